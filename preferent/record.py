@@ -1,0 +1,139 @@
+"""The plain rows that everything else is made of: prompts, preferences, demonstrations, rollouts, judgments.
+
+Records are frozen. A reader fills `source` with `FILE:LINE`, so that any later complaint can name its place.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+
+Choice = Literal[0, 1, "tie"]
+
+
+def digest(*parts: str) -> str:
+    """Sixteen hexadecimal digits that depend on the parts alone (SHA-256 of their JSON list)."""
+    return hashlib.sha256(json.dumps(parts, ensure_ascii=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation; `role` is `system`, `user` or `assistant`."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a model is asked: a text, or a conversation that ends with the user.
+
+    Exactly one of `input_text` and `messages` is filled; in pure pair-ranking sets both are empty.
+    `context` is the system text of a conversation (GCPC), `reference` a known good answer,
+    `group` what may not be spread over train, validation and test (default: the prompt itself).
+    """
+
+    input_text: str = ""
+    messages: tuple[Message, ...] = ()
+    context: str | None = None
+    reference: str | None = None
+    id: str = ""
+    group: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
+
+    @property
+    def key(self) -> str:
+        """A digest of what is asked; equal prompts have equal keys."""
+        turns = [part for message in self.messages for part in (message.role, message.content)]
+        return digest(self.input_text, self.context or "", *turns)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.messages and not self.input_text.strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """Two candidate answers to a prompt and which one was chosen: 0, 1 or "tie". Position is data.
+
+    `strength` is how clear the choice was (a number, larger is clearer; None where nobody said).
+    """
+
+    prompt: Prompt
+    candidate_0: str
+    candidate_1: str
+    choice: Choice
+    id: str = ""
+    strength: float | None = None
+    annotator: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
+
+    def swap(self) -> "Preference":
+        """The same judgment with the candidates in the other order."""
+        choice: Choice = "tie" if self.choice == "tie" else 1 if self.choice == 0 else 0
+        return replace(self, candidate_0=self.candidate_1, candidate_1=self.candidate_0, choice=choice)
+
+    @property
+    def chosen(self) -> str:
+        """The preferred answer; a tie has none."""
+        assert self.choice != "tie", "a tie has no chosen answer"
+        return self.candidate_1 if self.choice == 1 else self.candidate_0
+
+    @property
+    def rejected(self) -> str:
+        """The other answer; a tie has none."""
+        return self.swap().chosen
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """A prompt with an answer to imitate; an empty prompt makes it plain text."""
+
+    prompt: Prompt
+    output_text: str
+    id: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One sampled answer as token ids: what is trained is what was sampled.
+
+    `prompt_ids` [P] and `ids` [A] are int32 (`ids` includes the closing EOS where `ended`);
+    `sampler_log_probs` [A] float32 are the sampler's own, at its temperature, in nats.
+    `scores` holds one number per reward, by name, raw.
+    """
+
+    prompt_index: int
+    sample_index: int
+    policy_step: int
+    prompt_ids: np.ndarray
+    ids: np.ndarray
+    sampler_log_probs: np.ndarray
+    ended: bool
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Judgment:
+    """A judge's verdict on two answers to one prompt: `choice` is "A", "B" or "tie".
+
+    `confidence` in [0.5, 1] is the probability the judge gives its choice (0.5 for a tie).
+    """
+
+    id: str
+    inference_instruction: str
+    inference_context: str
+    response_a: str
+    response_b: str
+    choice: Literal["A", "B", "tie"]
+    confidence: float
+    judge: str
+    explanation: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,264 @@
+"""The run directory: atomic files, fingerprints, locks, stage folders, and leaving when asked to.
+
+A stage folder holds `stage.json` (what was asked and of what) from the first moment and `DONE` at the end. Paths inside
+a run are relative to it, so a moved run still loads.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from preferent.error import Interrupted, PlatformError, UsageError
+
+SECONDS_TO_LEAVE = 4.0
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Write a file so that it is found whole or not at all, even after a power cut."""
+    data = content.encode() if isinstance(content, str) else content
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise PlatformError(f"{path}: cannot be written ({len(data)} bytes needed): {error.strerror}") from None
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    write_atomic(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSONL file that this package wrote."""
+    with open(path, encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def sha256(path: Path) -> str:
+    """The hexadecimal SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def fingerprint(path: Path) -> str:
+    """A digest of a file's bytes, or of the names and bytes of all files below a folder."""
+    if not path.exists():
+        raise PlatformError(f"{path}: no such file or directory")
+    if path.is_file():
+        return sha256(path)
+    digest = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith(".")):
+        digest.update(f"{file.relative_to(path).as_posix()}\0{sha256(file)}\n".encode())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder against a second process; the lock dies with the process."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / ".lock", "w")  # noqa: SIM115 - held until the end of the block
+    except OSError as error:
+        raise PlatformError(f"{folder}: cannot be used as a run directory: {error.strerror}") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"{folder}: another process is working here; wait for it, or use another --out") from None
+        yield
+
+
+def versions() -> dict[str, str]:
+    """The versions that decide whether two runs can be equal to the last bit."""
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for package in ("preferent", "numpy", "torch", "transformers", "peft", "tokenizers", "safetensors"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one mapping with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value})
+    return flat
+
+
+@dataclass
+class Stage:
+    """One stage's folder while the stage works in it."""
+
+    name: str
+    folder: Path
+    asked: dict[str, Any]
+    inputs: dict[str, Path]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def done(self) -> bool:
+        return (self.folder / "DONE").exists()
+
+    def record(self, **facts: Any) -> None:
+        """Add what was found out (device, threads, counts) to `stage.json`."""
+        self.facts.update(facts)
+        write_json(self.folder / "stage.json", self.asked | {"facts": self.facts})
+
+    def finish(self, outputs: Sequence[str] = ()) -> None:
+        """Mark the stage done, with the fingerprints of its outputs; the marker is the last thing written."""
+        self.record(outputs={name: fingerprint(self.folder / name) for name in outputs})
+        write_atomic(self.folder / "DONE", "")
+
+
+def stage(
+    name: str,
+    folder: Path,
+    fields: Mapping[str, Any],
+    inputs: Mapping[str, Path],
+    extendable: Sequence[str] = (),
+    rerun: bool = False,
+) -> Stage:
+    """Open a stage's folder: start it, resume it, find it done, or refuse.
+
+    `fields` are the recipe's fields that this stage depends on, `inputs` the files and folders it reads. Both are
+    compared with what the folder was made from. A larger value of an `extendable` field reopens a finished stage.
+    A stage with `rerun` (cheap, nothing to lose) starts afresh on any change; any other refuses it.
+    """
+    previous = folder / "stage.json"
+    asked = {
+        "schema": 1,
+        "stage": name,
+        "argv": sys.argv[1:],
+        "versions": versions(),
+        "fields": flatten(fields),
+        "inputs": {key: fingerprint(path) for key, path in inputs.items()},
+    }
+    facts: dict[str, Any] = {}
+    if previous.exists():
+        old = read_json(previous)
+        changes = _changes(old, asked, extendable)
+        if changes and not rerun:
+            lines = "\n".join(f"  {change}" for change in changes)
+            raise UsageError(
+                f"{folder}: was made from something else:\n{lines}\n"
+                f"Go back to the old values, or start again from here in a new directory: "
+                f"preferent run RECIPE --out NEW_RUN --from {name} --of {folder.parent}"
+            )
+        extended = any(asked["fields"].get(key) != old["fields"].get(key) for key in extendable)
+        if changes:
+            _empty(folder)
+        elif extended:
+            (folder / "DONE").unlink(missing_ok=True)
+        if not changes:
+            facts = old.get("facts", {})
+            if old.get("versions") != asked["versions"] and not (folder / "DONE").exists():
+                print(f"{folder}: resumed with other versions; the result may differ in the last bits", file=sys.stderr)
+    opened = Stage(name, folder, asked, dict(inputs), facts)
+    if not opened.done:
+        opened.record()
+    return opened
+
+
+def _empty(folder: Path) -> None:
+    (folder / "DONE").unlink(missing_ok=True)
+    for path in folder.iterdir():
+        if path.name != ".lock":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any], extendable: Sequence[str]) -> list[str]:
+    """What differs between two `stage.json`, one line each."""
+    lines = []
+    for key in sorted({*old["fields"], *new["fields"]}):
+        before, after = old["fields"].get(key), new["fields"].get(key)
+        if before != after and not (key in extendable and before is not None and after is not None and after > before):
+            lines.append(f"{key}: was {before!r}, is now {after!r}")
+    for key in sorted({*old["inputs"], *new["inputs"]}):
+        if old["inputs"].get(key) != new["inputs"].get(key):
+            lines.append(f"input {key}: its content changed")
+    return lines
+
+
+@dataclass
+class Stop:
+    """Whether a signal asked the program to leave, and which."""
+
+    signal_number: int = 0
+
+    def __bool__(self) -> bool:
+        return self.signal_number != 0
+
+    def check(self, save: Callable[[], None] | None = None) -> None:
+        """At a step boundary: if asked to leave, save and raise `Interrupted`."""
+        if self:
+            if save is not None:
+                save()
+            raise Interrupted("stopped; the same command goes on from here", self.signal_number)
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[Stop]:
+    """Turn SIGINT and SIGTERM into a wish that loops look at; leave anyway after 4 seconds, or at a second signal.
+
+    Leaving at once is safe: whatever is on disk is whole, and the unfinished step is done again.
+    """
+    stop = Stop()
+
+    def leave() -> None:
+        os._exit(128 + stop.signal_number)
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if stop:
+            leave()
+        stop.signal_number = number
+        print("\nstopping; the same command goes on from here (again: leave at once)", file=sys.stderr, flush=True)
+        timer = threading.Timer(SECONDS_TO_LEAVE, leave)
+        timer.daemon = True
+        timer.start()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
