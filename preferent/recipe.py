@@ -348,5 +348,14 @@ def paths(value: Paths | None) -> list[str]:
 
 
 def pick(recipe: Recipe, *keys: str) -> dict[str, Any]:
-    """The named fields and sections of a recipe as plain values: what a stage depends on."""
-    return recipe.model_dump(mode="json", include=set(keys))
+    """The named fields, dotted fields and sections of a recipe as plain values: what a stage depends on."""
+    values = recipe.model_dump(mode="json")
+    return {key: _reach(values, key) for key in keys}
+
+
+def _reach(values: dict[str, Any], key: str) -> Any:
+    """The value under a dotted key; None below a section that is off."""
+    found: Any = values
+    for part in key.split("."):
+        found = None if found is None else found[part]
+    return found
