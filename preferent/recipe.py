@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 from preferent.error import PlatformError, UsageError
+from preferent.gcpc import CLOSED_MODELS, CLOUD_ONLY, MODELS
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -21,15 +22,20 @@ Count = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
 Paths = str | list[str]
 
-GOOGLE_CLOUD_ONLY = (
-    "project",
-    "location",
-    "deploy_model",
-    "encryption_spec_key_name",
-    "tensorboard_resource_id",
-    "accelerator_type",
-    "model_display_name",
-)
+def _local(value: Paths | None) -> Paths | None:
+    for path in paths(value):
+        if not path.strip():
+            raise ValueError("a path is empty")
+        if path.startswith("gs://"):
+            name = path.rstrip("/").rsplit("/", 1)[-1]
+            raise ValueError(
+                f"{path} is in Google Cloud Storage, which is not read from here; copy the files "
+                f"(gcloud storage cp '{path}' data/) and name the copies: data/{name}"
+            )
+    return value
+
+
+Files = Annotated[Paths, AfterValidator(_local)]
 
 
 class Section(BaseModel):
@@ -50,7 +56,7 @@ class Data(Section):
 
 
 class Sft(Section):
-    dataset: Paths
+    dataset: Files
     """Files to imitate: prompt/answer rows (`input_text`, `output_text`) or plain text (`text`)."""
     train_steps: Count = 1000
     """Optimizer steps; a step is one batch."""
@@ -187,11 +193,11 @@ class Recipe(Section):
     """The model to tune: a GCPC alias, a hub id with optional @revision, or a local path."""
     reward_model_reference: str | None = None
     """What the reward model starts from; default: GCPC's pairing, else the model to tune."""
-    preference_dataset: Paths | None = None
+    preference_dataset: Files | None = None
     """Files of preferences; paths, globs, or `hf://` data sets."""
-    prompt_dataset: Paths | None = None
+    prompt_dataset: Files | None = None
     """Files of prompts; default: the prompts of the preferences."""
-    eval_dataset: Paths | None = None
+    eval_dataset: Files | None = None
     """Files of held-out prompts or preferences; default: shares split off by prompt."""
     instruction: str | None = None
     """Put before every prompt (three newlines between), or as system text in a conversation."""
@@ -239,6 +245,11 @@ class Recipe(Section):
     def _not_blank(cls, value: str | None) -> str | None:
         if value is not None and not value.strip():
             raise ValueError("is empty")
+        if value is not None:
+            try:
+                resolve_model(value)
+            except UsageError as error:
+                raise ValueError(str(error)) from None
         return value
 
     @model_validator(mode="after")
@@ -291,9 +302,9 @@ def parse(values: Any, place: str = "recipe") -> tuple[Recipe, list[str]]:
     """The recipe that a dictionary describes, and the Google Cloud keys in it that mean nothing here."""
     if not isinstance(values, dict):
         raise UsageError(f"{place}: a recipe is a mapping of keys to values, not {type(values).__name__}")
-    ignored = [key for key in values if key in GOOGLE_CLOUD_ONLY]
+    ignored = [key for key in values if key in CLOUD_ONLY]
     try:
-        return Recipe.model_validate({k: v for k, v in values.items() if k not in GOOGLE_CLOUD_ONLY}), ignored
+        return Recipe.model_validate({k: v for k, v in values.items() if k not in CLOUD_ONLY}), ignored
     except ValidationError as error:
         raise UsageError(_problems(error, place)) from None
 
@@ -340,6 +351,30 @@ def load(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, list[str]]:
 def dump(recipe: Recipe) -> str:
     """The resolved recipe as YAML, every default written out."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def resolve_model(reference: str) -> str:
+    """The hub id (optionally `@revision`) or local path that a model reference means; GCPC's aliases become hub ids."""
+    name = reference.lower().replace("_", "-")
+    if Path(reference).exists():
+        return reference
+    if name in CLOSED_MODELS:
+        raise UsageError(
+            f"{reference} is not a decoder-only model with public weights; name one of {', '.join(MODELS)}, "
+            f"a hub id or a local path"
+        )
+    if reference.startswith("gs://"):
+        raise UsageError(f"{reference} is in Google Cloud Storage; copy the model here and name the local folder")
+    return MODELS[name][0] if name in MODELS else reference
+
+
+def reward_reference(recipe: Recipe) -> str:
+    """The model that the reward model starts from: the recipe's, GCPC's pairing, or the model to tune."""
+    if recipe.reward_model_reference is not None:
+        return recipe.reward_model_reference
+    name = recipe.large_model_reference.lower().replace("_", "-")
+    is_alias = name in MODELS and not Path(recipe.large_model_reference).exists()
+    return MODELS[name][1] if is_alias else recipe.large_model_reference
 
 
 def paths(value: Paths | None) -> list[str]:

@@ -1,0 +1,182 @@
+"""The stages of a run as data: what each is called with, what it reads and writes, which fields of the recipe it obeys."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from preferent.error import UsageError
+from preferent.recipe import Recipe, names, resolve_model, reward_reference
+
+FREE = (
+    "sft.micro_batch_tokens",
+    "reward.micro_batch_tokens",
+    "ppo.micro_batch_tokens",
+    "sampler.rows",
+)
+"""Fields that change memory and speed: no stage depends on them, so a run that ran out of memory goes on with less."""
+
+
+def _expand(*keys: str) -> tuple[str, ...]:
+    """Every field of the named sections, dotted, without those that are free."""
+    every = list(names())
+    leaves = [name for name in every if not any(other.startswith(name + ".") for other in every)]
+    return tuple(
+        name for name in leaves if name not in FREE and any(name == key or name.startswith(key + ".") for key in keys)
+    )
+
+
+_TEXT = ("seed", "instruction", "prompt_sequence_length", "target_sequence_length", "precision")
+
+FIELDS: dict[str, tuple[str, ...]] = {
+    "data": _expand(
+        "seed", "preference_dataset", "prompt_dataset", "eval_dataset", "data", "compare.judge", "compare.judge_share"
+    ),
+    "sft": _expand(*_TEXT, "sft"),
+    "reward": tuple(
+        name
+        for name in _expand(*_TEXT, "reward_model_train_steps", "reward_model_learning_rate_multiplier", "reward")
+        if name != "reward.normalize"
+    ),
+    "ppo": _expand(
+        *_TEXT,
+        "kl_coeff",
+        "reinforcement_learning_train_steps",
+        "reinforcement_learning_rate_multiplier",
+        "reward.normalize",
+        "ppo",
+        "sampler.temperature",
+    ),
+    "infer": _expand(*_TEXT, "infer", "sampler"),
+    "compare": _expand(*_TEXT, "compare.judge", "ppo.reward"),
+    "report": _expand("report"),
+}
+"""What each stage depends on, as dotted keys for `recipe.pick`. Models and data are inputs: their content counts."""
+
+EXTENDABLE: dict[str, tuple[str, ...]] = {
+    "sft": ("sft.train_steps",),
+    "reward": ("reward_model_train_steps",),
+    "ppo": ("reinforcement_learning_train_steps",),
+}
+"""Fields of which a larger value goes on with a finished stage."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One command of a run.
+
+    `inputs` are files and folders below the run directory, `outside` what the user named (a path, an alias, a hub id);
+    `outputs` are below `folder`, which is below the run directory. `settings` are `--set` of this command alone.
+    """
+
+    name: str
+    stage: str
+    folder: str
+    inputs: Mapping[str, str]
+    outputs: tuple[str, ...]
+    outside: Mapping[str, str] = field(default_factory=dict)
+    settings: tuple[str, ...] = ()
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return FIELDS[self.stage]
+
+    def command(self, root: str) -> tuple[str, ...]:
+        """The words after `preferent` that do this task in the run directory `root`."""
+        verb = ("data", "prepare") if self.stage == "data" else (self.stage,)
+        inside = {name: os.path.normpath(os.path.join(root, path)) for name, path in self.inputs.items()}
+        words = [*verb, "--recipe", os.path.join(root, "recipe.yaml")]
+        for setting in self.settings:
+            words += ["--set", setting]
+        for name, path in {**self.outside, **inside}.items():
+            words += ["--in", f"{name}={path}"]
+        return (*words, "--out", os.path.normpath(os.path.join(root, self.folder)))
+
+
+def build(recipe: Recipe) -> list[Task]:
+    """The tasks of a run, in an order in which each finds its inputs."""
+    if recipe.preference_dataset is None and recipe.ppo.reward is None:
+        raise UsageError("recipe: preference_dataset is missing: name the files of preferences, or give ppo.reward")
+    if recipe.preference_dataset is None and recipe.prompt_dataset is None:
+        raise UsageError("recipe: prompt_dataset is missing: there are no preferences to take the prompts from")
+    tasks = [_data(recipe)]
+    if recipe.sft is not None:
+        tasks.append(Task("sft", "sft", "sft", {}, ("model",), {"model": recipe.large_model_reference}))
+    if recipe.ppo.reward is None:
+        tasks.append(_reward(recipe, "reward", "train"))
+    if judged(recipe):
+        seed = recipe.seed + 1 if recipe.compare.judge_seed is None else recipe.compare.judge_seed
+        tasks.append(_reward(recipe, "judge", "judge", (f"seed={seed}",)))
+    return [*tasks, _ppo(recipe), *_infer(recipe), _compare(recipe), _report()]
+
+
+def judged(recipe: Recipe) -> bool:
+    """Whether a second reward model is trained to judge."""
+    return recipe.compare.judge == "independent" and recipe.preference_dataset is not None
+
+
+def _data(recipe: Recipe) -> Task:
+    outputs = [f"prompt/{group}.jsonl" for group in ("train", "validation", "test")]
+    if recipe.preference_dataset is not None:
+        groups = ("train", *(("judge",) if judged(recipe) else ()), "validation", "test")
+        outputs = [f"preference/{group}.jsonl" for group in groups] + outputs
+    return Task("data", "data", "data", {}, (*outputs, "counts.json"))
+
+
+def _base(recipe: Recipe) -> tuple[dict[str, str], dict[str, str]]:
+    """What PPO starts from, as (inputs, outside)."""
+    return ({"model": "sft/model"}, {}) if recipe.sft is not None else ({}, {"model": recipe.large_model_reference})
+
+
+def _reward(recipe: Recipe, name: str, train: str, settings: tuple[str, ...] = ()) -> Task:
+    paths = {
+        "train": f"data/preference/{train}.jsonl",
+        "validation": "data/preference/validation.jsonl",
+        "test": "data/preference/test.jsonl",
+    }
+    inputs, outside = _reward_base(recipe)
+    return Task(name, "reward", name, inputs | paths, ("model", "quality.json"), outside, settings)
+
+
+def _reward_base(recipe: Recipe) -> tuple[dict[str, str], dict[str, str]]:
+    """What the reward model starts from: what the recipe names, GCPC's pairing, else what PPO starts from."""
+    reference = reward_reference(recipe)
+    same = resolve_model(reference) == resolve_model(recipe.large_model_reference)
+    return _base(recipe) if same and recipe.reward_model_reference is None else ({}, {"model": reference})
+
+
+def _ppo(recipe: Recipe) -> Task:
+    inputs, outside = _base(recipe)
+    reward = {} if recipe.ppo.reward is not None else {"reward": "reward/model"}
+    prompts = {"train": "data/prompt/train.jsonl", "validation": "data/prompt/validation.jsonl"}
+    return Task("ppo", "ppo", "policy", inputs | reward | prompts, ("model", "score.json"), outside)
+
+
+def _infer(recipe: Recipe) -> list[Task]:
+    prompts = {"prompts": "data/prompt/test.jsonl"}
+    inputs, outside = _base(recipe)
+    reference = {"reference": outside["model"]} if outside else {}
+    reference_inside = {"reference": inputs["model"]} if inputs else {}
+    tuned = {"model": "policy/model"} | prompts | reference_inside
+    tasks = [
+        Task("infer-base", "infer", "predictions/base", inputs | prompts, ("text.jsonl",), outside),
+        Task("infer-tuned", "infer", "predictions/tuned", tuned, ("text.jsonl",), reference),
+    ]
+    if recipe.sft is not None:
+        original = {"model": recipe.large_model_reference}
+        tasks.append(Task("infer-original", "infer", "predictions/original", prompts, ("text.jsonl",), original))
+    return tasks
+
+
+def _compare(recipe: Recipe) -> Task:
+    inputs = {"a": "predictions/tuned", "b": "predictions/base"}
+    if judged(recipe):
+        inputs["judge"] = "judge/model"
+    if recipe.ppo.reward is None:
+        inputs["reward"] = "reward/model"
+    if recipe.sft is not None:
+        inputs["original"] = "predictions/original"
+    return Task("compare", "compare", "comparison", inputs, ("judgments.jsonl", "metrics.json"))
+
+
+def _report() -> Task:
+    return Task("report", "report", ".", {"run": "."}, ("report.html",))
