@@ -166,7 +166,7 @@ def stage(
     A stage with `rerun` (cheap, nothing to lose) starts afresh on any change; any other refuses it.
     """
     previous = folder / "stage.json"
-    asked = {
+    asked: dict[str, Any] = {
         "schema": 1,
         "stage": name,
         "argv": sys.argv[1:],

@@ -1,0 +1,5 @@
+"""`python -m preferent` is `preferent`."""
+
+from preferent.cli import main
+
+main()
