@@ -1,0 +1,50 @@
+"""ROUGE: the overlap of an answer with a reference, as F1 (Lin 2004, "ROUGE: a package for automatic evaluation").
+
+Tokens are runs of ASCII letters and digits in lower case, not stemmed, as in the widely used implementations; text in
+other scripts has no tokens and scores 0.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+
+def tokens(text: str) -> list[str]:
+    """The words that count."""
+    return re.findall("[a-z0-9]+", text.lower())
+
+
+def scores(reference: str, answer: str) -> dict[str, float]:
+    """`rouge1`, `rouge2` and `rougeL` of an answer, each an F1 in [0, 1]; 0 where either side has nothing to match."""
+    expected, given = tokens(reference), tokens(answer)
+    return {
+        "rouge1": _overlap(expected, given, 1),
+        "rouge2": _overlap(expected, given, 2),
+        "rougeL": _f1(common_subsequence(expected, given), len(expected), len(given)),
+    }
+
+
+def _overlap(expected: Sequence[str], given: Sequence[str], n: int) -> float:
+    """F1 over n-grams, each counted as often as it occurs in both."""
+    wanted, found = (Counter(zip(*(words[i:] for i in range(n)), strict=False)) for words in (expected, given))
+    return _f1((wanted & found).total(), wanted.total(), found.total())
+
+
+def _f1(matches: int, expected: int, given: int) -> float:
+    return 2 * matches / (expected + given) if matches else 0.0
+
+
+def common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
+    """The length of the longest common subsequence, a column of the table at a time in the bits of one integer.
+
+    Hyyrö 2004, "Bit-parallel LCS-length computation revisited": a zero bit is a place where the length grows.
+    """
+    places: dict[str, int] = {}
+    for index, word in enumerate(a):
+        places[word] = places.get(word, 0) | 1 << index
+    everywhere = (1 << len(a)) - 1
+    column = everywhere
+    for word in b:
+        matched = column & places.get(word, 0)
+        column = (column + matched | column - matched) & everywhere
+    return len(a) - column.bit_count()
