@@ -1,0 +1,60 @@
+"""Every data format, read and written: where rows come from, which format they are in, and what each row says.
+
+A bad row never stops the reading: it is returned as `Dropped(file, line, reason)`, and what was read is always what was
+kept plus what was dropped. A reason is `category: detail`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, overload
+
+from preferent.dataset.reader import Dropped, Kind, Reading, detect, kept, load, read_rows
+from preferent.dataset.source import expand
+from preferent.dataset.writer import FORMATS, Written, lines, row, write
+from preferent.record import Demonstration, Preference, Prompt
+
+__all__ = [
+    "FORMATS",
+    "Dropped",
+    "Kind",
+    "Reading",
+    "Written",
+    "detect",
+    "expand",
+    "kept",
+    "lines",
+    "load_preferences",
+    "load_prompts",
+    "read",
+    "row",
+    "write",
+]
+
+
+@overload
+def read(paths: Sequence[str], kind: Literal["preference"], format: str = "auto") -> Reading[Preference]: ...
+@overload
+def read(paths: Sequence[str], kind: Literal["prompt"], format: str = "auto") -> Reading[Prompt]: ...
+@overload
+def read(
+    paths: Sequence[str], kind: Literal["demonstration", "text"], format: str = "auto"
+) -> Reading[Demonstration]: ...
+
+
+def read(paths: Sequence[str], kind: Kind, format: str = "auto") -> Reading:  # type: ignore[type-arg]
+    """The records in files, globs or `hf://` data sets, and the rows that are none.
+
+    `format` is a preference format (`gcpc`, `trl`, `hh`, `openai`) or `auto`: what most of the first rows look like.
+    Files that are missing raise `PlatformError`, files without any row `DataError`.
+    """
+    return read_rows(paths, kind, format)
+
+
+def load_preferences(path: Path) -> list[Preference]:
+    """The preferences in a file that `data prepare` wrote; a bad row is a `DataError`."""
+    return [record for record in load(path, "preference") if isinstance(record, Preference)]
+
+
+def load_prompts(path: Path) -> list[Prompt]:
+    """The prompts in a file that `data prepare` wrote; a bad row is a `DataError`."""
+    return [record for record in load(path, "prompt") if isinstance(record, Prompt)]

@@ -1,0 +1,158 @@
+"""Files to records: detection, parsing row by row, and the count of what was left out."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from pathlib import Path
+from typing import Generic, Literal, TypeVar
+
+from preferent import draw
+from preferent.dataset import layout, source
+from preferent.error import DataError
+from preferent.record import Demonstration, Preference, Prompt, digest
+
+Kind = Literal["preference", "prompt", "demonstration", "text"]
+Record = Preference | Prompt | Demonstration
+R = TypeVar("R", Preference, Prompt, Demonstration, Record)
+LOOKED_AT = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A row that is no record: where it is and why; `reason` is `category: detail`."""
+
+    file: str
+    line: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.reason}"
+
+    @property
+    def category(self) -> str:
+        return self.reason.partition(":")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading(Generic[R]):
+    """The records of some files, the rows left out, how many rows there were, and in which format."""
+
+    records: list[R]
+    dropped: list[Dropped]
+    read: int
+    format: str
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Rows left out by category, the most frequent first."""
+        return dict(Counter(row.category for row in self.dropped).most_common())
+
+
+def detect(paths: Sequence[str]) -> tuple[Kind, str]:
+    """The kind, and for preferences the format, that most of the first rows of the files look like."""
+    votes: Counter[tuple[str, str]] = Counter()
+    keys: list[str] = []
+    for file in source.expand(paths):
+        for _, row in islice(source.rows(file), LOOKED_AT):
+            if isinstance(row, dict):
+                keys = keys or sorted(row)
+                votes[layout.kind(row), layout.preference_format(row)] += 1
+    votes.pop(("", ""), None)
+    if not votes:
+        raise DataError(
+            f"{', '.join(paths)}: no row is a preference, a prompt, a demonstration or a text"
+            + (f"; the first object has the keys {', '.join(keys[:8])}" if keys else "")
+            + "\nA preference has input_text, candidate_0, candidate_1 and choice; a prompt has input_text."
+        )
+    found, format = votes.most_common(1)[0][0]
+    kinds: dict[str, Kind] = {"preference": "preference", "demonstration": "demonstration", "prompt": "prompt"}
+    return kinds.get(found, "text"), format
+
+
+def _parser(kind: Kind, format: str, head: Sequence[source.Row | str]) -> tuple[str, Callable[[source.Row], Record]]:
+    """The format of a file and the function that reads its rows."""
+    if kind != "preference":
+        parsers: dict[Kind, Callable[[source.Row], Record]] = {
+            "prompt": layout.prompt,
+            "demonstration": layout.demonstration,
+            "text": layout.text,
+        }
+        return kind, parsers[kind]
+    if format == "auto":
+        votes = Counter(layout.preference_format(row) for row in head if isinstance(row, dict))
+        votes.pop("", None)
+        format = votes.most_common(1)[0][0] if votes else "gcpc"
+    format = format.removesuffix("-conversational")
+    return format, layout.PREFERENCE[format]
+
+
+def _read_file(file: str, kind: Kind, format: str) -> tuple[str, Iterator[Record | Dropped]]:
+    rows = source.rows(file)
+    head = list(islice(rows, LOOKED_AT))
+    format, parse = _parser(kind, format, [row for _, row in head])
+
+    def records() -> Iterator[Record | Dropped]:
+        for number, row in chain(head, rows):
+            try:
+                if isinstance(row, str):
+                    raise layout.Unusable(row)
+                yield replace(parse(dict(row)), source=f"{file}:{number}")
+            except layout.Unusable as reason:
+                yield Dropped(file, number, str(reason))
+
+    return format, records()
+
+
+def read_rows(paths: Sequence[str], kind: Kind, format: str) -> Reading[Record]:
+    """`dataset.read`, whatever the kind."""
+    files = source.expand(paths)
+    records: list[Record] = []
+    dropped: list[Dropped] = []
+    formats: list[str] = []
+    for file in files:
+        found, rows = _read_file(file, kind, format)
+        formats.append(found)
+        kept_here: list[Record] = []
+        for row in rows:
+            (dropped if isinstance(row, Dropped) else kept_here).append(row)  # type: ignore[arg-type]
+        records.extend(kept_here if found not in ("trl", "hh", "openai") else _placed(kept_here))
+    if not records and not dropped:
+        raise DataError(f"{', '.join(paths)}: no rows; write one JSON object a line")
+    return Reading(records, dropped, len(records) + len(dropped), ", ".join(dict.fromkeys(formats)))
+
+
+def _placed(records: Sequence[Record]) -> list[Record]:
+    """Preferences of a format that names the chosen answer, each put at position 0 or 1 by a coin keyed by its content.
+
+    Such formats do not say where the answers stood. A fixed position would say which was chosen, so position is drawn,
+    as a function of the row alone: equal rows get equal positions, in whatever file or order they stand.
+    """
+    pairs = [record for record in records if isinstance(record, Preference)]
+    items = [int(digest(pair.prompt.key, pair.candidate_0, pair.candidate_1), 16) for pair in pairs]
+    coins = draw.uniforms(0, "position", items, 0)
+    return [pair.swap() if coin < 0.5 else pair for pair, coin in zip(pairs, coins, strict=True)]
+
+
+def kept(reading: Reading[R], max_dropped: float = 0.0) -> list[R]:
+    """The records, unless more than the share `max_dropped` of the rows was left out: then a `DataError`."""
+    if len(reading.dropped) > max_dropped * reading.read:
+        first = "\n".join(f"  {row}" for row in reading.dropped[:5])
+        more = f"\n  and {len(reading.dropped) - 5} more" if len(reading.dropped) > 5 else ""
+        raise DataError(
+            f"{len(reading.dropped)} of {reading.read} rows cannot be used, "
+            f"more than the share of {max_dropped:g} that may be dropped:\n{first}{more}\n"
+            "Mend them, or allow more with --set data.max_dropped=SHARE; `preferent data check` lists them all."
+        )
+    return reading.records
+
+
+def load(path: Path, kind: Kind) -> list[Record]:
+    """The records of a canonical file; a file without rows is an empty list."""
+    found = source.expand([str(path)])
+    records: list[Record] = []
+    for row in _read_file(found[0], kind, "gcpc")[1]:
+        if isinstance(row, Dropped):
+            raise DataError(f"{row}\nMake the file again with `preferent data prepare`.")
+        records.append(row)
+    return records
