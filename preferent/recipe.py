@@ -225,6 +225,8 @@ class Recipe(Section):
     """CPU threads; default: one a core."""
     deterministic: bool = False
     """On a GPU: only kernels that give the same bits every time."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, a third more time."""
     trust_remote_code: bool = False
     """Run Python code that a model repository ships."""
     checkpoint_every: Count = 100

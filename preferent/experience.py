@@ -1,0 +1,122 @@
+"""What the networks say about rollouts: log-probabilities, divergence, values, scores at the last token.
+
+Rows are prompt + answer, padded on the right; heads are applied at answer positions only. The state before answer token t
+is the hidden state at the token in front of it.
+
+Shapes: B rollouts, A answer positions, b rows and T tokens of a micro-batch, N its answer tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from preferent import batch, objective
+from preferent.model import Network, Policy, Scorer
+from preferent.record import Rollout
+
+
+@dataclass(frozen=True, slots=True)
+class Micro:
+    """A micro-batch on the device: `tokens` [b, T]; for each answer token its row and slot in the step's arrays [B, A]
+    (`rows`, `slots` [N]), its row and column here (`lines`, `columns` [N]), and its id (`ids` [N])."""
+
+    tokens: Tensor
+    rows: Tensor
+    slots: Tensor
+    lines: Tensor
+    columns: Tensor
+    ids: Tensor
+
+    def states(self, network: Network) -> Tensor:
+        """Hidden states [N, D] from which the answer tokens were drawn."""
+        return network.hidden(self.tokens)[self.lines, self.columns]
+
+    def take(self, values: Tensor) -> Tensor:
+        """The entries [N] of a step's array [B, A] that belong to this micro-batch."""
+        return values[self.rows, self.slots]
+
+
+def micro_batch(rollouts: Sequence[Rollout], rows: np.ndarray, pad_id: int, device: torch.device) -> Micro:
+    """The rollouts at `rows` as one micro-batch."""
+    chosen = [rollouts[i] for i in rows]
+    tokens = batch.pad([np.concatenate([r.prompt_ids, r.ids]).astype(np.int64) for r in chosen], pad_id)
+    lengths = [len(r.ids) for r in chosen]
+    lines = np.repeat(np.arange(len(chosen)), lengths)
+    slots = np.concatenate([np.arange(n) for n in lengths])
+    starts = np.repeat([len(r.prompt_ids) - 1 for r in chosen], lengths)
+    ids = np.concatenate([r.ids for r in chosen]).astype(np.int64)
+    arrays = (tokens, rows[lines], slots, lines, starts + slots, ids)
+    return Micro(*(torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in arrays))
+
+
+def micro_batches(rollouts: Sequence[Rollout], max_tokens: int, pad_id: int, device: torch.device) -> list[Micro]:
+    """All rollouts in micro-batches of similar length."""
+    lengths = [len(r.prompt_ids) + len(r.ids) for r in rollouts]
+    return [micro_batch(rollouts, rows, pad_id, device) for rows in batch.plan(lengths, max_tokens)]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Of the sampled tokens, all fp32 [B, A], zero off the mask: log-prob under the policy, k1 = log pi - log pi_ref,
+    and over the whole vocabulary KL(pi || pi_ref) and the entropy of pi, in nats."""
+
+    log_probs: Tensor
+    k1: Tensor
+    kl: Tensor
+    entropy: Tensor
+
+
+@torch.no_grad()
+def measure(
+    policy: Policy, reference: Policy | None, micros: Sequence[Micro], shape: tuple[int, int], temperature: float
+) -> Measured:
+    """Run policy and reference over the micro-batches; without a reference k1 and KL stay zero."""
+    log_probs, k1, kl, entropy = (torch.zeros(shape, device=policy.world.device) for _ in range(4))
+    rows = max(1, objective.CHUNK_ELEMENTS // policy.vocab_size)
+    for micro in micros:
+        states = micro.states(policy)
+        others = micro.states(reference) if reference else states
+        where = micro.rows, micro.slots
+        log_probs[where] = objective.chunked_log_probs(states, micro.ids, policy.head(temperature), policy.vocab_size)
+        parts = []
+        for state, other, ids in zip(states.split(rows), others.split(rows), micro.ids.split(rows), strict=True):
+            logits = policy.logits(state, temperature)
+            parts.append([objective.entropy_of(logits)])
+            if reference:
+                reference_logits = reference.logits(other, temperature)
+                parts[-1] += [objective.log_probs_of(reference_logits, ids), objective.kl_of(logits, reference_logits)]
+        columns = [torch.cat(column) for column in zip(*parts, strict=True)]
+        entropy[where] = columns[0]
+        if reference:
+            k1[where], kl[where] = log_probs[where] - columns[1], columns[2]
+    return Measured(log_probs, k1, kl, entropy)
+
+
+@torch.no_grad()
+def values_of(critic: Scorer, micros: Sequence[Micro], shape: tuple[int, int]) -> Tensor:
+    """Raw values [B, A] of the states before each answer token."""
+    values = torch.zeros(shape, device=critic.world.device)
+    for micro in micros:
+        values[micro.rows, micro.slots] = critic.scores(micro.states(critic))
+    return values
+
+
+@torch.no_grad()
+def last_scores(scorer: Scorer, sequences: Sequence[np.ndarray], max_tokens: int) -> np.ndarray:
+    """Raw scores, float32 [n], read at the last token of each sequence of token ids."""
+    found = np.zeros(len(sequences), np.float32)
+    for rows in batch.plan([len(s) for s in sequences], max_tokens):
+        chosen = [np.asarray(sequences[i], np.int64) for i in rows]
+        tokens = torch.from_numpy(batch.pad(chosen, scorer.tokenizer.pad_id)).to(scorer.world.device)
+        hidden = scorer.hidden(tokens)
+        last = torch.tensor([len(s) - 1 for s in chosen], device=tokens.device)
+        found[rows] = scorer.scores(hidden[torch.arange(len(rows), device=tokens.device), last]).float().cpu().numpy()
+    return found
+
+
+def answer_mask(rollouts: Sequence[Rollout], device: torch.device) -> Tensor:
+    """[B, A], True at the tokens of each answer."""
+    return torch.from_numpy(batch.pad([np.ones(len(r.ids), np.bool_) for r in rollouts], False)).to(device)

@@ -1,0 +1,133 @@
+"""The mathematics of the training stages: tensors in, sums and counts out.
+
+No function here takes a mean over tokens: whoever calls knows how many valid tokens the whole global minibatch has, and
+divides by that, so that a loss does not depend on how the batch was cut.
+
+Shapes: B rows, A answer positions (padded), N tokens (flat), V vocabulary, D hidden size. Masks name what they keep.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+from torch.utils.checkpoint import checkpoint
+
+CHUNK_ELEMENTS = 1 << 25
+
+
+def log_probs_of(logits: Tensor, ids: Tensor) -> Tensor:
+    """log softmax(logits)[ids] in fp32: logits [N, V], ids [N] -> [N]."""
+    logits = logits.float()
+    return logits.gather(-1, ids[:, None]).squeeze(-1) - logits.logsumexp(-1)
+
+
+def entropy_of(logits: Tensor) -> Tensor:
+    """Entropy in nats of softmax(logits): [N, V] -> [N]. A logit of -inf counts as probability 0."""
+    log_probs = logits.float().log_softmax(-1)
+    return -(log_probs.exp() * log_probs.clamp_min(torch.finfo(torch.float32).min)).sum(-1)
+
+
+def kl_of(logits: Tensor, reference_logits: Tensor) -> Tensor:
+    """KL(softmax(logits) || softmax(reference_logits)) in nats over the whole vocabulary: [N, V], [N, V] -> [N]."""
+    log_probs = logits.float().log_softmax(-1)
+    lowest = torch.finfo(torch.float32).min
+    difference = log_probs.clamp_min(lowest) - reference_logits.float().log_softmax(-1).clamp_min(lowest)
+    return (log_probs.exp() * difference).sum(-1)
+
+
+def chunked_log_probs(hidden: Tensor, ids: Tensor, head: Callable[[Tensor], Tensor], vocab_size: int) -> Tensor:
+    """Log-probabilities of `ids` [N] under `head(hidden)`, without keeping the [N, V] logits for the backward pass.
+
+    `head` maps [n, D] to logits [n, V], scaled and masked. Up to `CHUNK_ELEMENTS` logits are kept; more are computed a
+    chunk at a time and again in the backward pass. The chunks depend on the shapes alone.
+    """
+    rows = max(1, CHUNK_ELEMENTS // vocab_size)
+    if len(ids) <= rows or not torch.is_grad_enabled():
+        return torch.cat([log_probs_of(head(h), i) for h, i in zip(hidden.split(rows), ids.split(rows), strict=True)])
+
+    def chunk(h: Tensor, i: Tensor) -> Tensor:
+        return log_probs_of(head(h), i)
+
+    parts = zip(hidden.split(rows), ids.split(rows), strict=True)
+    return torch.cat([checkpoint(chunk, h, i, use_reentrant=False) for h, i in parts])
+
+
+def shaped_rewards(scores: Tensor, k1: Tensor, answer_mask: Tensor, kl_coeff: float) -> Tensor:
+    """Per-token rewards [B, A]: -kl_coeff * k1 everywhere, plus the score [B] at the last answer token.
+
+    `k1` [B, A] is log pi - log pi_ref of the sampled tokens, the only unbiased estimator of the KL inside a reward
+    (Stiennon et al. 2020; Ziegler et al. 2019).
+    """
+    rewards = torch.where(answer_mask, -kl_coeff * k1, 0.0)
+    last = answer_mask.sum(-1) - 1
+    return rewards.scatter_add(1, last[:, None], scores[:, None].to(rewards.dtype))
+
+
+def gae(rewards: Tensor, values: Tensor, answer_mask: Tensor, gamma: float, gae_lambda: float) -> tuple[Tensor, Tensor]:
+    """Generalized advantage estimation (Schulman et al. 2016): advantages and returns, both [B, A], zero off the mask.
+
+    A_t = delta_t + gamma * lambda * A_{t+1}, delta_t = r_t + gamma * V_{t+1} - V_t; after the last token everything is 0
+    (an answer ends its episode). Returns are advantages + values, before any whitening.
+    """
+    keep = answer_mask.to(values.dtype)
+    values, rewards = values * keep, rewards * keep
+    advantages = torch.zeros_like(values)
+    following = torch.zeros_like(values[:, 0])
+    next_value = torch.zeros_like(values[:, 0])
+    for t in reversed(range(values.shape[1])):
+        delta = rewards[:, t] + gamma * next_value - values[:, t]
+        following = (delta + gamma * gae_lambda * following) * keep[:, t]
+        advantages[:, t], next_value = following, values[:, t]
+    return advantages, advantages + values
+
+
+def whiten(x: Tensor, keep_mask: Tensor) -> Tensor:
+    """(x - mean) / sqrt(var + 1e-8) over the kept entries, biased variance (Ziegler et al. 2019); zero elsewhere."""
+    kept = x[keep_mask].double()
+    mean, variance = kept.mean(), kept.var(unbiased=False)
+    return torch.where(keep_mask, (x.double() - mean) * (variance + 1e-8).rsqrt(), 0.0).to(x.dtype)
+
+
+def policy_loss(log_probs: Tensor, old: Tensor, advantages: Tensor, clip_range: float) -> tuple[Tensor, dict[str, Tensor]]:
+    """Summed clipped surrogate of PPO (Schulman et al. 2017) over tokens, all [N]; and sums for logging.
+
+    sum max(-A * ratio, -A * clip(ratio, 1 - eps, 1 + eps)), ratio = exp(log_probs - old).
+    """
+    log_ratio = log_probs - old
+    ratio = log_ratio.exp()
+    plain, clipped = -advantages * ratio, -advantages * ratio.clamp(1 - clip_range, 1 + clip_range)
+    with torch.no_grad():
+        sums = {
+            "ratio": ratio.sum(),
+            "approxkl": 0.5 * log_ratio.square().sum(),
+            "clipfrac": (clipped > plain).float().sum(),
+        }
+    return torch.maximum(plain, clipped).sum(), sums
+
+
+def value_loss(values: Tensor, old: Tensor, returns: Tensor, clip_range: float | None) -> Tensor:
+    """Summed 0.5 * squared error of the values, all [N], the worse of plain and clipped around the old values."""
+    error = (values - returns).square()
+    if clip_range is not None:
+        clipped = old + (values - old).clamp(-clip_range, clip_range)
+        error = torch.maximum(error, (clipped - returns).square())
+    return 0.5 * error.sum()
+
+
+def explained_variance(values: Tensor, returns: Tensor) -> float:
+    """1 - var(returns - values) / var(returns), all [N]; NaN where the returns are constant."""
+    variance = returns.double().var(unbiased=False)
+    if variance <= 1e-12:
+        return float("nan")
+    return float(1 - (returns.double() - values.double()).var(unbiased=False) / variance)
+
+
+def pair_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
+    """Summed Bradley-Terry loss -log sigmoid(r_chosen - r_rejected) over pairs [B]."""
+    return -logsigmoid(chosen - rejected).sum()
+
+
+def next_kl_coeff(kl_coeff: float, kl: float, target: float, horizon: int, episodes: int) -> float:
+    """Adaptive controller of Ziegler et al. 2019: kl_coeff * (1 + clip(kl / target - 1, -.2, .2) * episodes / horizon)."""
+    return kl_coeff * (1 + min(max(kl / target - 1, -0.2), 0.2) * episodes / horizon)

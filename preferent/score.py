@@ -1,0 +1,130 @@
+"""How good answers are: reward models and user functions, and their normalisation."""
+
+import importlib
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from preferent import experience
+from preferent.error import PlatformError, UsageError
+from preferent.model import Scorer, load_scorer
+from preferent.recipe import Recipe
+from preferent.record import Prompt, Rollout
+from preferent.tokenizer import Tokenizer
+from preferent.world import World
+
+RewardFunction = Callable[[list[str], list[str]], Sequence[float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Normalizer:
+    """score = gain * (raw - bias): a preference probability is unchanged where gain is 1."""
+
+    bias: float = 0.0
+    gain: float = 1.0
+
+    @classmethod
+    def fit(cls, raw: np.ndarray, kind: str) -> "Normalizer":
+        """From raw scores [n] of the reference's answers: `bias` takes their mean off, `std` scales their deviation to 1."""
+        if kind == "none":
+            return cls()
+        deviation = float(raw.std())
+        return cls(float(raw.mean()), 1 / deviation if kind == "std" and deviation > 1e-8 else 1.0)
+
+    def __call__(self, raw: np.ndarray) -> np.ndarray:
+        return self.gain * (raw - self.bias)
+
+
+@dataclass(frozen=True)
+class RewardModel:
+    """A trained reward model that scores token ids of a policy, or texts."""
+
+    scorer: Scorer
+    prompt_tokens: int
+    answer_tokens: int
+    micro_batch_tokens: int
+
+    @classmethod
+    def load(cls, folder: Path, recipe: Recipe, world: World) -> "RewardModel":
+        return cls.of(load_scorer(folder, world), recipe)
+
+    @classmethod
+    def of(cls, scorer: Scorer, recipe: Recipe) -> "RewardModel":
+        tokens = recipe.prompt_sequence_length, recipe.target_sequence_length
+        return cls(scorer, *tokens, recipe.reward.micro_batch_tokens)
+
+    def score_ids(self, prompts: Sequence[np.ndarray], answers: Sequence[np.ndarray]) -> np.ndarray:
+        """Raw scores, float32 [n], of answers given as ids of this model's tokenizer."""
+        sequences = [np.concatenate([p, a]) for p, a in zip(prompts, answers, strict=True)]
+        return experience.last_scores(self.scorer, sequences, self.micro_batch_tokens)
+
+    def score_texts(self, texts: Sequence[str], answers: Sequence[str]) -> np.ndarray:
+        """Raw scores, float32 [n]; `texts` are prompts with instruction and template already in them."""
+        prompts = [Prompt(input_text=text) for text in texts]
+        tokenizer = self.scorer.tokenizer
+        ids = [tokenizer.encode_prompt(p, None, self.prompt_tokens)[0] for p in prompts]
+        answer_ids = [
+            tokenizer.encode_answer(p, None, a, self.answer_tokens)[0] for p, a in zip(prompts, answers, strict=True)
+        ]
+        return self.score_ids([np.asarray(i) for i in ids], [np.asarray(i) for i in answer_ids])
+
+    def score(self, rollouts: Sequence[Rollout], texts: Sequence[str], tokenizer: Tokenizer) -> np.ndarray:
+        """Raw scores of a policy's rollouts: of the very ids where the tokenizers are the same, else of the texts."""
+        if tokenizer.fingerprint == self.scorer.tokenizer.fingerprint:
+            return self.score_ids([r.prompt_ids for r in rollouts], [r.ids for r in rollouts])
+        return self.score_texts(texts, [tokenizer.decode(r.ids.tolist()) for r in rollouts])
+
+
+@dataclass(frozen=True, slots=True)
+class UserFunction:
+    """A Python function named `module:function` that scores (prompts, answers), two lists of text."""
+
+    name: str
+    function: RewardFunction
+
+    @classmethod
+    def load(cls, name: str) -> "UserFunction":
+        """Import the function; the current directory is searched too."""
+        module, colon, attribute = name.partition(":")
+        if not colon:
+            raise UsageError(f"ppo.reward: {name!r} is not of the form module:function")
+        if "" not in sys.path and str(Path.cwd()) not in sys.path:
+            sys.path.insert(0, str(Path.cwd()))
+        try:
+            return cls(name, getattr(importlib.import_module(module), attribute))
+        except (ImportError, AttributeError) as error:
+            raise UsageError(f"ppo.reward: {name} cannot be imported: {error}") from None
+
+    def score(self, rollouts: Sequence[Rollout], texts: Sequence[str], tokenizer: Tokenizer) -> np.ndarray:
+        """What the function returns, float64 [n]; refuses a wrong count and numbers that are not finite."""
+        answers = [tokenizer.decode(r.ids.tolist()) for r in rollouts]
+        try:
+            returned = list(self.function(list(texts), answers))
+        except Exception as error:
+            raise PlatformError(f"ppo.reward: {self.name} raised {type(error).__name__}: {error}") from error
+        if len(returned) != len(answers):
+            raise PlatformError(f"ppo.reward: {self.name} returned {len(returned)} scores for {len(answers)} answers")
+        bad = [i for i, value in enumerate(returned) if not math.isfinite(value)]
+        if bad:
+            raise PlatformError(f"ppo.reward: {self.name} returned {returned[bad[0]]} for the answer {answers[bad[0]]!r}")
+        return np.asarray(returned, np.float64)
+
+
+def scored(
+    source: RewardModel | UserFunction, rollouts: Sequence[Rollout], texts: Sequence[str], tokenizer: Tokenizer
+) -> list[Rollout]:
+    """Rollouts with their raw score filled in, under the name `reward`."""
+    raw = source.score(rollouts, texts, tokenizer)
+    return [replace(rollout, scores={"reward": float(value)}) for rollout, value in zip(rollouts, raw, strict=True)]
+
+
+def final_scores(rollouts: Sequence[Rollout], normalizer: Normalizer, missing_eos_score: float | None) -> np.ndarray:
+    """Normalised scores, float32 [n]; `missing_eos_score` replaces that of an answer that did not end."""
+    scores = normalizer(np.array([r.scores["reward"] for r in rollouts]))
+    if missing_eos_score is not None:
+        scores = np.where([r.ended for r in rollouts], scores, missing_eos_score)
+    return scores.astype(np.float32)
