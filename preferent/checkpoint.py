@@ -52,6 +52,13 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], scalars: Mappin
         shutil.rmtree(folder / f"step-{old:06d}")
 
 
+def keep_only(folder: Path, step: int | None) -> None:
+    """Remove every checkpoint of a folder but that of `step`."""
+    for other in steps(folder):
+        if other != step:
+            shutil.rmtree(folder / f"step-{other:06d}")
+
+
 def steps(folder: Path) -> list[int]:
     """The steps of the checkpoints in a folder, oldest first."""
     return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*"))

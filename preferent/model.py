@@ -20,7 +20,7 @@ import torch
 import transformers
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from torch import Tensor
-from torch.nn import Module, Parameter
+from torch.nn import Parameter
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from preferent import draw, hub, run
@@ -380,13 +380,13 @@ def _save_adapter(network: Network, folder: Path, final: Path) -> None:
     run.write_json(folder / "adapter_config.json", config)
 
 
-def merge(source: Path, folder: Path, world: World) -> None:
-    """Write an adapter folder's model as one full model: the base weights plus the adapter's."""
-    policy = load_policy(source, world)
-    assert policy.peft is not None, f"{source} is no adapter"
-    merged: Module = policy.peft.merge_and_unload()
-    full = dataclasses.replace(policy, source=adapter_base(source), body=merged, peft=None, adapter=None)
-    save(full, folder, dict(merged.named_parameters()), f"# Merged from {source.name}\n")
+def save_merged(policy: Policy, folder: Path, card: str) -> None:
+    """Write base and adapter of a policy as one full model."""
+    assert policy.peft is not None
+    merged: Any = policy.peft.merge_and_unload()
+    base = adapter_base(policy.source) if (policy.source / "adapter_config.json").exists() else policy.source
+    full = dataclasses.replace(policy, source=base, body=merged, peft=None, adapter=None)
+    save(full, folder, dict(merged.named_parameters()), card)
 
 
 def copy_licences(source: Path, folder: Path) -> list[str]:

@@ -356,7 +356,7 @@ def select(recipe: Recipe, state: State, value: float, kl: float, out: Path) -> 
     within = ppo.kl_budget is None or kl <= ppo.kl_budget
     if within and value > scalars.get("best_objective", -math.inf):
         scalars |= {"best_objective": value, "best_step": state.step, "evaluations_since_best": 0}
-        checkpoint.save(out / "best", state.step, state.policy.tensors(), {}, keep=1)
+        checkpoint.save(out / "best", state.step, state.policy.tensors(), {}, keep=1000)
     else:
         scalars["evaluations_since_best"] = scalars.get("evaluations_since_best", 0) + 1
     if not within:
@@ -374,7 +374,9 @@ def log_time(out: Path, step: int, clock: dict[str, float], rollouts: Sequence[R
 
 
 def save(recipe: Recipe, state: State, out: Path) -> None:
+    """Checkpoint, then forget every best policy but the one that the checkpoint knows."""
     checkpoint.save(out / "checkpoints", state.step, state.tensors(), state.scalars, recipe.keep_checkpoints)
+    checkpoint.keep_only(out / "best", state.scalars.get("best_step"))
 
 
 def finish(stage: run.Stage, state: State, networks: Networks, out: Path) -> None:

@@ -1,0 +1,225 @@
+"""Train a reward model on preferences: the Bradley-Terry loss on scores read at the last answer token.
+
+The model starts from a causal language model under a new head (Stiennon et al. 2020); dropout is off; the checkpoint of
+least validation loss is kept, because a reward model overfits within a few epochs. Model files stay raw: the score's
+normalisation belongs to `ppo`.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from preferent import batch, checkpoint, dataset, draw, experience, graph, hub, model, objective, progress, run, winrate
+from preferent.error import DataError, DivergedError
+from preferent.metric import Metrics
+from preferent.model import Scorer
+from preferent.optimizer import Optimizer, Schedule
+from preferent.recipe import Recipe, pick
+from preferent.record import Preference
+from preferent.tokenizer import Tokenizer
+from preferent.world import World
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Chosen and rejected answers with their prompts, as token ids; and how long each answer is."""
+
+    chosen: list[np.ndarray]
+    rejected: list[np.ndarray]
+    chosen_tokens: np.ndarray
+    rejected_tokens: np.ndarray
+    ties: int
+    truncated: int
+
+    @classmethod
+    def of(cls, preferences: Sequence[Preference], tokenizer: Tokenizer, recipe: Recipe) -> "Pairs":
+        """Encode; ties have no chosen answer and are counted, not used."""
+        decided = [p for p in preferences if p.choice != "tie"]
+        prompts = [p.prompt for p in decided]
+        asked = tokenizer.encode_prompts(prompts, recipe.instruction, recipe.prompt_sequence_length)
+        sides = [
+            tokenizer.encode_answers(prompts, recipe.instruction, answers, recipe.target_sequence_length)
+            for answers in ([p.chosen for p in decided], [p.rejected for p in decided])
+        ]
+        joined = [[np.array(a[0] + b[0], np.int32) for a, b in zip(asked, side, strict=True)] for side in sides]
+        tokens = [np.array([len(ids) for ids, _ in side]) for side in sides]
+        cut = sum(any(part[i][1] for part in (asked, *sides)) for i in range(len(decided)))
+        return cls(*joined, *tokens, len(preferences) - len(decided), cut)
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def plan(self, rows: np.ndarray, max_tokens: int) -> list[np.ndarray]:
+        """Micro-batches of pairs; both answers of a pair are computed together."""
+        lengths = [2 * max(len(self.chosen[i]), len(self.rejected[i])) for i in rows]
+        return [rows[part] for part in batch.plan(lengths, max_tokens)]
+
+
+@dataclass
+class State:
+    """How far the run is, the optimizer, and the few numbers that a checkpoint carries besides."""
+
+    step: int
+    optimizer: Optimizer
+    scalars: dict[str, Any] = field(default_factory=dict)
+
+
+def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
+    """Stage `reward`: model=, train=, validation=, test= -> out/model, out/quality.json."""
+    world = World.of(recipe)
+    source = hub.resolve(str(inputs["model"]))
+    model.check_length(source, recipe)
+    with run.locked(out):
+        fields = pick(recipe, *graph.FIELDS["reward"])
+        stage = run.stage("reward", out, fields, inputs | {"model": source}, graph.EXTENDABLE["reward"])
+        if stage.done:
+            return
+        rank = model.lora_dim(recipe.reward.lora_dim, source, 4, world)
+        scorer = model.load_scorer(source, world, rank, recipe.seed, checkpointing=recipe.gradient_checkpointing)
+        parts = {
+            name: Pairs.of(dataset.load_preferences(inputs[name]), scorer.tokenizer, recipe)
+            for name in ("train", "validation", "test")
+        }
+        if not len(parts["train"]):
+            raise DataError(f"{inputs['train']}: holds no decided preference to train on")
+        epochs = recipe.reward_model_train_steps * recipe.reward.batch_size / len(parts["train"])
+        counts = {name: {"pairs": len(p), "ties": p.ties, "truncated": p.truncated} for name, p in parts.items()}
+        stage.record(**world.facts(), counts=counts, epochs=round(epochs, 2), lora_dim=rank)
+        train(recipe, stage, scorer, parts)
+
+
+def train(recipe: Recipe, stage: run.Stage, scorer: Scorer, parts: dict[str, Pairs]) -> None:
+    """The loop: a batch of pairs, a step, now and then a validation; ends with the best checkpoint as the model."""
+    out, pairs = stage.folder, parts["train"]
+    state = State(0, optimizer(recipe, scorer))
+    if saved := checkpoint.latest(out / "checkpoints"):
+        state.step, state.scalars = saved.step, dict(saved.scalars)
+        state.optimizer.restore(saved.tensors)
+    metrics = Metrics(out / "metrics.jsonl")
+    metrics.rewind(state.step + 1 if saved else 0)
+    total = recipe.reward_model_train_steps
+    with progress.bar(stage.folder.name, total, state.step) as bar:
+        while state.step < total and state.scalars.get("stopped") is None:
+            run.stop().check(lambda: save(recipe, state, out))
+            started = time.perf_counter()
+            rows = draw.rows(recipe.seed, "data", state.step, recipe.reward.batch_size, len(pairs))
+            values = learn(recipe, state, scorer, pairs, rows)
+            state.step += 1
+            Metrics(out / "timings.jsonl").append(state.step, {"learn": round(time.perf_counter() - started, 4)})
+            if state.step % recipe.reward.validation_every == 0 or state.step == total:
+                values |= validate(recipe, state, scorer, parts["validation"], out)
+            metrics.append(state.step, values)
+            if state.step % recipe.checkpoint_every == 0 or state.step == total or "stopped" in state.scalars:
+                save(recipe, state, out)
+            bar.update(state.step, rank_loss=values["rank_loss"], accuracy=values["accuracy"])
+    finish(recipe, stage, state, scorer, parts)
+
+
+def optimizer(recipe: Recipe, scorer: Scorer) -> Optimizer:
+    """AdamW with the recipe's rate, or the default by LoRA or full."""
+    reward = recipe.reward
+    rate = reward.learning_rate or (1e-4 if scorer.peft is not None else 1e-5)
+    rate *= recipe.reward_model_learning_rate_multiplier
+    schedule = Schedule(rate, reward.warmup_steps, reward.schedule, recipe.reward_model_train_steps)
+    return Optimizer(scorer.trainable(), schedule, reward.max_grad_norm, reward.weight_decay)
+
+
+def learn(recipe: Recipe, state: State, scorer: Scorer, pairs: Pairs, rows: np.ndarray) -> dict[str, float]:
+    """One optimizer step on the pairs at `rows`; the loss is the sum over them divided by their number."""
+    loss_sum, right, margin = 0.0, 0.0, 0.0
+    for part in pairs.plan(rows, recipe.reward.micro_batch_tokens):
+        chosen, rejected = scores(scorer, [pairs.chosen[i] for i in part], [pairs.rejected[i] for i in part])
+        loss = objective.pair_loss(chosen, rejected)
+        (loss / len(rows)).backward()
+        loss_sum += float(loss)
+        right += float((chosen > rejected).float().sum() + 0.5 * (chosen == rejected).float().sum())
+        margin += float((chosen - rejected).detach().sum())
+    if not math.isfinite(loss_sum):
+        raise DivergedError(f"step {state.step}: the loss is not finite; lower reward.learning_rate")
+    rate, norm = state.optimizer.step(state.step)
+    means = {"rank_loss": loss_sum / len(rows), "accuracy": right / len(rows), "margin": margin / len(rows)}
+    return means | {"learning_rate": rate, "gradient_norm": norm}
+
+
+def scores(scorer: Scorer, chosen: Sequence[np.ndarray], rejected: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores [b] of chosen and of rejected sequences, read at their last tokens, in one forward pass."""
+    sequences = [*chosen, *rejected]
+    device = scorer.world.device
+    tokens = torch.from_numpy(batch.pad([s.astype(np.int64) for s in sequences], scorer.tokenizer.pad_id)).to(device)
+    last = torch.tensor([len(s) - 1 for s in sequences], device=device)
+    found = scorer.scores(scorer.hidden(tokens)[torch.arange(len(sequences), device=device), last])
+    return found[: len(chosen)], found[len(chosen) :]
+
+
+def validate(recipe: Recipe, state: State, scorer: Scorer, pairs: Pairs, out: Path) -> dict[str, float]:
+    """Loss and accuracy on validation pairs; keeps the best model so far, and decides whether to stop."""
+    if not len(pairs):
+        return {}
+    found = quality(recipe, scorer, pairs)
+    scalars, patience = state.scalars, recipe.reward.early_stopping_patience
+    if found["loss"] < scalars.get("best_loss", math.inf):
+        scalars |= {"best_loss": found["loss"], "best_step": state.step, "evaluations_since_best": 0}
+        checkpoint.save(out / "best", state.step, state.optimizer.tensors(), {}, keep=1000)
+    else:
+        scalars["evaluations_since_best"] = scalars.get("evaluations_since_best", 0) + 1
+    if patience is not None and scalars["evaluations_since_best"] >= patience:
+        scalars["stopped"] = f"no better validation loss in {patience} evaluations"
+    return {f"validation/{name}": found[name] for name in ("loss", "accuracy", "ece", "length_correlation")}
+
+
+def measured(recipe: Recipe, scorer: Scorer, pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
+    """Raw scores, float64 [n], of the chosen and of the rejected answers."""
+    found = experience.last_scores(scorer, [*pairs.chosen, *pairs.rejected], recipe.reward.micro_batch_tokens)
+    return found[: len(pairs)].astype(np.float64), found[len(pairs) :].astype(np.float64)
+
+
+def quality(recipe: Recipe, scorer: Scorer, pairs: Pairs) -> dict[str, float]:
+    """How good the model is on held-out pairs: loss, accuracy, calibration, and how much it goes by length."""
+    chosen, rejected = measured(recipe, scorer, pairs)
+    tokens = np.concatenate([pairs.chosen_tokens, pairs.rejected_tokens])
+    longer = np.sign(pairs.chosen_tokens - pairs.rejected_tokens) / 2 + 0.5
+    return {
+        "count": len(pairs),
+        "loss": float(np.logaddexp(0, rejected - chosen).mean()),
+        "accuracy": float((np.sign(chosen - rejected) / 2 + 0.5).mean()),
+        "ece": winrate.calibration_error(bins(chosen, rejected)),
+        "length_correlation": winrate.rank_correlation(np.concatenate([chosen, rejected]), tokens),
+        "longer_accuracy": float(longer.mean()),
+    }
+
+
+def bins(chosen: np.ndarray, rejected: np.ndarray) -> list[winrate.Bin]:
+    """Reliability of the model's own preference: its confidence in its choice against how often that is right."""
+    confidence = 1 / (1 + np.exp(-np.abs(chosen - rejected)))
+    return winrate.reliability(confidence, np.sign(chosen - rejected) / 2 + 0.5)
+
+
+def save(recipe: Recipe, state: State, out: Path) -> None:
+    """Checkpoint, then forget every best model but the one that the checkpoint knows."""
+    checkpoint.save(out / "checkpoints", state.step, state.optimizer.tensors(), state.scalars, recipe.keep_checkpoints)
+    checkpoint.keep_only(out / "best", state.scalars.get("best_step"))
+
+
+def finish(recipe: Recipe, stage: run.Stage, state: State, scorer: Scorer, parts: dict[str, Pairs]) -> None:
+    """Write the best model and its quality, and mark the stage done."""
+    out = stage.folder
+    best = checkpoint.latest(out / "best")
+    if best is not None:
+        state.optimizer.restore(best.tensors)
+    chosen_step = state.step if best is None else best.step
+    held_out = {name: quality(recipe, scorer, parts[name]) for name in ("validation", "test") if len(parts[name])}
+    reported = next((parts[name] for name in ("test", "validation") if len(parts[name])), None)
+    reliability = [] if reported is None else [dataclasses.asdict(b) for b in bins(*measured(recipe, scorer, reported))]
+    run.write_json(out / "quality.json", held_out | {"reliability": reliability, "best_step": chosen_step})
+    stage.record(best_step=chosen_step, stopped=state.scalars.get("stopped"), steps=state.step)
+    accuracy = f", accuracy {held_out['test']['accuracy']:.3f} on {held_out['test']['count']} pairs" if "test" in held_out else ""
+    card = f"# Reward model trained by preferent\n\nFrom `{scorer.source.name}`, step {chosen_step}{accuracy}. Scores are raw.\n"
+    model.save(scorer, out / "model", state.optimizer.masters, card)
+    stage.finish(["model", "quality.json"])
