@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from preferent import run
 from preferent.error import DataError
 from preferent.record import Judgment
@@ -46,7 +48,7 @@ class Pair:
 
 
 def from_scores(
-    pairs: Sequence[Pair], scores_a: Sequence[float], scores_b: Sequence[float], judge: str
+    pairs: Sequence[Pair], scores_a: Sequence[float] | np.ndarray, scores_b: Sequence[float] | np.ndarray, judge: str
 ) -> list[Judgment]:
     """The verdicts of a reward model from its scores of both answers, [n] each.
 

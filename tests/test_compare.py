@@ -1,0 +1,265 @@
+"""The comparison: joining, verdict and figures from injected scores; the stage with models replaced by functions."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from preferent import compare, judge, run
+from preferent.compare import Answer
+from preferent.error import DataError, PlatformError, UsageError
+from preferent.recipe import parse
+
+PROMPTS = ["Be brief.\n\n\nWhy?", "Be brief.\n\n\nWho?", "Be brief.\n\n\nWhat?", "Be brief.\n\n\nWhen?"]
+TUNED = ["the cat sat", "You.", "Same.", "Soon, very soon."]
+BASE = ["a dog ran off", "Me.", "Same.", "Now."]
+SCORES = {"a": np.array([1.0, 2.0, 0.5, 1.0]), "b": np.array([0.0, 1.0, 0.4, 3.0])}
+
+
+def answers(texts: list[str], **more: list[Any]) -> list[Answer]:
+    rows = zip(PROMPTS, texts, strict=True)
+    return [
+        Answer(str(i), prompt, "", text, **{key: values[i] for key, values in more.items()})
+        for i, (prompt, text) in enumerate(rows)
+    ]
+
+
+def sides(**more: list[Any]) -> dict[str, list[Answer]]:
+    return {"a": answers(TUNED, tokens=[4, 2, 2, 6], **more), "b": answers(BASE, tokens=[5, 2, 2, 2])}
+
+
+def write(path: Path, texts: list[str], ids: bool = True, references: list[str] | None = None, **more: Any) -> Path:
+    rows = []
+    for i, (prompt, text) in enumerate(zip(PROMPTS, texts, strict=True)):
+        row = {
+            "inputs": {"inputs_pretokenized": prompt, "targets_pretokenized": references[i] if references else ""},
+            "prediction": text,
+        }
+        rows.append(row | ({"id": f"row-{i}"} if ids else {}) | more)
+    run.write_jsonl(path, rows)
+    return path
+
+
+def test_figures_of_one_judge_by_hand() -> None:
+    judgments, metrics = compare.verdict(sides(), {"judge": SCORES}, "judge", "Be brief.")
+    assert [j.choice for j in judgments] == ["A", "A", "tie", "B"]
+    found = metrics["judges"]["judge"]
+    assert (found["win"], found["tie"], found["loss"], found["n"], found["prompts"]) == (2, 1, 1, 4, 4)
+    assert found["win_rate"] == metrics["autosxs_model_a_win_rate"] == 0.625
+    assert metrics["autosxs_model_b_win_rate"] == 0.375
+    assert (found["mean_score_a"], found["mean_score_b"]) == (1.125, 1.1)
+    assert found["independent"] is True
+    assert found["interval"][0] < 0.625 < found["interval"][1]
+    assert metrics["headline"] == "judge"
+    assert metrics["identical"] == 1
+    assert "agreement" not in metrics
+    assert json.loads(json.dumps(metrics, allow_nan=False))["judges"]["judge"]["method"].startswith("Tango")
+
+
+def test_the_optimised_reward_stands_beside_marked() -> None:
+    reward = {"a": np.array([1.0, 1.0, 1.0, 1.0]), "b": np.zeros(4)}
+    judgments, metrics = compare.verdict(sides(), {"reward": reward, "judge": SCORES}, "judge", None)
+    assert [j.judge for j in judgments] == ["judge"] * 4 + ["reward"] * 4
+    assert metrics["judges"]["reward"]["independent"] is False
+    assert metrics["judges"]["reward"]["win_rate"] == 0.875
+    assert metrics["autosxs_model_a_win_rate"] == 0.625
+    assert metrics["agreement"] == 0.75
+    assert list(metrics["judges"]) == ["judge", "reward"]
+
+
+def test_pairs_tell_instruction_and_context_apart() -> None:
+    pairs = compare.paired(answers(TUNED), answers(BASE), "Be brief.")
+    assert (pairs[0].instruction, pairs[0].context) == ("Be brief.", "Why?")
+    whole = compare.paired(answers(TUNED), answers(BASE), "Be long.")
+    assert (whole[0].instruction, whole[0].context) == ("", PROMPTS[0])
+
+
+def test_several_answers_to_a_prompt_are_one_cluster() -> None:
+    a = [Answer(str(i), "same", "", "x") for i in range(6)]
+    b = [Answer(str(i), "same", "", "y") for i in range(6)]
+    _, metrics = compare.verdict({"a": a, "b": b}, {"judge": {"a": np.ones(6), "b": np.zeros(6)}}, "judge", None)
+    assert metrics["prompts"] == 1
+    assert metrics["judges"]["judge"]["interval"] == (0.0, 1.0)
+
+
+def test_kl_lengths_and_ends() -> None:
+    more = sides(kl=[1.0, 3.0, None, 2.0], kl_k1=[2.0, 4.0, None, 0.0], ended=[True, True, False, True])
+    _, metrics = compare.verdict(more, {}, None, None)
+    assert metrics["kl"] == {
+        "mean": 2.0,
+        "standard_error": pytest.approx(1 / math.sqrt(3)),
+        "n": 3,
+        "k1_mean": 2.0,
+    }
+    assert metrics["ended"] == {"a": 0.75}
+    length = metrics["length"]
+    assert (length["unit"], length["mean_a"], length["mean_b"], length["difference"]) == ("tokens", 3.5, 2.75, 0.75)
+    assert (length["share_longer"], length["share_shorter"]) == (0.25, 0.25)
+    assert metrics["judges"] == {}
+    assert "autosxs_model_a_win_rate" not in metrics
+    assert metrics["rouge"] is None
+
+
+def test_lengths_are_words_where_tokens_are_not_said() -> None:
+    _, metrics = compare.verdict({"a": answers(TUNED), "b": answers(BASE)}, {}, None, None)
+    assert (metrics["length"]["unit"], metrics["length"]["mean_a"], metrics["length"]["mean_b"]) == ("words", 2.0, 1.75)
+    assert metrics["kl"] is None
+
+
+def test_length_correlation_is_over_both_sides() -> None:
+    longer = {"a": np.array([4.0, 2.0, 2.0, 6.0]), "b": np.array([5.0, 2.0, 2.0, 2.0])}
+    _, metrics = compare.verdict(sides(), {"judge": longer}, "judge", None)
+    assert metrics["judges"]["judge"]["length_correlation"] == pytest.approx(1.0)
+    flipped = {side: -values for side, values in longer.items()}
+    _, metrics = compare.verdict(sides(), {"judge": flipped}, "judge", None)
+    assert metrics["judges"]["judge"]["length_correlation"] == pytest.approx(-1.0)
+
+
+def test_the_original_is_a_third_column() -> None:
+    three = sides() | {"original": answers(["Old."] * 4, tokens=[1, 1, 1, 1])}
+    scores = SCORES | {"original": np.array([0.5, 0.5, 0.5, 2.0])}
+    _, metrics = compare.verdict(three, {"judge": scores}, "judge", None)
+    found = metrics["judges"]["judge"]
+    assert found["against_original"]["a"]["win_rate"] == 0.625  # wins 1.0 and 2.0, ties 0.5, loses 1.0
+    assert found["against_original"]["b"]["win_rate"] == 0.5  # loses 0.0 and 0.4, wins 1.0 and 3.0
+    assert found["mean_score_original"] == 0.875
+    assert metrics["length"]["mean_original"] == 1.0
+
+
+def test_rouge_where_there_are_references(tmp_path: Path) -> None:
+    references = ["the cat sat", "", "", ""]
+    a = compare.read(write(tmp_path / "a.jsonl", TUNED, references=references))
+    b = compare.read(write(tmp_path / "b.jsonl", BASE, references=references))
+    _, metrics = compare.verdict({"a": a, "b": b}, {}, None, None)
+    assert metrics["rouge"]["n"] == 1
+    assert metrics["rouge"]["a"] == {"rouge1": 1.0, "rouge2": 1.0, "rougeL": 1.0}
+    assert metrics["rouge"]["b"] == {"rouge1": 0.0, "rouge2": 0.0, "rougeL": 0.0}
+
+
+def test_rows_are_joined_by_id_in_the_order_of_a() -> None:
+    a, b = answers(TUNED), answers(BASE)
+    joined = compare.join({"a": a, "b": b[::-1]})
+    assert [(x.text, y.text) for x, y in zip(joined["a"], joined["b"], strict=True)] == list(
+        zip(TUNED, BASE, strict=True)
+    )
+
+
+def test_unmatched_rows_are_counted() -> None:
+    a, b = answers(TUNED), answers(BASE)[:3]
+    with pytest.raises(DataError, match=r"1 of 4 ids are only in a, 0 of 3 only in b"):
+        compare.join({"a": a, "b": b})
+    with pytest.raises(DataError, match=r"0 of 3 ids are only in a, 1 of 4 only in b"):
+        compare.join({"a": b, "b": a})
+
+
+def test_foreign_rows_are_known_by_their_prompt(tmp_path: Path) -> None:
+    a = compare.read(write(tmp_path / "a.jsonl", TUNED, ids=False))
+    b = compare.read(write(tmp_path / "b.jsonl", BASE, ids=False))
+    assert [row.id for row in a] == [row.id for row in b]
+    assert len({row.id for row in a}) == 4
+
+
+def test_two_rows_of_one_id_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="two rows have the id same"):
+        compare.read(write(tmp_path / "a.jsonl", TUNED, id="same"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"inputs": {}}',
+        '{"inputs": {"inputs_pretokenized": 1}, "prediction": "x"}',
+        '{"prediction": "x"}',
+    ],
+)
+def test_a_bad_row_is_named(tmp_path: Path, line: str) -> None:
+    path = write(tmp_path / "a.jsonl", TUNED)
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(DataError, match=r"a\.jsonl:5: "):
+        compare.read(path)
+
+
+def test_missing_and_empty_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(PlatformError, match=r"text\.jsonl: no such prediction file"):
+        compare.predictions(tmp_path)
+    (tmp_path / "text.jsonl").write_text("\n")
+    with pytest.raises(DataError, match="holds no predictions"):
+        compare.read(compare.predictions(tmp_path))
+
+
+def test_who_gives_the_headline(capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare.choose("independent", ["judge", "reward"]) == "judge"
+    assert capsys.readouterr().err == ""
+    assert compare.choose("reward", ["judge", "reward"]) == "reward"
+    assert "no independent judge" in capsys.readouterr().err
+    assert compare.choose("independent", ["reward"]) == "reward"
+    assert "no independent judge" in capsys.readouterr().err
+    assert compare.choose("independent", []) is None
+    assert "without a win rate" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="--in reward=PATH"):
+        compare.choose("reward", ["judge"])
+
+
+def test_asking_keeps_order_and_counts() -> None:
+    many = {side: [Answer(str(i), str(i), "", side * i) for i in range(600)] for side in ("a", "b")}
+    scores = compare.ask(
+        lambda prompts, texts: [len(t) + int(p) for p, t in zip(prompts, texts, strict=True)], many, "x"
+    )
+    assert list(scores["a"]) == [2 * i for i in range(600)]
+    with pytest.raises(PlatformError, match="returned 1 scores for 256 answers"):
+        compare.ask(lambda _prompts, _texts: [1.0], many, "x")
+
+
+def stage(tmp_path: Path, recipe_extra: dict[str, Any] | None = None) -> tuple[Any, dict[str, Path], Path]:
+    recipe, _ = parse({"large_model_reference": "x", "instruction": "Be brief.", **(recipe_extra or {})})
+    write(tmp_path / "tuned" / "text.jsonl", TUNED, kl=1.5, kl_k1=1.4, tokens=3, ended=True)
+    write(tmp_path / "base" / "text.jsonl", BASE, tokens=3, ended=True)
+    return recipe, {"a": tmp_path / "tuned", "b": tmp_path / "base"}, tmp_path / "comparison"
+
+
+def test_the_stage_by_a_users_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "taste_for_length.py").write_text(
+        "def score(prompts, answers):\n    return [len(a) for a in answers]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    recipe, inputs, out = stage(tmp_path, {"ppo": {"reward": "taste_for_length:score"}})
+    compare.main(recipe, inputs, out)
+    metrics = run.read_json(out / "metrics.json")
+    assert metrics["headline"] == "reward"
+    assert metrics["judges"]["reward"]["independent"] is False
+    assert metrics["judges"]["reward"]["win"] == 2
+    assert metrics["kl"]["mean"] == 1.5
+    assert [j.choice for j in judge.read(out / "judgments.jsonl")] == ["B", "A", "tie", "A"]
+    assert (out / "DONE").exists()
+
+
+def test_the_stage_is_done_once_and_afresh_on_changed_rows(tmp_path: Path) -> None:
+    recipe, inputs, out = stage(tmp_path)
+    compare.main(recipe, inputs, out)
+    first = (out / "metrics.json").stat().st_mtime_ns
+    compare.main(recipe, inputs, out)
+    assert (out / "metrics.json").stat().st_mtime_ns == first
+    write(tmp_path / "base" / "text.jsonl", TUNED, tokens=3, ended=True)
+    compare.main(recipe, inputs, out)
+    assert run.read_json(out / "metrics.json")["identical"] == 4
+
+
+def test_comparing_without_a_judge_needs_no_torch(tmp_path: Path) -> None:
+    _, inputs, out = stage(tmp_path)
+    program = (
+        "import sys; from pathlib import Path; from preferent import compare; from preferent.recipe import parse\n"
+        "recipe, _ = parse({'large_model_reference': 'x'})\n"
+        f"inputs = {{'a': Path({str(inputs['a'])!r}), 'b': Path({str(inputs['b'])!r})}}\n"
+        f"compare.main(recipe, inputs, Path({str(out)!r}))\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules), 'a heavy library was imported'"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
