@@ -90,7 +90,8 @@ def _object(line: bytes) -> Row | str:
         return f"nested too deeply: more than {DEPTH} levels"
     if not isinstance(value, dict):
         return f"not an object: a JSON {_json_name(value)}, where each line should be one object"
-    return fault(value) or value
+    suspect = b"\\u" in line or line.count(b"{") + line.count(b"[") > DEPTH
+    return (fault(value) if suspect else "") or value
 
 
 def _json_name(value: object) -> str:

@@ -97,7 +97,7 @@ class Tokenizer:
                 if byte is not None:
                     return byte
         raise PlatformError(
-            f"{self._files.folder}: the tokenizer has no token to pad with (a pad, <unk> or reserved one that is not EOS); "
+            f"{self._files.folder}: the tokenizer has no token to pad with (pad, <unk> or a reserved one, not EOS); "
             'set "pad_token" in its tokenizer_config.json to a token that answers never use'
         )
 
