@@ -1,4 +1,4 @@
-"""The stages of a run as data: what each is called with, what it reads and writes, which fields of the recipe it obeys."""
+"""The stages of a run as data: how each is called, what it reads and writes, which recipe fields it obeys."""
 
 import os
 from collections.abc import Mapping
@@ -58,6 +58,17 @@ EXTENDABLE: dict[str, tuple[str, ...]] = {
     "ppo": ("reinforcement_learning_train_steps",),
 }
 """Fields of which a larger value goes on with a finished stage."""
+
+INPUTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "data": ((), ()),
+    "sft": (("model",), ()),
+    "reward": (("model", "train", "validation", "test"), ()),
+    "ppo": (("model", "train", "validation"), ("reward",)),
+    "infer": (("model", "prompts"), ("reference",)),
+    "compare": (("a", "b"), ("judge", "reward", "original")),
+    "report": (("run",), ()),
+}
+"""The inputs that each stage must have and those that it may have."""
 
 
 @dataclass(frozen=True)

@@ -333,7 +333,7 @@ def read(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        raise PlatformError(f"{path}: no such recipe; write one, or start from `preferent init`") from None
+        raise PlatformError(f"{path}: no such recipe; docs/recipe.md shows how to write one") from None
     except (OSError, UnicodeDecodeError) as error:
         raise PlatformError(f"{path}: cannot be read as a recipe: {error}") from None
     except yaml.YAMLError as error:

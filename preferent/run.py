@@ -17,7 +17,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -111,6 +110,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 def versions() -> dict[str, str]:
     """The versions that decide whether two runs can be equal to the last bit."""
+    from importlib import metadata  # slow to import, and help does not need it
+
     found = {"python": platform.python_version(), "machine": platform.machine()}
     for package in ("preferent", "numpy", "torch", "transformers", "peft", "tokenizers", "safetensors"):
         with contextlib.suppress(metadata.PackageNotFoundError):

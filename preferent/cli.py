@@ -1,0 +1,270 @@
+"""The only door: `preferent VERB …`. A verb imports what it needs when it runs, so that help is instant."""
+
+import argparse
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from preferent import run
+from preferent.error import PlatformError, PreferentError, UsageError
+
+if TYPE_CHECKING:
+    from preferent.recipe import Recipe
+
+STAGES = {
+    "sft": "supervised fine-tuning on answers or plain text; inputs: model",
+    "reward": "train a reward model on preferences; inputs: model, train, validation, test",
+    "ppo": "tune the policy; inputs: model, train, validation, reward (or ppo.reward in the recipe)",
+    "infer": "answer prompts with a model; inputs: model, prompts, reference (for the KL; optional)",
+    "compare": "judge two sets of answers side by side; inputs: a, b; optional: judge, reward, original",
+    "report": "draw what a run found out as one HTML file; inputs: run",
+}
+
+Arguments = argparse.Namespace
+Verb = Callable[[Arguments], None]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line; the reference page is made from it."""
+    top = argparse.ArgumentParser(
+        prog="preferent",
+        description="Tune language models from human feedback: preferences, reward model, PPO, side-by-side verdict.",
+    )
+    top.add_argument("--version", action="store_true", help="show the version and leave")
+    top.add_argument("--debug", action="store_true", help="show the Python traceback of an error")
+    verbs = top.add_subparsers(title="verbs", metavar="VERB", required=False)
+    _run(_verb(verbs, "run", _do_run, "do everything that a recipe asks for; the same command again resumes"))
+    _quickstart(_verb(verbs, "quickstart", _do_quickstart, "the whole job on a little world made here, offline"))
+    _data(verbs.add_parser("data", help="look at data, convert it, prepare it", description="Data, three ways."))
+    _scratch(_verb(verbs, "scratch", _do_scratch, "make a small Llama-2-architecture model from nothing"))
+    for stage, text in STAGES.items():
+        _stage(_verb(verbs, stage, _do_stage, text), stage)
+    return top
+
+
+def _verb(
+    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, do: Verb, text: str
+) -> argparse.ArgumentParser:
+    verb = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
+    verb.set_defaults(do=do)
+    return verb
+
+
+def _run(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("recipe", type=Path, metavar="RECIPE", help="the recipe, a YAML file")
+    verb.add_argument("--out", type=Path, metavar="DIR", help="the run directory (default: runs/NAME_OF_THE_RECIPE)")
+    _settings(verb)
+    verb.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    verb.add_argument(
+        "--from", dest="from_stage", metavar="STAGE", help="start again at this stage, in a new directory"
+    )
+    verb.add_argument(
+        "--of", dest="of_run", type=Path, metavar="RUN", help="the run whose earlier stages --from takes over"
+    )
+
+
+def _quickstart(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "folder",
+        type=Path,
+        nargs="?",
+        default=Path("runs/quickstart"),
+        metavar="DIR",
+        help="where to do it (default: runs/quickstart)",
+    )
+    verb.add_argument("--seed", type=int, default=0, help="all randomness is a function of it (default: 0)")
+
+
+def _scratch(verb: argparse.ArgumentParser) -> None:
+    sizes = {
+        "--vocab-size": (2048, "tokens, bytes and special ones included"),
+        "--hidden-size": (128, "width"),
+        "--layers": (4, "blocks"),
+        "--heads": (4, "attention heads"),
+        "--kv-heads": (None, "key and value heads (default: as many as heads)"),
+        "--intermediate-size": (None, "width inside the MLP (default: 8/3 of the width)"),
+        "--positions": (1024, "longest sequence, in tokens"),
+        "--seed": (0, "seed of the weights"),
+    }
+    verb.add_argument(
+        "--text", nargs="+", required=True, metavar="PATH", help="files or globs of text for the tokenizer"
+    )
+    verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the model goes")
+    for flag, (default, text) in sizes.items():
+        shown = text if default is None else f"{text} (default: {default})"
+        verb.add_argument(flag, type=int, default=default, metavar="N", help=shown)
+
+
+def _data(verb: argparse.ArgumentParser) -> None:
+    verbs = verb.add_subparsers(title="verbs", metavar="VERB", required=True)
+    prepare = _verb(verbs, "prepare", _do_stage, "read, check and split the data of a recipe, disjoint by prompt")
+    _stage(prepare, "data")
+
+
+def _stage(verb: argparse.ArgumentParser, stage: str) -> None:
+    verb.set_defaults(stage=stage)
+    verb.add_argument("--recipe", type=Path, required=True, metavar="FILE", help="the recipe, a YAML file")
+    _settings(verb)
+    verb.add_argument(
+        "--in",
+        dest="inputs",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="what the stage reads, by name; repeatable",
+    )
+    verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="the stage's folder")
+
+
+def _settings(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="replace a field of the recipe, as in --set ppo.epochs=2; repeatable",
+    )
+
+
+def _do_run(given: Arguments) -> None:
+    recipe, ignored = _recipe(given)
+    folder = given.out or Path("runs") / given.recipe.stem
+    if given.dry_run:
+        from preferent import plan
+
+        print(plan.describe(recipe, ignored, folder))
+        return
+    from preferent import pipeline
+
+    if ignored:
+        print(f"ignored, they mean something only on Google Cloud: {', '.join(ignored)}", file=sys.stderr)
+    done = pipeline.execute(recipe, folder, given.from_stage, given.of_run)
+    print(f"report: {done.report()}")
+
+
+def _do_quickstart(given: Arguments) -> None:
+    import_module("preferent.lesson").quickstart(given.folder, given.seed)
+
+
+def _do_scratch(given: Arguments) -> None:
+    import_module("preferent.scratch").make(
+        given.text,
+        given.out,
+        vocab_size=given.vocab_size,
+        hidden_size=given.hidden_size,
+        layers=given.layers,
+        heads=given.heads,
+        key_value_heads=given.kv_heads,
+        intermediate_size=given.intermediate_size,
+        max_position_embeddings=given.positions,
+        seed=given.seed,
+    )
+
+
+def _do_stage(given: Arguments) -> None:
+    recipe, _ = _recipe(given)
+    inputs = _inputs(given.stage, given.inputs)
+    import_module(f"preferent.{given.stage}").main(recipe, inputs, given.out)
+
+
+def _recipe(given: Arguments) -> tuple["Recipe", list[str]]:
+    from preferent.recipe import load
+
+    return load(given.recipe, given.settings)
+
+
+def _inputs(stage: str, words: Sequence[str]) -> dict[str, Path]:
+    """`NAME=PATH` words as a dictionary, checked against what the stage reads."""
+    from preferent.graph import INPUTS
+
+    required, optional = INPUTS[stage]
+    known = ", ".join(required + optional) or "nothing"
+    inputs: dict[str, Path] = {}
+    for word in words:
+        name, _, path = word.partition("=")
+        if not path:
+            raise UsageError(f"--in {word}: write it as NAME=PATH; {stage} reads {known}")
+        if name not in required + optional:
+            raise UsageError(f"--in {word}: {stage} does not read '{name}'; it reads {known}")
+        inputs[name] = Path(path)
+    for name in required:
+        if name not in inputs:
+            raise UsageError(f"{stage}: --in {name}=PATH is missing; it reads {known}")
+    return inputs
+
+
+OUT_OF_MEMORY = """out of memory{detail}
+Make it smaller; with these the result is the same, and the same command goes on from here:
+  --set {section}.micro_batch_tokens=4096   tokens computed at once (default: 16384)
+  --set sampler.rows=64                  answers decoded at once (default: 256)
+Or start again with fewer trained weights: --set {section}.lora_dim=4"""
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, told without importing torch."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )
+
+
+def _known(error: BaseException) -> PreferentError | None:
+    """The error as one for the user, unless it is a bug of ours."""
+    if isinstance(error, PreferentError):
+        return error
+    if _out_of_memory(error):
+        section = next((word for word in sys.argv[1:] if word in ("sft", "reward", "ppo")), "ppo")
+        first = str(error).split("\n")[0][:200]
+        return PlatformError(OUT_OF_MEMORY.format(detail=f": {first}" if first else "", section=section))
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return PlatformError(f"{error.filename or 'disk'}: no space left; make room, then the same command goes on")
+    return None
+
+
+def _unexpected(kind: type[BaseException], error: BaseException, _trace: TracebackType | None) -> None:
+    """Stands in for Python's traceback where something happened that nobody foresaw."""
+    print(
+        f"preferent: unexpected {kind.__name__}: {error}\n"
+        f"This is a bug in preferent. What is on disk is whole. To see where it happened: "
+        f"preferent --debug {' '.join(sys.argv[1:])}",
+        file=sys.stderr,
+    )
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code."""
+    top = parser()
+    given = top.parse_args()
+    debug = given.debug or "PREFERENT_DEBUG" in os.environ
+    if debug:
+        os.environ["PREFERENT_DEBUG"] = "1"  # for the stages that `run` starts
+    else:
+        sys.excepthook = _unexpected
+    if given.version:
+        print(run.versions()["preferent"])
+    elif not hasattr(given, "do"):
+        top.print_help()
+    else:
+        _leave(given, debug)
+
+
+def _leave(given: Arguments, debug: bool) -> None:
+    try:
+        with run.stoppable():
+            given.do(given)
+    except (PreferentError, MemoryError, RuntimeError, OSError) as error:
+        known = _known(error)
+        if known is None:
+            raise
+        if debug:
+            traceback.print_exc()
+        print(f"preferent: {known}", file=sys.stderr)
+        sys.exit(known.exit_code)

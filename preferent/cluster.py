@@ -1,0 +1,52 @@
+"""Ways to execute a command. Here: a process of its own, that gets our signals and does not outlive us."""
+
+import contextlib
+import ctypes
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def run_here(argv: Sequence[str], cwd: Path | None = None, env: Mapping[str, str] | None = None) -> int:
+    """Run a command with our own output streams and return its exit code (128 + n where signal n ended it).
+
+    SIGINT and SIGTERM are passed on, once each: the command is in a process group of its own, so that a Ctrl-C in the
+    terminal does not reach it twice. On Linux it dies with us, however we die.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    preparation = _die_with_parent if sys.platform == "linux" else None
+    with (
+        subprocess.Popen(argv, cwd=cwd, env=env, process_group=0, preexec_fn=preparation) as process,
+        _forwarded(process),
+    ):
+        code = process.wait()
+    return code if code >= 0 else 128 - code
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def _forwarded(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Pass SIGINT and SIGTERM on to a process while it lives; Python lets only the main thread do that."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def forward(number: int, _frame: FrameType | None) -> None:
+        process.send_signal(number)
+
+    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

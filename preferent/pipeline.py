@@ -1,0 +1,165 @@
+"""Executes the graph of a recipe in a run directory: skips what is done, runs the rest, says what failed."""
+
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from preferent import cluster, graph, run
+from preferent.error import Interrupted, PlatformError, PreferentError, UsageError
+from preferent.graph import Task
+from preferent.recipe import Recipe, assign, dump, parse, pick
+
+LINKED = (".safetensors",)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory, read."""
+
+    folder: Path
+
+    def metrics(self, stage: str = "policy") -> list[dict[str, float | None]]:
+        """The lines of `metrics.jsonl` of a stage folder (`sft`, `reward`, `judge`, `policy`)."""
+        return self._rows(f"{stage}/metrics.jsonl")
+
+    def predictions(self, model: str = "tuned") -> list[dict[str, Any]]:
+        """The answers of a model (`base`, `tuned`, `original`) to the test prompts, as GCPC rows."""
+        return self._rows(f"predictions/{model}/text.jsonl")
+
+    def judgments(self) -> list[dict[str, Any]]:
+        """What the judges said, in the AutoSxS columns: A is the tuned model, B the base."""
+        return self._rows("comparison/judgments.jsonl")
+
+    def verdict(self) -> dict[str, Any]:
+        """`comparison/metrics.json`: win rates with intervals, KL, lengths."""
+        return dict(run.read_json(self._found("comparison/metrics.json")))
+
+    def report(self) -> Path:
+        """The report, one HTML file."""
+        return self._found("report.html")
+
+    def _rows(self, name: str) -> list[dict[str, Any]]:
+        return run.read_jsonl(self._found(name))
+
+    def _found(self, name: str) -> Path:
+        path = self.folder / name
+        if not path.exists():
+            there = ", ".join(sorted(p.name for p in self.folder.glob("*"))) or "nothing"
+            raise PlatformError(f"{path}: not there; in {self.folder} there is: {there}")
+        return path
+
+
+def execute(recipe: Recipe, out: Path, from_stage: str | None = None, of_run: Path | None = None) -> Run:
+    """Do everything the recipe asks for in the run directory `out`; what is done already is not done again.
+
+    With `from_stage` and `of_run` the stages before `from_stage` are taken from another run. Raises `PreferentError`
+    with the exit code of the stage that failed.
+    """
+    tasks = graph.build(recipe)
+    with run.locked(out):
+        if from_stage is not None:
+            _adopt(tasks, from_stage, of_run, out)
+        run.write_atomic(out / "recipe.yaml", dump(recipe))
+        try:
+            for task in tasks:
+                _perform(task, recipe, out)
+        finally:
+            _index(tasks, out)
+    return Run(out)
+
+
+def start(values: Mapping[str, Any], out: str | Path) -> Run:
+    """`execute` for a notebook: a recipe as a dictionary, a run directory."""
+    recipe, ignored = parse(dict(values))
+    if ignored:
+        print(f"ignored, they mean something only on Google Cloud: {', '.join(ignored)}", file=sys.stderr)
+    return execute(recipe, Path(out))
+
+
+def finished(task: Task, recipe: Recipe, root: Path) -> bool:
+    """Whether a task is done, of these very fields and inputs, as far as can be seen without starting it."""
+    folder = root / task.folder
+    if not (folder / "DONE").exists():
+        return False
+    old = run.read_json(folder / "stage.json")
+    asked = parse(assign(recipe.model_dump(mode="json"), task.settings))[0]
+    paths = {name: root / path for name, path in task.inputs.items()}
+    paths |= {name: Path(reference) for name, reference in task.outside.items()}
+    return (
+        old["fields"] == run.flatten(pick(asked, *task.fields))
+        and set(old["inputs"]) == set(paths)
+        and all(path.exists() and run.fingerprint(path) == old["inputs"][name] for name, path in paths.items())
+    )
+
+
+def _perform(task: Task, recipe: Recipe, root: Path) -> None:
+    run.stop().check()
+    if finished(task, recipe, root):
+        print(f"{task.name}: done already", file=sys.stderr)
+        return
+    words = task.command(str(root))
+    print(f"{task.name}: preferent {shlex.join(words)}", file=sys.stderr)
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    code = cluster.run_here([sys.executable, "-m", "preferent", *words], env=environment)
+    if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+        raise Interrupted(f"stopped in {task.name}; the same command goes on from here", code - 128)
+    if code != 0:
+        failure = PreferentError(
+            f"{task.name} failed (exit code {code}); what is done is kept in {root}. Once the cause is gone, "
+            f"the same command goes on from here; this stage alone: preferent {shlex.join(words)}"
+        )
+        failure.exit_code = code
+        raise failure
+
+
+def _index(tasks: Sequence[Task], root: Path) -> None:
+    """Write `run.json`: for every stage its folder, whether it is done, and what its `stage.json` found out."""
+    stages = {}
+    for task in tasks:
+        path = root / task.folder / "stage.json"
+        stages[task.name] = {
+            "folder": task.folder,
+            "done": (path.parent / "DONE").exists(),
+            "facts": run.read_json(path).get("facts", {}) if path.exists() else {},
+        }
+    run.write_json(root / "run.json", {"schema": 1, "stages": stages})
+
+
+def _adopt(tasks: Sequence[Task], from_stage: str, of_run: Path | None, root: Path) -> None:
+    """Take over the finished folders of the stages before `from_stage`; what is there already stays."""
+    first = next((i for i, task in enumerate(tasks) if from_stage in (task.name, task.stage)), None)
+    if first is None:
+        raise UsageError(f"--from {from_stage}: no such stage; this recipe has {', '.join(t.name for t in tasks)}")
+    if of_run is None or not of_run.is_dir():
+        raise UsageError(f"--from {from_stage}: name the run to take the earlier stages from: --of OLD_RUN")
+    if of_run.resolve() == root.resolve():
+        raise UsageError(f"--from {from_stage} --of {of_run}: starts again in a new directory; name one with --out")
+    for task in tasks[:first]:
+        source, target = of_run / task.folder, root / task.folder
+        if not (target / "stage.json").exists() and (source / "DONE").exists():
+            _take(source, target)
+
+
+def _take(source: Path, target: Path) -> None:
+    """A copy of a finished stage's folder that is there whole or not at all."""
+    unfinished = target.with_name(f".{target.name}.taken")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.copytree(source, unfinished, copy_function=_link_or_copy, ignore=shutil.ignore_patterns(".*"))
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(unfinished, target)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    """Link weights, which are never written in place; copy everything else, and across file systems."""
+    if source.endswith(LINKED):
+        with contextlib.suppress(OSError):
+            os.link(source, target)
+            return
+    shutil.copy2(source, target)
