@@ -26,6 +26,7 @@ __all__ = [
     "load_preferences",
     "load_prompts",
     "read",
+    "read_rows",
     "row",
     "write",
 ]

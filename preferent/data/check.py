@@ -1,0 +1,187 @@
+"""`data check`: what is in some files, and what is wrong with them."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+from preferent import dataset
+from preferent.data import group
+from preferent.data.count import Tally, tally
+from preferent.dataset import Dropped, Kind, Reading
+from preferent.error import DataError
+from preferent.record import Demonstration, Preference, Prompt
+from preferent.tokenizer import Tokenizer
+
+ENDLESS = 1 << 40
+SHOWN = 20
+Record = Preference | Prompt | Demonstration
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Token lengths: how many texts have at most `bounds[i]` tokens and more than the bound before, and those cut."""
+
+    limit: int
+    texts: int
+    cut: int
+    longest: int
+    histogram: dict[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class FileCheck:
+    """One file: what its rows are, how many can be used, and what there is to know about them."""
+
+    file: str
+    kind: Kind
+    format: str
+    read: int
+    kept: int
+    dropped: list[Dropped]
+    without_prompt: int
+    repeated_prompts: int
+    tally: Tally | None
+    prompt_lengths: Lengths | None = None
+    answer_lengths: Lengths | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Several files, and how many prompts (or, without prompts, candidates) each two of them share."""
+
+    files: list[FileCheck]
+    shared: dict[tuple[str, str], int]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every row can be used."""
+        return not any(each.dropped for each in self.files)
+
+
+def check(
+    paths: Sequence[str],
+    kind: Kind | None = None,
+    format: str = "auto",
+    tokenizer: Path | None = None,
+    instruction: str | None = None,
+    prompt_tokens: int = 512,
+    target_tokens: int = 64,
+) -> Check:
+    """Read files and say what is in them; with a tokenizer's folder also how long the texts are and which are cut."""
+    loaded = None if tokenizer is None else Tokenizer.load(tokenizer)
+    files, labels = [], {}
+    for file in dataset.expand(paths):
+        found = _kind(file) if kind is None else kind
+        reading = dataset.read_rows([file], found, format)
+        prompts = [record if isinstance(record, Prompt) else record.prompt for record in reading.records]
+        lengths: tuple[Lengths | None, Lengths | None] = (None, None)
+        if loaded is not None:
+            lengths = _lengths(loaded, reading.records, prompts, instruction, prompt_tokens, target_tokens)
+        files.append(_file(file, found, reading, prompts, *lengths))
+        tied = [record for record in reading.records if not isinstance(record, Demonstration)]
+        labels[file] = {label for record in tied for label in group.labels(record)}
+    shared = {(a, b): len(labels[a] & labels[b]) for a, b in combinations(labels, 2) if labels[a] & labels[b]}
+    return Check(files, shared)
+
+
+def _kind(file: str) -> Kind:
+    """What a file looks like; a file of which no row looks like anything is read as preferences, to name its faults."""
+    try:
+        return dataset.detect([file])[0]
+    except DataError:
+        return "preference"
+
+
+def _file(
+    file: str,
+    kind: Kind,
+    reading: Reading[Record],
+    prompts: Sequence[Prompt],
+    prompt_lengths: Lengths | None,
+    answer_lengths: Lengths | None,
+) -> FileCheck:
+    pairs = [record for record in reading.records if isinstance(record, Preference)]
+    asked = [prompt.key for prompt in prompts if not prompt.is_empty]
+    return FileCheck(
+        file,
+        kind,
+        reading.format,
+        reading.read,
+        len(reading.records),
+        reading.dropped,
+        len(prompts) - len(asked),
+        len(asked) - len(set(asked)),
+        tally(pairs) if kind == "preference" else None,
+        prompt_lengths,
+        answer_lengths,
+    )
+
+
+def _lengths(
+    tokenizer: Tokenizer,
+    records: Sequence[Record],
+    prompts: Sequence[Prompt],
+    instruction: str | None,
+    prompt_tokens: int,
+    target_tokens: int,
+) -> tuple[Lengths | None, Lengths | None]:
+    """How long prompts (with instruction and template) and answers (with EOS) are."""
+    said = [
+        (record.prompt, answer)
+        for record in records
+        if not isinstance(record, Prompt)
+        for answer in (
+            (record.candidate_0, record.candidate_1) if isinstance(record, Preference) else (record.output_text,)
+        )
+    ]
+    asked = [ids for ids, _ in tokenizer.encode_prompts(prompts, instruction, ENDLESS)]
+    answered = tokenizer.encode_answers([p for p, _ in said], instruction, [a for _, a in said], ENDLESS)
+    return _histogram(asked, prompt_tokens), _histogram([ids for ids, _ in answered], target_tokens)
+
+
+def _histogram(texts: Sequence[Sequence[int]], limit: int) -> Lengths | None:
+    """Lengths in bins that end at powers of two."""
+    lengths = [len(ids) for ids in texts]
+    if not lengths:
+        return None
+    bins = Counter(1 << max(length - 1, 0).bit_length() for length in lengths)
+    cut = sum(length > limit for length in lengths)
+    return Lengths(limit, len(lengths), cut, max(lengths), dict(sorted(bins.items())))
+
+
+def render(result: Check) -> str:
+    """A check as text."""
+    parts = [_describe(each) for each in result.files]
+    for (first, second), count in result.shared.items():
+        parts.append(f"{first} and {second} share {count} prompts; split by prompt, or a held-out score means nothing")
+    return "\n".join(parts)
+
+
+def _describe(each: FileCheck) -> str:
+    name = each.kind if each.kind != "preference" else f"preference ({each.format})"
+    lines = [f"{each.file}: {name}, {each.read} rows, {each.kept} usable"]
+    if each.tally is not None:
+        lines.append(
+            f"  {each.tally.ties} ties, {each.tally.duplicates} duplicates, "
+            f"{each.tally.contradictory} contradictory pairs, {each.without_prompt} without a prompt"
+        )
+    if each.kind == "prompt":
+        lines.append(f"  {each.repeated_prompts} repeated prompts")
+    for what, lengths in (("prompt", each.prompt_lengths), ("answer", each.answer_lengths)):
+        if lengths is not None:
+            lines += _drawn(what, lengths)
+    lines += [f"  {row}" for row in each.dropped[:SHOWN]]
+    if len(each.dropped) > SHOWN:
+        lines.append(f"  and {len(each.dropped) - SHOWN} more bad rows")
+    return "\n".join(lines)
+
+
+def _drawn(what: str, lengths: Lengths) -> list[str]:
+    share = lengths.cut / lengths.texts
+    lines = [f"  {what} tokens: longest {lengths.longest}; {lengths.cut} ({share:.1%}) are cut at {lengths.limit}"]
+    most = max(lengths.histogram.values())
+    for bound, count in lengths.histogram.items():
+        lines.append(f"    {f'≤ {bound}':>8} {count:>8} {'█' * round(30 * count / most)}")
+    return lines
