@@ -5,15 +5,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from preferent.error import UsageError
-from preferent.recipe import Recipe, names, resolve_model, reward_reference
+from preferent.recipe import Recipe, Sft, names, paths, resolve_model, reward_reference
 
 FREE = (
+    "data.max_dropped",
     "sft.micro_batch_tokens",
     "reward.micro_batch_tokens",
     "ppo.micro_batch_tokens",
     "sampler.rows",
 )
-"""Fields that change memory and speed: no stage depends on them, so a run that ran out of memory goes on with less."""
+"""Fields that change memory, speed or patience and no result: no stage depends on them, a run goes on with others."""
 
 
 def _expand(*keys: str) -> tuple[str, ...]:
@@ -75,8 +76,9 @@ INPUTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 class Task:
     """One command of a run.
 
-    `inputs` are files and folders below the run directory, `outside` what the user named (a path, an alias, a hub id);
-    `outputs` are below `folder`, which is below the run directory. `settings` are `--set` of this command alone.
+    `inputs` are files and folders below the run directory, `outside` models that the user named (a path, an alias, a
+    hub id), `files` data that the recipe names; `outputs` are below `folder`, which is below the run directory.
+    `settings` are `--set` of this command alone.
     """
 
     name: str
@@ -85,6 +87,7 @@ class Task:
     inputs: Mapping[str, str]
     outputs: tuple[str, ...]
     outside: Mapping[str, str] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
 
     @property
@@ -111,7 +114,7 @@ def build(recipe: Recipe) -> list[Task]:
         raise UsageError("recipe: prompt_dataset is missing: there are no preferences to take the prompts from")
     tasks = [_data(recipe)]
     if recipe.sft is not None:
-        tasks.append(Task("sft", "sft", "sft", {}, ("model",), {"model": recipe.large_model_reference}))
+        tasks.append(_sft(recipe, recipe.sft))
     if recipe.ppo.reward is None:
         tasks.append(_reward(recipe, "reward", "train"))
     if judged(recipe):
@@ -133,19 +136,24 @@ def _data(recipe: Recipe) -> Task:
     return Task("data", "data", "data", {}, (*outputs, "counts.json"))
 
 
+def _sft(recipe: Recipe, section: Sft) -> Task:
+    model = {"model": recipe.large_model_reference}
+    return Task("sft", "sft", "sft", {}, ("model",), model, files=tuple(paths(section.dataset)))
+
+
 def _base(recipe: Recipe) -> tuple[dict[str, str], dict[str, str]]:
     """What PPO starts from, as (inputs, outside)."""
     return ({"model": "sft/model"}, {}) if recipe.sft is not None else ({}, {"model": recipe.large_model_reference})
 
 
 def _reward(recipe: Recipe, name: str, train: str, settings: tuple[str, ...] = ()) -> Task:
-    paths = {
+    pairs = {
         "train": f"data/preference/{train}.jsonl",
         "validation": "data/preference/validation.jsonl",
         "test": "data/preference/test.jsonl",
     }
     inputs, outside = _reward_base(recipe)
-    return Task(name, "reward", name, inputs | paths, ("model", "quality.json"), outside, settings)
+    return Task(name, "reward", name, inputs | pairs, ("model", "quality.json"), outside, settings=settings)
 
 
 def _reward_base(recipe: Recipe) -> tuple[dict[str, str], dict[str, str]]:
@@ -179,13 +187,13 @@ def _infer(recipe: Recipe) -> list[Task]:
 
 
 def _compare(recipe: Recipe) -> Task:
-    inputs = {"a": "predictions/tuned", "b": "predictions/base"}
+    inputs = {"a": "predictions/tuned/text.jsonl", "b": "predictions/base/text.jsonl"}
     if judged(recipe):
         inputs["judge"] = "judge/model"
     if recipe.ppo.reward is None:
         inputs["reward"] = "reward/model"
     if recipe.sft is not None:
-        inputs["original"] = "predictions/original"
+        inputs["original"] = "predictions/original/text.jsonl"
     return Task("compare", "compare", "comparison", inputs, ("judgments.jsonl", "metrics.json"))
 
 

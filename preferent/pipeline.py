@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from preferent import cluster, graph, run
+from preferent import cluster, dataset, graph, run
 from preferent.error import Interrupted, PlatformError, PreferentError, UsageError
 from preferent.graph import Task
 from preferent.recipe import Recipe, assign, dump, parse, pick
@@ -92,6 +92,7 @@ def finished(task: Task, recipe: Recipe, root: Path) -> bool:
     asked = parse(assign(recipe.model_dump(mode="json"), task.settings))[0]
     paths = {name: root / path for name, path in task.inputs.items()}
     paths |= {name: Path(reference) for name, reference in task.outside.items()}
+    paths |= {f"dataset {i}": Path(name) for i, name in enumerate(dataset.expand(task.files))}
     return (
         old["fields"] == run.flatten(pick(asked, *task.fields))
         and set(old["inputs"]) == set(paths)

@@ -164,7 +164,8 @@ def stage(
 
     `fields` are the recipe's fields that this stage depends on, `inputs` the files and folders it reads. Both are
     compared with what the folder was made from. A larger value of an `extendable` field reopens a finished stage.
-    A stage with `rerun` (cheap, nothing to lose) starts afresh on any change; any other refuses it.
+    A stage with `rerun` (cheap, nothing to lose), or one that has made nothing yet, starts afresh on any change; any
+    other refuses it.
     """
     previous = folder / "stage.json"
     asked: dict[str, Any] = {
@@ -179,7 +180,8 @@ def stage(
     if previous.exists():
         old = read_json(previous)
         changes = _changes(old, asked, extendable)
-        if changes and not rerun:
+        made = any(path.name not in (".lock", "stage.json") for path in folder.iterdir())
+        if changes and made and not rerun:
             lines = "\n".join(f"  {change}" for change in changes)
             raise UsageError(
                 f"{folder}: was made from something else:\n{lines}\n"

@@ -1,0 +1,124 @@
+"""What a run would do, told before it does it: without weights, tokenizer or network."""
+
+import shlex
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from preferent import data, dataset, graph, run
+from preferent.graph import Task
+from preferent.recipe import Recipe, Sft, paths, resolve_model, reward_reference
+
+UNKNOWN = (
+    "token lengths, and so how much is truncated (needs the tokenizer: preferent data check FILES --model MODEL)",
+    "the model's size, and so memory, time, and what lora_dim and learning_rate left open become",
+)
+
+
+def describe(recipe: Recipe, ignored: Sequence[str], out: Path) -> str:
+    """The stages of a recipe with their rows, steps, epochs and commands, what is ignored and what is not known yet.
+
+    The data are really read, checked and split, in a temporary folder: counts are exact, and errors are the run's own.
+    """
+    tasks = graph.build(recipe)
+    with tempfile.TemporaryDirectory() as folder:
+        data.main(recipe, {}, Path(folder))
+        counts = run.read_json(Path(folder) / "counts.json")
+    sections = [
+        ("models", _models(recipe)),
+        ("data", _data(counts)),
+        ("stages", _stages(recipe, counts["parts"])),
+        ("commands", [f"preferent {shlex.join(task.command(str(out)))}" for task in tasks]),
+        ("ignored: means something only on Google Cloud", ignored),
+        ("not known before the models are here", (*_hub(recipe), *UNKNOWN)),
+    ]
+    parts = [f"{title}\n" + "".join(f"  {line}\n" for line in lines) for title, lines in sections if lines]
+    return f"run directory {out}\n\n" + "\n".join(parts).rstrip()
+
+
+def _named(reference: str) -> str:
+    resolved = resolve_model(reference)
+    return reference if resolved == reference else f"{reference} = {resolved}"
+
+
+def _models(recipe: Recipe) -> list[str]:
+    tasks = {task.name: task for task in graph.build(recipe)}
+    lines = [f"to tune         {_named(recipe.large_model_reference)}"]
+    if "reward" in tasks:
+        lines.append(f"reward from     {_start(tasks['reward'])}")
+    else:
+        lines.append(f"reward          the function {recipe.ppo.reward}")
+    lines.append(f"reference       {'none: kl_coeff is 0' if recipe.kl_coeff == 0 else _start(tasks['ppo'])}")
+    return lines
+
+
+def _start(task: Task) -> str:
+    """What a task starts from: a stage of this run, or what the user named."""
+    return task.inputs["model"] if "model" in task.inputs else _named(task.outside["model"])
+
+
+def _hub(recipe: Recipe) -> Iterator[str]:
+    for reference in dict.fromkeys((recipe.large_model_reference, reward_reference(recipe))):
+        if not Path(reference).exists():
+            yield f"whether {resolve_model(reference)} can be had from the hub"
+
+
+def _data(counts: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for name in ("preference", "prompt", "eval"):
+        found = counts.get(name)
+        if found is None:
+            continue
+        if "read" not in found:
+            lines.append(f"{name:<15} {found['kept']:,} rows, from the preferences")
+            continue
+        dropped = ", ".join(f"{count:,} {reason}" for reason, count in found["dropped"].items()) or "none"
+        ties = f", {found['ties']:,} ties" if found.get("ties") else ""
+        lines.append(
+            f"{name:<15} {found['read']:,} rows ({found['format']}), {found['kept']:,} kept{ties}; dropped: {dropped}"
+        )
+    for kind, rows in counts["parts"].items():
+        lines.append(f"{kind + ' parts':<15} " + ", ".join(f"{part} {count:,}" for part, count in rows.items()))
+    return lines
+
+
+def _stages(recipe: Recipe, parts: Mapping[str, Mapping[str, int]]) -> list[str]:
+    lines = []
+    if recipe.sft is not None:
+        lines.append(_sft(recipe.sft))
+    reward = recipe.reward_model_train_steps, recipe.reward.batch_size
+    if recipe.ppo.reward is None:
+        lines.append(_steps("reward", *reward, parts["preference"]["train"], "pairs"))
+    if graph.judged(recipe):
+        lines.append(_steps("judge", *reward, parts["preference"]["judge"], "pairs"))
+    steps = recipe.reinforcement_learning_train_steps
+    lines.append(_steps("ppo", steps, recipe.ppo.batch_size, parts["prompt"]["train"], "prompts"))
+    prompts = min(recipe.infer.max_prompts or parts["prompt"]["test"], parts["prompt"]["test"])
+    models = "base, tuned, original" if recipe.sft is not None else "base, tuned"
+    lines.append(f"infer    {prompts:,} test prompts each: {models} ({recipe.infer.sampling_strategy})")
+    lines.append(f"compare  tuned against base, judged by: {_judge(recipe)}")
+    lines.append(f"report   {min(recipe.report.pairs, prompts)} pairs shown")
+    return lines
+
+
+def _sft(section: Sft) -> str:
+    files = paths(section.dataset)
+    if dataset.detect(files)[0] == "demonstration":
+        reading = dataset.read(files, "demonstration")
+        return _steps("sft", section.train_steps, section.batch_size, len(reading.records), "rows")
+    texts = dataset.read(files, "text")
+    return (
+        f"sft      {section.train_steps:,} steps of {section.batch_size:,} sequences packed from {texts.read:,} texts"
+    )
+
+
+def _steps(name: str, steps: int, batch: int, rows: int, unit: str) -> str:
+    return f"{name:<8} {steps:,} steps of {batch:,} = {steps * batch / max(rows, 1):.1f} epochs of {rows:,} {unit}"
+
+
+def _judge(recipe: Recipe) -> str:
+    if graph.judged(recipe):
+        return "a second reward model, trained on other preferences"
+    what = "the reward model" if recipe.ppo.reward is None else recipe.ppo.reward
+    return f"{what} that was optimised (not independent)"
