@@ -87,7 +87,8 @@ class Preference:
     @property
     def rejected(self) -> str:
         """The other answer; a tie has none."""
-        return self.swap().chosen
+        assert self.choice != "tie", "a tie has no rejected answer"
+        return self.candidate_0 if self.choice == 1 else self.candidate_1
 
 
 @dataclass(frozen=True, slots=True)
