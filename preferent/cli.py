@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from preferent import run
-from preferent.error import PlatformError, PreferentError, UsageError
+from preferent.error import DataError, PlatformError, PreferentError, UsageError
 
 if TYPE_CHECKING:
     from preferent.recipe import Recipe
@@ -103,7 +103,21 @@ def _scratch(verb: argparse.ArgumentParser) -> None:
 
 def _data(verb: argparse.ArgumentParser) -> None:
     verbs = verb.add_subparsers(title="verbs", metavar="VERB", required=True)
+    check = _verb(verbs, "check", _do_check, "what is in files, and what is wrong with them; exit code 4 on a bad row")
+    convert = _verb(verbs, "convert", _do_convert, "write rows of any format in another")
     prepare = _verb(verbs, "prepare", _do_stage, "read, check and split the data of a recipe, disjoint by prompt")
+    for reader in (check, convert):
+        reader.add_argument("paths", nargs="+", metavar="PATH", help="files, globs in quotes, or hf://OWNER/NAME")
+        reader.add_argument("--format", default="auto", metavar="NAME", help="gcpc, trl, hh or openai (default: auto)")
+    check.add_argument(
+        "--kind", metavar="NAME", help="preference, prompt, demonstration or text (default: as they look)"
+    )
+    check.add_argument("--model", metavar="MODEL", help="count tokens as this model does")
+    check.add_argument("--instruction", metavar="TEXT", help="the recipe's instruction, counted with every prompt")
+    check.add_argument("--prompt-sequence-length", type=int, default=512, metavar="N", help="(default: 512)")
+    check.add_argument("--target-sequence-length", type=int, default=64, metavar="N", help="(default: 64)")
+    convert.add_argument("--to", default="gcpc", metavar="NAME", help="the format to write (default: gcpc)")
+    convert.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file to write; .gz is compressed")
     _stage(prepare, "data")
 
 
@@ -154,8 +168,8 @@ def _do_quickstart(given: Arguments) -> None:
 
 
 def _do_scratch(given: Arguments) -> None:
-    import_module("preferent.scratch").make(
-        given.text,
+    parameters = import_module("preferent.scratch").make(
+        [Path(path) for path in given.text],
         given.out,
         vocab_size=given.vocab_size,
         hidden_size=given.hidden_size,
@@ -166,6 +180,30 @@ def _do_scratch(given: Arguments) -> None:
         max_position_embeddings=given.positions,
         seed=given.seed,
     )
+    print(f"{given.out}: {parameters:,} parameters")
+
+
+def _do_check(given: Arguments) -> None:
+    from preferent import data, hub
+
+    model = None if given.model is None else hub.resolve(given.model)
+    lengths = given.prompt_sequence_length, given.target_sequence_length
+    result = data.check(given.paths, given.kind, given.format, model, given.instruction, *lengths)
+    print(data.render(result))
+    if not result.ok:
+        bad = sum(len(file.dropped) for file in result.files)
+        raise DataError(f"{bad} of {sum(file.read for file in result.files)} rows cannot be used; each is named above")
+
+
+def _do_convert(given: Arguments) -> None:
+    from preferent import data
+
+    done = data.convert(given.paths, given.out, given.to, given.format)
+    for row in done.dropped:
+        print(row, file=sys.stderr)
+    left_out = {"ties": done.ties, "without a prompt": done.without_prompt, "bad rows": len(done.dropped)}
+    others = "".join(f", {count} {name} left out" for name, count in left_out.items() if count)
+    print(f"{given.out}: {done.written} of {done.read} rows written{others}")
 
 
 def _do_stage(given: Arguments) -> None:
