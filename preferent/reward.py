@@ -138,7 +138,7 @@ def learn(recipe: Recipe, state: State, scorer: Scorer, pairs: Pairs, rows: np.n
         chosen, rejected = scores(scorer, [pairs.chosen[i] for i in part], [pairs.rejected[i] for i in part])
         loss = objective.pair_loss(chosen, rejected)
         (loss / len(rows)).backward()
-        loss_sum += float(loss)
+        loss_sum += float(loss.detach())
         right += float((chosen > rejected).float().sum() + 0.5 * (chosen == rejected).float().sum())
         margin += float((chosen - rejected).detach().sum())
     if not math.isfinite(loss_sum):

@@ -138,7 +138,7 @@ def learn(sft: Sft, state: State, policy: Policy, sequences: Sequences) -> dict[
     for part in parts:
         loss = loss_sum(policy, sequences.part(part))
         (loss / tokens).backward()
-        total += float(loss)
+        total += float(loss.detach())
     if not math.isfinite(total):
         raise DivergedError(f"step {state.step}: the loss is not finite; lower sft.learning_rate")
     rate, norm = state.optimizer.step(state.step)
