@@ -135,7 +135,9 @@ def _index(tasks: Sequence[Task], root: Path) -> None:
 
 def _adopt(tasks: Sequence[Task], from_stage: str, of_run: Path | None, root: Path) -> None:
     """Take over the finished folders of the stages before `from_stage`; what is there already stays."""
-    first = next((i for i, task in enumerate(tasks) if from_stage in (task.name, task.stage)), None)
+    first = next((i for i, task in enumerate(tasks) if from_stage in (task.name, task.folder)), None)
+    if first is None:
+        first = next((i for i, task in enumerate(tasks) if from_stage == task.stage), None)
     if first is None:
         raise UsageError(f"--from {from_stage}: no such stage; this recipe has {', '.join(t.name for t in tasks)}")
     if of_run is None or not of_run.is_dir():

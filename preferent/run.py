@@ -185,8 +185,8 @@ def stage(
             lines = "\n".join(f"  {change}" for change in changes)
             raise UsageError(
                 f"{folder}: was made from something else:\n{lines}\n"
-                f"Go back to the old values, or start again from here in a new directory: "
-                f"preferent run RECIPE --out NEW_RUN --from {name} --of {folder.parent}"
+                f"Go back to the old values; or start again from here in a new directory, with the earlier stages of "
+                f"this run: preferent run RECIPE --out NEW_RUN --from {folder.name} --of {folder.parent}"
             )
         extended = any(asked["fields"].get(key) != old["fields"].get(key) for key in extendable)
         if changes:

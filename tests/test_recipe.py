@@ -133,7 +133,9 @@ def test_a_local_folder_goes_before_an_alias(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("reference", ["t5-xl", "text-bison@001", "T5_SMALL"])
 def test_gcpc_models_without_public_decoder_weights_are_refused(reference):
-    assert f"{reference} is not a decoder-only model with public weights" in refused({"large_model_reference": reference})
+    assert f"{reference} is not a decoder-only model with public weights" in refused(
+        {"large_model_reference": reference}
+    )
 
 
 def test_overrides_are_yaml_at_a_dotted_key():
