@@ -178,26 +178,30 @@ class Tokenizer:
         ]
 
     def _shortened(self, prompt: Prompt, instruction: str | None, max_tokens: int) -> list[int]:
-        ids = self._later(prompt, instruction, max_tokens) if prompt.messages else []
-        if not prompt.messages:
-            head = self._with_bos(self._plain([instruction + SEPARATOR])[0] if instruction else [])
-            ids = head + self._tail(self._seam(self.text(prompt, instruction))[0], max_tokens - len(head))
+        shorten = self._without_turns if prompt.messages else self._without_beginning
+        ids = shorten(prompt, instruction, max_tokens)
         if not ids:
             raise DataError(
-                f"{prompt.source + ': ' if prompt.source else ''}instruction and template alone fill "
+                f"{prompt.source + ': ' if prompt.source else ''}instruction and template leave no room in "
                 f"prompt_sequence_length = {max_tokens} tokens; raise it, or shorten the instruction"
             )
         return ids
 
+    def _without_beginning(self, prompt: Prompt, instruction: str | None, max_tokens: int) -> list[int]:
+        """The instruction and as much of the end of the input as there is room for; empty if for nothing."""
+        head = self._with_bos(self._plain([instruction + SEPARATOR if instruction else ""])[0])
+        tail = self._tail(self._seam(self.text(prompt, instruction))[0], max_tokens - len(head))
+        return head + tail if tail else []
+
     def _tail(self, text: str, room: int) -> list[int]:
         """The last `room` ids of a text, or a few less where a character would be cut in two."""
         encoding = self._backend.encode(text, add_special_tokens=False)
-        start = len(encoding.ids) - room
+        start = len(encoding.ids) - max(room, 0)
         while 0 < start < len(encoding.ids) and encoding.offsets[start][0] < encoding.offsets[start - 1][1]:
             start += 1
         return encoding.ids[start:]
 
-    def _later(self, prompt: Prompt, instruction: str | None, max_tokens: int) -> list[int]:
+    def _without_turns(self, prompt: Prompt, instruction: str | None, max_tokens: int) -> list[int]:
         """A conversation without its oldest turns, then without the front of its last message; empty if that is all."""
         turns = prompt.messages
         while True:
