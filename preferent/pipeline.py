@@ -121,13 +121,17 @@ def _perform(task: Task, recipe: Recipe, root: Path) -> None:
 
 
 def _index(tasks: Sequence[Task], root: Path) -> None:
-    """Write `run.json`: for every stage its folder, whether it is done, and what its `stage.json` found out."""
+    """Write `run.json`: for every stage its folder, whether it is done, and what its `stage.json` found out.
+
+    The report is made anew every time: it has no `stage.json` and no `DONE`.
+    """
     stages = {}
     for task in tasks:
-        path = root / task.folder / "stage.json"
+        folder = root / task.folder
+        path = folder / "stage.json"
         stages[task.name] = {
             "folder": task.folder,
-            "done": (path.parent / "DONE").exists(),
+            "done": (folder / ("report.html" if task.stage == "report" else "DONE")).exists(),
             "facts": run.read_json(path).get("facts", {}) if path.exists() else {},
         }
     run.write_json(root / "run.json", {"schema": 1, "stages": stages})

@@ -1,0 +1,140 @@
+"""The stages as data: every input is made before it is read, and every field of the recipe is some stage's."""
+
+import pytest
+
+from preferent import graph, recipe
+from preferent.cli import STAGES, parser
+from preferent.error import UsageError
+
+
+def build(**values):
+    found, _ = recipe.parse({"large_model_reference": "models/base", "preference_dataset": "p.jsonl", **values})
+    return {task.name: task for task in graph.build(found)}
+
+
+VARIANTS = [
+    {},
+    {"sft": {"dataset": "a.jsonl"}},
+    {"compare": {"judge": "reward"}},
+    {"ppo": {"reward": "module:function"}},
+    {"ppo": {"reward": "module:function"}, "preference_dataset": None, "prompt_dataset": "q.jsonl"},
+    {"large_model_reference": "llama-2-13b", "sft": {"dataset": "a.jsonl"}},
+]
+
+
+@pytest.mark.parametrize("values", VARIANTS)
+def test_every_input_is_an_output_of_an_earlier_task(values):
+    made = {"."}
+    for task in build(**values).values():
+        for path in task.inputs.values():
+            assert path in made, (task.name, path)
+        made |= {f"{task.folder}/{output}" for output in task.outputs}
+
+
+@pytest.mark.parametrize("values", VARIANTS)
+def test_every_command_is_one_that_the_command_line_knows(values):
+    for task in build(**values).values():
+        given = parser().parse_args(task.command("runs/x"))
+        assert given.stage == task.stage
+        names = {word.partition("=")[0] for word in given.inputs}
+        required, optional = graph.INPUTS[task.stage]
+        assert set(required) <= names <= {*required, *optional}, task.name
+
+
+def test_the_stages_in_order():
+    assert list(build()) == ["data", "reward", "judge", "ppo", "infer-base", "infer-tuned", "compare", "report"]
+    assert list(build(sft={"dataset": "a"})) == (
+        ["data", "sft", "reward", "judge", "ppo", "infer-base", "infer-tuned", "infer-original", "compare", "report"]
+    )
+    assert list(build(compare={"judge": "reward"})) == (
+        ["data", "reward", "ppo", "infer-base", "infer-tuned", "compare", "report"]
+    )
+
+
+def test_without_sft_all_start_from_the_named_model():
+    tasks = build()
+    for name in ("reward", "judge", "ppo", "infer-base"):
+        assert tasks[name].outside == {"model": "models/base"}
+    assert tasks["infer-tuned"].outside == {"reference": "models/base"}
+
+
+def test_with_sft_all_start_from_it_and_the_original_is_a_third_column():
+    tasks = build(sft={"dataset": "a.jsonl"})
+    for name in ("reward", "judge", "ppo", "infer-base"):
+        assert tasks[name].inputs["model"] == "sft/model"
+        assert tasks[name].outside == {}
+    assert tasks["infer-tuned"].inputs["reference"] == "sft/model"
+    assert tasks["infer-original"].outside == {"model": "models/base"}
+    assert tasks["compare"].inputs["original"] == "predictions/original/text.jsonl"
+    assert tasks["sft"].files == ("a.jsonl",)
+
+
+def test_the_pairing_of_gcpc_goes_before_sft():
+    tasks = build(large_model_reference="llama-2-13b", sft={"dataset": "a"})
+    assert tasks["reward"].outside == tasks["judge"].outside == {"model": "llama-2-7b"}
+    assert tasks["ppo"].inputs["model"] == "sft/model"
+    assert build(large_model_reference="llama-2-7b", sft={"dataset": "a"})["reward"].outside == {}
+
+
+def test_the_judge_learns_from_its_own_share_with_a_seed_of_its_own():
+    tasks = build(seed=3)
+    assert tasks["judge"].settings == ("seed=4",)
+    assert tasks["judge"].inputs["train"] == "data/preference/judge.jsonl"
+    assert tasks["reward"].inputs["train"] == "data/preference/train.jsonl"
+    assert build(compare={"judge_seed": 9})["judge"].settings == ("seed=9",)
+    assert tasks["compare"].inputs["judge"] == "judge/model"
+
+
+def test_a_reward_function_needs_no_reward_model():
+    tasks = build(ppo={"reward": "module:function"})
+    assert "reward" not in tasks
+    assert "reward" not in tasks["ppo"].inputs
+    assert set(tasks["compare"].inputs) == {"a", "b", "judge"}
+
+
+def test_a_recipe_without_data_is_refused():
+    with pytest.raises(UsageError, match="preference_dataset is missing"):
+        build(preference_dataset=None)
+    with pytest.raises(UsageError, match="prompt_dataset is missing"):
+        build(preference_dataset=None, ppo={"reward": "m:f"})
+
+
+def test_a_command():
+    assert " ".join(build()["judge"].command("runs/x")) == (
+        "reward --recipe runs/x/recipe.yaml --set seed=1 --in model=models/base "
+        "--in train=runs/x/data/preference/judge.jsonl --in validation=runs/x/data/preference/validation.jsonl "
+        "--in test=runs/x/data/preference/test.jsonl --out runs/x/judge"
+    )
+
+
+WITHOUT_STAGE = {
+    "large_model_reference",  # an input: its content counts
+    "reward_model_reference",
+    "device",  # the machine: recorded as a fact, and a resume elsewhere says that exactness is lost
+    "threads",
+    "deterministic",
+    "gradient_checkpointing",
+    "trust_remote_code",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "compare.judge_seed",  # becomes the judge's seed
+    *graph.FREE,
+}
+
+
+def test_every_field_of_the_recipe_belongs_to_a_stage():
+    leaves = {name for name in recipe.names() if not any(other.startswith(name + ".") for other in recipe.names())}
+    used = {field for fields in graph.FIELDS.values() for field in fields}
+    assert used <= leaves
+    assert leaves - used == WITHOUT_STAGE
+
+
+def test_what_changes_no_result_makes_no_stage_start_again():
+    for fields in graph.FIELDS.values():
+        assert not set(graph.FREE) & set(fields)
+
+
+def test_what_can_be_extended_is_a_field_of_its_stage():
+    for stage, fields in graph.EXTENDABLE.items():
+        assert set(fields) <= set(graph.FIELDS[stage])
+    assert set(graph.FIELDS) == set(graph.INPUTS) == {*STAGES, "data"}

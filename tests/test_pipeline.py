@@ -1,0 +1,285 @@
+"""A run: stages in order, nothing done twice, a failure that names the stage and the way on, a door for notebooks."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+import preferent
+from preferent import cluster, graph, pipeline, recipe, run
+from preferent.cli import parser
+from preferent.error import Interrupted, PlatformError, PreferentError, UsageError
+
+VALUES = {"large_model_reference": "base", "preference_dataset": "p.jsonl"}
+RERUN = ("infer", "compare")
+
+
+class Stages:
+    """Stands in for the process that does a stage: writes outputs that depend on the stage's fields and inputs."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.fail: dict[str, int] = {}
+
+    def __call__(self, argv, cwd=None, env=None):
+        assert argv[:3] == [sys.executable, "-m", "preferent"]
+        given = parser().parse_args(argv[3:])
+        found, _ = recipe.load(given.recipe, given.settings)
+        folder = given.out.relative_to(given.recipe.parent).as_posix()
+        task = next(task for task in graph.build(found) if task.folder == folder)
+        self.calls.append(task.name)
+        if task.name in self.fail:
+            return self.fail[task.name]
+        if task.name == "report":
+            run.write_atomic(given.out / "report.html", "<html>")
+            return 0
+        inputs = {name: Path(path) for name, _, path in (word.partition("=") for word in given.inputs)}
+        fields = recipe.pick(found, *task.fields)
+        stage = run.stage(
+            task.stage, given.out, fields, inputs, graph.EXTENDABLE.get(task.stage, ()), task.stage in RERUN
+        )
+        if not stage.done:
+            for name in task.outputs:
+                path = given.out / name
+                target = path / "model.safetensors" if name == "model" else path
+                run.write_atomic(target, json.dumps([stage.asked["fields"], stage.asked["inputs"]]) + "\n")
+            stage.finish(task.outputs)
+        return 0
+
+
+@pytest.fixture
+def stages(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.json").write_text("{}")
+    found = Stages()
+    monkeypatch.setattr(cluster, "run_here", found)
+    return found
+
+
+def execute(out="r", from_stage=None, of_run=None, **values):
+    found, _ = recipe.parse(VALUES | values)
+    return pipeline.execute(found, Path(out), from_stage, of_run)
+
+
+ALL = ["data", "reward", "judge", "ppo", "infer-base", "infer-tuned", "compare", "report"]
+
+
+def test_a_run_does_every_stage_and_indexes_them(stages):
+    execute(kl_coeff=0.2)
+    assert stages.calls == ALL
+    index = run.read_json(Path("r/run.json"))
+    assert list(index["stages"]) == ALL
+    assert all(stage["done"] for stage in index["stages"].values())
+    assert index["stages"]["ppo"]["folder"] == "policy"
+    assert "score.json" in index["stages"]["ppo"]["facts"]["outputs"]
+    assert recipe.load(Path("r/recipe.yaml"))[0].kl_coeff == 0.2
+
+
+def test_what_is_done_is_not_started_again(stages):
+    execute()
+    stages.calls.clear()
+    execute()
+    assert stages.calls == ["report"]
+
+
+def test_a_change_downstream_starts_only_downstream(stages):
+    execute()
+    stages.calls.clear()
+    execute(infer={"max_prompts": 7})
+    assert stages.calls == ["infer-base", "infer-tuned", "compare", "report"]
+
+
+def test_settings_that_change_no_result_start_nothing(stages):
+    execute()
+    stages.calls.clear()
+    execute(reward={"micro_batch_tokens": 4096}, sampler={"rows": 64}, checkpoint_every=7)
+    assert stages.calls == ["report"]
+
+
+def test_more_steps_extend_and_go_on_downstream(stages):
+    execute()
+    stages.calls.clear()
+    execute(reinforcement_learning_train_steps=2000)
+    assert stages.calls == ["ppo", "infer-tuned", "compare", "report"]
+
+
+def test_another_model_under_the_same_name_is_noticed(stages):
+    execute()
+    Path("base/config.json").write_text("{ }")
+    stages.calls.clear()
+    with pytest.raises(UsageError, match="input model: its content changed"):
+        execute()
+    assert stages.calls == ["reward"]
+
+
+def test_a_moved_run_is_still_done(stages):
+    execute("a/r")
+    Path("a").rename("b")
+    stages.calls.clear()
+    execute("b/r")
+    assert stages.calls == ["report"]
+
+
+def test_a_failed_stage_is_named_with_its_exit_code_and_the_way_on(stages):
+    stages.fail["ppo"] = 5
+    with pytest.raises(PreferentError) as error:
+        execute()
+    assert error.value.exit_code == 5
+    assert str(error.value).startswith("ppo failed (exit code 5); what is done is kept in r.")
+    assert "preferent ppo --recipe r/recipe.yaml --in model=base" in str(error.value)
+    done = {name: stage["done"] for name, stage in run.read_json(Path("r/run.json"))["stages"].items()}
+    assert done == {name: name in ("data", "reward", "judge") for name in ALL}
+    stages.fail.clear()
+    stages.calls.clear()
+    execute()
+    assert stages.calls == ["ppo", "infer-base", "infer-tuned", "compare", "report"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_stage_stops_the_run(stages, number):
+    stages.fail["reward"] = 128 + number
+    with pytest.raises(Interrupted, match="stopped in reward; the same command goes on from here") as error:
+        execute()
+    assert error.value.exit_code == 128 + number
+    assert stages.calls == ["data", "reward"]
+
+
+def test_a_wish_to_leave_is_obeyed_between_stages(stages):
+    with run.stoppable() as wish, pytest.raises(Interrupted):
+        wish.signal_number = signal.SIGTERM
+        execute()
+    assert stages.calls == []
+
+
+def test_from_a_stage_takes_over_the_earlier_ones(stages):
+    execute("old")
+    stages.calls.clear()
+    execute("new", "ppo", Path("old"), kl_coeff=0.5)
+    assert stages.calls == ["ppo", "infer-base", "infer-tuned", "compare", "report"]
+    weights = [Path(name, "reward/model/model.safetensors").stat() for name in ("old", "new")]
+    assert weights[0].st_ino == weights[1].st_ino
+    data = [Path(name, "data/counts.json").stat() for name in ("old", "new")]
+    assert data[0].st_ino != data[1].st_ino
+
+
+def test_from_a_stage_again_resumes(stages):
+    execute("old")
+    stages.fail["ppo"] = 1
+    with pytest.raises(PreferentError):
+        execute("new", "ppo", Path("old"), kl_coeff=0.5)
+    stages.fail.clear()
+    stages.calls.clear()
+    execute("new", "ppo", Path("old"), kl_coeff=0.5)
+    assert stages.calls == ["ppo", "infer-base", "infer-tuned", "compare", "report"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "first"), [("judge", "judge"), ("policy", "ppo"), ("infer", "infer-base"), ("comparison", "compare")]
+)
+def test_from_knows_a_stage_by_its_name_and_by_its_folder(stages, stage, first):
+    execute("old")
+    stages.calls.clear()
+    execute("new", stage, Path("old"))
+    assert stages.calls == ALL[ALL.index(first) :]
+
+
+def test_from_is_refused_where_it_makes_no_sense(stages):
+    execute("old")
+    with pytest.raises(UsageError, match="--from sft: no such stage; this recipe has data, reward"):
+        execute("new", "sft", Path("old"))
+    with pytest.raises(UsageError, match="--of OLD_RUN"):
+        execute("new", "ppo")
+    with pytest.raises(UsageError, match="name one with --out"):
+        execute("old", "ppo", Path("old"))
+
+
+def test_a_run_directory_is_locked(stages):
+    with run.locked(Path("r")), pytest.raises(UsageError, match="another process is working here"):
+        execute()
+
+
+def test_the_door_for_notebooks(stages):
+    done = preferent.run(VALUES | {"project": "p"}, "r")
+    run.write_jsonl(Path("r/policy/metrics.jsonl"), [{"step": 0, "reward": 1.5}])
+    assert done.metrics() == [{"step": 0, "reward": 1.5}]
+    assert done.predictions() == run.read_jsonl(Path("r/predictions/tuned/text.jsonl"))
+    assert done.predictions("base") == run.read_jsonl(Path("r/predictions/base/text.jsonl"))
+    assert done.judgments() == run.read_jsonl(Path("r/comparison/judgments.jsonl"))
+    assert done.report() == Path("r/report.html")
+    with pytest.raises(PlatformError, match=r"r/sft/metrics\.jsonl: not there; in r there is: .*reward"):
+        done.metrics("sft")
+
+
+def test_the_door_is_free_of_torch():
+    code = "import sys, preferent, preferent.pipeline; assert callable(preferent.run); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_command_runs_with_our_streams_and_tells_its_exit_code(capfd):
+    assert cluster.run_here([sys.executable, "-c", "print('hello'); raise SystemExit(7)"]) == 7
+    assert capfd.readouterr().out == "hello\n"
+    assert cluster.run_here([sys.executable, "-c", "import os; os.kill(os.getpid(), 15)"]) == 143
+
+
+CHILD = """
+import signal, sys, time
+def count(number, frame):
+    print("got", number, flush=True)
+    counts.append(number)
+counts = []
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, count)
+print("ready", flush=True)
+until = time.monotonic() + 10
+while not counts and time.monotonic() < until:
+    time.sleep(0.02)
+time.sleep(0.3)
+raise SystemExit(len(counts))
+"""
+
+PARENT = """
+import os, sys; from preferent import cluster
+sys.exit(cluster.run_here([sys.executable, "-c", sys.argv[1]]))
+"""
+
+
+def parent(child: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", PARENT, child], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_passed_on_once(number):
+    process = parent(CHILD)
+    assert process.stdout.readline() == "ready\n"
+    os.killpg(process.pid, number)  # as a terminal does it
+    stdout, _ = process.communicate(timeout=20)
+    assert stdout == f"got {int(number)}\n"
+    assert process.returncode == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process die with its parent")
+def test_a_command_dies_with_us():
+    child = textwrap.dedent("""
+        import os, time
+        print(os.getpid(), flush=True)
+        time.sleep(60)
+    """)
+    process = parent(child)
+    number = int(process.stdout.readline())
+    process.kill()
+    process.wait()
+    for _ in range(100):
+        if not Path(f"/proc/{number}").exists() or "Z" in Path(f"/proc/{number}/stat").read_text().split()[2]:
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail("the command still runs")
