@@ -154,7 +154,7 @@ def ask(scorer: Scorer, answers: Answers, name: str) -> Scores:
     """The raw scores [n] of every side's answers, all to the prompt as side a was given it."""
     prompts = [answer.prompt for answer in answers["a"]]
     scores: dict[str, list[float]] = {side: [] for side in answers}
-    with run.stoppable() as stop, progress.bar(f"compare: {name}", total=len(prompts) * len(answers)) as bar:
+    with progress.bar(f"compare: {name}", total=len(prompts) * len(answers)) as bar:
         for place, side in enumerate(answers):
             texts = [answer.text for answer in answers[side]]
             for start in range(0, len(texts), ROWS_AT_ONCE):
@@ -164,7 +164,7 @@ def ask(scorer: Scorer, answers: Answers, name: str) -> Scores:
                     raise PlatformError(f"{name}: returned {len(values)} scores for {len(texts[rows])} answers")
                 scores[side] += values
                 bar.update(place * len(prompts) + len(scores[side]))
-                stop.check()
+                run.stop().check()
     return {side: np.asarray(values) for side, values in scores.items()}
 
 

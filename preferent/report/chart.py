@@ -157,8 +157,8 @@ def _text(text: str, style: str, x: float, y: float) -> Markup:
     return Markup('<text class="{}" x="{:.1f}" y="{:.1f}">{}</text>').format(style, x, y, text)
 
 
-def ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Round numbers from low to high: multiples of 1, 2 or 5 times a power of ten, at most `most`."""
+def ticks(low: float, high: float, most: int = 7) -> list[float]:
+    """Round numbers from low to high: multiples of 1, 2 or 5 times a power of ten, about `most` or fewer."""
     rough = (high - low) / most
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10, 20) if factor * power >= rough * (1 - 1e-9))

@@ -30,13 +30,16 @@ class Opinion:
 
 
 def percent(share: float, digits: int = 0) -> str:
-    """A share as people write it, with a space that does not break."""
-    return f"{100 * share:.{digits}f}\u00a0%"
+    """A share as people write it, with a space that does not break; only all of them are 100 %, only none 0 %."""
+    text = f"{100 * share:.{digits}f}"
+    if digits == 0 and text in ("0", "100") and share not in (0, 1):
+        text = f"{100 * share:.1f}"
+    return f"{text}\u00a0%"
 
 
 def span(interval: Sequence[float]) -> str:
     """An interval of shares."""
-    return f"{100 * interval[0]:.0f}–{100 * interval[1]:.0f}\u00a0%"
+    return f"{100 * interval[0]:.1f}–{100 * interval[1]:.1f}\u00a0%"
 
 
 def opinions(metrics: Mapping[str, Any], gold: Mapping[str, Any] | None) -> list[Opinion]:
