@@ -19,7 +19,7 @@ from safetensors.torch import save
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from preferent import run
+from preferent import dataset, run
 from preferent.error import DataError, PlatformError, UsageError
 
 SPECIAL = ("<unk>", "<s>", "</s>")
@@ -42,14 +42,15 @@ def make(
     intermediate_size: int | None = None,
     max_position_embeddings: int = 1024,
     tie_word_embeddings: bool = False,
-    initializer_range: float = 0.02,
+    initializer_range: float | None = None,
     seed: int = 0,
 ) -> int:
     """Write a random Llama with its tokenizer to the folder `out`, in the Hugging Face layout; return its parameters.
 
-    `texts` are plain text or JSONL files (every text in a row counts), either may be `.gz`. `vocab_size` is the most
-    tokens there will be: little text makes fewer. `key_value_heads` defaults to `heads`, `intermediate_size` to 8/3 of
-    the hidden size rounded up to a multiple of 32, `initializer_range` is the standard deviation of the weights. The
+    `texts` are files or globs: plain text, or JSONL (every text in a row counts), either may be `.gz`. `vocab_size` is
+    the most tokens there will be: little text makes fewer. `key_value_heads` defaults to `heads`, `intermediate_size`
+    to 8/3 of the hidden size rounded up to a multiple of 32, `initializer_range` (the standard deviation of the
+    weights) to 1 / sqrt(hidden_size): with the 0.02 of large models a small one learns several times more slowly. The
     same texts, sizes and seed make the same bits.
     """
     key_value_heads = heads if key_value_heads is None else key_value_heads
@@ -63,21 +64,20 @@ def make(
         "num_key_value_heads": key_value_heads,
         "max_position_embeddings": max_position_embeddings,
         "tie_word_embeddings": tie_word_embeddings,
-        "initializer_range": initializer_range,
+        "initializer_range": hidden_size**-0.5 if initializer_range is None else initializer_range,
     }
     if (out / "config.json").exists() and not (out / "stage.json").exists():
         raise UsageError(f"{out}: already holds a model from elsewhere; choose another --out")
+    files = [Path(file) for file in dataset.expand([str(path) for path in texts])]
     with run.locked(out):
         fields = sizes | {"vocab_size": vocab_size, "seed": seed}
-        inputs = {f"text {i}": path for i, path in enumerate(texts)}
+        inputs = {f"text {i}": file for i, file in enumerate(files)}
         stage = run.stage("scratch", out, fields, inputs, rerun=not (out / "DONE").exists())
         if not stage.done:
-            tokenizer = train_tokenizer([text for path in texts for text in read(path)], vocab_size)
+            tokenizer = train_tokenizer([text for path in files for text in read(path)], vocab_size)
             stage.record(parameters=_write(tokenizer, sizes, seed, out), tokens=tokenizer.get_vocab_size())
             stage.finish(OUTPUTS)
-    facts = stage.facts
-    print(f"{out}: a Llama of {facts['parameters']:,} random parameters, {facts['tokens']:,} tokens", flush=True)
-    return int(facts["parameters"])
+    return int(stage.facts["parameters"])
 
 
 def _write(tokenizer: Tokenizer, sizes: dict[str, Any], seed: int, out: Path) -> int:
@@ -170,7 +170,7 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> Tokenizer:
 
 
 def _alphabet(counts: Counter[str], room: int) -> list[str]:
-    """The space sign, the characters that make up `CHARACTER_COVERAGE` of the text, and ASCII: at most half of `room`."""
+    """The space sign, the characters that are `CHARACTER_COVERAGE` of the text, and ASCII: at most half of `room`."""
     seen = Counter({c: n for c, n in counts.items() if c.isprintable() and not c.isspace()})
     needed, kept = CHARACTER_COVERAGE * seen.total(), ["▁"]
     for character, count in sorted(seen.items(), key=lambda item: (-item[1], item[0])):
@@ -206,13 +206,11 @@ def _llama(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> Tokeniz
 
 
 def read(path: Path) -> Iterator[str]:
-    """The texts in a file: of JSONL every text in a row, however deep; of anything else the whole. `.gz` is unpacked."""
+    """The texts in a file: of JSONL every text in a row, however deep; of other files the whole. `.gz` is unpacked."""
     try:
         data = path.read_bytes()
         data = gzip.decompress(data) if path.suffix == ".gz" else data
         content = data.decode("utf-8-sig")
-    except IsADirectoryError:
-        raise UsageError(f"{path}: is a folder; name the text files in it") from None
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise DataError(
@@ -233,10 +231,9 @@ def _rows(path: Path, content: str) -> Iterator[str]:
         if line.strip():
             try:
                 yield from _strings(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise DataError(
-                    f"{path}:{number}: not JSON: {error.msg}; a .jsonl file has one object a line"
-                ) from None
+            except (json.JSONDecodeError, RecursionError) as error:
+                reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+                raise DataError(f"{path}:{number}: not JSON: {reason}; a .jsonl file has one object a line") from None
 
 
 def _strings(value: Any) -> Iterator[str]:
