@@ -160,7 +160,7 @@ def _do_run(given: Arguments) -> None:
     if ignored:
         print(f"ignored, they mean something only on Google Cloud: {', '.join(ignored)}", file=sys.stderr)
     done = pipeline.execute(recipe, folder, given.from_stage, given.of_run)
-    print(f"report: {done.report()}")
+    print(done.headline())
 
 
 def _do_quickstart(given: Arguments) -> None:

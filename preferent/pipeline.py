@@ -45,6 +45,24 @@ class Run:
         """The report, one HTML file."""
         return self._found("report.html")
 
+    def headline(self) -> str:
+        """The verdict in a sentence."""
+        found = self.verdict()
+        if found["headline"] is None:
+            return "no judge compared the tuned model with the base"
+        judge = found["judges"][found["headline"]]
+        low, high = judge["interval"]
+        kind = (
+            "an independent judge"
+            if judge["independent"]
+            else "the reward model that was optimised, no independent judge,"
+        )
+        kl = "" if found["kl"] is None else f"; KL {found['kl']['mean']:.2f} nats"
+        return (
+            f"{kind} prefers the tuned model to the base in {judge['win_rate']:.1%} of {judge['n']} pairs "
+            f"(95 % interval {low:.1%} to {high:.1%}){kl}"
+        )
+
     def _rows(self, name: str) -> list[dict[str, Any]]:
         return run.read_jsonl(self._found(name))
 
@@ -68,8 +86,8 @@ def execute(recipe: Recipe, out: Path, from_stage: str | None = None, of_run: Pa
             _adopt(tasks, from_stage, of_run, out)
         run.write_atomic(out / "recipe.yaml", dump(recipe))
         try:
-            for task in tasks:
-                _perform(task, recipe, out)
+            for number, task in enumerate(tasks, start=1):
+                _perform(task, recipe, out, f"{number}/{len(tasks)} {task.name}")
         finally:
             _index(tasks, out)
     return Run(out)
@@ -100,13 +118,13 @@ def finished(task: Task, recipe: Recipe, root: Path) -> bool:
     )
 
 
-def _perform(task: Task, recipe: Recipe, root: Path) -> None:
+def _perform(task: Task, recipe: Recipe, root: Path, title: str) -> None:
     run.stop().check()
     if finished(task, recipe, root):
-        print(f"{task.name}: done already", file=sys.stderr)
+        print(f"{title}: done already", file=sys.stderr)
         return
+    print(title, file=sys.stderr)
     words = task.command(str(root))
-    print(f"{task.name}: preferent {shlex.join(words)}", file=sys.stderr)
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     code = cluster.run_here([sys.executable, "-m", "preferent", *words], env=environment)
     if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):

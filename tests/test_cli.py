@@ -272,7 +272,9 @@ def test_an_unforeseen_error_says_that_it_is_a_bug(course):
     assert "Traceback" in done.stderr
 
 
-@pytest.mark.parametrize("words", [["rum"], ["run"], ["ppo", "--out", "o"], ["scratch", "--layers", "two"], ["--nonsense"]])
+@pytest.mark.parametrize(
+    "words", [["rum"], ["run"], ["ppo", "--out", "o"], ["scratch", "--layers", "two"], ["--nonsense"]]
+)
 def test_wrong_usage_exits_with_2(monkeypatch, capsys, words):
     assert call(monkeypatch, *words) == 2
     assert "usage: preferent" in capsys.readouterr().err
@@ -286,14 +288,15 @@ def test_a_wrong_recipe_exits_with_2_or_3(course, monkeypatch, capsys):
 
 
 def test_google_cloud_keys_are_named(course, monkeypatch, capsys):
-    from preferent import pipeline
+    from preferent import pipeline, run
 
     seen = []
 
     def execute(recipe, out, from_stage, of_run):
         seen.append((out, from_stage, of_run))
-        out.mkdir(parents=True)
-        (out / "report.html").write_text("")
+        judge = {"win_rate": 0.6, "interval": [0.5, 0.7], "n": 10, "independent": True}
+        found = {"headline": "judge", "judges": {"judge": judge}, "kl": None}
+        run.write_json(out / "comparison/metrics.json", found)
         return pipeline.Run(out)
 
     monkeypatch.setattr(pipeline, "execute", execute)
@@ -301,7 +304,7 @@ def test_google_cloud_keys_are_named(course, monkeypatch, capsys):
     assert seen == [(Path("runs/course"), "ppo", Path("old"))]
     shown = capsys.readouterr()
     assert "ignored, they mean something only on Google Cloud: project, location" in shown.err
-    assert "report: runs/course/report.html" in shown.out
+    assert "an independent judge prefers the tuned model" in shown.out
 
 
 def test_data_is_checked_and_converted(course, monkeypatch, capsys):

@@ -217,8 +217,37 @@ def test_the_door_for_notebooks(stages):
         done.metrics("sft")
 
 
+@pytest.mark.parametrize(
+    ("headline", "kl", "expected"),
+    [
+        (None, None, "no judge compared the tuned model with the base"),
+        (
+            "judge",
+            {"mean": 2.804},
+            "an independent judge prefers the tuned model to the base in 63.0% of 400 pairs "
+            "(95 % interval 58.1% to 67.6%); KL 2.80 nats",
+        ),
+        (
+            "reward",
+            None,
+            "the reward model that was optimised, no independent judge, prefers the tuned model to the base in 63.0% "
+            "of 400 pairs (95 % interval 58.1% to 67.6%)",
+        ),
+    ],
+)
+def test_the_verdict_in_a_sentence(tmp_path, headline, kl, expected):
+    judges = {
+        name: {"win_rate": 0.63, "interval": [0.581, 0.676], "n": 400, "independent": name == "judge"}
+        for name in ("judge", "reward")
+    }
+    run.write_json(tmp_path / "comparison/metrics.json", {"headline": headline, "judges": judges, "kl": kl})
+    assert pipeline.Run(tmp_path).headline() == expected
+
+
 def test_the_door_is_free_of_torch():
-    code = "import sys, preferent, preferent.pipeline; assert callable(preferent.run); assert 'torch' not in sys.modules"
+    code = (
+        "import sys, preferent, preferent.pipeline; assert callable(preferent.run); assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
