@@ -399,6 +399,7 @@ def test_a_compressed_file_has_the_same_bytes_every_time(tmp_path):
     for name in ("a.jsonl.gz", "b.jsonl.gz"):
         dataset.write([Prompt("Q")], tmp_path / name)
     assert (tmp_path / "a.jsonl.gz").read_bytes() == (tmp_path / "b.jsonl.gz").read_bytes()
+    assert (tmp_path / "a.jsonl.gz").read_bytes()[4:8] == bytes(4), "the time is in the file"
     assert dataset.load_prompts(tmp_path / "a.jsonl.gz")[0].input_text == "Q"
 
 

@@ -23,7 +23,8 @@ CORPUS = [
 LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
 LLAMA3 += r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% for message in messages %}\n    {%- set unused = 1 %}\n"
+    "<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 LLAMA2 = "{{ '<<SYS>>' }}{{ '[INST]' }} whatever else it says"
@@ -226,6 +227,7 @@ RENDERED = "<s>[INST] <<SYS>>\nCTX\n<</SYS>>\n\nHello [/INST] Hi</s><s>[INST] By
 def test_llama_2_renders_as_gcpc_does(variant):
     assert llama2(CONVERSATION, "CTX") == RENDERED
     assert llama2(CONVERSATION, None) == RENDERED.replace("<<SYS>>\nCTX\n<</SYS>>\n\n", "")
+    assert llama2(CONVERSATION[:2], None) == "<s>[INST] Hello [/INST] Hi</s><s>[INST]"
     assert is_llama2(LLAMA2)
     assert not is_llama2(CHATML)
     assert not is_llama2(None)
