@@ -76,12 +76,12 @@ def test_tensorboard_reads_the_same_scalars(metrics: metric.Metrics, tmp_path: P
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     for step in (10, 20, 30):
-        metrics.append(step, {"reward": step / 8, "objective/kl": step / 4 if step > 10 else math.nan})
+        metrics.append(step, {"reward": (step - 10) / 8, "objective/kl": step / 4 if step > 10 else math.nan})
     for _ in range(2):  # made anew, not added to
         metric.tensorboard(metrics.path, tmp_path / "tensorboard")
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert sorted(events.Tags()["scalars"]) == ["objective/kl", "reward"]
-    assert [(e.step, e.value) for e in events.Scalars("reward")] == [(10, 1.25), (20, 2.5), (30, 3.75)]
+    assert [(e.step, e.value) for e in events.Scalars("reward")] == [(10, 0.0), (20, 1.25), (30, 2.5)]
     assert [(e.step, e.value) for e in events.Scalars("objective/kl")] == [(20, 5.0), (30, 7.5)]
 
 

@@ -265,6 +265,7 @@ def test_best_worst_and_random_are_disjoint() -> None:
     everything = example.picked(leads, 60)
     assert sorted(place for group in everything for place in group) == list(range(9))
     assert example.picked([], 60) == ([], [], [])
+    assert example.picked([1.0, None, None, None, None, None], 6)[:2] == ([0], [])
     assert example.picked([1.0, 2.0], 60)[2] in ([0, 1], [1, 0])
 
 

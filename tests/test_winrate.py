@@ -132,6 +132,7 @@ def test_agreement_counts_ties() -> None:
 
 
 def test_reliability_and_its_error() -> None:
+    assert [b.count for b in winrate.reliability(np.arange(0.51, 1, 0.01), np.ones(49))] == [4, *[5] * 9]
     bins = winrate.reliability([0.5, 0.54, 0.97, 1.0], [0.5, 0, 1, 1])
     assert bins == [winrate.Bin(0.52, 0.25, 2), winrate.Bin(0.985, 1.0, 2)]
     assert winrate.calibration_error(bins) == pytest.approx((2 * 0.27 + 2 * 0.015) / 4)
