@@ -137,13 +137,15 @@ class Tokenizer:
             raise DataError(f"{place}: the chat template refuses the conversation: {error}") from None
 
     def _seam(self, text: str) -> tuple[str, str]:
-        """A prompt's text without its trailing spaces, and those spaces; after Llama 2's `[/INST]` comes one."""
+        """A prompt's text without its trailing spaces, and those; after Llama 2's `[/INST]` one, after nothing none."""
         stripped = text.rstrip(" ")
         chat = self._llama2 and stripped.endswith("[/INST]")
-        return stripped, " " if chat else text[len(stripped) :]
+        return stripped, " " if chat else text[len(stripped) :] if stripped else ""
 
     def _continuation(self, text: str, answer: str) -> str:
         """An answer with the spaces that its prompt gave it; Llama 2's chat gives one to an answer that has none."""
+        while answer.endswith(eos := self._token(self.eos_id)):
+            answer = answer.removesuffix(eos)
         stripped, spaces = self._seam(text)
         if self._llama2 and stripped.endswith("[/INST]") and (not answer or answer[0].isspace()):
             return answer
@@ -151,9 +153,12 @@ class Tokenizer:
 
     # Text to ids
 
-    def _plain(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of texts, without BOS."""
-        return [each.ids for each in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+    def _plain(self, texts: Sequence[str], literal: bool = False) -> list[list[int]]:
+        """Ids of texts, without BOS; `literal`: a special token that a text spells is ordinary text."""
+        self._backend.encode_special_tokens = literal
+        encoded = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        self._backend.encode_special_tokens = False
+        return [each.ids for each in encoded]
 
     def _with_bos(self, ids: list[int]) -> list[int]:
         if self._adds_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
@@ -230,7 +235,7 @@ class Tokenizer:
     def encode_answers(
         self, prompts: Sequence[Prompt], instruction: str | None, answers: Sequence[str], max_tokens: int
     ) -> list[Ids]:
-        """`encode_answer` of many. An answer ends at an EOS that its text spells."""
+        """`encode_answer` of many. Special tokens that an answer spells are text, but for EOS at its end."""
         texts = [self.text(prompt, instruction) for prompt in prompts]
         parts = [self._continuation(text, answer) for text, answer in zip(texts, answers, strict=True)]
         encoded = self._behind_anchors(parts, [bool(self._seam(text)[0]) for text in texts])
@@ -238,10 +243,10 @@ class Tokenizer:
 
     def _behind_anchors(self, parts: Sequence[str], anchored: Sequence[bool]) -> list[list[int]]:
         """Ids of texts as they are in the middle of a text: behind the first anchor whose own ids stay as they were."""
-        result = self._plain(parts)
+        result = self._plain(parts, literal=True)
         waiting = [place for place, part in enumerate(parts) if part and anchored[place]]
         for anchor, before in self._anchors:
-            encoded = self._plain([anchor + parts[place] for place in waiting])
+            encoded = self._plain([anchor + parts[place] for place in waiting], literal=True)
             stuck = []
             for place, ids in zip(waiting, encoded, strict=True):
                 if ids[: len(before)] == before:
@@ -252,8 +257,6 @@ class Tokenizer:
         return result
 
     def _closed(self, ids: list[int], max_tokens: int) -> Ids:
-        if self.eos_id in ids:
-            ids = ids[: ids.index(self.eos_id)]
         return ([*ids, self.eos_id], False) if len(ids) < max_tokens else (ids[:max_tokens], True)
 
     # Ids to text
