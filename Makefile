@@ -24,7 +24,7 @@ measure: $(READY)
 
 docs: $(READY)
 	$(BIN)/python docs/generate.py
-	$(BIN)/mkdocs build --strict --config-file docs/mkdocs.yml
+	$(BIN)/mkdocs build --strict --quiet
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "preferent needs Python 3.11 or newer; name one: make PYTHON=/path/to/python3"; exit 1; }

@@ -93,7 +93,7 @@ def _scratch(verb: argparse.ArgumentParser) -> None:
         "--seed": (0, "seed of the weights"),
     }
     verb.add_argument(
-        "--text", nargs="+", required=True, metavar="PATH", help="files or globs of text for the tokenizer"
+        "--text", nargs="+", required=True, metavar="PATH", help="text or JSONL files to learn the tokens from"
     )
     verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the model goes")
     for flag, (default, text) in sizes.items():
@@ -108,14 +108,25 @@ def _data(verb: argparse.ArgumentParser) -> None:
     prepare = _verb(verbs, "prepare", _do_stage, "read, check and split the data of a recipe, disjoint by prompt")
     for reader in (check, convert):
         reader.add_argument("paths", nargs="+", metavar="PATH", help="files, globs in quotes, or hf://OWNER/NAME")
-        reader.add_argument("--format", default="auto", metavar="NAME", help="gcpc, trl, hh or openai (default: auto)")
+        reader.add_argument(
+            "--format",
+            default="auto",
+            metavar="NAME",
+            help="what the rows are: gcpc, trl, hh or openai (default: auto)",
+        )
     check.add_argument(
-        "--kind", metavar="NAME", help="preference, prompt, demonstration or text (default: as they look)"
+        "--kind",
+        metavar="NAME",
+        help="what they hold: preference, prompt, demonstration or text (default: as they look)",
     )
     check.add_argument("--model", metavar="MODEL", help="count tokens as this model does")
     check.add_argument("--instruction", metavar="TEXT", help="the recipe's instruction, counted with every prompt")
-    check.add_argument("--prompt-sequence-length", type=int, default=512, metavar="N", help="(default: 512)")
-    check.add_argument("--target-sequence-length", type=int, default=64, metavar="N", help="(default: 64)")
+    check.add_argument(
+        "--prompt-sequence-length", type=int, default=512, metavar="N", help="longest prompt, in tokens (default: 512)"
+    )
+    check.add_argument(
+        "--target-sequence-length", type=int, default=64, metavar="N", help="longest answer, in tokens (default: 64)"
+    )
     convert.add_argument("--to", default="gcpc", metavar="NAME", help="the format to write (default: gcpc)")
     convert.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file to write; .gz is compressed")
     _stage(prepare, "data")
@@ -125,26 +136,16 @@ def _stage(verb: argparse.ArgumentParser, stage: str) -> None:
     verb.set_defaults(stage=stage)
     verb.add_argument("--recipe", type=Path, required=True, metavar="FILE", help="the recipe, a YAML file")
     _settings(verb)
-    verb.add_argument(
-        "--in",
-        dest="inputs",
-        action="append",
-        default=[],
-        metavar="NAME=PATH",
-        help="what the stage reads, by name; repeatable",
-    )
+    _repeatable(verb, "--in", "inputs", "NAME=PATH", "what the stage reads, by name")
     verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="the stage's folder")
 
 
 def _settings(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument(
-        "--set",
-        dest="settings",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="replace a field of the recipe, as in --set ppo.epochs=2; repeatable",
-    )
+    _repeatable(verb, "--set", "settings", "KEY=VALUE", "replace a field of the recipe, as in --set ppo.epochs=2")
+
+
+def _repeatable(verb: argparse.ArgumentParser, flag: str, name: str, metavar: str, text: str) -> None:
+    verb.add_argument(flag, dest=name, action="append", default=[], metavar=metavar, help=f"{text}; repeatable")
 
 
 def _do_run(given: Arguments) -> None:

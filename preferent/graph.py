@@ -1,7 +1,7 @@
 """The stages of a run as data: how each is called, what it reads and writes, which recipe fields it obeys."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from preferent.error import UsageError
@@ -77,7 +77,7 @@ class Task:
     """One command of a run.
 
     `inputs` are files and folders below the run directory, `outside` models that the user named (a path, an alias, a
-    hub id), `files` data that the recipe names; `outputs` are below `folder`, which is below the run directory.
+    hub id), `files` data that the recipe names, as the stage calls them less a number; `outputs` are below `folder`, which is below the run directory.
     `settings` are `--set` of this command alone.
     """
 
@@ -87,7 +87,7 @@ class Task:
     inputs: Mapping[str, str]
     outputs: tuple[str, ...]
     outside: Mapping[str, str] = field(default_factory=dict)
-    files: tuple[str, ...] = ()
+    files: Mapping[str, Sequence[str]] = field(default_factory=dict)
     settings: tuple[str, ...] = ()
 
     @property
@@ -133,12 +133,14 @@ def _data(recipe: Recipe) -> Task:
     if recipe.preference_dataset is not None:
         groups = ("train", *(("judge",) if judged(recipe) else ()), "validation", "test")
         outputs = [f"preference/{group}.jsonl" for group in groups] + outputs
-    return Task("data", "data", "data", {}, (*outputs, "counts.json"))
+    named = ("preference_dataset", "prompt_dataset", "eval_dataset")
+    files = {f"{name}.": paths(getattr(recipe, name)) for name in named}
+    return Task("data", "data", "data", {}, (*outputs, "counts.json"), files=files)
 
 
 def _sft(recipe: Recipe, section: Sft) -> Task:
     model = {"model": recipe.large_model_reference}
-    return Task("sft", "sft", "sft", {}, ("model",), model, files=tuple(paths(section.dataset)))
+    return Task("sft", "sft", "sft", {}, ("model",), model, files={"dataset ": paths(section.dataset)})
 
 
 def _base(recipe: Recipe) -> tuple[dict[str, str], dict[str, str]]:

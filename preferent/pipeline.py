@@ -110,7 +110,9 @@ def finished(task: Task, recipe: Recipe, root: Path) -> bool:
     asked = parse(assign(recipe.model_dump(mode="json"), task.settings))[0]
     paths = {name: root / path for name, path in task.inputs.items()}
     paths |= {name: Path(reference) for name, reference in task.outside.items()}
-    paths |= {f"dataset {i}": Path(name) for i, name in enumerate(dataset.expand(task.files))}
+    for name, given in task.files.items():
+        local = [file for file in dataset.expand(given) if "://" not in file]
+        paths |= {f"{name}{i}": Path(file) for i, file in enumerate(local)}
     return (
         old["fields"] == run.flatten(pick(asked, *task.fields))
         and set(old["inputs"]) == set(paths)

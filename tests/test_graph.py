@@ -66,7 +66,7 @@ def test_with_sft_all_start_from_it_and_the_original_is_a_third_column():
     assert tasks["infer-tuned"].inputs["reference"] == "sft/model"
     assert tasks["infer-original"].outside == {"model": "models/base"}
     assert tasks["compare"].inputs["original"] == "predictions/original/text.jsonl"
-    assert tasks["sft"].files == ("a.jsonl",)
+    assert tasks["sft"].files == {"dataset ": ["a.jsonl"]}
 
 
 def test_the_pairing_of_gcpc_goes_before_sft():

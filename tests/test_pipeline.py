@@ -40,6 +40,8 @@ class Stages:
             run.write_atomic(given.out / "report.html", "<html>")
             return 0
         inputs = {name: Path(path) for name, _, path in (word.partition("=") for word in given.inputs)}
+        for name, files in task.files.items():
+            inputs |= {f"{name}{i}": Path(file) for i, file in enumerate(files)}
         fields = recipe.pick(found, *task.fields)
         stage = run.stage(
             task.stage, given.out, fields, inputs, graph.EXTENDABLE.get(task.stage, ()), task.stage in RERUN
@@ -58,6 +60,7 @@ def stages(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "config.json").write_text("{}")
+    (tmp_path / "p.jsonl").write_text("{}\n")
     found = Stages()
     monkeypatch.setattr(cluster, "run_here", found)
     return found
@@ -117,6 +120,13 @@ def test_another_model_under_the_same_name_is_noticed(stages):
     with pytest.raises(UsageError, match="input model: its content changed"):
         execute()
     assert stages.calls == ["reward"]
+
+
+def test_changed_data_are_noticed(stages):
+    execute()
+    Path("p.jsonl").write_text("{ }\n")
+    with pytest.raises(UsageError, match=r"input preference_dataset\.0: its content changed"):
+        execute()
 
 
 def test_a_moved_run_is_still_done(stages):

@@ -1,0 +1,126 @@
+"""Writes the two reference pages: `recipe.md` from the recipe's fields, `cli.md` from the command line's parser.
+
+python docs/generate.py          write them
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import yaml
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from preferent.cli import parser
+from preferent.recipe import Recipe, Section, inner_section
+
+HERE = Path(__file__).parent
+
+RECIPE = """# Recipe
+
+A recipe is a YAML file. Its flat core is the `parameter_values` dictionary of Google Cloud's `rlhf_pipeline`, so that
+dictionary saved as YAML is a recipe. An unknown key is an error that names the nearest. Paths and globs are relative
+to the folder you are in. `--set KEY=VALUE` replaces any field for one call: `--set ppo.epochs=2`.
+
+The smallest recipe:
+
+```yaml
+large_model_reference: models/base
+preference_dataset: data/preference.jsonl
+```
+
+Keys that mean something only on Google Cloud are accepted and reported as ignored: `project`, `location`,
+`deploy_model`, `encryption_spec_key_name`, `tensorboard_resource_id`, `accelerator_type`, `model_display_name`.
+
+`large_model_reference` and `reward_model_reference` take a local path, a hub id such as `Qwen/Qwen3-0.6B` (with
+`@revision` if wanted), or one of these names:
+
+| name | model | its reward model starts from |
+|---|---|---|
+{models}
+
+Where a field says *default: …*, that is what `null` means. A learning rate or LoRA rank left at `null` depends on the
+model: above 200 million parameters a LoRA adapter is trained, below that every weight.
+"""
+
+CLI = """# Command line
+
+Every verb resumes: the same command again goes on where it stopped. Exit codes: 0 done, 1 a bug in preferent, 2 wrong
+usage or a recipe that does not fit, 3 something outside is missing (a file, a package, memory, the network), 4 data
+that cannot be used, 5 training diverged, 130 and 143 stopped by a signal.
+
+`preferent run` does the stages in order. Each stage is also a verb of its own, and that is how `run` calls it:
+`preferent STAGE --recipe FILE --in NAME=PATH … --out DIR`; `preferent run RECIPE --dry-run` prints the commands.
+"""
+
+
+def recipe_page() -> str:
+    """The recipe's reference, a table a section."""
+    from preferent.gcpc import MODELS
+
+    models = "\n".join(f"| `{name}` | `{hub}` | `{reward}` |" for name, (hub, reward) in MODELS.items())
+    tables = "\n".join(_sections(Recipe, ""))
+    return f"{RECIPE.format(models=models)}\n{tables}"
+
+
+def _sections(section: type[Section], prefix: str) -> Iterator[str]:
+    fields = section.model_fields.items()
+    rows = [_row(prefix + name, field) for name, field in fields if inner_section(field) is None]
+    title = f"## `{prefix.rstrip('.')}`" if prefix else "## The flat core"
+    yield "\n".join([title, "", "| field | default | |", "|---|---|---|", *rows, ""])
+    for name, field in fields:
+        inner = inner_section(field)
+        if inner is not None:
+            yield from _sections(inner, f"{prefix}{name}.")
+
+
+def _row(name: str, field: FieldInfo) -> str:
+    text = (field.description or "").replace("|", "\\|").replace("\n", " ")
+    values = _values(field)
+    if values:
+        text += f" One of {', '.join(f'`{value}`' for value in values)}."
+    return f"| `{name}` | {_default(field)} | {text} |"
+
+
+def _values(field: FieldInfo) -> tuple[str, ...]:
+    """What a field that takes one of a few words may be."""
+    return get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+
+
+def _default(field: FieldInfo) -> str:
+    if field.default is PydanticUndefined:
+        return "*required*"
+    return f"`{yaml.safe_dump(field.default).splitlines()[0].strip(chr(39))}`"
+
+
+def cli_page() -> str:
+    """The command line's reference, a section a verb."""
+    return CLI + "\n" + "\n".join(_verbs(parser(), "preferent"))
+
+
+def _verbs(verb: argparse.ArgumentParser, name: str) -> Iterator[str]:
+    inner: dict[str, Any] = {}
+    rows = []
+    for action in verb._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            inner = dict(action.choices)
+        elif action.help is not None and not isinstance(action, argparse._HelpAction):
+            rows.append(f"| `{_spelled(action)}` | {action.help[0].upper() + action.help[1:]} |")
+    yield f"## `{name}`\n\n{verb.description}\n"
+    if rows:
+        yield "\n".join(["| | |", "|---|---|", *rows, ""])
+    for word, parser_ in inner.items():
+        yield from _verbs(parser_, f"{name} {word}")
+
+
+def _spelled(action: argparse.Action) -> str:
+    words = [*action.option_strings[:1], *([str(action.metavar)] if action.metavar and action.nargs != 0 else [])]
+    return " ".join(words) + (" …" if action.nargs == "+" else "")
+
+
+PAGES = {"recipe.md": recipe_page, "cli.md": cli_page}
+
+if __name__ == "__main__":
+    for name, page in PAGES.items():
+        (HERE / name).write_text(page(), encoding="utf-8")
