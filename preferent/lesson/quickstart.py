@@ -1,0 +1,186 @@
+"""The whole of RLHF on one's own machine in minutes, from a world whose true preference is known."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from preferent import cluster, draw, metric, run
+from preferent.error import PreferentError
+from preferent.lesson import truth
+from preferent.lesson.village import ANSWER_TOKENS, ASK, Part, Post, draft, posts, summary
+
+DEMONSTRATIONS, PREFERENCES, PROMPTS, HELD_OUT = 6000, 5000, 4000, 768
+VOCABULARY, WIDTH, LAYERS, HEADS, POSITIONS = 1024, 64, 2, 4, 128
+
+RECIPE = """\
+# What `preferent quickstart` does. Change a number and see what becomes of it:
+#   preferent run {lesson}/recipe.yaml --out runs/another --set kl_coeff=0.02
+large_model_reference: {lesson}/model
+preference_dataset: {lesson}/preferences.jsonl
+prompt_dataset: {lesson}/prompts.jsonl
+eval_dataset: {lesson}/held_out.jsonl
+prompt_sequence_length: 64
+target_sequence_length: {answer_tokens}
+seed: {seed}
+precision: fp32                            # numbers this small gain nothing from bf16
+sft:                                       # first the model learns to write summaries at all, good and bad
+  dataset: {lesson}/demonstrations.jsonl
+  train_steps: 350
+  learning_rate: 0.005
+  warmup_steps: 20
+  schedule: linear
+reward_model_train_steps: 250              # then a reward model learns which of two summaries people prefer
+reward:
+  learning_rate: 0.001
+  warmup_steps: 10
+  schedule: linear
+  validation_every: 25
+reinforcement_learning_train_steps: 100    # then PPO tunes the model to please the reward model …
+kl_coeff: 0.1                              # … without going far from where it started
+ppo:
+  batch_size: 128
+  epochs: 2
+  minibatches: 2
+  learning_rate: 0.0005
+  critic_learning_rate: 0.001
+  warmup_steps: 5
+infer:
+  sampling_strategy: temperature_sampling  # the verdict is about the models as they are, not their likeliest answers
+"""
+
+
+def _drafts(seed: int, part: str, written: list[Post], copy: int) -> list[str]:
+    """A draft for every post; `copy` numbers independent drafts of the same posts."""
+    uniforms = draw.uniforms(seed, f"lesson/{part}/draft/{copy}", np.arange(len(written))[:, None], np.arange(10))
+    return [draft(post, row) for post, row in zip(written, uniforms, strict=True)]
+
+
+def demonstrations(seed: int, count: int, path: Path) -> None:
+    """Write posts with one draft each, to imitate."""
+    written = posts(seed, count, "demonstration")
+    answers = _drafts(seed, "demonstration", written, 0)
+    rows = [{"input_text": p.text + ASK, "output_text": answer} for p, answer in zip(written, answers, strict=True)]
+    run.write_jsonl(path, rows)
+
+
+def preferences(seed: int, count: int, path: Path, part: Part = "preference") -> None:
+    """Write posts with two drafts each and the annotator's choice; `reference` is the faithful summary."""
+    written = posts(seed, count, part)
+    copies = [_drafts(seed, part, written, copy) for copy in range(8)]
+    uniforms = draw.uniforms(seed, f"lesson/{part}/choice", np.arange(count), 0)
+    rows = []
+    for index, (post, uniform) in enumerate(zip(written, uniforms, strict=True)):
+        first, *others = dict.fromkeys(copy[index] for copy in copies)
+        if others:
+            pair = {"candidate_0": first, "candidate_1": others[0]}
+            choice = {"choice": truth.choose(post.facts, (first, others[0]), float(uniform))}
+            rows.append({"input_text": post.text + ASK} | pair | choice | {"reference": summary(post.facts)})
+    run.write_jsonl(path, rows)
+
+
+def prompts(seed: int, count: int, path: Path) -> None:
+    """Write posts alone, to practise on."""
+    run.write_jsonl(path, [{"input_text": post.text + ASK} for post in posts(seed, count, "prompt")])
+
+
+def quickstart(out: Path, seed: int = 0) -> None:
+    """Make the world and a model, run the whole recipe in `out`, and judge the result by the true preference."""
+    lesson = out / "lesson"
+    _say(INTRODUCTION.format(lesson=lesson))
+    demonstrations(seed, DEMONSTRATIONS, lesson / "demonstrations.jsonl")
+    preferences(seed, PREFERENCES, lesson / "preferences.jsonl")
+    preferences(seed, HELD_OUT, lesson / "held_out.jsonl", "test")
+    prompts(seed, PROMPTS, lesson / "prompts.jsonl")
+    run.write_atomic(lesson / "recipe.yaml", RECIPE.format(lesson=lesson, answer_tokens=ANSWER_TOKENS, seed=seed))
+    _say(MODEL)
+    _do(
+        *("scratch", "--text", f"{lesson}/demonstrations.jsonl", "--out", f"{lesson}/model", "--seed", f"{seed}"),
+        *("--vocab-size", f"{VOCABULARY}", "--hidden-size", f"{WIDTH}", "--layers", f"{LAYERS}"),
+        *("--heads", f"{HEADS}", "--positions", f"{POSITIONS}"),
+    )
+    _say(RUN)
+    _do("run", f"{lesson}/recipe.yaml", "--out", f"{out}")
+    gold = judge(out)
+    _do("report", "--recipe", f"{lesson}/recipe.yaml", "--in", f"run={out}", "--out", f"{out}")
+    _say(ending(out, gold))
+
+
+def judge(out: Path) -> dict[str, Any]:
+    """Write `comparison/gold.json`: the verdict of the true preference, and truth beside reward while PPO ran."""
+    base, tuned = (run.read_jsonl(out / "predictions" / side / "text.jsonl") for side in ("base", "tuned"))
+    gold = truth.verdict(base, tuned)
+    samples = run.read_jsonl(out / "policy" / "rollouts" / "samples.jsonl")
+    gold["curve"] = truth.curve(samples, metric.read(out / "policy" / "metrics.jsonl"))
+    run.write_json(out / "comparison" / "gold.json", gold)
+    return gold
+
+
+def _say(text: str) -> None:
+    print(f"\n{text.strip()}\n", flush=True)
+
+
+def _do(*words: str) -> None:
+    """Run a command of ours as the user would."""
+    print(f"$ preferent {shlex.join(words)}", flush=True)
+    if code := cluster.run_here([sys.executable, "-m", "preferent", *words]):
+        failure = PreferentError("the lesson stopped here; once the cause is gone, the same command goes on")
+        failure.exit_code = code
+        raise failure
+
+
+INTRODUCTION = """
+A LITTLE WORLD
+You are about to watch the whole of RLHF: a model learns to write from examples, people say which of two answers they
+prefer, a reward model learns their taste, and reinforcement learning tunes the model to it. So that we can check the
+result, the data come from a little world made here: posts about who did what where, and hurried summaries of them. Half
+leave out the place, some name the wrong person, ramble, or never end. A simulated annotator prefers faithful, short
+summaries that end, and errs now and then. Everything is in {lesson}; look into it.
+"""
+MODEL = """
+A MODEL FROM NOTHING
+A Llama with random weights and a vocabulary of its own. It knows nothing yet.
+"""
+RUN = """
+THE RUN
+sft      the model imitates the drafts, faults and all: this is the base
+reward   a reward model learns from the annotator's choices; a second one, the judge, from other choices
+ppo      the base writes, the reward model scores, and what scored well becomes likelier; a KL penalty holds it back
+infer    base and tuned model summarize posts about combinations that nobody has seen
+compare  the judge, which PPO never met, says whose summaries are better
+"""
+
+
+def ending(out: Path, gold: dict[str, Any]) -> str:
+    """What came out, in words, with the first examples and what to do next."""
+    found = run.read_json(out / "comparison" / "metrics.json")
+    judged = found["judges"][found["headline"]]["win_rate"]
+    low, high = gold["interval"]
+    lines = [
+        "WHAT CAME OUT",
+        f"On {gold['n']} posts that nobody had seen, by the true preference, which no model was told, the tuned model",
+        f"wins {gold['win_rate']:.0%} against the base (95 % interval {low:.0%} to {high:.0%}; a tie counts half).",
+        f"The independent judge, who had to learn the preference, says {judged:.0%}.",
+        f"Who, what and where all right:  {gold['faithful_base']:4.0%} before, {gold['faithful_tuned']:4.0%} after.",
+        f"Ended by itself:                {gold['ended_base']:4.0%} before, {gold['ended_tuned']:4.0%} after.",
+        f"It went {gold.get('kl_tuned', float('nan')):.1f} nats an answer away from the base (the KL).",
+        "",
+        "The first three posts, not chosen:",
+    ]
+    sides = [run.read_jsonl(out / "predictions" / side / "text.jsonl")[:3] for side in ("base", "tuned")]
+    for before, after in zip(*sides, strict=True):
+        lines += [f"  {before['inputs']['inputs_pretokenized'].removesuffix(ASK)}"]
+        lines += [f"    before: {before['prediction'].strip()}", f"    after:  {after['prediction'].strip()}"]
+    lines += ["", f"Everything, with curves and more examples: {out}/report.html", NEXT.format(out=out)]
+    return "\n".join(lines)
+
+
+NEXT = """
+NEXT
+Take the leash off, and see what a reward model is worth when it is over-optimised:
+  preferent run {out}/lesson/recipe.yaml --out runs/unleashed --set kl_coeff=0.001
+Your own data, as rows of input_text, candidate_0, candidate_1 and choice:
+  preferent data check YOUR_PREFERENCES.jsonl
+"""
