@@ -1,0 +1,56 @@
+"""Small real models that many tests share, made once."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SENTENCES = [
+    "The old man walked along the river and sat down by the bridge.",
+    "Mary found a silver key under the stone near the house.",
+    "A dog ran through the garden, and the children laughed.",
+    "In the evening the wind came from the sea and it was cold.",
+    "He wrote a letter to his brother, who lived in another town.",
+    "She likes apples, bread and cheese; he likes nothing at all!",
+]
+
+
+def quiet_recipe(**values: Any) -> Any:
+    """A recipe for tests: one thread, fp32, small sequences, and what the test asks for."""
+    from preferent import recipe
+
+    base = {
+        "large_model_reference": "model",
+        "prompt_sequence_length": 32,
+        "target_sequence_length": 12,
+        "threads": 1,
+        "precision": "fp32",
+        "device": "cpu",
+    }
+    return recipe.parse(base | values)[0]
+
+
+@pytest.fixture(scope="session")
+def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A function that makes a small Llama-2-shaped model folder with a SentencePiece-style tokenizer and no pad token."""
+    from preferent import scratch
+
+    text = tmp_path_factory.mktemp("text") / "text.txt"
+    text.write_text("\n".join(SENTENCES))
+
+    def make(seed: int = 0, layers: int = 2) -> Path:
+        folder = tmp_path_factory.mktemp("models") / f"model-{seed}"
+        scratch.make(
+            [text], folder, vocab_size=384, hidden_size=32, layers=layers, heads=4, key_value_heads=2,
+            intermediate_size=64, max_position_embeddings=128, seed=seed,
+        )  # fmt: skip
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny(make_model: Callable[..., Path]) -> Path:
+    """One small model, for reading only."""
+    return make_model()
