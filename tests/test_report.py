@@ -331,6 +331,7 @@ def test_nulls_are_no_points(tmp_path: Path) -> None:
 
 def test_facts_are_told_in_order_without_nulls() -> None:
     assert report.facts({"b": {"x": 1, "y": None}, "a": 0.123456}) == [("b x", "1"), ("a", "0.1235")]
+    assert report.facts({"files": ["x", 0.123456], "none": []}) == [("files", "x, 0.1235")]
 
 
 def test_the_stage_writes_a_file_or_into_a_folder(tmp_path: Path) -> None:

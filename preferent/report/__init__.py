@@ -140,11 +140,15 @@ def _parts(qualities: Mapping[str, Mapping[str, Any] | None]) -> list[tuple[str,
 
 
 def facts(found: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Nested values as names and texts, in their order; what is null is left out."""
-    shown = [(name, value) for name, value in run.flatten(found).items() if value is not None]
-    return [
-        (name.replace(".", " "), f"{value:.4g}" if isinstance(value, float) else str(value)) for name, value in shown
-    ]
+    """Nested values as names and texts, in their order; what is null or an empty list is left out."""
+    shown = [(name, value) for name, value in run.flatten(found).items() if value is not None and value != []]
+    return [(name.replace(".", " "), _fact(value)) for name, value in shown]
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(_fact(one) for one in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _counts(root: Path) -> list[tuple[str, list[tuple[str, str]]]]:
