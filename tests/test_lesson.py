@@ -1,0 +1,200 @@
+"""The little world: its posts can be read back, its faults and labels have their probabilities, its truth is exact."""
+
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+
+from preferent import dataset, lesson, recipe, run
+from preferent.error import DataError, PreferentError
+from preferent.lesson import course, truth, village
+from preferent.lesson.village import Facts
+
+FACTS = Facts("Anna", "lost the keys", "market")
+POST = "Ben stayed at the zoo. Today Anna was at the market. She could not find the keys anywhere."
+
+
+@pytest.mark.parametrize("part", ["demonstration", "preference", "prompt", "test"])
+def test_posts_tell_their_facts(part: village.Part) -> None:
+    for post in lesson.posts(0, 500, part):
+        assert lesson.facts_of(post.text + village.ASK) == post.facts
+        assert 2 <= len(re.findall(r"[.!]", post.text)) <= 4
+        assert post.other != post.facts.who and post.elsewhere != post.facts.where
+
+
+def test_no_test_combination_trains_and_every_pair_does() -> None:
+    train, test = (set(village.combinations(part)) for part in ("prompt", "test"))
+    assert not train & test and len(train | test) == 24 * 16 * 16
+    assert len(test) == course.HELD_OUT
+    assert len({(facts.who, facts.what) for facts in train}) == 24 * 16
+    assert len({(facts.who, facts.where) for facts in train}) == 24 * 16
+    assert len({(facts.what, facts.where) for facts in train}) == 16 * 16
+    assert {post.facts for post in lesson.posts(3, 768, "test")} == test
+
+
+def test_posts_are_functions_of_seed_and_part() -> None:
+    texts = [post.text for post in lesson.posts(0, 20, "prompt")]
+    assert [post.text for post in lesson.posts(0, 30, "prompt")][:20] == texts
+    assert [post.text for post in lesson.posts(1, 20, "prompt")] != texts
+    assert [post.text for post in lesson.posts(0, 20, "preference")] != texts
+
+
+def test_a_foreign_text_has_no_facts() -> None:
+    with pytest.raises(DataError, match="no post of the lesson"):
+        lesson.facts_of("A text from elsewhere.")
+
+
+@pytest.mark.parametrize(
+    ("text", "ended", "expected"),
+    [
+        (" Anna lost the keys at the market.", True, 3.0),
+        (" Anna lost the keys at the market.", False, 2.0),
+        (" Anna could not find the keys anywhere at the market.", True, 2.8),
+        (" Anna lost the keys.", True, 2.0),
+        (" Ben lost the keys at the market.", True, 1.0),
+        (" Anna and Ben lost the keys at the market.", True, 0.9),
+        (" Anna lost the keys at the market and the zoo.", True, 0.8),
+        (" Anna lost the keys and saw a fire at the market.", True, 0.7),
+        (" Anna lost the keys at the market. It was raining.", True, 2.8),
+        (" Annabel lost the keysat the market.", True, 2.0),
+        ("", True, 0.0),
+    ],
+)
+def test_utility_is_what_it_says(text: str, ended: bool, expected: float) -> None:
+    assert lesson.utility(FACTS, text, ended) == pytest.approx(expected, abs=1e-12)
+    assert lesson.faithful(FACTS, text) == (
+        " Anna " in text and "Ben" not in text and expected > 1.9 and "market" in text
+    )
+
+
+def test_drafts_have_their_faults_as_often_as_said() -> None:
+    count = 8000
+    written = lesson.posts(0, count, "demonstration")
+    drafts = course._drafts(0, "demonstration", written, 0)
+    pairs = list(zip(written, drafts, strict=True))
+    shares = {
+        village.WRONG_WHO: np.mean([not text.startswith(f" {post.facts.who}") for post, text in pairs]),
+        village.NO_WHERE: np.mean([not any(place in text for place in village.PLACES) for _, text in pairs]),
+        village.RAMBLES: np.mean([any(remark in text for remark in village.REMARKS) for _, text in pairs]),
+    }
+    never_end = (1 - village.RAMBLES) * village.REPEATS
+    shares[never_end] = np.mean([not village.ends(text) for text in drafts])
+    right_where = 1 - village.NO_WHERE - village.WRONG_WHERE
+    all_right = (1 - village.WRONG_WHO) * (1 - village.WRONG_WHAT) * right_where
+    shares[all_right] = np.mean([lesson.faithful(post.facts, text) for post, text in pairs])
+    for expected, share in shares.items():
+        assert abs(share - expected) < 4 * math.sqrt(expected * (1 - expected) / count), (expected, share)
+
+
+def test_annotator_is_bradley_terry() -> None:
+    pair = (" Anna lost the keys.", " Anna lost the keys at the market.")
+    chance = 1 / (1 + math.exp(-truth.SHARPNESS))
+    assert truth.choose(FACTS, pair, chance - 1e-9) == 1
+    assert truth.choose(FACTS, pair, chance + 1e-9) == 0
+    assert truth.choose(FACTS, pair[::-1], 1 - chance - 1e-9) == 1
+
+
+def test_written_files_are_read_without_a_loss(tmp_path: Path) -> None:
+    lesson.demonstrations(0, 50, tmp_path / "demonstrations.jsonl")
+    lesson.preferences(0, 400, tmp_path / "preferences.jsonl")
+    lesson.prompts(0, 50, tmp_path / "prompts.jsonl")
+    for name, kind, count in (
+        ("demonstrations", "demonstration", 50),
+        ("prompts", "prompt", 50),
+        ("preferences", "preference", 400),
+    ):
+        assert dataset.detect([str(tmp_path / f"{name}.jsonl")])[0] == kind
+        reading = dataset.read_rows([str(tmp_path / f"{name}.jsonl")], kind, "auto")
+        assert len(reading.records) == reading.read and not reading.dropped and 0.97 * count < reading.read <= count
+    agreements, chances = [], []
+    for row in run.read_jsonl(tmp_path / "preferences.jsonl"):
+        facts = lesson.facts_of(row["input_text"])
+        assert row["candidate_0"] != row["candidate_1"] and lesson.faithful(facts, row["reference"])
+        zero, one = (lesson.utility(facts, row[f"candidate_{i}"], village.ends(row[f"candidate_{i}"])) for i in (0, 1))
+        agreements.append((one > zero) == (row["choice"] == 1))
+        chances.append(1 / (1 + math.exp(-truth.SHARPNESS * abs(one - zero))))
+    assert abs(np.mean(agreements) - np.mean(chances)) < 0.06
+    assert 0.75 < np.mean(chances) < 0.95
+
+
+def test_every_word_is_one_token_and_posts_are_short(tmp_path: Path) -> None:
+    scratch = pytest.importorskip("preferent.scratch")
+    lesson.demonstrations(0, course.DEMONSTRATIONS, tmp_path / "rows.jsonl")
+    texts = list(scratch.read(tmp_path / "rows.jsonl"))
+    tokenizer: Tokenizer = scratch.train_tokenizer(texts, course.VOCABULARY)
+    for post in lesson.posts(0, 768, "test"):
+        asked = tokenizer.encode(post.text + village.ASK)
+        assert len(asked) <= 48
+        answer = village.summary(post.facts)
+        whole = tokenizer.encode(post.text + village.ASK + answer)
+        assert whole.tokens[len(asked) :] == ["▁" + word for word in answer[1:-1].split()] + ["."]
+
+
+def prediction(text: str, ended: bool = True, post: str = POST) -> dict:
+    return {"inputs": {"inputs_pretokenized": post + village.ASK}, "prediction": text, "ended": ended, "kl": 1.5}
+
+
+def test_verdict_counts_by_the_truth() -> None:
+    good, short, wrong = " Anna lost the keys at the market.", " Anna lost the keys.", " Ben lost the keys at the zoo."
+    base = [prediction(short), prediction(good), prediction(good), prediction(wrong, False)]
+    tuned = [prediction(good), prediction(good), prediction(wrong), prediction(good)]
+    found = truth.verdict(base, tuned)
+    assert lesson.true_scores(base) == [2.0, 3.0, 3.0, -2.0]
+    assert (found["win"], found["tie"], found["loss"], found["n"], found["win_rate"]) == (2, 1, 1, 4, 0.625)
+    assert (found["n_both_ended"], found["win_rate_both_ended"]) == (3, 0.5)
+    assert (found["faithful_base"], found["faithful_tuned"]) == (0.5, 0.75)
+    assert (found["ended_base"], found["ended_tuned"], found["kl_tuned"]) == (0.75, 1.0, 1.5)
+
+
+def test_curve_sets_truth_beside_reward() -> None:
+    answers = [" Anna lost the keys.", " Anna lost the keys at the market."]
+    samples = [{"step": s, "input": POST, "answer": answers[s // 5], "ended": True} for s in range(10)]
+    metrics = [{"step": 0, "validation/score": 1.0}]
+    metrics += [{"step": s + 1, "reward": float(s // 5), "kl_loss": 0.5 * (s // 5)} for s in range(10)]
+    assert truth.curve(samples, metrics) == [
+        {"kl": 0.0, "proxy": 0.0, "gold": 0.0},
+        {"kl": 0.5, "proxy": 1.0, "gold": truth.SHARPNESS},
+    ]
+
+
+def test_recipe_is_one_and_commands_are_those_of_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from preferent import cli
+
+    done: list[list[str]] = []
+
+    def run_here(argv: list[str]) -> int:
+        cli.parser().parse_args(argv[3:])
+        done.append(argv[3:])
+        return 0 if argv[3] == "scratch" else 5
+
+    monkeypatch.setattr(course.cluster, "run_here", run_here)
+    with pytest.raises(PreferentError) as caught:
+        lesson.quickstart(tmp_path, seed=7)
+    assert caught.value.exit_code == 5 and [words[0] for words in done] == ["scratch", "run"]
+    asked, ignored = recipe.load(tmp_path / "lesson" / "recipe.yaml")
+    assert not ignored and asked.seed == 7 and asked.sft is not None
+    assert asked.target_sequence_length == village.ANSWER_TOKENS
+    for paths in (asked.preference_dataset, asked.prompt_dataset, asked.eval_dataset, asked.sft.dataset):
+        assert Path(str(paths)).is_file()
+    assert asked.infer.max_prompts is not None and asked.infer.max_prompts > 300
+
+
+def test_judging_writes_the_verdict_for_the_report(tmp_path: Path) -> None:
+    for side, text in (("base", " Anna lost the keys."), ("tuned", " Anna lost the keys at the market.")):
+        run.write_jsonl(tmp_path / "predictions" / side / "text.jsonl", [prediction(text)] * 4)
+    sample = {"step": 0, "input": POST, "answer": " Anna lost the keys.", "ended": True}
+    run.write_jsonl(tmp_path / "policy" / "rollouts" / "samples.jsonl", [sample])
+    run.write_jsonl(tmp_path / "policy" / "metrics.jsonl", [{"step": 1, "reward": 0.25, "kl_loss": 0.0}])
+    gold = course.judge(tmp_path)
+    assert gold["win_rate"] == 1.0 and gold["curve"] == [{"kl": 0.0, "proxy": 0.25, "gold": 0.0}]
+    assert run.read_json(tmp_path / "comparison" / "gold.json") == gold
+    run.write_json(
+        tmp_path / "comparison" / "metrics.json", {"headline": "judge", "judges": {"judge": {"win_rate": 0.9}}}
+    )
+    text = course.ending(tmp_path, gold)
+    assert "wins 100%" in text and "before: Anna lost the keys." in text and "says 90%" in text
