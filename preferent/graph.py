@@ -77,8 +77,8 @@ class Task:
     """One command of a run.
 
     `inputs` are files and folders below the run directory, `outside` models that the user named (a path, an alias, a
-    hub id), `files` data that the recipe names, as the stage calls them less a number; `outputs` are below `folder`, which is below the run directory.
-    `settings` are `--set` of this command alone.
+    hub id), `files` data that the recipe names, under what the stage calls them less a number. `outputs` are below
+    `folder`, which is below the run directory. `settings` are `--set` of this command alone.
     """
 
     name: str

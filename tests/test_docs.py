@@ -1,7 +1,7 @@
 """The documentation is true: generated pages are fresh, and code blocks run.
 
-A comment before a block says what it is: `not run: REASON`; `needs a run` (there is one in runs/small: the block is tried
-in the acceptance tests); `file: NAME` (the block is that file). Every other bash or python block is run here.
+A comment before a block says what it is: `not run: REASON`; `needs a run` (it is in runs/small: the block is tried in
+the acceptance tests); `file: NAME` (the block is that file). Every other bash or python block is run here.
 """
 
 import importlib.util
