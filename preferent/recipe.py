@@ -50,7 +50,7 @@ class Data(Section):
     format: Literal["auto", "gcpc", "trl", "hh", "openai"] = "auto"
     """Format of the preference rows; `auto` looks at the rows."""
     validation_share: Share = 0.05
-    """Share of the prompts kept for validation where `eval_dataset` does not serve (early stopping, selection, budget)."""
+    """Share of the prompts kept for validation (early stopping, selection, budget) where there is no `eval_dataset`."""
     test_share: Share = 0.05
     """Share of the prompts kept for the verdict and the reported accuracy."""
 
@@ -143,7 +143,7 @@ class Ppo(Section):
     kl_budget: Positive | None = None
     """Nats an answer on validation prompts above which training stops."""
     reward: str | None = None
-    """`module:function` that takes (prompts, answers), two lists of text, and returns scores, in place of a reward model."""
+    """`module:function` from (prompts, answers), two lists of text, to a list of scores; replaces the reward model."""
     validation_every: Count = 25
     """Steps between evaluations on validation prompts (selection, budget, early stopping)."""
     validation_prompts: Count = 256
@@ -218,7 +218,7 @@ class Recipe(Section):
     seed: NotNegative = 0
     """All randomness is a function of it."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the models; weights are kept in fp32 where they are trained. auto: bf16 where the processor has it."""
+    """Arithmetic of the models; trained weights are kept in fp32. auto: bf16 where the processor has it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the models run."""
     threads: Count | None = None
