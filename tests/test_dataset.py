@@ -196,6 +196,8 @@ BAD = [
     ("demonstration", {"input_text": "Q"}, "missing key"),
     ("demonstration", {"input_text": "Q", "output_text": ""}, "empty answer"),
     ("demonstration", {"messages": [USER]}, "bad messages"),
+    ("demonstration", {"completion": "A"}, "missing key"),
+    ("demonstration", {"input_text": " ", "output_text": "A"}, "empty prompt"),
     ("text", {"text": " "}, "empty text"),
     ("text", {"text": 1}, "wrong type"),
 ]

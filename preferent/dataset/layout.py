@@ -233,24 +233,29 @@ def prompt(row: Row) -> Prompt:
 
 def demonstration(row: Row) -> Demonstration:
     """`input_text` and `output_text`; `prompt` and `completion`; or `messages` whose last one is the answer."""
-    if "completion" in row:
-        given, answer = row.pop("prompt", ""), row.pop("completion")
-        turns = () if isinstance(given, str) else _messages(given)
-        asked = Prompt(input_text=given) if isinstance(given, str) else _conversation(turns, None)
-        output = answer if isinstance(answer, str) else _answer(_messages(answer), "completion")
-    elif "output_text" in row:
-        asked, output = _asked(row), _text(row, "output_text")
-    elif "messages" in row:
-        conversation = _messages(row.pop("messages"))
-        asked = _conversation(conversation[:-1], _optional(row, "context"))
-        output = _answer(conversation[-1:], "the last of messages")
-    else:
-        raise Unusable(f"missing key: output_text (the row has: {', '.join(sorted(row)[:8]) or 'nothing'})")
+    asked, output = _shown_answer(row)
+    if asked.is_empty:
+        raise Unusable("empty prompt: write plain text as rows with the key text")
     if not output:
         raise Unusable("empty answer: there is nothing to learn")
     id, group = _name(row, "id"), _name(row, "group")
     asked = Prompt(asked.input_text, asked.messages, asked.context, group=group)
     return Demonstration(asked, output, id, _extra(row, "demonstration"))
+
+
+def _shown_answer(row: Row) -> tuple[Prompt, str]:
+    if "completion" in row:
+        if "prompt" not in row:
+            raise Unusable("missing key: prompt")
+        given, answer = row.pop("prompt"), row.pop("completion")
+        asked = Prompt(input_text=given) if isinstance(given, str) else _conversation(_messages(given), None)
+        return asked, answer if isinstance(answer, str) else _answer(_messages(answer), "completion")
+    if "output_text" in row:
+        return _asked(row), _text(row, "output_text")
+    if "messages" in row:
+        turns = _messages(row.pop("messages"))
+        return _conversation(turns[:-1], _optional(row, "context")), _answer(turns[-1:], "the last of messages")
+    raise Unusable(f"missing key: output_text (the row has: {', '.join(sorted(row)[:8]) or 'nothing'})")
 
 
 def text(row: Row) -> Demonstration:
