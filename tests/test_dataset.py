@@ -441,13 +441,13 @@ def round_trip(records, kind, format, name="rows.jsonl"):
         return [dataclasses.replace(record, source="") for record in reading.records]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(PAIRS, min_size=1, max_size=4))
 def test_gcpc_rows_lose_nothing(pairs):
     assert round_trip(pairs, "preference", "gcpc") == pairs
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.one_of(TEXTS, CHATS), min_size=1, max_size=4), NAMES, TEXT)
 def test_prompt_and_demonstration_rows_lose_nothing(prompts, extra, id):
     prompts = [dataclasses.replace(prompt, extra=extra, id=id) for prompt in prompts]
@@ -461,7 +461,7 @@ def said(pair):
     return {"chosen": pair.chosen, "rejected": pair.rejected, "id": pair.id, "extra": pair.extra}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(PAIRS.filter(lambda pair: pair.choice != "tie"))
 def test_trl_rows_lose_only_the_position(pair):
     (read,) = round_trip([pair], "preference", "trl")
@@ -472,7 +472,7 @@ def test_trl_rows_lose_only_the_position(pair):
     assert (read.strength, read.annotator) == (pair.strength, pair.annotator)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(PAIRS.filter(lambda pair: pair.choice != "tie" and not pair.prompt.is_empty), st.booleans())
 def test_conversational_rows_turn_a_text_into_a_message(pair, openai):
     (read,) = round_trip([pair], "preference", "openai" if openai else "trl-conversational")
@@ -484,7 +484,7 @@ def test_conversational_rows_turn_a_text_into_a_message(pair, openai):
 PLAIN = st.text("abc .", min_size=1, max_size=8).filter(str.strip)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(PLAIN, PLAIN, PLAIN, st.sampled_from([0, 1]))
 def test_hh_rows_turn_a_prompt_into_a_dialogue_and_then_lose_nothing(asked, first, second, choice):
     if first.strip() == second.strip():
@@ -512,7 +512,7 @@ LINE = st.one_of(st.binary(max_size=20), HOSTILE, st.just(json.dumps(GCPC).encod
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(LINE, max_size=6), st.sampled_from(KINDS), st.booleans())
 def test_no_file_breaks_the_reader_and_every_row_is_accounted_for(lines, kind, packed):
     with tempfile.TemporaryDirectory() as folder:
