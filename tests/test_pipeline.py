@@ -267,6 +267,12 @@ def test_a_command_runs_with_our_streams_and_tells_its_exit_code(capfd):
     assert cluster.run_here([sys.executable, "-c", "import os; os.kill(os.getpid(), 15)"]) == 143
 
 
+def test_a_command_has_a_process_group_of_its_own(capfd):
+    """So that a Ctrl-C in the terminal, which goes to a whole group, reaches it once: through us."""
+    cluster.run_here([sys.executable, "-c", "import os; print(os.getpgrp() == os.getpid())"])
+    assert capfd.readouterr().out == "True\n"
+
+
 CHILD = """
 import signal, sys, time
 def count(number, frame):
@@ -296,7 +302,7 @@ def parent(child: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_is_passed_on_once(number):
+def test_a_signal_is_passed_on(number):
     process = parent(CHILD)
     assert process.stdout.readline() == "ready\n"
     os.killpg(process.pid, number)  # as a terminal does it
