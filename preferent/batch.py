@@ -40,7 +40,8 @@ def pad(rows: Sequence[np.ndarray], fill: float, left: bool = False) -> np.ndarr
 
 
 def pack(texts: Sequence[Sequence[int]], eos_id: int, length: int) -> np.ndarray:
-    """Token lists joined with EOS after each and cut into sequences, int64 [S, length]; the last ones are dropped if short."""
+    """Token lists joined with EOS after each and cut into sequences, int64 [S, length]; the last ones are dropped if
+    short."""
     flat = np.concatenate([np.append(np.asarray(text, dtype=np.int64), eos_id) for text in texts])
     count = len(flat) // length
     return flat[: count * length].reshape(count, length)

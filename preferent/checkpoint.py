@@ -41,7 +41,9 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], scalars: Mappin
             with open(file, "rb") as written:
                 os.fsync(written.fileno())
             files[file.name] = {"sha256": run.sha256(file), "bytes": file.stat().st_size}
-        run.write_json(aside / "manifest.json", {"schema": SCHEMA, "step": step, "scalars": dict(scalars), "files": files})
+        run.write_json(
+            aside / "manifest.json", {"schema": SCHEMA, "step": step, "scalars": dict(scalars), "files": files}
+        )
         shutil.rmtree(target, ignore_errors=True)
         os.replace(aside, target)
         run.sync_folder(folder)
@@ -94,7 +96,9 @@ def _damage(path: Path) -> str | None:
             return f"{bad[0]} is damaged (its hash is not the manifest's)" if bad else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"incomplete or damaged ({type(error).__name__})"
-    raise UsageError(f"{path}: checkpoint schema {schema}, this version reads {SCHEMA}; use the preferent that wrote it")
+    raise UsageError(
+        f"{path}: checkpoint schema {schema}, this version reads {SCHEMA}; use the preferent that wrote it"
+    )
 
 
 def _shards(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
@@ -108,5 +112,3 @@ def _shards(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
         shards[-1][name] = tensor.detach().to("cpu", copy=False).contiguous()
         size += count
     return shards
-
-

@@ -146,7 +146,7 @@ def _scored(recipe: Recipe, models: Mapping[str, Path], answers: Answers) -> dic
     for name, folder in models.items():
         scores[name] = ask(score.RewardModel.load(folder, recipe, here).score_texts, answers, name)
     if recipe.ppo.reward is not None and "reward" not in models:
-        scores["reward"] = ask(score.UserFunction.load(recipe.ppo.reward).function, answers, "reward")
+        scores["reward"] = ask(score.UserFunction.load(recipe.ppo.reward).score_texts, answers, "reward")
     return scores
 
 

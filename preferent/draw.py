@@ -32,7 +32,9 @@ def _key(seed: int, purpose: str) -> tuple[int, int]:
     return int.from_bytes(raw[:4], "little"), int.from_bytes(raw[4:8], "little")
 
 
-def uniforms(seed: int, purpose: str, items: np.ndarray | Sequence[int] | int, positions: np.ndarray | int) -> np.ndarray:
+def uniforms(
+    seed: int, purpose: str, items: np.ndarray | Sequence[int] | int, positions: np.ndarray | int
+) -> np.ndarray:
     """Uniform numbers in [0, 1), float64 with 53 random bits, of the broadcast shape of `items` and `positions`."""
     items, positions = np.broadcast_arrays(np.asarray(items, dtype=np.uint64), np.asarray(positions, dtype=np.uint64))
     words = [items & _LOW, items >> _HALF, positions & _LOW, positions >> _HALF]
@@ -61,7 +63,7 @@ def split(seed: int, purpose: str, groups: Sequence[str], shares: Sequence[float
     """
     names = sorted(set(groups))
     keys = [int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") for name in names]
-    order = sorted(range(len(names)), key=lambda i: (float(uniforms(seed, purpose, keys[i], 0)), names[i]))
+    order = np.argsort(uniforms(seed, purpose, np.array(keys, dtype=np.uint64), 0), kind="stable")
     part, start = {}, 0
     for index, share in enumerate(shares):
         count = round(share * len(names))

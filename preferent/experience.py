@@ -1,7 +1,7 @@
 """What the networks say about rollouts: log-probabilities, divergence, values, scores at the last token.
 
-Rows are prompt + answer, padded on the right; heads are applied at answer positions only. The state before answer token t
-is the hidden state at the token in front of it.
+Rows are prompt + answer, padded on the right; heads are applied at answer positions only. The state before answer
+token t is the hidden state at the token in front of it.
 
 Shapes: B rollouts, A answer positions, b rows and T tokens of a micro-batch, N its answer tokens.
 """

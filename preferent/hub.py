@@ -31,8 +31,8 @@ def _download(repository: str, revision: str | None) -> Path:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=PATTERNS))
     except GatedRepoError:
         raise PlatformError(
-            f"{repository}: is gated. Ask for access at https://huggingface.co/{repository}, make a token under your account's "
-            f"settings, run `hf auth login` (or set HF_TOKEN), and start again"
+            f"{repository}: is gated. Ask for access at https://huggingface.co/{repository}, make a token under your "
+            f"account's settings, run `hf auth login` (or set HF_TOKEN), and start again"
         ) from None
     except RepositoryNotFoundError:
         raise PlatformError(
@@ -51,4 +51,3 @@ def name_of(source: Path) -> str:
         if parent.name.startswith("models--") and source.parent.name == "snapshots":
             return parent.name.removeprefix("models--").replace("--", "/")
     return str(source)
-

@@ -68,7 +68,10 @@ def answered(
     rows: list[dict[str, Any]] = []
     for item, rollout in zip(items, rollouts, strict=True):
         prompt = prompts[item]
-        asked = {"inputs_pretokenized": tokenizer.text(prompt, instruction), "targets_pretokenized": prompt.reference or ""}
+        asked = {
+            "inputs_pretokenized": tokenizer.text(prompt, instruction),
+            "targets_pretokenized": prompt.reference or "",
+        }
         prediction = tokenizer.decode_answer(prompt, instruction, rollout.ids.tolist())
         facts = {"id": prompt.id or prompt.key, "tokens": len(rollout.ids), "ended": rollout.ended}
         rows.append({"inputs": asked, "prediction": prediction} | facts)

@@ -1,8 +1,8 @@
 """Policy, reference, reward model and critic: Hugging Face models in and out, LoRA by PEFT.
 
-A `Policy` is a causal language model, a `Scorer` a sequence classifier with one label. Both give hidden states, and apply
-their head only where it is asked for. Dropout is off everywhere. With LoRA one frozen backbone serves two: policy and
-reference, reward model and critic.
+A `Policy` is a causal language model, a `Scorer` a sequence classifier with one label. Both give hidden states, and
+apply their head only where it is asked for. Dropout is off everywhere. With LoRA one frozen backbone serves two:
+policy and reference, reward model and critic.
 """
 
 import contextlib
@@ -158,12 +158,15 @@ def raw_logits(body: PreTrainedModel, hidden: Tensor) -> Tensor:
 def load_policy(source: Path, world: World, lora_dim: int | None = None, checkpointing: bool = False) -> Policy:
     """A causal language model from a folder (a full model or an adapter).
 
-    `lora_dim` None: frozen; 0: every weight learns; above: a fresh LoRA adapter of that rank on all linear layers learns.
+    `lora_dim` None: frozen; 0: every weight learns; above: a fresh LoRA adapter of that rank on all linear layers
+    learns.
     """
     config = read_config(source, world.trust_remote_code)
     names = " ".join(config.architectures or [])
     if "SequenceClassification" in names or config.is_encoder_decoder:
-        raise UsageError(f"{source}: is a {names}, not a causal language model; large_model_reference wants one that writes text")
+        raise UsageError(
+            f"{source}: is a {names}, not a causal language model; large_model_reference wants one that writes text"
+        )
     base, body = _load(AutoModelForCausalLM, source, config, world)
     tokenizer = Tokenizer.load(source if (source / "tokenizer.json").exists() else base)
     _probe(body, tokenizer, source)
@@ -191,12 +194,14 @@ def load_scorer(
     """A reward model from a folder.
 
     With a `seed` it starts from a causal language model: the head is new, drawn from N(0, 1 / sqrt(D + 1)) (Stiennon et
-    al. 2020 as in their code), and `lora_dim` says what learns (0: everything). Without, the folder holds a reward model,
-    which is frozen unless `trainable`.
+    al. 2020 as in their code), and `lora_dim` says what learns (0: everything). Without, the folder holds a reward
+    model, which is frozen unless `trainable`.
     """
     config = read_config(source, world.trust_remote_code)
     if seed is None and "SequenceClassification" not in " ".join(config.architectures or []):
-        raise UsageError(f"{source}: is no reward model (its config names {config.architectures}); train one with `preferent reward`")
+        raise UsageError(
+            f"{source}: is no reward model (its config names {config.architectures}); train one with `preferent reward`"
+        )
     config.num_labels = 1
     base, body = _load(AutoModelForSequenceClassification, source, config, world)
     tokenizer = Tokenizer.load(source if (source / "tokenizer.json").exists() else base)
@@ -241,7 +246,8 @@ def check_length(source: Path, recipe: Recipe) -> None:
     asked = recipe.prompt_sequence_length + recipe.target_sequence_length
     if longest is not None and asked > longest:
         raise UsageError(
-            f"prompt_sequence_length + target_sequence_length: {asked} tokens, but {source} reads {longest}; lower one of them"
+            f"prompt_sequence_length + target_sequence_length: {asked} tokens, but {source} reads {longest}; "
+            f"lower one of them"
         )
 
 
@@ -254,7 +260,9 @@ def read_config(source: Path, trust_remote_code: bool = False) -> Any:
             config.architectures = [(config.architectures or ["For"])[0].split("For")[0] + "ForSequenceClassification"]
         return config
     if not (source / "config.json").exists():
-        raise PlatformError(f"{source}: is no model: there is no config.json in it; give a folder in the Hugging Face layout")
+        raise PlatformError(
+            f"{source}: is no model: there is no config.json in it; give a folder in the Hugging Face layout"
+        )
     config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
     for name in vars(config.get_text_config()):
         if "dropout" in name or name.endswith("_pdrop"):
@@ -273,8 +281,8 @@ def _load(kind: Any, source: Path, config: Any, world: World) -> tuple[Path, Pre
     base = adapter_base(source) if (source / "adapter_config.json").exists() else source
     if not any(base.glob("*.safetensors")):
         raise PlatformError(
-            f"{base}: has no .safetensors weights; pickled ones are not read, since they can run code. Convert them once: "
-            f"AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)"
+            f"{base}: has no .safetensors weights; pickled ones are not read, since they can run code. "
+            f"Convert them once: AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -288,7 +296,9 @@ def _load(kind: Any, source: Path, config: Any, world: World) -> tuple[Path, Pre
         )
     missing = {name for name in info["missing_keys"] if not name.startswith("score.")}
     if missing:
-        raise PlatformError(f"{base}: {len(missing)} weights are missing, {sorted(missing)[0]} the first; the model is incomplete")
+        raise PlatformError(
+            f"{base}: {len(missing)} weights are missing, {sorted(missing)[0]} the first; the model is incomplete"
+        )
     return base, body.to(world.device).eval()
 
 
@@ -298,7 +308,12 @@ def _existing_adapter(body: PreTrainedModel, source: Path, base: Path) -> PeftMo
 
 def _adapt(body: PreTrainedModel, rank: int, task: TaskType, heads: list[str] | None) -> PeftModel:
     config = LoraConfig(
-        task_type=task, r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear", modules_to_save=heads
+        task_type=task,
+        r=rank,
+        lora_alpha=2 * rank,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        modules_to_save=heads,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -329,7 +344,9 @@ def _probe(body: PreTrainedModel, tokenizer: Tokenizer, source: Path) -> None:
     own = body(input_ids=ids, use_cache=False).logits.float()
     ours = raw_logits(body, body.base_model(input_ids=ids, use_cache=False).last_hidden_state)
     if not torch.allclose(own, ours, rtol=1e-3, atol=1e-3 * float(own.abs().max())):
-        raise UsageError(f"{source}: {type(body).__name__} changes its logits in a way preferent does not know; please report it")
+        raise UsageError(
+            f"{source}: {type(body).__name__} changes its logits in a way preferent does not know; please report it"
+        )
 
 
 def save(network: Network, folder: Path, masters: Mapping[str, Tensor], card: str) -> None:
@@ -346,7 +363,9 @@ def save(network: Network, folder: Path, masters: Mapping[str, Tensor], card: st
         _save_adapter(network, aside, folder)
     network.tokenizer.save(aside)
     licences = copy_licences(network.source, aside)
-    (aside / "README.md").write_text(card + "".join(f"\nLicence of the source: [{name}]({name})\n" for name in licences))
+    (aside / "README.md").write_text(
+        card + "".join(f"\nLicence of the source: [{name}]({name})\n" for name in licences)
+    )
     for file in aside.iterdir():
         with open(file, "rb") as written:
             os.fsync(written.fileno())
@@ -376,7 +395,9 @@ def _save_adapter(network: Network, folder: Path, final: Path) -> None:
     network.peft.save_pretrained(folder, selected_adapters=[network.adapter])
     config = run.read_json(folder / "adapter_config.json")
     inside = final.parent.parent in network.source.resolve().parents
-    config["base_model_name_or_path"] = os.path.relpath(network.source, final) if inside else hub.name_of(network.source)
+    config["base_model_name_or_path"] = (
+        os.path.relpath(network.source, final) if inside else hub.name_of(network.source)
+    )
     run.write_json(folder / "adapter_config.json", config)
 
 

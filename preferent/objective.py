@@ -67,8 +67,8 @@ def shaped_rewards(scores: Tensor, k1: Tensor, answer_mask: Tensor, kl_coeff: fl
 def gae(rewards: Tensor, values: Tensor, answer_mask: Tensor, gamma: float, gae_lambda: float) -> tuple[Tensor, Tensor]:
     """Generalized advantage estimation (Schulman et al. 2016): advantages and returns, both [B, A], zero off the mask.
 
-    A_t = delta_t + gamma * lambda * A_{t+1}, delta_t = r_t + gamma * V_{t+1} - V_t; after the last token everything is 0
-    (an answer ends its episode). Returns are advantages + values, before any whitening.
+    A_t = delta_t + gamma * lambda * A_{t+1}, delta_t = r_t + gamma * V_{t+1} - V_t; after the last token everything is
+    0 (an answer ends its episode). Returns are advantages + values, before any whitening.
     """
     keep = answer_mask.to(values.dtype)
     values, rewards = values * keep, rewards * keep
@@ -89,7 +89,9 @@ def whiten(x: Tensor, keep_mask: Tensor) -> Tensor:
     return torch.where(keep_mask, (x.double() - mean) * (variance + 1e-8).rsqrt(), 0.0).to(x.dtype)
 
 
-def policy_loss(log_probs: Tensor, old: Tensor, advantages: Tensor, clip_range: float) -> tuple[Tensor, dict[str, Tensor]]:
+def policy_loss(
+    log_probs: Tensor, old: Tensor, advantages: Tensor, clip_range: float
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Summed clipped surrogate of PPO (Schulman et al. 2017) over tokens, all [N]; and sums for logging.
 
     sum max(-A * ratio, -A * clip(ratio, 1 - eps, 1 + eps)), ratio = exp(log_probs - old).
@@ -129,5 +131,6 @@ def pair_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
 
 
 def next_kl_coeff(kl_coeff: float, kl: float, target: float, horizon: int, episodes: int) -> float:
-    """Adaptive controller of Ziegler et al. 2019: kl_coeff * (1 + clip(kl / target - 1, -.2, .2) * episodes / horizon)."""
+    """Adaptive controller of Ziegler et al. 2019: kl_coeff * (1 + clip(kl / target - 1, -.2, .2) * episodes /
+    horizon)."""
     return kl_coeff * (1 + min(max(kl / target - 1, -0.2), 0.2) * episodes / horizon)

@@ -33,8 +33,8 @@ class Schedule:
 class Optimizer:
     """AdamW (Loshchilov and Hutter 2019) over named parameters.
 
-    A parameter that computes in bf16 has an fp32 master here: gradients of micro-batches are added up in fp32, the master
-    moves, and the parameter gets the rounded master. An fp32 parameter is its own master.
+    A parameter that computes in bf16 has an fp32 master here: gradients of micro-batches are added up in fp32, the
+    master moves, and the parameter gets the rounded master. An fp32 parameter is its own master.
     """
 
     def __init__(

@@ -1,8 +1,9 @@
 """PPO on prompts, scored by a reward model or a function, held to a reference by a KL penalty.
 
-Clipped PPO with a separate critic (Schulman et al. 2017; for language models Ziegler et al. 2019, Stiennon et al. 2020 and
-the implementation details collected by Huang et al. 2024). Each step: sample, score and commit rollouts; measure them under
-policy, reference and critic; advantages; `epochs` passes of minibatch updates. Rollouts on disk are replayed on resume.
+Clipped PPO with a separate critic (Schulman et al. 2017; for language models Ziegler et al. 2019, Stiennon et al. 2020
+and the implementation details collected by Huang et al. 2024). Each step: sample, score and commit rollouts; measure
+them under policy, reference and critic; advantages; `epochs` passes of minibatch updates. Rollouts on disk are
+replayed on resume.
 """
 
 import math
@@ -19,7 +20,7 @@ from torch import Tensor
 from preferent import batch, checkpoint, dataset, draw, experience, graph, hub, model, objective, progress, run, score
 from preferent.error import DivergedError, UsageError
 from preferent.experience import Micro
-from preferent.metric import Metrics
+from preferent.metric import Metrics, tensorboard
 from preferent.model import Policy, Scorer
 from preferent.optimizer import Optimizer, Schedule
 from preferent.recipe import Recipe, pick
@@ -98,7 +99,9 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
         raise UsageError("ppo: needs a reward: give --in reward=FOLDER, or ppo.reward: module:function")
     model.check_length(source, recipe)
     with run.locked(out):
-        stage = run.stage("ppo", out, pick(recipe, *graph.FIELDS["ppo"]), inputs | {"model": source}, graph.EXTENDABLE["ppo"])
+        stage = run.stage(
+            "ppo", out, pick(recipe, *graph.FIELDS["ppo"]), inputs | {"model": source}, graph.EXTENDABLE["ppo"]
+        )
         if stage.done:
             return
         stage.record(**world.facts())
@@ -112,7 +115,9 @@ def load(recipe: Recipe, source: Path, inputs: dict[str, Path], out: Path, world
     policy = model.load_policy(source, world, rank, recipe.gradient_checkpointing)
     free_reference = policy.peft is not None
     if recipe.kl_coeff == 0 and recipe.ppo.kl_budget is not None and not free_reference:
-        raise UsageError("ppo.kl_budget: with kl_coeff: 0 no reference is loaded, so there is no KL to hold; drop one of them")
+        raise UsageError(
+            "ppo.kl_budget: with kl_coeff: 0 no reference is loaded, so there is no KL to hold; drop one of them"
+        )
     reference = policy.reference() if recipe.kl_coeff > 0 or free_reference else None
     reward, critic = load_reward(recipe, source, inputs, rank, world)
     sampler = Local(policy, recipe.seed, recipe.sampler.rows)
@@ -139,7 +144,8 @@ def load_reward(
 def fit_normalizer(
     recipe: Recipe, policy: Policy, reward: RewardModel | UserFunction, sampler: Sampler, prompts: Prompts, out: Path
 ) -> Normalizer:
-    """The normaliser from one answer of the untuned policy to each of some training prompts; read back if it is there."""
+    """The normaliser from one answer of the untuned policy to each of some training prompts; read back if it is
+    there."""
     path = out / "score.json"
     if path.exists():
         kept = run.read_json(path)
@@ -161,7 +167,9 @@ def train(recipe: Recipe, stage: run.Stage, networks: Networks, world: World) ->
     """The loop: validate, sample, assemble, learn, log, save; ends with the selected checkpoint as the model."""
     policy, out = networks.policy, stage.folder
     prompts = Prompts.of(dataset.load_prompts(stage.inputs["train"]), policy, recipe)
-    held_out = Prompts.of(dataset.load_prompts(stage.inputs["validation"])[: recipe.ppo.validation_prompts], policy, recipe)
+    held_out = Prompts.of(
+        dataset.load_prompts(stage.inputs["validation"])[: recipe.ppo.validation_prompts], policy, recipe
+    )
     state = State(0, *optimizers(recipe, networks), {"kl_coeff": recipe.kl_coeff})
     if saved := checkpoint.latest(out / "checkpoints"):
         state.restore(saved)
@@ -183,7 +191,11 @@ def train(recipe: Recipe, stage: run.Stage, networks: Networks, world: World) ->
             if recipe.ppo.kl_target is not None:
                 adapt(recipe, state, batch_)
             state.step += 1
-            clock = {"sample": sampled - started, "assemble": assembled - sampled, "learn": time.perf_counter() - assembled}
+            clock = {
+                "sample": sampled - started,
+                "assemble": assembled - sampled,
+                "learn": time.perf_counter() - assembled,
+            }
             if held_out.ids and (state.step % recipe.ppo.validation_every == 0 or state.step == total):
                 values |= validate(recipe, state, networks, held_out, ledger, out)
             metrics.append(state.step, values)
@@ -214,13 +226,15 @@ def sample(recipe: Recipe, step: int, networks: Networks, prompts: Prompts, ledg
 
     def make() -> list[Rollout]:
         items = (step * size + np.arange(size)).tolist()
-        sampled = networks.sampler.sample([prompts.ids[i] for i in rows], items, "rollout", step, rollout_params(recipe))
+        sampled = networks.sampler.sample(
+            [prompts.ids[i] for i in rows], items, "rollout", step, rollout_params(recipe)
+        )
         placed = [replace(r, prompt_index=int(row)) for r, row in zip(sampled, rows, strict=True)]
         return score.scored(networks.reward, placed, [prompts.texts[i] for i in rows], networks.policy.tokenizer)
 
     rollouts = ledger.recorded(f"{step:06d}", prompts.ids, make)
-    decode = networks.policy.tokenizer.decode
-    ledger.describe(step, [prompts.texts[i] for i in rows], [decode(r.ids.tolist()) for r in rollouts], rollouts)
+    texts = [prompts.texts[i] for i in rows]
+    ledger.describe(step, texts, score.decoded(rollouts, texts, networks.policy.tokenizer), rollouts)
     return rollouts
 
 
@@ -240,7 +254,9 @@ def assemble(recipe: Recipe, state: State, rollouts: list[Rollout], networks: Ne
     scores = torch.from_numpy(score.final_scores(rollouts, networks.normalizer, ppo.missing_eos_score)).to(device)
     rewards = objective.shaped_rewards(scores, measured.k1, mask, state.scalars["kl_coeff"])
     advantages, returns = objective.gae(rewards, values, mask, ppo.gamma, ppo.gae_lambda)
-    return Experience(rollouts, minibatches, mask, measured, values, scores, objective.whiten(advantages, mask), returns)
+    return Experience(
+        rollouts, minibatches, mask, measured, values, scores, objective.whiten(advantages, mask), returns
+    )
 
 
 def normal_values(raw: Tensor, normalizer: Normalizer) -> Tensor:
@@ -258,7 +274,7 @@ def learn(recipe: Recipe, state: State, batch_: Experience, networks: Networks) 
             sums = update(recipe, batch_, batch_.minibatches[index], networks)
             if not math.isfinite(sums["loss/policy"] + sums["loss/value"]):
                 raise DivergedError(
-                    f"step {state.step}: the loss is not finite; its rollouts are in rollouts/{state.step:06d}.safetensors"
+                    f"step {state.step}: the loss is not finite; its rollouts: rollouts/{state.step:06d}.safetensors"
                 )
             rate, norm = state.policy.step(state.step)
             _, critic_norm = state.critic.step(state.step)
@@ -292,7 +308,8 @@ def update(recipe: Recipe, batch_: Experience, micros: Sequence[Micro], networks
 
 
 def summary(batch_: Experience, state: State) -> dict[str, float]:
-    """A step's numbers before it learned: rewards, KL, entropy, lengths. Means are over answers, entropy over tokens."""
+    """A step's numbers before it learned: rewards, KL, entropy, lengths. Means are over answers, entropy over
+    tokens."""
     mask, measured = batch_.mask, batch_.measured
     kl, k1 = float(measured.kl.sum(-1).mean()), float(measured.k1.sum(-1).mean())
     scores = float(batch_.scores.mean())
@@ -377,6 +394,7 @@ def save(recipe: Recipe, state: State, out: Path) -> None:
     """Checkpoint, then forget every best policy but the one that the checkpoint knows."""
     checkpoint.save(out / "checkpoints", state.step, state.tensors(), state.scalars, recipe.keep_checkpoints)
     checkpoint.keep_only(out / "best", state.scalars.get("best_step"))
+    tensorboard(out / "metrics.jsonl", out / "tensorboard")
 
 
 def finish(stage: run.Stage, state: State, networks: Networks, out: Path) -> None:
@@ -387,6 +405,8 @@ def finish(stage: run.Stage, state: State, networks: Networks, out: Path) -> Non
     facts = {key: state.scalars.get(key) for key in ("best_step", "best_objective", "stopped")}
     stage.record(**facts, steps=state.step)
     chosen = state.step if best is None else best.step
-    card = f"# Policy tuned by preferent\n\nPPO from `{networks.policy.source.name}`, the checkpoint of step {chosen}.\n"
+    card = (
+        f"# Policy tuned by preferent\n\nPPO from `{networks.policy.source.name}`, the checkpoint of step {chosen}.\n"
+    )
     model.save(networks.policy, out / "model", state.policy.masters, card)
     stage.finish(["model"])

@@ -22,6 +22,7 @@ Count = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
 Paths = str | list[str]
 
+
 def _local(value: Paths | None) -> Paths | None:
     for path in paths(value):
         if not path.strip():

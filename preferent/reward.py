@@ -18,7 +18,7 @@ import torch
 
 from preferent import batch, checkpoint, dataset, draw, experience, graph, hub, model, objective, progress, run, winrate
 from preferent.error import DataError, DivergedError
-from preferent.metric import Metrics
+from preferent.metric import Metrics, tensorboard
 from preferent.model import Scorer
 from preferent.optimizer import Optimizer, Schedule
 from preferent.recipe import Recipe, pick
@@ -148,7 +148,9 @@ def learn(recipe: Recipe, state: State, scorer: Scorer, pairs: Pairs, rows: np.n
     return means | {"learning_rate": rate, "gradient_norm": norm}
 
 
-def scores(scorer: Scorer, chosen: Sequence[np.ndarray], rejected: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+def scores(
+    scorer: Scorer, chosen: Sequence[np.ndarray], rejected: Sequence[np.ndarray]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Scores [b] of chosen and of rejected sequences, read at their last tokens, in one forward pass."""
     sequences = [*chosen, *rejected]
     device = scorer.world.device
@@ -205,6 +207,7 @@ def save(recipe: Recipe, state: State, out: Path) -> None:
     """Checkpoint, then forget every best model but the one that the checkpoint knows."""
     checkpoint.save(out / "checkpoints", state.step, state.optimizer.tensors(), state.scalars, recipe.keep_checkpoints)
     checkpoint.keep_only(out / "best", state.scalars.get("best_step"))
+    tensorboard(out / "metrics.jsonl", out / "tensorboard")
 
 
 def finish(recipe: Recipe, stage: run.Stage, state: State, scorer: Scorer, parts: dict[str, Pairs]) -> None:
@@ -219,7 +222,12 @@ def finish(recipe: Recipe, stage: run.Stage, state: State, scorer: Scorer, parts
     reliability = [] if reported is None else [dataclasses.asdict(b) for b in bins(*measured(recipe, scorer, reported))]
     run.write_json(out / "quality.json", held_out | {"reliability": reliability, "best_step": chosen_step})
     stage.record(best_step=chosen_step, stopped=state.scalars.get("stopped"), steps=state.step)
-    accuracy = f", accuracy {held_out['test']['accuracy']:.3f} on {held_out['test']['count']} pairs" if "test" in held_out else ""
-    card = f"# Reward model trained by preferent\n\nFrom `{scorer.source.name}`, step {chosen_step}{accuracy}. Scores are raw.\n"
+    accuracy = (
+        f", accuracy {held_out['test']['accuracy']:.3f} on {held_out['test']['count']} pairs"
+        if "test" in held_out
+        else ""
+    )
+    origin = f"From `{scorer.source.name}`, step {chosen_step}{accuracy}. Scores are raw."
+    card = f"# Reward model trained by preferent\n\n{origin}\n"
     model.save(scorer, out / "model", state.optimizer.masters, card)
     stage.finish(["model", "quality.json"])

@@ -1,7 +1,8 @@
 """The rollouts of a run: sampled and scored answers, on disk before anything learns from them.
 
-One safetensors file a step with the columns `prompt_index, sample_index, policy_step, ids, answer_mask, sampler_log_probs,
-ended, scores.*`, and beside them `samples.jsonl` in plain words. A step whose file is there is replayed, not sampled again.
+One safetensors file a step with the columns `prompt_index, sample_index, policy_step, ids, answer_mask,
+sampler_log_probs, ended, scores.*`, and beside them `samples.jsonl` in plain words. A step whose file is there is
+replayed, not sampled again.
 """
 
 import json

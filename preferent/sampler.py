@@ -1,8 +1,8 @@
 """Answers from a policy: one seam, `sample(prompts, ...) -> rollouts`.
 
 A token is one keyed uniform number inverted through the cumulative distribution, so what is drawn depends on (seed,
-purpose, item, position) and the policy, never on which rows share a batch. Local decoding keeps a KV cache, takes prompts
-of unequal length, and computes a finished row no further. `Scripted` answers from a script: for tests.
+purpose, item, position) and the policy, never on which rows share a batch. Local decoding keeps a KV cache, takes
+prompts of unequal length, and computes a finished row no further. `Scripted` answers from a script: for tests.
 """
 
 from collections.abc import Callable, Sequence
@@ -60,7 +60,9 @@ class Local:
         found: dict[int, Rollout] = {}
         for start in range(0, len(order), self.rows):
             part = order[start : start + self.rows]
-            decoded = _decode(self.policy, [prompts[i] for i in part], [items[i] for i in part], self.seed, purpose, params)
+            decoded = _decode(
+                self.policy, [prompts[i] for i in part], [items[i] for i in part], self.seed, purpose, params
+            )
             for i, (ids, log_probs) in zip(part, decoded, strict=True):
                 ended = params.stop_at_eos and len(ids) > 0 and int(ids[-1]) == self.policy.tokenizer.eos_id
                 found[i] = Rollout(int(items[i]), 0, step, np.asarray(prompts[i], np.int32), ids, log_probs, ended)
@@ -80,7 +82,10 @@ class Scripted:
         rollouts = []
         for prompt, item in zip(prompts, items, strict=True):
             ids, log_probs, ended = self.script(prompt, item)
-            columns = np.asarray(ids[: params.max_tokens], np.int32), np.asarray(log_probs[: params.max_tokens], np.float32)
+            columns = (
+                np.asarray(ids[: params.max_tokens], np.int32),
+                np.asarray(log_probs[: params.max_tokens], np.float32),
+            )
             rollouts.append(Rollout(item, 0, step, np.asarray(prompt, np.int32), *columns, ended))
         return rollouts
 
@@ -96,7 +101,9 @@ def _decode(
     lengths = np.full(len(prompts), params.max_tokens)
 
     mask = torch.from_numpy(batch.pad([np.ones(len(p), np.int64) for p in prompts], 0, left=True)).to(device)
-    tokens = torch.from_numpy(batch.pad([np.asarray(p, np.int64) for p in prompts], policy.tokenizer.pad_id, left=True)).to(device)
+    tokens = torch.from_numpy(
+        batch.pad([np.asarray(p, np.int64) for p in prompts], policy.tokenizer.pad_id, left=True)
+    ).to(device)
     positions = (mask.cumsum(-1) - 1).clamp_min(0)
     draws = torch.from_numpy(uniforms).to(device)
     cache = _cache(policy, tokens.shape[1] + params.max_tokens)

@@ -29,7 +29,8 @@ class Normalizer:
 
     @classmethod
     def fit(cls, raw: np.ndarray, kind: str) -> "Normalizer":
-        """From raw scores [n] of the reference's answers: `bias` takes their mean off, `std` scales their deviation to 1."""
+        """From raw scores [n] of the reference's answers: `bias` takes their mean off, `std` scales their deviation to
+        1."""
         if kind == "none":
             return cls()
         deviation = float(raw.std())
@@ -76,7 +77,7 @@ class RewardModel:
         """Raw scores of a policy's rollouts: of the very ids where the tokenizers are the same, else of the texts."""
         if tokenizer.fingerprint == self.scorer.tokenizer.fingerprint:
             return self.score_ids([r.prompt_ids for r in rollouts], [r.ids for r in rollouts])
-        return self.score_texts(texts, [tokenizer.decode(r.ids.tolist()) for r in rollouts])
+        return self.score_texts(texts, decoded(rollouts, texts, tokenizer))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,18 +101,29 @@ class UserFunction:
             raise UsageError(f"ppo.reward: {name} cannot be imported: {error}") from None
 
     def score(self, rollouts: Sequence[Rollout], texts: Sequence[str], tokenizer: Tokenizer) -> np.ndarray:
+        """Raw scores, float64 [n], of a policy's rollouts."""
+        return self.score_texts(texts, decoded(rollouts, texts, tokenizer))
+
+    def score_texts(self, texts: Sequence[str], answers: Sequence[str]) -> np.ndarray:
         """What the function returns, float64 [n]; refuses a wrong count and numbers that are not finite."""
-        answers = [tokenizer.decode(r.ids.tolist()) for r in rollouts]
         try:
-            returned = list(self.function(list(texts), answers))
+            returned = list(self.function(list(texts), list(answers)))
         except Exception as error:
             raise PlatformError(f"ppo.reward: {self.name} raised {type(error).__name__}: {error}") from error
         if len(returned) != len(answers):
             raise PlatformError(f"ppo.reward: {self.name} returned {len(returned)} scores for {len(answers)} answers")
         bad = [i for i, value in enumerate(returned) if not math.isfinite(value)]
         if bad:
-            raise PlatformError(f"ppo.reward: {self.name} returned {returned[bad[0]]} for the answer {answers[bad[0]]!r}")
+            raise PlatformError(
+                f"ppo.reward: {self.name} returned {returned[bad[0]]} for the answer {answers[bad[0]]!r}"
+            )
         return np.asarray(returned, np.float64)
+
+
+def decoded(rollouts: Sequence[Rollout], texts: Sequence[str], tokenizer: Tokenizer) -> list[str]:
+    """The answers' texts, without the spaces that the prompts gave them."""
+    prompts = [Prompt(input_text=text) for text in texts]
+    return [tokenizer.decode_answer(p, None, r.ids.tolist()) for p, r in zip(prompts, rollouts, strict=True)]
 
 
 def scored(

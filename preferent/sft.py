@@ -12,7 +12,7 @@ import torch
 
 from preferent import batch, checkpoint, dataset, draw, graph, hub, model, objective, progress, run
 from preferent.error import DataError, DivergedError
-from preferent.metric import Metrics
+from preferent.metric import Metrics, tensorboard
 from preferent.model import Policy
 from preferent.optimizer import Optimizer, Schedule
 from preferent.recipe import Recipe, Sft, paths, pick
@@ -52,7 +52,8 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
     world = World.of(recipe)
     source = hub.resolve(str(inputs["model"]))
     with run.locked(out):
-        files = {f"dataset {i}": Path(p) for i, p in enumerate(dataset.expand(paths(recipe.sft.dataset)))}
+        named = dataset.expand(paths(recipe.sft.dataset))
+        files = {f"dataset {i}": Path(name) for i, name in enumerate(named) if not name.startswith("hf://")}
         fields = pick(recipe, *graph.FIELDS["sft"])
         stage = run.stage("sft", out, fields, {"model": source} | files, graph.EXTENDABLE["sft"])
         if stage.done:
@@ -64,7 +65,9 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
         held_out = sequences.part(np.flatnonzero(part == 0)[:VALIDATION_ROWS])
         training = sequences.part(np.flatnonzero(part == 1))
         epochs = recipe.sft.train_steps * recipe.sft.batch_size / len(training)
-        stage.record(**world.facts(), sequences=len(training), validation=len(held_out), epochs=round(epochs, 2), lora_dim=rank)
+        stage.record(
+            **world.facts(), sequences=len(training), validation=len(held_out), epochs=round(epochs, 2), lora_dim=rank
+        )
         train(recipe.sft, recipe, stage, policy, training, held_out)
 
 
@@ -186,6 +189,7 @@ def validation_loss(sft: Sft, policy: Policy, sequences: Sequences) -> float:
 
 def save(recipe: Recipe, state: State, out: Path) -> None:
     checkpoint.save(out / "checkpoints", state.step, state.optimizer.tensors(), state.scalars, recipe.keep_checkpoints)
+    tensorboard(out / "metrics.jsonl", out / "tensorboard")
 
 
 def finish(stage: run.Stage, state: State, policy: Policy) -> None:

@@ -41,12 +41,19 @@ class World:
     def facts(self) -> dict[str, object]:
         """What decides, besides versions, whether two runs can be equal to the last bit; for `stage.json`."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
-        return {"device": name, "threads": self.threads, "precision": str(self.dtype).removeprefix("torch."), "size": self.size}
+        return {
+            "device": name,
+            "threads": self.threads,
+            "precision": str(self.dtype).removeprefix("torch."),
+            "size": self.size,
+        }
 
 
 def _device(asked: str) -> torch.device:
     if asked == "cuda" and not torch.cuda.is_available():
-        raise PlatformError("device: cuda was asked for, and torch sees no GPU; use device: cpu, or install torch for CUDA")
+        raise PlatformError(
+            "device: cuda was asked for, and torch sees no GPU; use device: cpu, or install torch for CUDA"
+        )
     return torch.device("cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu")
 
 

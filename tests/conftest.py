@@ -33,7 +33,8 @@ def quiet_recipe(**values: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """A function that makes a small Llama-2-shaped model folder with a SentencePiece-style tokenizer and no pad token."""
+    """A function that makes a small Llama-2-shaped model folder with a SentencePiece-style tokenizer and no pad
+    token."""
     from preferent import scratch
 
     text = tmp_path_factory.mktemp("text") / "text.txt"

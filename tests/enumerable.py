@@ -1,7 +1,7 @@
 """Problems small enough to enumerate: a tiny Llama over a few letters, every answer it can give, and the exact optimum.
 
-The KL-regularised optimum is pi*(y|x) = ref(y|x) exp(r(x, y) / beta) / Z(x), with J* = beta * mean log Z (Ziegler et al.
-2019, section 2.1). Rewards come from `reward`, a user function as `ppo.reward` names it.
+The KL-regularised optimum is pi*(y|x) = ref(y|x) exp(r(x, y) / beta) / Z(x), with J* = beta * mean log Z (Ziegler et
+al. 2019, section 2.1). Rewards come from `reward`, a user function as `ppo.reward` names it.
 """
 
 import hashlib
@@ -77,8 +77,8 @@ def make(folder: Path, prompts: tuple[str, ...], max_tokens: int, temperature: f
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>", "pad_token": "<pad>"}))
     config = LlamaConfig(
-        vocab_size=5, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
-        max_position_embeddings=16, bos_token_id=None, eos_token_id=EOS, pad_token_id=PAD, initializer_range=0.1,
+        vocab_size=5, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=32, bos_token_id=None, eos_token_id=EOS, pad_token_id=PAD, initializer_range=0.15,
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -89,21 +89,20 @@ def make(folder: Path, prompts: tuple[str, ...], max_tokens: int, temperature: f
 
 
 def random_rewards(problem: Problem, seed: int) -> None:
-    """Fill the table with draws whose standard deviation under the reference is 1.
+    """Fill the table with draws of mean 0 whose standard deviation under the reference is 1.
 
-    An answer's reward is a sum over its tokens of one draw for each (prompt, position, token): every prefix has many good
-    endings, so that a policy that samples can find the optimum.
+    An answer's reward is a sum over its tokens of one draw for each (prompt, token before, token).
     """
-    raw = np.array(
-        [
-            [sum(_uniform(f"{seed} {prompt} {t} {token}") for t, token in enumerate(answer)) for answer in problem.answers()]
-            for prompt in problem.prompts
-        ]
-    )
+    raw = np.array([[_additive(seed, prompt, answer) for answer in problem.answers()] for prompt in problem.prompts])
     p = np.exp(problem.log_probs(problem.folder))
     mean = (p * raw).sum(-1, keepdims=True)
     scale = np.sqrt((p * (raw - mean) ** 2).sum(-1).mean())
     fill(problem, (raw - mean) / scale)
+
+
+def _additive(seed: int, prompt: str, answer: Sequence[int]) -> float:
+    before = [LETTERS.index(prompt[-1]), *answer[:-1]]
+    return sum(_uniform(f"{seed} {prompt} {one} {other}") for one, other in zip(before, answer, strict=True))
 
 
 def fill(problem: Problem, table: np.ndarray) -> None:
@@ -119,8 +118,8 @@ def _uniform(name: str) -> float:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How near a policy is to the optimum: `gap` = (J* - J) / (J* - J_ref); `spread` = sd(r - beta * log-ratio) under the
-    policy, over sd(r) under the reference; expected reward and KL."""
+    """How near a policy is to the optimum: `gap` = (J* - J) / (J* - J_ref); `spread` = sd(r - beta * log-ratio) under
+    the policy, over sd(r) under the reference; expected reward and KL."""
 
     gap: float
     spread: float

@@ -61,7 +61,9 @@ def test_adapter_off_is_the_reference(tiny: Path, world: World) -> None:
         assert not torch.allclose(policy.hidden(IDS), plain.hidden(IDS), atol=1e-3)
         assert torch.equal(reference.hidden(IDS), plain.hidden(IDS))
     assert all("lora_" in name for name in policy.trainable())
-    linear = [name for name, part in plain.body.named_modules() if isinstance(part, torch.nn.Linear) and name != "lm_head"]
+    linear = [
+        name for name, part in plain.body.named_modules() if isinstance(part, torch.nn.Linear) and name != "lm_head"
+    ]
     assert len(policy.trainable()) == 2 * len(linear)
 
 
@@ -169,7 +171,9 @@ def test_stored_dtype_is_the_sources(tiny: Path, tmp_path: Path) -> None:
     assert all(torch.equal(p, masters[name]) for name, p in again.body.named_parameters())
 
 
-def test_what_is_no_policy_is_refused(make_model: Callable[..., Path], tiny: Path, world: World, tmp_path: Path) -> None:
+def test_what_is_no_policy_is_refused(
+    make_model: Callable[..., Path], tiny: Path, world: World, tmp_path: Path
+) -> None:
     with pytest.raises(PlatformError, match=r"config\.json"):
         model.load_policy(tmp_path, world)
     model.save(model.load_scorer(tiny, world, 0, 1), tmp_path / "reward", {}, "# test\n")

@@ -56,7 +56,11 @@ def test_shaped_rewards_put_the_score_at_the_last_token() -> None:
 def test_whiten_is_biased_and_masked() -> None:
     x = torch.tensor([[1.2, 1.3, 1.4], [1.5, 1.6, 1.7], [1.8, 1.9, 2.0]], dtype=F64)
     everything = torch.ones(3, 3, dtype=torch.bool)
-    expected = [[0.05080678, 0.43810508, 0.82540339], [1.21270169, 1.6, 1.98729831], [2.37459661, 2.76189492, 3.14919322]]
+    expected = [
+        [0.05080678, 0.43810508, 0.82540339],
+        [1.21270169, 1.6, 1.98729831],
+        [2.37459661, 2.76189492, 3.14919322],
+    ]
     assert torch.allclose(objective.whiten(x, everything) + x.mean(), torch.tensor(expected, dtype=F64), atol=1e-7)
     mask = torch.tensor([[True, True, False]])
     whitened = objective.whiten(t(1, 3, 100)[None], mask)

@@ -40,7 +40,9 @@ def networks(folder: Path, recipe: Recipe) -> ppo.Networks:
 
 def recipe_of(**values: Any) -> Recipe:
     section = {"batch_size": 16, "minibatches": 2, "micro_batch_tokens": 120, "missing_eos_score": None}
-    section |= {"learning_rate": 1e-2, "critic_learning_rate": 1e-2, "reward": "test_ppo:letters"} | values.pop("ppo", {})
+    section |= {"learning_rate": 1e-2, "critic_learning_rate": 1e-2, "reward": "test_ppo:letters"} | values.pop(
+        "ppo", {}
+    )
     return quiet_recipe(ppo=section, **values)
 
 
@@ -108,7 +110,9 @@ def test_score_goes_to_the_last_token_and_values_beyond_it_are_zero(tiny: Path, 
     _, batch = experience(parts, recipe, tmp_path)
     assert (batch.values[~batch.mask] == 0).all() and (batch.advantages[~batch.mask] == 0).all()
     totals = batch.returns[:, 0] - batch.scores
-    assert torch.allclose(totals, torch.zeros_like(totals), atol=0.5), "a critic of zeros leaves lambda-returns near the score"
+    assert torch.allclose(totals, torch.zeros_like(totals), atol=0.5), (
+        "a critic of zeros leaves lambda-returns near the score"
+    )
     kept = batch.advantages[batch.mask].double()
     assert kept.mean().abs() < 1e-6 and kept.var(unbiased=False).item() == pytest.approx(1, abs=1e-4)
 

@@ -108,4 +108,6 @@ def test_ended_answers_close_with_eos_and_nothing_follows(policy: model.Policy) 
 def test_scripted_answers() -> None:
     scripted = Scripted(lambda prompt, item: ([5, 6, 2], [-1.0, -1.0, -0.5], True))
     (rollout,) = scripted.sample([np.array([1])], [4], "rollout", 9, Params(12))
-    assert rollout.ids.tolist() == [5, 6, 2] and rollout.ended and rollout.policy_step == 9 and rollout.prompt_index == 4
+    assert (
+        rollout.ids.tolist() == [5, 6, 2] and rollout.ended and rollout.policy_step == 9 and rollout.prompt_index == 4
+    )

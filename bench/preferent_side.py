@@ -1,0 +1,81 @@
+"""Our side of `ppo_against_trl.py`: one step of `preferent.ppo` at a time, through the functions of its own loop.
+
+Counted: sampling, scoring, `assemble` (log-probabilities recomputed, reference, full-vocabulary KL and entropy, values,
+advantages) and `learn` (4 epochs of policy and critic). Not counted, as on the other side: logging, validation, saving.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from worker import Line
+
+from preferent import model, ppo, recipe, score
+from preferent.sampler import Local, Params
+from preferent.score import Normalizer, RewardModel
+from preferent.world import World
+
+
+def main() -> None:
+    line = Line()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--answer", type=int, required=True)
+    parser.add_argument("--epochs", type=int, required=True)
+    parser.add_argument("--precision", choices=["fp32", "bf16"], required=True)
+    parser.add_argument("--micro-batch-tokens", type=int, default=8192)
+    asked = parser.parse_args()
+
+    ids = [np.array(row, np.int32) for row in json.loads((asked.folder / "prompts.json").read_text())]
+    section = {
+        "batch_size": len(ids),
+        "epochs": asked.epochs,
+        "micro_batch_tokens": asked.micro_batch_tokens,
+        "learning_rate": 1e-5,
+    }
+    values = {
+        "large_model_reference": str(asked.folder / "policy"),
+        "precision": asked.precision,
+        "threads": asked.threads,
+    }
+    values |= {"target_sequence_length": asked.answer, "ppo": section | {"missing_eos_score": None}}
+    wanted, _ = recipe.parse(values)
+    world = World.of(wanted)
+    policy = model.load_policy(asked.folder / "policy", world, lora_dim=0)
+    scorer = model.load_scorer(asked.folder / "reward", world)
+    parts = ppo.Networks(
+        policy,
+        policy.reference(),
+        scorer.critic(),
+        RewardModel.of(scorer, wanted),
+        Normalizer(),
+        Local(policy, wanted.seed),
+    )
+    state = ppo.State(0, *ppo.optimizers(wanted, parts), {"kl_coeff": wanted.kl_coeff})
+    params = Params(asked.answer, stop_at_eos=False)
+    texts = [""] * len(ids)
+    line.ready(
+        versions={"torch": torch.__version__, "transformers": transformers.__version__},
+        precision=f"{asked.precision} compute, fp32 master weights",
+        parameters=sum(p.numel() for p in policy.body.parameters()),
+    )
+    while True:
+        line.wait()
+        items = (state.step * len(ids) + np.arange(len(ids))).tolist()
+        with line.phase("generation"):
+            rollouts = parts.sampler.sample(ids, items, "rollout", state.step, params)
+        with line.phase("scoring"):
+            rollouts = score.scored(parts.reward, rollouts, texts, policy.tokenizer)
+            batch = ppo.assemble(wanted, state, rollouts, parts)
+        with line.phase("training"):
+            ppo.learn(wanted, state, batch, parts)
+        state.step += 1
+        line.report(updates=asked.epochs, answer_tokens=sum(len(r.ids) for r in rollouts))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""The outside judge of the ethics example: `python outside.py DATA RUN [RUN …]`.
+
+A Bradley-Terry model on TF-IDF features (scikit-learn), learnt from pairs that no part of preferent has seen. Prints
+its own accuracy on the held-out pairs beside the reward model's on the same pairs, then tuned against base on each
+run's test prompts.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy.sparse import vstack
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+
+from preferent import dataset, run, winrate
+from preferent.record import Preference
+
+
+class Outside:
+    """P(first is preferred) = sigma(w · (tfidf(first) - tfidf(second)))."""
+
+    def __init__(self, pairs: Sequence[Preference]) -> None:
+        chosen, rejected = ([p.prompt.input_text + side(p) for p in pairs] for side in (_chosen, _rejected))
+        self.features = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2).fit([*chosen, *rejected])
+        difference = self.features.transform(chosen) - self.features.transform(rejected)
+        labels = np.repeat([1, 0], len(pairs))
+        self.model = LogisticRegression(C=10.0, fit_intercept=False, max_iter=1000)
+        self.model.fit(vstack([difference, -difference]), labels)
+
+    def score(self, texts: Sequence[str]) -> np.ndarray:
+        return self.features.transform(texts) @ self.model.coef_[0]
+
+    def accuracy(self, pairs: Sequence[Preference]) -> float:
+        """Share of pairs whose chosen side scores higher; an equal score counts a half."""
+        chosen, rejected = ([p.prompt.input_text + side(p) for p in pairs] for side in (_chosen, _rejected))
+        return float((np.sign(self.score(chosen) - self.score(rejected)) / 2 + 0.5).mean())
+
+
+def _chosen(pair: Preference) -> str:
+    return pair.chosen
+
+
+def _rejected(pair: Preference) -> str:
+    return pair.rejected
+
+
+def pairs(path: Path) -> list[Preference]:
+    return dataset.kept(dataset.read([str(path)], "preference"))
+
+
+def verdict(judge: Outside, folder: Path) -> winrate.WinRate:
+    """Tuned against base on the same prompts; equal answers are ties."""
+    rows = {name: run.read_jsonl(folder / "predictions" / name / "text.jsonl") for name in ("tuned", "base")}
+    assert [r["id"] for r in rows["tuned"]] == [r["id"] for r in rows["base"]]
+    scores = {
+        name: judge.score([r["inputs"]["inputs_pretokenized"] + r["prediction"] for r in found])
+        for name, found in rows.items()
+    }
+    outcomes = np.sign(scores["tuned"] - scores["base"]) / 2 + 0.5
+    return winrate.win_rate(outcomes, [r["id"] for r in rows["tuned"]])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("runs", type=Path, nargs="+")
+    asked = parser.parse_args()
+    judge = Outside(pairs(asked.data / "outside.jsonl"))
+    print(f"outside judge: accuracy {judge.accuracy(pairs(asked.data / 'held_out.jsonl')):.3f} on all held-out pairs")
+    for folder in asked.runs:
+        held = {name: pairs(folder / "data" / "preference" / f"{name}.jsonl") for name in ("validation", "test")}
+        same = Outside(pairs(folder / "data" / "preference" / "train.jsonl"))
+        quality = run.read_json(folder / "reward" / "quality.json")
+        for name, rows in held.items():
+            print(
+                f"{folder}, {name} pairs ({len(rows)}): reward model {quality[name]['accuracy']:.3f}, "
+                f"TF-IDF on the reward model's own training pairs {same.accuracy(rows):.3f}, "
+                f"outside judge {judge.accuracy(rows):.3f}"
+            )
+        found = verdict(judge, folder)
+        kl = run.read_json(folder / "comparison" / "metrics.json")["kl"]
+        print(
+            f"{folder}: tuned preferred in {found.win_rate:.1%} of {found.n} "
+            f"({found.interval[0]:.1%} to {found.interval[1]:.1%}), KL {kl['mean']:.2f} nats an answer"
+        )
+
+
+if __name__ == "__main__":
+    main()
