@@ -394,9 +394,9 @@ def _save_adapter(network: Network, folder: Path, final: Path) -> None:
     assert network.peft is not None
     network.peft.save_pretrained(folder, selected_adapters=[network.adapter])
     config = run.read_json(folder / "adapter_config.json")
-    inside = final.parent.parent in network.source.resolve().parents
+    inside = final.resolve().parents[1] in network.source.resolve().parents
     config["base_model_name_or_path"] = (
-        os.path.relpath(network.source, final) if inside else hub.name_of(network.source)
+        os.path.relpath(network.source, final.resolve()) if inside else hub.name_of(network.source)
     )
     run.write_json(folder / "adapter_config.json", config)
 

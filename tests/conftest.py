@@ -40,10 +40,10 @@ def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     text = tmp_path_factory.mktemp("text") / "text.txt"
     text.write_text("\n".join(SENTENCES))
 
-    def make(seed: int = 0, layers: int = 2) -> Path:
+    def make(seed: int = 0, vocab_size: int = 384) -> Path:
         folder = tmp_path_factory.mktemp("models") / f"model-{seed}"
         scratch.make(
-            [text], folder, vocab_size=384, hidden_size=32, layers=layers, heads=4, key_value_heads=2,
+            [text], folder, vocab_size=vocab_size, hidden_size=32, layers=2, heads=4, key_value_heads=2,
             intermediate_size=64, max_position_embeddings=128, seed=seed,
         )  # fmt: skip
         return folder

@@ -1,0 +1,76 @@
+"""Scores: normalisation, answers that did not end, user functions, reward models with another tokenizer."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import quiet_recipe
+
+from preferent import model, score
+from preferent.error import PlatformError, UsageError
+from preferent.record import Prompt, Rollout
+from preferent.score import Normalizer, RewardModel, UserFunction
+from preferent.tokenizer import Tokenizer
+from preferent.world import World
+
+
+def rollout(ids: list[int], ended: bool = True, raw: float = 0.0) -> Rollout:
+    empty = np.zeros(len(ids), np.float32)
+    return Rollout(0, 0, 0, np.array([1, 270], np.int32), np.array(ids, np.int32), empty, ended, {"reward": raw})
+
+
+def test_normalizer_takes_the_mean_off_and_keeps_differences() -> None:
+    raw = np.array([1.0, 2.0, 4.0, 5.0])
+    bias = Normalizer.fit(raw, "bias")
+    assert bias(raw).mean() == 0 and (np.diff(bias(raw)) == np.diff(raw)).all()
+    std = Normalizer.fit(raw, "std")
+    assert std(raw).mean() == pytest.approx(0) and std(raw).std() == pytest.approx(1)
+    assert (Normalizer.fit(raw, "none")(raw) == raw).all()
+    assert Normalizer.fit(np.ones(3), "std").gain == 1
+
+
+def test_missing_eos_score_replaces_the_normalised_one() -> None:
+    rows = [rollout([5, 2], True, 3.0), rollout([5, 6], False, 3.0)]
+    assert score.final_scores(rows, Normalizer(1.0, 2.0), -1.0).tolist() == [4.0, -1.0]
+    assert score.final_scores(rows, Normalizer(1.0, 2.0), None).tolist() == [4.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda prompts, answers: [1.0], "returned 1 scores for 2 answers"),
+        (lambda prompts, answers: [1.0, float("nan")], "returned nan for the answer 'b'"),
+        (lambda prompts, answers: 1 / 0, "raised ZeroDivisionError"),
+    ],
+)
+def test_a_bad_function_is_told(function: Callable[[list[str], list[str]], list[float]], message: str) -> None:
+    with pytest.raises(PlatformError, match=message):
+        UserFunction("mine:reward", function).score_texts(["x", "y"], ["a", "b"])
+
+
+@pytest.mark.parametrize("name", ["nocolon", "no_such_module_here:f", "math:no_such_function"])
+def test_a_function_that_is_not_there(name: str) -> None:
+    with pytest.raises(UsageError, match=r"ppo\.reward"):
+        UserFunction.load(name)
+
+
+def test_ids_and_texts_score_alike_and_in_any_company(tiny: Path) -> None:
+    recipe = quiet_recipe()
+    scorer = model.load_scorer(tiny, World.of(recipe), seed=1)
+    reward = RewardModel.of(scorer, recipe)
+    texts, answers = ["Mary found", "The old man walked", "He "], [" a key.", " by the river and sat down", " wrote"]
+    together = reward.score_texts(texts, answers)
+    apart = [reward.score_texts([text], [answer])[0] for text, answer in zip(texts, answers, strict=True)]
+    assert np.allclose(together, apart, atol=1e-5)
+
+
+def test_a_reward_model_with_another_tokenizer_reads_the_text(tiny: Path, make_model: Callable[..., Path]) -> None:
+    recipe = quiet_recipe()
+    tokenizer = Tokenizer.load(tiny)
+    reward = RewardModel.of(model.load_scorer(make_model(seed=11, vocab_size=330), World.of(recipe), seed=1), recipe)
+    assert reward.scorer.tokenizer.fingerprint != tokenizer.fingerprint
+    text, answer = "Mary found ", " a silver key"
+    ids, _ = tokenizer.encode_answer(Prompt(text), None, answer, 64)
+    assert score.decoded([rollout(ids)], [text], tokenizer) == [answer]
+    assert reward.score([rollout(ids)], [text], tokenizer) == pytest.approx(reward.score_texts([text], [answer]))
