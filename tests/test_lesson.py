@@ -70,22 +70,24 @@ def test_utility_is_what_it_says(text: str, ended: bool, expected: float) -> Non
     )
 
 
-def test_drafts_have_their_faults_as_often_as_said() -> None:
+@pytest.mark.parametrize("faults", [village.HURRIED, village.CARELESS])
+def test_drafts_have_their_faults_as_often_as_said(faults: village.Faults) -> None:
     count = 8000
     written = lesson.posts(0, count, "demonstration")
-    drafts = course._drafts(0, "demonstration", written, 0)
+    drafts = course._drafts(0, "demonstration", written, faults)
     pairs = list(zip(written, drafts, strict=True))
-    shares = {
-        village.WRONG_WHO: np.mean([not text.startswith(f" {post.facts.who}") for post, text in pairs]),
-        village.NO_WHERE: np.mean([not any(place in text for place in village.PLACES) for _, text in pairs]),
-        village.RAMBLES: np.mean([any(remark in text for remark in village.REMARKS) for _, text in pairs]),
-    }
-    never_end = (1 - village.RAMBLES) * village.REPEATS
-    shares[never_end] = np.mean([not village.ends(text) for text in drafts])
-    right_where = 1 - village.NO_WHERE - village.WRONG_WHERE
-    all_right = (1 - village.WRONG_WHO) * (1 - village.WRONG_WHAT) * right_where
-    shares[all_right] = np.mean([lesson.faithful(post.facts, text) for post, text in pairs])
-    for expected, share in shares.items():
+    right_where = 1 - faults.no_where - faults.wrong_where
+    shares = [
+        (faults.wrong_who, np.mean([not text.startswith(f" {post.facts.who}") for post, text in pairs])),
+        (faults.no_where, np.mean([not any(place in text for place in village.PLACES) for _, text in pairs])),
+        (faults.rambles, np.mean([any(remark in text for remark in village.REMARKS) for _, text in pairs])),
+        ((1 - faults.rambles) * faults.repeats, np.mean([not village.ends(text) for text in drafts])),
+        (
+            (1 - faults.wrong_who) * (1 - faults.wrong_what) * right_where,
+            np.mean([lesson.faithful(post.facts, text) for post, text in pairs]),
+        ),
+    ]
+    for expected, share in shares:
         assert abs(share - expected) < 4 * math.sqrt(expected * (1 - expected) / count), (expected, share)
 
 

@@ -10,9 +10,9 @@ import numpy as np
 from preferent import cluster, draw, metric, run
 from preferent.error import PreferentError
 from preferent.lesson import truth
-from preferent.lesson.village import ANSWER_TOKENS, ASK, Part, Post, draft, posts, summary
+from preferent.lesson.village import ANSWER_TOKENS, ASK, CARELESS, HURRIED, Faults, Part, Post, draft, posts, summary
 
-DEMONSTRATIONS, PREFERENCES, PROMPTS, HELD_OUT = 6000, 5000, 4000, 768
+DEMONSTRATIONS, PREFERENCES, PROMPTS, HELD_OUT = 6000, 16000, 4000, 768
 VOCABULARY, WIDTH, LAYERS, HEADS, POSITIONS = 1024, 64, 2, 4, 128
 
 RECIPE = """\
@@ -32,12 +32,12 @@ sft:                                       # first the model learns to write sum
   learning_rate: 0.005
   warmup_steps: 20
   schedule: linear
-reward_model_train_steps: 250              # then a reward model learns which of two summaries people prefer
+reward_model_train_steps: 500              # then a reward model learns which of two summaries people prefer
 reward:
-  learning_rate: 0.001
+  learning_rate: 0.003
   warmup_steps: 10
   schedule: linear
-  validation_every: 25
+  validation_every: 50
 reinforcement_learning_train_steps: 100    # then PPO tunes the model to please the reward model …
 kl_coeff: 0.1                              # … without going far from where it started
 ppo:
@@ -52,16 +52,16 @@ infer:
 """
 
 
-def _drafts(seed: int, part: str, written: list[Post], copy: int) -> list[str]:
+def _drafts(seed: int, part: str, written: list[Post], faults: Faults, copy: int = 0) -> list[str]:
     """A draft for every post; `copy` numbers independent drafts of the same posts."""
     uniforms = draw.uniforms(seed, f"lesson/{part}/draft/{copy}", np.arange(len(written))[:, None], np.arange(10))
-    return [draft(post, row) for post, row in zip(written, uniforms, strict=True)]
+    return [draft(post, row, faults) for post, row in zip(written, uniforms, strict=True)]
 
 
 def demonstrations(seed: int, count: int, path: Path) -> None:
     """Write posts with one draft each, to imitate."""
     written = posts(seed, count, "demonstration")
-    answers = _drafts(seed, "demonstration", written, 0)
+    answers = _drafts(seed, "demonstration", written, HURRIED)
     rows = [{"input_text": p.text + ASK, "output_text": answer} for p, answer in zip(written, answers, strict=True)]
     run.write_jsonl(path, rows)
 
@@ -69,7 +69,7 @@ def demonstrations(seed: int, count: int, path: Path) -> None:
 def preferences(seed: int, count: int, path: Path, part: Part = "preference") -> None:
     """Write posts with two drafts each and the annotator's choice; `reference` is the faithful summary."""
     written = posts(seed, count, part)
-    copies = [_drafts(seed, part, written, copy) for copy in range(8)]
+    copies = [_drafts(seed, part, written, CARELESS, copy) for copy in range(8)]
     uniforms = draw.uniforms(seed, f"lesson/{part}/choice", np.arange(count), 0)
     rows = []
     for index, (post, uniform) in enumerate(zip(written, uniforms, strict=True)):

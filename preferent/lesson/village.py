@@ -62,11 +62,25 @@ ASK = "\nTL;DR:"
 
 ANSWER_TOKENS = 24
 """Tokens of a summary with its end; a longer one is cut, and has not ended."""
-WRONG_WHO, WRONG_WHAT, WRONG_WHERE, NO_WHERE, RAMBLES, REPEATS = 0.07, 0.07, 0.05, 0.52, 0.2, 0.05
-"""Probabilities of the faults in a draft. Most leave out the place: even the likeliest summary of a model that imitates
-drafts can then be improved on."""
-
 Part = Literal["demonstration", "preference", "prompt", "test"]
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """Probabilities of a draft's faults; `repeats` is that of a draft without idle talk."""
+
+    wrong_who: float
+    wrong_what: float
+    wrong_where: float
+    no_where: float
+    rambles: float
+    repeats: float
+
+
+HURRIED = Faults(0.07, 0.07, 0.05, 0.52, 0.2, 0.05)
+"""Demonstrations. Most leave out the place: even the likeliest summary of a model that imitates them can get better."""
+CARELESS = Faults(0.25, 0.25, 0.2, 0.3, 0.2, 0.05)
+"""Candidates that people compare: a reward model learns to check a fact only from pairs where one is often wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,21 +158,21 @@ def summary(facts: Facts) -> str:
     return f" {facts.who} {facts.what}" + (f" at the {facts.where}." if facts.where else ".")
 
 
-def draft(post: Post, uniforms: np.ndarray) -> str:
-    """A summary as a hurried writer makes it; `uniforms` [10] decide on its faults."""
+def draft(post: Post, uniforms: np.ndarray, faults: Faults) -> str:
+    """A summary as a writer with these faults makes it; `uniforms` [10] decide which ones it has."""
     u = iter(uniforms)
     facts = post.facts
-    if next(u) < WRONG_WHO:
+    if next(u) < faults.wrong_who:
         facts = replace(facts, who=post.other)
-    if next(u) < WRONG_WHAT:
+    if next(u) < faults.wrong_what:
         facts = replace(facts, what=_one([event for event in EVENTS if event != facts.what], next(u)))
-    if (place := next(u)) < NO_WHERE + WRONG_WHERE:
-        facts = replace(facts, where=None if place < NO_WHERE else post.elsewhere)
+    if (place := next(u)) < faults.no_where + faults.wrong_where:
+        facts = replace(facts, where=None if place < faults.no_where else post.elsewhere)
     text = summary(facts)
-    if next(u) < RAMBLES:
+    if next(u) < faults.rambles:
         talk = [_one(REMARKS, next(u)), _one(REMARKS, next(u))]
         text = " ".join([text, *talk[: 1 + int(2 * next(u))]])
-    elif next(u) < REPEATS:
+    elif next(u) < faults.repeats:
         text = text.removesuffix(".")
         phrase = text.removeprefix(f" {facts.who}")
         while ends(text):
