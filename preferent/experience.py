@@ -79,20 +79,27 @@ def measure(
     for micro in micros:
         states = micro.states(policy)
         others = micro.states(reference) if reference else states
-        where = micro.rows, micro.slots
-        log_probs[where] = objective.chunked_log_probs(states, micro.ids, policy.head(temperature), policy.vocab_size)
         parts = []
         for state, other, ids in zip(states.split(rows), others.split(rows), micro.ids.split(rows), strict=True):
             logits = policy.logits(state, temperature)
-            parts.append([objective.entropy_of(logits)])
-            if reference:
-                reference_logits = reference.logits(other, temperature)
-                parts[-1] += [objective.log_probs_of(reference_logits, ids), objective.kl_of(logits, reference_logits)]
-        columns = [torch.cat(column) for column in zip(*parts, strict=True)]
-        entropy[where] = columns[0]
-        if reference:
-            k1[where], kl[where] = log_probs[where] - columns[1], columns[2]
+            reference_logits = reference.logits(other, temperature) if reference else None
+            parts.append(_measure(logits, reference_logits, ids))
+        where = micro.rows, micro.slots
+        log_probs[where], k1[where], kl[where], entropy[where] = (torch.cat(c) for c in zip(*parts, strict=True))
     return Measured(log_probs, k1, kl, entropy)
+
+
+def _measure(logits: Tensor, reference_logits: Tensor | None, ids: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Log-prob, k1, KL and entropy, all [n]; the log-prob is computed as the training pass computes it."""
+    log_probs = objective.log_probs_of(logits, ids)
+    k1 = torch.zeros_like(log_probs)
+    others = [None] * len(logits.split(objective.ROWS))
+    if reference_logits is not None:
+        k1, others = log_probs - objective.log_probs_of(reference_logits, ids), reference_logits.split(objective.ROWS)
+    pairs = zip(logits.split(objective.ROWS), others, strict=True)
+    columns = zip(*(objective.entropy_and_kl(one, other) for one, other in pairs), strict=True)
+    entropy, kl = (torch.cat(column) for column in columns)
+    return log_probs, k1, kl, entropy
 
 
 @torch.no_grad()

@@ -104,9 +104,16 @@ class Policy(Network):
         return int(self.body.config.get_text_config().vocab_size)
 
     def logits(self, hidden: Tensor, temperature: float = 1.0) -> Tensor:
-        """fp32 logits [n, V] of hidden states [n, D], divided by the temperature, -inf at masked ids."""
-        logits = raw_logits(self.body, hidden) / temperature
-        return logits.index_fill_(-1, self.masked_ids, -math.inf)
+        """Logits [n, V] of hidden states [n, D], divided by the temperature (then fp32), -inf at masked ids.
+
+        The mask is put in behind autograd's back: the derivative of a log-softmax is zero there anyway.
+        """
+        logits = raw_logits(self.body, hidden)
+        if temperature != 1:
+            logits = logits.float() / temperature
+        with torch.no_grad():
+            logits.index_fill_(-1, self.masked_ids, -math.inf)
+        return logits
 
     def head(self, temperature: float) -> Callable[[Tensor], Tensor]:
         return lambda hidden: self.logits(hidden, temperature)
@@ -143,9 +150,9 @@ class Scorer(Network):
 
 
 def raw_logits(body: PreTrainedModel, hidden: Tensor) -> Tensor:
-    """fp32 logits as the model's own forward makes them: output head, then its scaling or soft cap."""
+    """Logits as the model's own forward makes them: output head, then its scaling or soft cap."""
     config = body.config.get_text_config()
-    logits = body.get_output_embeddings()(hidden).float()
+    logits: Tensor = body.get_output_embeddings()(hidden)
     if scale := getattr(config, "logit_scale", None):
         logits = logits * scale
     if scaling := getattr(config, "logits_scaling", None):
@@ -342,7 +349,7 @@ def _probe(body: PreTrainedModel, tokenizer: Tokenizer, source: Path) -> None:
     """Prove once that hidden states and head give the model's own logits: some families do more after the head."""
     ids = torch.arange(1, 5, device=body.device)[None] % tokenizer.vocab_size
     own = body(input_ids=ids, use_cache=False).logits.float()
-    ours = raw_logits(body, body.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+    ours = raw_logits(body, body.base_model(input_ids=ids, use_cache=False).last_hidden_state).float()
     if not torch.allclose(own, ours, rtol=1e-3, atol=1e-3 * float(own.abs().max())):
         raise UsageError(
             f"{source}: {type(body).__name__} changes its logits in a way preferent does not know; please report it"

@@ -7,6 +7,7 @@ Shapes: B rows, A answer positions (padded), N tokens (flat), V vocabulary, D hi
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,26 +15,55 @@ from torch.nn.functional import logsigmoid
 from torch.utils.checkpoint import checkpoint
 
 CHUNK_ELEMENTS = 1 << 25
+ROWS = 256
+
+
+def _wide(x: Tensor) -> Tensor:
+    """At least fp32: where sums over the vocabulary are taken."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+class _LogProbs(torch.autograd.Function):
+    """log softmax(logits)[ids] that keeps nothing but the logits, in their own dtype, and works `ROWS` rows at a time.
+
+    The derivative is (1[id] - softmax) times the incoming gradient; a logit of -inf has none.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, ids: Tensor) -> Tensor:
+        normalizer = torch.cat([_wide(part).logsumexp(-1) for part in logits.split(ROWS)])
+        ctx.save_for_backward(logits, normalizer, ids)
+        return _wide(logits.gather(-1, ids[:, None]).squeeze(-1)) - normalizer
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        logits, normalizer, ids = ctx.saved_tensors
+        result = torch.empty_like(logits)
+        columns = (logits, normalizer, ids, gradient, result)
+        for part, norm, id, incoming, out in zip(*(column.split(ROWS) for column in columns), strict=True):
+            probabilities = (_wide(part) - norm[:, None]).exp_()
+            slope = probabilities.mul_(-incoming[:, None]).scatter_add_(-1, id[:, None], incoming[:, None])
+            out.copy_(slope)
+        return result, None
 
 
 def log_probs_of(logits: Tensor, ids: Tensor) -> Tensor:
-    """log softmax(logits)[ids] in fp32: logits [N, V], ids [N] -> [N]."""
-    logits = logits.float()
-    return logits.gather(-1, ids[:, None]).squeeze(-1) - logits.logsumexp(-1)
+    """log softmax(logits)[ids], at least fp32: logits [N, V], ids [N] -> [N]."""
+    return _LogProbs.apply(logits, ids)  # type: ignore[no-any-return,no-untyped-call]
 
 
-def entropy_of(logits: Tensor) -> Tensor:
-    """Entropy in nats of softmax(logits): [N, V] -> [N]. A logit of -inf counts as probability 0."""
-    log_probs = logits.float().log_softmax(-1)
-    return -(log_probs.exp() * log_probs.clamp_min(torch.finfo(torch.float32).min)).sum(-1)
+def entropy_and_kl(logits: Tensor, reference_logits: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Entropy of softmax(logits) and KL(softmax(logits) || softmax(reference_logits)) in nats, both [N], from [N, V].
 
-
-def kl_of(logits: Tensor, reference_logits: Tensor) -> Tensor:
-    """KL(softmax(logits) || softmax(reference_logits)) in nats over the whole vocabulary: [N, V], [N, V] -> [N]."""
-    log_probs = logits.float().log_softmax(-1)
-    lowest = torch.finfo(torch.float32).min
-    difference = log_probs.clamp_min(lowest) - reference_logits.float().log_softmax(-1).clamp_min(lowest)
-    return (log_probs.exp() * difference).sum(-1)
+    Over the whole vocabulary; a logit of -inf in both has probability 0. Without a reference the KL is 0.
+    """
+    log_probs = _wide(logits).log_softmax(-1)
+    probabilities = log_probs.exp()
+    negative_entropy = torch.linalg.vecdot(probabilities, log_probs.nan_to_num_(neginf=0.0))
+    if reference_logits is None:
+        return -negative_entropy, torch.zeros_like(negative_entropy)
+    reference = _wide(reference_logits).log_softmax(-1).nan_to_num_(neginf=0.0)
+    return -negative_entropy, torch.linalg.vecdot(probabilities, log_probs - reference)
 
 
 def chunked_log_probs(hidden: Tensor, ids: Tensor, head: Callable[[Tensor], Tensor], vocab_size: int) -> Tensor:

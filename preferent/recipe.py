@@ -77,7 +77,7 @@ class Sft(Section):
     """Global gradient norm above which the gradient is scaled down."""
     validation_every: Count = 100
     """Steps between evaluations on validation rows."""
-    micro_batch_tokens: Count = 16384
+    micro_batch_tokens: Count = 4096
     """Padded tokens computed at once; changes memory and speed, not the result."""
 
 
@@ -102,7 +102,7 @@ class Reward(Section):
     """Stop after this many evaluations in a row without a better validation loss; default: never."""
     normalize: Literal["bias", "std", "none"] = "bias"
     """Before PPO: subtract the mean score of the reference's answers; `std` also divides by their deviation."""
-    micro_batch_tokens: Count = 16384
+    micro_batch_tokens: Count = 4096
     """Padded tokens computed at once; changes memory and speed, not the result."""
 
 
@@ -153,7 +153,7 @@ class Ppo(Section):
     """Stop after this many evaluations in a row without a better score - kl_coeff * KL; default: never."""
     normalize_prompts: Count = 256
     """Training prompts whose reference answers set the reward's bias."""
-    micro_batch_tokens: Count = 16384
+    micro_batch_tokens: Count = 4096
     """Padded tokens computed at once; changes memory and speed, not the result."""
 
 

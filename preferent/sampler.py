@@ -137,11 +137,12 @@ def choose(logits: Tensor, uniforms: Tensor, params: Params) -> tuple[Tensor, Te
 
     Greedy takes the most probable. The log-probability is that of the distribution sampled from.
     """
+    logits = logits.float()
     if params.greedy:
         chosen = logits.argmax(-1)
         return chosen, logits.log_softmax(-1).gather(-1, chosen[:, None]).squeeze(-1)
     log_probs = _filtered(logits, params).log_softmax(-1)
-    cumulative = log_probs.double().exp().cumsum(-1)
+    cumulative = log_probs.exp().cumsum(-1, dtype=torch.double)
     target = uniforms[:, None] * cumulative[:, -1:]
     chosen = torch.searchsorted(cumulative, target, right=True).squeeze(-1).clamp_max(logits.shape[-1] - 1)
     return chosen, log_probs.gather(-1, chosen[:, None]).squeeze(-1)

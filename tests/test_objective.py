@@ -94,11 +94,27 @@ def test_value_loss_takes_the_worse_of_plain_and_clipped() -> None:
 
 def test_kl_and_entropy_over_the_vocabulary() -> None:
     p, q = t(0.5, 0.3, 0.15, 0.05), t(0.25, 0.25, 0.25, 0.25)
-    expected = float((p * (p / q).log()).sum())
-    assert objective.kl_of(p.log()[None], q.log()[None]).item() == pytest.approx(expected, abs=1e-6)
-    masked = torch.cat([p.log(), t(-math.inf)])[None], torch.cat([q.log(), t(-math.inf)])[None]
-    assert objective.kl_of(*masked).item() == pytest.approx(expected, abs=1e-6)
-    assert objective.entropy_of(masked[0]).item() == pytest.approx(float(-(p * p.log()).sum()), abs=1e-6)
+    masked = [torch.cat([x.log(), t(-math.inf)])[None] for x in (p, q)]
+    for logits, reference in ((p.log()[None], q.log()[None]), masked):
+        entropy, kl = objective.entropy_and_kl(logits, reference)
+        assert kl.item() == pytest.approx(float((p * (p / q).log()).sum()), abs=1e-12)
+        assert entropy.item() == pytest.approx(float(-(p * p.log()).sum()), abs=1e-12)
+        assert objective.entropy_and_kl(logits, None)[1].item() == 0
+
+
+def test_log_probs_and_their_derivative(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    monkeypatch.setattr(objective, "ROWS", 3)
+    logits, ids = torch.randn(7, 5, dtype=F64), torch.tensor([0, 1, 2, 3, 0, 1, 2])
+    logits[:, 4] = -math.inf
+    weights = torch.randn(7, dtype=F64)
+    found = []
+    for function in (objective.log_probs_of, lambda x, i: x.log_softmax(-1).gather(-1, i[:, None])[:, 0]):
+        x = logits.clone().requires_grad_()
+        value = function(x, ids)
+        found.append((value.detach(), *torch.autograd.grad((value * weights).sum(), x)))
+    assert torch.allclose(found[0][0], found[1][0], atol=1e-14)
+    assert torch.allclose(found[0][1][:, :4], found[1][1][:, :4], atol=1e-14) and (found[0][1][:, 4] == 0).all()
 
 
 def test_chunked_log_probs_equal_whole_ones(monkeypatch: pytest.MonkeyPatch) -> None:
