@@ -1,5 +1,5 @@
-"""One PPO iteration, ours against TRL 1.12.0's, in pairs: `python bench/ppo_against_trl.py` (about ten minutes;
-`--quick` about one).
+"""One PPO iteration, ours against TRL 1.12.0's, in pairs: `python bench/ppo_against_trl.py` (about ten minutes
+on an idle machine; `--quick` about one).
 
 Both sides do the same work on the same files: a Llama of 5M parameters as policy, reference, reward model and critic;
 64 prompts of 64 tokens; 64 answer tokens each, sampled at temperature 1 with no stop; scores, reference and values; 4
@@ -8,7 +8,7 @@ evaluation or saving. Each side is a process in its own environment (`worker.py`
 alternate, the order within a pair too, with the same number of threads. The driver checks that both sampled as many
 tokens and made as many updates.
 
-TRL lives in `.venv-trl`, made on first use with `--python`'s venv and pip. Nothing but the standard library and
+TRL lives in `.venv-trl`, made on first use with venv and pip. Nothing but the standard library and
 transformers is needed here.
 
 The peer's settings are the fastest of those tried; `--peer` takes others, as in `--peer "--micro 32"`. PEER says what
@@ -35,18 +35,24 @@ TRL_PYTHON = ROOT / ".venv-trl" / "bin" / "python"
 TRL_PACKAGES = ["trl==1.12.0", "torch==2.13.0", "transformers==5.23.0", "accelerate==1.15.0", "datasets==5.2.0"]
 
 BATCH, PROMPT, ANSWER, EPOCHS = 64, 64, 64, 4
+# Tried for TRL: processor seconds on one thread of an iteration of one epoch (a busy 2-core AMD EPYC; six heads of 32):
+#   fp32: micro 64 14.3, 32 12.5, 16 12.7, 8 11.5; micro 16 with rollout 64 12.7, 32 11.7, 16 12.4
+#   bf16 weights: micro 64 9.8, 32 9.2, 16 9.2, 8 8.9
+#   fp32 weights with bf16 autocast: micro 64 13.3 (10.5 with reference and reward in bf16), 16 11.0
+#   with ALLOCATOR: fp32 micro 16 10.2; bf16 weights micro 16 7.4, 64 7.8; autocast micro 64 10.1
+# So its fastest bf16 is bf16 weights; ours keeps fp32 master weights, which is more work.
 PEER = {
-    "fp32": "--micro 64 --rollout 64 --weights fp32 --frozen fp32",
-    "bf16": "--micro 64 --rollout 64 --weights bf16 --frozen bf16",
+    "fp32": "--micro 8 --rollout 64 --weights fp32 --frozen fp32",
+    "bf16": "--micro 8 --rollout 64 --weights bf16 --frozen bf16",
 }
+# glibc keeps freed memory: without this, page faults are a fifth of TRL's time. Both sides get it.
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 33)}
 WANTED = {"fp32": 1.2, "bf16": 1.5}
 
 
 def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--quick", action="store_true", help="2 pairs after 1 warm-up instead of 9 after 2: about a minute"
-    )
+    parser.add_argument("--quick", action="store_true", help="does it run? one pair after one warm-up, half the epochs")
     parser.add_argument("--rows", default="fp32,bf16", help="precisions to compare, each a row")
     parser.add_argument("--sides", default="preferent,trl", help="run one side alone with `trl` or `preferent`")
     parser.add_argument("--threads", type=int, default=2)
@@ -116,6 +122,7 @@ class Side:
     def start(cls, name: str, argv: list[str], threads: int) -> "Side":
         environment = {
             **os.environ,
+            **ALLOCATOR,
             "OMP_NUM_THREADS": str(threads),
             "MKL_NUM_THREADS": str(threads),
             "TOKENIZERS_PARALLELISM": "false",
@@ -132,12 +139,12 @@ class Side:
             raise SystemExit(f"{self.name} left with status {self.process.wait()}; its messages are above")
         return json.loads(line)
 
-    def iterate(self) -> dict[str, Any]:
+    def iterate(self, epochs: int) -> dict[str, Any]:
         assert self.process.stdin
         self.process.stdin.write("iterate\n")
         self.process.stdin.flush()
         run = self.reply()
-        if (run["updates"], run["answer_tokens"]) != (EPOCHS, BATCH * ANSWER):
+        if (run["updates"], run["answer_tokens"]) != (epochs, BATCH * ANSWER):
             raise SystemExit(f"{self.name} did other work than asked: {run}")
         return run
 
@@ -153,6 +160,7 @@ class Side:
 
 def measure(row: str, folder: Path, asked: argparse.Namespace) -> list[Side]:
     """Start the sides, warm them up, and let them take turns; the order changes from pair to pair."""
+    warm, pairs, epochs = (1, 1, EPOCHS // 2) if asked.quick else (2, 9, EPOCHS)
     common = [
         "--folder",
         str(folder),
@@ -161,7 +169,7 @@ def measure(row: str, folder: Path, asked: argparse.Namespace) -> list[Side]:
         "--answer",
         str(ANSWER),
         "--epochs",
-        str(EPOCHS),
+        str(epochs),
     ]
     commands = {
         "preferent": [sys.executable, str(BENCH / "preferent_side.py"), *common, "--precision", row],
@@ -174,10 +182,9 @@ def measure(row: str, folder: Path, asked: argparse.Namespace) -> list[Side]:
         ],
     }
     sides = [Side.start(name, commands[name], asked.threads) for name in asked.sides.split(",")]
-    warm, pairs = (1, 2) if asked.quick else (2, 9)
     for turn in range(warm + pairs):
         for side in sides if turn % 2 == 0 else sides[::-1]:
-            run = side.iterate()
+            run = side.iterate(epochs)
             if turn >= warm:
                 side.runs.append(run)
     for side in sides:
@@ -198,16 +205,20 @@ def table(rows: dict[str, list[Side]]) -> str:
         if len(sides) == 2:
             ratio = spread([theirs / ours for ours, theirs in zip(sides[0].seconds, sides[1].seconds, strict=True)], 2)
         lines.append(f"| {row} | {' | '.join(cells)} | {ratio} | {WANTED[row]} |")
-    lines += ["", "Seconds by phase (median):", ""]
+    lines += [
+        "",
+        "Seconds by phase (median); processor seconds of all threads, well under threads × seconds on a busy machine:",
+        "",
+    ]
     for row, sides in rows.items():
         for side in sides:
             phases = {
                 name: statistics.median(run["phases"][name] for run in side.runs) for name in side.runs[0]["phases"]
             }
             parts = ", ".join(f"{name} {seconds:.2f}" for name, seconds in phases.items())
-            lines.append(
-                f"- {row}, {side.name} ({side.facts['precision']}; peak {side.runs[-1]['peak_mib']} MiB): {parts}"
-            )
+            processor = spread([run["cpu_seconds"] for run in side.runs], 1)
+            settings = f"{side.facts['precision']}; peak {side.runs[-1]['peak_mib']} MiB; processor seconds {processor}"
+            lines.append(f"- {row}, {side.name} ({settings}): {parts}")
     return "\n".join(lines)
 
 
@@ -216,7 +227,7 @@ def heading(rows: dict[str, list[Side]], asked: argparse.Namespace) -> str:
     parameters = sides[0].facts["parameters"] / 1e6
     lines = [
         f"`{' '.join(['python', 'bench/ppo_against_trl.py', *sys.argv[1:]])}`: one PPO iteration, "
-        f"{BATCH} × ({PROMPT} + {ANSWER}) tokens, {EPOCHS} epochs, "
+        f"{BATCH} × ({PROMPT} + {ANSWER}) tokens, {EPOCHS // 2 if asked.quick else EPOCHS} epochs, "
         f"Llama {parameters:.1f}M (vocabulary {asked.vocabulary}, hidden {asked.hidden}, {asked.layers} layers); "
         f"{processor()}, {asked.threads} threads.",
         "",
