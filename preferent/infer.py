@@ -24,7 +24,7 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
         stage = run.stage("infer", out, pick(recipe, *graph.FIELDS["infer"]), inputs | sources, rerun=True)
         if stage.done:
             return
-        stage.record(**world.facts())
+        stage.place(**world.facts())
         prompts = dataset.load_prompts(inputs["prompts"])[: recipe.infer.max_prompts]
         policy = model.load_policy(sources["model"], world)
         reference = model.load_policy(sources["reference"], world) if "reference" in sources else None

@@ -104,7 +104,7 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
         )
         if stage.done:
             return
-        stage.record(**world.facts())
+        stage.place(**world.facts())
         networks = load(recipe, source, inputs, out, world)
         train(recipe, stage, networks, world)
 

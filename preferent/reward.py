@@ -91,7 +91,8 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
             raise DataError(f"{inputs['train']}: holds no decided preference to train on")
         epochs = recipe.reward_model_train_steps * recipe.reward.batch_size / len(parts["train"])
         counts = {name: {"pairs": len(p), "ties": p.ties, "truncated": p.truncated} for name, p in parts.items()}
-        stage.record(**world.facts(), counts=counts, epochs=round(epochs, 2), lora_dim=rank)
+        stage.place(**world.facts())
+        stage.record(counts=counts, epochs=round(epochs, 2), lora_dim=rank)
         train(recipe, stage, scorer, parts)
 
 

@@ -146,6 +146,13 @@ class Stage:
         self.facts.update(facts)
         write_json(self.folder / "stage.json", self.asked | {"facts": self.facts})
 
+    def place(self, **facts: Any) -> None:
+        """Record where the stage computes (device, threads, precision), and say so when it is not where it began."""
+        moved = [f"{k} was {self.facts[k]}, is {v}" for k, v in facts.items() if self.facts.get(k, v) != v]
+        if moved:
+            print(f"{self.folder}: {'; '.join(moved)}: the result may differ in the last bits", file=sys.stderr)
+        self.record(**facts)
+
     def finish(self, outputs: Sequence[str] = ()) -> None:
         """Mark the stage done, with the fingerprints of its outputs; the marker is the last thing written."""
         self.record(outputs={name: fingerprint(self.folder / name) for name in outputs})

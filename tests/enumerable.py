@@ -17,13 +17,15 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 LETTERS = "abc"
+PROMPTS = "vwxyz"
 EOS, PAD = 3, 4
+IDS = {letter: id for id, letter in [*enumerate(LETTERS), *enumerate(PROMPTS, start=5)]}
 REWARDS: dict[tuple[str, str], float] = {}
 
 
 def reward(prompts: list[str], answers: list[str]) -> list[float]:
-    """The table of the problem at hand."""
-    return [REWARDS[prompt, answer] for prompt, answer in zip(prompts, answers, strict=True)]
+    """The table of the problem at hand; an answer with a prompt's letter in it, as good as impossible, is worth -10."""
+    return [REWARDS.get((prompt, answer), -10.0) for prompt, answer in zip(prompts, answers, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Problem:
 
     @torch.no_grad()
     def _log_probs(self, model: LlamaForCausalLM, prompt: str) -> np.ndarray:
-        asked = [LETTERS.index(letter) for letter in prompt]
+        asked = [IDS[letter] for letter in prompt]
         width = len(asked) + self.max_tokens
         ids = torch.tensor([(asked + answer + [PAD] * width)[:width] for answer in self.answers()])
         logits = model(input_ids=ids).logits.double() / self.temperature
@@ -69,7 +71,7 @@ class Problem:
 
 def make(folder: Path, prompts: tuple[str, ...], max_tokens: int, temperature: float, seed: int) -> Problem:
     """Write a random reference model with its tokenizer and prompts."""
-    tokenizer = Tokenizer(models.BPE(vocab={"a": 0, "b": 1, "c": 2, "</s>": EOS, "<pad>": PAD}, merges=[]))
+    tokenizer = Tokenizer(models.BPE(vocab={**IDS, "</s>": EOS, "<pad>": PAD}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     tokenizer.decoder = decoders.Fuse()
     tokenizer.add_special_tokens(["</s>", "<pad>"])
@@ -77,12 +79,19 @@ def make(folder: Path, prompts: tuple[str, ...], max_tokens: int, temperature: f
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>", "pad_token": "<pad>"}))
     config = LlamaConfig(
-        vocab_size=5, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=32, bos_token_id=None, eos_token_id=EOS, pad_token_id=PAD, initializer_range=0.15,
+        vocab_size=len(IDS) + 2, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=16, bos_token_id=None, eos_token_id=EOS, pad_token_id=PAD, initializer_range=0.15,
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        LlamaForCausalLM(config).save_pretrained(folder)
+        model = LlamaForCausalLM(config)
+    with torch.no_grad():  # a constant feature, by which the letters of the prompts are as good as never an answer
+        model.get_input_embeddings().weight[:, 0] = 2.0
+        for layer in model.base_model.layers:
+            layer.self_attn.o_proj.weight[0] = layer.mlp.down_proj.weight[0] = 0.0
+        model.lm_head.weight[:, 0] = 0.0
+        model.lm_head.weight[[IDS[letter] for letter in PROMPTS], 0] = -40.0
+    model.save_pretrained(folder)
     rows = "".join(json.dumps({"input_text": prompt}) + "\n" for prompt in prompts)
     (folder / "prompts.jsonl").write_text(rows)
     return Problem(folder, prompts, max_tokens, temperature)
@@ -101,7 +110,7 @@ def random_rewards(problem: Problem, seed: int) -> None:
 
 
 def _additive(seed: int, prompt: str, answer: Sequence[int]) -> float:
-    before = [LETTERS.index(prompt[-1]), *answer[:-1]]
+    before = [IDS[prompt[-1]], *answer[:-1]]
     return sum(_uniform(f"{seed} {prompt} {one} {other}") for one, other in zip(before, answer, strict=True))
 
 
@@ -131,7 +140,7 @@ def outcome(problem: Problem, policy: Path, beta: float) -> Outcome:
     """Compare the policy in a folder with the optimum by enumeration."""
     table, reference, tuned = problem.table(), problem.log_probs(problem.folder), problem.log_probs(policy)
     p, q = np.exp(reference), np.exp(tuned)
-    assert np.allclose(p.sum(-1), 1) and np.allclose(q.sum(-1), 1), "the answers are not all there are"
+    assert np.allclose(p.sum(-1), 1, atol=1e-3) and np.allclose(q.sum(-1), 1, atol=1e-3), "there are other answers"
     best = beta * np.log((p * np.exp(table / beta)).sum(-1)).mean()
     kl = (q * (tuned - reference)).sum(-1).mean()
     value, start = (q * table).sum(-1).mean() - beta * kl, (p * table).sum(-1).mean()
@@ -151,11 +160,12 @@ def _deviation(p: np.ndarray, values: np.ndarray) -> float:
 
 
 def set_distribution(problem: Problem, probabilities: Sequence[float]) -> None:
-    """Rewrite the output head so that the first token after the first prompt has exactly these probabilities."""
+    """Rewrite the output head so that the token after the first prompt is a, b, c or EOS with these probabilities."""
     model = LlamaForCausalLM.from_pretrained(problem.folder)
-    ids = torch.tensor([[LETTERS.index(letter) for letter in problem.prompts[0]]])
     with torch.no_grad():
-        state = model.base_model(ids).last_hidden_state[0, -1]
-        wanted = problem.temperature * torch.tensor([*probabilities, 1.0]).log()
-        model.lm_head.weight.copy_(wanted[:, None] * state / state.square().sum())
+        asked = torch.tensor([[IDS[letter] for letter in problem.prompts[0]]])
+        state = model.base_model(asked).last_hidden_state[0, -1].clone()
+        state[0] = 0.0
+        wanted = problem.temperature * torch.tensor(probabilities).log()
+        model.lm_head.weight[: len(probabilities)] = wanted[:, None] * state / state.square().sum()
     model.save_pretrained(problem.folder)

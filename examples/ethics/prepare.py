@@ -18,7 +18,7 @@ from typing import Any
 from preferent import dataset, draw
 from preferent.record import Preference
 
-OUTSIDE_SHARE = 0.4
+OUTSIDE_SHARE = 0.25
 
 
 def scenarios(pairs: Sequence[Preference]) -> set[str]:
