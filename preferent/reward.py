@@ -16,7 +16,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from preferent import batch, checkpoint, dataset, draw, experience, graph, hub, model, objective, progress, run, winrate
+from preferent import (
+    batch,
+    checkpoint,
+    dataset,
+    draw,
+    experience,
+    export,
+    graph,
+    hub,
+    model,
+    objective,
+    progress,
+    run,
+    winrate,
+)
 from preferent.error import DataError, DivergedError
 from preferent.metric import Metrics, tensorboard
 from preferent.model import Scorer
@@ -230,5 +244,5 @@ def finish(recipe: Recipe, stage: run.Stage, state: State, scorer: Scorer, parts
     )
     origin = f"From `{scorer.source.name}`, step {chosen_step}{accuracy}. Scores are raw."
     card = f"# Reward model trained by preferent\n\n{origin}\n"
-    model.save(scorer, out / "model", state.optimizer.masters, card)
+    export.save(scorer, out / "model", state.optimizer.masters, card)
     stage.finish(["model", "quality.json"])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from preferent import batch, checkpoint, dataset, draw, graph, hub, model, objective, progress, run
+from preferent import batch, checkpoint, dataset, draw, export, graph, hub, model, objective, progress, run
 from preferent.error import DataError, DivergedError
 from preferent.metric import Metrics, tensorboard
 from preferent.model import Policy
@@ -195,8 +195,8 @@ def finish(stage: run.Stage, state: State, policy: Policy) -> None:
     """Write the model, merged where it was an adapter, and mark the stage done."""
     card = f"# Fine-tuned by preferent\n\nSupervised fine-tuning of `{policy.source.name}`, {state.step} steps.\n"
     if policy.peft is None:
-        model.save(policy, stage.folder / "model", state.optimizer.masters, card)
+        export.save(policy, stage.folder / "model", state.optimizer.masters, card)
     else:
-        model.save_merged(policy, stage.folder / "model", card)
+        export.save_merged(policy, stage.folder / "model", card)
     stage.record(steps=state.step)
     stage.finish(["model"])

@@ -13,8 +13,8 @@ PACKAGE = ROOT / "preferent"
 CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
 TORCH_FREE = next(contract["source_modules"] for contract in CONTRACTS if contract["type"] == "forbidden")
 COMPUTES = {
-    *("objective", "world", "batch", "model", "checkpoint", "optimizer", "experience", "rollouts", "sampler", "score"),
-    *("scratch", "sft", "reward", "ppo", "infer", "compare"),
+    *("objective", "world", "batch", "model", "checkpoint", "optimizer", "experience", "export"),
+    *("rollouts", "sampler", "score", "scratch", "sft", "reward", "ppo", "infer", "compare"),
 }
 """The other half: modules that may import torch."""
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import quiet_recipe
 
-from preferent import model
+from preferent import export, model
 from preferent.error import PlatformError, UsageError
 from preferent.world import World
 
@@ -71,7 +71,7 @@ def test_critic_starts_as_the_reward_model(tiny: Path, world: World, tmp_path: P
     for rank in (0, 2):
         scorer = model.load_scorer(tiny, world, lora_dim=rank, seed=3)
         nudge(scorer.trainable())
-        model.save(scorer, tmp_path / f"reward-{rank}", scorer.trainable(), "# test\n")
+        export.save(scorer, tmp_path / f"reward-{rank}", scorer.trainable(), "# test\n")
         frozen = model.load_scorer(tmp_path / f"reward-{rank}", world)
         critic = frozen.critic()
         with torch.no_grad():
@@ -85,7 +85,7 @@ def test_critic_starts_as_the_reward_model(tiny: Path, world: World, tmp_path: P
 
 def test_critic_learns_while_the_reward_stays(tiny: Path, world: World, tmp_path: Path) -> None:
     scorer = model.load_scorer(tiny, world, lora_dim=2, seed=3)
-    model.save(scorer, tmp_path / "reward", scorer.trainable(), "# test\n")
+    export.save(scorer, tmp_path / "reward", scorer.trainable(), "# test\n")
     frozen = model.load_scorer(tmp_path / "reward", world)
     critic = frozen.critic()
     with torch.no_grad():
@@ -104,7 +104,7 @@ def test_head_is_drawn_from_the_seed(tiny: Path, world: World) -> None:
 def test_full_policy_loads_without_us(tiny: Path, world: World, tmp_path: Path) -> None:
     policy = model.load_policy(tiny, world, lora_dim=0)
     nudge(policy.trainable())
-    model.save(policy, tmp_path / "policy", policy.trainable(), "# test\n")
+    export.save(policy, tmp_path / "policy", policy.trainable(), "# test\n")
     with torch.no_grad():
         expected = policy.body(IDS).logits[0, -1]
     found = run_plain(
@@ -122,13 +122,13 @@ print(json.dumps(policy(torch.tensor({IDS.tolist()})).logits[0, -1].tolist()))""
 def test_adapter_and_merged_load_without_us(tiny: Path, world: World, tmp_path: Path) -> None:
     policy = model.load_policy(tiny, world, lora_dim=2)
     nudge(policy.trainable())
-    model.save(policy, tmp_path / "adapter", policy.trainable(), "# test\n")
+    export.save(policy, tmp_path / "adapter", policy.trainable(), "# test\n")
     with torch.no_grad():
         expected = policy.logits(policy.hidden(IDS)[0, -1:])[0]
     again = model.load_policy(tmp_path / "adapter", world)
     with torch.no_grad():
         assert torch.allclose(again.logits(again.hidden(IDS)[0, -1:])[0], expected, atol=1e-5)
-    model.save_merged(again, tmp_path / "merged", "# test\n")
+    export.save_merged(again, tmp_path / "merged", "# test\n")
     keep = torch.isfinite(expected)
     for lines in (
         f"from peft import PeftModel\nbase = AutoModelForCausalLM.from_pretrained({str(tiny)!r})\n"
@@ -146,7 +146,7 @@ def test_adapter_and_merged_load_without_us(tiny: Path, world: World, tmp_path: 
 def test_reward_model_loads_without_us(tiny: Path, world: World, tmp_path: Path, rank: int) -> None:
     scorer = model.load_scorer(tiny, world, lora_dim=rank, seed=3)
     nudge(scorer.trainable())
-    model.save(scorer, tmp_path / "reward", scorer.trainable(), "# test\n")
+    export.save(scorer, tmp_path / "reward", scorer.trainable(), "# test\n")
     with torch.no_grad():
         hidden = scorer.hidden(IDS)
         expected = torch.stack([scorer.scores(hidden[0, 4]), scorer.scores(hidden[1, 2])])
@@ -166,7 +166,7 @@ def test_reward_model_loads_without_us(tiny: Path, world: World, tmp_path: Path,
 def test_stored_dtype_is_the_sources(tiny: Path, tmp_path: Path) -> None:
     policy = model.load_policy(tiny, World.of(quiet_recipe(precision="bf16")), lora_dim=0)
     masters = {name: parameter.detach().float() + 1e-4 for name, parameter in policy.trainable().items()}
-    model.save(policy, tmp_path / "policy", masters, "# test\n")
+    export.save(policy, tmp_path / "policy", masters, "# test\n")
     again = model.load_policy(tmp_path / "policy", World.of(quiet_recipe()))
     assert all(torch.equal(p, masters[name]) for name, p in again.body.named_parameters())
 
@@ -176,7 +176,7 @@ def test_what_is_no_policy_is_refused(
 ) -> None:
     with pytest.raises(PlatformError, match=r"config\.json"):
         model.load_policy(tmp_path, world)
-    model.save(model.load_scorer(tiny, world, 0, 1), tmp_path / "reward", {}, "# test\n")
+    export.save(model.load_scorer(tiny, world, 0, 1), tmp_path / "reward", {}, "# test\n")
     with pytest.raises(UsageError, match="not a causal language model"):
         model.load_policy(tmp_path / "reward", world)
     with pytest.raises(UsageError, match="is no reward model"):
@@ -190,7 +190,7 @@ def test_what_is_no_policy_is_refused(
 def test_licences_travel(make_model: Callable[..., Path], world: World, tmp_path: Path) -> None:
     source = make_model(seed=8)
     (source / "LICENSE.txt").write_text("terms")
-    model.save(model.load_policy(source, world, 0), tmp_path / "policy", {}, "# test\n")
+    export.save(model.load_policy(source, world, 0), tmp_path / "policy", {}, "# test\n")
     assert (tmp_path / "policy" / "LICENSE.txt").read_text() == "terms"
     assert "LICENSE.txt" in (tmp_path / "policy" / "README.md").read_text()
 

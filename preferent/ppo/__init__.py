@@ -17,44 +17,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from preferent import batch, checkpoint, dataset, draw, experience, graph, hub, model, objective, progress, run, score
+from preferent import (
+    batch,
+    checkpoint,
+    dataset,
+    draw,
+    experience,
+    export,
+    graph,
+    hub,
+    model,
+    objective,
+    progress,
+    run,
+    score,
+)
 from preferent.error import DivergedError, UsageError
 from preferent.experience import Micro
 from preferent.metric import Metrics, tensorboard
-from preferent.model import Policy, Scorer
 from preferent.optimizer import Optimizer, Schedule
+from preferent.ppo.networks import Networks, Prompts, load, rollout_params
 from preferent.recipe import Recipe, pick
-from preferent.record import Prompt, Rollout
+from preferent.record import Rollout
 from preferent.rollouts import Ledger
-from preferent.sampler import Local, Params, Sampler
-from preferent.score import Normalizer, RewardModel, UserFunction
+from preferent.score import Normalizer
 from preferent.world import World
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """Prompts with their token ids and their text as the model sees it."""
-
-    ids: list[np.ndarray]
-    texts: list[str]
-
-    @classmethod
-    def of(cls, records: Sequence[Prompt], policy: Policy, recipe: Recipe) -> "Prompts":
-        limit, instruction = recipe.prompt_sequence_length, recipe.instruction
-        ids = [np.asarray(policy.tokenizer.encode_prompt(p, instruction, limit)[0], np.int32) for p in records]
-        return cls(ids, [policy.tokenizer.text(p, instruction) for p in records])
-
-
-@dataclass(frozen=True)
-class Networks:
-    """Everything that computes: what learns (policy, critic) and what judges it (reference, reward)."""
-
-    policy: Policy
-    reference: Policy | None
-    critic: Scorer
-    reward: RewardModel | UserFunction
-    normalizer: Normalizer
-    sampler: Sampler
 
 
 @dataclass
@@ -107,60 +94,6 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
         stage.place(**world.facts())
         networks = load(recipe, source, inputs, out, world)
         train(recipe, stage, networks, world)
-
-
-def load(recipe: Recipe, source: Path, inputs: dict[str, Path], out: Path, world: World) -> Networks:
-    """Load policy, reference, reward and critic, and fit the score's normaliser once (kept in `score.json`)."""
-    rank = model.lora_dim(recipe.ppo.lora_dim, source, 1, world)
-    policy = model.load_policy(source, world, rank, recipe.gradient_checkpointing)
-    free_reference = policy.peft is not None
-    if recipe.kl_coeff == 0 and recipe.ppo.kl_budget is not None and not free_reference:
-        raise UsageError(
-            "ppo.kl_budget: with kl_coeff: 0 no reference is loaded, so there is no KL to hold; drop one of them"
-        )
-    reference = policy.reference() if recipe.kl_coeff > 0 or free_reference else None
-    reward, critic = load_reward(recipe, source, inputs, rank, world)
-    sampler = Local(policy, recipe.seed, recipe.sampler.rows)
-    prompts = Prompts.of(dataset.load_prompts(inputs["train"]), policy, recipe)
-    normalizer = fit_normalizer(recipe, policy, reward, sampler, prompts, out)
-    return Networks(policy, reference, critic, reward, normalizer, sampler)
-
-
-def load_reward(
-    recipe: Recipe, source: Path, inputs: dict[str, Path], rank: int, world: World
-) -> tuple[RewardModel | UserFunction, Scorer]:
-    """The reward, and a critic that starts from it; from the policy's backbone where it cannot."""
-    checkpointing = recipe.gradient_checkpointing
-    if recipe.ppo.reward is not None:
-        return UserFunction.load(recipe.ppo.reward), model.critic_from_policy(source, world, rank, checkpointing)
-    scorer = model.load_scorer(inputs["reward"], world, checkpointing=checkpointing)
-    reward = RewardModel.of(scorer, recipe)
-    policy_tokens = model.Tokenizer.load(source if (source / "tokenizer.json").exists() else model.adapter_base(source))
-    if scorer.tokenizer.fingerprint != policy_tokens.fingerprint:
-        return reward, model.critic_from_policy(source, world, rank, checkpointing)
-    return reward, scorer.critic()
-
-
-def fit_normalizer(
-    recipe: Recipe, policy: Policy, reward: RewardModel | UserFunction, sampler: Sampler, prompts: Prompts, out: Path
-) -> Normalizer:
-    """The normaliser from one answer of the untuned policy to each of some training prompts; read back if it is
-    there."""
-    path = out / "score.json"
-    if path.exists():
-        kept = run.read_json(path)
-        return Normalizer(kept["bias"], kept["gain"])
-    rows = draw.permutation(recipe.seed, "normalize", 0, len(prompts.ids))[: recipe.ppo.normalize_prompts]
-    rollouts = sampler.sample([prompts.ids[i] for i in rows], rows.tolist(), "normalize", 0, rollout_params(recipe))
-    raw = reward.score(rollouts, [prompts.texts[i] for i in rows], policy.tokenizer)
-    normalizer = Normalizer.fit(np.asarray(raw, np.float64), recipe.reward.normalize)
-    run.write_json(path, {"bias": normalizer.bias, "gain": normalizer.gain, "prompts": len(rows)})
-    return normalizer
-
-
-def rollout_params(recipe: Recipe) -> Params:
-    """Rollouts and validation sample the whole distribution at the recipe's temperature."""
-    return Params(recipe.target_sequence_length, recipe.sampler.temperature)
 
 
 def train(recipe: Recipe, stage: run.Stage, networks: Networks, world: World) -> None:
@@ -408,5 +341,5 @@ def finish(stage: run.Stage, state: State, networks: Networks, out: Path) -> Non
     card = (
         f"# Policy tuned by preferent\n\nPPO from `{networks.policy.source.name}`, the checkpoint of step {chosen}.\n"
     )
-    model.save(networks.policy, out / "model", state.policy.masters, card)
+    export.save(networks.policy, out / "model", state.policy.masters, card)
     stage.finish(["model"])

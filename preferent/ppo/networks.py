@@ -1,0 +1,96 @@
+"""What PPO computes with: prompts as token ids, policy, reference, critic, reward and its normaliser."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from preferent import dataset, draw, model, run
+from preferent.error import UsageError
+from preferent.model import Policy, Scorer
+from preferent.recipe import Recipe
+from preferent.record import Prompt
+from preferent.sampler import Local, Params, Sampler
+from preferent.score import Normalizer, RewardModel, UserFunction
+from preferent.world import World
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts with their token ids and their text as the model sees it."""
+
+    ids: list[np.ndarray]
+    texts: list[str]
+
+    @classmethod
+    def of(cls, records: Sequence[Prompt], policy: Policy, recipe: Recipe) -> "Prompts":
+        limit, instruction = recipe.prompt_sequence_length, recipe.instruction
+        ids = [np.asarray(policy.tokenizer.encode_prompt(p, instruction, limit)[0], np.int32) for p in records]
+        return cls(ids, [policy.tokenizer.text(p, instruction) for p in records])
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Everything that computes: what learns (policy, critic) and what judges it (reference, reward)."""
+
+    policy: Policy
+    reference: Policy | None
+    critic: Scorer
+    reward: RewardModel | UserFunction
+    normalizer: Normalizer
+    sampler: Sampler
+
+
+def load(recipe: Recipe, source: Path, inputs: dict[str, Path], out: Path, world: World) -> Networks:
+    """Load policy, reference, reward and critic, and fit the score's normaliser once (kept in `score.json`)."""
+    rank = model.lora_dim(recipe.ppo.lora_dim, source, 1, world)
+    policy = model.load_policy(source, world, rank, recipe.gradient_checkpointing)
+    free_reference = policy.peft is not None
+    if recipe.kl_coeff == 0 and recipe.ppo.kl_budget is not None and not free_reference:
+        raise UsageError(
+            "ppo.kl_budget: with kl_coeff: 0 no reference is loaded, so there is no KL to hold; drop one of them"
+        )
+    reference = policy.reference() if recipe.kl_coeff > 0 or free_reference else None
+    reward, critic = load_reward(recipe, source, inputs, rank, world)
+    sampler = Local(policy, recipe.seed, recipe.sampler.rows)
+    prompts = Prompts.of(dataset.load_prompts(inputs["train"]), policy, recipe)
+    normalizer = fit_normalizer(recipe, policy, reward, sampler, prompts, out)
+    return Networks(policy, reference, critic, reward, normalizer, sampler)
+
+
+def load_reward(
+    recipe: Recipe, source: Path, inputs: dict[str, Path], rank: int, world: World
+) -> tuple[RewardModel | UserFunction, Scorer]:
+    """The reward, and a critic that starts from it; from the policy's backbone where it cannot."""
+    checkpointing = recipe.gradient_checkpointing
+    if recipe.ppo.reward is not None:
+        return UserFunction.load(recipe.ppo.reward), model.critic_from_policy(source, world, rank, checkpointing)
+    scorer = model.load_scorer(inputs["reward"], world, checkpointing=checkpointing)
+    reward = RewardModel.of(scorer, recipe)
+    policy_tokens = model.Tokenizer.load(source if (source / "tokenizer.json").exists() else model.adapter_base(source))
+    if scorer.tokenizer.fingerprint != policy_tokens.fingerprint:
+        return reward, model.critic_from_policy(source, world, rank, checkpointing)
+    return reward, scorer.critic()
+
+
+def fit_normalizer(
+    recipe: Recipe, policy: Policy, reward: RewardModel | UserFunction, sampler: Sampler, prompts: Prompts, out: Path
+) -> Normalizer:
+    """The normaliser from one answer of the untuned policy to each of some training prompts; read back if it is
+    there."""
+    path = out / "score.json"
+    if path.exists():
+        kept = run.read_json(path)
+        return Normalizer(kept["bias"], kept["gain"])
+    rows = draw.permutation(recipe.seed, "normalize", 0, len(prompts.ids))[: recipe.ppo.normalize_prompts]
+    rollouts = sampler.sample([prompts.ids[i] for i in rows], rows.tolist(), "normalize", 0, rollout_params(recipe))
+    raw = reward.score(rollouts, [prompts.texts[i] for i in rows], policy.tokenizer)
+    normalizer = Normalizer.fit(np.asarray(raw, np.float64), recipe.reward.normalize)
+    run.write_json(path, {"bias": normalizer.bias, "gain": normalizer.gain, "prompts": len(rows)})
+    return normalizer
+
+
+def rollout_params(recipe: Recipe) -> Params:
+    """Rollouts and validation sample the whole distribution at the recipe's temperature."""
+    return Params(recipe.target_sequence_length, recipe.sampler.temperature)
