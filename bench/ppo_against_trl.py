@@ -52,6 +52,7 @@ WANTED = {"fp32": 1.2, "bf16": 1.5}
 
 def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=9, help="measured pairs of a row, after two to warm up")
     parser.add_argument("--quick", action="store_true", help="does it run? one pair after one warm-up, half the epochs")
     parser.add_argument("--rows", default="fp32,bf16", help="precisions to compare, each a row")
     parser.add_argument("--sides", default="preferent,trl", help="run one side alone with `trl` or `preferent`")
@@ -160,7 +161,7 @@ class Side:
 
 def measure(row: str, folder: Path, asked: argparse.Namespace) -> list[Side]:
     """Start the sides, warm them up, and let them take turns; the order changes from pair to pair."""
-    warm, pairs, epochs = (1, 1, EPOCHS // 2) if asked.quick else (2, 9, EPOCHS)
+    warm, pairs, epochs = (1, 1, EPOCHS // 2) if asked.quick else (2, asked.pairs, EPOCHS)
     common = [
         "--folder",
         str(folder),

@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--answer", type=int, required=True)
     parser.add_argument("--epochs", type=int, required=True)
     parser.add_argument("--precision", choices=["fp32", "bf16"], required=True)
-    parser.add_argument("--micro-batch-tokens", type=int, default=8192)
+    parser.add_argument("--micro-batch-tokens", type=int, default=2048)
     asked = parser.parse_args()
 
     ids = [np.array(row, np.int32) for row in json.loads((asked.folder / "prompts.json").read_text())]
