@@ -131,7 +131,7 @@ def test_the_course_dictionary_runs_dry_without_a_hub(work: Path) -> None:
     course = """
     preference_dataset: pairs.jsonl
     prompt_dataset: prompts.jsonl
-    eval_dataset: prompts.jsonl
+    eval_dataset: eval.jsonl
     large_model_reference: llama-2-7b
     reward_model_train_steps: 1410
     reinforcement_learning_train_steps: 320
@@ -140,6 +140,7 @@ def test_the_course_dictionary_runs_dry_without_a_hub(work: Path) -> None:
     kl_coeff: 0.1
     instruction: Summarize in less than 50 words
     """
+    (work / "eval.jsonl").write_text("".join(json.dumps({"input_text": f"other {i}"}) + "\n" for i in range(20)))
     (work / "course.yaml").write_text("\n".join(line.strip() for line in course.splitlines()))
     said = preferent(work, "run", "course.yaml", "--dry-run")
     assert "meta-llama/Llama-2-7b-hf" in said and "1410" in said and "320" in said
