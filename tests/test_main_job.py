@@ -143,4 +143,4 @@ def test_the_course_dictionary_runs_dry_without_a_hub(work: Path) -> None:
     (work / "eval.jsonl").write_text("".join(json.dumps({"input_text": f"other {i}"}) + "\n" for i in range(20)))
     (work / "course.yaml").write_text("\n".join(line.strip() for line in course.splitlines()))
     said = preferent(work, "run", "course.yaml", "--dry-run")
-    assert "meta-llama/Llama-2-7b-hf" in said and "1410" in said and "320" in said
+    assert "meta-llama/Llama-2-7b-hf" in said and "1,410 steps" in said and "320 steps" in said
