@@ -295,7 +295,6 @@ def _load(kind: Any, source: Path, config: Any, world: World) -> tuple[Path, Pre
             base,
             config=config,
             dtype=world.dtype,
-            attn_implementation="sdpa",
             output_loading_info=True,
             trust_remote_code=world.trust_remote_code,
         )
