@@ -20,7 +20,6 @@ from preferent.recipe import Recipe, pick
 from preferent.record import Judgment, digest
 
 SIDES = ("a", "b", "original")
-JUDGES: tuple[str, ...] = ("judge", "reward")
 ROWS_AT_ONCE = 256
 OUTCOMES = {"A": 1.0, "tie": 0.5, "B": 0.0}
 NO_JUDGE = "no judge, no reward model and no ppo.reward given: lengths and ROUGE only, without a win rate"
@@ -53,10 +52,11 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
     """Write `judgments.jsonl` and `metrics.json` to `out`.
 
     `inputs`: `a` and `b`, prediction files or folders with a `text.jsonl`, and if wanted `original` like them, `judge`
-    (an independent reward model) and `reward` (the one PPO optimised; `ppo.reward` of the recipe stands in for it).
+    (an independent reward model) and `reward`, `reward-2`, … (those that PPO optimised; `ppo.reward` of the recipe
+    stands in for them).
     """
     files = {side: predictions(inputs[side]) for side in SIDES if side in inputs}
-    models = {name: inputs[name] for name in JUDGES if name in inputs}
+    models = {name: path for name, path in inputs.items() if name == "judge" or graph.members([name])}
     with run.locked(out):
         fields = pick(recipe, *graph.FIELDS["compare"])
         stage = run.stage("compare", out, fields=fields, inputs=files | models, rerun=True)
@@ -136,16 +136,18 @@ def choose(wanted: str, judges: Sequence[str]) -> str | None:
 
 
 def _scored(recipe: Recipe, models: Mapping[str, Path], answers: Answers) -> dict[str, Scores]:
-    """What each reward model thinks of every answer."""
+    """What the judge, and the mean of the optimised reward models, think of every answer."""
     if not models and recipe.ppo.reward is None:
         return {}
     from preferent import score, world
 
     here = world.World.of(recipe)
     scores: dict[str, Scores] = {}
-    for name, folder in models.items():
-        scores[name] = ask(score.RewardModel.load(folder, recipe, here).score_texts, answers, name)
-    if recipe.ppo.reward is not None and "reward" not in models:
+    for name, members in (("judge", {"judge"} & set(models)), ("reward", graph.members(models))):
+        if members:
+            panel = score.Ensemble.load([models[member] for member in members], recipe, here)
+            scores[name] = ask(panel.score_texts, answers, name)
+    if recipe.ppo.reward is not None and "reward" not in scores:
         scores["reward"] = ask(score.UserFunction.load(recipe.ppo.reward).score_texts, answers, "reward")
     return scores
 

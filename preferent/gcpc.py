@@ -3,6 +3,10 @@
 Source of the models: `resolve_reference_model_metadata` in its `function_based.py`.
 """
 
+from pathlib import Path
+
+from preferent.error import UsageError
+
 CLOUD_ONLY = (
     "project",
     "location",
@@ -24,3 +28,18 @@ MODELS = {
 
 CLOSED_MODELS = ("t5-small", "t5-large", "t5-xl", "t5-xxl", "text-bison@001", "text-bison@002", "chat-bison@001")
 """Names of models that are not decoder-only or whose weights were never public."""
+
+
+def resolve_model(reference: str) -> str:
+    """The hub id (optionally `@revision`) or local path that a model reference means; GCPC's aliases become hub ids."""
+    name = reference.lower().replace("_", "-")
+    if Path(reference).exists():
+        return reference
+    if name in CLOSED_MODELS:
+        raise UsageError(
+            f"{reference} is not a decoder-only model with public weights; name one of {', '.join(MODELS)}, "
+            f"a hub id or a local path"
+        )
+    if reference.startswith("gs://"):
+        raise UsageError(f"{reference} is in Google Cloud Storage; copy the model here and name the local folder")
+    return MODELS[name][0] if name in MODELS else reference

@@ -1,11 +1,13 @@
 """The stages of a run as data: how each is called, what it reads and writes, which recipe fields it obeys."""
 
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from preferent.error import UsageError
-from preferent.recipe import Recipe, Sft, names, paths, resolve_model, reward_reference
+from preferent.gcpc import resolve_model
+from preferent.recipe import Recipe, Sft, names, paths, reward_reference
 
 FREE = (
     "data.max_dropped",
@@ -36,7 +38,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "reward": tuple(
         name
         for name in _expand(*_TEXT, "reward_model_train_steps", "reward_model_learning_rate_multiplier", "reward")
-        if name != "reward.normalize"
+        if name not in ("reward.normalize", "reward.members")
     ),
     "ppo": _expand(
         *_TEXT,
@@ -60,6 +62,8 @@ EXTENDABLE: dict[str, tuple[str, ...]] = {
 }
 """Fields of which a larger value goes on with a finished stage."""
 
+MEMBER = re.compile(r"reward(-[1-9]\d*)?")
+
 INPUTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "data": ((), ()),
     "sft": (("model",), ()),
@@ -69,7 +73,17 @@ INPUTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "compare": (("a", "b"), ("judge", "reward", "original")),
     "report": (("run",), ()),
 }
-"""The inputs that each stage must have and those that it may have."""
+"""The inputs that each stage must have and those that it may have; `reward` also as `reward-2`, `reward-3`, …"""
+
+
+def members(inputs: Iterable[str]) -> list[str]:
+    """The names among `inputs` of the reward models whose mean is the reward: `reward`, `reward-2`, `reward-3`, …"""
+    numbers = {1 if name == "reward" else int(name[7:]) for name in inputs if MEMBER.fullmatch(name)}
+    return [_member(number) for number in sorted(numbers)]
+
+
+def _member(number: int) -> str:
+    return "reward" if number == 1 else f"reward-{number}"
 
 
 @dataclass(frozen=True)
@@ -116,7 +130,7 @@ def build(recipe: Recipe) -> list[Task]:
     if recipe.sft is not None:
         tasks.append(_sft(recipe, recipe.sft))
     if recipe.ppo.reward is None:
-        tasks.append(_reward(recipe, "reward", "train"))
+        tasks += _rewards(recipe)
     if judged(recipe):
         seed = recipe.seed + 1 if recipe.compare.judge_seed is None else recipe.compare.judge_seed
         tasks.append(_reward(recipe, "judge", "judge", (f"seed={seed}",)))
@@ -148,6 +162,21 @@ def _base(recipe: Recipe) -> tuple[dict[str, str], dict[str, str]]:
     return ({"model": "sft/model"}, {}) if recipe.sft is not None else ({}, {"model": recipe.large_model_reference})
 
 
+def _rewards(recipe: Recipe) -> list[Task]:
+    """Every member of the ensemble; each but the first with a seed of its own."""
+    others = range(2, recipe.reward.members + 1)
+    return [
+        _reward(recipe, "reward", "train"),
+        *(_reward(recipe, _member(number), "train", (f"seed={recipe.seed + number}",)) for number in others),
+    ]
+
+
+def _scorers(recipe: Recipe) -> dict[str, str]:
+    """The reward models that PPO optimises, as inputs; none where a function is the reward."""
+    names = [] if recipe.ppo.reward is not None else map(_member, range(1, recipe.reward.members + 1))
+    return {name: f"{name}/model" for name in names}
+
+
 def _reward(recipe: Recipe, name: str, train: str, settings: tuple[str, ...] = ()) -> Task:
     pairs = {
         "train": f"data/preference/{train}.jsonl",
@@ -167,9 +196,8 @@ def _reward_base(recipe: Recipe) -> tuple[dict[str, str], dict[str, str]]:
 
 def _ppo(recipe: Recipe) -> Task:
     inputs, outside = _base(recipe)
-    reward = {} if recipe.ppo.reward is not None else {"reward": "reward/model"}
     prompts = {"train": "data/prompt/train.jsonl", "validation": "data/prompt/validation.jsonl"}
-    return Task("ppo", "ppo", "policy", inputs | reward | prompts, ("model", "score.json"), outside)
+    return Task("ppo", "ppo", "policy", inputs | _scorers(recipe) | prompts, ("model", "score.json"), outside)
 
 
 def _infer(recipe: Recipe) -> list[Task]:
@@ -192,8 +220,7 @@ def _compare(recipe: Recipe) -> Task:
     inputs = {"a": "predictions/tuned/text.jsonl", "b": "predictions/base/text.jsonl"}
     if judged(recipe):
         inputs["judge"] = "judge/model"
-    if recipe.ppo.reward is None:
-        inputs["reward"] = "reward/model"
+    inputs |= _scorers(recipe)
     if recipe.sft is not None:
         inputs["original"] = "predictions/original/text.jsonl"
     return Task("compare", "compare", "comparison", inputs, ("judgments.jsonl", "metrics.json"))

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from preferent.error import PlatformError
-from preferent.recipe import resolve_model
+from preferent.gcpc import resolve_model
 
 PATTERNS = ["*.json", "*.safetensors", "*.jinja", "LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", "*.model", "*.py"]
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from preferent import data, dataset, graph, run
+from preferent.gcpc import resolve_model
 from preferent.graph import Task
-from preferent.recipe import Recipe, Sft, paths, resolve_model, reward_reference
+from preferent.recipe import Recipe, Sft, paths, reward_reference
 
 UNKNOWN = (
     "token lengths, and so how much is truncated (needs the tokenizer: preferent data check FILES --model MODEL)",
@@ -89,7 +90,8 @@ def _stages(recipe: Recipe, parts: Mapping[str, Mapping[str, int]]) -> list[str]
         lines.append(_sft(recipe.sft))
     reward = recipe.reward_model_train_steps, recipe.reward.batch_size
     if recipe.ppo.reward is None:
-        lines.append(_steps("reward", *reward, parts["preference"]["train"], "pairs"))
+        times = f", {recipe.reward.members} members" if recipe.reward.members > 1 else ""
+        lines.append(_steps("reward", *reward, parts["preference"]["train"], "pairs") + times)
     if graph.judged(recipe):
         lines.append(_steps("judge", *reward, parts["preference"]["judge"], "pairs"))
     steps = recipe.reinforcement_learning_train_steps

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic.fields import FieldInfo
 
 from preferent.error import PlatformError, UsageError
-from preferent.gcpc import CLOSED_MODELS, CLOUD_ONLY, MODELS
+from preferent.gcpc import CLOUD_ONLY, MODELS, resolve_model
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -100,6 +100,8 @@ class Reward(Section):
     """Steps between evaluations on validation pairs; the checkpoint of least validation loss is kept."""
     early_stopping_patience: Count | None = None
     """Stop after this many evaluations in a row without a better validation loss; default: never."""
+    members: Count = 1
+    """Reward models trained, alike but for the seed of head and data order; PPO gets the mean of their scores."""
     normalize: Literal["bias", "std", "none"] = "bias"
     """Before PPO: subtract the mean score of the reference's answers; `std` also divides by their deviation."""
     micro_batch_tokens: Count = 4096
@@ -354,21 +356,6 @@ def load(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, list[str]]:
 def dump(recipe: Recipe) -> str:
     """The resolved recipe as YAML, every default written out."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def resolve_model(reference: str) -> str:
-    """The hub id (optionally `@revision`) or local path that a model reference means; GCPC's aliases become hub ids."""
-    name = reference.lower().replace("_", "-")
-    if Path(reference).exists():
-        return reference
-    if name in CLOSED_MODELS:
-        raise UsageError(
-            f"{reference} is not a decoder-only model with public weights; name one of {', '.join(MODELS)}, "
-            f"a hub id or a local path"
-        )
-    if reference.startswith("gs://"):
-        raise UsageError(f"{reference} is in Google Cloud Storage; copy the model here and name the local folder")
-    return MODELS[name][0] if name in MODELS else reference
 
 
 def reward_reference(recipe: Recipe) -> str:

@@ -80,6 +80,25 @@ class RewardModel:
         return self.score_texts(texts, decoded(rollouts, texts, tokenizer))
 
 
+@dataclass(frozen=True)
+class Ensemble:
+    """Reward models whose mean score is the reward; the mean errs less than its members do (Coste et al. 2024)."""
+
+    members: tuple[RewardModel, ...]
+
+    @classmethod
+    def load(cls, folders: Sequence[Path], recipe: Recipe, world: World) -> "Ensemble":
+        return cls(tuple(RewardModel.load(folder, recipe, world) for folder in folders))
+
+    def score(self, rollouts: Sequence[Rollout], texts: Sequence[str], tokenizer: Tokenizer) -> np.ndarray:
+        """Raw scores, float32 [n], of a policy's rollouts."""
+        return np.mean([member.score(rollouts, texts, tokenizer) for member in self.members], axis=0)
+
+    def score_texts(self, texts: Sequence[str], answers: Sequence[str]) -> np.ndarray:
+        """Raw scores, float32 [n]."""
+        return np.mean([member.score_texts(texts, answers) for member in self.members], axis=0)
+
+
 @dataclass(frozen=True, slots=True)
 class UserFunction:
     """A Python function named `module:function` that scores (prompts, answers), two lists of text."""
@@ -127,7 +146,7 @@ def decoded(rollouts: Sequence[Rollout], texts: Sequence[str], tokenizer: Tokeni
 
 
 def scored(
-    source: RewardModel | UserFunction, rollouts: Sequence[Rollout], texts: Sequence[str], tokenizer: Tokenizer
+    source: Ensemble | UserFunction, rollouts: Sequence[Rollout], texts: Sequence[str], tokenizer: Tokenizer
 ) -> list[Rollout]:
     """Rollouts with their raw score filled in, under the name `reward`."""
     raw = source.score(rollouts, texts, tokenizer)

@@ -19,6 +19,7 @@ VARIANTS = [
     {"ppo": {"reward": "module:function"}},
     {"ppo": {"reward": "module:function"}, "preference_dataset": None, "prompt_dataset": "q.jsonl"},
     {"large_model_reference": "llama-2-13b", "sft": {"dataset": "a.jsonl"}},
+    {"reward": {"members": 3}},
 ]
 
 
@@ -38,7 +39,7 @@ def test_every_command_is_one_that_the_command_line_knows(values):
         assert given.stage == task.stage
         names = {word.partition("=")[0] for word in given.inputs}
         required, optional = graph.INPUTS[task.stage]
-        assert set(required) <= names <= {*required, *optional}, task.name
+        assert set(required) <= names <= {*required, *optional, "reward-2", "reward-3"}, task.name
 
 
 def test_the_stages_in_order():
@@ -49,6 +50,24 @@ def test_the_stages_in_order():
     assert list(build(compare={"judge": "reward"})) == (
         ["data", "reward", "ppo", "infer-base", "infer-tuned", "compare", "report"]
     )
+
+
+def test_the_members_of_an_ensemble_differ_by_seed_alone_and_are_all_the_reward():
+    tasks = build(reward={"members": 3}, seed=7)
+    first, *others = (tasks[name] for name in ("reward", "reward-2", "reward-3"))
+    assert [task.settings for task in (first, *others)] == [(), ("seed=9",), ("seed=10",)]
+    assert all(task.inputs == first.inputs and task.fields == first.fields for task in others)
+    for task in (tasks["ppo"], tasks["compare"]):
+        assert graph.members(task.inputs) == ["reward", "reward-2", "reward-3"]
+    assert tasks["judge"].settings == ("seed=8",)
+
+
+def test_members_are_read_in_the_order_of_their_numbers():
+    assert graph.members(["reward-10", "judge", "reward-2", "model", "reward", "reward-0", "rewards"]) == [
+        "reward",
+        "reward-2",
+        "reward-10",
+    ]
 
 
 def test_without_sft_all_start_from_the_named_model():
@@ -123,6 +142,7 @@ WITHOUT_STAGE = {
     "checkpoint_every",
     "keep_checkpoints",
     "compare.judge_seed",  # becomes the judge's seed
+    "reward.members",  # becomes as many stages
     "data.max_dropped",  # patience, memory and speed
     "sft.micro_batch_tokens",
     "reward.micro_batch_tokens",

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from preferent import recipe
+from preferent import gcpc, recipe
 from preferent.error import PlatformError, UsageError
 
 COURSE = {
@@ -114,9 +114,9 @@ def test_a_model_in_google_cloud_storage_is_refused():
     ],
 )
 def test_aliases_and_their_reward_models(reference, model, reward):
-    assert recipe.resolve_model(reference) == model
+    assert gcpc.resolve_model(reference) == model
     found, _ = recipe.parse({"large_model_reference": reference})
-    assert recipe.resolve_model(recipe.reward_reference(found)) == reward
+    assert gcpc.resolve_model(recipe.reward_reference(found)) == reward
 
 
 def test_the_recipe_overrides_the_pairing():
@@ -128,7 +128,7 @@ def test_a_local_folder_goes_before_an_alias(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("llama-2-13b").mkdir()
     found, _ = recipe.parse({"large_model_reference": "llama-2-13b"})
-    assert recipe.resolve_model("llama-2-13b") == recipe.reward_reference(found) == "llama-2-13b"
+    assert gcpc.resolve_model("llama-2-13b") == recipe.reward_reference(found) == "llama-2-13b"
 
 
 @pytest.mark.parametrize("reference", ["t5-xl", "text-bison@001", "T5_SMALL"])

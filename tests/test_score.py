@@ -10,7 +10,7 @@ from conftest import quiet_recipe
 from preferent import model, score
 from preferent.error import PlatformError, UsageError
 from preferent.record import Prompt, Rollout
-from preferent.score import Normalizer, RewardModel, UserFunction
+from preferent.score import Ensemble, Normalizer, RewardModel, UserFunction
 from preferent.tokenizer import Tokenizer
 from preferent.world import World
 
@@ -63,6 +63,19 @@ def test_ids_and_texts_score_alike_and_in_any_company(tiny: Path) -> None:
     together = reward.score_texts(texts, answers)
     apart = [reward.score_texts([text], [answer])[0] for text, answer in zip(texts, answers, strict=True)]
     assert np.allclose(together, apart, atol=1e-5)
+
+
+def test_an_ensemble_scores_with_the_mean_of_its_members(tiny: Path) -> None:
+    recipe = quiet_recipe()
+    members = tuple(RewardModel.of(model.load_scorer(tiny, World.of(recipe), seed=s), recipe) for s in (1, 2, 3))
+    texts, answers = ["Mary found", "He "], [" a key.", " wrote"]
+    each = np.stack([member.score_texts(texts, answers) for member in members])
+    assert np.ptp(each, axis=0).min() > 1e-3
+    assert np.allclose(Ensemble(members).score_texts(texts, answers), each.mean(axis=0), atol=1e-6)
+    ids = [members[0].scorer.tokenizer.encode_answer(Prompt("He "), None, a, 64)[0] for a in answers]
+    found = Ensemble(members).score([rollout(i) for i in ids], ["He ", "He "], members[0].scorer.tokenizer)
+    alone = [m.score([rollout(i) for i in ids], ["He ", "He "], m.scorer.tokenizer) for m in members]
+    assert np.allclose(found, np.mean(alone, axis=0), atol=1e-6)
 
 
 def test_a_reward_model_with_another_tokenizer_reads_the_text(tiny: Path, make_model: Callable[..., Path]) -> None:

@@ -82,7 +82,7 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
     """Stage `ppo`: model=, reward= (or recipe.ppo.reward), train=, validation= -> out/model and all that led to it."""
     world = World.of(recipe)
     source = hub.resolve(str(inputs["model"]))
-    if "reward" not in inputs and recipe.ppo.reward is None:
+    if not graph.members(inputs) and recipe.ppo.reward is None:
         raise UsageError("ppo: needs a reward: give --in reward=FOLDER, or ppo.reward: module:function")
     model.check_length(source, recipe)
     with run.locked(out):

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from preferent import dataset, draw, model, run
+from preferent import dataset, draw, graph, model, run
 from preferent.error import UsageError
 from preferent.model import Policy, Scorer
 from preferent.recipe import Recipe
 from preferent.record import Prompt
 from preferent.sampler import Local, Params, Sampler
-from preferent.score import Normalizer, RewardModel, UserFunction
+from preferent.score import Ensemble, Normalizer, RewardModel, UserFunction
 from preferent.world import World
 
 
@@ -37,7 +37,7 @@ class Networks:
     policy: Policy
     reference: Policy | None
     critic: Scorer
-    reward: RewardModel | UserFunction
+    reward: Ensemble | UserFunction
     normalizer: Normalizer
     sampler: Sampler
 
@@ -61,13 +61,14 @@ def load(recipe: Recipe, source: Path, inputs: dict[str, Path], out: Path, world
 
 def load_reward(
     recipe: Recipe, source: Path, inputs: dict[str, Path], rank: int, world: World
-) -> tuple[RewardModel | UserFunction, Scorer]:
-    """The reward, and a critic that starts from it; from the policy's backbone where it cannot."""
+) -> tuple[Ensemble | UserFunction, Scorer]:
+    """The reward, and a critic that starts from its first member; from the policy's backbone where it cannot."""
     checkpointing = recipe.gradient_checkpointing
     if recipe.ppo.reward is not None:
         return UserFunction.load(recipe.ppo.reward), model.critic_from_policy(source, world, rank, checkpointing)
-    scorer = model.load_scorer(inputs["reward"], world, checkpointing=checkpointing)
-    reward = RewardModel.of(scorer, recipe)
+    first, *others = (inputs[name] for name in graph.members(inputs))
+    scorer = model.load_scorer(first, world, checkpointing=checkpointing)
+    reward = Ensemble((RewardModel.of(scorer, recipe), *Ensemble.load(others, recipe, world).members))
     policy_tokens = model.Tokenizer.load(source if (source / "tokenizer.json").exists() else model.adapter_base(source))
     if scorer.tokenizer.fingerprint != policy_tokens.fingerprint:
         return reward, model.critic_from_policy(source, world, rank, checkpointing)
@@ -75,7 +76,7 @@ def load_reward(
 
 
 def fit_normalizer(
-    recipe: Recipe, policy: Policy, reward: RewardModel | UserFunction, sampler: Sampler, prompts: Prompts, out: Path
+    recipe: Recipe, policy: Policy, reward: Ensemble | UserFunction, sampler: Sampler, prompts: Prompts, out: Path
 ) -> Normalizer:
     """The normaliser from one answer of the untuned policy to each of some training prompts; read back if it is
     there."""
