@@ -15,7 +15,7 @@ from worker import Line
 
 from preferent import model, ppo, recipe, score
 from preferent.sampler import Local, Params
-from preferent.score import Normalizer, RewardModel
+from preferent.score import Ensemble, Normalizer, RewardModel
 from preferent.world import World
 
 
@@ -51,7 +51,7 @@ def main() -> None:
         policy,
         policy.reference(),
         scorer.critic(),
-        RewardModel.of(scorer, wanted),
+        Ensemble((RewardModel.of(scorer, wanted),)),
         Normalizer(),
         Local(policy, wanted.seed),
     )
