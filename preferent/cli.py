@@ -45,6 +45,9 @@ def parser() -> argparse.ArgumentParser:
     _scratch(_verb(verbs, "scratch", _do_scratch, "make a small Llama-2-architecture model from nothing"))
     for stage, text in STAGES.items():
         _stage(_verb(verbs, stage, _do_stage, text), stage)
+    _doctor(
+        _verb(verbs, "doctor", _do_doctor, "look in a run for what is known to go wrong; exit code 4 if it is sick")
+    )
     return top
 
 
@@ -140,6 +143,11 @@ def _stage(verb: argparse.ArgumentParser, stage: str) -> None:
     verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="the stage's folder")
 
 
+def _doctor(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("folder", type=Path, metavar="RUN", help="the run directory, finished or not")
+    verb.add_argument("--json", action="store_true", help="print the findings as a JSON list")
+
+
 def _settings(verb: argparse.ArgumentParser) -> None:
     _repeatable(verb, "--set", "settings", "KEY=VALUE", "replace a field of the recipe, as in --set ppo.epochs=2")
 
@@ -211,6 +219,10 @@ def _do_stage(given: Arguments) -> None:
     recipe, _ = _recipe(given)
     inputs = _inputs(given.stage, given.inputs)
     import_module(f"preferent.{given.stage}").main(recipe, inputs, given.out)
+
+
+def _do_doctor(given: Arguments) -> None:
+    import_module("preferent.doctor").main(given.folder, given.json)
 
 
 def _recipe(given: Arguments) -> tuple["Recipe", list[str]]:

@@ -83,6 +83,7 @@ def test_the_verbs():
         "preferent data prepare",
         "preferent scratch",
         *(f"preferent {stage}" for stage in cli.STAGES),
+        "preferent doctor",
     ]
 
 
@@ -94,7 +95,9 @@ def test_help_is_short_and_complete(name):
     assert VERBS[name].description
 
 
-@pytest.mark.parametrize("name", ["preferent", "preferent run", "preferent ppo", "preferent data check"])
+@pytest.mark.parametrize(
+    "name", ["preferent", "preferent run", "preferent ppo", "preferent data check", "preferent doctor"]
+)
 def test_help_imports_nothing_heavy(name):
     words = name.split()[1:]
     code = f"""

@@ -1,0 +1,144 @@
+"""Rules about reward model and judge: whether they learned, what from, and how sure of themselves they are."""
+
+import math
+from collections.abc import Iterator
+
+from preferent.doctor.finding import SICK, SUSPICIOUS, Evidence, Finding
+from preferent.doctor.history import SCORERS, History
+
+AT_CHANCE = math.log(2) - 0.01
+"""log 2 is the loss of a model that cannot tell the answers apart."""
+ERRORS = 2.0
+"""Standard errors within which an accuracy cannot be told from another."""
+OVER_CONFIDENT = 0.1
+"""Mean confidence over accuracy: ten points, twice what calibrated models of 189 to 384 test pairs show by chance."""
+BY_LENGTH = 0.5
+"""Spearman's correlation from which on length says more than a quarter of what the ranks say."""
+OVER_TRAINED = 1.25
+"""Last validation loss over the least: beyond it the later steps were for nothing."""
+STILL = 0.98
+"""Last validation loss over the one before: a fall of 2 % is a curve that has not flattened."""
+EPOCHS = 10
+"""One epoch is the rule (Stiennon 2020, Ouyang 2022, Huang 2024), two can be better (RewardBench 2)."""
+
+
+def loss_at_chance(history: History) -> Iterator[Finding]:
+    for folder in SCORERS:
+        losses = history.curve(folder, "rank_loss")
+        if losses.long and losses.late > AT_CHANCE:
+            yield Finding(
+                "loss-at-chance",
+                SICK,
+                f"The {folder} model cannot tell chosen from rejected even in training: its loss stays at log 2.",
+                (losses.mean(losses.first), losses.mean(losses.last)),
+                "Raise reward.learning_rate (small models want 1e-4 and more) or train longer; see that `choice` is "
+                "right.",
+            )
+
+
+def no_better_than_trivial(history: History) -> Iterator[Finding]:
+    """The longer answer, the shorter answer, or a coin."""
+    for folder in SCORERS:
+        part, found = history.held_out(folder)
+        if not found:
+            continue
+        accuracy, longer = found["accuracy"], found["longer_accuracy"]
+        trivial, error = max(longer, 1 - longer), math.sqrt(accuracy * (1 - accuracy) / found["count"])
+        if accuracy > trivial + ERRORS * error:
+            continue
+        sick = accuracy <= trivial
+        yield Finding(
+            "no-better-than-trivial",
+            SICK if sick else SUSPICIOUS,
+            f"The {folder} model {'is' if sick else 'may be'} no better than preferring the longer or the shorter "
+            "answer.",
+            tuple(_quality(folder, part, name, found[name]) for name in ("accuracy", "longer_accuracy", "count")),
+            "More or cleaner preferences; a larger model; see few-pairs, over-trained and loss-at-chance.",
+        )
+
+
+def over_confident(history: History) -> Iterator[Finding]:
+    for folder in SCORERS:
+        part, found = history.held_out(folder)
+        bins = history.qualities.get(folder, {}).get("reliability", [])
+        count = sum(one["count"] for one in bins)
+        if not count:
+            continue
+        gap = sum(one["count"] * (one["confidence"] - one["accuracy"]) for one in bins) / count
+        if gap > max(OVER_CONFIDENT, ERRORS * 0.5 / math.sqrt(count)):
+            evidence = _quality(folder, part, "ece", found["ece"])
+            yield Finding(
+                "over-confident",
+                SUSPICIOUS,
+                f"The {folder} model is surer of its choices than it is right: its scores are too far apart.",
+                (evidence, Evidence(f"{folder}/quality.json", "mean confidence over accuracy", gap)),
+                "Fewer reward_model_train_steps, reward.weight_decay, or reward.normalize: std.",
+            )
+
+
+def scores_follow_length(history: History) -> Iterator[Finding]:
+    for folder in SCORERS:
+        part, found = history.held_out(folder)
+        if found and abs(found["length_correlation"]) > BY_LENGTH:
+            yield Finding(
+                "scores-follow-length",
+                SUSPICIOUS,
+                f"The {folder} model's scores go with the length of the answers.",
+                (_quality(folder, part, "length_correlation", found["length_correlation"]),),
+                "Pairs of like length, or of which the longer is as often the worse; PPO will find the short cut.",
+            )
+
+
+def over_trained(history: History) -> Iterator[Finding]:
+    for folder in SCORERS:
+        losses = history.curve(folder, "validation/loss")
+        if len(losses) > 1 and losses.values[-1] > OVER_TRAINED * losses.values.min():
+            yield Finding(
+                "over-trained",
+                SUSPICIOUS,
+                f"The {folder} model's validation loss rose again long before the end; the model of the least loss is "
+                "kept, but it is an early one.",
+                (losses.at(int(losses.values.argmin())), losses.at(-1)),
+                "Fewer reward_model_train_steps, a lower rate, reward.weight_decay, or more preferences.",
+            )
+
+
+def still_improving(history: History) -> Iterator[Finding]:
+    for folder in SCORERS:
+        losses = history.curve(folder, "validation/loss")
+        if len(losses) > 2 and losses.values[-1] < STILL * losses.values[:-1].min():
+            yield Finding(
+                "still-improving",
+                SUSPICIOUS,
+                f"The {folder} model was still getting better when training ended.",
+                (losses.at(-2), losses.at(-1)),
+                "Raise reward_model_train_steps: the same run goes on from its last checkpoint.",
+            )
+
+
+def many_epochs(history: History) -> Iterator[Finding]:
+    for folder in SCORERS:
+        epochs = history.facts(folder).get("epochs", 0.0)
+        if epochs > EPOCHS:
+            yield Finding(
+                "many-epochs",
+                SUSPICIOUS,
+                f"The {folder} model saw every pair more than {EPOCHS} times; one or two are usual.",
+                (Evidence(f"{folder}/stage.json", "epochs", epochs),),
+                "Fewer reward_model_train_steps, or more preferences; for the judge, a larger compare.judge_share.",
+            )
+
+
+def _quality(folder: str, part: str, name: str, value: float) -> Evidence:
+    return Evidence(f"{folder}/quality.json", f"{part} {name}", value)
+
+
+RULES = (
+    loss_at_chance,
+    no_better_than_trivial,
+    over_confident,
+    scores_follow_length,
+    over_trained,
+    still_improving,
+    many_epochs,
+)
