@@ -15,7 +15,7 @@ EXACT = 1e-5
 """Of a mean of ones; one update a step uses the very log-probabilities that it divides by."""
 RATIO = 0.05
 """A ratio of probabilities has mean 1 under the distribution it was drawn from; healthy steps: 0.986 to 1.008. Old
-log-probabilities of another forward pass in bf16 spread by .051 (Ahmadian et al. 2024, TRL)."""
+log-probabilities of another forward pass in bf16 spread by .051 (TRL, on RLOO)."""
 ERRORS = 5.0
 ESTIMATES = 0.1
 """k1 is unbiased for the KL: five standard errors and a tenth of it are no noise."""
@@ -30,7 +30,7 @@ OFF = 1.5
 UNMOVED = 0.01
 """Nats an answer; the better of two answers already is 0.19 away (log 2 - 1/2)."""
 COLLAPSED = 0.15
-"""Of the entropy at the beginning. Healthy runs, which learn to be surer, keep 0.4 and more."""
+"""Of the entropy at the beginning. Healthy runs, which learn to be surer, keep more than a third."""
 LOST = 0.5
 """Share of the gain on validation prompts that was lost again."""
 
