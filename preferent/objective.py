@@ -155,9 +155,14 @@ def explained_variance(values: Tensor, returns: Tensor) -> float:
     return float(1 - (returns.double() - values.double()).var(unbiased=False) / variance)
 
 
-def pair_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
-    """Summed Bradley-Terry loss -log sigmoid(r_chosen - r_rejected) over pairs [B]."""
-    return -logsigmoid(chosen - rejected).sum()
+def pair_loss(chosen: Tensor, rejected: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Summed Bradley-Terry loss -log sigmoid(d) over pairs [B], d = r_chosen - r_rejected.
+
+    With `label_smoothing` s each label is taken to be wrong with probability s (Mitchell 2023, "A note on DPO with
+    noisy preferences"): -(1 - s) log sigmoid(d) - s log sigmoid(-d), least at d = log((1 - s) / s) and not at infinity.
+    """
+    difference = chosen - rejected
+    return -((1 - label_smoothing) * logsigmoid(difference) + label_smoothing * logsigmoid(-difference)).sum()
 
 
 def next_kl_coeff(kl_coeff: float, kl: float, target: float, horizon: int, episodes: int) -> float:

@@ -96,6 +96,8 @@ class Reward(Section):
     """Global gradient norm above which the gradient is scaled down."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     """Decoupled weight decay of AdamW."""
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
+    """Probability that a label is wrong: bounds the margin that the loss asks for; measured losses are without it."""
     validation_every: Count = 50
     """Steps between evaluations on validation pairs; the checkpoint of least validation loss is kept."""
     early_stopping_patience: Count | None = None

@@ -151,7 +151,7 @@ def learn(recipe: Recipe, state: State, scorer: Scorer, pairs: Pairs, rows: np.n
     loss_sum, right, margin = 0.0, 0.0, 0.0
     for part in pairs.plan(rows, recipe.reward.micro_batch_tokens):
         chosen, rejected = scores(scorer, [pairs.chosen[i] for i in part], [pairs.rejected[i] for i in part])
-        loss = objective.pair_loss(chosen, rejected)
+        loss = objective.pair_loss(chosen, rejected, recipe.reward.label_smoothing)
         (loss / len(rows)).backward()
         loss_sum += float(loss.detach())
         right += float((chosen > rejected).float().sum() + 0.5 * (chosen == rejected).float().sum())

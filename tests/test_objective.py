@@ -130,6 +130,17 @@ def test_chunked_log_probs_equal_whole_ones(monkeypatch: pytest.MonkeyPatch) -> 
         assert torch.allclose(whole, chunked, atol=1e-5)
 
 
+@pytest.mark.parametrize("smoothing", [0.05, 0.2, 0.4])
+def test_smoothed_pair_loss_is_least_where_the_label_is_as_sure_as_it_should_be(smoothing: float) -> None:
+    best = math.log((1 - smoothing) / smoothing)
+    chosen = t(best).requires_grad_()
+    loss = objective.pair_loss(chosen, t(0), smoothing)
+    loss.backward()
+    assert chosen.grad is not None and chosen.grad.item() == pytest.approx(0, abs=1e-12)
+    entropy = -smoothing * math.log(smoothing) - (1 - smoothing) * math.log(1 - smoothing)
+    assert loss.item() == pytest.approx(entropy)
+
+
 def test_pair_loss() -> None:
     assert objective.pair_loss(t(0, 0), t(0, 0)).item() == pytest.approx(2 * math.log(2))
     chosen = t(1.0).requires_grad_()

@@ -1,8 +1,8 @@
 """The outside judge of the ethics example: `python outside.py DATA RUN [RUN …]`.
 
 A Bradley-Terry model on TF-IDF features (scikit-learn), learnt from pairs that no part of preferent has seen. Prints
-its own accuracy on the held-out pairs beside the reward model's on the same pairs, then tuned against base on each
-run's test prompts.
+its own accuracy on the held-out pairs beside that of the reward (the mean of its models) on the same pairs, then tuned
+against base on each run's test prompts.
 """
 
 import argparse
@@ -14,8 +14,10 @@ from scipy.sparse import vstack
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from preferent import dataset, run, winrate
+from preferent import dataset, graph, recipe, run, winrate
 from preferent.record import Preference
+from preferent.score import Ensemble
+from preferent.world import World
 
 
 class Outside:
@@ -50,6 +52,20 @@ def pairs(path: Path) -> list[Preference]:
     return dataset.kept(dataset.read([str(path)], "preference"))
 
 
+def optimised(folder: Path) -> Ensemble:
+    """The reward that PPO raised in a run: the mean of its reward models."""
+    asked, _ = recipe.load(folder / "recipe.yaml")
+    names = graph.members(path.name for path in folder.iterdir())
+    return Ensemble.load([folder / name / "model" for name in names], asked, World.of(asked))
+
+
+def accuracy(reward: Ensemble, pairs: Sequence[Preference]) -> float:
+    """Share of pairs whose chosen answer the reward scores higher."""
+    prompts = [p.prompt.input_text for p in pairs]
+    chosen, rejected = (reward.score_texts(prompts, [side(p) for p in pairs]) for side in (_chosen, _rejected))
+    return float((np.sign(chosen - rejected) / 2 + 0.5).mean())
+
+
 def verdict(judge: Outside, folder: Path) -> winrate.WinRate:
     """Tuned against base on the same prompts; equal answers are ties."""
     rows = {name: run.read_jsonl(folder / "predictions" / name / "text.jsonl") for name in ("tuned", "base")}
@@ -72,11 +88,11 @@ def main() -> None:
     for folder in asked.runs:
         held = {name: pairs(folder / "data" / "preference" / f"{name}.jsonl") for name in ("validation", "test")}
         same = Outside(pairs(folder / "data" / "preference" / "train.jsonl"))
-        quality = run.read_json(folder / "reward" / "quality.json")
-        for name, rows in held.items():
+        reward = optimised(folder)
+        for name, rows in (held | {"held-out": held["validation"] + held["test"]}).items():
             print(
-                f"{folder}, {name} pairs ({len(rows)}): reward model {quality[name]['accuracy']:.3f}, "
-                f"TF-IDF on the reward model's own training pairs {same.accuracy(rows):.3f}, "
+                f"{folder}, {name} pairs ({len(rows)}): reward {accuracy(reward, rows):.3f}, "
+                f"TF-IDF on the same training pairs {same.accuracy(rows):.3f}, "
                 f"outside judge {judge.accuracy(rows):.3f}"
             )
         found = verdict(judge, folder)
