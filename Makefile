@@ -19,6 +19,7 @@ test: $(READY)
 
 acceptance: $(READY)
 	$(BIN)/python -m pytest -q -m acceptance
+	PREFERENT_EXAMPLES=1000 $(BIN)/python -m pytest -q tests/test_dataset.py
 
 measure: $(READY)
 	set -e; for script in $(MEASURES); do echo "== $$script"; $(BIN)/python $$script; done

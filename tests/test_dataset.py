@@ -1,8 +1,10 @@
 """Formats read and written: what a row becomes, every bad row named, nothing lost but what is declared."""
 
+import contextlib
 import dataclasses
 import gzip
 import json
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -15,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preferent import dataset
+from preferent.data import check, convert, render
 from preferent.error import DataError, PlatformError, UsageError
 from preferent.record import Demonstration, Message, Preference, Prompt
 
@@ -25,6 +28,8 @@ SYSTEM = {"role": "system", "content": "S"}
 GCPC = {"input_text": "Q", "candidate_0": "A", "candidate_1": "B", "choice": 0}
 CHAT = (Message("user", "Q"),)
 KINDS = ("preference", "prompt", "demonstration", "text")
+EXAMPLES = int(os.environ.get("PREFERENT_EXAMPLES", "100"))
+"""Files that each property is tried on; `make acceptance` says 1,000."""
 
 
 def write(folder, *rows, name="rows.jsonl"):
@@ -145,7 +150,7 @@ BAD = [
     ("preference", b'{"a": ' + b"[" * 100_000, "nested too deeply"),
     ("preference", b'{"a": ' + b"[" * 70 + b"]" * 70 + b"}", "nested too deeply"),
     ("preference", b'{"input_text": "\xff"}', "not UTF-8"),
-    ("preference", b'{"input_text": "a\0b"}', "malformed JSON"),
+    ("preference", b'{"input_text": "a\0b"}', "NUL character"),
     ("preference", b'{"input_text": "a\\u0000b"}', "NUL character"),
     ("preference", b'{"input_text": "a\\ud800b"}', "not Unicode"),
     ("preference", b'{"\\uDC00": 1}', "not Unicode"),
@@ -441,13 +446,13 @@ def round_trip(records, kind, format, name="rows.jsonl"):
         return [dataclasses.replace(record, source="") for record in reading.records]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(st.lists(PAIRS, min_size=1, max_size=4))
 def test_gcpc_rows_lose_nothing(pairs):
     assert round_trip(pairs, "preference", "gcpc") == pairs
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(st.lists(st.one_of(TEXTS, CHATS), min_size=1, max_size=4), NAMES, TEXT)
 def test_prompt_and_demonstration_rows_lose_nothing(prompts, extra, id):
     prompts = [dataclasses.replace(prompt, extra=extra, id=id) for prompt in prompts]
@@ -461,7 +466,7 @@ def said(pair):
     return {"chosen": pair.chosen, "rejected": pair.rejected, "id": pair.id, "extra": pair.extra}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(PAIRS.filter(lambda pair: pair.choice != "tie"))
 def test_trl_rows_lose_only_the_position(pair):
     (read,) = round_trip([pair], "preference", "trl")
@@ -472,7 +477,7 @@ def test_trl_rows_lose_only_the_position(pair):
     assert (read.strength, read.annotator) == (pair.strength, pair.annotator)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(PAIRS.filter(lambda pair: pair.choice != "tie" and not pair.prompt.is_empty), st.booleans())
 def test_conversational_rows_turn_a_text_into_a_message(pair, openai):
     (read,) = round_trip([pair], "preference", "openai" if openai else "trl-conversational")
@@ -484,7 +489,7 @@ def test_conversational_rows_turn_a_text_into_a_message(pair, openai):
 PLAIN = st.text("abc .", min_size=1, max_size=8).filter(str.strip)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(PLAIN, PLAIN, PLAIN, st.sampled_from([0, 1]))
 def test_hh_rows_turn_a_prompt_into_a_dialogue_and_then_lose_nothing(asked, first, second, choice):
     if first.strip() == second.strip():
@@ -493,6 +498,31 @@ def test_hh_rows_turn_a_prompt_into_a_dialogue_and_then_lose_nothing(asked, firs
     assert read.prompt.input_text == f"\n\nHuman: {asked}\n\nAssistant:"
     assert read.chosen.strip() == (first, second)[choice].strip()
     assert round_trip([read], "preference", "hh") == [read]
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(PAIRS, st.permutations(dataset.FORMATS), st.booleans())
+def test_from_format_to_format_only_what_is_declared_is_lost(pair, formats, packed):
+    """Whatever the way from format to format, the judgment and its answers arrive, or the writer says what it left."""
+    prompt, answers = pair.prompt, {pair.candidate_0.strip(), pair.candidate_1.strip()}
+    marked = any(mark in text for mark in ("Human:", "Assistant:") for text in (repr(prompt), *answers))
+    if len(answers) < 2 or marked or prompt.is_empty:
+        formats = [format for format in formats if format != "hh"]
+    for format in formats:
+        records = round_trip([pair], "preference", format, "rows.jsonl.gz" if packed else "rows.jsonl")
+        if not records:
+            assert pair.choice == "tie" or pair.prompt.is_empty
+            continue
+        (read,) = records
+        assert (read.choice == "tie") == (pair.choice == "tie")
+        if pair.choice != "tie":
+            assert (read.chosen.strip(), read.rejected.strip()) == (pair.chosen.strip(), pair.rejected.strip())
+        if format != "openai":
+            assert (read.id, read.prompt.group, read.strength) == (pair.id, pair.prompt.group, pair.strength)
+        asked = (prompt.input_text, *(turn.content for turn in prompt.messages))
+        said = (read.prompt.input_text, *(turn.content for turn in read.prompt.messages))
+        assert all(text.strip() in "".join(said) for text in asked)
+        pair = read
 
 
 # Hostile files
@@ -512,26 +542,113 @@ LINE = st.one_of(st.binary(max_size=20), HOSTILE, st.just(json.dumps(GCPC).encod
 )
 
 
-@settings(max_examples=80, deadline=None)
-@given(st.lists(LINE, max_size=6), st.sampled_from(KINDS), st.booleans())
-def test_no_file_breaks_the_reader_and_every_row_is_accounted_for(lines, kind, packed):
+ROWS_OF_ALL_KINDS = [row for row, *_ in PREFERENCES.values()] + [row for _, row, _ in OTHER_RECORDS]
+FORMATS_READ = ("auto", "gcpc", "trl", "hh", "openai")
+
+
+@st.composite
+def nearly_right(draw):
+    """A good row of some format in which one value is another, or is gone, or one key too many."""
+    row = dict(draw(st.sampled_from(ROWS_OF_ALL_KINDS)))
+    key = draw(st.sampled_from([*row, *KEYS]))
+    if draw(st.booleans()):
+        row[key] = draw(VALUES)
+    else:
+        row.pop(key, None)
+    return json.dumps(row).encode()
+
+
+LINES = st.lists(st.one_of(LINE, nearly_right()), max_size=6)
+
+
+def account(path, kind, format):
+    """What was read is what was kept and what was dropped, each with a place and a reason; returns the number read."""
+    reading = dataset.read([str(path)], kind, format)
+    assert reading.read == len(reading.records) + len(reading.dropped)
+    places = [record.source for record in reading.records] + [f"{bad.file}:{bad.line}" for bad in reading.dropped]
+    assert len(set(places)) == reading.read
+    assert all(bad.category and len(bad.reason) < 500 for bad in reading.dropped)
+    out = path.with_name("out.jsonl")
+    dataset.write(reading.records, out)
+    if reading.records:
+        again = dataset.read([str(out)], kind, "gcpc")
+        assert (len(again.records), again.dropped) == (len(reading.records), [])
+    return reading.read
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(LINES, st.sampled_from(KINDS), st.sampled_from(FORMATS_READ), st.booleans(), st.booleans())
+def test_no_file_breaks_the_reader_and_every_row_is_accounted_for(lines, kind, format, packed, marked):
     with tempfile.TemporaryDirectory() as folder:
-        data = b"\n".join(lines)
+        data = b"\xef\xbb\xbf" * marked + b"\n".join(lines)
         path = Path(folder) / "rows"
         path.write_bytes(gzip.compress(data) if packed else data)
-        if not any(line.strip() for line in [data.removeprefix(b"\xef\xbb\xbf"), *lines[1:]]):
+        first = data.split(b"\n")[0].removeprefix(b"\xef\xbb\xbf")
+        rows = sum(bool(line.strip()) for line in (first, *data.split(b"\n")[1:]))
+        if not rows:
+            with pytest.raises(DataError, match="no rows"):
+                dataset.read([str(path)], kind, format)
+        elif packed or not data.startswith((b"PAR1", b"\x1f\x8b")):
+            assert account(path, kind, format) == rows
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(LINES)
+def test_any_file_is_checked_and_converted_or_refused_with_a_reason(lines):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.jsonl"
+        path.write_bytes(b"\n".join(lines))
+        try:
+            result = check([str(path)])
+            assert render(result).startswith(f"{path}: ")
+            assert result.ok == (result.files[0].kept == result.files[0].read)
+            done = convert([str(path)], Path(folder) / "out.jsonl")
+            assert done.read == done.written + done.ties + done.without_prompt + len(done.dropped)
+        except DataError as error:
+            assert str(path) in str(error)
+
+
+COLUMNS = st.dictionaries(st.sampled_from(KEYS), st.lists(VALUES, min_size=3, max_size=3), max_size=5)
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(COLUMNS, st.sampled_from(KINDS), st.sampled_from(FORMATS_READ), st.lists(st.integers(0, 10**6), max_size=3))
+def test_no_table_breaks_the_reader_and_every_row_is_accounted_for(columns, kind, format, harmed):
+    tables = {}
+    for name, values in columns.items():
+        with contextlib.suppress(pyarrow.ArrowException, OverflowError):
+            tables[name] = pyarrow.array(values)
+    table = pyarrow.table({"n": [1, 2, 3]} | tables)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.parquet"
+        try:
+            pyarrow.parquet.write_table(table, path)
+        except pyarrow.ArrowException:
             return
-        rows = sum(
-            bool((line.removeprefix(b"\xef\xbb\xbf") if i == 0 else line).strip()) for i, line in enumerate(lines)
-        )
-        if not rows or data.startswith((b"PAR1", b"\x1f\x8b")):
-            return
-        reading = dataset.read([str(path)], kind)
-        assert reading.read == len(reading.records) + len(reading.dropped) == rows
-        dataset.write(reading.records, Path(folder) / "out.jsonl")
-        assert len(dataset.read([f"{folder}/out.jsonl"], kind).records if reading.records else []) == len(
-            reading.records
-        )
+        data = bytearray(path.read_bytes())
+        for place in harmed:
+            data[place % len(data)] ^= 1 << place % 8
+        path.write_bytes(data)
+        try:
+            rows = account(path, kind, format)
+            assert harmed or rows == 3
+        except DataError as error:
+            assert harmed
+            assert str(path) in str(error)
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(st.lists(st.integers(0, 10**6), min_size=1, max_size=3), st.floats(0, 1))
+def test_damaged_compression_is_an_error_with_a_place_or_changes_no_row(harmed, share):
+    rows = [GCPC | {"id": str(i)} for i in range(20)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.jsonl.gz"
+        data = bytearray(gzip.compress(Path(write(folder, *rows)).read_bytes(), mtime=0))
+        for place in harmed:
+            data[place % len(data)] ^= 1 << place % 8
+        path.write_bytes(data[: int(len(data) * share) + 3])
+        with contextlib.suppress(DataError):
+            account(path, "preference", "gcpc")
 
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"

@@ -21,10 +21,21 @@ def _shown(value: object) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
+def keys_of(row: Row) -> str:
+    """The keys of a row, for a message."""
+    return ", ".join(key[:40] for key in sorted(row)[:8]) or "nothing"
+
+
+def _require(row: Row, *keys: str) -> None:
+    """Refuse a row in which one of the keys is missing; called before any is taken, to tell what the row has."""
+    for key in keys:
+        if key not in row:
+            raise Unusable(f"missing key: {key} (the row has: {keys_of(row)})")
+
+
 def _text(row: Row, key: str) -> str:
     """Take a text that must be there."""
-    if key not in row:
-        raise Unusable(f"missing key: {key} (the row has: {', '.join(sorted(row)[:8]) or 'nothing'})")
+    _require(row, key)
     value = row.pop(key)
     if not isinstance(value, str):
         raise Unusable(f"wrong type: {key} is {_shown(value)}, not a text")
@@ -124,10 +135,9 @@ def _finish(row: Row, format: str, prompt: Prompt, candidates: tuple[str, str], 
 
 def gcpc_preference(row: Row) -> Preference:
     """`input_text` or `messages` (+ `context`), `candidate_0`, `candidate_1`, `choice`."""
+    _require(row, "candidate_0", "candidate_1", "choice")
     prompt = _asked(row)
     candidates = _text(row, "candidate_0"), _text(row, "candidate_1")
-    if "choice" not in row:
-        raise Unusable("missing key: choice")
     choice = row.pop("choice")
     if isinstance(choice, bool | float) or choice not in (0, 1, "tie"):
         raise Unusable(f'bad choice: {_shown(choice)}; it is 0, 1 or "tie"')
@@ -191,6 +201,7 @@ def _turns_shared(
 
 def hh_preference(row: Row) -> Preference:
     """Anthropic HH: `chosen` and `rejected` are dialogues that differ after the last Assistant mark they share."""
+    _require(row, "chosen", "rejected")
     chosen, rejected = _text(row, "chosen"), _text(row, "rejected")
     shared = chosen.rfind(ASSISTANT, 0, _shared(chosen, rejected))
     if shared < 0 or HUMAN not in chosen[:shared]:
@@ -203,9 +214,7 @@ def hh_preference(row: Row) -> Preference:
 
 def openai_preference(row: Row) -> Preference:
     """OpenAI: `input` with `messages`, `preferred_output` and `non_preferred_output`, one assistant message each."""
-    for key in ("input", "preferred_output", "non_preferred_output"):
-        if key not in row:
-            raise Unusable(f"missing key: {key}")
+    _require(row, "input", "preferred_output", "non_preferred_output")
     given = row.pop("input")
     if not isinstance(given, dict) or "messages" not in given:
         raise Unusable("missing key: input.messages")
@@ -255,7 +264,7 @@ def _shown_answer(row: Row) -> tuple[Prompt, str]:
     if "messages" in row:
         turns = _messages(row.pop("messages"))
         return _conversation(turns[:-1], _optional(row, "context")), _answer(turns[-1:], "the last of messages")
-    raise Unusable(f"missing key: output_text (the row has: {', '.join(sorted(row)[:8]) or 'nothing'})")
+    raise Unusable(f"missing key: output_text (the row has: {keys_of(row)})")
 
 
 def text(row: Row) -> Demonstration:
@@ -276,14 +285,15 @@ PREFERENCE: dict[str, Callable[[Row], Preference]] = {
 
 
 def preference_format(row: Row) -> str:
-    """Which preference format a row looks like; empty for none."""
-    if row.keys() >= {"candidate_0", "candidate_1"}:
+    """Which preference format a row looks like, whole or with an answer missing; empty for none."""
+    if row.keys() & {"candidate_0", "candidate_1"}:
         return "gcpc"
-    if row.keys() >= {"preferred_output", "non_preferred_output"}:
+    if row.keys() & {"preferred_output", "non_preferred_output"}:
         return "openai"
-    if not row.keys() >= {"chosen", "rejected"}:
+    if not row.keys() & {"chosen", "rejected"}:
         return ""
-    dialogue = isinstance(row["chosen"], str) and HUMAN in row["chosen"] and ASSISTANT in row["chosen"]
+    answer = row.get("chosen", row.get("rejected"))
+    dialogue = isinstance(answer, str) and HUMAN in answer and ASSISTANT in answer
     return "hh" if dialogue and "prompt" not in row else "trl"
 
 

@@ -9,7 +9,7 @@ from typing import Generic, Literal, TypeVar
 
 from preferent import draw
 from preferent.dataset import layout, source
-from preferent.error import DataError
+from preferent.error import DataError, UsageError
 from preferent.record import Demonstration, Preference, Prompt, digest
 
 Kind = Literal["preference", "prompt", "demonstration", "text"]
@@ -52,17 +52,17 @@ class Reading(Generic[R]):
 def detect(paths: Sequence[str]) -> tuple[Kind, str]:
     """The kind, and for preferences the format, that most of the first rows of the files look like."""
     votes: Counter[tuple[str, str]] = Counter()
-    keys: list[str] = []
+    keys = ""
     for file in source.expand(paths):
         for _, row in islice(source.rows(file), LOOKED_AT):
             if isinstance(row, dict):
-                keys = keys or sorted(row)
+                keys = keys or layout.keys_of(row)
                 votes[layout.kind(row), layout.preference_format(row)] += 1
     votes.pop(("", ""), None)
     if not votes:
         raise DataError(
             f"{', '.join(paths)}: no row is a preference, a prompt, a demonstration or a text"
-            + (f"; the first object has the keys {', '.join(keys[:8])}" if keys else "")
+            + (f"; the first object has the keys {keys}" if keys else "")
             + "\nA preference has input_text, candidate_0, candidate_1 and choice; a prompt has input_text."
         )
     found, format = votes.most_common(1)[0][0]
@@ -78,12 +78,16 @@ def _parser(kind: Kind, format: str, head: Sequence[source.Row | str]) -> tuple[
             "demonstration": layout.demonstration,
             "text": layout.text,
         }
+        if kind not in parsers:
+            raise UsageError(f"kind {kind}: unknown; rows hold preference, {', '.join(parsers)}")
         return kind, parsers[kind]
     if format == "auto":
         votes = Counter(layout.preference_format(row) for row in head if isinstance(row, dict))
         votes.pop("", None)
         format = votes.most_common(1)[0][0] if votes else "gcpc"
     format = format.removesuffix("-conversational")
+    if format not in layout.PREFERENCE:
+        raise UsageError(f"format {format}: unknown; rows are read as auto, {', '.join(layout.PREFERENCE)}")
     return format, layout.PREFERENCE[format]
 
 
@@ -142,7 +146,7 @@ def kept(reading: Reading[R], max_dropped: float = 0.0) -> list[R]:
         raise DataError(
             f"{len(reading.dropped)} of {reading.read} rows cannot be used, "
             f"more than the share of {max_dropped:g} that may be dropped:\n{first}{more}\n"
-            "Mend them, or allow more with --set data.max_dropped=SHARE; `preferent data check` lists them all."
+            "Mend them, or allow more with --set data.max_dropped=SHARE; `preferent data check` tells more of them."
         )
     return reading.records
 

@@ -78,12 +78,14 @@ def _finite(text: str) -> float:
 
 
 def _object(line: bytes) -> Row | str:
+    if b"\0" in line:
+        return f"NUL character: a byte 0x00 at position {line.index(0)}; a file in UTF-16 has such, save it as UTF-8"
     try:
-        value = json.loads(line.decode(), parse_constant=_refuse, parse_float=_finite)
+        value = json.loads(line.rstrip(b"\r\n").decode(), parse_constant=_refuse, parse_float=_finite)
     except UnicodeDecodeError as error:
-        return f"not UTF-8: byte {error.object[error.start]:#04x} at position {error.start}"
+        return f"not UTF-8: byte {error.object[error.start]:#04x} at position {error.start}; save the file as UTF-8"
     except json.JSONDecodeError as error:
-        return f"malformed JSON: {error.msg} at column {error.colno}"
+        return f"malformed JSON: {error.msg.removesuffix(' at')} at column {error.colno}; each line is one JSON object"
     except ValueError as error:
         return f"malformed JSON: {error}"
     except RecursionError:
