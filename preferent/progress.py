@@ -10,6 +10,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 SECONDS_BETWEEN_LINES = 10.0
+MANY_EPOCHS = 50
+
+
+def epochs(field: str, steps: int, batch: int, rows: int) -> float:
+    """How often a stage sees each row; says so where that is so often that it learns them by heart."""
+    count = steps * batch / max(rows, 1)
+    if count > MANY_EPOCHS:
+        print(
+            f"{field}: {steps:,} steps of {batch:,} are {count:,.0f} epochs of {rows:,} rows, which are then learnt by "
+            f"heart; 3 epochs would be --set {field}={max(1, 3 * rows // batch)}",
+            file=sys.stderr,
+        )
+    return count
 
 
 class Bar(Protocol):

@@ -103,7 +103,8 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
         }
         if not len(parts["train"]):
             raise DataError(f"{inputs['train']}: holds no decided preference to train on")
-        epochs = recipe.reward_model_train_steps * recipe.reward.batch_size / len(parts["train"])
+        steps = recipe.reward_model_train_steps
+        epochs = progress.epochs("reward_model_train_steps", steps, recipe.reward.batch_size, len(parts["train"]))
         counts = {name: {"pairs": len(p), "ties": p.ties, "truncated": p.truncated} for name, p in parts.items()}
         stage.place(**world.facts())
         stage.record(counts=counts, epochs=round(epochs, 2), lora_dim=rank)

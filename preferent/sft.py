@@ -64,7 +64,7 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
         part = draw.split(recipe.seed, "sft", [str(i) for i in range(len(sequences))], [VALIDATION_SHARE])
         held_out = sequences.part(np.flatnonzero(part == 0)[:VALIDATION_ROWS])
         training = sequences.part(np.flatnonzero(part == 1))
-        epochs = recipe.sft.train_steps * recipe.sft.batch_size / len(training)
+        epochs = progress.epochs("sft.train_steps", recipe.sft.train_steps, recipe.sft.batch_size, len(training))
         stage.place(**world.facts())
         stage.record(sequences=len(training), validation=len(held_out), epochs=round(epochs, 2), lora_dim=rank)
         train(recipe.sft, recipe, stage, policy, training, held_out)

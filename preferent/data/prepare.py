@@ -220,9 +220,11 @@ def _warn(recipe: Recipe, parts: Parts) -> None:
     counted = {f"prompt/{name}": len(parts.prompts[name]) for name in PARTS}
     if recipe.preference_dataset is not None:
         counted |= {f"preference/{name}": len(parts.pairs[name]) for name in PARTS}
-    for name, count in counted.items():
-        if count < FEW and not name.endswith("train"):
-            print(f"{name}.jsonl holds only {count} rows; what is measured on it says little", file=sys.stderr)
+    few = {name: count for name, count in counted.items() if count < FEW and not name.endswith("train")}
+    for name, count in few.items():
+        print(f"{name}.jsonl holds only {count} rows; what is measured on it says little", file=sys.stderr)
+    if few:
+        print("raise data.validation_share and data.test_share, or name an eval_dataset", file=sys.stderr)
 
 
 def _write(recipe: Recipe, sources: Sources, parts: Parts, out: Path) -> list[str]:

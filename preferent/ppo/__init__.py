@@ -110,6 +110,7 @@ def train(recipe: Recipe, stage: run.Stage, networks: Networks, world: World) ->
     metrics.rewind(state.step + 1 if saved else 0)
     ledger.rewind(state.step)
     total = recipe.reinforcement_learning_train_steps
+    progress.epochs("reinforcement_learning_train_steps", total, recipe.ppo.batch_size, len(prompts.ids))
     if not saved and held_out.ids:
         metrics.append(0, validate(recipe, state, networks, held_out, ledger, out))
     with progress.bar("ppo", total, state.step) as bar:
