@@ -1,8 +1,11 @@
 """Where a model reference leads: a local folder, a GCPC alias, or a repository on the Hugging Face hub."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from preferent.error import PlatformError
+from preferent import run
+from preferent.error import PlatformError, UsageError
 from preferent.gcpc import resolve_model
 
 PATTERNS = ["*.json", "*.safetensors", "*.jinja", "LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", "*.model", "*.py"]
@@ -16,16 +19,49 @@ def resolve(reference: str) -> Path:
     local = Path(reference)
     if local.exists():
         return local.resolve()
-    name = resolve_model(reference)
-    repository, _, revision = name.partition("@")
-    if repository.count("/") != 1 or repository.startswith((".", "/")):
+    return _download(*_repository(reference))
+
+
+def check(reference: str) -> None:
+    """Refuse a model to tune that can be seen, without network and without loading it, to be none."""
+    folder = Path(reference)
+    if not folder.exists():
+        _repository(reference)
+    elif not (folder / "adapter_config.json").exists():
+        require_config(folder)
+        config = run.read_json(folder / "config.json")
+        if isinstance(config, dict):
+            require_writer(folder, config.get("architectures"), bool(config.get("is_encoder_decoder")))
+
+
+def require_config(folder: Path) -> None:
+    """Refuse a folder that holds no model."""
+    if not (folder / "config.json").exists():
+        raise PlatformError(
+            f"{folder}: is no model: there is no config.json in it; give a folder in the Hugging Face layout"
+        )
+
+
+def require_writer(source: Path, architectures: Sequence[str] | None, is_encoder_decoder: bool) -> None:
+    """Refuse a model that writes no text, by what its configuration says of it."""
+    names = " ".join(architectures or ())
+    if "SequenceClassification" in names or is_encoder_decoder:
+        raise UsageError(
+            f"{source}: is a {names}, not a causal language model; large_model_reference wants one that writes text"
+        )
+
+
+def _repository(reference: str) -> tuple[str, str | None]:
+    """The hub's repository and revision that a reference names."""
+    repository, _, revision = resolve_model(reference).partition("@")
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", repository, re.ASCII):
         raise PlatformError(f"{reference}: no such folder, and no hub id (OWNER/NAME) either")
-    return _download(repository, revision or None)
+    return repository, revision or None
 
 
 def _download(repository: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=PATTERNS))
@@ -38,11 +74,13 @@ def _download(repository: str, revision: str | None) -> Path:
         raise PlatformError(
             f"{repository}: no such repository on the hub, or it is private; check the spelling, or run `hf auth login`"
         ) from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except RevisionNotFoundError:
+        raise PlatformError(f"{repository}: has no revision {revision}; name another, or none") from None
+    except Exception as error:
         raise PlatformError(
             f"{repository}: the hub is out of reach ({type(error).__name__}) and the model is not in the cache. "
             f"Connect, or download it elsewhere and give its folder as large_model_reference"
-        ) from None
+        ) from error
 
 
 def name_of(source: Path) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import transformers
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import Parameter
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
@@ -167,11 +168,7 @@ def load_policy(source: Path, world: World, lora_dim: int | None = None, checkpo
     learns.
     """
     config = read_config(source, world.trust_remote_code)
-    names = " ".join(config.architectures or [])
-    if "SequenceClassification" in names or config.is_encoder_decoder:
-        raise UsageError(
-            f"{source}: is a {names}, not a causal language model; large_model_reference wants one that writes text"
-        )
+    hub.require_writer(source, config.architectures, config.is_encoder_decoder)
     base, body = _load(AutoModelForCausalLM, source, config, world)
     tokenizer = Tokenizer.load(source if (source / "tokenizer.json").exists() else base)
     _probe(body, tokenizer, source)
@@ -264,11 +261,15 @@ def read_config(source: Path, trust_remote_code: bool = False) -> Any:
         if adapter["task_type"] == "SEQ_CLS":
             config.architectures = [(config.architectures or ["For"])[0].split("For")[0] + "ForSequenceClassification"]
         return config
-    if not (source / "config.json").exists():
+    hub.require_config(source)
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).split("\n")[0][:200]
         raise PlatformError(
-            f"{source}: is no model: there is no config.json in it; give a folder in the Hugging Face layout"
-        )
-    config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+            f"{source}/config.json: transformers cannot read it: {first}; copy the model again, or if it ships its own "
+            "code set trust_remote_code: true"
+        ) from None
     for name in vars(config.get_text_config()):
         if "dropout" in name or name.endswith("_pdrop"):
             setattr(config.get_text_config(), name, 0.0)
@@ -291,17 +292,27 @@ def _load(kind: Any, source: Path, config: Any, world: World) -> tuple[Path, Pre
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        body, info = kind.from_pretrained(
-            base,
-            config=config,
-            dtype=world.dtype,
-            output_loading_info=True,
-            trust_remote_code=world.trust_remote_code,
-        )
+        try:
+            body, info = kind.from_pretrained(
+                base,
+                config=config,
+                dtype=world.dtype,
+                output_loading_info=True,
+                trust_remote_code=world.trust_remote_code,
+                ignore_mismatched_sizes=True,
+            )
+        except (SafetensorError, OSError, ValueError) as error:
+            first = str(error).split("\n")[0][:200]
+            raise PlatformError(
+                f"{base}: cannot be loaded: {first}; the model is damaged, or of a kind that does not "
+                "fit: copy it again, or take another"
+            ) from None
     missing = {name for name in info["missing_keys"] if not name.startswith("score.")}
+    missing |= {name for name, *_ in info["mismatched_keys"]}
     if missing:
         raise PlatformError(
-            f"{base}: {len(missing)} weights are missing, {sorted(missing)[0]} the first; the model is incomplete"
+            f"{base}: {len(missing)} weights are missing or have another shape than config.json says, "
+            f"{sorted(missing)[0]} the first; the model is incomplete: copy it again"
         )
     return base, body.to(world.device).eval()
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from preferent import data, dataset, graph, run
+from preferent import data, dataset, graph, hub, progress, run
 from preferent.gcpc import resolve_model
 from preferent.graph import Task
 from preferent.recipe import Recipe, Sft, paths, reward_reference
@@ -23,6 +23,7 @@ def describe(recipe: Recipe, ignored: Sequence[str], out: Path) -> str:
     The data are really read, checked and split, in a temporary folder: counts are exact, and errors are the run's own.
     """
     tasks = graph.build(recipe)
+    hub.check(recipe.large_model_reference)
     with tempfile.TemporaryDirectory() as folder:
         data.main(recipe, {}, Path(folder))
         counts = run.read_json(Path(folder) / "counts.json")
@@ -88,14 +89,14 @@ def _stages(recipe: Recipe, parts: Mapping[str, Mapping[str, int]]) -> list[str]
     lines = []
     if recipe.sft is not None:
         lines.append(_sft(recipe.sft))
-    reward = recipe.reward_model_train_steps, recipe.reward.batch_size
+    reward = "reward_model_train_steps", recipe.reward_model_train_steps, recipe.reward.batch_size
     if recipe.ppo.reward is None:
         times = f", {recipe.reward.members} members" if recipe.reward.members > 1 else ""
         lines.append(_steps("reward", *reward, parts["preference"]["train"], "pairs") + times)
     if graph.judged(recipe):
         lines.append(_steps("judge", *reward, parts["preference"]["judge"], "pairs"))
-    steps = recipe.reinforcement_learning_train_steps
-    lines.append(_steps("ppo", steps, recipe.ppo.batch_size, parts["prompt"]["train"], "prompts"))
+    tuning = "reinforcement_learning_train_steps", recipe.reinforcement_learning_train_steps, recipe.ppo.batch_size
+    lines.append(_steps("ppo", *tuning, parts["prompt"]["train"], "prompts"))
     prompts = min(recipe.infer.max_prompts or parts["prompt"]["test"], parts["prompt"]["test"])
     models = "base, tuned, original" if recipe.sft is not None else "base, tuned"
     lines.append(f"infer    {prompts:,} test prompts each: {models} ({recipe.infer.sampling_strategy})")
@@ -108,15 +109,16 @@ def _sft(section: Sft) -> str:
     files = paths(section.dataset)
     if dataset.detect(files)[0] == "demonstration":
         reading = dataset.read(files, "demonstration")
-        return _steps("sft", section.train_steps, section.batch_size, len(reading.records), "rows")
+        return _steps("sft", "sft.train_steps", section.train_steps, section.batch_size, len(reading.records), "rows")
     texts = dataset.read(files, "text")
     return (
         f"sft      {section.train_steps:,} steps of {section.batch_size:,} sequences packed from {texts.read:,} texts"
     )
 
 
-def _steps(name: str, steps: int, batch: int, rows: int, unit: str) -> str:
-    return f"{name:<8} {steps:,} steps of {batch:,} = {steps * batch / max(rows, 1):.1f} epochs of {rows:,} {unit}"
+def _steps(name: str, field: str, steps: int, batch: int, rows: int, unit: str) -> str:
+    epochs = progress.epochs(field, steps, batch, rows)
+    return f"{name:<8} {steps:,} steps of {batch:,} = {epochs:.1f} epochs of {rows:,} {unit}"
 
 
 def _judge(recipe: Recipe) -> str:
