@@ -3,9 +3,11 @@
 import importlib
 import math
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import SupportsFloat
 
 import numpy as np
 
@@ -116,8 +118,8 @@ class UserFunction:
             sys.path.insert(0, str(Path.cwd()))
         try:
             return cls(name, getattr(importlib.import_module(module), attribute))
-        except (ImportError, AttributeError) as error:
-            raise UsageError(f"ppo.reward: {name} cannot be imported: {error}") from None
+        except Exception as error:
+            raise UsageError(f"ppo.reward: {name} cannot be imported: {type(error).__name__}: {error}") from error
 
     def score(self, rollouts: Sequence[Rollout], texts: Sequence[str], tokenizer: Tokenizer) -> np.ndarray:
         """Raw scores, float64 [n], of a policy's rollouts."""
@@ -127,16 +129,20 @@ class UserFunction:
         """What the function returns, float64 [n]; refuses a wrong count and numbers that are not finite."""
         try:
             returned = list(self.function(list(texts), list(answers)))
-        except Exception as error:
-            raise PlatformError(f"ppo.reward: {self.name} raised {type(error).__name__}: {error}") from error
+        except (Exception, SystemExit) as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            raise PlatformError(
+                f"ppo.reward: {self.name} raised {type(error).__name__}: {error} ({place.filename}:{place.lineno}); "
+                "mend it, then the same command goes on"
+            ) from error
         if len(returned) != len(answers):
             raise PlatformError(f"ppo.reward: {self.name} returned {len(returned)} scores for {len(answers)} answers")
-        bad = [i for i, value in enumerate(returned) if not math.isfinite(value)]
-        if bad:
-            raise PlatformError(
-                f"ppo.reward: {self.name} returned {returned[bad[0]]} for the answer {answers[bad[0]]!r}"
-            )
-        return np.asarray(returned, np.float64)
+        for value, answer in zip(returned, answers, strict=True):
+            if not (isinstance(value, SupportsFloat) and math.isfinite(value)):
+                raise PlatformError(
+                    f"ppo.reward: {self.name} returned {value!r} for the answer {answer!r}; a score is a finite number"
+                )
+        return np.array([float(value) for value in returned])
 
 
 def decoded(rollouts: Sequence[Rollout], texts: Sequence[str], tokenizer: Tokenizer) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from preferent import dataset, draw, graph, model, run
-from preferent.error import UsageError
+from preferent.error import DataError, UsageError
 from preferent.model import Policy, Scorer
 from preferent.recipe import Recipe
 from preferent.record import Prompt
@@ -55,6 +55,8 @@ def load(recipe: Recipe, source: Path, inputs: dict[str, Path], out: Path, world
     reward, critic = load_reward(recipe, source, inputs, rank, world)
     sampler = Local(policy, recipe.seed, recipe.sampler.rows)
     prompts = Prompts.of(dataset.load_prompts(inputs["train"]), policy, recipe)
+    if not prompts.ids:
+        raise DataError(f"{inputs['train']}: holds no prompt to train on")
     normalizer = fit_normalizer(recipe, policy, reward, sampler, prompts, out)
     return Networks(policy, reference, critic, reward, normalizer, sampler)
 
