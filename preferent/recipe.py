@@ -28,10 +28,9 @@ def _local(value: Paths | None) -> Paths | None:
         if not path.strip():
             raise ValueError("a path is empty")
         if path.startswith("gs://"):
-            name = path.rstrip("/").rsplit("/", 1)[-1]
             raise ValueError(
                 f"{path} is in Google Cloud Storage, which is not read from here; copy the files "
-                f"(gcloud storage cp '{path}' data/) and name the copies: data/{name}"
+                f"(gcloud storage cp '{path}' data/) and name the copies: data/{Path(path).name}"
             )
     return value
 
@@ -42,7 +41,7 @@ Files = Annotated[Paths, AfterValidator(_local)]
 class Section(BaseModel):
     """A part of the recipe: an unknown key is an error, a value keeps its type."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class Data(Section):
@@ -308,7 +307,8 @@ def _problems(error: ValidationError, place: str) -> str:
 def parse(values: Any, place: str = "recipe") -> tuple[Recipe, list[str]]:
     """The recipe that a dictionary describes, and the Google Cloud keys in it that mean nothing here."""
     if not isinstance(values, dict):
-        raise UsageError(f"{place}: a recipe is a mapping of keys to values, not {type(values).__name__}")
+        given = "nothing" if values is None else f"a {type(values).__name__}"
+        raise UsageError(f"{place}: a recipe is a mapping of keys to values, as in kl_coeff: 0.1; this is {given}")
     ignored = [key for key in values if key in CLOUD_ONLY]
     try:
         return Recipe.model_validate({k: v for k, v in values.items() if k not in CLOUD_ONLY}), ignored
@@ -329,14 +329,17 @@ def assign(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
             inner = target.get(section)
             target[section] = dict(inner) if isinstance(inner, dict) else {}
             target = target[section]
-        target[last] = yaml.safe_load(text)
+        try:
+            target[last] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UsageError(f"--set {override}: the value is not YAML; put a text in quotes") from None
     return result
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; errors name the file and the line."""
+def read(path: Path) -> Any:
+    """What a YAML file says; errors name the file and the line."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        return yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise PlatformError(f"{path}: no such recipe; docs/recipe.md shows how to write one") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -345,14 +348,12 @@ def read(path: Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}:{mark.line + 1}" if mark else str(path)
         raise UsageError(f"{place}: not YAML: {getattr(error, 'problem', None) or error}") from None
-    if not isinstance(values, dict):
-        raise UsageError(f"{path}: a recipe is a mapping of keys to values, not {type(values).__name__}")
-    return values
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, list[str]]:
     """The recipe in a YAML file with `--set` overrides, and the Google Cloud keys in it that are ignored."""
-    return parse(assign(read(path), overrides), str(path))
+    values = read(path)
+    return parse(assign(values, overrides) if isinstance(values, dict) else values, str(path))
 
 
 def dump(recipe: Recipe) -> str:
