@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from preferent import run
-from preferent.error import PlatformError, UsageError
+from preferent.error import DataError, PlatformError, UsageError
 
 SCHEMA = 1
 SHARD_BYTES = 2 << 30
@@ -47,9 +48,12 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], scalars: Mappin
         shutil.rmtree(target, ignore_errors=True)
         os.replace(aside, target)
         run.sync_folder(folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(aside, ignore_errors=True)
-        raise PlatformError(f"{target}: the checkpoint cannot be written: {error.strerror or error}") from None
+        raise PlatformError(
+            f"{target}: the checkpoint cannot be written: {error}; make room, then the same command goes on from the "
+            "checkpoint before it"
+        ) from None
     for old in steps(folder)[:-keep]:
         shutil.rmtree(folder / f"step-{old:06d}")
 
@@ -94,7 +98,7 @@ def _damage(path: Path) -> str | None:
         if schema == SCHEMA:
             bad = [name for name, facts in manifest["files"].items() if run.sha256(path / name) != facts["sha256"]]
             return f"{bad[0]} is damaged (its hash is not the manifest's)" if bad else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, DataError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"incomplete or damaged ({type(error).__name__})"
     raise UsageError(
         f"{path}: checkpoint schema {schema}, this version reads {SCHEMA}; use the preferent that wrote it"

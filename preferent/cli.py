@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from preferent import run
-from preferent.error import DataError, PlatformError, PreferentError, UsageError
+from preferent.error import DataError, PlatformError, PreferentError, UsageError, smaller
 
 if TYPE_CHECKING:
     from preferent.recipe import Recipe
@@ -201,7 +201,10 @@ def _do_check(given: Arguments) -> None:
     print(data.render(result))
     if not result.ok:
         bad = sum(len(file.dropped) for file in result.files)
-        raise DataError(f"{bad} of {sum(file.read for file in result.files)} rows cannot be used; each is named above")
+        raise DataError(
+            f"{bad} of {sum(file.read for file in result.files)} rows cannot be used, see above; mend them, or let a "
+            "run drop some: --set data.max_dropped=SHARE"
+        )
 
 
 def _do_convert(given: Arguments) -> None:
@@ -251,11 +254,8 @@ def _inputs(stage: str, words: Sequence[str]) -> dict[str, Path]:
     return inputs
 
 
-OUT_OF_MEMORY = """out of memory{detail}
-Make it smaller; with these the result is the same, and the same command goes on from here:
-  --set {section}.micro_batch_tokens=4096   tokens computed at once (default: 16384)
-  --set sampler.rows=64                  answers decoded at once (default: 256)
-Or start again with fewer trained weights: --set {section}.lora_dim=4"""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+UNWRITABLE = (*FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 def _out_of_memory(error: BaseException) -> bool:
@@ -272,16 +272,20 @@ def _known(error: BaseException) -> PreferentError | None:
     if isinstance(error, PreferentError):
         return error
     if _out_of_memory(error):
-        section = next((word for word in sys.argv[1:] if word in ("sft", "reward", "ppo")), "ppo")
+        stage = next((word for word in sys.argv[1:] if word in STAGES), "ppo")
         first = str(error).split("\n")[0][:200]
-        return PlatformError(OUT_OF_MEMORY.format(detail=f": {first}" if first else "", section=section))
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return PlatformError(f"{error.filename or 'disk'}: no space left; make room, then the same command goes on")
+        return PlatformError(f"out of memory{f': {first}' if first else ''}\n{smaller(stage)}")
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:
+        return PlatformError(f"{error.filename or 'disk'}: {error.strerror}; mend that, then the same command goes on")
+    if any(os.strerror(number) in str(error) for number in FULL):  # as safetensors tells it
+        return PlatformError(f"{error}; make room, then the same command goes on")
     return None
 
 
 def _unexpected(kind: type[BaseException], error: BaseException, _trace: TracebackType | None) -> None:
     """Stands in for Python's traceback where something happened that nobody foresaw."""
+    if kind is KeyboardInterrupt:  # before or after the work, where nobody listens for it
+        return
     print(
         f"preferent: unexpected {kind.__name__}: {error}\n"
         f"This is a bug in preferent. What is on disk is whole. To see where it happened: "
@@ -311,11 +315,10 @@ def _leave(given: Arguments, debug: bool) -> None:
     try:
         with run.stoppable():
             given.do(given)
-    except (PreferentError, MemoryError, RuntimeError, OSError) as error:
-        known = _known(error)
-        if known is None:
-            raise
-        if debug:
-            traceback.print_exc()
-        print(f"preferent: {known}", file=sys.stderr)
-        sys.exit(known.exit_code)
+    except Exception as error:
+        if known := _known(error):
+            if debug:
+                traceback.print_exc()
+            print(f"preferent: {known}", file=sys.stderr)
+            sys.exit(known.exit_code)
+        raise

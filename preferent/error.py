@@ -1,6 +1,16 @@
 """The errors a user can cause or meet. Each says what, where, why and what to do; each has an exit code."""
 
 
+def smaller(stage: str) -> str:
+    """What to do where memory ran out in a stage."""
+    section = stage if stage in ("sft", "reward", "ppo") else "ppo"
+    return f"""Make it smaller; with these the result is the same, and the same command goes on from here:
+  --set {section}.micro_batch_tokens=1024   tokens computed at once (default: 4096)
+  --set sampler.rows=64                 answers decoded at once (default: 256)
+  --set gradient_checkpointing=true     activations computed twice instead of kept
+Or start again with fewer trained weights: --set {section}.lora_dim=4"""
+
+
 class PreferentError(Exception):
     """A message for the user; the command line prints it without a traceback and exits with `exit_code`."""
 

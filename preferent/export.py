@@ -20,7 +20,8 @@ def save(network: Network, folder: Path, masters: Mapping[str, Tensor], card: st
     `masters` are the trained fp32 weights by parameter name. A full model is stored in the dtype of its source.
     """
     aside = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
-    shutil.rmtree(aside, ignore_errors=True)
+    for left_over in folder.parent.glob(f".{folder.name}.tmp-*"):
+        shutil.rmtree(left_over, ignore_errors=True)
     aside.mkdir(parents=True)
     if network.peft is None:
         _save_full(network, aside, masters)

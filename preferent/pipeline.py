@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from preferent import cluster, dataset, graph, run
-from preferent.error import Interrupted, PlatformError, PreferentError, UsageError
+from preferent import cluster, dataset, graph, hub, run
+from preferent.error import Interrupted, PlatformError, PreferentError, UsageError, smaller
 from preferent.graph import Task
 from preferent.recipe import Recipe, assign, dump, parse, pick
 
@@ -81,13 +81,20 @@ def execute(recipe: Recipe, out: Path, from_stage: str | None = None, of_run: Pa
     with the exit code of the stage that failed.
     """
     tasks = graph.build(recipe)
+    hub.check(recipe.large_model_reference)
     with run.locked(out):
         if from_stage is not None:
             _adopt(tasks, from_stage, of_run, out)
+        before = (out / "recipe.yaml").read_bytes() if (out / "recipe.yaml").exists() else None
         run.write_atomic(out / "recipe.yaml", dump(recipe))
+        worked = False
         try:
             for number, task in enumerate(tasks, start=1):
-                _perform(task, recipe, out, f"{number}/{len(tasks)} {task.name}")
+                worked |= _perform(task, recipe, out, f"{number}/{len(tasks)} {task.name}")
+        except PreferentError as error:
+            if before is not None and error.exit_code == UsageError.exit_code and not worked:
+                run.write_atomic(out / "recipe.yaml", before)
+            raise
         finally:
             _index(tasks, out)
     return Run(out)
@@ -120,11 +127,12 @@ def finished(task: Task, recipe: Recipe, root: Path) -> bool:
     )
 
 
-def _perform(task: Task, recipe: Recipe, root: Path, title: str) -> None:
+def _perform(task: Task, recipe: Recipe, root: Path, title: str) -> bool:
+    """Do a task; says whether there was anything to do."""
     run.stop().check()
     if finished(task, recipe, root):
         print(f"{title}: done already", file=sys.stderr)
-        return
+        return False
     print(title, file=sys.stderr)
     words = task.command(str(root))
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
@@ -132,12 +140,15 @@ def _perform(task: Task, recipe: Recipe, root: Path, title: str) -> None:
     if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
         raise Interrupted(f"stopped in {task.name}; the same command goes on from here", code - 128)
     if code != 0:
+        killed = f" It was killed from outside, as happens when memory runs out.\n{smaller(task.stage)}\n"
         failure = PreferentError(
-            f"{task.name} failed (exit code {code}); what is done is kept in {root}. Once the cause is gone, "
+            f"{task.name} failed (exit code {code}); what is done is kept in {root}."
+            f"{killed if code == 128 + signal.SIGKILL else ' '}Once the cause is gone, "
             f"the same command goes on from here; this stage alone: preferent {shlex.join(words)}"
         )
         failure.exit_code = code
         raise failure
+    return True
 
 
 def _index(tasks: Sequence[Task], root: Path) -> None:

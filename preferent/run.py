@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from preferent.error import Interrupted, PlatformError, UsageError
+from preferent.error import DataError, Interrupted, PlatformError, UsageError
 
 SECONDS_TO_LEAVE = 4.0
 
@@ -29,9 +29,9 @@ SECONDS_TO_LEAVE = 4.0
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Write a file so that it is found whole or not at all, even after a power cut."""
     data = content.encode() if isinstance(content, str) else content
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             file.write(data)
             file.flush()
@@ -40,7 +40,10 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise PlatformError(f"{path}: cannot be written ({len(data)} bytes needed): {error.strerror}") from None
+        raise PlatformError(
+            f"{path}: cannot be written ({len(data)} bytes needed): {error.strerror}; "
+            "make room, or choose another place; what was there before is whole"
+        ) from None
     sync_folder(path.parent)
 
 
@@ -62,7 +65,14 @@ def write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    """The value in a JSON file that this package wrote."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not UTF-8: the file was changed by hand or damaged; restore it") from None
+    except json.JSONDecodeError as error:
+        place = f"{path}:{error.lineno}"
+        raise DataError(f"{place}: not JSON: {error.msg}; it was changed by hand or damaged: restore it") from None
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -99,7 +109,9 @@ def locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = open(folder / ".lock", "w")  # noqa: SIM115 - held until the end of the block
     except OSError as error:
-        raise PlatformError(f"{folder}: cannot be used as a run directory: {error.strerror}") from None
+        raise PlatformError(
+            f"{folder}: cannot be used as a run directory: {error.strerror}; use another --out"
+        ) from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -186,7 +198,7 @@ def stage(
     facts: dict[str, Any] = {}
     if previous.exists():
         old = read_json(previous)
-        changes = _changes(old, asked, extendable)
+        changes = _changes(old, asked, extendable, inputs)
         made = any(path.name not in (".lock", "stage.json") for path in folder.iterdir())
         if changes and made and not rerun:
             lines = "\n".join(f"  {change}" for change in changes)
@@ -217,7 +229,9 @@ def _empty(folder: Path) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _changes(old: Mapping[str, Any], new: Mapping[str, Any], extendable: Sequence[str]) -> list[str]:
+def _changes(
+    old: Mapping[str, Any], new: Mapping[str, Any], extendable: Sequence[str], inputs: Mapping[str, Path]
+) -> list[str]:
     """What differs between two `stage.json`, one line each."""
     lines = []
     for key in sorted({*old["fields"], *new["fields"]}):
@@ -226,7 +240,9 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any], extendable: Sequenc
             lines.append(f"{key}: was {before!r}, is now {after!r}")
     for key in sorted({*old["inputs"], *new["inputs"]}):
         if old["inputs"].get(key) != new["inputs"].get(key):
-            lines.append(f"input {key}: its content changed")
+            path = inputs.get(key)
+            what = " (weights, tokenizer or chat template)" if path is not None and path.is_dir() else ""
+            lines.append(f"input {key}: its content changed{what}" + (f": {path}" if path is not None else ""))
     return lines
 
 

@@ -155,6 +155,7 @@ assert "torch" not in sys.modules and "transformers" not in sys.modules and "hug
 
 def test_a_dry_run_tells_the_rest(course, monkeypatch, capsys):
     Path("texts.jsonl").write_text('{"text": "once"}\n{"text": "twice"}\n')
+    Path("preference/config.json").write_text("{}")
     words = ["run", "course.yaml", "--dry-run", "--out", "elsewhere", "--set", "sft={dataset: texts.jsonl}"]
     words += ["--set", "kl_coeff=0", "--set", "ppo.reward=module:function", "--set", "large_model_reference=preference"]
     assert call(monkeypatch, *words) == 0
@@ -236,14 +237,6 @@ def test_a_foreseen_error_is_a_message_and_its_exit_code(course, monkeypatch, ca
     shown = capsys.readouterr().err
     assert shown.startswith("preferent: ")
     assert "Traceback" not in shown
-
-
-def test_out_of_memory_names_three_smaller_settings(course, monkeypatch, capsys):
-    stage(monkeypatch, MemoryError())
-    call(monkeypatch, *PPO)
-    shown = capsys.readouterr().err
-    for setting in ("--set ppo.micro_batch_tokens=", "--set sampler.rows=", "--set ppo.lora_dim="):
-        assert setting in shown
 
 
 def test_debug_shows_the_traceback(course, monkeypatch, capsys):

@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from preferent import run
-from preferent.error import DataError, PlatformError
+from preferent.error import PlatformError
 from preferent.recipe import Recipe
 from preferent.report import example, figure, verdict
 
@@ -179,10 +179,4 @@ def _text(path: Path) -> str:
 
 def _json(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file of the run; None where there is no file."""
-    if not path.exists():
-        return None
-    try:
-        found: dict[str, Any] = run.read_json(path)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: not JSON: {error.msg}; run its stage again") from None
-    return found
+    return run.read_json(path) if path.exists() else None
