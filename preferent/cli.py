@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import json
 import os
 import sys
 import traceback
@@ -43,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     _quickstart(_verb(verbs, "quickstart", _do_quickstart, "the whole job on a little world made here, offline"))
     _data(verbs.add_parser("data", help="look at data, convert it, prepare it", description="Data, three ways."))
     _scratch(_verb(verbs, "scratch", _do_scratch, "make a small Llama-2-architecture model from nothing"))
+    _env(_verb(verbs, "env", _do_env, "what this computer is and what is installed on it, for a bug report"))
     for stage, text in STAGES.items():
         _stage(_verb(verbs, stage, _do_stage, text), stage)
     _doctor(
@@ -102,6 +104,10 @@ def _scratch(verb: argparse.ArgumentParser) -> None:
     for flag, (default, text) in sizes.items():
         shown = text if default is None else f"{text} (default: {default})"
         verb.add_argument(flag, type=int, default=default, metavar="N", help=shown)
+
+
+def _env(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--json", action="store_true", help="the same as JSON")
 
 
 def _data(verb: argparse.ArgumentParser) -> None:
@@ -190,6 +196,13 @@ def _do_scratch(given: Arguments) -> None:
         seed=given.seed,
     )
     print(f"{given.out}: {parameters:,} parameters")
+
+
+def _do_env(given: Arguments) -> None:
+    from preferent import environment
+
+    found = environment.describe()
+    print(json.dumps(found, indent=1) if given.json else environment.render(found))
 
 
 def _do_check(given: Arguments) -> None:
