@@ -44,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     _quickstart(_verb(verbs, "quickstart", _do_quickstart, "the whole job on a little world made here, offline"))
     _data(verbs.add_parser("data", help="look at data, convert it, prepare it", description="Data, three ways."))
     _scratch(_verb(verbs, "scratch", _do_scratch, "make a small Llama-2-architecture model from nothing"))
+    _export(_verb(verbs, "export", _do_export, "write what a run made as a folder for other programs"))
     _env(_verb(verbs, "env", _do_env, "what this computer is and what is installed on it, for a bug report"))
     for stage, text in STAGES.items():
         _stage(_verb(verbs, stage, _do_stage, text), stage)
@@ -104,6 +105,16 @@ def _scratch(verb: argparse.ArgumentParser) -> None:
     for flag, (default, text) in sizes.items():
         shown = text if default is None else f"{text} (default: {default})"
         verb.add_argument(flag, type=int, default=default, metavar="N", help=shown)
+
+
+def _export(verb: argparse.ArgumentParser) -> None:
+    forms = "merged: the tuned policy as one model; adapter: its LoRA alone; reward: the reward model as RewardBench "
+    forms += "loads it; gguf: merged, with a Modelfile for Ollama and the commands of llama.cpp"
+    verb.add_argument("folder", type=Path, metavar="RUN", help="the run directory")
+    verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="the new folder")
+    verb.add_argument(
+        "--what", choices=("merged", "adapter", "reward", "gguf"), default="merged", help=f"{forms} (default: merged)"
+    )
 
 
 def _env(verb: argparse.ArgumentParser) -> None:
@@ -196,6 +207,10 @@ def _do_scratch(given: Arguments) -> None:
         seed=given.seed,
     )
     print(f"{given.out}: {parameters:,} parameters")
+
+
+def _do_export(given: Arguments) -> None:
+    print(import_module("preferent.delivery").deliver(given.folder, given.out, given.what))
 
 
 def _do_env(given: Arguments) -> None:

@@ -55,3 +55,42 @@ def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 def tiny(make_model: Callable[..., Path]) -> Path:
     """One small model, for reading only."""
     return make_model()
+
+
+@pytest.fixture(scope="session")
+def make_run(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A function that makes a run directory as a run leaves it, around models that differ from the base.
+
+    `rank` is the LoRA rank of policy and reward model (0: full); `sft` puts the base inside the run; `values` are
+    recipe fields, and `prompt` the row of its only prompt.
+    """
+    import torch
+
+    from preferent import export, model, recipe, run
+    from preferent.world import World
+
+    def nudged(network: Any, folder: Path) -> None:
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for name, parameter in network.trainable().items():
+                if parameter.dim() > 1 and not name.startswith("score"):
+                    parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
+        export.save(network, folder, dict(network.trainable()), "# test\n")
+
+    def make(rank: int = 0, sft: bool = False, prompt: dict[str, Any] | None = None, **values: Any) -> Path:
+        folder = tmp_path_factory.mktemp("runs") / "run"
+        base = folder / "sft/model" if sft else tiny
+        values |= {"preference_dataset": "p.jsonl"} | ({"sft": {"dataset": "s.jsonl"}} if sft else {})
+        found = quiet_recipe(large_model_reference=str(tiny), **values)
+        world = World.of(found)
+        if sft:
+            nudged(model.load_policy(tiny, world, 0), base)
+        nudged(model.load_policy(base, world, rank), folder / "policy/model")
+        nudged(model.load_scorer(base, world, rank, seed=3), folder / "reward/model")
+        run.write_atomic(folder / "recipe.yaml", recipe.dump(found))
+        run.write_json(folder / "policy/score.json", {"bias": 0.5, "gain": 1.0, "prompts": 1})
+        run.write_jsonl(folder / "data/prompt/train.jsonl", [prompt or {"input_text": "the cat"}])
+        run.write_atomic(folder / "policy/DONE", "")
+        return folder
+
+    return make

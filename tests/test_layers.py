@@ -15,6 +15,7 @@ TORCH_FREE = next(contract["source_modules"] for contract in CONTRACTS if contra
 COMPUTES = {
     *("objective", "world", "batch", "model", "checkpoint", "optimizer", "experience", "export"),
     *("rollouts", "sampler", "score", "scratch", "sft", "reward", "ppo", "infer", "compare"),
+    *("trial", "delivery"),
 }
 """The other half: modules that may import torch."""
 

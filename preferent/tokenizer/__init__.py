@@ -71,6 +71,11 @@ class Tokenizer:
         special = json.dumps([self.bos_id, self.eos_id, self.pad_id, self._adds_bos])
         return digest(self._files.backend, special, self._template or "")
 
+    @property
+    def is_llama2(self) -> bool:
+        """Whether conversations are written as Llama 2's."""
+        return self._llama2
+
     # Special tokens
 
     def _special(self, role: str) -> int | None:

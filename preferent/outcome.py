@@ -1,0 +1,51 @@
+"""What a finished run has made: its recipe, and where base, tuned policy and reward model are."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from preferent import dataset, graph, hub, recipe
+from preferent.error import PlatformError, UsageError
+from preferent.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A run directory whose policy is there: read it with `of`.
+
+    `tuned` and `reward` are model folders of the run; `reward` is None where the run optimised a function.
+    """
+
+    folder: Path
+    recipe: Recipe
+    tuned: Path
+    reward: Path | None
+
+    @property
+    def adapter(self) -> bool:
+        """Whether the policy is a LoRA adapter."""
+        return (self.tuned / "adapter_config.json").exists()
+
+    def base(self) -> Path:
+        """The folder of the model that PPO started from; raises `PlatformError` where it cannot be had."""
+        task = next(task for task in graph.build(self.recipe) if task.name == "infer-base")
+        inside = task.inputs.get("model")
+        return self.folder / inside if inside else hub.resolve(task.outside["model"])
+
+    def converses(self) -> bool:
+        """Whether the run's prompts are conversations, told by the first one it trained on."""
+        path = self.folder / "data/prompt/train.jsonl"
+        prompts = dataset.load_prompts(path) if path.exists() else []
+        return bool(prompts and prompts[0].messages)
+
+
+def of(folder: Path) -> Outcome:
+    """The outcome of the run in a folder; raises where it is no run (2) or its policy is not there yet (3)."""
+    if not (folder / "recipe.yaml").is_file():
+        raise UsageError(f"{folder}: is no run directory: there is no recipe.yaml in it; give what `run --out` named")
+    found, _ = recipe.load(folder / "recipe.yaml")
+    tuned, reward = folder / "policy/model", folder / "reward/model"
+    if not tuned.is_dir() or not (folder / "policy/DONE").exists():
+        raise PlatformError(
+            f"{folder}: has no tuned policy yet; finish it: preferent run {folder / 'recipe.yaml'} --out {folder}"
+        )
+    return Outcome(folder, found, tuned, None if found.ppo.reward is not None else reward)
