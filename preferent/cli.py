@@ -44,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     _quickstart(_verb(verbs, "quickstart", _do_quickstart, "the whole job on a little world made here, offline"))
     _data(verbs.add_parser("data", help="look at data, convert it, prepare it", description="Data, three ways."))
     _scratch(_verb(verbs, "scratch", _do_scratch, "make a small Llama-2-architecture model from nothing"))
+    _try(_verb(verbs, "try", _do_try, "talk to a run's base and tuned model side by side; prompts are lines of stdin"))
     _export(_verb(verbs, "export", _do_export, "write what a run made as a folder for other programs"))
     _env(_verb(verbs, "env", _do_env, "what this computer is and what is installed on it, for a bug report"))
     for stage, text in STAGES.items():
@@ -105,6 +106,27 @@ def _scratch(verb: argparse.ArgumentParser) -> None:
     for flag, (default, text) in sizes.items():
         shown = text if default is None else f"{text} (default: {default})"
         verb.add_argument(flag, type=int, default=default, metavar="N", help=shown)
+
+
+def _try(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("folder", type=Path, metavar="RUN", help="the run directory")
+    how = verb.add_mutually_exclusive_group()
+    how.add_argument("--temperature", type=_above(float), metavar="T", help="sample at it (default: as `infer` does)")
+    how.add_argument("--greedy", action="store_true", help="take the most probable token")
+    verb.add_argument("--tokens", type=_above(int), metavar="N", help="longest answer (default: the run's)")
+    verb.add_argument("--seed", type=int, metavar="N", help="another seed for sampling (default: the run's)")
+
+
+def _above(kind: type[float]) -> Callable[[str], float]:
+    """A number above 0, for argparse."""
+
+    def number(text: str) -> float:
+        value = kind(text)
+        if not 0 < value < float("inf"):
+            raise ValueError
+        return value
+
+    return number
 
 
 def _export(verb: argparse.ArgumentParser) -> None:
@@ -207,6 +229,10 @@ def _do_scratch(given: Arguments) -> None:
         seed=given.seed,
     )
     print(f"{given.out}: {parameters:,} parameters")
+
+
+def _do_try(given: Arguments) -> None:
+    import_module("preferent.trial").talk(given.folder, given.temperature, given.greedy, given.tokens, given.seed)
 
 
 def _do_export(given: Arguments) -> None:
