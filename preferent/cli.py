@@ -44,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     _quickstart(_verb(verbs, "quickstart", _do_quickstart, "the whole job on a little world made here, offline"))
     _data(verbs.add_parser("data", help="look at data, convert it, prepare it", description="Data, three ways."))
     _scratch(_verb(verbs, "scratch", _do_scratch, "make a small Llama-2-architecture model from nothing"))
+    _plan(_verb(verbs, "plan", _do_plan, "say what a run would do and need: steps, tokens, memory by part, disk"))
     _try(_verb(verbs, "try", _do_try, "talk to a run's base and tuned model side by side; prompts are lines of stdin"))
     _export(_verb(verbs, "export", _do_export, "write what a run made as a folder for other programs"))
     _env(_verb(verbs, "env", _do_env, "what this computer is and what is installed on it, for a bug report"))
@@ -106,6 +107,11 @@ def _scratch(verb: argparse.ArgumentParser) -> None:
     for flag, (default, text) in sizes.items():
         shown = text if default is None else f"{text} (default: {default})"
         verb.add_argument(flag, type=int, default=default, metavar="N", help=shown)
+
+
+def _plan(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("recipe", type=Path, metavar="RECIPE", help="the recipe, a YAML file")
+    _settings(verb)
 
 
 def _try(verb: argparse.ArgumentParser) -> None:
@@ -229,6 +235,12 @@ def _do_scratch(given: Arguments) -> None:
         seed=given.seed,
     )
     print(f"{given.out}: {parameters:,} parameters")
+
+
+def _do_plan(given: Arguments) -> None:
+    from preferent import plan
+
+    print(plan.describe(*_recipe(given), Path("runs") / given.recipe.stem, sizes=True))
 
 
 def _do_try(given: Arguments) -> None:

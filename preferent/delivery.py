@@ -1,6 +1,5 @@
 """What leaves a run: its policy or its reward model as a folder for other programs, with a card that says how."""
 
-import os
 import shutil
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from preferent.world import World
 
 MERGED = """# {name}, tuned from human preferences
 
-PPO from `{base}`, by preferent. {verdict}
+PPO from {base}, by preferent. {verdict}
 
     from transformers import AutoModelForCausalLM, AutoTokenizer
     model = AutoModelForCausalLM.from_pretrained("{folder}")
@@ -25,12 +24,12 @@ or `vllm serve {folder}`. {asked}
 """
 ADAPTER = """# {name}, tuned from human preferences: a LoRA adapter
 
-PPO from `{base}`, by preferent. {verdict} The adapter holds only what changed; the model below it is needed too.
+PPO from {base}, by preferent. {verdict} The adapter holds only what changed; the model below it is needed too.
 
     from peft import AutoPeftModelForCausalLM
     model = AutoPeftModelForCausalLM.from_pretrained("{folder}")
 
-or `vllm serve {base} --enable-lora --lora-modules {name}={folder}`. {asked}
+or `vllm serve {below} --enable-lora --lora-modules {name}={folder}`. {asked}
 """
 REWARD = """# {name}: a reward model
 
@@ -71,7 +70,8 @@ GGUF = """How to run this model with llama.cpp and Ollama. Start in this folder.
 
 3. Or llama.cpp alone, with a prompt written out as below:
 
-     LLAMA_CPP/build/bin/llama-completion -m model.gguf -no-cnv -f PROMPT.txt -n {answer} {sampling}
+     LLAMA_CPP/build/bin/llama-completion -m model.gguf -no-cnv -f PROMPT.txt -n {answer} \\
+       {sampling} --min-p 0 --repeat-penalty 1
 
 {template}
 Leave out spaces at the end of a prompt: the answer begins with its own.
@@ -80,7 +80,8 @@ NO_TEMPLATE = """The chat template of this model does more than put texts around
 TEMPLATE: Ollama takes the one inside the GGUF file if it knows it. Compare what it asks with
 tokenizer.apply_chat_template before you believe its answers.
 """
-TEMPLATE = """The TEMPLATE in Modelfile asks as preferent asks in this run{turns}, and SYSTEM is the run's instruction:
+TEMPLATE = """The TEMPLATE in Modelfile asks as preferent asks in this run{turns};
+SYSTEM is the run's instruction, where it has one:
 
 {example}
 """
@@ -95,7 +96,8 @@ def deliver(run_folder: Path, out: Path, what: str) -> str:
         raise UsageError(f"{out}: is there already; name a new folder with --out")
     found = outcome.of(run_folder)
     {"merged": merged, "adapter": adapter, "reward": reward, "gguf": gguf}[what](found, out)
-    return f"{out}: {what}, {sum(file.stat().st_size for file in out.iterdir()) / 1e6:,.1f} MB; README.md says how"
+    size = sum(file.stat().st_size for file in out.iterdir()) / 1e6
+    return f"{out}: {what}, {size:,.1f} MB; {'GGUF.txt' if what == 'gguf' else 'README.md'} says how it is used"
 
 
 def merged(found: Outcome, out: Path) -> None:
@@ -146,10 +148,17 @@ def gguf(found: Outcome, out: Path) -> None:
         name=found.folder.resolve().name.lower(),
         dtype={"bfloat16": "bf16", "float16": "f16"}.get(stored, "f32"),
         answer=recipe.target_sequence_length,
-        sampling="--temp 0" if recipe.infer.sampling_strategy == "greedy" else f"--temp {recipe.sampler.temperature}",
+        sampling=_sampling(recipe),
         template=NO_TEMPLATE if template is None else TEMPLATE.format(turns=turns, example=template),
     )
     run.write_atomic(out / "GGUF.txt", text)
+
+
+def _sampling(recipe: Recipe) -> str:
+    """How the run's answers are chosen, as options of llama.cpp."""
+    if recipe.infer.sampling_strategy == "greedy":
+        return "--temp 0"
+    return f"--temp {recipe.sampler.temperature} --top-p {recipe.sampler.top_p} --top-k {recipe.sampler.top_k}"
 
 
 def _world(recipe: Recipe) -> World:
@@ -170,6 +179,7 @@ def _card(text: str, found: Outcome, out: Path, source: Path) -> str:
         name=found.folder.resolve().name,
         folder=out,
         base=_base_name(found),
+        below=hub.name_of(model.adapter_base(found.tuned)) if found.adapter else "",
         verdict=_verdict(found.folder),
         asked=_asked(found.recipe),
     )
@@ -177,10 +187,8 @@ def _card(text: str, found: Outcome, out: Path, source: Path) -> str:
 
 def _base_name(found: Outcome) -> str:
     """What PPO started from, as others would name it."""
-    if found.adapter:
-        return hub.name_of(model.adapter_base(found.tuned))
     tuned_first = " after supervised fine-tuning" if found.recipe.sft is not None else ""
-    return os.path.basename(found.recipe.large_model_reference.rstrip("/")) + tuned_first
+    return f"`{found.recipe.large_model_reference.rstrip('/').split('/')[-1]}`{tuned_first}"
 
 
 def _asked(recipe: Recipe) -> str:

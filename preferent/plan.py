@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from preferent import data, dataset, graph, hub, progress, run
+from preferent import data, dataset, environment, graph, hub, memory, progress, run
 from preferent.gcpc import resolve_model
 from preferent.graph import Task
+from preferent.memory import Given, Need, Shape
 from preferent.recipe import Recipe, Sft, paths, reward_reference
+from preferent.tokenizer import Tokenizer
 
 UNKNOWN = (
     "token lengths, and so how much is truncated (needs the tokenizer: preferent data check FILES --model MODEL)",
@@ -17,20 +19,27 @@ UNKNOWN = (
 )
 
 
-def describe(recipe: Recipe, ignored: Sequence[str], out: Path) -> str:
+PARTS = ("policy", "reference", "reward", "critic", "optimizer", "gradients", "activations", "KV cache")
+"""The columns of the memory table; beside them the baseline of any stage, and its peak."""
+
+
+def describe(recipe: Recipe, ignored: Sequence[str], out: Path, sizes: bool = False) -> str:
     """The stages of a recipe with their rows, steps, epochs and commands, what is ignored and what is not known yet.
 
     The data are really read, checked and split, in a temporary folder: counts are exact, and errors are the run's own.
+    With `sizes` also memory, tokens and disk, where the models' shapes are at hand.
     """
     tasks = graph.build(recipe)
     hub.check(recipe.large_model_reference)
     with tempfile.TemporaryDirectory() as folder:
         data.main(recipe, {}, Path(folder))
         counts = run.read_json(Path(folder) / "counts.json")
+        needed = list(_sizes(recipe, Path(folder), counts["parts"]["prompt"])) if sizes else []
     sections = [
         ("models", _models(recipe)),
         ("data", _data(counts)),
         ("stages", _stages(recipe, counts["parts"])),
+        ("memory, tokens and disk, at the most", needed),
         ("commands", [f"preferent {shlex.join(task.command(str(out)))}" for task in tasks]),
         ("ignored: means something only on Google Cloud", ignored),
         ("not known before the models are here", (*_hub(recipe), *UNKNOWN)),
@@ -126,3 +135,61 @@ def _judge(recipe: Recipe) -> str:
         return "a second reward model, trained on other preferences"
     what = "the reward model" if recipe.ppo.reward is None else recipe.ppo.reward
     return f"{what} that was optimised (not independent)"
+
+
+def _sizes(recipe: Recipe, folder: Path, prompts: Mapping[str, int]) -> Iterator[str]:
+    """Memory by stage and part, tokens and disk, from the shapes of the models and the prepared data in a folder."""
+    references = recipe.large_model_reference, reward_reference(recipe)
+    shapes = {reference: shape(reference) for reference in references}
+    for reference in [name for name, found in shapes.items() if found is None]:
+        yield f"not known: the shape of {_named(reference)}; give a folder with its config.json (of Llama's kind)"
+    policy, reward = (shapes[reference] for reference in references)
+    if policy is None or reward is None:
+        return
+    on_gpu = recipe.device != "cpu" and bool(environment.describe()["gpus"])
+    bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and (on_gpu or environment.cpu_has_bf16()))
+    longest = longest_prompt(recipe, folder)
+    length = longest or recipe.prompt_sequence_length
+    given = Given(recipe, policy, reward, 2 if bf16 else 4, length, prompts)
+    yield (
+        f"{policy.policy:,} parameters, computed in {'bf16' if bf16 else 'fp32'}; prompts of at most {given.prompt} "
+        + ("tokens" if longest else "tokens (as the recipe allows: there is no tokenizer here to count them)")
+    )
+    stages = [task.name for task in graph.build(recipe)]
+    yield from table(memory.needs(given, stages))
+    yield f"rollouts: {memory.rollout_tokens(given):,} tokens, prompts included"
+    stored = memory.disk(given, stages)
+    yield "disk: " + ", ".join(f"{name} {size(count)}" for name, count in stored.items()) + "; before what is freed"
+
+
+def table(needs: Sequence[Need]) -> Iterator[str]:
+    """A line a stage: its parts, what every stage holds before its models, and the peak with the phase it is in."""
+    yield f"{'':<7}" + "".join(f"{name:>12}" for name in (*PARTS, "baseline", "peak"))
+    for need in needs:
+        cells = [*(need.most(name) for name in PARTS), memory.BASELINE, need.peak]
+        yield (
+            f"{need.stage:<7}" + "".join(f"{size(cell) if cell else '-':>12}" for cell in cells) + f"  in {need.phase}"
+        )
+
+
+def size(count: int) -> str:
+    """Bytes as people read them."""
+    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"
+
+
+def shape(reference: str) -> Shape | None:
+    """The shape of a model: from its folder's config.json, or of Llama 2, which is known; else None."""
+    path = Path(reference) / "config.json"
+    return Shape.of(run.read_json(path)) if path.is_file() else memory.LLAMA_2.get(resolve_model(reference))
+
+
+def longest_prompt(recipe: Recipe, folder: Path) -> int | None:
+    """Tokens of the longest prompt of the prepared data, where the model's tokenizer is at hand."""
+    source = Path(recipe.large_model_reference)
+    if not (source / "tokenizer.json").is_file():
+        return None
+    prompts = [
+        p for part in ("train", "validation", "test") for p in dataset.load_prompts(folder / f"prompt/{part}.jsonl")
+    ]
+    encoded = Tokenizer.load(source).encode_prompts(prompts, recipe.instruction, recipe.prompt_sequence_length)
+    return max((len(ids) for ids, _ in encoded), default=None)

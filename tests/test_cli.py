@@ -82,6 +82,7 @@ def test_the_verbs():
         "preferent data convert",
         "preferent data prepare",
         "preferent scratch",
+        "preferent plan",
         "preferent try",
         "preferent export",
         "preferent env",

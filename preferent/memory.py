@@ -1,0 +1,311 @@
+"""How much memory and disk the stages of a run take, as formulas over the shapes of a model: no weights, no torch.
+
+Symbols: D hidden size, K = key-value heads x head size, Q = heads x head size, I size inside the MLP, L layers, V
+vocabulary, n parameters, t parameters that learn, b bytes of a number in computation (fp32 4, bf16 2), P and A tokens
+of a prompt and of an answer. All results are bytes or counts. A stage's peak is what stays all the time plus the
+largest of its phases, which do not overlap. The formulas are those of Llama's architecture.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from preferent.recipe import Recipe
+
+BASELINE = 430 << 20
+"""What a stage holds before any weight is there: interpreter, torch, transformers, peft (measured, CPU build)."""
+LARGE = 200_000_000
+"""Parameters above which a recipe's null means LoRA."""
+CHUNK_ELEMENTS = 1 << 25
+"""Logits kept at once for the backward pass; more are computed again."""
+MASTER_AND_MOMENTS = 12
+"""Bytes that a checkpoint keeps of a parameter that learns: fp32 master and the two moments of AdamW."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The sizes of a decoder-only model of Llama's architecture; `stored` is the bytes of a number in its files."""
+
+    vocab_size: int
+    hidden_size: int
+    layers: int
+    heads: int
+    key_value_heads: int
+    head_size: int
+    intermediate_size: int
+    tied: bool = False
+    stored: int = 2
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "Shape | None":
+        """From the contents of a config.json; None where it is not of an architecture whose sizes are known here."""
+        if config.get("model_type") not in ("llama", "mistral", "qwen2", "qwen3"):
+            return None
+        hidden, heads = config["hidden_size"], config["num_attention_heads"]
+        dtype = config.get("dtype") or config.get("torch_dtype") or "float32"
+        return cls(
+            vocab_size=config["vocab_size"],
+            hidden_size=hidden,
+            layers=config["num_hidden_layers"],
+            heads=heads,
+            key_value_heads=config.get("num_key_value_heads") or heads,
+            head_size=config.get("head_dim") or hidden // heads,
+            intermediate_size=config["intermediate_size"],
+            tied=bool(config.get("tie_word_embeddings")),
+            stored=4 if dtype == "float32" else 2,
+        )
+
+    @property
+    def query(self) -> int:
+        """Q"""
+        return self.heads * self.head_size
+
+    @property
+    def key_value(self) -> int:
+        """K"""
+        return self.key_value_heads * self.head_size
+
+    @property
+    def backbone(self) -> int:
+        """Parameters without output head: V D + L (2 D Q + 2 D K + 3 D I + 2 D) + D."""
+        matrices = 2 * self.query + 2 * self.key_value + 3 * self.intermediate_size + 2
+        return self.vocab_size * self.hidden_size + self.layers * self.hidden_size * matrices + self.hidden_size
+
+    @property
+    def policy(self) -> int:
+        """Parameters of a causal language model: the backbone and, unless tied, V D."""
+        return self.backbone + (0 if self.tied else self.vocab_size * self.hidden_size)
+
+    @property
+    def scorer(self) -> int:
+        """Parameters of a sequence classifier with one label: the backbone and D."""
+        return self.backbone + self.hidden_size
+
+    def lora(self, rank: int) -> int:
+        """Parameters of an adapter on all linear layers: rank times the sum of their inputs and outputs."""
+        attention = 2 * (self.hidden_size + self.query) + 2 * (self.hidden_size + self.key_value)
+        return rank * self.layers * (attention + 3 * (self.hidden_size + self.intermediate_size))
+
+
+LLAMA_2 = {
+    "meta-llama/Llama-2-7b-hf": Shape(32000, 4096, 32, 32, 32, 128, 11008),
+    "meta-llama/Llama-2-13b-hf": Shape(32000, 5120, 40, 40, 40, 128, 13824),
+    "meta-llama/Llama-2-7b-chat-hf": Shape(32000, 4096, 32, 32, 32, 128, 11008),
+    "meta-llama/Llama-2-13b-chat-hf": Shape(32000, 5120, 40, 40, 40, 128, 13824),
+}
+"""The shapes of the models that have a name of their own."""
+
+
+def rank_of(asked: int | None, default: int, shape: Shape) -> int:
+    """The LoRA rank that a recipe's null stands for: `default` above 200M parameters, else 0 (full)."""
+    return asked if asked is not None else default if shape.policy > LARGE else 0
+
+
+def kept_activations(shape: Shape, tokens: int, b: int, lora: bool = False, checkpointing: bool = False) -> int:
+    """What the backward pass needs of `tokens`: each layer's inputs, norms, attention and MLP.
+
+    Per token and layer: 2 (4 + 2 b) D for the norms; b 4 Q for attention, whose keys and values are repeated for every
+    head; b 4 I for the MLP. Under LoRA the norms need b D less each, and bf16 trades b (2 D + I) for fp32 copies of
+    what goes into adapters: 4 (5 D + Q + I). With checkpointing one layer of these and b D of every layer. On top what
+    one MLP's backward holds: b (3 I + 2 D).
+    """
+    hidden, inner = shape.hidden_size, shape.intermediate_size
+    layer = 2 * (4 + 2 * b) * hidden + b * (4 * shape.query + 4 * inner)
+    if lora:
+        layer -= 2 * b * hidden
+    if lora and b < 4:
+        layer += 4 * (5 * hidden + shape.query + inner) - b * (2 * hidden + inner)
+    layers = layer + shape.layers * b * hidden if checkpointing else shape.layers * layer
+    return tokens * layers + passing_activations(shape, tokens, b)
+
+
+def passing_activations(shape: Shape, tokens: int, b: int) -> int:
+    """What a forward pass without gradients holds at its widest, inside one MLP: b (3 I + 2 D) a token."""
+    return tokens * b * (3 * shape.intermediate_size + 2 * shape.hidden_size)
+
+
+def logits(shape: Shape, tokens: int, b: int) -> int:
+    """Logits of `tokens` and their gradient, at most `CHUNK_ELEMENTS` at once: 2 b min(tokens V, 2^25)."""
+    return 2 * b * min(tokens * shape.vocab_size, CHUNK_ELEMENTS)
+
+
+def kv_cache(shape: Shape, rows: int, tokens: int, b: int) -> int:
+    """Keys and values of `rows` sequences of `tokens`, allocated once: 2 b L K rows tokens."""
+    return 2 * b * shape.layers * shape.key_value * rows * tokens
+
+
+def sampling(shape: Shape, rows: int, prompt: int, b: int) -> int:
+    """What decoding needs besides the cache: the widest layer over the prompts and the mask of their lengths
+    (rows P^2 (1 + b)), or, once a token is chosen, 28 V a row (fp32 logits and log-probs, fp64 sums)."""
+    prompts = passing_activations(shape, rows * prompt, b) + rows * prompt * prompt * (1 + b)
+    return max(prompts, 28 * rows * shape.vocab_size)
+
+
+@dataclass(frozen=True)
+class Need:
+    """The memory of one stage: `parts` stay, `phases` come one at a time. Bytes."""
+
+    stage: str
+    parts: Mapping[str, int]
+    phases: Mapping[str, Mapping[str, int]]
+
+    @property
+    def phase(self) -> str:
+        """The name of the largest phase."""
+        return max(self.phases, key=lambda name: sum(self.phases[name].values()))
+
+    @property
+    def peak(self) -> int:
+        """Baseline, all parts, and the largest phase."""
+        return BASELINE + sum(self.parts.values()) + sum(self.phases[self.phase].values())
+
+    def most(self, name: str) -> int:
+        """A part, or the most that any phase has of something."""
+        return self.parts.get(name, 0) + max(phase.get(name, 0) for phase in self.phases.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the needs of a recipe depend on: shapes of policy and reward model, `bytes` a number in computation, the
+    longest prompt in tokens, and how many prompts there are in `validation` and `test`."""
+
+    recipe: Recipe
+    shape: Shape
+    reward_shape: Shape
+    bytes: int
+    prompt: int
+    prompts: Mapping[str, int]
+
+    @property
+    def length(self) -> int:
+        """The longest sequence."""
+        return self.prompt + self.recipe.target_sequence_length
+
+    def tokens(self, limit: int, rows: int) -> int:
+        """Padded tokens of a micro-batch: whole sequences within the limit, and no more than there are rows."""
+        return self.length * max(1, min(limit // self.length, rows))
+
+
+def optimizer(trained: int, b: int, lora: bool) -> int:
+    """Moments of AdamW (8 t), and fp32 masters (4 t) of what computes in bf16; LoRA weights are fp32 themselves."""
+    return trained * (8 if lora or b == 4 else 12)
+
+
+def decoding(given: Given, rows: int) -> dict[str, int]:
+    """What sampling `rows` answers at once takes."""
+    cache = kv_cache(given.shape, rows, given.length, given.bytes)
+    return {"KV cache": cache, "activations": sampling(given.shape, rows, given.prompt, given.bytes)}
+
+
+def sft(given: Given) -> Need:
+    """Policy and optimizer; gradients and a batch's activations."""
+    section, shape, b = given.recipe.sft, given.shape, given.bytes
+    assert section is not None
+    rank = rank_of(section.lora_dim, 4, shape)
+    trained = shape.lora(rank) if rank else shape.policy
+    length = section.sequence_length or given.length
+    tokens = length * max(1, min(section.micro_batch_tokens // length, section.batch_size))
+    kept = kept_activations(shape, tokens, b, rank > 0, given.recipe.gradient_checkpointing)
+    parts = {"policy": shape.policy * b + (4 * trained if rank else 0), "optimizer": optimizer(trained, b, rank > 0)}
+    learn = {"gradients": 4 * trained, "activations": kept + logits(shape, tokens, b)}
+    return Need("sft", parts, {"learn": learn})
+
+
+def reward(given: Given, stage: str) -> Need:
+    """Reward model, optimizer; a batch's activations, or at the end the best checkpoint (12 t) beside the weights."""
+    section, shape, b = given.recipe.reward, given.reward_shape, given.bytes
+    rank = rank_of(section.lora_dim, 4, shape)
+    trained = shape.lora(rank) + shape.hidden_size if rank else shape.scorer
+    tokens = given.tokens(section.micro_batch_tokens, 2 * section.batch_size)
+    kept = kept_activations(shape, tokens, b, rank > 0, given.recipe.gradient_checkpointing)
+    parts = {"reward": shape.scorer * b + (4 * trained if rank else 0), "optimizer": optimizer(trained, b, rank > 0)}
+    learn = {"gradients": 4 * trained, "activations": kept}
+    return Need(stage, parts, {"learn": learn, "finish": {"best": MASTER_AND_MOMENTS * trained}})
+
+
+def ppo(given: Given) -> Need:
+    """Policy, reference, reward model, critic, two optimizers; then sampling, learning, or at the end the best policy.
+
+    With LoRA the reference is the policy's backbone and the critic the reward model's.
+    """
+    recipe, shape, b = given.recipe, given.shape, given.bytes
+    section, scorer = recipe.ppo, given.shape if recipe.ppo.reward else given.reward_shape
+    rank = rank_of(section.lora_dim, 1, shape)
+    critic_rank = rank_of(recipe.reward.lora_dim, 4, scorer) if section.reward is None else rank
+    trained = shape.lora(rank) if rank else shape.policy
+    critic = scorer.lora(critic_rank) + scorer.hidden_size if critic_rank else scorer.scorer
+    has_reward, referred = section.reward is None, recipe.kl_coeff > 0 and not rank
+    parts = {
+        "policy": shape.policy * b + (4 * trained if rank else 0),
+        "reference": shape.policy * b if referred else 0,
+        "reward": scorer.scorer * b if has_reward else 0,
+        "critic": (0 if critic_rank and has_reward else scorer.scorer * b) + (4 * critic if critic_rank else 0),
+        "optimizer": optimizer(trained, b, rank > 0) + optimizer(critic, b, critic_rank > 0),
+    }
+    rows = max(1, section.batch_size // section.minibatches)
+    tokens = given.tokens(section.micro_batch_tokens, rows)
+    answers = tokens // given.length * recipe.target_sequence_length
+    kept = max(
+        kept_activations(s, tokens, b, r > 0, recipe.gradient_checkpointing)
+        for s, r in ((shape, rank), (scorer, critic_rank))
+    )
+    decoded = min(
+        recipe.sampler.rows, max(section.batch_size, min(section.validation_prompts, given.prompts["validation"]))
+    )
+    phases = {
+        "learn": {"gradients": 4 * (trained + critic), "activations": kept + logits(shape, answers, b)},
+        "sample": decoding(given, decoded),
+        "finish": {"best": MASTER_AND_MOMENTS * trained},
+    }
+    return Need("ppo", parts, phases)
+
+
+def infer(given: Given) -> Need:
+    """The tuned policy and the base, each whole; sampling."""
+    shape, b = given.shape, given.bytes
+    asked = given.recipe.infer.max_prompts or given.prompts["test"]
+    rows = min(given.recipe.sampler.rows, 256, asked, given.prompts["test"])
+    parts = {"policy": shape.policy * b, "reference": shape.policy * b}
+    return Need("infer", parts, {"sample": decoding(given, rows)})
+
+
+def needs(given: Given, stages: list[str]) -> list[Need]:
+    """The needs of those of the stages that hold models, by the names that a run gives them."""
+    found = []
+    for stage in stages:
+        if stage == "sft":
+            found.append(sft(given))
+        elif stage in ("reward", "judge"):
+            found.append(reward(given, stage))
+        elif stage == "ppo":
+            found.append(ppo(given))
+    return [*found, infer(given)]
+
+
+def disk(given: Given, stages: list[str]) -> dict[str, int]:
+    """Bytes on disk at the most: checkpoints (12 t each, of all that learn; one more while one is written, one best),
+    models in their stored dtype, rollouts (25 bytes a token in columns and in plain words)."""
+    recipe, shape, scorer = given.recipe, given.shape, given.reward_shape
+    ranks = {
+        "sft": 0 if recipe.sft is None else rank_of(recipe.sft.lora_dim, 4, shape),
+        "reward": rank_of(recipe.reward.lora_dim, 4, scorer),
+        "ppo": rank_of(recipe.ppo.lora_dim, 1, shape),
+    }
+    kept = {"checkpoints": 0, "models": 0}
+    for stage in stages:
+        if stage not in ("sft", "reward", "judge", "ppo"):
+            continue
+        rank, one = ranks["reward" if stage == "judge" else stage], scorer if stage in ("reward", "judge") else shape
+        full = one.scorer if stage in ("reward", "judge") else one.policy
+        trained = one.lora(rank) if rank else full
+        critic = 0 if stage != "ppo" else scorer.lora(ranks["reward"]) if ranks["reward"] else scorer.scorer
+        copies = recipe.keep_checkpoints + 1
+        kept["checkpoints"] += MASTER_AND_MOMENTS * (copies * (trained + critic) + trained)
+        kept["models"] += 4 * trained if rank and stage != "sft" else full * one.stored
+    return kept | {"rollouts": 25 * rollout_tokens(given)}
+
+
+def rollout_tokens(given: Given) -> int:
+    """Tokens of prompts and answers in all rollouts, at the most."""
+    recipe = given.recipe
+    return recipe.reinforcement_learning_train_steps * recipe.ppo.batch_size * given.length
