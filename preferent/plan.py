@@ -150,7 +150,7 @@ def _sizes(recipe: Recipe, folder: Path, prompts: Mapping[str, int]) -> Iterator
     bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and (on_gpu or environment.cpu_has_bf16()))
     longest = longest_prompt(recipe, folder)
     length = longest or recipe.prompt_sequence_length
-    given = Given(recipe, policy, reward, 2 if bf16 else 4, length, prompts)
+    given = Given(recipe, policy, reward, 2 if bf16 else 4, length, prompts, _packs(recipe), on_gpu)
     yield (
         f"{policy.policy:,} parameters, computed in {'bf16' if bf16 else 'fp32'}; prompts of at most {given.prompt} "
         + ("tokens" if longest else "tokens (as the recipe allows: there is no tokenizer here to count them)")
@@ -160,6 +160,11 @@ def _sizes(recipe: Recipe, folder: Path, prompts: Mapping[str, int]) -> Iterator
     yield f"rollouts: {memory.rollout_tokens(given):,} tokens, prompts included"
     stored = memory.disk(given, stages)
     yield "disk: " + ", ".join(f"{name} {size(count)}" for name, count in stored.items()) + "; before what is freed"
+
+
+def _packs(recipe: Recipe) -> bool:
+    """Whether supervised fine-tuning reads plain text, which it packs into sequences of one length."""
+    return recipe.sft is not None and dataset.detect(paths(recipe.sft.dataset))[0] == "text"
 
 
 def table(needs: Sequence[Need]) -> Iterator[str]:

@@ -133,3 +133,11 @@ def test_no_more_rows_than_there_are():
     assert given.tokens(10 * given.length, 4) == 4 * given.length
     assert given.tokens(1, 4) == given.length
     assert np.isclose(memory.rollout_tokens(given), 1000 * 64 * 44)
+
+
+def test_what_the_allocator_loses():
+    shape = memory.LLAMA_2["meta-llama/Llama-2-7b-hf"]
+    given = given_of(shape, 4)
+    assert given.held(shape, 100, 1000) == 2000 and given.held(shape, 100, 1000, packed=True) == 1350
+    assert given.held(shape, 4096, 1000) == 1000, "large tensors come from the system one by one"
+    assert dataclasses.replace(given, on_gpu=True).held(shape, 100, 1000) == 1000
