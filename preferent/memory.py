@@ -172,7 +172,7 @@ class Need:
 @dataclass(frozen=True, slots=True)
 class Given:
     """What the needs of a recipe depend on: shapes of policy and reward model, `bytes` a number in computation, the
-    longest prompt in tokens, how many prompts there are in `validation` and `test`, whether `sft` packs plain text, and
+    longest prompt in tokens, how many prompts there are in each part, whether `sft` packs plain text, and
     whether a GPU computes."""
 
     recipe: Recipe
@@ -264,9 +264,9 @@ def ppo(given: Given) -> Need:
         kept_activations(s, tokens, b, r > 0, recipe.gradient_checkpointing)
         for s, r in ((shape, rank), (scorer, critic_rank))
     )
-    decoded = min(
-        recipe.sampler.rows, max(section.batch_size, min(section.validation_prompts, given.prompts["validation"]))
-    )
+    limits = {"train": section.normalize_prompts, "validation": section.validation_prompts}
+    asked = [min(limit, given.prompts[part]) for part, limit in limits.items()]
+    decoded = min(recipe.sampler.rows, max(section.batch_size, *asked))
     held = given.held(shape, tokens, kept + logits(shape, answers, b))
     phases = {
         "learn": {"gradients": 4 * (trained + critic), "activations": held},

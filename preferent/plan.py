@@ -13,10 +13,8 @@ from preferent.memory import Given, Need, Shape
 from preferent.recipe import Recipe, Sft, paths, reward_reference
 from preferent.tokenizer import Tokenizer
 
-UNKNOWN = (
-    "token lengths, and so how much is truncated (needs the tokenizer: preferent data check FILES --model MODEL)",
-    "the model's size, and so memory, time, and what lora_dim and learning_rate left open become",
-)
+LENGTHS = "token lengths, and so how much is truncated (needs the tokenizer: preferent data check FILES --model MODEL)"
+SIZE = "the model's size, and so memory, time, and what lora_dim and learning_rate left open become"
 
 
 PARTS = ("policy", "reference", "reward", "critic", "optimizer", "gradients", "activations", "KV cache")
@@ -42,7 +40,7 @@ def describe(recipe: Recipe, ignored: Sequence[str], out: Path, sizes: bool = Fa
         ("memory, tokens and disk, at the most", needed),
         ("commands", [f"preferent {shlex.join(task.command(str(out)))}" for task in tasks]),
         ("ignored: means something only on Google Cloud", ignored),
-        ("not known before the models are here", (*_hub(recipe), *UNKNOWN)),
+        ("not known before the models are here", (*_hub(recipe), LENGTHS, *([] if sizes else [SIZE]))),
     ]
     parts = [f"{title}\n" + "".join(f"  {line}\n" for line in lines) for title, lines in sections if lines]
     return f"run directory {out}\n\n" + "\n".join(parts).rstrip()

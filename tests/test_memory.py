@@ -129,6 +129,8 @@ def test_no_more_rows_than_there_are():
     few = dataclasses.replace(given, prompts={"train": 1, "validation": 1, "test": 2})
     caches = [memory.infer(one).most("KV cache") for one in (given, few)]
     assert caches[0] == 5 * caches[1]
+    assert memory.ppo(given).most("KV cache") == memory.kv_cache(shape, 100, 44, 2), "the normaliser's prompts"
+    assert memory.ppo(few).most("KV cache") == memory.kv_cache(shape, 64, 44, 2), "a batch"
     assert given.tokens(10 * given.length + 3, 100) == 10 * given.length
     assert given.tokens(10 * given.length, 4) == 4 * given.length
     assert given.tokens(1, 4) == given.length
