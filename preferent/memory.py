@@ -254,7 +254,7 @@ def ppo(given: Given) -> Need:
     parts = {
         "policy": shape.policy * b + (4 * trained if rank else 0),
         "reference": shape.policy * b if referred else 0,
-        "reward": scorer.scorer * b if has_reward else 0,
+        "reward": recipe.reward.members * scorer.scorer * b if has_reward else 0,
         "critic": (0 if critic_rank and has_reward else scorer.scorer * b) + (4 * critic if critic_rank else 0),
         "optimizer": optimizer(trained, b, rank > 0) + optimizer(critic, b, critic_rank > 0),
     }
@@ -310,10 +310,11 @@ def disk(given: Given, stages: list[str]) -> dict[str, int]:
     }
     kept = {"checkpoints": 0, "models": 0}
     for stage in stages:
-        if stage not in ("sft", "reward", "judge", "ppo"):
+        scores = stage == "judge" or stage.startswith("reward")
+        if not scores and stage not in ("sft", "ppo"):
             continue
-        rank, one = ranks["reward" if stage == "judge" else stage], scorer if stage in ("reward", "judge") else shape
-        full = one.scorer if stage in ("reward", "judge") else one.policy
+        rank, one = ranks["reward" if scores else stage], scorer if scores else shape
+        full = one.scorer if scores else one.policy
         trained = one.lora(rank) if rank else full
         critic = 0 if stage != "ppo" else scorer.lora(ranks["reward"]) if ranks["reward"] else scorer.scorer
         copies = recipe.keep_checkpoints + 1

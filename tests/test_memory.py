@@ -107,6 +107,14 @@ def test_lora_shares_backbones():
     assert free.parts["reference"] == 0
 
 
+def test_every_member_of_an_ensemble_is_held_and_stored():
+    shape = memory.LLAMA_2["meta-llama/Llama-2-7b-hf"]
+    one, three = (given_of(shape, 2, reward={"lora_dim": 0, "members": k}) for k in (1, 3))
+    assert memory.ppo(three).parts["reward"] == 3 * memory.ppo(one).parts["reward"]
+    stored = memory.disk(three, ["reward", "reward-2", "reward-3"]), memory.disk(one, ["reward"])
+    assert all(stored[0][kind] == 3 * stored[1][kind] for kind in ("checkpoints", "models"))
+
+
 def test_a_peak_is_what_stays_and_the_largest_phase():
     need = memory.Need("x", {"policy": 5}, {"learn": {"activations": 3, "gradients": 4}, "sample": {"activations": 6}})
     assert need.phase == "learn" and need.peak == memory.BASELINE + 5 + 7
