@@ -42,7 +42,11 @@ def main() -> None:
         "precision": asked.precision,
         "threads": asked.threads,
     }
-    values |= {"target_sequence_length": asked.answer, "ppo": section | {"missing_eos_score": None}}
+    values |= {
+        "prompt_sequence_length": max(map(len, ids)),
+        "target_sequence_length": asked.answer,
+        "ppo": section | {"missing_eos_score": None},
+    }
     wanted, _ = recipe.parse(values)
     world = World.of(wanted)
     policy = model.load_policy(asked.folder / "policy", world, lora_dim=0)

@@ -297,6 +297,7 @@ def _load(kind: Any, source: Path, config: Any, world: World) -> tuple[Path, Pre
                 base,
                 config=config,
                 dtype=world.dtype,
+                attn_implementation=world.attention,
                 output_loading_info=True,
                 trust_remote_code=world.trust_remote_code,
                 ignore_mismatched_sizes=True,

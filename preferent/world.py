@@ -14,6 +14,9 @@ import torch
 from preferent.error import PlatformError
 from preferent.recipe import Recipe
 
+PLAIN_ATTENTION_TOKENS = 256
+"""Longest sequence whose attention weights are kept whole, on a CPU in bf16."""
+
 
 @dataclass(frozen=True, slots=True)
 class World:
@@ -25,6 +28,7 @@ class World:
     dtype: torch.dtype
     threads: int
     trust_remote_code: bool = False
+    attention: str | None = None
 
     @classmethod
     def of(cls, recipe: Recipe) -> "World":
@@ -36,7 +40,8 @@ class World:
         torch.use_deterministic_algorithms(recipe.deterministic)
         warnings.filterwarnings("ignore", message=".*pin_memory.*")
         device = _device(recipe.device)
-        return cls(0, 1, device, _dtype(recipe.precision, device), threads, recipe.trust_remote_code)
+        dtype = _dtype(recipe.precision, device)
+        return cls(0, 1, device, dtype, threads, recipe.trust_remote_code, _attention(recipe, device, dtype))
 
     def facts(self) -> dict[str, object]:
         """What decides, besides versions, whether two runs can be equal to the last bit; for `stage.json`."""
@@ -61,6 +66,16 @@ def _dtype(asked: str, device: torch.device) -> torch.dtype:
     if asked == "auto":
         asked = "bf16" if has_bf16(device) else "fp32"
     return torch.bfloat16 if asked == "bf16" else torch.float32
+
+
+def _attention(recipe: Recipe, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Which of transformers' attentions, None where it chooses.
+
+    A CPU's fused bf16 attention is slower than plain matrix products, whose memory grows with the square of the length.
+    """
+    length = recipe.prompt_sequence_length + recipe.target_sequence_length
+    plain = device.type == "cpu" and dtype == torch.bfloat16 and length <= PLAIN_ATTENTION_TOKENS
+    return "eager" if plain else None
 
 
 def has_bf16(device: torch.device) -> bool:
