@@ -24,6 +24,9 @@ ones it takes from the system one by one."""
 MIXED, PACKED = 2.0, 1.35
 """What activations on that heap take of their size: sequences of unequal length, and all of one length. Measured were
 1.9 to 3.6 and 1.35 to 2.3, more for wider models: the one rough number here."""
+WHOLE_ATTENTION_TOKENS = 256
+"""Longest sequence whose attention weights are kept whole on a CPU in bf16, where fused attention is slower."""
+
 MASTER_AND_MOMENTS = 12
 """Bytes that a checkpoint keeps of a parameter that learns: fp32 master and the two moments of AdamW."""
 
@@ -107,13 +110,16 @@ def rank_of(asked: int | None, default: int, shape: Shape) -> int:
     return asked if asked is not None else default if shape.policy > LARGE else 0
 
 
-def kept_activations(shape: Shape, tokens: int, b: int, lora: bool = False, checkpointing: bool = False) -> int:
+def kept_activations(
+    shape: Shape, tokens: int, b: int, lora: bool = False, checkpointing: bool = False, whole: int = 0
+) -> int:
     """What the backward pass needs of `tokens`: each layer's inputs, norms, attention and MLP.
 
     Per token and layer: 2 (4 + 2 b) D for the norms; b 4 Q for attention, whose keys and values are repeated for every
     head; b 4 I for the MLP. Under LoRA the norms need b D less each, and bf16 trades b (2 D + I) for fp32 copies of
-    what goes into adapters: 4 (5 D + Q + I). With checkpointing one layer of these and b D of every layer. On top what
-    one MLP's backward holds: b (3 I + 2 D).
+    what goes into adapters: 4 (5 D + Q + I). Where attention weights are kept whole, over sequences of `whole` tokens,
+    (4 + b) T a head besides, in fp32 and rounded. With checkpointing one layer of these and b D of every layer. On top
+    what one MLP's backward holds: b (3 I + 2 D).
     """
     hidden, inner = shape.hidden_size, shape.intermediate_size
     layer = 2 * (4 + 2 * b) * hidden + b * (4 * shape.query + 4 * inner)
@@ -121,6 +127,7 @@ def kept_activations(shape: Shape, tokens: int, b: int, lora: bool = False, chec
         layer -= 2 * b * hidden
     if lora and b < 4:
         layer += 4 * (5 * hidden + shape.query + inner) - b * (2 * hidden + inner)
+    layer += (4 + b) * whole * shape.heads
     layers = layer + shape.layers * b * hidden if checkpointing else shape.layers * layer
     return tokens * layers + passing_activations(shape, tokens, b)
 
@@ -190,6 +197,12 @@ class Given:
         """The longest sequence."""
         return self.prompt + self.recipe.target_sequence_length
 
+    @property
+    def whole(self) -> int:
+        """The longest sequence whose attention weights are kept whole; 0 where fused attention keeps none."""
+        longest = self.recipe.prompt_sequence_length + self.recipe.target_sequence_length
+        return self.length if self.bytes == 2 and not self.on_gpu and longest <= WHOLE_ATTENTION_TOKENS else 0
+
     def tokens(self, limit: int, rows: int) -> int:
         """Padded tokens of a micro-batch: whole sequences within the limit, and no more than there are rows."""
         return self.length * max(1, min(limit // self.length, rows))
@@ -220,7 +233,7 @@ def sft(given: Given) -> Need:
     trained = shape.lora(rank) if rank else shape.policy
     length = section.sequence_length or given.length
     tokens = length * max(1, min(section.micro_batch_tokens // length, section.batch_size))
-    kept = kept_activations(shape, tokens, b, rank > 0, given.recipe.gradient_checkpointing)
+    kept = kept_activations(shape, tokens, b, rank > 0, given.recipe.gradient_checkpointing, given.whole)
     parts = {"policy": shape.policy * b + (4 * trained if rank else 0), "optimizer": optimizer(trained, b, rank > 0)}
     held = given.held(shape, tokens, kept + logits(shape, tokens, b), given.packed)
     learn = {"gradients": 4 * trained, "activations": held}
@@ -233,7 +246,7 @@ def reward(given: Given, stage: str) -> Need:
     rank = rank_of(section.lora_dim, 4, shape)
     trained = shape.lora(rank) + shape.hidden_size if rank else shape.scorer
     tokens = given.tokens(section.micro_batch_tokens, 2 * section.batch_size)
-    kept = kept_activations(shape, tokens, b, rank > 0, given.recipe.gradient_checkpointing)
+    kept = kept_activations(shape, tokens, b, rank > 0, given.recipe.gradient_checkpointing, given.whole)
     parts = {"reward": shape.scorer * b + (4 * trained if rank else 0), "optimizer": optimizer(trained, b, rank > 0)}
     learn = {"gradients": 4 * trained, "activations": given.held(shape, tokens, kept)}
     return Need(stage, parts, {"learn": learn, "finish": {"best": MASTER_AND_MOMENTS * trained}})
@@ -262,7 +275,7 @@ def ppo(given: Given) -> Need:
     tokens = given.tokens(section.micro_batch_tokens, rows)
     answers = tokens // given.length * recipe.target_sequence_length
     kept = max(
-        kept_activations(s, tokens, b, r > 0, recipe.gradient_checkpointing)
+        kept_activations(s, tokens, b, r > 0, recipe.gradient_checkpointing, given.whole)
         for s, r in ((shape, rank), (scorer, critic_rank))
     )
     limits = {"train": section.normalize_prompts, "validation": section.validation_prompts}

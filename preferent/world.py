@@ -12,10 +12,8 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 import torch
 
 from preferent.error import PlatformError
+from preferent.memory import WHOLE_ATTENTION_TOKENS
 from preferent.recipe import Recipe
-
-PLAIN_ATTENTION_TOKENS = 256
-"""Longest sequence whose attention weights are kept whole, on a CPU in bf16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +72,8 @@ def _attention(recipe: Recipe, device: torch.device, dtype: torch.dtype) -> str 
     A CPU's fused bf16 attention is slower than plain matrix products, whose memory grows with the square of the length.
     """
     length = recipe.prompt_sequence_length + recipe.target_sequence_length
-    plain = device.type == "cpu" and dtype == torch.bfloat16 and length <= PLAIN_ATTENTION_TOKENS
-    return "eager" if plain else None
+    whole = device.type == "cpu" and dtype == torch.bfloat16 and length <= WHOLE_ATTENTION_TOKENS
+    return "eager" if whole else None
 
 
 def has_bf16(device: torch.device) -> bool:
