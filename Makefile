@@ -19,7 +19,7 @@ test: $(READY)
 
 acceptance: $(READY)
 	$(BIN)/python -m pytest -q -m acceptance
-	PREFERENT_EXAMPLES=1000 $(BIN)/python -m pytest -q tests/test_dataset.py -k hostile
+	PREFERENT_EXAMPLES=1000 $(BIN)/python -m pytest -q tests/test_dataset.py -k breaks_the_reader
 
 measure: $(READY)
 	set -e; for script in $(MEASURES); do echo "== $$script"; $(BIN)/python $$script; done
