@@ -143,7 +143,8 @@ def _scored(recipe: Recipe, models: Mapping[str, Path], answers: Answers) -> dic
 
     here = world.World.of(recipe)
     scores: dict[str, Scores] = {}
-    for name, members in (("judge", {"judge"} & set(models)), ("reward", graph.members(models))):
+    judges = ["judge"] if "judge" in models else []
+    for name, members in (("judge", judges), ("reward", graph.members(models))):
         if members:
             panel = score.Ensemble.load([models[member] for member in members], recipe, here)
             scores[name] = ask(panel.score_texts, answers, name)

@@ -96,7 +96,7 @@ def deliver(run_folder: Path, out: Path, what: str) -> str:
         raise UsageError(f"{out}: is there already; name a new folder with --out")
     found = outcome.of(run_folder)
     {"merged": merged, "adapter": adapter, "reward": reward, "gguf": gguf}[what](found, out)
-    size = sum(file.stat().st_size for file in out.iterdir()) / 1e6
+    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file()) / 1e6
     return f"{out}: {what}, {size:,.1f} MB; {'GGUF.txt' if what == 'gguf' else 'README.md'} says how it is used"
 
 
@@ -119,10 +119,16 @@ def adapter(found: Outcome, out: Path) -> None:
 
 
 def reward(found: Outcome, out: Path) -> None:
-    """The reward model as RewardBench loads it: a full sequence classifier with one label, and a chat template."""
-    if found.reward is None:
+    """The reward model as RewardBench loads it; of an ensemble every member, each in a folder of its own."""
+    if not found.rewards:
         raise UsageError(f"{found.folder}: has no reward model: its reward was the function {found.recipe.ppo.reward}")
-    scorer = model.load_scorer(found.reward, _world(found.recipe))
+    for name, source in found.rewards.items():
+        _member(found, source, out / name if len(found.rewards) > 1 else out)
+
+
+def _member(found: Outcome, source: Path, out: Path) -> None:
+    """One reward model: a full sequence classifier with one label, and a chat template."""
+    scorer = model.load_scorer(source, _world(found.recipe))
     longest = found.recipe.prompt_sequence_length + found.recipe.target_sequence_length
     name, instruction = found.folder.resolve().name, found.recipe.instruction
     llama2 = found.converses() and scorer.tokenizer.is_llama2

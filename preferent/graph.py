@@ -62,7 +62,7 @@ EXTENDABLE: dict[str, tuple[str, ...]] = {
 }
 """Fields of which a larger value goes on with a finished stage."""
 
-MEMBER = re.compile(r"reward(-[1-9]\d*)?")
+MEMBER = re.compile(r"reward(-([2-9]|[1-9]\d+))?")
 
 INPUTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "data": ((), ()),
@@ -171,8 +171,8 @@ def _rewards(recipe: Recipe) -> list[Task]:
     ]
 
 
-def _scorers(recipe: Recipe) -> dict[str, str]:
-    """The reward models that PPO optimises, as inputs; none where a function is the reward."""
+def rewards(recipe: Recipe) -> dict[str, str]:
+    """The reward models that PPO optimises, by input name, in the run; none where a function is the reward."""
     names = [] if recipe.ppo.reward is not None else map(_member, range(1, recipe.reward.members + 1))
     return {name: f"{name}/model" for name in names}
 
@@ -197,7 +197,7 @@ def _reward_base(recipe: Recipe) -> tuple[dict[str, str], dict[str, str]]:
 def _ppo(recipe: Recipe) -> Task:
     inputs, outside = _base(recipe)
     prompts = {"train": "data/prompt/train.jsonl", "validation": "data/prompt/validation.jsonl"}
-    return Task("ppo", "ppo", "policy", inputs | _scorers(recipe) | prompts, ("model", "score.json"), outside)
+    return Task("ppo", "ppo", "policy", inputs | rewards(recipe) | prompts, ("model", "score.json"), outside)
 
 
 def _infer(recipe: Recipe) -> list[Task]:
@@ -220,7 +220,7 @@ def _compare(recipe: Recipe) -> Task:
     inputs = {"a": "predictions/tuned/text.jsonl", "b": "predictions/base/text.jsonl"}
     if judged(recipe):
         inputs["judge"] = "judge/model"
-    inputs |= _scorers(recipe)
+    inputs |= rewards(recipe)
     if recipe.sft is not None:
         inputs["original"] = "predictions/original/text.jsonl"
     return Task("compare", "compare", "comparison", inputs, ("judgments.jsonl", "metrics.json"))

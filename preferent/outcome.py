@@ -1,5 +1,6 @@
-"""What a finished run has made: its recipe, and where base, tuned policy and reward model are."""
+"""What a finished run has made: its recipe, and where base, tuned policy and reward models are."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +13,13 @@ from preferent.recipe import Recipe
 class Outcome:
     """A run directory whose policy is there: read it with `of`.
 
-    `tuned` and `reward` are model folders of the run; `reward` is None where the run optimised a function.
+    `tuned` and `rewards` are model folders of the run; there are no rewards where the run optimised a function.
     """
 
     folder: Path
     recipe: Recipe
     tuned: Path
-    reward: Path | None
+    rewards: Mapping[str, Path]
 
     @property
     def adapter(self) -> bool:
@@ -43,9 +44,9 @@ def of(folder: Path) -> Outcome:
     if not (folder / "recipe.yaml").is_file():
         raise UsageError(f"{folder}: is no run directory: there is no recipe.yaml in it; give what `run --out` named")
     found, _ = recipe.load(folder / "recipe.yaml")
-    tuned, reward = folder / "policy/model", folder / "reward/model"
+    tuned = folder / "policy/model"
     if not tuned.is_dir() or not (folder / "policy/DONE").exists():
         raise PlatformError(
             f"{folder}: has no tuned policy yet; finish it: preferent run {folder / 'recipe.yaml'} --out {folder}"
         )
-    return Outcome(folder, found, tuned, None if found.ppo.reward is not None else reward)
+    return Outcome(folder, found, tuned, {name: folder / path for name, path in graph.rewards(found).items()})

@@ -11,7 +11,7 @@ from typing import SupportsFloat
 
 import numpy as np
 
-from preferent import experience
+from preferent import experience, run
 from preferent.error import PlatformError, UsageError
 from preferent.model import Scorer, load_scorer
 from preferent.recipe import Recipe
@@ -37,6 +37,12 @@ class Normalizer:
             return cls()
         deviation = float(raw.std())
         return cls(float(raw.mean()), 1 / deviation if kind == "std" and deviation > 1e-8 else 1.0)
+
+    @classmethod
+    def read(cls, path: Path) -> "Normalizer":
+        """As a `score.json` keeps it."""
+        kept = run.read_json(path)
+        return cls(kept["bias"], kept["gain"])
 
     def __call__(self, raw: np.ndarray) -> np.ndarray:
         return self.gain * (raw - self.bias)

@@ -5,26 +5,25 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from preferent import model, outcome, run
+from preferent import model, outcome
 from preferent.model import Policy
 from preferent.outcome import Outcome
 from preferent.recipe import Recipe
 from preferent.record import Message, Prompt
 from preferent.sampler import Local, Params
-from preferent.score import Normalizer, RewardModel
+from preferent.score import Ensemble, Normalizer
 from preferent.world import World
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A model's answer, whether it ended, its length in tokens, and the reward model's score as PPO saw it."""
+    """A model's answer, whether it ended, its length in tokens, and its score as PPO saw it."""
 
     text: str
     ended: bool
@@ -38,7 +37,7 @@ class Pair:
 
     base: Policy
     tuned: Policy
-    reward: RewardModel | None
+    reward: Ensemble | None
     normalizer: Normalizer
     recipe: Recipe
     params: Params
@@ -87,13 +86,13 @@ def chosen(recipe: Recipe, temperature: float | None, greedy: bool) -> Params:
 
 
 def load(found: Outcome, recipe: Recipe, params: Params) -> Pair:
-    """Both models and the reward model of a run; with LoRA base and tuned model share one backbone."""
+    """Both models and the reward of a run; with LoRA base and tuned model share one backbone."""
     world = World.of(recipe)
     tuned = model.load_policy(found.tuned, world)
     base = tuned.reference() if tuned.peft is not None else model.load_policy(found.base(), world)
-    reward = None if found.reward is None else RewardModel.load(found.reward, recipe, world)
-    kept: dict[str, Any] = run.read_json(found.folder / "policy/score.json")
-    return Pair(base, tuned, reward, Normalizer(kept["bias"], kept["gain"]), recipe, params, found.converses())
+    reward = Ensemble.load(list(found.rewards.values()), recipe, world) if found.rewards else None
+    normalizer = Normalizer.read(found.folder / "policy/score.json")
+    return Pair(base, tuned, reward, normalizer, recipe, params, found.converses())
 
 
 def lines(console: Console) -> Iterator[str]:

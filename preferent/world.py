@@ -11,6 +11,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import torch
 
+from preferent import environment
 from preferent.error import PlatformError
 from preferent.memory import WHOLE_ATTENTION_TOKENS
 from preferent.recipe import Recipe
@@ -33,7 +34,7 @@ class World:
         """Set the process up as the recipe asks: thread count, determinism, device and precision."""
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise PlatformError("WORLD_SIZE is above 1: preferent runs in one process; start it without torchrun")
-        threads = recipe.threads or len(os.sched_getaffinity(0))
+        threads = recipe.threads or environment.usable_cores()
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(recipe.deterministic)
         warnings.filterwarnings("ignore", message=".*pin_memory.*")

@@ -66,7 +66,7 @@ def make_run(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
     """
     import torch
 
-    from preferent import export, model, recipe, run
+    from preferent import export, graph, model, recipe, run
     from preferent.world import World
 
     def nudged(network: Any, folder: Path) -> None:
@@ -86,7 +86,8 @@ def make_run(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
         if sft:
             nudged(model.load_policy(tiny, world, 0), base)
         nudged(model.load_policy(base, world, rank), folder / "policy/model")
-        nudged(model.load_scorer(base, world, rank, seed=3), folder / "reward/model")
+        for seed, path in enumerate(graph.rewards(found).values(), start=3):
+            nudged(model.load_scorer(base, world, rank, seed=seed), folder / path)
         run.write_atomic(folder / "recipe.yaml", recipe.dump(found))
         run.write_json(folder / "policy/score.json", {"bias": 0.5, "gain": 1.0, "prompts": 1})
         run.write_jsonl(folder / "data/prompt/train.jsonl", [prompt or {"input_text": "the cat"}])

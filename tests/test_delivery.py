@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import quiet_recipe
 from peft import AutoPeftModelForCausalLM
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from preferent import cli, delivery, dialect, model, outcome
@@ -50,6 +51,14 @@ def test_adapter_knows_its_base(make_run, tmp_path, sft):
     with torch.no_grad():
         found = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out")(IDS).logits[0]
     assert torch.allclose(found, logits(folder / "policy/model"), atol=1e-5)
+
+
+def test_every_member_of_an_ensemble_leaves(make_run, tmp_path):
+    folder = make_run(reward={"members": 2})
+    delivery.deliver(folder, tmp_path / "out", "reward")
+    for name in ("reward", "reward-2"):
+        ours = load_file(folder / name / "model/model.safetensors")["score.weight"]
+        assert torch.equal(load_file(tmp_path / "out" / name / "model.safetensors")["score.weight"], ours)
 
 
 @pytest.mark.parametrize("rank", [0, 2])

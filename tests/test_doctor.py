@@ -552,6 +552,16 @@ def test_json_is_the_findings_and_nothing_else(tmp_path, monkeypatch, capsys):
     assert listed[0]["evidence"][0] == {"file": "policy/stage.json", "figure": "best_step", "value": 0, "steps": None}
 
 
+def test_every_member_of_an_ensemble_is_looked_at(tmp_path):
+    def weak_member(files: Files) -> None:
+        for name in ("stage.json", "metrics.jsonl", "quality.json"):
+            files[f"reward-2/{name}"] = copy.deepcopy(files[f"reward/{name}"])
+        files["reward-2/quality.json"]["test"]["accuracy"] = 0.5
+
+    (finding,) = found(written(tmp_path, weak_member))
+    assert finding.name == "no-better-than-trivial" and finding.evidence[0].file == "reward-2/quality.json"
+
+
 def test_a_damaged_file_is_named(tmp_path):
     (written(tmp_path) / "reward" / "quality.json").write_text('{"test":\n')
     with pytest.raises(DataError, match=r"quality\.json:2: not JSON"):

@@ -63,7 +63,7 @@ def test_the_members_of_an_ensemble_differ_by_seed_alone_and_are_all_the_reward(
 
 
 def test_members_are_read_in_the_order_of_their_numbers():
-    assert graph.members(["reward-10", "judge", "reward-2", "model", "reward", "reward-0", "rewards"]) == [
+    assert graph.members(["reward-10", "judge", "reward-2", "model", "reward", "reward-0", "reward-1", "rewards"]) == [
         "reward",
         "reward-2",
         "reward-10",

@@ -1,5 +1,6 @@
 """Base and tuned model side by side: they answer as `infer` does, of every kind of run, and a terminal is safe."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from preferent import infer, model, outcome, trial
 from preferent.error import UsageError
 from preferent.record import Message, Prompt
-from preferent.score import RewardModel
+from preferent.score import Ensemble, RewardModel
 from preferent.world import World
 
 LLAMA2 = "{% if messages %}[INST] <<SYS>>{% endif %}"
@@ -69,6 +70,14 @@ def test_the_asked_choice_of_tokens(make_run):
     assert not trial.chosen(sampling, None, greedy=False).greedy
     assert trial.chosen(sampling, None, greedy=False).temperature == 0.7
     assert trial.chosen(sampling, None, greedy=True).greedy
+
+
+def test_the_score_is_that_of_all_members(make_run):
+    pair = pair_of(make_run(reward={"members": 2}))
+    shown = pair.answers("the old man", 0)[1].score
+    alone = [dataclasses.replace(pair, reward=Ensemble((member,))) for member in pair.reward.members]
+    each = [one.answers("the old man", 0)[1].score for one in alone]
+    assert each[0] != each[1] and shown == pytest.approx(sum(each) / 2)
 
 
 def test_lines_in_answers_out(make_run):

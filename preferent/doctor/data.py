@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from preferent.doctor.finding import SICK, SUSPICIOUS, Evidence, Finding
-from preferent.doctor.history import SCORERS, History
+from preferent.doctor.history import History
 
 COUNTS = "data/counts.json"
 DROPPED = 0.05
@@ -200,7 +200,7 @@ def _counted(counts: Mapping[str, Any], key: str, share: float) -> Iterator[tupl
 
 def _pairs(history: History, part: str, bad: Callable[[Mapping[str, Any]], bool], *more: str) -> tuple[Evidence, ...]:
     """The counts of the scorers whose pairs of a part are bad."""
-    counted = {name: history.facts(name).get("counts", {}).get(part) for name in SCORERS}
+    counted = {name: history.facts(name).get("counts", {}).get(part) for name in history.qualities}
     return tuple(
         Evidence(f"{name}/stage.json", f"{part} {figure}", counts[figure])
         for name, counts in counted.items()

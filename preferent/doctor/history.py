@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from preferent import metric, run
+from preferent import graph, metric, run
 from preferent.doctor.finding import Evidence
 from preferent.error import DataError, PlatformError
 from preferent.tokenizer import folder as tokenizer_folder
 
-TRAINED = ("sft", "reward", "judge", "policy")
-SCORERS = ("reward", "judge")
 LONG = 10
 """Steps from which on a curve has a beginning and an end that can be told apart."""
 
@@ -68,7 +66,8 @@ class Curve:
 
 @dataclass(frozen=True)
 class History:
-    """`stages`, `curves` and `qualities` are `stage.json`, `metrics.jsonl` and `quality.json` by folder; `counts`,
+    """`stages`, `curves` and `qualities` are `stage.json`, `metrics.jsonl` and `quality.json` by folder, `qualities` of
+    every reward model that the run may have; `counts`,
     `score`, `verdict` and `samples` the data's counts, the score's normaliser, the comparison's metrics, and the
     decoded rollouts; `tokenizers` those of policy and reward model; `chat` whether the prompts are conversations."""
 
@@ -110,10 +109,12 @@ def read(root: Path) -> History:
     if not root.is_dir():
         raise PlatformError(f"{root}: no such run directory; make one with `preferent run RECIPE`")
     files = {name: root / name for name in ("data/counts.json", "policy/score.json", "comparison/metrics.json")}
-    stages = {name: root / name / "stage.json" for name in TRAINED}
-    qualities = {name: root / name / "quality.json" for name in SCORERS}
+    scorers = (*graph.members(["reward", *(path.name for path in root.iterdir())]), "judge")
+    trained = ("sft", *scorers, "policy")
+    stages = {name: root / name / "stage.json" for name in trained}
+    qualities = {name: root / name / "quality.json" for name in scorers}
     samples = root / "policy" / "rollouts" / "samples.jsonl"
-    curves = {name: root / name / "metrics.jsonl" for name in TRAINED}
+    curves = {name: root / name / "metrics.jsonl" for name in trained}
     expected = [*files.values(), *stages.values(), *curves.values(), *qualities.values(), samples]
     there = {path.relative_to(root).as_posix(): path.exists() for path in expected}
     if not any(there.values()):

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from preferent.doctor.finding import SICK, SUSPICIOUS, Evidence, Finding
-from preferent.doctor.history import TRAINED, Curve, History
+from preferent.doctor.history import Curve, History
 
 NO_RATE = 1e-9
 """A thousandth of the smallest default, 1e-6; AdamW moves a weight by about the rate a step."""
@@ -19,7 +19,7 @@ MAY_BE_NULL = ("val/explained_variance",)
 
 
 def not_finite(history: History) -> Iterator[Finding]:
-    for folder in TRAINED:
+    for folder in history.curves:
         places = [
             (row["step"], name)
             for row in history.curves[folder]
@@ -38,7 +38,7 @@ def not_finite(history: History) -> Iterator[Finding]:
 
 
 def learning_rate_zero(history: History) -> Iterator[Finding]:
-    for folder in TRAINED:
+    for folder in history.curves:
         rates = history.curve(folder, "learning_rate")
         if len(rates) and rates.values.max() < NO_RATE:
             yield Finding(
@@ -51,7 +51,7 @@ def learning_rate_zero(history: History) -> Iterator[Finding]:
 
 
 def warmup_unfinished(history: History) -> Iterator[Finding]:
-    for folder in TRAINED:
+    for folder in history.curves:
         rates = history.curve(folder, "learning_rate")
         if rates.long and np.all(np.diff(rates.values) > 0):
             yield Finding(
@@ -102,7 +102,7 @@ def sft_over_trained(history: History) -> Iterator[Finding]:
 
 
 def _norms(history: History) -> Iterator[Curve]:
-    return (history.curve(folder, name) for folder in TRAINED for name in GRADIENTS)
+    return (history.curve(folder, name) for folder in history.curves for name in GRADIENTS)
 
 
 RULES = (not_finite, learning_rate_zero, warmup_unfinished, no_gradient, gradient_spikes, sft_over_trained)

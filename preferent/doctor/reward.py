@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 
 from preferent.doctor.finding import SICK, SUSPICIOUS, Evidence, Finding
-from preferent.doctor.history import SCORERS, History
+from preferent.doctor.history import History
 
 AT_CHANCE = math.log(2) - 0.01
 """log 2 is the loss of a model that cannot tell the answers apart."""
@@ -23,7 +23,7 @@ EPOCHS = 10
 
 
 def loss_at_chance(history: History) -> Iterator[Finding]:
-    for folder in SCORERS:
+    for folder in history.qualities:
         losses = history.curve(folder, "rank_loss")
         if losses.long and losses.late > AT_CHANCE:
             yield Finding(
@@ -38,7 +38,7 @@ def loss_at_chance(history: History) -> Iterator[Finding]:
 
 def no_better_than_trivial(history: History) -> Iterator[Finding]:
     """The longer answer, the shorter answer, or a coin."""
-    for folder in SCORERS:
+    for folder in history.qualities:
         part, found = history.held_out(folder)
         if not found:
             continue
@@ -58,7 +58,7 @@ def no_better_than_trivial(history: History) -> Iterator[Finding]:
 
 
 def over_confident(history: History) -> Iterator[Finding]:
-    for folder in SCORERS:
+    for folder in history.qualities:
         part, found = history.held_out(folder)
         bins = history.qualities.get(folder, {}).get("reliability", [])
         count = sum(one["count"] for one in bins)
@@ -77,7 +77,7 @@ def over_confident(history: History) -> Iterator[Finding]:
 
 
 def scores_follow_length(history: History) -> Iterator[Finding]:
-    for folder in SCORERS:
+    for folder in history.qualities:
         part, found = history.held_out(folder)
         if found and abs(found["length_correlation"]) > BY_LENGTH:
             yield Finding(
@@ -90,7 +90,7 @@ def scores_follow_length(history: History) -> Iterator[Finding]:
 
 
 def over_trained(history: History) -> Iterator[Finding]:
-    for folder in SCORERS:
+    for folder in history.qualities:
         losses = history.curve(folder, "validation/loss")
         if len(losses) > 1 and losses.values[-1] > OVER_TRAINED * losses.values.min():
             yield Finding(
@@ -104,7 +104,7 @@ def over_trained(history: History) -> Iterator[Finding]:
 
 
 def still_improving(history: History) -> Iterator[Finding]:
-    for folder in SCORERS:
+    for folder in history.qualities:
         losses = history.curve(folder, "validation/loss")
         if len(losses) > 2 and losses.values[-1] < STILL * losses.values[:-1].min():
             yield Finding(
@@ -117,7 +117,7 @@ def still_improving(history: History) -> Iterator[Finding]:
 
 
 def many_epochs(history: History) -> Iterator[Finding]:
-    for folder in SCORERS:
+    for folder in history.qualities:
         epochs = history.facts(folder).get("epochs", 0.0)
         if epochs > EPOCHS:
             yield Finding(

@@ -84,8 +84,7 @@ def fit_normalizer(
     there."""
     path = out / "score.json"
     if path.exists():
-        kept = run.read_json(path)
-        return Normalizer(kept["bias"], kept["gain"])
+        return Normalizer.read(path)
     rows = draw.permutation(recipe.seed, "normalize", 0, len(prompts.ids))[: recipe.ppo.normalize_prompts]
     rollouts = sampler.sample([prompts.ids[i] for i in rows], rows.tolist(), "normalize", 0, rollout_params(recipe))
     raw = reward.score(rollouts, [prompts.texts[i] for i in rows], policy.tokenizer)
