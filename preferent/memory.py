@@ -25,10 +25,16 @@ MIXED, PACKED = 2.0, 1.35
 """What activations on that heap take of their size: sequences of unequal length, and all of one length. Measured were
 1.9 to 3.6 and 1.35 to 2.3, more for wider models: the one rough number here."""
 WHOLE_ATTENTION_TOKENS = 256
-"""Longest sequence whose attention weights are kept whole on a CPU in bf16, where fused attention is slower."""
+"""Longest sequence whose attention weights are kept whole, where that is faster."""
 
 MASTER_AND_MOMENTS = 12
 """Bytes that a checkpoint keeps of a parameter that learns: fp32 master and the two moments of AdamW."""
+
+
+def keeps_attention(recipe: Recipe, on_cpu: bool, bf16: bool) -> bool:
+    """Whether attention weights are kept whole: the fused bf16 attention of a CPU is slower than plain matrix products,
+    whose memory grows with the square of the length."""
+    return on_cpu and bf16 and recipe.prompt_sequence_length + recipe.target_sequence_length <= WHOLE_ATTENTION_TOKENS
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,8 +206,7 @@ class Given:
     @property
     def whole(self) -> int:
         """The longest sequence whose attention weights are kept whole; 0 where fused attention keeps none."""
-        longest = self.recipe.prompt_sequence_length + self.recipe.target_sequence_length
-        return self.length if self.bytes == 2 and not self.on_gpu and longest <= WHOLE_ATTENTION_TOKENS else 0
+        return self.length if keeps_attention(self.recipe, not self.on_gpu, self.bytes == 2) else 0
 
     def tokens(self, limit: int, rows: int) -> int:
         """Padded tokens of a micro-batch: whole sequences within the limit, and no more than there are rows."""

@@ -13,13 +13,14 @@ import torch
 
 from preferent import environment
 from preferent.error import PlatformError
-from preferent.memory import WHOLE_ATTENTION_TOKENS
+from preferent.memory import keeps_attention
 from preferent.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """One process of `size`, its device, its threads, and the dtype its models compute in."""
+    """One process of `size`, its device, its threads, the dtype its models compute in, and which of transformers'
+    attentions they use (None: transformers chooses)."""
 
     rank: int
     size: int
@@ -40,7 +41,9 @@ class World:
         warnings.filterwarnings("ignore", message=".*pin_memory.*")
         device = _device(recipe.device)
         dtype = _dtype(recipe.precision, device)
-        return cls(0, 1, device, dtype, threads, recipe.trust_remote_code, _attention(recipe, device, dtype))
+        whole = keeps_attention(recipe, device.type == "cpu", dtype == torch.bfloat16)
+        attention = "eager" if whole else None
+        return cls(0, 1, device, dtype, threads, recipe.trust_remote_code, attention)
 
     def facts(self) -> dict[str, object]:
         """What decides, besides versions, whether two runs can be equal to the last bit; for `stage.json`."""
@@ -65,16 +68,6 @@ def _dtype(asked: str, device: torch.device) -> torch.dtype:
     if asked == "auto":
         asked = "bf16" if has_bf16(device) else "fp32"
     return torch.bfloat16 if asked == "bf16" else torch.float32
-
-
-def _attention(recipe: Recipe, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Which of transformers' attentions, None where it chooses.
-
-    A CPU's fused bf16 attention is slower than plain matrix products, whose memory grows with the square of the length.
-    """
-    length = recipe.prompt_sequence_length + recipe.target_sequence_length
-    whole = device.type == "cpu" and dtype == torch.bfloat16 and length <= WHOLE_ATTENTION_TOKENS
-    return "eager" if whole else None
 
 
 def has_bf16(device: torch.device) -> bool:

@@ -135,13 +135,7 @@ def read(root: Path) -> History:
 
 
 def _object(path: Path) -> Row:
-    if not path.exists():
-        return {}
-    try:
-        found: Row = run.read_json(path)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: not JSON: {error.msg}; run its stage again") from None
-    return found
+    return run.read_json(path) if path.exists() else {}
 
 
 def _lines(path: Path) -> Sequence[Row]:

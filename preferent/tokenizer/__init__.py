@@ -38,7 +38,7 @@ class Tokenizer:
         self._backend.no_truncation()
         self._backend.no_padding()
         self._template = found.template
-        self._llama2 = template.is_llama2(found.template)
+        self.is_llama2 = template.is_llama2(found.template)
         self.bos_id = self._special("bos")
         eos = self._special("eos")
         if eos is None:
@@ -70,11 +70,6 @@ class Tokenizer:
         """A digest of everything that decides which ids a text gets."""
         special = json.dumps([self.bos_id, self.eos_id, self.pad_id, self._adds_bos])
         return digest(self._files.backend, special, self._template or "")
-
-    @property
-    def is_llama2(self) -> bool:
-        """Whether conversations are written as Llama 2's."""
-        return self._llama2
 
     # Special tokens
 
@@ -127,7 +122,7 @@ class Tokenizer:
             return f"{instruction}{SEPARATOR}{prompt.input_text}" if instruction else prompt.input_text
         context = instruction if prompt.context is None else prompt.context
         bos, eos = self._token(self.bos_id), self._token(self.eos_id)
-        if self._llama2:
+        if self.is_llama2:
             return template.llama2(prompt.messages, context, bos, eos)
         if self._template is None:
             raise DataError(
@@ -144,7 +139,7 @@ class Tokenizer:
     def _seam(self, text: str) -> tuple[str, str]:
         """A prompt's text without its trailing spaces, and those; after Llama 2's `[/INST]` one, after nothing none."""
         stripped = text.rstrip(" ")
-        chat = self._llama2 and stripped.endswith("[/INST]")
+        chat = self.is_llama2 and stripped.endswith("[/INST]")
         return stripped, " " if chat else text[len(stripped) :] if stripped else ""
 
     def _continuation(self, text: str, answer: str) -> str:
@@ -152,7 +147,7 @@ class Tokenizer:
         while answer.endswith(eos := self._token(self.eos_id)):
             answer = answer.removesuffix(eos)
         stripped, spaces = self._seam(text)
-        if self._llama2 and stripped.endswith("[/INST]") and (not answer or answer[0].isspace()):
+        if self.is_llama2 and stripped.endswith("[/INST]") and (not answer or answer[0].isspace()):
             return answer
         return spaces + answer
 
