@@ -32,7 +32,7 @@ def describe(recipe: Recipe, ignored: Sequence[str], out: Path, sizes: bool = Fa
     with tempfile.TemporaryDirectory() as folder:
         data.main(recipe, {}, Path(folder))
         counts = run.read_json(Path(folder) / "counts.json")
-        needed = list(_sizes(recipe, Path(folder), counts["parts"]["prompt"])) if sizes else []
+        needed = list(_sizes(recipe, Path(folder))) if sizes else []
     sections = [
         ("models", _models(recipe)),
         ("data", _data(counts)),
@@ -135,29 +135,36 @@ def _judge(recipe: Recipe) -> str:
     return f"{what} that was optimised (not independent)"
 
 
-def _sizes(recipe: Recipe, folder: Path, prompts: Mapping[str, int]) -> Iterator[str]:
+def _sizes(recipe: Recipe, folder: Path) -> Iterator[str]:
     """Memory by stage and part, tokens and disk, from the shapes of the models and the prepared data in a folder."""
     references = recipe.large_model_reference, reward_reference(recipe)
-    shapes = {reference: shape(reference) for reference in references}
-    for reference in [name for name, found in shapes.items() if found is None]:
+    for reference in dict.fromkeys(name for name in references if shape(name) is None):
         yield f"not known: the shape of {_named(reference)}; give a folder with its config.json (of Llama's kind)"
-    policy, reward = (shapes[reference] for reference in references)
-    if policy is None or reward is None:
+    found = given(recipe, folder)
+    if found is None:
         return
-    on_gpu = recipe.device != "cpu" and bool(environment.describe()["gpus"])
-    bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and (on_gpu or environment.cpu_has_bf16()))
-    longest = longest_prompt(recipe, folder)
-    length = longest or recipe.prompt_sequence_length
-    given = Given(recipe, policy, reward, 2 if bf16 else 4, length, prompts, _packs(recipe), on_gpu)
     yield (
-        f"{policy.policy:,} parameters, computed in {'bf16' if bf16 else 'fp32'}; prompts of at most {given.prompt} "
-        + ("tokens" if longest else "tokens (as the recipe allows: there is no tokenizer here to count them)")
+        f"{found.shape.policy:,} parameters, computed in {'bf16' if found.bytes == 2 else 'fp32'}; prompts of at most "
+        f"{found.prompt} "
+        + ("tokens" if longest_prompt(recipe, folder) else "tokens (as the recipe allows: there is no tokenizer here to count them)")
     )
     stages = [task.name for task in graph.build(recipe)]
-    yield from table(memory.needs(given, stages))
-    yield f"rollouts: {memory.rollout_tokens(given):,} tokens, prompts included"
-    stored = memory.disk(given, stages)
+    yield from table(memory.needs(found, stages))
+    yield f"rollouts: {memory.rollout_tokens(found):,} tokens, prompts included"
+    stored = memory.disk(found, stages)
     yield "disk: " + ", ".join(f"{name} {size(count)}" for name, count in stored.items()) + "; before what is freed"
+
+
+def given(recipe: Recipe, folder: Path) -> Given | None:
+    """What the needs depend on, with the prepared data in a folder; None where a model's shape is not known."""
+    policy, reward = shape(recipe.large_model_reference), shape(reward_reference(recipe))
+    if policy is None or reward is None:
+        return None
+    on_gpu = recipe.device != "cpu" and bool(environment.describe()["gpus"])
+    bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and (on_gpu or environment.cpu_has_bf16()))
+    prompts = run.read_json(folder / "counts.json")["parts"]["prompt"]
+    length = longest_prompt(recipe, folder) or recipe.prompt_sequence_length
+    return Given(recipe, policy, reward, 2 if bf16 else 4, length, prompts, _packs(recipe), on_gpu)
 
 
 def _packs(recipe: Recipe) -> bool:
