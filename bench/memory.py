@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from preferent import graph, memory, plan, recipe, run
+from preferent import cluster, graph, memory, plan, recipe, run
 
 LIMIT = 0.15
-ROWS = 220
+ROWS = 80
 PROMPT, ANSWER = (24, 96), (16, 64)
 
 
@@ -45,7 +45,12 @@ CONFIGURATIONS = {
     "wide": Configuration(
         "full, fp32, gradient checkpointing, sequences of at most 96 tokens",
         LARGE,
-        {"precision": "fp32", "gradient_checkpointing": True, "prompt_sequence_length": 64, "target_sequence_length": 32}
+        {
+            "precision": "fp32",
+            "gradient_checkpointing": True,
+            "prompt_sequence_length": 64,
+            "target_sequence_length": 32,
+        }
         | FULL,
     ),
 }
@@ -55,15 +60,15 @@ COMMON: dict[str, Any] = {
     "threads": 1,
     "device": "cpu",
     "checkpoint_every": 2,
-    "reward_model_train_steps": 3,
+    "reward_model_train_steps": 2,
     "reinforcement_learning_train_steps": 2,
     "data": {"validation_share": 0.1, "test_share": 0.1},
-    "sft": {"train_steps": 3, "batch_size": 32, "validation_every": 2},
-    "reward": {"batch_size": 16, "validation_every": 2},
-    "ppo": {"batch_size": 32, "minibatches": 2, "epochs": 1, "validation_every": 1},
+    "sft": {"train_steps": 2, "batch_size": 12, "validation_every": 2},
+    "reward": {"batch_size": 8, "validation_every": 2},
+    "ppo": {"batch_size": 12, "minibatches": 2, "epochs": 1, "validation_every": 1, "normalize_prompts": 24},
     "compare": {"judge": "reward"},
 }
-MICRO_BATCH_TOKENS = 2048
+MICRO_BATCH_TOKENS = 1536
 
 
 def main() -> None:
@@ -89,17 +94,13 @@ def compare(name: str, configuration: Configuration, folder: Path) -> Iterator[t
     tasks = graph.build(found)
     needs = {need.stage: need for need in memory.needs(given, [task.name for task in tasks])}
     for task in tasks:
-        if task.stage not in ("sft", "reward", "ppo", "infer"):
+        if task.name not in ("sft", "reward", "ppo", "infer-tuned"):
             continue
         peak = perform(task.command(str(folder / name)), folder / f"{name}-{task.name}.log")
-        if task.stage == "infer" and "reference" not in task.inputs | task.outside:
-            continue
         need = needs[task.stage]
         title = f"{given.shape.policy / 1e6:.1f}M, {configuration.title}"
         ratio = need.peak / peak
-        print(
-            f"| {title} | {task.name} | {peak >> 20} | {need.peak >> 20} | {ratio:.2f} | {need.phase} |", flush=True
-        )
+        print(f"| {title} | {task.name} | {peak >> 20} | {need.peak >> 20} | {ratio:.2f} | {need.phase} |", flush=True)
         yield task.name, ratio
 
 
@@ -130,7 +131,7 @@ def perform(words: Sequence[str], log: Path) -> int:
     with log.open("wb") as written:
         actions = [(os.POSIX_SPAWN_DUP2, written.fileno(), 1), (os.POSIX_SPAWN_DUP2, written.fileno(), 2)]
         argv = [sys.executable, "-m", "preferent", *words]
-        child = os.posix_spawn(sys.executable, argv, os.environ, file_actions=actions)
+        child = os.posix_spawn(sys.executable, argv, cluster.ALLOCATOR | os.environ, file_actions=actions)
         _, status, usage = os.wait4(child, 0)
     if status:
         sys.exit(f"{' '.join(words)} failed; it said:\n{log.read_text()}")
@@ -151,7 +152,9 @@ def write(path: Path, vocabulary: int, packs: bool) -> None:
     ]
     rows[0]["rest"] = " ".join(3 * words)
     write_rows(path, rows)
-    sft = [{"text": text(*PROMPT)} if packs else {"input_text": text(*PROMPT), "output_text": text(*ANSWER)} for _ in rows]
+    sft = [
+        {"text": text(*PROMPT)} if packs else {"input_text": text(*PROMPT), "output_text": text(*ANSWER)} for _ in rows
+    ]
     write_rows(path.with_name(f"{path.stem}-sft.jsonl"), sft)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import os
 import signal
 import subprocess
 import sys
@@ -10,20 +11,39 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
+from preferent.memory import HEAP_BELOW
+
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+ALLOCATOR = {
+    "GLIBC_TUNABLES": ":".join(
+        (
+            "glibc.malloc.tcache_count=0",
+            "glibc.malloc.mxfast=0",
+            f"glibc.malloc.mmap_threshold={HEAP_BELOW}",
+            f"glibc.malloc.trim_threshold={1 << 30}",
+        )
+    )
+}
 
 
 def run_here(argv: Sequence[str], cwd: Path | None = None, env: Mapping[str, str] | None = None) -> int:
     """Run a command with our own output streams and return its exit code (128 + n where signal n ended it).
 
     SIGINT and SIGTERM are passed on, once each: the command is in a process group of its own, so that a Ctrl-C in the
-    terminal does not reach it twice. On Linux it dies with us, however we die.
+    terminal does not reach it twice. On Linux it dies with us, however we die. It gets `ALLOCATOR`, unless the
+    environment says otherwise.
     """
     sys.stdout.flush()
     sys.stderr.flush()
     preparation = _die_with_parent if sys.platform == "linux" else None
     with (
-        subprocess.Popen(argv, cwd=cwd, env=env, process_group=0, preexec_fn=preparation) as process,
+        subprocess.Popen(
+            argv,
+            cwd=cwd,
+            env=ALLOCATOR | dict(os.environ if env is None else env),
+            process_group=0,
+            preexec_fn=preparation,
+        ) as process,
         _forwarded(process),
     ):
         code = process.wait()

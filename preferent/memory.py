@@ -18,12 +18,14 @@ LARGE = 200_000_000
 """Parameters above which a recipe's null means LoRA."""
 CHUNK_ELEMENTS = 1 << 25
 """Logits kept at once for the backward pass; more are computed again."""
-HEAP_BELOW = 32 << 20
-"""Bytes below which glibc takes a tensor from its heap, where it loses room between tensors of changing sizes; larger
-ones it takes from the system one by one."""
-MIXED, PACKED = 2.0, 1.35
-"""What activations on that heap take of their size: sequences of unequal length, and all of one length. Measured were
-1.9 to 3.6 and 1.35 to 2.3, more for wider models: the one rough number here."""
+HEAP_BELOW = 8 << 20
+"""Bytes below which a stage's allocator takes a tensor from its heap; larger ones it takes from the system one by
+one."""
+HEAP_LOSS = 1.25
+"""What activations on that heap take of their size, since freed tensors leave gaps that others do not fit (measured,
+under `cluster.ALLOCATOR`: 1.2 to 1.35)."""
+LOGIT_ROWS = 256
+"""Rows of logits that are taken through a softmax at once."""
 WHOLE_ATTENTION_TOKENS = 256
 """Longest sequence whose attention weights are kept whole, where that is faster."""
 
@@ -144,8 +146,24 @@ def passing_activations(shape: Shape, tokens: int, b: int) -> int:
 
 
 def logits(shape: Shape, tokens: int, b: int) -> int:
-    """Logits of `tokens` and their gradient, at most `CHUNK_ELEMENTS` at once: 2 b min(tokens V, 2^25)."""
-    return 2 * b * min(tokens * shape.vocab_size, CHUNK_ELEMENTS)
+    """Logits of `tokens` and their gradient, at most `CHUNK_ELEMENTS` at once: 2 b min(tokens V, 2^25); and a softmax
+    of 256 rows of them with what went in, in fp32: 8 V a row."""
+    rows = min(tokens, LOGIT_ROWS)
+    return 2 * b * min(tokens * shape.vocab_size, CHUNK_ELEMENTS) + 8 * rows * shape.vocab_size
+
+
+def head_gradient(shape: Shape, b: int, lora: bool) -> int:
+    """The output head's gradient of one micro-batch, before it is added to that of the others while all activations
+    are still there: b V D. Under LoRA the head does not learn."""
+    return 0 if lora else b * shape.vocab_size * shape.hidden_size
+
+
+def measuring(shape: Shape, tokens: int, answers: int, b: int) -> int:
+    """What log-probabilities and KL under policy and reference take: a forward pass over `tokens`, both logits of the
+    `answers` among them, and of 256 rows five fp32 numbers a logit."""
+    rows = min(answers, LOGIT_ROWS)
+    both = 2 * b * min(answers * shape.vocab_size, CHUNK_ELEMENTS)
+    return passing_activations(shape, tokens, b) + both + 5 * 4 * rows * shape.vocab_size
 
 
 def kv_cache(shape: Shape, rows: int, tokens: int, b: int) -> int:
@@ -186,8 +204,7 @@ class Need:
 @dataclass(frozen=True, slots=True)
 class Given:
     """What the needs of a recipe depend on: shapes of policy and reward model, `bytes` a number in computation, the
-    longest prompt in tokens, how many prompts there are in each part, whether `sft` packs plain text, and
-    whether a GPU computes."""
+    longest prompt in tokens, how many prompts there are in each part, and whether a GPU computes."""
 
     recipe: Recipe
     shape: Shape
@@ -195,7 +212,6 @@ class Given:
     bytes: int
     prompt: int
     prompts: Mapping[str, int]
-    packed: bool = False
     on_gpu: bool = False
 
     @property
@@ -212,11 +228,16 @@ class Given:
         """Padded tokens of a micro-batch: whole sequences within the limit, and no more than there are rows."""
         return self.length * max(1, min(limit // self.length, rows))
 
-    def held(self, shape: Shape, tokens: int, count: int, packed: bool = False) -> int:
+    def held(self, shape: Shape, tokens: int, count: int) -> int:
         """What activations of `count` bytes take with what the allocator loses: on a CPU, of small tensors."""
-        if self.on_gpu or tokens * shape.intermediate_size * self.bytes >= HEAP_BELOW:
-            return count
-        return round(count * (PACKED if packed else MIXED))
+        large = tokens * shape.hidden_size * self.bytes >= HEAP_BELOW
+        return count if self.on_gpu or large else round(HEAP_LOSS * count)
+
+    def measuring(self, rows: int) -> dict[str, int]:
+        """What the log-probabilities of `rows` answers take, a micro-batch at a time."""
+        tokens = self.tokens(self.recipe.ppo.micro_batch_tokens, rows)
+        answers = tokens // self.length * self.recipe.target_sequence_length
+        return {"activations": measuring(self.shape, tokens, answers, self.bytes)}
 
 
 def optimizer(trained: int, b: int, lora: bool) -> int:
@@ -240,8 +261,8 @@ def sft(given: Given) -> Need:
     tokens = length * max(1, min(section.micro_batch_tokens // length, section.batch_size))
     kept = kept_activations(shape, tokens, b, rank > 0, given.recipe.gradient_checkpointing, given.whole)
     parts = {"policy": shape.policy * b + (4 * trained if rank else 0), "optimizer": optimizer(trained, b, rank > 0)}
-    held = given.held(shape, tokens, kept + logits(shape, tokens, b), given.packed)
-    learn = {"gradients": 4 * trained, "activations": held}
+    held = given.held(shape, tokens, kept) + logits(shape, tokens, b)
+    learn = {"gradients": 4 * trained + head_gradient(shape, b, rank > 0), "activations": held}
     return Need("sft", parts, {"learn": learn})
 
 
@@ -286,9 +307,10 @@ def ppo(given: Given) -> Need:
     limits = {"train": section.normalize_prompts, "validation": section.validation_prompts}
     asked = [min(limit, given.prompts[part]) for part, limit in limits.items()]
     decoded = min(recipe.sampler.rows, max(section.batch_size, *asked))
-    held = given.held(shape, tokens, kept + logits(shape, answers, b))
+    held = given.held(shape, tokens, kept) + logits(shape, answers, b)
     phases = {
-        "learn": {"gradients": 4 * (trained + critic), "activations": held},
+        "learn": {"gradients": 4 * (trained + critic) + head_gradient(shape, b, rank > 0), "activations": held},
+        "measure": given.measuring(section.batch_size),
         "sample": decoding(given, decoded),
         "finish": {"best": MASTER_AND_MOMENTS * trained},
     }
@@ -296,12 +318,12 @@ def ppo(given: Given) -> Need:
 
 
 def infer(given: Given) -> Need:
-    """The tuned policy and the base, each whole; sampling."""
+    """The tuned policy and the base, each whole; sampling, then the KL between them."""
     shape, b = given.shape, given.bytes
     asked = given.recipe.infer.max_prompts or given.prompts["test"]
     rows = min(given.recipe.sampler.rows, 256, asked, given.prompts["test"])
     parts = {"policy": shape.policy * b, "reference": shape.policy * b}
-    return Need("infer", parts, {"sample": decoding(given, rows)})
+    return Need("infer", parts, {"sample": decoding(given, rows), "measure": given.measuring(rows)})
 
 
 def needs(given: Given, stages: list[str]) -> list[Need]:

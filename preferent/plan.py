@@ -146,7 +146,11 @@ def _sizes(recipe: Recipe, folder: Path) -> Iterator[str]:
     yield (
         f"{found.shape.policy:,} parameters, computed in {'bf16' if found.bytes == 2 else 'fp32'}; prompts of at most "
         f"{found.prompt} "
-        + ("tokens" if longest_prompt(recipe, folder) else "tokens (as the recipe allows: there is no tokenizer here to count them)")
+        + (
+            "tokens"
+            if longest_prompt(recipe, folder)
+            else "tokens (as the recipe allows: there is no tokenizer here to count them)"
+        )
     )
     stages = [task.name for task in graph.build(recipe)]
     yield from table(memory.needs(found, stages))
@@ -164,12 +168,7 @@ def given(recipe: Recipe, folder: Path) -> Given | None:
     bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and (on_gpu or environment.cpu_has_bf16()))
     prompts = run.read_json(folder / "counts.json")["parts"]["prompt"]
     length = longest_prompt(recipe, folder) or recipe.prompt_sequence_length
-    return Given(recipe, policy, reward, 2 if bf16 else 4, length, prompts, _packs(recipe), on_gpu)
-
-
-def _packs(recipe: Recipe) -> bool:
-    """Whether supervised fine-tuning reads plain text, which it packs into sequences of one length."""
-    return recipe.sft is not None and dataset.detect(paths(recipe.sft.dataset))[0] == "text"
+    return Given(recipe, policy, reward, 2 if bf16 else 4, length, prompts, on_gpu)
 
 
 def table(needs: Sequence[Need]) -> Iterator[str]:

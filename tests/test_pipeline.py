@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import preferent
-from preferent import cluster, graph, pipeline, recipe, run
+from preferent import cluster, graph, memory, pipeline, recipe, run
 from preferent.cli import parser
 from preferent.error import Interrupted, PlatformError, PreferentError, UsageError
 
@@ -265,6 +265,15 @@ def test_a_command_runs_with_our_streams_and_tells_its_exit_code(capfd):
     assert cluster.run_here([sys.executable, "-c", "print('hello'); raise SystemExit(7)"]) == 7
     assert capfd.readouterr().out == "hello\n"
     assert cluster.run_here([sys.executable, "-c", "import os; os.kill(os.getpid(), 15)"]) == 143
+
+
+def test_a_command_gets_the_allocator_unless_the_user_chose_one(monkeypatch, capfd):
+    show = [sys.executable, "-c", "import os; print(os.environ['GLIBC_TUNABLES'])"]
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    cluster.run_here(show)
+    assert f"glibc.malloc.mmap_threshold={memory.HEAP_BELOW}" in capfd.readouterr().out
+    cluster.run_here(show, env=os.environ | {"GLIBC_TUNABLES": "glibc.malloc.perturb=0"})
+    assert capfd.readouterr().out == "glibc.malloc.perturb=0\n"
 
 
 def test_a_command_has_a_process_group_of_its_own(capfd):
