@@ -204,7 +204,8 @@ class Need:
 @dataclass(frozen=True, slots=True)
 class Given:
     """What the needs of a recipe depend on: shapes of policy and reward model, `bytes` a number in computation, the
-    longest prompt in tokens, how many prompts there are in each part, and whether a GPU computes."""
+    longest prompt in tokens, how many prompts there are in each part, whether `sft` packs plain text, and
+    whether a GPU computes."""
 
     recipe: Recipe
     shape: Shape
@@ -212,6 +213,7 @@ class Given:
     bytes: int
     prompt: int
     prompts: Mapping[str, int]
+    packed: bool = False
     on_gpu: bool = False
 
     @property
@@ -252,18 +254,22 @@ def decoding(given: Given, rows: int) -> dict[str, int]:
 
 
 def sft(given: Given) -> Need:
-    """Policy and optimizer; gradients and a batch's activations."""
+    """Policy and optimizer; a micro-batch's activations beside the gradients of those before it, or all gradients."""
     section, shape, b = given.recipe.sft, given.shape, given.bytes
     assert section is not None
     rank = rank_of(section.lora_dim, 4, shape)
     trained = shape.lora(rank) if rank else shape.policy
     length = section.sequence_length or given.length
-    tokens = length * max(1, min(section.micro_batch_tokens // length, section.batch_size))
-    kept = kept_activations(shape, tokens, b, rank > 0, given.recipe.gradient_checkpointing, given.whole)
+    rows = max(1, min(section.micro_batch_tokens // length, section.batch_size))
+    targets = rows * (length if given.packed else given.recipe.target_sequence_length)
+    kept = kept_activations(shape, rows * length, b, rank > 0, given.recipe.gradient_checkpointing, given.whole)
     parts = {"policy": shape.policy * b + (4 * trained if rank else 0), "optimizer": optimizer(trained, b, rank > 0)}
-    held = given.held(shape, tokens, kept) + logits(shape, tokens, b)
-    learn = {"gradients": 4 * trained + head_gradient(shape, b, rank > 0), "activations": held}
-    return Need("sft", parts, {"learn": learn})
+    earlier = 4 * trained if rows < section.batch_size else 0
+    learn = {
+        "gradients": earlier + head_gradient(shape, b, rank > 0),
+        "activations": given.held(shape, rows * length, kept) + logits(shape, targets, b),
+    }
+    return Need("sft", parts, {"learn": learn, "step": {"gradients": 4 * trained}})
 
 
 def reward(given: Given, stage: str) -> Need:
@@ -274,8 +280,10 @@ def reward(given: Given, stage: str) -> Need:
     tokens = given.tokens(section.micro_batch_tokens, 2 * section.batch_size)
     kept = kept_activations(shape, tokens, b, rank > 0, given.recipe.gradient_checkpointing, given.whole)
     parts = {"reward": shape.scorer * b + (4 * trained if rank else 0), "optimizer": optimizer(trained, b, rank > 0)}
-    learn = {"gradients": 4 * trained, "activations": given.held(shape, tokens, kept)}
-    return Need(stage, parts, {"learn": learn, "finish": {"best": MASTER_AND_MOMENTS * trained}})
+    earlier = 4 * trained if tokens < 2 * section.batch_size * given.length else 0
+    learn = {"gradients": earlier, "activations": given.held(shape, tokens, kept)}
+    step = {"gradients": 4 * trained}
+    return Need(stage, parts, {"learn": learn, "step": step, "finish": {"best": MASTER_AND_MOMENTS * trained}})
 
 
 def ppo(given: Given) -> Need:
@@ -308,8 +316,10 @@ def ppo(given: Given) -> Need:
     asked = [min(limit, given.prompts[part]) for part, limit in limits.items()]
     decoded = min(recipe.sampler.rows, max(section.batch_size, *asked))
     held = given.held(shape, tokens, kept) + logits(shape, answers, b)
+    earlier = 4 * (trained + critic if tokens < rows * given.length else trained)
     phases = {
-        "learn": {"gradients": 4 * (trained + critic) + head_gradient(shape, b, rank > 0), "activations": held},
+        "learn": {"gradients": earlier + head_gradient(shape, b, rank > 0), "activations": held},
+        "step": {"gradients": 4 * (trained + critic)},
         "measure": given.measuring(section.batch_size),
         "sample": decoding(given, decoded),
         "finish": {"best": MASTER_AND_MOMENTS * trained},

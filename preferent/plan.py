@@ -168,7 +168,12 @@ def given(recipe: Recipe, folder: Path) -> Given | None:
     bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and (on_gpu or environment.cpu_has_bf16()))
     prompts = run.read_json(folder / "counts.json")["parts"]["prompt"]
     length = longest_prompt(recipe, folder) or recipe.prompt_sequence_length
-    return Given(recipe, policy, reward, 2 if bf16 else 4, length, prompts, on_gpu)
+    return Given(recipe, policy, reward, 2 if bf16 else 4, length, prompts, _packs(recipe), on_gpu)
+
+
+def _packs(recipe: Recipe) -> bool:
+    """Whether supervised fine-tuning reads plain text, which it packs into sequences of one length."""
+    return recipe.sft is not None and dataset.detect(paths(recipe.sft.dataset))[0] == "text"
 
 
 def table(needs: Sequence[Need]) -> Iterator[str]:

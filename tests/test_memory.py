@@ -165,6 +165,28 @@ def test_measuring_the_kl_is_a_phase_of_its_own(tiny):
     assert memory.infer(given).phase == "measure"
 
 
+def test_gradients_are_beside_activations_only_of_later_micro_batches():
+    shape = memory.LLAMA_2["meta-llama/Llama-2-7b-hf"]
+    for stage, one in (
+        ("sft", memory.sft),
+        ("reward", lambda given: memory.reward(given, "reward")),
+        ("ppo", memory.ppo),
+    ):
+        needs = []
+        for limit in (10**9, 1):
+            section = {"lora_dim": 0, "micro_batch_tokens": limit} | ({"dataset": "t"} if stage == "sft" else {})
+            needs.append(one(given_of(shape, 2, **{stage: section})))
+        lone, several = (need.phases["learn"]["gradients"] for need in needs)
+        assert lone < several and needs[0].phases["step"]["gradients"] >= 4 * shape.scorer
+
+
+def test_only_answers_of_demonstrations_have_logits():
+    shape = memory.LLAMA_2["meta-llama/Llama-2-7b-hf"]
+    answered = given_of(shape, 2, sft={"dataset": "t", "lora_dim": 0}, prompt_sequence_length=500)
+    packed = dataclasses.replace(answered, packed=True)
+    assert memory.sft(packed).most("activations") > memory.sft(answered).most("activations")
+
+
 def test_the_head_gradient_comes_on_top_where_the_head_learns(tiny):
     shape = shape_of(tiny)
     assert memory.head_gradient(shape, 2, lora=False) == 2 * shape.vocab_size * shape.hidden_size

@@ -41,7 +41,7 @@ def test_of_a_folder(rows, tiny):
     lines = [
         line.split()[0]
         for line in text.splitlines()
-        if " in " in line and line.rstrip().endswith(("learn", "sample", "measure", "finish"))
+        if " in " in line and line.rstrip().endswith(("learn", "step", "sample", "measure", "finish"))
     ]
     assert lines == ["reward", "judge", "ppo", "infer"]
     assert "disk: checkpoints" in text and "rollouts: " in text
