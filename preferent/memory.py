@@ -316,10 +316,9 @@ def ppo(given: Given) -> Need:
     asked = [min(limit, given.prompts[part]) for part, limit in limits.items()]
     decoded = min(recipe.sampler.rows, max(section.batch_size, *asked))
     held = given.held(shape, tokens, kept) + logits(shape, answers, b)
-    earlier = 4 * (trained + critic if tokens < rows * given.length else trained)
+    gradients = 4 * (trained + critic) + head_gradient(shape, b, rank > 0)
     phases = {
-        "learn": {"gradients": earlier + head_gradient(shape, b, rank > 0), "activations": held},
-        "step": {"gradients": 4 * (trained + critic)},
+        "learn": {"gradients": gradients, "activations": held},
         "measure": given.measuring(section.batch_size),
         "sample": decoding(given, decoded),
         "finish": {"best": MASTER_AND_MOMENTS * trained},

@@ -167,11 +167,7 @@ def test_measuring_the_kl_is_a_phase_of_its_own(tiny):
 
 def test_gradients_are_beside_activations_only_of_later_micro_batches():
     shape = memory.LLAMA_2["meta-llama/Llama-2-7b-hf"]
-    for stage, one in (
-        ("sft", memory.sft),
-        ("reward", lambda given: memory.reward(given, "reward")),
-        ("ppo", memory.ppo),
-    ):
+    for stage, one in (("sft", memory.sft), ("reward", lambda given: memory.reward(given, "reward"))):
         needs = []
         for limit in (10**9, 1):
             section = {"lora_dim": 0, "micro_batch_tokens": limit} | ({"dataset": "t"} if stage == "sft" else {})
