@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import re
 import shutil
 import sys
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from preferent import run
 from preferent.error import DataError, PlatformError, UsageError
 
 SCHEMA = 1
+NAME = re.compile(r"step-\d{6,}")
 SHARD_BYTES = 2 << 30
 
 
@@ -32,7 +34,7 @@ class Checkpoint:
 
 def save(folder: Path, step: int, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any], keep: int) -> None:
     """Write `folder/step-NNNNNN`; then remove all but the `keep` newest."""
-    target = folder / f"step-{step:06d}"
+    target = _of(folder, step)
     aside = folder / f".{target.name}.tmp-{os.getpid()}"
     clean(folder)
     try:
@@ -44,32 +46,51 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], scalars: Mappin
             with open(file, "rb") as written:
                 os.fsync(written.fileno())
             files[file.name] = {"sha256": run.sha256(file), "bytes": file.stat().st_size}
-        run.write_json(
-            aside / "manifest.json", {"schema": SCHEMA, "step": step, "scalars": dict(scalars), "files": files}
-        )
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(aside, target)
-        run.sync_folder(folder)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(aside, ignore_errors=True)
+        manifest = {"schema": SCHEMA, "step": step, "scalars": dict(scalars), "files": files}
+        run.write_sealed(aside / "manifest.json", manifest)
+        if not _holds(folder, manifest):
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(aside, target)
+            run.sync_folder(folder)
+    except (OSError, SafetensorError, PlatformError) as error:
         raise PlatformError(
-            f"{target}: the checkpoint cannot be written: {error}; make room, then the same command goes on from the "
-            "checkpoint before it"
+            f"{target}: the checkpoint cannot be written: {run.refusal(error) or error}; make room, then the same "
+            "command goes on from the checkpoint before it"
         ) from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
     for old in steps(folder)[:-keep]:
-        shutil.rmtree(folder / f"step-{old:06d}")
+        shutil.rmtree(_of(folder, old))
 
 
-def keep_only(folder: Path, step: int | None) -> None:
-    """Remove every checkpoint of a folder but that of `step`."""
-    for other in steps(folder):
-        if other != step:
-            shutil.rmtree(folder / f"step-{other:06d}")
+def forget(out: Path) -> None:
+    """Remove from `out/best` what no checkpoint in `out/checkpoints` calls the best."""
+    known = set()
+    for step in steps(out / "checkpoints"):
+        with contextlib.suppress(DataError):
+            known.add(_manifest(_of(out / "checkpoints", step))["scalars"].get("best_step"))
+    for other in steps(out / "best"):
+        if other not in known:
+            shutil.rmtree(_of(out / "best", other))
+
+
+def resume(out: Path) -> Checkpoint | None:
+    """Where a stage goes on: the newest whole checkpoint, if the best one that it knows of is whole too."""
+    saved = latest(out / "checkpoints")
+    if saved is not None and (best := saved.scalars.get("best_step")) is not None:
+        try:
+            verify(out / "best", best)
+        except DataError as damage:
+            raise DataError(
+                f"{damage}; it is the best so far, and nothing else holds it. Restore it from a copy; or train this "
+                f"stage again from its beginning: remove {out / 'checkpoints'} and {out / 'best'}"
+            ) from None
+    return saved
 
 
 def steps(folder: Path) -> list[int]:
     """The steps of the checkpoints in a folder, oldest first."""
-    return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*"))
+    return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*") if NAME.fullmatch(path.name))
 
 
 def clean(folder: Path) -> None:
@@ -79,37 +100,71 @@ def clean(folder: Path) -> None:
 
 
 def latest(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint whose files are whole; says so when it passes over a damaged one. None: there is none.
-
-    Its tensors are mapped from their files, so the memory that a finished loop has freed goes back to the system first.
-    """
-    with contextlib.suppress(AttributeError):  # only glibc has it
-        ctypes.CDLL(None).malloc_trim(0)
+    """The newest checkpoint that is whole; removes a damaged one, and says so. None: there is none."""
     for step in reversed(steps(folder)):
-        path = folder / f"step-{step:06d}"
-        problem = _damage(path)
-        if problem is None:
-            manifest = run.read_json(path / "manifest.json")
-            tensors = {name: t for file in manifest["files"] for name, t in load_file(path / file).items()}
-            return Checkpoint(manifest["step"], tensors, manifest["scalars"])
-        print(f"{path}: {problem}; going back to the checkpoint before it", file=sys.stderr)
-        shutil.rmtree(path)
+        try:
+            return read(folder, step)
+        except DataError as damage:
+            others = any(other < step for other in steps(folder))
+            way = "going back to the checkpoint before it" if others else "there is none before it: starting again"
+            print(f"{damage}; {way}", file=sys.stderr)
+            shutil.rmtree(_of(folder, step))
     return None
 
 
-def _damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint's files, or None."""
+def read(folder: Path, step: int) -> Checkpoint:
+    """The checkpoint of a step; `DataError` where a byte of it is not what was written.
+
+    Its tensors are mapped from their files, so the memory that a finished loop has freed goes back to the system first.
+    """
+    manifest = verify(folder, step)
+    with contextlib.suppress(AttributeError):  # only glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
+    path = _of(folder, step)
+    tensors = {name: tensor for file in manifest["files"] for name, tensor in load_file(path / file).items()}
+    return Checkpoint(step, tensors, manifest["scalars"])
+
+
+def verify(folder: Path, step: int) -> dict[str, Any]:
+    """The manifest of a checkpoint that is whole; `DataError` otherwise."""
+    path = _of(folder, step)
+    manifest = _manifest(path)
+    if manifest["step"] != step:
+        raise DataError(f"{path}: holds step {manifest['step']}")
+    for name, facts in manifest["files"].items():
+        if not (path / name).is_file():
+            raise DataError(f"{path}: incomplete: {name} is missing")
+        if run.sha256(path / name) != facts["sha256"]:
+            raise DataError(f"{path}: {name} is damaged (its hash is not the manifest's)")
+    return manifest
+
+
+def _of(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:06d}"
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    """A checkpoint's manifest; `DataError` where it is missing or damaged. Every schema has its seal in one place."""
     try:
-        manifest = run.read_json(path / "manifest.json")
-        schema = manifest["schema"]
-        if schema == SCHEMA:
-            bad = [name for name, facts in manifest["files"].items() if run.sha256(path / name) != facts["sha256"]]
-            return f"{bad[0]} is damaged (its hash is not the manifest's)" if bad else None
-    except (OSError, DataError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"incomplete or damaged ({type(error).__name__})"
-    raise UsageError(
-        f"{path}: checkpoint schema {schema}, this version reads {SCHEMA}; use the preferent that wrote it"
-    )
+        manifest = run.read_sealed(path / "manifest.json")
+    except FileNotFoundError:
+        raise DataError(f"{path}: incomplete: manifest.json is missing") from None
+    except DataError:
+        raise DataError(f"{path}: manifest.json is damaged (its hash is not the one in it)") from None
+    if manifest["schema"] != SCHEMA:
+        raise UsageError(
+            f"{path}: checkpoint schema {manifest['schema']}, this version reads {SCHEMA}; use the preferent that "
+            "wrote it"
+        )
+    return manifest
+
+
+def _holds(folder: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether a folder has a whole checkpoint with this very manifest."""
+    try:
+        return verify(folder, manifest["step"]) == manifest
+    except (DataError, UsageError):
+        return False
 
 
 def _shards(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:

@@ -1,7 +1,6 @@
 """The only door: `preferent VERB …`. A verb imports what it needs when it runs, so that help is instant."""
 
 import argparse
-import errno
 import json
 import os
 import sys
@@ -320,10 +319,6 @@ def _inputs(stage: str, words: Sequence[str]) -> dict[str, Path]:
     return inputs
 
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-UNWRITABLE = (*FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
-
-
 def _out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, told without importing torch."""
     return (
@@ -341,10 +336,9 @@ def _known(error: BaseException) -> PreferentError | None:
         stage = next((word for word in sys.argv[1:] if word in STAGES), "ppo")
         first = str(error).split("\n")[0][:200]
         return PlatformError(f"out of memory{f': {first}' if first else ''}\n{smaller(stage)}")
-    if isinstance(error, OSError) and error.errno in UNWRITABLE:
-        return PlatformError(f"{error.filename or 'disk'}: {error.strerror}; mend that, then the same command goes on")
-    if any(os.strerror(number) in str(error) for number in FULL):  # as safetensors tells it
-        return PlatformError(f"{error}; make room, then the same command goes on")
+    if why := run.refusal(error):
+        named = isinstance(error, OSError) and error.filename
+        return PlatformError(f"{named or 'disk'}: {why}; mend that, then the same command goes on")
     return None
 
 
@@ -379,8 +373,9 @@ def main() -> None:
 
 def _leave(given: Arguments, debug: bool) -> None:
     try:
-        with run.stoppable():
+        with run.stoppable() as wish:
             given.do(given)
+            wish.check()
     except Exception as error:
         if known := _known(error):
             if debug:

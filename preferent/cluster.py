@@ -33,7 +33,9 @@ without this 2082 MiB and 48; with a `mmap_threshold` of 256 KiB and nothing els
 
 
 def run_here(argv: Sequence[str], cwd: Path | None = None, env: Mapping[str, str] | None = None) -> int:
-    """Run a command with our own output streams and return its exit code (128 + n where signal n ended it).
+    """Run a command with our own output streams and return its exit code.
+
+    It is 128 + n where signal n ended the command, or came when it was at its end.
 
     SIGINT and SIGTERM are passed on, once each: the command is in a process group of its own, so that a Ctrl-C in the
     terminal does not reach it twice. On Linux it dies with us, however we die. It gets `ALLOCATOR`, unless the
@@ -41,18 +43,15 @@ def run_here(argv: Sequence[str], cwd: Path | None = None, env: Mapping[str, str
     """
     sys.stdout.flush()
     sys.stderr.flush()
+    given = ALLOCATOR | dict(os.environ if env is None else env)
     preparation = _die_with_parent if sys.platform == "linux" else None
     with (
-        subprocess.Popen(
-            argv,
-            cwd=cwd,
-            env=ALLOCATOR | dict(os.environ if env is None else env),
-            process_group=0,
-            preexec_fn=preparation,
-        ) as process,
-        _forwarded(process),
+        subprocess.Popen(argv, cwd=cwd, env=given, process_group=0, preexec_fn=preparation) as process,
+        _forwarded(process) as signals,
     ):
         code = process.wait()
+    if code == 0 and signals:  # it was at its end already
+        return 128 + signals[-1]
     return code if code >= 0 else 128 - code
 
 
@@ -61,18 +60,21 @@ def _die_with_parent() -> None:
 
 
 @contextlib.contextmanager
-def _forwarded(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Pass SIGINT and SIGTERM on to a process while it lives; Python lets only the main thread do that."""
+def _forwarded(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
+    """Pass SIGINT and SIGTERM on to a process while it lives, and list them; Python lets only the main thread do
+    that."""
+    signals: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield signals
         return
 
     def forward(number: int, _frame: FrameType | None) -> None:
+        signals.append(number)
         process.send_signal(number)
 
     before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield signals
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

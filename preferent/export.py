@@ -22,22 +22,29 @@ def save(network: Network, folder: Path, masters: Mapping[str, Tensor], card: st
     aside = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
     for left_over in folder.parent.glob(f".{folder.name}.tmp-*"):
         shutil.rmtree(left_over, ignore_errors=True)
-    aside.mkdir(parents=True)
+    with run.writing(folder):
+        try:
+            aside.mkdir(parents=True)
+            _fill(network, aside, folder, masters, card)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(aside, folder)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        run.sync_folder(folder.parent)
+
+
+def _fill(network: Network, aside: Path, folder: Path, masters: Mapping[str, Tensor], card: str) -> None:
     if network.peft is None:
         _save_full(network, aside, masters)
     else:
         _save_adapter(network, aside, folder)
     network.tokenizer.save(aside)
     licences = copy_licences(network.source, aside)
-    (aside / "README.md").write_text(
-        card + "".join(f"\nLicence of the source: [{name}]({name})\n" for name in licences)
-    )
+    links = "".join(f"\nLicence of the source: [{name}]({name})\n" for name in licences)
+    (aside / "README.md").write_text(card + links)
     for file in aside.iterdir():
         with open(file, "rb") as written:
             os.fsync(written.fileno())
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(aside, folder)
-    run.sync_folder(folder.parent)
 
 
 def _save_full(network: Network, folder: Path, masters: Mapping[str, Tensor]) -> None:

@@ -1,12 +1,16 @@
 """Answer prompts with a model, greedily or sampled, in GCPC's rows; and measure its KL to a reference."""
 
 import dataclasses
+import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from preferent import dataset, experience, graph, hub, model, progress, run
+from preferent.error import DataError
 from preferent.model import Policy
 from preferent.recipe import Recipe, pick
 from preferent.record import Prompt
@@ -36,19 +40,31 @@ def answer(recipe: Recipe, policy: Policy, reference: Policy | None, prompts: li
     """Answer all prompts, a part at a time; a part that is on disk is not answered again."""
     parts = out / "parts"
     size = min(recipe.sampler.rows, ROWS_AT_ONCE)
+    rows: list[dict[str, Any]] = []
     with progress.bar(out.name, len(prompts), 0) as bar:
         for start in range(0, len(prompts), size):
             run.stop().check()
-            path = parts / f"{start:08d}.jsonl"
-            if not path.exists():
-                items = range(start, min(start + size, len(prompts)))
-                run.write_jsonl(path, answered(recipe, policy, reference, prompts, items))
-            bar.update(min(start + size, len(prompts)))
-    run.write_atomic(out / "text.jsonl", b"".join(path.read_bytes() for path in sorted(parts.glob("*.jsonl"))))
+            items = range(start, min(start + size, len(prompts)))
+            path = parts / f"{items.start:08d}-{items.stop:08d}.json"
+            rows += kept(path, partial(answered, recipe, policy, reference, prompts, items))
+            bar.update(items.stop)
+    run.write_jsonl(out / "text.jsonl", rows)
     for path in parts.glob("*"):
         path.unlink()
     if parts.exists():
         parts.rmdir()
+
+
+def kept(path: Path, make: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The rows of a part: read where they were written before, else made and written."""
+    if path.exists():
+        try:
+            return list(run.read_sealed(path, "its prompts are answered again")["rows"])
+        except DataError as damage:
+            print(damage, file=sys.stderr)
+    rows = make()
+    run.write_sealed(path, {"rows": rows})
+    return rows
 
 
 def answered(

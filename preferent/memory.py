@@ -349,8 +349,8 @@ def needs(given: Given, stages: list[str]) -> list[Need]:
 
 
 def disk(given: Given, stages: list[str]) -> dict[str, int]:
-    """Bytes on disk at the most: checkpoints (12 t each, of all that learn; one more while one is written, one best),
-    models in their stored dtype, rollouts (25 bytes a token in columns and in plain words)."""
+    """Bytes on disk at the most: checkpoints (12 t each, of all that learn; one more while one is written, and of each
+    the best so far), models in their stored dtype, rollouts (25 bytes a token in columns and in plain words)."""
     recipe, shape, scorer = given.recipe, given.shape, given.reward_shape
     ranks = {
         "sft": 0 if recipe.sft is None else rank_of(recipe.sft.lora_dim, 4, shape),
@@ -367,7 +367,7 @@ def disk(given: Given, stages: list[str]) -> dict[str, int]:
         trained = one.lora(rank) if rank else full
         critic = 0 if stage != "ppo" else scorer.lora(ranks["reward"]) if ranks["reward"] else scorer.scorer
         copies = recipe.keep_checkpoints + 1
-        kept["checkpoints"] += MASTER_AND_MOMENTS * (copies * (trained + critic) + trained)
+        kept["checkpoints"] += MASTER_AND_MOMENTS * copies * (trained + critic + trained)
         kept["models"] += 4 * trained if rank and stage != "sft" else full * one.stored
     return kept | {"rollouts": 25 * rollout_tokens(given)}
 

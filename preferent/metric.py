@@ -27,7 +27,7 @@ class Metrics:
         """Add one line; it has left the process when this returns."""
         line = {"step": int(step)} | {name: _finite(value) for name, value in values.items()}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a", encoding="utf-8") as file:
+        with run.writing(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
 
     def rewind(self, step: int) -> None:

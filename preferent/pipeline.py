@@ -111,9 +111,9 @@ def start(values: Mapping[str, Any], out: str | Path) -> Run:
 def finished(task: Task, recipe: Recipe, root: Path) -> bool:
     """Whether a task is done, of these very fields and inputs, as far as can be seen without starting it."""
     folder = root / task.folder
-    if not (folder / "DONE").exists():
+    if not (folder / "DONE").exists() or not (folder / "stage.json").exists():
         return False
-    old = run.read_json(folder / "stage.json")
+    old = run.read_stage(folder)
     asked = parse(assign(recipe.model_dump(mode="json"), task.settings))[0]
     paths = {name: root / path for name, path in task.inputs.items()}
     paths |= {name: Path(reference) for name, reference in task.outside.items()}

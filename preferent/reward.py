@@ -115,7 +115,7 @@ def train(recipe: Recipe, stage: run.Stage, scorer: Scorer, parts: dict[str, Pai
     """The loop: a batch of pairs, a step, now and then a validation; ends with the best checkpoint as the model."""
     out, pairs = stage.folder, parts["train"]
     state = State(0, optimizer(recipe, scorer))
-    if saved := checkpoint.latest(out / "checkpoints"):
+    if saved := checkpoint.resume(out):
         state.step, state.scalars = saved.step, dict(saved.scalars)
         state.optimizer.restore(saved.tensors)
     metrics = Metrics(out / "metrics.jsonl")
@@ -220,16 +220,17 @@ def bins(chosen: np.ndarray, rejected: np.ndarray) -> list[winrate.Bin]:
 
 
 def save(recipe: Recipe, state: State, out: Path) -> None:
-    """Checkpoint, then forget every best model but the one that the checkpoint knows."""
+    """Checkpoint, then forget every best model that no checkpoint knows."""
     checkpoint.save(out / "checkpoints", state.step, state.optimizer.tensors(), state.scalars, recipe.keep_checkpoints)
-    checkpoint.keep_only(out / "best", state.scalars.get("best_step"))
+    checkpoint.forget(out)
     tensorboard(out / "metrics.jsonl", out / "tensorboard")
 
 
 def finish(recipe: Recipe, stage: run.Stage, state: State, scorer: Scorer, parts: dict[str, Pairs]) -> None:
     """Write the best model and its quality, and mark the stage done."""
     out = stage.folder
-    best = checkpoint.latest(out / "best")
+    step = state.scalars.get("best_step")
+    best = None if step is None else checkpoint.read(out / "best", step)
     if best is not None:
         state.optimizer.restore(best.tensors)
     chosen_step = state.step if best is None else best.step

@@ -5,12 +5,15 @@ sampler_log_probs, ended, scores.*`, and beside them `samples.jsonl` in plain wo
 replayed, not sampled again.
 """
 
+import hashlib
 import json
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from preferent import run
@@ -30,15 +33,18 @@ class Ledger:
         `prompts` [number of prompts] are the token ids that `prompt_index` points into.
         """
         path = self.folder / f"{name}.safetensors"
-        if not path.exists():
-            rollouts = make()
-            run.write_atomic(path, save(columns(rollouts)))
-            return rollouts
-        return from_columns(load(path.read_bytes()), prompts)
+        if path.exists():
+            if (found := unsealed(path.read_bytes())) is not None:
+                return from_columns(found, prompts)
+            print(f"{path}: damaged (its hash is not the one in it); sampling it again", file=sys.stderr)
+        rollouts = make()
+        run.write_atomic(path, sealed(columns(rollouts)))
+        return rollouts
 
     def describe(self, step: int, texts: Sequence[str], answers: Sequence[str], rollouts: Sequence[Rollout]) -> None:
         """Append the decoded rows of a step to `samples.jsonl`."""
-        with open(self.folder / "samples.jsonl", "a", encoding="utf-8") as file:
+        path = self.folder / "samples.jsonl"
+        with run.writing(path), open(path, "a", encoding="utf-8") as file:
             for text, answer, rollout in zip(texts, answers, rollouts, strict=True):
                 row = {
                     "step": step,
@@ -51,12 +57,37 @@ class Ledger:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
     def rewind(self, step: int) -> None:
-        """Drop the rows of `samples.jsonl` from `step` on, and a last line that was cut off."""
+        """Drop the rows of `samples.jsonl` from `step` on, and a last line that was cut off; says what it cannot read.
+
+        Nothing is learnt from these rows: they are for readers.
+        """
         path = self.folder / "samples.jsonl"
-        if path.exists():
-            with open(path, encoding="utf-8", errors="replace") as file:
-                kept = [line for line in file if line.endswith("}\n") and json.loads(line)["step"] < step]
-            run.write_atomic(path, "".join(kept))
+        if not path.exists():
+            return
+        kept = []
+        for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
+            try:
+                if json.loads(line)["step"] < step:
+                    kept.append(line)
+            except (ValueError, TypeError, KeyError):
+                if line.endswith(b"\n"):
+                    print(f"{path}:{number}: damaged; left out", file=sys.stderr)
+        run.write_atomic(path, b"".join(kept))
+
+
+def sealed(found: Mapping[str, np.ndarray]) -> bytes:
+    """Columns as a safetensors file with the digest of its content in its metadata."""
+    plain = dict(found)
+    return save(plain, {"sha256": hashlib.sha256(save(plain)).hexdigest()})
+
+
+def unsealed(data: bytes) -> dict[str, np.ndarray] | None:
+    """The columns that `sealed` wrote; None where any byte is another."""
+    try:
+        found = load(data)
+        return found if sealed(found) == data else None
+    except (SafetensorError, ValueError, KeyError, TypeError):
+        return None
 
 
 def columns(rollouts: Sequence[Rollout]) -> dict[str, np.ndarray]:

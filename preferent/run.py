@@ -5,6 +5,7 @@ a run are relative to it, so a moved run still loads.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -24,6 +25,26 @@ from typing import Any
 from preferent.error import DataError, Interrupted, PlatformError, UsageError
 
 SECONDS_TO_LEAVE = 4.0
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+UNWRITABLE = (*FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+
+
+def refusal(error: BaseException) -> str | None:
+    """Why the disk refused, where that is what an error tells, in whichever library it was met; else None."""
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:
+        return os.strerror(error.errno)
+    return next((os.strerror(number) for number in FULL if os.strerror(number) in str(error)), None)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Where the disk refuses what is written in the block: an error that names the path and the way out."""
+    try:
+        yield
+    except Exception as error:
+        if why := refusal(error):
+            raise PlatformError(f"{path}: cannot be written: {why}; mend that, then the same command goes on") from None
+        raise
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -58,6 +79,30 @@ def sync_folder(path: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object that ends with the digest of its own text, for numbers that are computed with again."""
+    write_atomic(path, _sealed(value))
+
+
+def read_sealed(path: Path, way_out: str = "restore it") -> dict[str, Any]:
+    """What `write_sealed` wrote; `DataError` where any byte of it is another."""
+    data = path.read_bytes()
+    try:
+        value = json.loads(data)
+    except ValueError:
+        value = None
+    content = {key: kept for key, kept in value.items() if key != "sha256"} if isinstance(value, dict) else {}
+    if data != _sealed(content).encode():
+        raise DataError(f"{path}: damaged or changed by hand: its hash is not the one in it; {way_out}")
+    return content
+
+
+def _sealed(value: Mapping[str, Any]) -> str:
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    seal = {"sha256": hashlib.sha256(text.encode()).hexdigest()}
+    return json.dumps({**value, **seal}, indent=1, ensure_ascii=False) + "\n"
 
 
 def write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -156,7 +201,7 @@ class Stage:
     def record(self, **facts: Any) -> None:
         """Add what was found out (device, threads, counts) to `stage.json`."""
         self.facts.update(facts)
-        write_json(self.folder / "stage.json", self.asked | {"facts": self.facts})
+        write_sealed(self.folder / "stage.json", self.asked | {"facts": self.facts})
 
     def place(self, **facts: Any) -> None:
         """Record where the stage computes (device, threads, precision), and say so when it is not where it began."""
@@ -196,8 +241,10 @@ def stage(
         "inputs": {key: fingerprint(path) for key, path in inputs.items()},
     }
     facts: dict[str, Any] = {}
-    if previous.exists():
-        old = read_json(previous)
+    if not previous.exists():
+        (folder / "DONE").unlink(missing_ok=True)
+    else:
+        old = read_stage(folder)
         changes = _changes(old, asked, extendable, inputs)
         made = any(path.name not in (".lock", "stage.json") for path in folder.iterdir())
         if changes and made and not rerun:
@@ -220,6 +267,11 @@ def stage(
     if not opened.done:
         opened.record()
     return opened
+
+
+def read_stage(folder: Path) -> dict[str, Any]:
+    """The `stage.json` of a folder."""
+    return read_sealed(folder / "stage.json", f"restore it, or remove {folder} to do this stage again")
 
 
 def _empty(folder: Path) -> None:

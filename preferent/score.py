@@ -41,7 +41,7 @@ class Normalizer:
     @classmethod
     def read(cls, path: Path) -> "Normalizer":
         """As a `score.json` keeps it."""
-        kept = run.read_json(path)
+        kept = run.read_sealed(path, "restore it; or remove it, and ppo measures it again")
         return cls(kept["bias"], kept["gain"])
 
     def __call__(self, raw: np.ndarray) -> np.ndarray:

@@ -110,7 +110,7 @@ def train(
     rate = sft.learning_rate or (1e-4 if policy.peft is not None else 1e-5)
     schedule = Schedule(rate, sft.warmup_steps, sft.schedule, sft.train_steps)
     state = State(0, Optimizer(policy.trainable(), schedule, sft.max_grad_norm))
-    if saved := checkpoint.latest(out / "checkpoints"):
+    if saved := checkpoint.resume(out):
         state.step, state.scalars = saved.step, dict(saved.scalars)
         state.optimizer.restore(saved.tensors)
     metrics = Metrics(out / "metrics.jsonl")

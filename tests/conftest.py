@@ -89,7 +89,7 @@ def make_run(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
         for seed, path in enumerate(graph.rewards(found).values(), start=3):
             nudged(model.load_scorer(base, world, rank, seed=seed), folder / path)
         run.write_atomic(folder / "recipe.yaml", recipe.dump(found))
-        run.write_json(folder / "policy/score.json", {"bias": 0.5, "gain": 1.0, "prompts": 1})
+        run.write_sealed(folder / "policy/score.json", {"bias": 0.5, "gain": 1.0, "prompts": 1})
         run.write_jsonl(folder / "data/prompt/train.jsonl", [prompt or {"input_text": "the cat"}])
         run.write_atomic(folder / "policy/DONE", "")
         return folder

@@ -58,6 +58,6 @@ def test_half_written_ones_are_ignored_and_cleaned(tmp_path: Path) -> None:
 def test_unknown_schema_is_refused(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, 1, tensors(1), {}, keep=1)
     path = tmp_path / "step-000001" / "manifest.json"
-    run.write_json(path, run.read_json(path) | {"schema": 99})
+    run.write_sealed(path, run.read_sealed(path) | {"schema": 99})
     with pytest.raises(UsageError, match="schema 99"):
         checkpoint.latest(tmp_path)

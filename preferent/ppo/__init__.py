@@ -104,7 +104,7 @@ def train(recipe: Recipe, stage: run.Stage, networks: Networks, world: World) ->
         dataset.load_prompts(stage.inputs["validation"])[: recipe.ppo.validation_prompts], policy, recipe
     )
     state = State(0, *optimizers(recipe, networks), {"kl_coeff": recipe.kl_coeff})
-    if saved := checkpoint.latest(out / "checkpoints"):
+    if saved := checkpoint.resume(out):
         state.restore(saved)
     ledger, metrics = Ledger(out / "rollouts"), Metrics(out / "metrics.jsonl")
     metrics.rewind(state.step + 1 if saved else 0)
@@ -325,15 +325,16 @@ def log_time(out: Path, step: int, clock: dict[str, float], rollouts: Sequence[R
 
 
 def save(recipe: Recipe, state: State, out: Path) -> None:
-    """Checkpoint, then forget every best policy but the one that the checkpoint knows."""
+    """Checkpoint, then forget every best policy that no checkpoint knows."""
     checkpoint.save(out / "checkpoints", state.step, state.tensors(), state.scalars, recipe.keep_checkpoints)
-    checkpoint.keep_only(out / "best", state.scalars.get("best_step"))
+    checkpoint.forget(out)
     tensorboard(out / "metrics.jsonl", out / "tensorboard")
 
 
 def finish(stage: run.Stage, state: State, networks: Networks, out: Path) -> None:
     """Write the selected policy as the model, say which it is, and mark the stage done."""
-    best = checkpoint.latest(out / "best")
+    step = state.scalars.get("best_step")
+    best = None if step is None else checkpoint.read(out / "best", step)
     if best is not None:
         state.policy.restore(best.tensors)
     facts = {key: state.scalars.get(key) for key in ("best_step", "best_objective", "stopped")}

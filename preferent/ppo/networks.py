@@ -89,7 +89,7 @@ def fit_normalizer(
     rollouts = sampler.sample([prompts.ids[i] for i in rows], rows.tolist(), "normalize", 0, rollout_params(recipe))
     raw = reward.score(rollouts, [prompts.texts[i] for i in rows], policy.tokenizer)
     normalizer = Normalizer.fit(np.asarray(raw, np.float64), recipe.reward.normalize)
-    run.write_json(path, {"bias": normalizer.bias, "gain": normalizer.gain, "prompts": len(rows)})
+    run.write_sealed(path, {"bias": normalizer.bias, "gain": normalizer.gain, "prompts": len(rows)})
     return normalizer
 
 
