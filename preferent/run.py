@@ -58,14 +58,14 @@ def write_atomic(path: Path, content: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        sync_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise PlatformError(
             f"{path}: cannot be written ({len(data)} bytes needed): {error.strerror}; "
-            "make room, or choose another place; what was there before is whole"
+            "make room, or choose another place; what is there is whole"
         ) from None
-    sync_folder(path.parent)
 
 
 def sync_folder(path: Path) -> None:

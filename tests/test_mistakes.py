@@ -415,45 +415,6 @@ def test_the_run_directory_of_another_recipe_stays_as_it_is(preferent: Preferent
     assert preferent("run", "recipe.yaml", "--out", "R")[0] == 0
 
 
-def other_data() -> None:
-    write("pairs.jsonl", [*pairs()[1:]])
-
-
-def other_tokenizer() -> None:
-    path = Path("model/tokenizer_config.json")
-    run.write_json(path, run.read_json(path) | {"add_bos_token": False})
-
-
-def other_template() -> None:
-    Path("model/chat_template.jinja").write_text("{{ messages[0].content }}")
-
-
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        (other_data, "input preference_dataset.0: its content changed: pairs.jsonl"),
-        (other_tokenizer, "input model: its content changed (weights, tokenizer or chat template): "),
-        (other_template, "input model: its content changed (weights, tokenizer or chat template): "),
-    ],
-)
-def test_what_changed_under_a_resumed_run_is_named(
-    preferent: Preferent, change: Callable[[], None], expected: str
-) -> None:
-    Path("R/policy/DONE").unlink()
-    before = content("R")
-    shutil.copytree("model", "kept")
-    change()
-    code, said = preferent("run", "recipe.yaml", "--out", "R")
-    assert code == 2
-    assert expected in said
-    assert "Go back to the old values; or start again from here in a new directory" in said
-    assert content("R") == before
-    shutil.rmtree("model")
-    Path("kept").rename("model")
-    write("pairs.jsonl", [*pairs()])
-    assert preferent("run", "recipe.yaml", "--out", "R")[0] == 0
-
-
 @pytest.mark.parametrize("file", ["reward/stage.json", "policy/score.json", "policy/metrics.jsonl"])
 def test_a_damaged_file_of_a_run_is_named(preferent: Preferent, file: str) -> None:
     Path("R/policy/DONE").unlink()
