@@ -7,6 +7,7 @@ A number that is not finite is written as null.
 import io
 import json
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,14 @@ class Metrics:
             file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
 
     def rewind(self, step: int) -> None:
-        """Drop the lines of `step` and later, and a line that a kill left unfinished."""
+        """Drop the lines of `step` and later, and a line that a kill left unfinished; says which are missing before."""
+        rows = [row for row in read(self.path) if row["step"] < step]
+        last = rows[-1]["step"] if rows else 0
+        if last < step - 1:
+            lost = f"the lines of steps {last + 1} to {step - 1} are missing"
+            print(f"{self.path}: {lost}; nothing is learnt from them, and the run goes on", file=sys.stderr)
         if self.path.exists():
-            run.write_jsonl(self.path, [row for row in read(self.path) if row["step"] < step])
+            run.write_jsonl(self.path, rows)
 
 
 def _finite(value: float) -> float | None:

@@ -1,4 +1,4 @@
-"""A disk and a process that fail at a chosen call: for a child process that is forked for it.
+"""A disk and a process that fail at a chosen call, for a child that is forked for it; and a checkpoint to fail at.
 
 Counted are Python's audit events for opening, making, renaming and removing files and folders, `fsync`, and writes, in
 their middle. safetensors writes by itself: its calls, as strace shows them, are played in their order: a temporary file
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import save
 
@@ -23,6 +24,27 @@ from preferent.error import PlatformError
 WRITES = ("open", "os.mkdir", "os.rename")
 EVENTS = (*WRITES, "os.remove", "os.rmdir")
 TOLD, CRASHED = 3, 1
+
+
+def saved(folder: Path, step: int) -> None:
+    """A checkpoint of a step: two shards' worth of tensors and some scalars, all functions of the step."""
+    checkpoint.save(folder, step, tensors(step), {"kl_coeff": 0.1 * step, "best_step": step}, keep=2)
+
+
+def tensors(step: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    return {"a": torch.randn(20, 30, generator=generator), "b": torch.tensor(step), "c": torch.randn(7)[:0]}
+
+
+def whole(found: checkpoint.Checkpoint | None, steps: tuple[int, ...]) -> bool:
+    """Whether a checkpoint is, to the last bit, that of one of some steps."""
+    return (
+        found is not None
+        and found.step in steps
+        and found.scalars == {"kl_coeff": 0.1 * found.step, "best_step": found.step}
+        and found.tensors.keys() == tensors(0).keys()
+        and all(torch.equal(found.tensors[name], tensor) for name, tensor in tensors(found.step).items())
+    )
 
 
 def forked(work: Callable[[], object]) -> int:

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -82,9 +83,9 @@ class Nursery:
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(argv, cwd=folder, stdin=pipe, stdout=pipe, text=True, start_new_session=True)
 
-    def start(self, *words: str) -> int:
-        """Begin `preferent WORDS`; returns the process id."""
-        return self._ask("preferent", *words)
+    def start(self, *words: str, kill_after: float | None = None) -> None:
+        """Begin `preferent WORDS`; kill it after some seconds, if it is still there."""
+        self._ask("preferent", *words, kill_after=kill_after)
 
     def wait(self) -> int:
         """The exit code of what was started, -9 where it was killed."""
@@ -106,18 +107,17 @@ class Nursery:
         self._process.stdin.close()
         self._process.wait()
 
-    def _ask(self, *argv: str) -> int:
-        assert self._process.stdin is not None and self._process.stdout is not None
-        print(json.dumps(argv), file=self._process.stdin, flush=True)
-        return int(self._process.stdout.readline())
+    def _ask(self, *argv: str, kill_after: float | None = None) -> None:
+        assert self._process.stdin is not None
+        print(json.dumps([argv, kill_after]), file=self._process.stdin, flush=True)
 
 
 def serve() -> None:
-    """Fork a command for each line of standard input; answer with its process id, then with its exit code."""
+    """Fork a command for each line of standard input; answer with its exit code."""
     from preferent import cli, infer, ppo, reward, sft  # noqa: F401 - imported once for all children
 
     for line in sys.stdin:
-        argv = json.loads(line)
+        argv, kill_after = json.loads(line)
         child = os.fork()
         if child == 0:
             log = os.open("nursery.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -126,8 +126,20 @@ def serve() -> None:
             if argv[0] == "sh":
                 os.execvp("sh", argv)
             _perform(argv)
-        print(child, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        print(os.waitstatus_to_exitcode(_status(child, kill_after)), flush=True)
+
+
+def _status(child: int, kill_after: float | None) -> int:
+    """How a child ended; only its parent can be sure whom it kills."""
+    if kill_after is not None:
+        end = time.monotonic() + kill_after
+        while time.monotonic() < end:
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                return status
+            time.sleep(0.001)
+        os.kill(child, signal.SIGKILL)
+    return os.waitpid(child, 0)[1]
 
 
 def _perform(argv: list[str]) -> None:

@@ -31,36 +31,27 @@ def nursery(work: Path) -> Iterator[Nursery]:
     nursery.close()
 
 
-def working_seconds(work: Path, nursery: Nursery, stage: str) -> tuple[float, float]:
-    """Run the undisturbed twin; returns how long it took to begin to work and how long to end."""
-    nursery.start(*words_of(stage, "whole"))
-    started = time.monotonic()
-    while not (work / "whole" / stage / "stage.json").exists():
-        time.sleep(0.002)
-    began = time.monotonic() - started
-    assert nursery.wait() == 0, nursery.log.read_text()
-    return began, time.monotonic() - started
-
-
 @pytest.mark.parametrize("stage", ["sft", "reward", "ppo", "infer"])
 def test_killed_and_started_again_gives_the_same_bits(
     work: Path, nursery: Nursery, stage: str, record_property: Callable[[str, object], None]
 ) -> None:
-    began, ended = working_seconds(work, nursery, stage)
+    started = time.monotonic()
+    code, said = nursery.run(*words_of(stage, "whole"))
+    assert code == 0, said
+    seconds = time.monotonic() - started
     whole = outcome(work / "whole" / stage)
     moments = random.Random(f"{stage} {KILLS}")
     kills = ends = differences = 0
     while kills < KILLS or not ends:
-        pid = nursery.start(*words_of(stage, f"killed-{ends}"))
-        if kills < KILLS:
-            time.sleep(began + (ended - began) * moments.random() * 0.6)
-            os.kill(pid, signal.SIGKILL)
+        moment = seconds * moments.random() if kills < KILLS else None
+        nursery.start(*words_of(stage, f"killed-{ends}"), kill_after=moment)
         code = nursery.wait()
         assert code in (0, -signal.SIGKILL), nursery.log.read_text()
         kills += code != 0
         if code == 0:
             differences += outcome(work / f"killed-{ends}" / stage) != whole
             ends += 1
+            seconds *= 0.8  # it may have been quicker than the first
     record_property("survival", [f"SIGKILL at random moments of `{stage}`", kills, differences])
     assert kills >= 1
     assert differences == 0

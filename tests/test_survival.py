@@ -17,6 +17,8 @@ import faults
 import numpy as np
 import pytest
 import torch
+from conftest import quiet_recipe
+from faults import saved, tensors, whole
 
 from preferent import checkpoint, infer, metric, rollouts, run
 from preferent.error import DataError, UsageError
@@ -24,27 +26,6 @@ from preferent.record import Rollout
 
 DAMAGES = int(os.environ.get("PREFERENT_DAMAGES", "30"))
 Record = Callable[[str, object], None]
-
-
-def saved(folder: Path, step: int) -> None:
-    """A checkpoint of a step: two shards' worth of tensors and some scalars, all functions of the step."""
-    checkpoint.save(folder, step, tensors(step), {"kl_coeff": 0.1 * step, "best_step": step}, keep=2)
-
-
-def tensors(step: int) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(step)
-    return {"a": torch.randn(20, 30, generator=generator), "b": torch.tensor(step), "c": torch.randn(7)[:0]}
-
-
-def whole(found: checkpoint.Checkpoint | None, steps: tuple[int, ...]) -> bool:
-    """Whether a checkpoint is, to the last bit, that of one of some steps."""
-    return (
-        found is not None
-        and found.step in steps
-        and found.scalars == {"kl_coeff": 0.1 * found.step, "best_step": found.step}
-        and found.tensors.keys() == tensors(0).keys()
-        and all(torch.equal(found.tensors[name], tensor) for name, tensor in tensors(found.step).items())
-    )
 
 
 def files(folder: Path) -> list[str]:
@@ -331,6 +312,30 @@ def test_a_damaged_part_of_the_predictions_is_answered_again(
     path.write_text(path.read_text().replace("new", "old"))
     assert infer.kept(path, lambda: [{"prediction": "new"}]) == [{"prediction": "new"}]
     assert "0-1.json: damaged or changed by hand" in capsys.readouterr().err
+
+
+def test_parts_of_another_size_are_answered_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def answered(recipe: Any, policy: None, reference: None, prompts: list[int], items: range) -> list[dict[str, int]]:
+        if items.stop > 8 and recipe.sampler.rows == 4:
+            raise InterruptedError
+        return [{"item": prompts[item]} for item in items]
+
+    monkeypatch.setattr(infer, "answered", answered)
+    with pytest.raises(InterruptedError):
+        infer.answer(quiet_recipe(sampler={"rows": 4}), None, None, list(range(10)), tmp_path)
+    infer.answer(quiet_recipe(sampler={"rows": 3}), None, None, list(range(10)), tmp_path)
+    assert [row["item"] for row in run.read_jsonl(tmp_path / "text.jsonl")] == list(range(10))
+    assert files(tmp_path) == ["text.jsonl"]
+
+
+def test_lost_lines_of_metrics_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = metric.Metrics(tmp_path / "metrics.jsonl")
+    for step in (1, 2):
+        metrics.append(step, {"loss": 0.5})
+    metrics.rewind(3)
+    assert capsys.readouterr().err == ""
+    metrics.rewind(5)
+    assert "metrics.jsonl: the lines of steps 3 to 4 are missing" in capsys.readouterr().err
 
 
 def test_damaged_samples_are_told_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
