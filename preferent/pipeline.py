@@ -163,7 +163,7 @@ def _index(tasks: Sequence[Task], root: Path) -> None:
         stages[task.name] = {
             "folder": task.folder,
             "done": (folder / ("report.html" if task.stage == "report" else "DONE")).exists(),
-            "facts": run.read_json(path).get("facts", {}) if path.exists() else {},
+            "facts": run.read_stage(folder).get("facts", {}) if path.exists() else {},
         }
     run.write_json(root / "run.json", {"schema": 1, "stages": stages})
 

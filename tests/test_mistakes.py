@@ -563,7 +563,7 @@ def test_a_stage_that_is_killed_names_the_smaller_settings_too(
         (OSError(30, "Read-only file system", "f"), "f: Read-only file system; mend that"),
         (
             type("SafetensorError", (Exception,), {})("I/O error: No space left on device (os error 28)"),
-            "No space left on device (os error 28); make room, then the same command goes on",
+            "disk: No space left on device; mend that, then the same command goes on",
         ),
     ],
 )
