@@ -2,18 +2,20 @@
 
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from preferent import cluster, draw, metric, run
+from preferent import cluster, draw, metric, pipeline, recipe, run
 from preferent.error import PreferentError
-from preferent.lesson import truth
+from preferent.graph import Task
+from preferent.lesson import teacher, truth
 from preferent.lesson.village import ANSWER_TOKENS, ASK, CARELESS, HURRIED, Faults, Part, Post, draft, posts, summary
 
-DEMONSTRATIONS, PREFERENCES, PROMPTS, HELD_OUT = 6000, 16000, 4000, 768
-VOCABULARY, WIDTH, LAYERS, HEADS, POSITIONS = 1024, 64, 2, 4, 128
+DEMONSTRATIONS, PREFERENCES, PROMPTS, HELD_OUT = 12000, 24000, 6000, 768
+VOCABULARY, WIDTH, LAYERS, HEADS, POSITIONS = 1024, 64, 3, 4, 128
 
 RECIPE = """\
 # What `preferent quickstart` does. Change a number and see what becomes of it:
@@ -28,17 +30,17 @@ seed: {seed}
 precision: fp32                            # numbers this small gain nothing from bf16
 sft:                                       # first the model learns to write summaries at all, good and bad
   dataset: {lesson}/demonstrations.jsonl
-  train_steps: 350
+  train_steps: 500
   learning_rate: 0.005
   warmup_steps: 20
   schedule: linear
-reward_model_train_steps: 500              # then a reward model learns which of two summaries people prefer
+reward_model_train_steps: 800              # then a reward model learns which of two summaries people prefer
 reward:
   learning_rate: 0.003
   warmup_steps: 10
   schedule: linear
   validation_every: 50
-reinforcement_learning_train_steps: 100    # then PPO tunes the model to please the reward model …
+reinforcement_learning_train_steps: 120    # then PPO tunes the model to please the reward model …
 kl_coeff: 0.1                              # … without going far from where it started
 ppo:
   batch_size: 128
@@ -101,8 +103,8 @@ def quickstart(out: Path, seed: int = 0) -> None:
         *("--vocab-size", f"{VOCABULARY}", "--hidden-size", f"{WIDTH}", "--layers", f"{LAYERS}"),
         *("--heads", f"{HEADS}", "--positions", f"{POSITIONS}"),
     )
-    _say(RUN)
-    _do("run", f"{lesson}/recipe.yaml", "--out", f"{out}")
+    print(f"$ preferent run {lesson}/recipe.yaml --out {out}", flush=True)
+    pipeline.execute(recipe.load(lesson / "recipe.yaml")[0], out, before=partial(_teach, out))
     gold = judge(out)
     _do("report", "--recipe", f"{lesson}/recipe.yaml", "--in", f"run={out}", "--out", f"{out}")
     _say(ending(out, gold))
@@ -116,6 +118,11 @@ def judge(out: Path) -> dict[str, Any]:
     gold["curve"] = truth.curve(samples, metric.read(out / "policy" / "metrics.jsonl"))
     run.write_json(out / "comparison" / "gold.json", gold)
     return gold
+
+
+def _teach(out: Path, task: Task) -> None:
+    if words := teacher.introduce(out, task):
+        _say(words)
 
 
 def _say(text: str) -> None:
@@ -142,14 +149,6 @@ summaries that end, and errs now and then. Everything is in {lesson}; look into 
 MODEL = """
 A MODEL FROM NOTHING
 A Llama with random weights and a vocabulary of its own. It knows nothing yet.
-"""
-RUN = """
-THE RUN
-sft      the model imitates the drafts, faults and all: this is the base
-reward   a reward model learns from the annotator's choices; a second one, the judge, from other choices
-ppo      the base writes, the reward model scores, and what scored well becomes likelier; a KL penalty holds it back
-infer    base and tuned model summarize posts about combinations that nobody has seen
-compare  the judge, which PPO never met, says whose summaries are better
 """
 
 

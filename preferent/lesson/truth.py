@@ -47,6 +47,16 @@ def choose(facts: Facts, candidates: tuple[str, str], uniform: float) -> int:
     return int(uniform < 1 / (1 + math.exp(-SHARPNESS * (one - zero))))
 
 
+def ceiling(pairs: Rows) -> float:
+    """How often who knew the true preference would agree with the annotator, expected over rows of candidates."""
+    sure = []
+    for row in pairs:
+        facts = facts_of(row["input_text"])
+        zero, one = (utility(facts, row[key], ends(row[key])) for key in ("candidate_0", "candidate_1"))
+        sure.append(1 / (1 + math.exp(-SHARPNESS * abs(one - zero))))
+    return float(np.mean(sure))
+
+
 def true_scores(rows: Rows) -> list[float]:
     """The utility of each row of a prediction file."""
     return [utility(facts_of(_post(row)), row["prediction"], row["ended"]) for row in rows]

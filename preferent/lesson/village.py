@@ -20,12 +20,11 @@ from preferent.error import DataError
 PEOPLE = {
     "Anna": "She", "Ben": "He", "Carla": "She", "David": "He", "Emma": "She", "Felix": "He",
     "Greta": "She", "Hugo": "He", "Ida": "She", "Jonas": "He", "Klara": "She", "Leo": "He",
-    "Mira": "She", "Nils": "He", "Olga": "She", "Paul": "He", "Rosa": "She", "Simon": "He",
-    "Tara": "She", "Victor": "He", "Wanda": "She", "Yusuf": "He", "Zoe": "She", "Omar": "He",
+    "Mira": "She", "Nils": "He", "Olga": "She", "Paul": "He",
 }  # fmt: skip
 PLACES = (
     "market", "station", "beach", "library", "school", "harbour", "park", "museum",
-    "bakery", "church", "zoo", "theatre", "bridge", "farm", "hospital", "castle",
+    "bakery", "church", "zoo", "castle",
 )  # fmt: skip
 EVENTS = {
     "lost the keys": "could not find the keys anywhere",
@@ -77,7 +76,7 @@ class Faults:
     repeats: float
 
 
-HURRIED = Faults(0.07, 0.07, 0.05, 0.52, 0.2, 0.05)
+HURRIED = Faults(0.07, 0.07, 0.05, 0.58, 0.2, 0.05)
 """Demonstrations. Most leave out the place: even the likeliest summary of a model that imitates them can get better."""
 CARELESS = Faults(0.25, 0.25, 0.2, 0.3, 0.2, 0.05)
 """Candidates that people compare: a reward model learns to check a fact only from pairs where one is often wrong."""
@@ -163,11 +162,12 @@ def draft(post: Post, uniforms: np.ndarray, faults: Faults) -> str:
     u = iter(uniforms)
     facts = post.facts
     if next(u) < faults.wrong_who:
-        facts = replace(facts, who=post.other)
+        facts = replace(facts, who=_one([name for name in PEOPLE if name != facts.who], next(u)))
     if next(u) < faults.wrong_what:
         facts = replace(facts, what=_one([event for event in EVENTS if event != facts.what], next(u)))
     if (place := next(u)) < faults.no_where + faults.wrong_where:
-        facts = replace(facts, where=None if place < faults.no_where else post.elsewhere)
+        elsewhere = _one([name for name in PLACES if name != facts.where], next(u))
+        facts = replace(facts, where=None if place < faults.no_where else elsewhere)
     text = summary(facts)
     if next(u) < faults.rambles:
         talk = [_one(REMARKS, next(u)), _one(REMARKS, next(u))]
