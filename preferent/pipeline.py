@@ -79,11 +79,11 @@ def execute(
     out: Path,
     from_stage: str | None = None,
     of_run: Path | None = None,
-    before: Callable[[Task], None] = lambda task: None,
+    announce: Callable[[Task], None] = lambda task: None,
 ) -> Run:
     """Do everything the recipe asks for in the run directory `out`; what is done already is not done again.
 
-    With `from_stage` and `of_run` the stages before `from_stage` are taken from another run. `before` is called with
+    With `from_stage` and `of_run` the stages before `from_stage` are taken from another run. `announce` is called with
     each task that is about to be done. Raises `PreferentError` with the exit code of the stage that failed.
     """
     tasks = graph.build(recipe)
@@ -96,7 +96,7 @@ def execute(
         worked = False
         try:
             for number, task in enumerate(tasks, start=1):
-                worked |= _perform(task, recipe, out, f"{number}/{len(tasks)} {task.name}", before)
+                worked |= _perform(task, recipe, out, f"{number}/{len(tasks)} {task.name}", announce)
         except PreferentError as error:
             if before is not None and error.exit_code == UsageError.exit_code and not worked:
                 run.write_atomic(out / "recipe.yaml", before)
@@ -133,13 +133,13 @@ def finished(task: Task, recipe: Recipe, root: Path) -> bool:
     )
 
 
-def _perform(task: Task, recipe: Recipe, root: Path, title: str, before: Callable[[Task], None]) -> bool:
+def _perform(task: Task, recipe: Recipe, root: Path, title: str, announce: Callable[[Task], None]) -> bool:
     """Do a task; says whether there was anything to do."""
     run.stop().check()
     if finished(task, recipe, root):
         print(f"{title}: done already", file=sys.stderr)
         return False
-    before(task)
+    announce(task)
     print(title, file=sys.stderr)
     words = task.command(str(root))
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}

@@ -104,7 +104,7 @@ def quickstart(out: Path, seed: int = 0) -> None:
         *("--heads", f"{HEADS}", "--positions", f"{POSITIONS}"),
     )
     print(f"$ preferent run {lesson}/recipe.yaml --out {out}", flush=True)
-    pipeline.execute(recipe.load(lesson / "recipe.yaml")[0], out, before=partial(_teach, out))
+    pipeline.execute(recipe.load(lesson / "recipe.yaml")[0], out, announce=partial(_teach, out))
     gold = judge(out)
     _do("report", "--recipe", f"{lesson}/recipe.yaml", "--in", f"run={out}", "--out", f"{out}")
     _say(ending(out, gold))
@@ -121,7 +121,7 @@ def judge(out: Path) -> dict[str, Any]:
 
 
 def _teach(out: Path, task: Task) -> None:
-    if words := teacher.introduce(out, task):
+    if words := teacher.introduce(out, task.name):
         _say(words)
 
 
