@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from preferent import cluster, dataset, graph, hub, run
-from preferent.error import Interrupted, PlatformError, PreferentError, UsageError, smaller
+from preferent.error import DataError, Interrupted, PlatformError, PreferentError, UsageError, smaller
 from preferent.graph import Task
 from preferent.recipe import Recipe, assign, dump, parse, pick
 
@@ -115,7 +115,10 @@ def start(values: Mapping[str, Any], out: str | Path) -> Run:
 
 
 def finished(task: Task, recipe: Recipe, root: Path) -> bool:
-    """Whether a task is done, of these very fields and inputs, as far as can be seen without starting it."""
+    """Whether a task is done, of these very fields and inputs, as far as can be seen without starting it.
+
+    Raises `DataError` where it is, and what it made is not what it was then.
+    """
     folder = root / task.folder
     if not (folder / "DONE").exists() or not (folder / "stage.json").exists():
         return False
@@ -126,11 +129,18 @@ def finished(task: Task, recipe: Recipe, root: Path) -> bool:
     for name, given in task.files.items():
         local = [file for file in dataset.expand(given) if "://" not in file]
         paths |= {f"{name}{i}": Path(file) for i, file in enumerate(local)}
-    return (
+    same = (
         old["fields"] == run.flatten(pick(asked, *task.fields))
         and set(old["inputs"]) == set(paths)
         and all(path.exists() and run.fingerprint(path) == old["inputs"][name] for name, path in paths.items())
     )
+    for name, digest in old["facts"].get("outputs", {}).items() if same else ():
+        if not (folder / name).exists() or run.fingerprint(folder / name) != digest:
+            raise DataError(
+                f"{folder / name}: was changed, damaged or removed since {task.name} made it; restore it, or remove "
+                f"{folder} to do that stage again"
+            )
+    return same
 
 
 def _perform(task: Task, recipe: Recipe, root: Path, title: str, announce: Callable[[Task], None]) -> bool:

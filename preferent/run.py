@@ -241,6 +241,8 @@ def stage(
         "inputs": {key: fingerprint(path) for key, path in inputs.items()},
     }
     facts: dict[str, Any] = {}
+    for unfinished in list(folder.rglob(".*.tmp-*")):  # by a process that was killed
+        shutil.rmtree(unfinished) if unfinished.is_dir() else unfinished.unlink(missing_ok=True)
     if not previous.exists():
         (folder / "DONE").unlink(missing_ok=True)
     else:

@@ -14,7 +14,7 @@ import pytest
 import preferent
 from preferent import cluster, graph, memory, pipeline, recipe, run
 from preferent.cli import parser
-from preferent.error import Interrupted, PlatformError, PreferentError, UsageError
+from preferent.error import DataError, Interrupted, PlatformError, PreferentError, UsageError
 
 VALUES = {"large_model_reference": "base", "preference_dataset": "p.jsonl"}
 RERUN = ("infer", "compare")
@@ -90,6 +90,18 @@ def test_what_is_done_is_not_started_again(stages):
     stages.calls.clear()
     execute()
     assert stages.calls == ["report"]
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-1] + b"x")])
+def test_a_damaged_output_is_told_before_anything_is_made_of_it(stages, harm):
+    stages.fail["judge"] = 3
+    with pytest.raises(PreferentError, match="judge failed"):
+        execute()
+    stages.calls.clear()
+    harm(Path("r/reward/model/model.safetensors"))
+    with pytest.raises(DataError, match=r"r/reward/model: was changed, damaged or removed since reward made it"):
+        execute()
+    assert stages.calls == []
 
 
 def test_a_change_downstream_starts_only_downstream(stages):

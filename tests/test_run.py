@@ -110,6 +110,18 @@ def test_a_stage_starts_resumes_and_is_done(tmp_path, source):
     assert written["versions"]["python"] == sys.version.split()[0]
 
 
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path, source):
+    opened(tmp_path / "policy", source)
+    left = tmp_path / "policy/rollouts/.000003.safetensors.tmp-99", tmp_path / "policy/best/.step-000003.tmp-99/a"
+    for path in left:
+        run.write_atomic(path, "half")
+    run.write_atomic(tmp_path / "policy/rollouts/000002.safetensors", "whole")
+    opened(tmp_path / "policy", source)
+    assert sorted(path.name for path in (tmp_path / "policy").rglob("*")) == [
+        "000002.safetensors", "best", "rollouts", "stage.json",
+    ]  # fmt: skip
+
+
 def test_another_field_is_refused_with_both_values_and_the_way_out(tmp_path, source):
     folder = tmp_path / "policy"
     opened(folder, source)
