@@ -48,6 +48,7 @@ def policy_rows() -> list[dict[str, Any]]:
         row = {"step": step, "reward": 0.02 * step, "objective/scores": 0.02 * step, "learning_rate": 1e-4}
         row |= {"objective/kl": kl, "objective/kl_k1": kl + 0.01 * (-1) ** step, "objective/kl_coeff": 0.1}
         row |= {"objective/entropy": 2.0 - 0.02 * step, "val/explained_variance": 0.5, "val/ratio": 1.001}
+        row["val/first_ratio"] = 1.0
         row |= {"policy/approxkl": 0.005, "policy/clipfrac": 0.05, "tokens/length": 20.0, "tokens/ended": 0.97}
         row |= {"policy/gradient_norm": 0.5, "val/gradient_norm": 0.4}
         rows.append(row | (validation(step) if step % 10 == 0 else {}))
@@ -323,8 +324,8 @@ CASES: dict[str, tuple[str, Change, Change]] = {
     ),
     "first-ratio": (
         SICK,
-        drawn("policy", "val/ratio", lambda step: 1.08),
-        drawn("policy", "val/ratio", lambda step: 1.03 if step == 1 else 1.08),
+        drawn("policy", "val/first_ratio", lambda step: 1.00002 if step == 7 else 1.0),
+        drawn("policy", "val/first_ratio", lambda step: 1.000008),
     ),
     "kl-estimates-disagree": (
         SICK,
@@ -475,11 +476,6 @@ def test_the_figures_that_rules_read_are_metrics():
         (put("reward/model/tokenizer.json", "model", {"type": "Unigram"}), "tokenizers-differ", SUSPICIOUS),
         (drawn("policy", "objective/kl", lambda step: 0.05 * (step - 1) - 0.01), "negative-kl", SICK),
         (drawn("policy", "objective/kl_k1", noisy(0.15)), "kl-estimates-disagree", SICK),
-        (
-            both(put(POLICY, "fields ppo.epochs", 1), drawn("policy", "val/ratio", lambda step: 1.000015)),
-            "first-ratio",
-            SICK,
-        ),
     ],
 )
 def test_other_ways_to_be_sick(tmp_path, sick, name, severity):
@@ -489,7 +485,6 @@ def test_other_ways_to_be_sick(tmp_path, sick, name, severity):
 @pytest.mark.parametrize(
     "change",
     [
-        both(put(POLICY, "fields ppo.epochs", 1), drawn("policy", "val/ratio", lambda step: 1.000008)),
         drawn("policy", "objective/kl_k1", noisy(0.25)),
         first_rollouts(7),
         drawn("policy", "tokens/length", lambda step: 20.0 + 0.5 * step + 9 * (step % 3)),

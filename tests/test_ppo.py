@@ -161,7 +161,9 @@ def test_resume_after_a_cut_is_exact(
             ppo.main(recipe, stage_inputs, tmp_path / "cut")
     ppo.main(recipe, stage_inputs, tmp_path / "cut")
     assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
-    assert len({row["objective/kl_coeff"] for row in metric.read(tmp_path / "cut/metrics.jsonl") if row["step"]}) == 5
+    steps = [row for row in metric.read(tmp_path / "cut/metrics.jsonl") if row["step"]]
+    assert len({row["objective/kl_coeff"] for row in steps}) == 5
+    assert {row["val/first_ratio"] for row in steps} == {1.0} and 1.0 not in {row["val/ratio"] for row in steps}
 
 
 def test_more_steps_extend_and_equal_a_straight_run(stage_inputs: dict[str, Path], tmp_path: Path) -> None:

@@ -12,10 +12,7 @@ STAGE = "policy/stage.json"
 ROUNDING = 1e-3
 """Nats: what fp32 sums over a vocabulary and an answer leave of a zero."""
 EXACT = 1e-5
-"""Of a mean of ones; one update a step uses the very log-probabilities that it divides by."""
-RATIO = 0.05
-"""A ratio of probabilities has mean 1 under the distribution it was drawn from; healthy steps: 0.986 to 1.008. Old
-log-probabilities of another forward pass in bf16 spread by .051 (TRL, on RLOO)."""
+"""Of a mean of ones; the first update of a step uses the very log-probabilities that it divides by."""
 ERRORS = 5.0
 ESTIMATES = 0.1
 """k1 is unbiased for the KL: five standard errors and a tenth of it are no noise."""
@@ -63,19 +60,16 @@ def first_kl(history: History) -> Iterator[Finding]:
 
 
 def first_ratio(history: History) -> Iterator[Finding]:
-    """The metrics hold the mean over a step's updates: exactly 1 where that is one update, near 1 where it is more."""
-    ratio, fields = history.curve("policy", "val/ratio"), history.fields("policy")
-    if not len(ratio) or ratio.steps[0] != 1 or "ppo.epochs" not in fields:
-        return
-    updates = fields["ppo.epochs"] * fields["ppo.minibatches"]
-    if abs(ratio.values[0] - 1) > (EXACT if updates == 1 else RATIO):
+    ratio = history.curve("policy", "val/first_ratio")
+    off = np.flatnonzero(np.abs(ratio.values - 1) > EXACT)
+    if len(off):
         yield Finding(
             "first-ratio",
             SICK,
-            "The ratio of new to old probabilities is not 1 before anything was learned: the old ones were computed "
+            "The ratio of new to old probabilities is not 1 before a step learned anything: the old ones were computed "
             "otherwise than the new ones.",
-            (ratio.at(0), Evidence(STAGE, "updates a step", updates)),
-            "See that nothing random (dropout) is on; where the first rate is very high, lower ppo.learning_rate.",
+            (ratio.at(int(off[0])), Evidence("policy/metrics.jsonl", "such steps", len(off))),
+            "See that nothing random (dropout) is on; else report it.",
         )
 
 

@@ -201,7 +201,7 @@ def normal_values(raw: Tensor, normalizer: Normalizer) -> Tensor:
 def learn(recipe: Recipe, state: State, batch_: Experience, networks: Networks) -> dict[str, float]:
     """`epochs` passes over the minibatches in a fresh order; a loss is a sum over the minibatch's own token count."""
     totals: dict[str, float] = {}
-    updates = 0
+    updates, first_ratio = 0, math.nan
     for epoch in range(recipe.ppo.epochs):
         order = draw.permutation(recipe.seed, "epoch", state.step * recipe.ppo.epochs + epoch, len(batch_.minibatches))
         for index in order:
@@ -213,11 +213,12 @@ def learn(recipe: Recipe, state: State, batch_: Experience, networks: Networks) 
             rate, norm = state.policy.step(state.step)
             _, critic_norm = state.critic.step(state.step)
             sums |= {"policy/gradient_norm": norm, "val/gradient_norm": critic_norm}
+            first_ratio = sums["val/ratio"] if updates == 0 else first_ratio
             totals = {key: totals.get(key, 0.0) + value for key, value in sums.items()}
             updates += 1
     means = {key: value / updates for key, value in totals.items()}
     means["rl_loss"] = means["loss/policy"] + recipe.ppo.vf_coeff * means["loss/value"]
-    return means | {"learning_rate": rate}
+    return means | {"val/first_ratio": first_ratio, "learning_rate": rate}
 
 
 def update(recipe: Recipe, batch_: Experience, micros: Sequence[Micro], networks: Networks) -> dict[str, float]:
