@@ -76,7 +76,7 @@ class Faults:
     repeats: float
 
 
-HURRIED = Faults(0.07, 0.07, 0.05, 0.58, 0.2, 0.05)
+HURRIED = Faults(0.04, 0.04, 0.03, 0.62, 0.3, 0.05)
 """Demonstrations. Most leave out the place: even the likeliest summary of a model that imitates them can get better."""
 CARELESS = Faults(0.25, 0.25, 0.2, 0.3, 0.2, 0.05)
 """Candidates that people compare: a reward model learns to check a fact only from pairs where one is often wrong."""
