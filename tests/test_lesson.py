@@ -3,14 +3,16 @@
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from tokenizers import Tokenizer
 
-from preferent import dataset, lesson, recipe, run
+from preferent import dataset, graph, lesson, recipe, run
 from preferent.error import DataError, PreferentError
-from preferent.lesson import course, truth, village
+from preferent.lesson import course, teacher, truth, village
 from preferent.lesson.village import Facts
 
 FACTS = Facts("Anna", "lost the keys", "market")
@@ -22,16 +24,15 @@ def test_posts_tell_their_facts(part: village.Part) -> None:
     for post in lesson.posts(0, 500, part):
         assert lesson.facts_of(post.text + village.ASK) == post.facts
         assert 2 <= len(re.findall(r"[.!]", post.text)) <= 4
-        assert post.other != post.facts.who and post.elsewhere != post.facts.where
 
 
 def test_no_test_combination_trains_and_every_pair_does() -> None:
     train, test = (set(village.combinations(part)) for part in ("prompt", "test"))
-    assert not train & test and len(train | test) == 24 * 16 * 16
-    assert len(test) == course.HELD_OUT
-    assert len({(facts.who, facts.what) for facts in train}) == 24 * 16
-    assert len({(facts.who, facts.where) for facts in train}) == 24 * 16
-    assert len({(facts.what, facts.where) for facts in train}) == 16 * 16
+    assert not train & test and len(train | test) == 16 * 16 * 12
+    assert len(test) == len(train) / 7
+    assert len({(facts.who, facts.what) for facts in train}) == 16 * 16
+    assert len({(facts.who, facts.where) for facts in train}) == 16 * 12
+    assert len({(facts.what, facts.where) for facts in train}) == 16 * 12
     assert {post.facts for post in lesson.posts(3, 768, "test")} == test
 
 
@@ -169,21 +170,54 @@ def test_recipe_is_one_and_commands_are_those_of_the_command_line(
 
     done: list[list[str]] = []
 
-    def run_here(argv: list[str]) -> int:
+    def run_here(argv: list[str], **_: Any) -> int:
         cli.parser().parse_args(argv[3:])
         done.append(argv[3:])
-        return 0 if argv[3] == "scratch" else 5
+        if argv[3] != "scratch":
+            return 5
+        run.write_json(tmp_path / "lesson" / "model" / "config.json", {})
+        return 0
 
     monkeypatch.setattr(course.cluster, "run_here", run_here)
     with pytest.raises(PreferentError) as caught:
         lesson.quickstart(tmp_path, seed=7)
-    assert caught.value.exit_code == 5 and [words[0] for words in done] == ["scratch", "run"]
+    assert caught.value.exit_code == 5 and [words[0] for words in done] == ["scratch", "data"]
     asked, ignored = recipe.load(tmp_path / "lesson" / "recipe.yaml")
     assert not ignored and asked.seed == 7 and asked.sft is not None
     assert asked.target_sequence_length == village.ANSWER_TOKENS
     for paths in (asked.preference_dataset, asked.prompt_dataset, asked.eval_dataset, asked.sft.dataset):
         assert Path(str(paths)).is_file()
     assert asked.infer.max_prompts is not None and asked.infer.max_prompts > 300
+
+
+def test_the_ceiling_is_what_the_annotator_leaves() -> None:
+    pair = {
+        "input_text": POST,
+        "candidate_0": " Anna lost the keys at the market.",
+        "candidate_1": " Anna lost the keys.",
+    }
+    same = pair | {"candidate_1": " Anna made music at the market.", "candidate_0": " Anna won the race at the market."}
+    assert truth.ceiling([pair]) == pytest.approx(1 / (1 + math.exp(-truth.SHARPNESS)))
+    assert truth.ceiling([pair, same]) == pytest.approx((truth.ceiling([pair]) + 0.5) / 2)
+
+
+def test_the_teacher_speaks_of_every_step_and_of_what_came_before(tmp_path: Path) -> None:
+    run.write_jsonl(
+        tmp_path / "sft" / "metrics.jsonl", [{"step": s, "loss": 7.0 if s < 10 else 0.25} for s in range(40)]
+    )
+    run.write_json(tmp_path / "reward" / "quality.json", {"test": {"accuracy": 0.77}})
+    pair = {
+        "input_text": POST,
+        "candidate_0": " Anna lost the keys at the market.",
+        "candidate_1": " Anna lost the keys.",
+    }
+    run.write_jsonl(tmp_path / "data/preference/test.jsonl", [pair])
+    asked = recipe.parse(yaml.safe_load(course.RECIPE.format(lesson="l", answer_tokens=24, seed=0)))[0]
+    said = {task.name: teacher.introduce(tmp_path, task.name) for task in graph.build(asked)}
+    assert [name for name, words in said.items() if words is None] == ["infer-tuned", "infer-original", "report"]
+    assert "came down to 0.25" in str(said["reward"])
+    assert "agrees with the annotator in 77%" in str(said["judge"]) and "agree in 88%" in str(said["judge"])
+    assert "{" not in "".join(map(str, said.values()))
 
 
 def test_judging_writes_the_verdict_for_the_report(tmp_path: Path) -> None:

@@ -142,8 +142,8 @@ INTRODUCTION = """
 A LITTLE WORLD
 You are about to watch the whole of RLHF: a model learns to write from examples, people say which of two answers they
 prefer, a reward model learns their taste, and reinforcement learning tunes the model to it. So that we can check the
-result, the data come from a little world made here: posts about who did what where, and hurried summaries of them. Half
-leave out the place, some name the wrong person, ramble, or never end. A simulated annotator prefers faithful, short
+result, the data come from a little world made here: posts about who did what where, and hurried summaries of them. Most
+leave out the place, some ramble, name the wrong person, or never end. A simulated annotator prefers faithful, short
 summaries that end, and errs now and then. Everything is in {lesson}; look into it.
 """
 MODEL = """

@@ -93,12 +93,10 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """A post and the facts it tells; `other` and `elsewhere` are names that do not belong in its summary."""
+    """A post and the facts it tells."""
 
     text: str
     facts: Facts
-    other: str
-    elsewhere: str
 
 
 def _one(options: Sequence[str], uniform: float) -> str:
@@ -134,7 +132,7 @@ def _post(facts: Facts, uniforms: np.ndarray) -> Post:
     for extra in (_one(ASIDES, next(u)), _one(REMARKS, next(u))):
         if next(u) < 0.5:
             story = [extra, *story] if next(u) < 0.5 else [*story, extra]
-    return Post(" ".join(story).format(**words), facts, other, elsewhere)
+    return Post(" ".join(story).format(**words), facts)
 
 
 _TOLD = [
