@@ -230,7 +230,13 @@ def test_judging_writes_the_verdict_for_the_report(tmp_path: Path) -> None:
     assert gold["win_rate"] == 1.0 and gold["curve"] == [{"kl": 0.0, "proxy": 0.25, "gold": 0.0}]
     assert run.read_json(tmp_path / "comparison" / "gold.json") == gold
     run.write_json(
-        tmp_path / "comparison" / "metrics.json", {"headline": "judge", "judges": {"judge": {"win_rate": 0.9}}}
+        tmp_path / "comparison" / "metrics.json",
+        {"headline": "judge", "judges": {"judge": {"win_rate": 0.9}, "reward": {"win_rate": 0.95}}},
     )
     text = course.ending(tmp_path, gold)
-    assert "wins 100%" in text and "before: Anna lost the keys." in text and "says 90%" in text
+    assert (
+        "wins 100%" in text
+        and "before: Anna lost the keys." in text
+        and "says 90%; the reward model" in text
+        and "says 95%" in text
+    )

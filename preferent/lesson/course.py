@@ -1,6 +1,8 @@
 """The whole of RLHF on one's own machine in minutes, from a world whose true preference is known."""
 
+import os
 import shlex
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -155,13 +157,14 @@ A Llama with random weights and a vocabulary of its own. It knows nothing yet.
 def ending(out: Path, gold: dict[str, Any]) -> str:
     """What came out, in words, with the first examples and what to do next."""
     found = run.read_json(out / "comparison" / "metrics.json")
-    judged = found["judges"][found["headline"]]["win_rate"]
+    judged = {name: judge["win_rate"] for name, judge in found["judges"].items()}
     low, high = gold["interval"]
     lines = [
         "WHAT CAME OUT",
         f"On {gold['n']} posts that nobody had seen, by the true preference, which no model was told, the tuned model",
         f"wins {gold['win_rate']:.0%} against the base (95 % interval {low:.0%} to {high:.0%}; a tie counts half).",
-        f"The independent judge, who had to learn the preference, says {judged:.0%}.",
+        f"The independent judge, who had to learn the preference, says {judged['judge']:.0%}; the reward model that",
+        f"was optimised says {judged['reward']:.0%}, and is no witness.",
         f"Who, what and where all right:  {gold['faithful_base']:4.0%} before, {gold['faithful_tuned']:4.0%} after.",
         f"Ended by itself:                {gold['ended_base']:4.0%} before, {gold['ended_tuned']:4.0%} after.",
         f"It went {gold.get('kl_tuned', float('nan')):.1f} nats an answer away from the base (the KL).",
@@ -172,14 +175,28 @@ def ending(out: Path, gold: dict[str, Any]) -> str:
     for before, after in zip(*sides, strict=True):
         lines += [f"  {before['inputs']['inputs_pretokenized'].removesuffix(ASK)}"]
         lines += [f"    before: {before['prediction'].strip()}", f"    after:  {after['prediction'].strip()}"]
-    lines += ["", f"Everything, with curves and more examples: {out}/report.html", NEXT.format(out=out)]
+    lines += [
+        "",
+        f"Everything, with curves and more examples: {out}/report.html",
+        NEXT.format(out=out, preferent=_command()),
+    ]
     return "\n".join(lines)
+
+
+def _command() -> str:
+    """What a shell here calls us by."""
+    beside = Path(sys.executable).with_name("preferent")
+    return "preferent" if shutil.which("preferent") or not beside.exists() else os.path.relpath(beside)
 
 
 NEXT = """
 NEXT
 Take the leash off, and see what a reward model is worth when it is over-optimised:
-  preferent run {out}/lesson/recipe.yaml --out runs/unleashed --set kl_coeff=0.001
-Your own data, as rows of input_text, candidate_0, candidate_1 and choice:
-  preferent data check YOUR_PREFERENCES.jsonl
+  {preferent} run {out}/lesson/recipe.yaml --out runs/unleashed --set kl_coeff=0.001
+Your own data, as rows of input_text, candidate_0, candidate_1 and choice, and your own model, a folder or a hub id (for
+a try this world's will do, {out}/sft/model):
+  {preferent} data check YOUR_PREFERENCES.jsonl
+  echo '{{large_model_reference: YOUR_MODEL, preference_dataset: YOUR_PREFERENCES.jsonl}}' > my.yaml
+  {preferent} plan my.yaml
+  {preferent} run my.yaml
 """
