@@ -13,7 +13,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from preferent.cli import parser
-from preferent.recipe import Recipe, Section, inner_section
+from preferent.recipe import Recipe, inner_section
+from preferent.recipe.section import Section
 
 HERE = Path(__file__).parent
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from preferent.error import UsageError
 from preferent.gcpc import resolve_model
-from preferent.recipe import Recipe, Sft, names, paths, reward_reference
+from preferent.recipe import Recipe, names, reward_reference
+from preferent.recipe.section import Sft, paths
 
 FREE = (
     "data.max_dropped",

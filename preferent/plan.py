@@ -10,7 +10,8 @@ from preferent import data, dataset, environment, graph, hub, memory, progress, 
 from preferent.gcpc import resolve_model
 from preferent.graph import Task
 from preferent.memory import Given, Need, Shape
-from preferent.recipe import Recipe, Sft, paths, reward_reference
+from preferent.recipe import Recipe, reward_reference
+from preferent.recipe.section import Sft, paths
 from preferent.tokenizer import Tokenizer
 
 LENGTHS = "token lengths, and so how much is truncated (needs the tokenizer: preferent data check FILES --model MODEL)"

@@ -15,7 +15,8 @@ from preferent.error import DataError, DivergedError
 from preferent.metric import Metrics, tensorboard
 from preferent.model import Policy
 from preferent.optimizer import Optimizer, Schedule
-from preferent.recipe import Recipe, Sft, paths, pick
+from preferent.recipe import Recipe, pick
+from preferent.recipe.section import Sft, paths
 from preferent.record import Demonstration
 from preferent.world import World
 

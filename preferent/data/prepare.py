@@ -12,7 +12,8 @@ from preferent.data import group
 from preferent.data.count import tally
 from preferent.dataset import Dropped, Reading
 from preferent.error import DataError, UsageError
-from preferent.recipe import Recipe, paths, pick
+from preferent.recipe import Recipe, pick
+from preferent.recipe.section import paths
 from preferent.record import Preference, Prompt, digest
 
 PARTS = ("validation", "test", "train")

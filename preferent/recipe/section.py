@@ -1,0 +1,186 @@
+"""The sections of a recipe: what GCPC hid, each field with its type, its default and its meaning."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Count = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[int, Field(ge=0)]
+Paths = str | list[str]
+
+
+def paths(value: Paths | None) -> list[str]:
+    """A field that holds one path or several, as a list."""
+    return [] if value is None else [value] if isinstance(value, str) else list(value)
+
+
+def _local(value: Paths | None) -> Paths | None:
+    for path in paths(value):
+        if not path.strip():
+            raise ValueError("a path is empty")
+        if path.startswith("gs://"):
+            raise ValueError(
+                f"{path} is in Google Cloud Storage, which is not read from here; copy the files "
+                f"(gcloud storage cp '{path}' data/) and name the copies: data/{Path(path).name}"
+            )
+    return value
+
+
+Files = Annotated[Paths, AfterValidator(_local)]
+
+
+class Section(BaseModel):
+    """A part of the recipe: an unknown key is an error, a value keeps its type."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class Data(Section):
+    max_dropped: Share = 0.01
+    """Share of unusable rows that `run` drops with a warning; above it the run stops with exit code 4."""
+    format: Literal["auto", "gcpc", "trl", "hh", "openai"] = "auto"
+    """Format of the preference rows; `auto` looks at the rows."""
+    validation_share: Share = 0.05
+    """Share of the prompts kept for validation (early stopping, selection, budget) where there is no `eval_dataset`."""
+    test_share: Share = 0.05
+    """Share of the prompts kept for the verdict and the reported accuracy."""
+
+
+class Sft(Section):
+    dataset: Files
+    """Files to imitate: prompt/answer rows (`input_text`, `output_text`) or plain text (`text`)."""
+    train_steps: Count = 1000
+    """Optimizer steps; a step is one batch."""
+    batch_size: Count = 64
+    """Sequences in a batch."""
+    sequence_length: Count | None = None
+    """Tokens of a packed plain-text sequence; default: prompt_sequence_length + target_sequence_length."""
+    lora_dim: NotNegative | None = None
+    """LoRA rank; 0 trains every weight; default: 4 above 200M parameters, else 0. A LoRA result is merged."""
+    learning_rate: Positive | None = None
+    """Peak learning rate; default: 1e-4 with LoRA, 1e-5 full."""
+    warmup_steps: NotNegative = 0
+    """Steps over which the learning rate rises linearly from zero."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the learning rate goes on after the warm-up: constant, or to zero at the last step."""
+    max_grad_norm: Positive = 1.0
+    """Global gradient norm above which the gradient is scaled down."""
+    validation_every: Count = 100
+    """Steps between evaluations on validation rows."""
+    micro_batch_tokens: Count = 4096
+    """Padded tokens computed at once; changes memory and speed, not the result."""
+
+
+class Reward(Section):
+    lora_dim: NotNegative | None = None
+    """LoRA rank of the reward model; 0 trains every weight; default: 4 above 200M parameters, else 0."""
+    learning_rate: Positive | None = None
+    """Learning rate before the multiplier; default: 1e-4 with LoRA, 1e-5 full."""
+    batch_size: Count = 64
+    """Pairs in a batch."""
+    warmup_steps: NotNegative = 0
+    """Steps over which the learning rate rises linearly from zero."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the learning rate goes on after the warm-up: constant, or to zero at the last step."""
+    max_grad_norm: Positive = 1.0
+    """Global gradient norm above which the gradient is scaled down."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    """Decoupled weight decay of AdamW."""
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
+    """Probability that a label is wrong: bounds the margin that the loss asks for; measured losses are without it."""
+    validation_every: Count = 50
+    """Steps between evaluations on validation pairs; the checkpoint of least validation loss is kept."""
+    early_stopping_patience: Count | None = None
+    """Stop after this many evaluations in a row without a better validation loss; default: never."""
+    members: Count = 1
+    """Reward models trained, alike but for the seed of head and data order; PPO gets the mean of their scores."""
+    normalize: Literal["bias", "std", "none"] = "bias"
+    """Before PPO: subtract the mean score of the reference's answers; `std` also divides by their deviation."""
+    micro_batch_tokens: Count = 4096
+    """Padded tokens computed at once; changes memory and speed, not the result."""
+
+
+class Ppo(Section):
+    batch_size: Count = 64
+    """Rollouts in a step."""
+    minibatches: Count = 1
+    """Optimizer steps an epoch; each minibatch is made of whole micro-batches."""
+    epochs: Count = 4
+    """Passes over the rollouts of a step."""
+    lora_dim: NotNegative | None = None
+    """LoRA rank of the policy; 0 trains every weight; default: 1 above 200M parameters, else 0."""
+    learning_rate: Positive | None = None
+    """Policy learning rate before the multiplier; default: 1e-4 with LoRA, 1e-6 full."""
+    critic_learning_rate: Positive | None = None
+    """Critic learning rate before the multiplier; default: 1e-4 with LoRA, 5e-6 full."""
+    warmup_steps: NotNegative = 0
+    """Steps over which both learning rates rise linearly from zero."""
+    schedule: Literal["constant", "linear"] = "constant"
+    """How the learning rates go on after the warm-up: constant, or linearly to zero at the last step."""
+    max_grad_norm: Positive = 1.0
+    """Global gradient norm above which the gradient is scaled down, policy and critic each."""
+    clip_range: Positive = 0.2
+    """Epsilon of the clipped policy ratio."""
+    value_clip_range: Positive | None = 0.2
+    """How far a value may move from its rollout value before the loss is clipped; null: no clipping."""
+    vf_coeff: Positive = 0.1
+    """Weight of the value loss."""
+    gamma: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Discount."""
+    gae_lambda: Annotated[float, Field(ge=0.0, le=1.0)] = 0.95
+    """Lambda of generalized advantage estimation."""
+    missing_eos_score: float | None = -1.0
+    """Replaces the normalised score of an answer that did not end; null: off."""
+    kl_target: Positive | None = None
+    """Nats an answer at which the adaptive controller holds the KL, moving kl_coeff (Ziegler 2019); null: fixed."""
+    kl_horizon: Count = 10000
+    """Episodes over which the adaptive controller acts."""
+    kl_budget: Positive | None = None
+    """Nats an answer on validation prompts above which training stops."""
+    reward: str | None = None
+    """`module:function` from (prompts, answers), two lists of text, to a list of scores; replaces the reward model."""
+    validation_every: Count = 25
+    """Steps between evaluations on validation prompts (selection, budget, early stopping)."""
+    validation_prompts: Count = 256
+    """Validation prompts used, at most."""
+    early_stopping_patience: Count | None = None
+    """Stop after this many evaluations in a row without a better score - kl_coeff * KL; default: never."""
+    normalize_prompts: Count = 256
+    """Training prompts whose reference answers set the reward's bias."""
+    micro_batch_tokens: Count = 4096
+    """Padded tokens computed at once; changes memory and speed, not the result."""
+
+
+class Sampler(Section):
+    temperature: Positive = 1.0
+    """Logits are divided by it in policy, old policy and reference."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Keep the fewest tokens that hold this probability; 1 is off. Rollouts always sample the full distribution."""
+    top_k: NotNegative = 0
+    """Keep this many tokens; 0 is off. Rollouts always sample the full distribution."""
+    rows: Count = 256
+    """Answers decoded at once."""
+
+
+class Infer(Section):
+    sampling_strategy: Literal["greedy", "temperature_sampling"] = "greedy"
+    """How the verdict's answers are made."""
+    max_prompts: Count | None = 1000
+    """Test prompts answered, at most; null: all."""
+
+
+class Compare(Section):
+    judge: Literal["independent", "reward"] = "independent"
+    """Who gives the headline verdict: a second reward model trained on other preferences, or the one PPO optimised."""
+    judge_share: Share = 0.25
+    """Share of the training preferences, by prompt, that only the independent judge learns from."""
+    judge_seed: int | None = None
+    """Seed of the judge's head and data order; default: seed + 1."""
+
+
+class Report(Section):
+    pairs: Count = 60
+    """Examples shown side by side."""
