@@ -155,14 +155,21 @@ def explained_variance(values: Tensor, returns: Tensor) -> float:
     return float(1 - (returns.double() - values.double()).var(unbiased=False) / variance)
 
 
-def pair_loss(chosen: Tensor, rejected: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Summed Bradley-Terry loss -log sigmoid(d) over pairs [B], d = r_chosen - r_rejected.
+def pair_loss(chosen: Tensor, rejected: Tensor, wrong: Tensor | float = 0.0, margins: Tensor | float = 0.0) -> Tensor:
+    """Summed Bradley-Terry loss -log sigmoid(d - m) over pairs [B], d = r_chosen - r_rejected.
 
-    With `label_smoothing` s each label is taken to be wrong with probability s (Mitchell 2023, "A note on DPO with
-    noisy preferences"): -(1 - s) log sigmoid(d) - s log sigmoid(-d), least at d = log((1 - s) / s) and not at infinity.
+    `margins` m (Touvron et al. 2023) is by how much the chosen answer should win. `wrong` w is the probability that a
+    label is wrong (Mitchell 2023, "A note on DPO with noisy preferences"; 1/2 for a tie):
+    -(1 - w) log sigmoid(d - m) - w log sigmoid(-d - m), without margin least at d = log((1 - w) / w).
     """
     difference = chosen - rejected
-    return -((1 - label_smoothing) * logsigmoid(difference) + label_smoothing * logsigmoid(-difference)).sum()
+    return -((1 - wrong) * logsigmoid(difference - margins) + wrong * logsigmoid(-difference - margins)).sum()
+
+
+def centering(chosen: Tensor, rejected: Tensor) -> Tensor:
+    """Sum of (r_chosen + r_rejected)^2 over pairs [B], which pair_loss leaves free: scores are differences to it
+    (Eisenstein et al. 2023)."""
+    return (chosen + rejected).square().sum()
 
 
 def next_kl_coeff(kl_coeff: float, kl: float, target: float, horizon: int, episodes: int) -> float:

@@ -43,29 +43,37 @@ from preferent.world import World
 
 @dataclass(frozen=True)
 class Pairs:
-    """Chosen and rejected answers with their prompts, as token ids; and how long each answer is."""
+    """Chosen and rejected answers with their prompts, as token ids; how long each answer is; the probability that the
+    label is wrong, and the margin by which the chosen answer should win. Of a tie, either may stand as the chosen."""
 
     chosen: list[np.ndarray]
     rejected: list[np.ndarray]
     chosen_tokens: np.ndarray
     rejected_tokens: np.ndarray
+    wrong: np.ndarray
+    margins: np.ndarray
     ties: int
     truncated: int
 
     @classmethod
-    def of(cls, preferences: Sequence[Preference], tokenizer: Tokenizer, recipe: Recipe) -> "Pairs":
-        """Encode; ties have no chosen answer and are counted, not used."""
-        decided = [p for p in preferences if p.choice != "tie"]
-        prompts = [p.prompt for p in decided]
+    def of(cls, preferences: Sequence[Preference], tokenizer: Tokenizer, recipe: Recipe, ties: bool = False) -> "Pairs":
+        """Encode; ties are counted, and used only if asked for."""
+        used = [p for p in preferences if ties or p.choice != "tie"]
+        tied = np.array([p.choice == "tie" for p in used], dtype=bool)
+        prompts = [p.prompt for p in used]
         asked = tokenizer.encode_prompts(prompts, recipe.instruction, recipe.prompt_sequence_length)
+        chosen = [p.candidate_0 if p.choice == "tie" else p.chosen for p in used]
+        rejected = [p.candidate_1 if p.choice == "tie" else p.rejected for p in used]
         sides = [
             tokenizer.encode_answers(prompts, recipe.instruction, answers, recipe.target_sequence_length)
-            for answers in ([p.chosen for p in decided], [p.rejected for p in decided])
+            for answers in (chosen, rejected)
         ]
         joined = [[np.array(a[0] + b[0], np.int32) for a, b in zip(asked, side, strict=True)] for side in sides]
         tokens = [np.array([len(ids) for ids, _ in side]) for side in sides]
-        cut = sum(any(part[i][1] for part in (asked, *sides)) for i in range(len(decided)))
-        return cls(*joined, *tokens, len(preferences) - len(decided), cut)
+        cut = sum(any(part[i][1] for part in (asked, *sides)) for i in range(len(used)))
+        wrong = np.where(tied, 0.5, recipe.reward.label_smoothing)
+        margins = np.where(tied, 0.0, recipe.reward.margin * strengths(used))
+        return cls(*joined, *tokens, wrong, margins, sum(p.choice == "tie" for p in preferences), cut)
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -74,6 +82,17 @@ class Pairs:
         """Micro-batches of pairs; both answers of a pair are computed together."""
         lengths = [2 * max(len(self.chosen[i]), len(self.rejected[i])) for i in rows]
         return [rows[part] for part in batch.plan(lengths, max_tokens)]
+
+
+def strengths(preferences: Sequence[Preference]) -> np.ndarray:
+    """How clear each choice was, 0 where nobody said; `DataError` below 0."""
+    for preference in preferences:
+        if preference.strength is not None and preference.strength < 0:
+            raise DataError(
+                f"{preference.source}: strength is {preference.strength:g}; as a margin it is at least 0: the chosen "
+                "answer is named by `choice`, not by the sign"
+            )
+    return np.array([preference.strength or 0.0 for preference in preferences])
 
 
 @dataclass
@@ -97,9 +116,15 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
             return
         rank = model.lora_dim(recipe.reward.lora_dim, source, 4, world)
         scorer = model.load_scorer(source, world, rank, recipe.seed, checkpointing=recipe.gradient_checkpointing)
+        soft = recipe.reward.ties == "soft"
+        rows = {name: dataset.load_preferences(inputs[name]) for name in ("train", "validation", "test")}
+        if recipe.reward.margin and not strengths(rows["train"]).any():
+            raise DataError(
+                f"{inputs['train']}: reward.margin is set, but no pair has a strength; give it, or no margin"
+            )
         parts = {
-            name: Pairs.of(dataset.load_preferences(inputs[name]), scorer.tokenizer, recipe)
-            for name in ("train", "validation", "test")
+            name: Pairs.of(preferences, scorer.tokenizer, recipe, ties=soft and name == "train")
+            for name, preferences in rows.items()
         }
         if not len(parts["train"]):
             raise DataError(f"{inputs['train']}: holds no decided preference to train on")
@@ -149,18 +174,22 @@ def optimizer(recipe: Recipe, scorer: Scorer) -> Optimizer:
 
 def learn(recipe: Recipe, state: State, scorer: Scorer, pairs: Pairs, rows: np.ndarray) -> dict[str, float]:
     """One optimizer step on the pairs at `rows`; the loss is the sum over them divided by their number."""
-    loss_sum, right, margin = 0.0, 0.0, 0.0
+    loss_sum, right, margin, center = 0.0, 0.0, 0.0, 0.0
     for part in pairs.plan(rows, recipe.reward.micro_batch_tokens):
         chosen, rejected = scores(scorer, [pairs.chosen[i] for i in part], [pairs.rejected[i] for i in part])
-        loss = objective.pair_loss(chosen, rejected, recipe.reward.label_smoothing)
-        (loss / len(rows)).backward()
+        wrong, margins = (torch.from_numpy(values[part]).to(chosen) for values in (pairs.wrong, pairs.margins))
+        loss = objective.pair_loss(chosen, rejected, wrong, margins)
+        off_center = objective.centering(chosen, rejected)
+        ((loss + recipe.reward.centering * off_center) / len(rows)).backward()
         loss_sum += float(loss.detach())
+        center += float(off_center.detach())
         right += float((chosen > rejected).float().sum() + 0.5 * (chosen == rejected).float().sum())
         margin += float((chosen - rejected).detach().sum())
     if not math.isfinite(loss_sum):
         raise DivergedError(f"step {state.step}: the loss is not finite; lower reward.learning_rate")
     rate, norm = state.optimizer.step(state.step)
-    means = {"rank_loss": loss_sum / len(rows), "accuracy": right / len(rows), "margin": margin / len(rows)}
+    sums = {"rank_loss": loss_sum, "accuracy": right, "margin": margin, "centering": center}
+    means = {name: value / len(rows) for name, value in sums.items()}
     return means | {"learning_rate": rate, "gradient_norm": norm}
 
 

@@ -141,6 +141,31 @@ def test_smoothed_pair_loss_is_least_where_the_label_is_as_sure_as_it_should_be(
     assert loss.item() == pytest.approx(entropy)
 
 
+@pytest.mark.parametrize(
+    ("right", "margin", "best"),
+    [(0.7, 0.0, 0.8472978604), (0.7, 1.0, 1.4308576437), (0.9, 1.0, 3.0979516564), (0.9, 3.0, 5.0797899341)],
+)
+def test_a_margin_moves_where_the_loss_is_least(right: float, margin: float, best: float) -> None:
+    """Labels that are right with a probability: e^d = (a + sqrt(a^2 + 4 p (1 - p) e^-2m)) / (2 (1 - p) e^-m), a = 2 p -
+    1; the same whether labels are drawn so or `wrong` says how often they are wrong."""
+    for loss_at in (
+        lambda d: (
+            right * objective.pair_loss(d, t(0), 0.0, margin) + (1 - right) * objective.pair_loss(t(0), d, 0.0, margin)
+        ),
+        lambda d: objective.pair_loss(d, t(0), t(1 - right), t(margin)),
+    ):
+        difference = t(best).requires_grad_()
+        loss_at(difference).backward()
+        assert difference.grad is not None and difference.grad.item() == pytest.approx(0, abs=1e-10)
+
+
+def test_a_tie_is_least_where_both_score_alike_and_centering_where_they_are_opposite() -> None:
+    chosen, rejected = t(0.3).requires_grad_(), t(0.3).requires_grad_()
+    objective.pair_loss(chosen, rejected, 0.5).backward()
+    assert chosen.grad is not None and chosen.grad.item() == pytest.approx(0, abs=1e-15)
+    assert objective.centering(t(1.5, -1.0), t(-1.5, 3.0)).item() == 4.0
+
+
 def test_pair_loss() -> None:
     assert objective.pair_loss(t(0, 0), t(0, 0)).item() == pytest.approx(2 * math.log(2))
     chosen = t(1.0).requires_grad_()

@@ -9,8 +9,11 @@ import pytest
 from conftest import SENTENCES, quiet_recipe
 
 from preferent import dataset, metric, model, reward, run
-from preferent.error import UsageError
+from preferent.error import DataError, UsageError
 from preferent.recipe import Recipe
+from preferent.record import Choice, Preference, Prompt
+from preferent.reward import Pairs
+from preferent.tokenizer import Tokenizer
 from preferent.world import World
 
 
@@ -31,6 +34,38 @@ def rows(count: int, offset: int) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def preference(choice: Choice, strength: float | None = None) -> Preference:
+    return Preference(Prompt("x"), " a", " b", choice, strength=strength, source="p.jsonl:3")
+
+
+def test_pairs_carry_margins_and_ties(tiny: Path) -> None:
+    recipe = recipe_of(margin=0.5, ties="soft", label_smoothing=0.1)
+    tokenizer = Tokenizer.load(tiny)
+    pairs = Pairs.of([preference(1, 3.0), preference("tie", 2.0), preference(0)], tokenizer, recipe, ties=True)
+    assert pairs.wrong.tolist() == [0.1, 0.5, 0.1] and pairs.margins.tolist() == [1.5, 0.0, 0.0]
+    assert pairs.ties == 1 and len(pairs) == 3
+    assert len(Pairs.of([preference(1, 3.0), preference("tie", 2.0)], tokenizer, recipe)) == 1
+    with pytest.raises(DataError, match=r"p\.jsonl:3: strength is -1; as a margin it is at least 0"):
+        Pairs.of([preference(1, -1.0)], tokenizer, recipe)
+
+
+def test_margins_ties_and_centering_change_what_is_learnt(inputs: dict[str, Path], tmp_path: Path) -> None:
+    def learnt(name: str, **section: Any) -> dict[str, Any]:
+        reward.main(recipe_of(steps=10, **section), inputs, tmp_path / name)
+        return dict(metric.read(tmp_path / name / "metrics.jsonl")[-1])
+
+    with pytest.raises(DataError, match=r"reward\.margin is set, but no pair has a strength"):
+        learnt("none", margin=1.0)
+    given = [row | {"strength": 3.0} for row in run.read_jsonl(inputs["train"])]
+    run.write_jsonl(inputs["train"], given)
+    plain, wide = learnt("plain"), learnt("wide", margin=1.0)
+    assert wide["margin"] > plain["margin"] + 0.5
+    assert learnt("centered", centering=0.5)["rank_loss"] != plain["rank_loss"]
+    soft = learnt("soft", ties="soft")
+    counts = run.read_json(tmp_path / "soft/stage.json")["facts"]["counts"]
+    assert counts["train"] == {"pairs": 65, "ties": 1, "truncated": 0} and soft["rank_loss"] != plain["rank_loss"]
 
 
 @pytest.fixture

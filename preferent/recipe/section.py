@@ -91,6 +91,12 @@ class Reward(Section):
     """Decoupled weight decay of AdamW."""
     label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
     """Probability that a label is wrong: bounds the margin that the loss asks for; measured losses are without it."""
+    margin: Annotated[float, Field(ge=0.0)] = 0.0
+    """Times a pair's `strength`: by how much its chosen answer should win. Llama 2: 1 or 1/3, strengths 3, 2, 1, 0."""
+    ties: Literal["drop", "soft"] = "drop"
+    """Pairs of which neither was chosen: left out of training, or trained on towards equal scores."""
+    centering: Annotated[float, Field(ge=0.0)] = 0.0
+    """Weight of (score chosen + score rejected)², which holds scores near zero; 0.01 is usual."""
     validation_every: Count = 50
     """Steps between evaluations on validation pairs; the checkpoint of least validation loss is kept."""
     early_stopping_patience: Count | None = None
