@@ -3,10 +3,12 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from preferent import run
 from preferent.error import PlatformError, UsageError
 from preferent.gcpc import resolve_model
+from preferent.recipe import Recipe, reward_reference
 
 PATTERNS = ["*.json", "*.safetensors", "*.jinja", "LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", "*.model", "*.py"]
 
@@ -22,16 +24,31 @@ def resolve(reference: str) -> Path:
     return _download(*_repository(reference))
 
 
-def check(reference: str) -> None:
-    """Refuse a model to tune that can be seen, without network and without loading it, to be none."""
-    folder = Path(reference)
+def check(recipe: Recipe) -> None:
+    """Refuse a model to tune that can be seen, without network or loading it, to be none or to read too little.
+
+    Of the model that the reward model starts from only the second is looked for.
+    """
+    folder = Path(recipe.large_model_reference)
     if not folder.exists():
-        _repository(reference)
+        _repository(recipe.large_model_reference)
     elif not (folder / "adapter_config.json").exists():
         require_config(folder)
         config = run.read_json(folder / "config.json")
         if isinstance(config, dict):
             require_writer(folder, config.get("architectures"), bool(config.get("is_encoder_decoder")))
+    for source in dict.fromkeys((folder, Path(reward_reference(recipe)))):
+        if (source / "config.json").exists():
+            require_length(source, _longest(run.read_json(source / "config.json")), recipe)
+
+
+def _longest(config: Any) -> int | None:
+    """The tokens that a model reads, where its config.json says so."""
+    if not isinstance(config, dict):
+        return None
+    text = config.get("text_config")
+    found = (text if isinstance(text, dict) else config).get("max_position_embeddings")
+    return found if isinstance(found, int) else None
 
 
 def require_config(folder: Path) -> None:
@@ -39,6 +56,16 @@ def require_config(folder: Path) -> None:
     if not (folder / "config.json").exists():
         raise PlatformError(
             f"{folder}: is no model: there is no config.json in it; give a folder in the Hugging Face layout"
+        )
+
+
+def require_length(source: Path, longest: int | None, recipe: Recipe) -> None:
+    """Refuse prompts and answers that together are longer than the model can read."""
+    asked = recipe.prompt_sequence_length + recipe.target_sequence_length
+    if longest is not None and asked > longest:
+        raise UsageError(
+            f"prompt_sequence_length + target_sequence_length: {asked} tokens, but {source} reads {longest}; "
+            f"lower one of them"
         )
 
 

@@ -245,12 +245,7 @@ def lora_dim(asked: int | None, source: Path, rank: int, world: World) -> int:
 def check_length(source: Path, recipe: Recipe) -> None:
     """Refuse prompts and answers that together are longer than the model can read."""
     longest = getattr(read_config(source, recipe.trust_remote_code).get_text_config(), "max_position_embeddings", None)
-    asked = recipe.prompt_sequence_length + recipe.target_sequence_length
-    if longest is not None and asked > longest:
-        raise UsageError(
-            f"prompt_sequence_length + target_sequence_length: {asked} tokens, but {source} reads {longest}; "
-            f"lower one of them"
-        )
+    hub.require_length(source, longest, recipe)
 
 
 def read_config(source: Path, trust_remote_code: bool = False) -> Any:

@@ -87,7 +87,7 @@ def execute(
     each task that is about to be done. Raises `PreferentError` with the exit code of the stage that failed.
     """
     tasks = graph.build(recipe)
-    hub.check(recipe.large_model_reference)
+    hub.check(recipe)
     with run.locked(out):
         if from_stage is not None:
             _adopt(tasks, from_stage, of_run, out)

@@ -29,7 +29,7 @@ def describe(recipe: Recipe, ignored: Sequence[str], out: Path, sizes: bool = Fa
     With `sizes` also memory, tokens and disk, where the models' shapes are at hand.
     """
     tasks = graph.build(recipe)
-    hub.check(recipe.large_model_reference)
+    hub.check(recipe)
     with tempfile.TemporaryDirectory() as folder:
         data.main(recipe, {}, Path(folder))
         counts = run.read_json(Path(folder) / "counts.json")

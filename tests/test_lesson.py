@@ -220,6 +220,11 @@ def test_the_teacher_speaks_of_every_step_and_of_what_came_before(tmp_path: Path
     assert "{" not in "".join(map(str, said.values()))
 
 
+def test_its_model_reads_what_a_recipe_of_defaults_asks_for() -> None:
+    asked = recipe.parse({"large_model_reference": "m", "preference_dataset": "p.jsonl"})[0]
+    assert asked.prompt_sequence_length + asked.target_sequence_length <= course.POSITIONS
+
+
 def test_judging_writes_the_verdict_for_the_report(tmp_path: Path) -> None:
     for side, text in (("base", " Anna lost the keys."), ("tuned", " Anna lost the keys at the market.")):
         run.write_jsonl(tmp_path / "predictions" / side / "text.jsonl", [prediction(text)] * 4)

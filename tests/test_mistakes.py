@@ -254,12 +254,19 @@ def test_a_prompt_that_is_too_long_is_cut_and_counted(preferent: Preferent) -> N
 
 
 def test_prompts_longer_than_the_model_are_refused(preferent: Preferent) -> None:
-    code, said = preferent("run", "recipe.yaml", "--out", "new", "--set", "prompt_sequence_length=1000")
+    for words in (["run", "recipe.yaml", "--out", "new"], ["plan", "recipe.yaml"]):
+        code, said = preferent(*words, "--set", "prompt_sequence_length=1000")
+        assert code == 2
+        assert "prompt_sequence_length + target_sequence_length: 1008 tokens, but model reads 128" in said
+        assert "lower one of them" in said
+    assert not Path("new").exists()
+
+
+def test_so_are_those_that_the_reward_model_cannot_read(preferent: Preferent) -> None:
+    short = model_with("short", "config.json", max_position_embeddings=16)
+    code, said = preferent("run", "recipe.yaml", "--dry-run", "--set", f"reward_model_reference={short}")
     assert code == 2
-    assert (
-        f"prompt_sequence_length + target_sequence_length: 1008 tokens, but {Path('model').resolve()} reads 128" in said
-    )
-    assert "lower one of them" in said
+    assert "tokens, but short reads 16; lower one of them" in said
 
 
 # The recipe

@@ -17,7 +17,7 @@ from preferent.lesson import teacher, truth
 from preferent.lesson.village import ANSWER_TOKENS, ASK, CARELESS, HURRIED, Faults, Part, Post, draft, posts, summary
 
 DEMONSTRATIONS, PREFERENCES, PROMPTS, HELD_OUT = 12000, 24000, 6000, 768
-VOCABULARY, WIDTH, LAYERS, HEADS, POSITIONS = 1024, 64, 3, 4, 128
+VOCABULARY, WIDTH, LAYERS, HEADS, POSITIONS = 1024, 64, 3, 4, 1024
 
 RECIPE = """\
 # What `preferent quickstart` does. Change a number and see what becomes of it:
