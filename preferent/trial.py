@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from preferent import model, outcome
+from preferent import dataset, model, outcome
 from preferent.model import Policy
 from preferent.outcome import Outcome
 from preferent.recipe import Recipe
@@ -44,7 +44,9 @@ class Pair:
     converses: bool
 
     def prompt(self, line: str) -> Prompt:
-        """What somebody typed, as a prompt of the kind that the run was trained on."""
+        """What somebody typed, as a prompt of the kind that the run was trained on; or the prompt of a row of data."""
+        if (found := dataset.prompt_in(line)) is not None:
+            return found
         return Prompt(messages=(Message("user", line),)) if self.converses else Prompt(input_text=line)
 
     def answers(self, line: str, item: int) -> tuple[Answer, Answer]:
@@ -125,7 +127,7 @@ def shown(console: Console, line: str, base: Answer, tuned: Answer) -> None:
 
 def facts(answer: Answer) -> str:
     """Length, whether it ended, and score, in a line."""
-    parts = [f"{answer.tokens} tokens", *([] if answer.ended else ["did not end"])]
+    parts = [f"{answer.tokens} token{'' if answer.tokens == 1 else 's'}", *([] if answer.ended else ["did not end"])]
     return ", ".join([*parts, *([] if answer.score is None else [f"score {answer.score:.2f}"])])
 
 

@@ -222,6 +222,13 @@ def test_a_bad_row_is_dropped_and_says_why(kind, row, category, tmp_path):
     assert reading.reasons[category] >= 1
 
 
+def test_a_row_of_another_format_is_called_so(tmp_path):
+    trl = {"prompt": "Q", "chosen": "A", "rejected": "B"}
+    hint = "it is trl in a file read as gcpc: a file holds one format"
+    reading = dataset.read([write(tmp_path, GCPC, GCPC, trl, {"candidate_0": "A"}, b"{")], "preference")
+    assert [hint in row.reason for row in reading.dropped] == [True, False, False]
+
+
 def test_a_tie_a_name_and_a_strength_are_kept(tmp_path):
     row = GCPC | {
         "choice": "tie",

@@ -48,6 +48,18 @@ def test_answers_are_those_of_infer(make_run, tiny, rank, sft, chat):
     assert base != tuned
 
 
+def test_a_row_of_data_asks_its_prompt(make_run):
+    pair = pair_of(make_run())
+    assert pair.prompt('{"input_text": "one\\ntwo", "reference": "R"}').input_text == "one\ntwo"
+    assert pair.prompt('{"prompt": "Q", "chosen": "A", "rejected": "B"}').input_text == "Q"
+    for line in ('{"a": 1}', '{"input_text": 1}', "{", "[1]", "\udcff"):
+        assert pair.prompt(line).input_text == line
+
+
+def test_one_token_is_no_tokens():
+    assert trial.facts(trial.Answer("", True, 1, None)) == "1 token"
+
+
 def test_the_score_is_what_ppo_sees(make_run):
     folder = make_run()
     pair = pair_of(folder)

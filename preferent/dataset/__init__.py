@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, overload
 
-from preferent.dataset.reader import Dropped, Kind, Reading, detect, kept, load, read_rows
+from preferent.dataset.reader import Dropped, Kind, Reading, detect, kept, load, prompt_in, read_rows
 from preferent.dataset.source import expand
 from preferent.dataset.writer import FORMATS, Written, lines, row, write
 from preferent.record import Demonstration, Preference, Prompt
@@ -25,6 +25,7 @@ __all__ = [
     "lines",
     "load_preferences",
     "load_prompts",
+    "prompt_in",
     "read",
     "read_rows",
     "row",

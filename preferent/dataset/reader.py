@@ -103,9 +103,22 @@ def _read_file(file: str, kind: Kind, format: str) -> tuple[str, Iterator[Record
                     raise layout.Unusable(row)
                 yield replace(parse(dict(row)), source=f"{file}:{number}")
             except layout.Unusable as reason:
-                yield Dropped(file, number, str(reason))
+                other = layout.preference_format(row) if kind == "preference" and isinstance(row, dict) else ""
+                hint = f"; it is {other} in a file read as {format}: a file holds one format"
+                yield Dropped(file, number, f"{reason}{hint if other not in ('', format) else ''}")
 
     return format, records()
+
+
+def prompt_in(line: str) -> Prompt | None:
+    """The prompt in a line of a file of prompts or preferences; None where the line is no such row."""
+    row = source.parse(line.encode(errors="surrogateescape"))
+    if isinstance(row, str) or layout.kind(row) not in ("prompt", "preference"):
+        return None
+    try:
+        return layout.prompt(row)
+    except layout.Unusable:
+        return None
 
 
 def read_rows(paths: Sequence[str], kind: Kind, format: str) -> Reading[Record]:

@@ -61,7 +61,7 @@ def _json_lines(file: str) -> Iterator[tuple[int, Row | str]]:
             for number, raw in enumerate(stream, start=1):
                 line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
                 if line.strip():
-                    yield number, _object(line)
+                    yield number, parse(line)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{file}:{number + 1}: the compressed data is damaged ({error}); copy the file again") from None
     except OSError as error:
@@ -77,7 +77,8 @@ def _finite(text: str) -> float:
     return value if math.isfinite(value) else _refuse(text)
 
 
-def _object(line: bytes) -> Row | str:
+def parse(line: bytes) -> Row | str:
+    """The object in a line, or why there is none."""
     if b"\0" in line:
         return f"NUL character: a byte 0x00 at position {line.index(0)}; a file in UTF-16 has such, save it as UTF-8"
     try:

@@ -191,6 +191,8 @@ def _command() -> str:
 
 NEXT = """
 NEXT
+Ask the base and the tuned model yourself; a line of the input is a prompt, or a row that holds one:
+  tail -3 {out}/data/prompt/test.jsonl | {preferent} try {out}
 Take the leash off, and see what a reward model is worth when it is over-optimised:
   {preferent} run {out}/lesson/recipe.yaml --out runs/unleashed --set kl_coeff=0.001
 Your own data, as rows of input_text, candidate_0, candidate_1 and choice, and your own model, a folder or a hub id (for
