@@ -41,7 +41,7 @@ def describe(recipe: Recipe, ignored: Sequence[str], out: Path, sizes: bool = Fa
         ("memory, tokens and disk, at the most", needed),
         ("commands", [f"preferent {shlex.join(task.command(str(out)))}" for task in tasks]),
         ("ignored: means something only on Google Cloud", ignored),
-        ("not known before the models are here", (*_hub(recipe), LENGTHS, *([] if sizes else [SIZE]))),
+        ("not known yet", (*_hub(recipe), LENGTHS, *([] if sizes else [SIZE]))),
     ]
     parts = [f"{title}\n" + "".join(f"  {line}\n" for line in lines) for title, lines in sections if lines]
     return f"run directory {out}\n\n" + "\n".join(parts).rstrip()

@@ -557,6 +557,13 @@ def test_every_member_of_an_ensemble_is_looked_at(tmp_path):
     assert finding.name == "no-better-than-trivial" and finding.evidence[0].file == "reward-2/quality.json"
 
 
+def test_the_shorter_answer_is_shown_where_it_does_as_well(tmp_path):
+    (finding,) = found(
+        written(tmp_path, both(put(QUALITY, "test longer_accuracy", 0), put(QUALITY, "test accuracy", 1)))
+    )
+    assert [one.value for one in finding.evidence[:3]] == [1, 0, 1]
+
+
 def test_a_damaged_file_is_named(tmp_path):
     (written(tmp_path) / "reward" / "quality.json").write_text('{"test":\n')
     with pytest.raises(DataError, match=r"quality\.json:2: not JSON"):

@@ -64,7 +64,10 @@ def test_of_an_unknown_shape(rows, tmp_path):
 
 
 def test_without_sizes_it_is_the_dry_run(rows, tiny):
-    given = recipe.parse({"large_model_reference": str(tiny), "preference_dataset": "p.jsonl"})[0]
+    given = recipe.parse(
+        {"large_model_reference": str(tiny), "preference_dataset": "p.jsonl", "prompt_sequence_length": 64}
+    )[0]
+    assert "not known yet" in plan.describe(given, [], Path("runs/x"))
     assert "peak" not in plan.describe(given, [], Path("runs/x"))
 
 
@@ -77,7 +80,9 @@ def test_the_table_adds_up():
 
 
 def test_the_verb_imports_no_torch(rows, tiny):
-    Path("r.yaml").write_text(f"large_model_reference: {tiny}\npreference_dataset: p.jsonl\n")
+    Path("r.yaml").write_text(
+        f"large_model_reference: {tiny}\npreference_dataset: p.jsonl\nprompt_sequence_length: 64\n"
+    )
     code = """
 import sys
 sys.argv = ["preferent", "plan", "r.yaml", "--set", "ppo.epochs=2"]

@@ -170,6 +170,11 @@ def test_errors_of_files_name_the_file_and_the_line(tmp_path):
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(PlatformError, match="cannot be read as a recipe"):
         recipe.load(path)
+    with pytest.raises(UsageError, match="is a folder; give a YAML file"):
+        recipe.load(tmp_path)
+    (tmp_path / "recipe.yaml").write_text("kl_coeff: 0.1")
+    with pytest.raises(UsageError, match=r"is a folder; `preferent run .*/recipe\.yaml --out "):
+        recipe.load(tmp_path)
 
 
 def test_pick_takes_fields_dotted_fields_and_sections():

@@ -52,7 +52,12 @@ def no_better_than_trivial(history: History) -> Iterator[Finding]:
             SICK if sick else SUSPICIOUS,
             f"The {folder} model {'is' if sick else 'may be'} no better than preferring the longer or the shorter "
             "answer.",
-            tuple(_quality(folder, part, name, found[name]) for name in ("accuracy", "longer_accuracy", "count")),
+            (
+                _quality(folder, part, "accuracy", accuracy),
+                _quality(folder, part, "longer_accuracy", longer),
+                _quality(folder, part, "accuracy of the shorter", 1 - longer),
+                _quality(folder, part, "count", found["count"]),
+            ),
             "More or cleaner preferences; a larger model; see few-pairs, over-trained and loss-at-chance.",
         )
 

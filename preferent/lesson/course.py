@@ -199,6 +199,6 @@ Your own data, as rows of input_text, candidate_0, candidate_1 and choice, and y
 a try this world's will do, {out}/sft/model):
   {preferent} data check YOUR_PREFERENCES.jsonl
   echo '{{large_model_reference: YOUR_MODEL, preference_dataset: YOUR_PREFERENCES.jsonl}}' > my.yaml
-  {preferent} plan my.yaml
+  {preferent} plan my.yaml      # says it where rows are too few for the steps, and how many would do
   {preferent} run my.yaml
 """

@@ -182,6 +182,10 @@ def read(path: Path) -> Any:
         return yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise PlatformError(f"{path}: no such recipe; docs/recipe.md shows how to write one") from None
+    except IsADirectoryError:
+        own = path / "recipe.yaml"
+        way = f"`preferent run {own} --out {path}` goes on with the run in it" if own.is_file() else "give a YAML file"
+        raise UsageError(f"{path}: is a folder; {way}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise PlatformError(f"{path}: cannot be read as a recipe: {error}") from None
     except yaml.YAMLError as error:
