@@ -293,6 +293,8 @@ def test_ticks_are_round_and_inside() -> None:
 
 
 def test_points_lie_where_the_axes_say() -> None:
+    longest = max(len(chart.number(value)) for value in chart.ticks(-0.0013, 0.0002))
+    assert 7 * longest <= chart.LEFT - 7 - 14, "beside the axis's name, which ends at 14, a digit being 7 wide"
     axes = chart.Axes((0.0, 10.0), (-1.0, 1.0))
     assert axes.place((0, -1)) == (chart.LEFT, chart.HEIGHT - chart.BOTTOM)
     assert axes.place((10, 1)) == (chart.WIDTH - chart.RIGHT, chart.TOP)

@@ -11,7 +11,7 @@ from typing import Literal
 from markupsafe import Markup
 
 WIDTH, HEIGHT = 460, 280
-LEFT, RIGHT, TOP, BOTTOM = 54, 20, 10, 42
+LEFT, RIGHT, TOP, BOTTOM = 70, 20, 10, 42
 MOST_POINTS = 300
 
 Point = tuple[float, float]
