@@ -245,3 +245,4 @@ def test_judging_writes_the_verdict_for_the_report(tmp_path: Path) -> None:
         and "says 90%; the reward model" in text
         and "says 95%" in text
     )
+    assert f"--from ppo --of {tmp_path}\n" in text, "what the run has trained is not trained again"

@@ -193,8 +193,8 @@ NEXT = """
 NEXT
 Ask the base and the tuned model yourself; a line of the input is a prompt, or a row that holds one:
   tail -3 {out}/data/prompt/test.jsonl | {preferent} try {out}
-Take the leash off, and see what a reward model is worth when it is over-optimised:
-  {preferent} run {out}/lesson/recipe.yaml --out runs/unleashed --set kl_coeff=0.001
+Take the leash off, and see what a reward model is worth when it is over-optimised; all before PPO is taken over:
+  {preferent} run {out}/lesson/recipe.yaml --out runs/unleashed --set kl_coeff=0.001 --from ppo --of {out}
 Your own data, as rows of input_text, candidate_0, candidate_1 and choice, and your own model, a folder or a hub id (for
 a try this world's will do, {out}/sft/model):
   {preferent} data check YOUR_PREFERENCES.jsonl
