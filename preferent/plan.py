@@ -141,17 +141,14 @@ def _sizes(recipe: Recipe, folder: Path) -> Iterator[str]:
     references = recipe.large_model_reference, reward_reference(recipe)
     for reference in dict.fromkeys(name for name in references if shape(name) is None):
         yield f"not known: the shape of {_named(reference)}; give a folder with its config.json (of Llama's kind)"
-    found = given(recipe, folder)
+    longest = longest_prompt(recipe, folder)
+    found = given(recipe, folder, longest)
     if found is None:
         return
+    allowed = "" if longest else " (as the recipe allows: there is no tokenizer here to count them)"
     yield (
         f"{found.shape.policy:,} parameters, computed in {'bf16' if found.bytes == 2 else 'fp32'}; prompts of at most "
-        f"{found.prompt} "
-        + (
-            "tokens"
-            if longest_prompt(recipe, folder)
-            else "tokens (as the recipe allows: there is no tokenizer here to count them)"
-        )
+        f"{found.prompt} tokens{allowed}"
     )
     stages = [task.name for task in graph.build(recipe)]
     yield from table(memory.needs(found, stages))
@@ -160,15 +157,16 @@ def _sizes(recipe: Recipe, folder: Path) -> Iterator[str]:
     yield "disk: " + ", ".join(f"{name} {size(count)}" for name, count in stored.items()) + "; before what is freed"
 
 
-def given(recipe: Recipe, folder: Path) -> Given | None:
-    """What the needs depend on, with the prepared data in a folder; None where a model's shape is not known."""
+def given(recipe: Recipe, folder: Path, longest: int | None) -> Given | None:
+    """What the needs depend on, with the prepared data in a folder and its longest prompt, where that is known; None
+    where a model's shape is not known."""
     policy, reward = shape(recipe.large_model_reference), shape(reward_reference(recipe))
     if policy is None or reward is None:
         return None
     on_gpu = recipe.device != "cpu" and bool(environment.describe()["gpus"])
     bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and (on_gpu or environment.cpu_has_bf16()))
     prompts = run.read_json(folder / "counts.json")["parts"]["prompt"]
-    length = longest_prompt(recipe, folder) or recipe.prompt_sequence_length
+    length = longest or recipe.prompt_sequence_length
     return Given(recipe, policy, reward, 2 if bf16 else 4, length, prompts, _packs(recipe), on_gpu)
 
 

@@ -42,19 +42,20 @@ def faithful(facts: Facts, text: str) -> bool:
 
 
 def choose(facts: Facts, candidates: tuple[str, str], uniform: float) -> int:
-    """The annotator: candidate 1 with probability sigma(`SHARPNESS` * difference in utility), Bradley-Terry."""
-    zero, one = (utility(facts, text, ends(text)) for text in candidates)
-    return int(uniform < 1 / (1 + math.exp(-SHARPNESS * (one - zero))))
+    """The annotator: candidate 1 with the probability that `likes` gives it."""
+    return int(uniform < likes(facts, *candidates))
+
+
+def likes(facts: Facts, zero: str, one: str) -> float:
+    """How likely the annotator prefers candidate 1: sigma(`SHARPNESS` * difference in utility), Bradley-Terry."""
+    difference = utility(facts, one, ends(one)) - utility(facts, zero, ends(zero))
+    return 1 / (1 + math.exp(-SHARPNESS * difference))
 
 
 def ceiling(pairs: Rows) -> float:
     """How often who knew the true preference would agree with the annotator, expected over rows of candidates."""
-    sure = []
-    for row in pairs:
-        facts = facts_of(row["input_text"])
-        zero, one = (utility(facts, row[key], ends(row[key])) for key in ("candidate_0", "candidate_1"))
-        sure.append(1 / (1 + math.exp(-SHARPNESS * abs(one - zero))))
-    return float(np.mean(sure))
+    one = np.array([likes(facts_of(row["input_text"]), row["candidate_0"], row["candidate_1"]) for row in pairs])
+    return float(np.maximum(one, 1 - one).mean())
 
 
 def true_scores(rows: Rows) -> list[float]:
