@@ -21,6 +21,8 @@ STAGES = {
     "sft": "supervised fine-tuning on answers or plain text; inputs: model",
     "reward": "train a reward model on preferences; inputs: model, train, validation, test",
     "ppo": "tune the policy; inputs: model, train, validation, reward (or ppo.reward in the recipe)",
+    "dpo": "tune the policy on preferences, without a reward (DPO, KTO); inputs: model, train, validation, test",
+    "rejection": "tune the policy on the best of its own answers; inputs: model, train, validation, reward",
     "infer": "answer prompts with a model; inputs: model, prompts, reference (for the KL; optional)",
     "compare": "judge two sets of answers side by side; inputs: a, b; optional: judge, reward, original",
     "report": "draw what a run found out as one HTML file; inputs: run",

@@ -15,6 +15,8 @@ FREE = (
     "sft.micro_batch_tokens",
     "reward.micro_batch_tokens",
     "ppo.micro_batch_tokens",
+    "dpo.micro_batch_tokens",
+    "rejection.micro_batch_tokens",
     "sampler.rows",
 )
 """Fields that change memory, speed or patience and no result: no stage depends on them, a run goes on with others."""
@@ -50,6 +52,8 @@ FIELDS: dict[str, tuple[str, ...]] = {
         "ppo",
         "sampler.temperature",
     ),
+    "dpo": _expand(*_TEXT, "method", "kl_coeff", "dpo"),
+    "rejection": _expand(*_TEXT, "kl_coeff", "reward.normalize", "rejection", "ppo.reward", "sampler.temperature"),
     "infer": _expand(*_TEXT, "infer", "sampler"),
     "compare": _expand(*_TEXT, "compare.judge", "ppo.reward"),
     "report": _expand("report"),
@@ -60,6 +64,8 @@ EXTENDABLE: dict[str, tuple[str, ...]] = {
     "sft": ("sft.train_steps",),
     "reward": ("reward_model_train_steps",),
     "ppo": ("reinforcement_learning_train_steps",),
+    "dpo": ("dpo.train_steps",),
+    "rejection": ("rejection.rounds",),
 }
 """Fields of which a larger value goes on with a finished stage."""
 
@@ -70,6 +76,8 @@ INPUTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "sft": (("model",), ()),
     "reward": (("model", "train", "validation", "test"), ()),
     "ppo": (("model", "train", "validation"), ("reward",)),
+    "dpo": (("model", "train", "validation", "test"), ()),
+    "rejection": (("model", "train", "validation"), ("reward",)),
     "infer": (("model", "prompts"), ("reference",)),
     "compare": (("a", "b"), ("judge", "reward", "original")),
     "report": (("run",), ()),
@@ -125,17 +133,19 @@ def build(recipe: Recipe) -> list[Task]:
     """The tasks of a run, in an order in which each finds its inputs."""
     if recipe.preference_dataset is None and recipe.ppo.reward is None:
         raise UsageError("recipe: preference_dataset is missing: name the files of preferences, or give ppo.reward")
+    if recipe.preference_dataset is None and direct(recipe):
+        raise UsageError(f"recipe: method: {recipe.method} learns from preferences: name preference_dataset")
     if recipe.preference_dataset is None and recipe.prompt_dataset is None:
         raise UsageError("recipe: prompt_dataset is missing: there are no preferences to take the prompts from")
     tasks = [_data(recipe)]
     if recipe.sft is not None:
         tasks.append(_sft(recipe, recipe.sft))
-    if recipe.ppo.reward is None:
+    if rewards(recipe):
         tasks += _rewards(recipe)
     if judged(recipe):
         seed = recipe.seed + 1 if recipe.compare.judge_seed is None else recipe.compare.judge_seed
         tasks.append(_reward(recipe, "judge", "judge", (f"seed={seed}",)))
-    return [*tasks, _ppo(recipe), *_infer(recipe), _compare(recipe), _report()]
+    return [*tasks, _tuning(recipe), *_infer(recipe), _compare(recipe), _report()]
 
 
 def judged(recipe: Recipe) -> bool:
@@ -173,19 +183,29 @@ def _rewards(recipe: Recipe) -> list[Task]:
 
 
 def rewards(recipe: Recipe) -> dict[str, str]:
-    """The reward models that PPO optimises, by input name, in the run; none where a function is the reward."""
-    names = [] if recipe.ppo.reward is not None else map(_member, range(1, recipe.reward.members + 1))
-    return {name: f"{name}/model" for name in names}
+    """The reward models that tuning optimises, by input name, in the run; none where a function is the reward, or where
+    the preferences themselves are."""
+    none = recipe.ppo.reward is not None or direct(recipe)
+    return {name: f"{name}/model" for name in ([] if none else map(_member, range(1, recipe.reward.members + 1)))}
+
+
+def direct(recipe: Recipe) -> bool:
+    """Whether the policy is tuned on the preferences themselves."""
+    return recipe.method in ("dpo", "kto")
 
 
 def _reward(recipe: Recipe, name: str, train: str, settings: tuple[str, ...] = ()) -> Task:
-    pairs = {
+    inputs, outside = _reward_base(recipe)
+    return Task(name, "reward", name, inputs | _pairs(train), ("model", "quality.json"), outside, settings=settings)
+
+
+def _pairs(train: str) -> dict[str, str]:
+    """The files of preferences; those named `train` are learnt from."""
+    return {
         "train": f"data/preference/{train}.jsonl",
         "validation": "data/preference/validation.jsonl",
         "test": "data/preference/test.jsonl",
     }
-    inputs, outside = _reward_base(recipe)
-    return Task(name, "reward", name, inputs | pairs, ("model", "quality.json"), outside, settings=settings)
 
 
 def _reward_base(recipe: Recipe) -> tuple[dict[str, str], dict[str, str]]:
@@ -195,10 +215,14 @@ def _reward_base(recipe: Recipe) -> tuple[dict[str, str], dict[str, str]]:
     return _base(recipe) if same and recipe.reward_model_reference is None else ({}, {"model": reference})
 
 
-def _ppo(recipe: Recipe) -> Task:
+def _tuning(recipe: Recipe) -> Task:
+    """The stage that makes the policy; its folder is `policy` whatever the method."""
     inputs, outside = _base(recipe)
+    if direct(recipe):
+        return Task("dpo", "dpo", "policy", inputs | _pairs("train"), ("model",), outside)
+    stage = "ppo" if recipe.method == "reinforcement_learning" else "rejection"
     prompts = {"train": "data/prompt/train.jsonl", "validation": "data/prompt/validation.jsonl"}
-    return Task("ppo", "ppo", "policy", inputs | rewards(recipe) | prompts, ("model", "score.json"), outside)
+    return Task(stage, stage, "policy", inputs | rewards(recipe) | prompts, ("model", "score.json"), outside)
 
 
 def _infer(recipe: Recipe) -> list[Task]:

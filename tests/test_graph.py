@@ -20,6 +20,9 @@ VARIANTS = [
     {"ppo": {"reward": "module:function"}, "preference_dataset": None, "prompt_dataset": "q.jsonl"},
     {"large_model_reference": "llama-2-13b", "sft": {"dataset": "a.jsonl"}},
     {"reward": {"members": 3}},
+    {"method": "dpo", "sft": {"dataset": "a.jsonl"}},
+    {"method": "kto"},
+    {"method": "rejection_sampling", "reward": {"members": 2}},
 ]
 
 
@@ -147,6 +150,8 @@ WITHOUT_STAGE = {
     "sft.micro_batch_tokens",
     "reward.micro_batch_tokens",
     "ppo.micro_batch_tokens",
+    "dpo.micro_batch_tokens",
+    "rejection.micro_batch_tokens",
     "sampler.rows",
 }
 

@@ -19,11 +19,13 @@ from preferent.recipe.section import (
     Compare,
     Count,
     Data,
+    Dpo,
     Files,
     Infer,
     NotNegative,
     Positive,
     Ppo,
+    Rejection,
     Report,
     Reward,
     Sampler,
@@ -52,13 +54,16 @@ class Recipe(Section):
     reward_model_train_steps: Count = 1000
     """Reward model steps; a step is one batch of pairs."""
     reinforcement_learning_train_steps: Count = 1000
-    """PPO steps; a step is one batch of rollouts."""
+    """Steps of method reinforcement_learning; a step is one batch of rollouts."""
     reward_model_learning_rate_multiplier: Positive = 1.0
     """Times reward.learning_rate."""
     reinforcement_learning_rate_multiplier: Positive = 1.0
     """Times ppo.learning_rate and ppo.critic_learning_rate."""
+    method: Literal["reinforcement_learning", "dpo", "kto", "rejection_sampling"] = "reinforcement_learning"
+    """How the policy is tuned: against the reward (section ppo), on the preferences themselves (section dpo), or by
+    imitating the best of several answers (section rejection)."""
     kl_coeff: Annotated[float, Field(ge=0.0)] = 0.1
-    """Weight of the KL penalty, in score units a nat; 0 loads no reference."""
+    """Weight of the KL penalty, in score units a nat; 0 loads no reference. beta of DPO and KTO."""
     seed: NotNegative = 0
     """All randomness is a function of it."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -81,6 +86,8 @@ class Recipe(Section):
     sft: Sft | None = None
     reward: Reward = Reward()
     ppo: Ppo = Ppo()
+    dpo: Dpo = Dpo()
+    rejection: Rejection = Rejection()
     sampler: Sampler = Sampler()
     infer: Infer = Infer()
     compare: Compare = Compare()

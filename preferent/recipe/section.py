@@ -160,6 +160,61 @@ class Ppo(Section):
     """Padded tokens computed at once; changes memory and speed, not the result."""
 
 
+class Dpo(Section):
+    loss: Literal["sigmoid", "ipo", "reference_free"] = "sigmoid"
+    """Of method dpo: DPO (Rafailov 2023), IPO (Azar 2024), or length-normalised without a reference (SimPO, Meng 2024).
+    beta is kl_coeff."""
+    train_steps: Count = 1000
+    """Optimizer steps; a step is one batch of pairs."""
+    batch_size: Count = 64
+    """Pairs in a batch."""
+    lora_dim: NotNegative | None = None
+    """LoRA rank of the policy; 0 trains every weight; default: 4 above 200M parameters, else 0."""
+    learning_rate: Positive | None = None
+    """Peak learning rate; default: 1e-4 with LoRA, 1e-6 full."""
+    warmup_steps: NotNegative = 0
+    """Steps over which the learning rate rises linearly from zero."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the learning rate goes on after the warm-up: constant, or to zero at the last step."""
+    max_grad_norm: Positive = 1.0
+    """Global gradient norm above which the gradient is scaled down."""
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
+    """Probability that a label is wrong (conservative DPO, Mitchell 2023); of the sigmoid loss."""
+    target_margin: Annotated[float, Field(ge=0.0)] = 0.0
+    """By how much the chosen answer should win in the reference-free loss (gamma of SimPO)."""
+    desirable_weight: Positive = 1.0
+    """Of method kto: weight of chosen answers (lambda_D, Ethayarajh 2024)."""
+    undesirable_weight: Positive = 1.0
+    """Of method kto: weight of rejected answers (lambda_U)."""
+    validation_every: Count = 50
+    """Steps between evaluations on validation pairs; the checkpoint of least validation loss is kept."""
+    early_stopping_patience: Count | None = None
+    """Stop after this many evaluations in a row without a better validation loss; default: never."""
+    micro_batch_tokens: Count = 4096
+    """Padded tokens computed at once; changes memory and speed, not the result."""
+
+
+class Rejection(Section):
+    rounds: Count = 4
+    """Times that answers are sampled, the best kept, and the policy fine-tuned on them (Touvron 2023, section 3.2)."""
+    prompts: Count = 512
+    """Training prompts answered in a round."""
+    samples: Count = 8
+    """Answers sampled to each prompt, of which the reward's favourite is kept."""
+    train_steps: Count = 50
+    """Optimizer steps of a round; a step is one batch of kept answers, of this and all earlier rounds."""
+    batch_size: Count = 64
+    """Kept answers in a batch."""
+    lora_dim: NotNegative | None = None
+    """LoRA rank of the policy; 0 trains every weight; default: 4 above 200M parameters, else 0."""
+    learning_rate: Positive | None = None
+    """Peak learning rate; default: 1e-4 with LoRA, 1e-5 full."""
+    max_grad_norm: Positive = 1.0
+    """Global gradient norm above which the gradient is scaled down."""
+    micro_batch_tokens: Count = 4096
+    """Padded tokens computed at once; changes memory and speed, not the result."""
+
+
 class Sampler(Section):
     temperature: Positive = 1.0
     """Logits are divided by it in policy, old policy and reference."""
