@@ -10,7 +10,7 @@ import torch
 from conftest import SENTENCES, quiet_recipe
 from transformers import AutoModelForCausalLM
 
-from preferent import metric, model, sft
+from preferent import imitation, metric, model, sft
 from preferent.error import DataError
 from preferent.world import World
 
@@ -29,7 +29,7 @@ def texts(tmp_path: Path) -> Path:
 def test_loss_is_the_models_own_on_answers_only(tiny: Path) -> None:
     policy = model.load_policy(tiny, World.of(quiet_recipe()))
     rows = [np.array([1, 270, 280, 290, 2], np.int32), np.array([1, 271, 281], np.int32)]
-    found = sft.loss_sum(policy, sft.Sequences(rows, [3, 2]))
+    found = imitation.loss_sum(policy, imitation.Sequences(rows, [3, 2]))
     plain = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
     expected = 0.0
     for row, start in zip(rows, (3, 2), strict=True):
@@ -39,7 +39,7 @@ def test_loss_is_the_models_own_on_answers_only(tiny: Path) -> None:
         log_probs = logits.log_softmax(-1)
         expected -= sum(float(log_probs[place - 1, row[place]]) for place in range(start, len(row)))
     assert found.item() == pytest.approx(expected, abs=1e-4)
-    assert sft.target_count(policy, sft.Sequences(rows, [3, 2])) == 3
+    assert imitation.target_count(policy, imitation.Sequences(rows, [3, 2])) == 3
 
 
 def test_plain_text_is_packed_and_learnt(tiny: Path, texts: Path, tmp_path: Path) -> None:
@@ -61,5 +61,5 @@ def test_adapter_is_merged(tiny: Path, texts: Path, tmp_path: Path) -> None:
 def test_preferences_are_refused(tiny: Path, tmp_path: Path) -> None:
     row = {"input_text": "a", "candidate_0": " b", "candidate_1": " c", "choice": 0}
     (tmp_path / "pairs.jsonl").write_text(json.dumps(row) + "\n")
-    with pytest.raises(DataError, match="sft wants"):
+    with pytest.raises(DataError, match="imitation wants"):
         sft.main(recipe_of(tmp_path / "pairs.jsonl"), {"model": tiny}, tmp_path / "out")
