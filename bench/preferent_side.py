@@ -59,7 +59,7 @@ def main() -> None:
         Normalizer(),
         Local(policy, wanted.seed),
     )
-    state = ppo.State(0, *ppo.optimizers(wanted, parts), {"kl_coeff": wanted.kl_coeff})
+    state = ppo.start(wanted, parts)
     params = Params(asked.answer, stop_at_eos=False)
     texts = [""] * len(ids)
     line.ready(

@@ -222,7 +222,16 @@ def _tuning(recipe: Recipe) -> Task:
         return Task("dpo", "dpo", "policy", inputs | _pairs("train"), ("model",), outside)
     stage = "ppo" if recipe.method == "reinforcement_learning" else "rejection"
     prompts = {"train": "data/prompt/train.jsonl", "validation": "data/prompt/validation.jsonl"}
-    return Task(stage, stage, "policy", inputs | rewards(recipe) | prompts, ("model", "score.json"), outside)
+    files = {"ptx ": pretraining(recipe)} if stage == "ppo" else {}
+    return Task(
+        stage, stage, "policy", inputs | rewards(recipe) | prompts, ("model", "score.json"), outside, files=files
+    )
+
+
+def pretraining(recipe: Recipe) -> list[str]:
+    """The files of text mixed into PPO's loss; none where it is not."""
+    named = recipe.ppo.ptx_dataset or (recipe.sft.dataset if recipe.sft is not None else None)
+    return paths(named) if recipe.ppo.ptx_coeff > 0 else []
 
 
 def _infer(recipe: Recipe) -> list[Task]:

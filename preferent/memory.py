@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from preferent.recipe import Recipe
+from preferent.recipe.algorithm import algorithm
 
 BASELINE = 430 << 20
 """What a stage holds before any weight is there: interpreter, torch, transformers, peft (measured, CPU build)."""
@@ -296,14 +297,17 @@ def ppo(given: Given) -> Need:
     rank = rank_of(section.lora_dim, 1, shape)
     critic_rank = rank_of(recipe.reward.lora_dim, 4, scorer) if section.reward is None else rank
     trained = shape.lora(rank) if rank else shape.policy
-    critic = scorer.lora(critic_rank) + scorer.hidden_size if critic_rank else scorer.scorer
+    with_critic = algorithm(section).critic
+    critic = 0 if not with_critic else scorer.lora(critic_rank) + scorer.hidden_size if critic_rank else scorer.scorer
     has_reward, referred = section.reward is None, recipe.kl_coeff > 0 and not rank
     parts = {
         "policy": shape.policy * b + (4 * trained if rank else 0),
         "reference": shape.policy * b if referred else 0,
         "reward": recipe.reward.members * scorer.scorer * b if has_reward else 0,
-        "critic": (0 if critic_rank and has_reward else scorer.scorer * b) + (4 * critic if critic_rank else 0),
+        "critic": with_critic * (0 if critic_rank and has_reward else scorer.scorer * b)
+        + (4 * critic if critic_rank else 0),
         "optimizer": optimizer(trained, b, rank > 0) + optimizer(critic, b, critic_rank > 0),
+        "average": 4 * trained if section.ema_decay is not None else 0,
     }
     rows = max(1, section.batch_size // section.minibatches)
     tokens = given.tokens(section.micro_batch_tokens, rows)
@@ -365,7 +369,8 @@ def disk(given: Given, stages: list[str]) -> dict[str, int]:
         rank, one = ranks["reward" if scores else stage], scorer if scores else shape
         full = one.scorer if scores else one.policy
         trained = one.lora(rank) if rank else full
-        critic = 0 if stage != "ppo" else scorer.lora(ranks["reward"]) if ranks["reward"] else scorer.scorer
+        has_critic = stage == "ppo" and algorithm(recipe.ppo).critic
+        critic = 0 if not has_critic else scorer.lora(ranks["reward"]) if ranks["reward"] else scorer.scorer
         copies = recipe.keep_checkpoints + 1
         kept["checkpoints"] += MASTER_AND_MOMENTS * copies * (trained + critic + trained)
         kept["models"] += 4 * trained if rank and stage != "sft" else full * one.stored

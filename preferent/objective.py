@@ -83,6 +83,17 @@ def chunked_log_probs(hidden: Tensor, ids: Tensor, head: Callable[[Tensor], Tens
     return torch.cat([checkpoint(chunk, h, i, use_reentrant=False) for h, i in parts])
 
 
+def chunked_entropy(hidden: Tensor, head: Callable[[Tensor], Tensor], vocab_size: int) -> Tensor:
+    """Entropy [N] in nats of softmax(head(hidden)), differentiable, a chunk of the logits at a time."""
+
+    def chunk(h: Tensor) -> Tensor:
+        log_probs = _wide(head(h)).log_softmax(-1)
+        return -(log_probs.exp() * log_probs.nan_to_num(neginf=0.0)).sum(-1)
+
+    rows = max(1, CHUNK_ELEMENTS // vocab_size)
+    return torch.cat([checkpoint(chunk, part, use_reentrant=False) for part in hidden.split(rows)])
+
+
 def shaped_rewards(scores: Tensor, k1: Tensor, answer_mask: Tensor, kl_coeff: float) -> Tensor:
     """Per-token rewards [B, A]: -kl_coeff * k1 everywhere, plus the score [B] at the last answer token.
 
@@ -120,22 +131,42 @@ def whiten(x: Tensor, keep_mask: Tensor) -> Tensor:
 
 
 def policy_loss(
-    log_probs: Tensor, old: Tensor, advantages: Tensor, clip_range: float
+    log_probs: Tensor,
+    old: Tensor,
+    advantages: Tensor,
+    clip_range: float,
+    clip_range_high: float | None = None,
+    dual_clip: float | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Summed clipped surrogate of PPO (Schulman et al. 2017) over tokens, all [N]; and sums for logging.
 
-    sum max(-A * ratio, -A * clip(ratio, 1 - eps, 1 + eps)), ratio = exp(log_probs - old).
+    sum max(-A * ratio, -A * clip(ratio, 1 - eps, 1 + eps_high)), ratio = exp(log_probs - old); eps_high is eps unless
+    given (Yu et al. 2025). With `dual_clip` c, where A < 0 no more than -A * c (Ye et al. 2020).
     """
     log_ratio = log_probs - old
     ratio = log_ratio.exp()
-    plain, clipped = -advantages * ratio, -advantages * ratio.clamp(1 - clip_range, 1 + clip_range)
+    high = clip_range if clip_range_high is None else clip_range_high
+    plain, clipped = -advantages * ratio, -advantages * ratio.clamp(1 - clip_range, 1 + high)
+    loss = torch.maximum(plain, clipped)
+    if dual_clip is not None:
+        loss = torch.where(advantages < 0, loss.minimum(-advantages * dual_clip), loss)
     with torch.no_grad():
         sums = {
             "ratio": ratio.sum(),
             "approxkl": 0.5 * log_ratio.square().sum(),
             "clipfrac": (clipped > plain).float().sum(),
         }
-    return torch.maximum(plain, clipped).sum(), sums
+    return loss.sum(), sums
+
+
+def kl_loss(log_probs: Tensor, reference: Tensor, weights: Tensor) -> Tensor:
+    """Summed k2 = (log pi - log pi_ref)^2 / 2 of sampled tokens, all [N]: the loss whose gradient is that of KL(pi ||
+    pi_ref) at each token.
+
+    k1 as a loss has the gradient zero, and k3 = pi_ref / pi - 1 - log(pi_ref / pi) that of KL(pi_ref || pi). None of
+    them knows that a token decides which tokens follow: only a KL in the reward does.
+    """
+    return 0.5 * (weights * (log_probs - reference).square()).sum()
 
 
 def value_loss(values: Tensor, old: Tensor, returns: Tensor, clip_range: float | None) -> Tensor:

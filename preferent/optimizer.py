@@ -61,6 +61,17 @@ class Optimizer:
         self._round()
         return rate, norm
 
+    def discard(self) -> None:
+        """Forget the gradients gathered since the last call."""
+        self._adam.zero_grad(set_to_none=True)
+
+    def put(self, masters: Mapping[str, Tensor]) -> None:
+        """Set the masters, and the parameters with them; the moments stay."""
+        with torch.no_grad():
+            for name, master in self.masters.items():
+                master.copy_(masters[name])
+        self._round()
+
     def _round(self) -> None:
         with torch.no_grad():
             for name, parameter in self.parameters.items():
@@ -77,14 +88,12 @@ class Optimizer:
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Put masters and moments back, and the parameters with them."""
-        with torch.no_grad():
-            for name, master in self.masters.items():
-                master.copy_(tensors[f"master.{name}"])
-                keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}.{name}" in tensors]
-                self._adam.state[master] = {
-                    key: tensors[f"{key}.{name}"].to(master.device if key != "step" else "cpu").clone() for key in keys
-                }
-        self._round()
+        for name, master in self.masters.items():
+            keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}.{name}" in tensors]
+            self._adam.state[master] = {
+                key: tensors[f"{key}.{name}"].to(master.device if key != "step" else "cpu").clone() for key in keys
+            }
+        self.put({name: tensors[f"master.{name}"] for name in self.masters})
 
 
 def _master(parameter: Parameter) -> Tensor:

@@ -13,6 +13,7 @@ from conftest import SENTENCES, quiet_recipe
 
 from preferent import checkpoint, metric, model, ppo, run
 from preferent.error import DivergedError, UsageError
+from preferent.ppo import learning
 from preferent.recipe import Recipe
 from preferent.sampler import Local
 from preferent.score import Normalizer, UserFunction
@@ -49,7 +50,7 @@ def recipe_of(**values: Any) -> Recipe:
 def experience(parts: ppo.Networks, recipe: Recipe, tmp_path: Path) -> tuple[ppo.State, ppo.Experience]:
     ids = [np.array([1, *range(270, 270 + 2 + i)], np.int32) for i in range(9)]
     prompts = ppo.Prompts(ids, [str(i) for i in range(9)])
-    state = ppo.State(0, *ppo.optimizers(recipe, parts), {"kl_coeff": recipe.kl_coeff})
+    state = ppo.start(recipe, parts)
     (tmp_path / "rollouts").mkdir(exist_ok=True)
     rollouts = ppo.sample(recipe, 0, parts, prompts, ppo.Ledger(tmp_path / "rollouts"))
     return state, ppo.assemble(recipe, state, rollouts, parts)
@@ -60,16 +61,18 @@ def experience(parts: ppo.Networks, recipe: Recipe, tmp_path: Path) -> tuple[ppo
 def test_first_ratio_is_exactly_one(tiny: Path, tmp_path: Path, precision: str, rank: int) -> None:
     recipe = recipe_of(precision=precision, ppo={"lora_dim": rank})
     parts = networks(tiny, recipe)
-    _, batch = experience(parts, recipe, tmp_path)
+    state, batch = experience(parts, recipe, tmp_path)
     assert len(batch.minibatches) == 2 and sum(len(part) for part in batch.minibatches) >= 4
     assert len({len(r.prompt_ids) + len(r.ids) for r in batch.rollouts}) > 3
     for part in batch.minibatches:
-        found = ppo.update(recipe, batch, part, parts)
+        found = learning.update(recipe, state, batch, part, parts)
         assert found["val/ratio"] == 1.0 and found["policy/approxkl"] == 0.0 and found["policy/clipfrac"] == 0.0
     nudged = [p for name, p in parts.policy.trainable().items() if rank == 0 or "lora_B" in name]
     with torch.no_grad():
         nudged[0].add_(0.05)
-    assert ppo.update(recipe, batch, batch.minibatches[0], parts)["policy/approxkl"] > 0, "the ratio is not recomputed"
+    assert learning.update(recipe, state, batch, batch.minibatches[0], parts)["policy/approxkl"] > 0, (
+        "the ratio is not recomputed"
+    )
 
 
 def test_log_probs_are_those_of_the_sampler_up_to_rounding(tiny: Path, tmp_path: Path) -> None:
@@ -92,10 +95,10 @@ def test_loss_and_gradient_do_not_depend_on_how_the_batch_is_cut(tiny: Path, tmp
     for tokens in (10_000, 120, 40):
         recipe = recipe_of(ppo={"micro_batch_tokens": tokens, "minibatches": 1})
         parts = networks(tiny, recipe)
-        _, batch = experience(parts, recipe, tmp_path)
+        state, batch = experience(parts, recipe, tmp_path)
         with torch.no_grad():
             next(iter(parts.policy.trainable().values())).add_(0.02)
-        found = ppo.update(recipe, batch, batch.minibatches[0], parts)
+        found = learning.update(recipe, state, batch, batch.minibatches[0], parts)
         results.append((len(batch.minibatches[0]), found, gradients(parts)))
     assert results[0][0] == 1 and results[2][0] >= 8
     for _, found, gradient in results[1:]:
@@ -217,8 +220,8 @@ def test_reward_that_is_not_finite_is_told(stage_inputs: dict[str, Path], tmp_pa
 def test_loss_that_is_not_finite_keeps_the_batch(
     stage_inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    update: Callable[..., dict[str, float]] = ppo.update
-    monkeypatch.setattr(ppo, "update", lambda *a: update(*a) | {"loss/policy": float("nan")})
+    update: Callable[..., dict[str, float]] = learning.update
+    monkeypatch.setattr(learning, "update", lambda *a: update(*a) | {"rl_loss": float("nan")})
     with pytest.raises(DivergedError, match=r"rollouts/000000\.safetensors"):
         ppo.main(stage_recipe(2), stage_inputs, tmp_path / "out")
     assert (tmp_path / "out/rollouts/000000.safetensors").exists()

@@ -180,7 +180,7 @@ def test_errors_of_files_name_the_file_and_the_line(tmp_path):
 def test_pick_takes_fields_dotted_fields_and_sections():
     found, _ = recipe.parse(COURSE)
     picked = recipe.pick(found, "seed", "ppo.epochs", "sft.train_steps", "report")
-    assert picked == {"seed": 0, "ppo.epochs": 4, "sft.train_steps": None, "report": {"pairs": 60}}
+    assert picked == {"seed": 0, "ppo.epochs": None, "sft.train_steps": None, "report": {"pairs": 60}}
 
 
 def test_every_field_says_what_it_is():

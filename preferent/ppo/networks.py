@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from preferent import dataset, draw, graph, model, run
+from preferent import dataset, draw, graph, imitation, model, run
 from preferent.error import DataError, UsageError
+from preferent.imitation import Sequences
 from preferent.model import Policy, Scorer
 from preferent.recipe import Recipe
+from preferent.recipe.algorithm import algorithm
 from preferent.record import Prompt
 from preferent.sampler import Local, Params, Sampler
 from preferent.score import Ensemble, Normalizer, RewardModel, UserFunction
@@ -32,14 +34,16 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Networks:
-    """Everything that computes: what learns (policy, critic) and what judges it (reference, reward)."""
+    """Everything that computes: what learns (policy, critic), what judges it (reference, reward), and the text that it
+    should not forget."""
 
     policy: Policy
     reference: Policy | None
-    critic: Scorer
+    critic: Scorer | None
     reward: Ensemble | UserFunction
     normalizer: Normalizer
     sampler: Sampler
+    pretraining: Sequences | None = None
 
 
 def load(recipe: Recipe, source: Path, inputs: dict[str, Path], out: Path, world: World) -> Networks:
@@ -58,19 +62,24 @@ def load(recipe: Recipe, source: Path, inputs: dict[str, Path], out: Path, world
     if not prompts.ids:
         raise DataError(f"{inputs['train']}: holds no prompt to train on")
     normalizer = fit_normalizer(recipe, policy, reward, sampler, prompts, out)
-    return Networks(policy, reference, critic, reward, normalizer, sampler)
+    text = imitation.read(recipe, policy, graph.pretraining(recipe)) if graph.pretraining(recipe) else None
+    return Networks(policy, reference, critic, reward, normalizer, sampler, text)
 
 
 def load_reward(
     recipe: Recipe, source: Path, inputs: dict[str, Path], rank: int, world: World
-) -> tuple[Ensemble | UserFunction, Scorer]:
-    """The reward, and a critic that starts from its first member; from the policy's backbone where it cannot."""
-    checkpointing = recipe.gradient_checkpointing
+) -> tuple[Ensemble | UserFunction, Scorer | None]:
+    """The reward, and where the algorithm has one a critic that starts from its first member; from the policy's
+    backbone where it cannot."""
+    checkpointing, critic = recipe.gradient_checkpointing, algorithm(recipe.ppo).critic
     if recipe.ppo.reward is not None:
-        return UserFunction.load(recipe.ppo.reward), model.critic_from_policy(source, world, rank, checkpointing)
+        fresh = model.critic_from_policy(source, world, rank, checkpointing) if critic else None
+        return UserFunction.load(recipe.ppo.reward), fresh
     first, *others = (inputs[name] for name in graph.members(inputs))
     scorer = model.load_scorer(first, world, checkpointing=checkpointing)
     reward = Ensemble((RewardModel.of(scorer, recipe), *Ensemble.load(others, recipe, world).members))
+    if not critic:
+        return reward, None
     policy_tokens = model.Tokenizer.load(source if (source / "tokenizer.json").exists() else model.adapter_base(source))
     if scorer.tokenizer.fingerprint != policy_tokens.fingerprint:
         return reward, model.critic_from_policy(source, world, rank, checkpointing)

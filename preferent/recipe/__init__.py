@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 
 from preferent.error import PlatformError, UsageError
 from preferent.gcpc import CLOUD_ONLY, MODELS, resolve_model
+from preferent.recipe.algorithm import GROUPED, algorithm
 from preferent.recipe.section import (
     Compare,
     Count,
@@ -109,6 +110,17 @@ class Recipe(Section):
     def _budget_needs_reference(self) -> "Recipe":
         if self.ppo.minibatches > self.ppo.batch_size:
             raise ValueError("ppo.minibatches is larger than ppo.batch_size")
+        samples = algorithm(self.ppo).samples
+        if self.ppo.batch_size % samples:
+            raise ValueError(
+                f"ppo.batch_size ({self.ppo.batch_size}) is no multiple of the {samples} answers to a prompt"
+            )
+        if self.ppo.algorithm in GROUPED and samples < 2:
+            raise ValueError(
+                f"ppo.samples_per_prompt: {self.ppo.algorithm} holds an answer against others to its prompt"
+            )
+        if self.ppo.ptx_coeff and self.ppo.ptx_dataset is None and self.sft is None:
+            raise ValueError("ppo.ptx_coeff: name ppo.ptx_dataset, the text that it weighs")
         if self.ppo.kl_target is not None and self.kl_coeff == 0:
             raise ValueError("ppo.kl_target moves kl_coeff, which must start above 0")
         if self.data.validation_share + self.data.test_share >= 1:

@@ -110,12 +110,17 @@ class Reward(Section):
 
 
 class Ppo(Section):
+    algorithm: Literal["ppo", "rloo", "grpo", "dr_grpo", "reinforce_plus_plus", "remax"] = "ppo"
+    """How an answer's advantage is estimated: by a critic (ppo), or against other answers to its prompt, the batch, or
+    the greedy answer."""
     batch_size: Count = 64
-    """Rollouts in a step."""
+    """Rollouts in a step, all answers to a prompt counted."""
+    samples_per_prompt: Count | None = None
+    """Answers sampled to each prompt of a step; default: 4 in rloo, 8 in grpo and dr_grpo, else 1."""
     minibatches: Count = 1
     """Optimizer steps an epoch; each minibatch is made of whole micro-batches."""
-    epochs: Count = 4
-    """Passes over the rollouts of a step."""
+    epochs: Count | None = None
+    """Passes over the rollouts of a step; default: 4 in ppo, else 1."""
     lora_dim: NotNegative | None = None
     """LoRA rank of the policy; 0 trains every weight; default: 1 above 200M parameters, else 0."""
     learning_rate: Positive | None = None
@@ -130,14 +135,28 @@ class Ppo(Section):
     """Global gradient norm above which the gradient is scaled down, policy and critic each."""
     clip_range: Positive = 0.2
     """Epsilon of the clipped policy ratio."""
+    clip_range_high: Positive | None = None
+    """Epsilon above 1 where it should be another ("clip higher", Yu 2025: 0.28); default: clip_range."""
+    dual_clip: Annotated[float, Field(gt=1.0)] | None = None
+    """Bounds the loss of a bad token at this many times its advantage (Ye 2020: 3); null: off."""
+    entropy_coeff: Annotated[float, Field(ge=0.0)] = 0.0
+    """Weight of the entropy of the policy, nats a token, in the loss."""
     value_clip_range: Positive | None = 0.2
     """How far a value may move from its rollout value before the loss is clipped; null: no clipping."""
     vf_coeff: Positive = 0.1
     """Weight of the value loss."""
+    critic_warmup_steps: NotNegative = 0
+    """First steps in which the critic learns and the policy does not."""
     gamma: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Discount."""
     gae_lambda: Annotated[float, Field(ge=0.0, le=1.0)] = 0.95
     """Lambda of generalized advantage estimation."""
+    whiten_rewards: bool = False
+    """Scale a step's rewards to deviation 1, their mean kept (Ziegler 2019)."""
+    whiten_advantages: bool | None = None
+    """Shift and scale a step's advantages to mean 0 and deviation 1; default: in ppo and reinforce_plus_plus."""
+    kl_in: Literal["reward", "loss"] | None = None
+    """Where the KL penalty stands: in the reward (k1) or in the loss (k2); default: in the reward, in grpo the loss."""
     missing_eos_score: float | None = -1.0
     """Replaces the normalised score of an answer that did not end; null: off."""
     kl_target: Positive | None = None
@@ -146,6 +165,12 @@ class Ppo(Section):
     """Episodes over which the adaptive controller acts."""
     kl_budget: Positive | None = None
     """Nats an answer on validation prompts above which training stops."""
+    ema_decay: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """Validate and deliver the moving average of the policy's weights with this decay a step; null: off."""
+    ptx_coeff: Annotated[float, Field(ge=0.0)] = 0.0
+    """Weight of the loss on `ptx_dataset` mixed in (PPO-ptx, Ouyang 2022), nats a token."""
+    ptx_dataset: Files | None = None
+    """Plain text or demonstrations that the policy should not forget; default: sft.dataset."""
     reward: str | None = None
     """`module:function` from (prompts, answers), two lists of text, to a list of scores; replaces the reward model."""
     validation_every: Count = 25
