@@ -15,6 +15,7 @@ from preferent import checkpoint, metric, model, ppo, run
 from preferent.error import DivergedError, UsageError
 from preferent.ppo import learning
 from preferent.recipe import Recipe
+from preferent.recipe.algorithm import algorithm
 from preferent.sampler import Local
 from preferent.score import Normalizer, UserFunction
 from preferent.world import World
@@ -33,7 +34,7 @@ def networks(folder: Path, recipe: Recipe) -> ppo.Networks:
     world = World.of(recipe)
     rank = recipe.ppo.lora_dim or 0
     policy = model.load_policy(folder, world, rank)
-    critic = model.critic_from_policy(folder, world, rank)
+    critic = model.critic_from_policy(folder, world, rank) if algorithm(recipe.ppo).critic else None
     sampler = Local(policy, recipe.seed)
     reward = UserFunction("letters", letters)
     return ppo.Networks(policy, policy.reference(), critic, reward, Normalizer(), sampler)
@@ -51,9 +52,11 @@ def experience(parts: ppo.Networks, recipe: Recipe, tmp_path: Path) -> tuple[ppo
     ids = [np.array([1, *range(270, 270 + 2 + i)], np.int32) for i in range(9)]
     prompts = ppo.Prompts(ids, [str(i) for i in range(9)])
     state = ppo.start(recipe, parts)
-    (tmp_path / "rollouts").mkdir(exist_ok=True)
-    rollouts = ppo.sample(recipe, 0, parts, prompts, ppo.Ledger(tmp_path / "rollouts"))
-    return state, ppo.assemble(recipe, state, rollouts, parts)
+    (tmp_path / "rollouts").mkdir(exist_ok=True, parents=True)
+    ledger = ppo.Ledger(tmp_path / "rollouts")
+    rollouts = ppo.sample(recipe, 0, parts, prompts, ledger)
+    greedy = ppo.sample_greedy(recipe, 0, parts, prompts, ledger, rollouts)
+    return state, ppo.assemble(recipe, state, rollouts, parts, greedy)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -86,7 +89,8 @@ def test_log_probs_are_those_of_the_sampler_up_to_rounding(tiny: Path, tmp_path:
 
 
 def gradients(parts: ppo.Networks) -> torch.Tensor:
-    found = [p.grad.flatten() for part in (parts.policy, parts.critic) for p in part.trainable().values()]
+    learning_ones = [part for part in (parts.policy, parts.critic) if part is not None]
+    found = [p.grad.flatten() for part in learning_ones for p in part.trainable().values()]
     return torch.cat(found)
 
 
