@@ -59,7 +59,7 @@ class RewardModel:
 
     @classmethod
     def load(cls, folder: Path, recipe: Recipe, world: World) -> "RewardModel":
-        return cls.of(load_scorer(folder, world), recipe)
+        return cls.of(load_scorer(folder, world, checkpointing=recipe.gradient_checkpointing), recipe)
 
     @classmethod
     def of(cls, scorer: Scorer, recipe: Recipe) -> "RewardModel":

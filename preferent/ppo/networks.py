@@ -14,7 +14,7 @@ from preferent.recipe import Recipe
 from preferent.recipe.algorithm import algorithm
 from preferent.record import Prompt
 from preferent.sampler import Local, Params, Sampler
-from preferent.score import Ensemble, Normalizer, RewardModel, UserFunction
+from preferent.score import Ensemble, Normalizer, UserFunction
 from preferent.world import World
 
 
@@ -56,7 +56,8 @@ def load(recipe: Recipe, source: Path, inputs: dict[str, Path], out: Path, world
             "ppo.kl_budget: with kl_coeff: 0 no reference is loaded, so there is no KL to hold; drop one of them"
         )
     reference = policy.reference() if recipe.kl_coeff > 0 or free_reference else None
-    reward, critic = load_reward(recipe, source, inputs, rank, world)
+    reward = load_reward(recipe, inputs, world)
+    critic = load_critic(recipe, source, policy, reward, rank, world) if algorithm(recipe.ppo).critic else None
     sampler = Local(policy, recipe.seed, recipe.sampler.rows)
     prompts = Prompts.of(dataset.load_prompts(inputs["train"]), policy, recipe)
     if not prompts.ids:
@@ -66,24 +67,21 @@ def load(recipe: Recipe, source: Path, inputs: dict[str, Path], out: Path, world
     return Networks(policy, reference, critic, reward, normalizer, sampler, text)
 
 
-def load_reward(
-    recipe: Recipe, source: Path, inputs: dict[str, Path], rank: int, world: World
-) -> tuple[Ensemble | UserFunction, Scorer | None]:
-    """The reward, and where the algorithm has one a critic that starts from its first member; from the policy's
-    backbone where it cannot."""
-    checkpointing, critic = recipe.gradient_checkpointing, algorithm(recipe.ppo).critic
+def load_reward(recipe: Recipe, inputs: dict[str, Path], world: World) -> Ensemble | UserFunction:
+    """What is optimised: the recipe's function, or the mean of the reward models among the inputs."""
     if recipe.ppo.reward is not None:
-        fresh = model.critic_from_policy(source, world, rank, checkpointing) if critic else None
-        return UserFunction.load(recipe.ppo.reward), fresh
-    first, *others = (inputs[name] for name in graph.members(inputs))
-    scorer = model.load_scorer(first, world, checkpointing=checkpointing)
-    reward = Ensemble((RewardModel.of(scorer, recipe), *Ensemble.load(others, recipe, world).members))
-    if not critic:
-        return reward, None
-    policy_tokens = model.Tokenizer.load(source if (source / "tokenizer.json").exists() else model.adapter_base(source))
-    if scorer.tokenizer.fingerprint != policy_tokens.fingerprint:
-        return reward, model.critic_from_policy(source, world, rank, checkpointing)
-    return reward, scorer.critic()
+        return UserFunction.load(recipe.ppo.reward)
+    return Ensemble.load([inputs[name] for name in graph.members(inputs)], recipe, world)
+
+
+def load_critic(
+    recipe: Recipe, source: Path, policy: Policy, reward: Ensemble | UserFunction, rank: int, world: World
+) -> Scorer:
+    """A critic that starts from the first reward model; from the policy's backbone where it cannot."""
+    scorer = reward.members[0].scorer if isinstance(reward, Ensemble) else None
+    if scorer is None or scorer.tokenizer.fingerprint != policy.tokenizer.fingerprint:
+        return model.critic_from_policy(source, world, rank, recipe.gradient_checkpointing)
+    return scorer.critic()
 
 
 def fit_normalizer(
