@@ -62,7 +62,7 @@ def weights(size: int, n: int) -> np.ndarray:
 
 
 def expected(values: Numbers, scores: Numbers, n: int) -> float:
-    """What the best of n is worth, estimated without bias from samples [size]: the mean, over all n-subsets, of the value
+    """What the best of n is worth, estimated without bias from samples [size]: the mean over all n-subsets of the value
     of the one that scores highest.
 
     `values` may be the scores, or what a second judge says of answers that the first one chose (Nakano et al. 2021,

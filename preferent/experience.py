@@ -89,6 +89,17 @@ def measure(
     return Measured(log_probs, k1, kl, entropy)
 
 
+def divergence(
+    policy: Policy, reference: Policy | None, rollouts: Sequence[Rollout], max_tokens: int, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """KL(pi || pi_ref) over the whole vocabulary and its estimate k1 of each answer, both [B], in nats an answer."""
+    device = policy.world.device
+    micros = micro_batches(rollouts, max_tokens, policy.tokenizer.pad_id, device)
+    shape = len(rollouts), max(len(r.ids) for r in rollouts)
+    measured = measure(policy, reference, micros, shape, temperature)
+    return measured.kl.sum(-1), measured.k1.sum(-1)
+
+
 def _measure(logits: Tensor, reference_logits: Tensor | None, ids: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Log-prob, k1, KL and entropy, all [n]; the log-prob is computed as the training pass computes it."""
     log_probs = objective.log_probs_of(logits, ids)

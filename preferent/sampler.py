@@ -17,7 +17,8 @@ from transformers.cache_utils import DynamicLayer
 
 from preferent import batch, draw
 from preferent.model import Policy
-from preferent.record import Rollout
+from preferent.recipe import Recipe
+from preferent.record import Prompt, Rollout
 
 COMPACT_BELOW = 0.9
 
@@ -32,6 +33,25 @@ class Params:
     top_k: int = 0
     greedy: bool = False
     stop_at_eos: bool = True
+
+
+def rollout_params(recipe: Recipe) -> Params:
+    """Rollouts and validation sample the whole distribution at the recipe's temperature."""
+    return Params(recipe.target_sequence_length, recipe.sampler.temperature)
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts with their token ids and their text as the model sees it."""
+
+    ids: list[np.ndarray]
+    texts: list[str]
+
+    @classmethod
+    def of(cls, records: Sequence[Prompt], policy: Policy, recipe: Recipe) -> "Prompts":
+        limit, instruction = recipe.prompt_sequence_length, recipe.instruction
+        ids = [np.asarray(policy.tokenizer.encode_prompt(p, instruction, limit)[0], np.int32) for p in records]
+        return cls(ids, [policy.tokenizer.text(p, instruction) for p in records])
 
 
 class Sampler(Protocol):

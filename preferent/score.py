@@ -11,11 +11,12 @@ from typing import SupportsFloat
 
 import numpy as np
 
-from preferent import experience, run
+from preferent import draw, experience, graph, run
 from preferent.error import PlatformError, UsageError
-from preferent.model import Scorer, load_scorer
+from preferent.model import Policy, Scorer, load_scorer
 from preferent.recipe import Recipe
 from preferent.record import Prompt, Rollout
+from preferent.sampler import Prompts, Sampler, rollout_params
 from preferent.tokenizer import Tokenizer
 from preferent.world import World
 
@@ -149,6 +150,29 @@ class UserFunction:
                     f"ppo.reward: {self.name} returned {value!r} for the answer {answer!r}; a score is a finite number"
                 )
         return np.array([float(value) for value in returned])
+
+
+def load_reward(recipe: Recipe, inputs: dict[str, Path], world: World) -> Ensemble | UserFunction:
+    """What is optimised: the recipe's function, or the mean of the reward models among the inputs."""
+    if recipe.ppo.reward is not None:
+        return UserFunction.load(recipe.ppo.reward)
+    return Ensemble.load([inputs[name] for name in graph.members(inputs)], recipe, world)
+
+
+def fit_normalizer(
+    recipe: Recipe, policy: Policy, reward: Ensemble | UserFunction, sampler: Sampler, prompts: Prompts, out: Path
+) -> Normalizer:
+    """The normaliser from one answer of the untuned policy to each of some training prompts; read back if it is
+    there."""
+    path = out / "score.json"
+    if path.exists():
+        return Normalizer.read(path)
+    rows = draw.permutation(recipe.seed, "normalize", 0, len(prompts.ids))[: recipe.ppo.normalize_prompts]
+    rollouts = sampler.sample([prompts.ids[i] for i in rows], rows.tolist(), "normalize", 0, rollout_params(recipe))
+    raw = reward.score(rollouts, [prompts.texts[i] for i in rows], policy.tokenizer)
+    normalizer = Normalizer.fit(np.asarray(raw, np.float64), recipe.reward.normalize)
+    run.write_sealed(path, {"bias": normalizer.bias, "gain": normalizer.gain, "prompts": len(rows)})
+    return normalizer
 
 
 def decoded(rollouts: Sequence[Rollout], texts: Sequence[str], tokenizer: Tokenizer) -> list[str]:

@@ -34,11 +34,12 @@ from preferent.metric import Metrics, tensorboard
 from preferent.optimizer import Optimizer, Schedule
 from preferent.ppo.average import Average
 from preferent.ppo.learning import Experience, State, assemble, learn, summary
-from preferent.ppo.networks import Networks, Prompts, load, rollout_params
+from preferent.ppo.networks import Networks, load
 from preferent.recipe import Recipe, pick
 from preferent.recipe.algorithm import algorithm
 from preferent.record import Rollout
 from preferent.rollouts import Ledger
+from preferent.sampler import Prompts, rollout_params
 from preferent.world import World
 
 
