@@ -13,19 +13,9 @@ PACKAGE = ROOT / "preferent"
 CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
 TORCH_FREE = next(contract["source_modules"] for contract in CONTRACTS if contract["type"] == "forbidden")
 COMPUTES = {
-    *(
-        "objective",
-        "advantage",
-        "world",
-        "batch",
-        "model",
-        "checkpoint",
-        "optimizer",
-        "experience",
-        "imitation",
-        "export",
-    ),
-    *("rollouts", "sampler", "score", "scratch", "sft", "reward", "ppo", "infer", "compare"),
+    *("objective", "advantage", "world", "batch", "model", "checkpoint", "optimizer"),
+    *("experience", "imitation", "export"),
+    *("rollouts", "sampler", "score", "scratch", "sft", "reward", "ppo", "rejection", "infer", "compare"),
     *("trial", "delivery"),
 }
 """The other half: modules that may import torch."""
