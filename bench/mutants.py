@@ -1,0 +1,208 @@
+"""Deliberate bugs: each is put into the source in memory, and a test has to fail; the named ones, then some drawn.
+
+python bench/mutants.py [--strict] [--only NAME ...] [--drawn COUNT]
+
+The named ones are in tests/mutants.yaml. The drawn ones are single changes of a syntax tree (bench/mutate.py), of the
+modules in TESTED; those that change nothing one could observe are argued in tests/equivalent.yaml. This process
+imports what is heavy and computes nothing; every mutant is a fork of it, which imports preferent afresh through a
+loader that replaces the text of one file. No file is touched. Fails where a mutant survives or has no place any more.
+"""
+
+import argparse
+import importlib
+import importlib.machinery
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mutate
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+SEED = 1
+LIMIT_SECONDS = 60
+HEAVY = (
+    *("numpy", "scipy.optimize", "scipy.stats", "torch", "torch.utils.checkpoint", "safetensors.torch", "peft"),
+    *("transformers.models.llama.modeling_llama", "transformers.models.auto.modeling_auto", "tokenizers", "pydantic"),
+    *("tensorboard.summary.writer.event_file_writer", "hypothesis", "jinja2", "sentencepiece"),
+)
+TESTED = {
+    "objective.py": ("tests/test_objective.py", "tests/exact"),
+    "batch.py": ("tests/test_batch.py", "tests/exact"),
+    "score.py": ("tests/test_score.py", "tests/exact"),
+    "winrate.py": ("tests/test_winrate.py", "tests/exact"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A name, the file below preferent/ with its whole text, and the tests of which one must fail."""
+
+    name: str
+    file: str
+    text: str
+    tests: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The test that failed ("" where none did) and the seconds that took."""
+
+    killer: str
+    seconds: float
+
+
+class Loader(importlib.machinery.SourceFileLoader):
+    """Loads one module from a text, and not from its file or its bytecode."""
+
+    text: str
+
+    def get_code(self, fullname: str) -> Any:
+        return compile(self.text, self.path, "exec", dont_inherit=True)
+
+
+class Finder:
+    """Finds the module of one file, with another text."""
+
+    def __init__(self, file: str, text: str) -> None:
+        parts = ("preferent", *Path(file).with_suffix("").parts)
+        self.name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        self.text = text
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name != self.name:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        assert spec is not None and spec.origin is not None
+        loader = Loader(name, spec.origin)
+        loader.text = self.text
+        spec.loader = loader
+        return spec
+
+
+class First:
+    """Remembers the first test that failed, or the file that could not be imported."""
+
+    failed = ""
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        self._note(report)
+
+    def pytest_collectreport(self, report: Any) -> None:
+        self._note(report)
+
+    def _note(self, report: Any) -> None:
+        if report.failed and not self.failed:
+            self.failed = report.nodeid
+
+
+def tried(tests: Sequence[str], file: str = "", text: str = "", log: Path = Path(os.devnull)) -> Verdict:
+    """Run tests in a fork, with a file of the source replaced by a text."""
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        said = Path(folder) / "failed"
+        child = os.fork()
+        if child == 0:
+            _perform(tests, file, text, log, said)
+        status = os.waitpid(child, 0)[1]
+        killer = said.read_text() if said.exists() else f"no end ({os.waitstatus_to_exitcode(status)})"
+    return Verdict(killer, time.perf_counter() - began)
+
+
+def _perform(tests: Sequence[str], file: str, text: str, log: Path, said: Path) -> None:
+    """What the fork does; it leaves the name of the test that failed in `said`, and never returns."""
+    signal.alarm(LIMIT_SECONDS)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    if file:
+        sys.meta_path.insert(0, Finder(file, text))
+    first = First()
+    code = 1
+    try:
+        code = pytest.main(["-q", "-x", "-p", "no:cacheprovider", *tests], plugins=[first])
+        if code not in (0, 1) and not first.failed:
+            first.failed = f"pytest could not run ({int(code)})"
+        said.write_text(first.failed)
+    finally:
+        os._exit(int(code))
+
+
+def named(path: Path) -> tuple[list[Mutant], list[str], list[str]]:
+    """The mutants of a list; the names of those without a place; and what is wrong with the rest."""
+    placed, bare, wrong = [], [], []
+    for entry in yaml.safe_load(path.read_text()):
+        name = entry["name"]
+        if "equivalent" in entry:
+            continue
+        if "file" not in entry:
+            bare.append(name)
+            continue
+        source = (ROOT / "preferent" / entry["file"]).read_text()
+        if source.count(entry["old"]) != 1:
+            wrong.append(f"{name}: its old text is {source.count(entry['old'])} times in {entry['file']}, not once")
+            continue
+        tests = entry["test"] if isinstance(entry["test"], list) else [entry["test"]]
+        placed.append(Mutant(name, entry["file"], source.replace(entry["old"], entry["new"]), tuple(tests)))
+    return placed, bare, wrong
+
+
+def drawn(count: int, path: Path) -> list[Mutant]:
+    """As many changes of the tested modules, by a draw that is keyed by what each change says."""
+    found = [change for file in TESTED for change in mutate.changes(file, (ROOT / "preferent" / file).read_text())]
+    argued = {(row["file"], row["line"], row["change"]) for row in yaml.safe_load(path.read_text())}
+    chosen = sorted(found, key=lambda change: change.key(SEED))[:count]
+    kept = [change for change in chosen if (change.file, change.line, change.what) not in argued]
+    print(f"\n{len(chosen)} drawn of {len(found)} changes with seed {SEED}; {len(chosen) - len(kept)} are equivalent")
+    return [Mutant(f"{c.file}:{c.number}: {c.line}: {c.what}", c.file, c.text, TESTED[c.file]) for c in kept]
+
+
+def survivors(mutants: Sequence[Mutant], log: Path) -> list[str]:
+    """Try every mutant and print a line each; the names of those that no test noticed."""
+    alive = []
+    for mutant in mutants:
+        verdict = tried(mutant.tests, mutant.file, mutant.text, log)
+        print(f"{mutant.name:<26} {verdict.killer or 'SURVIVES'}  {verdict.seconds:.1f} s", flush=True)
+        if not verdict.killer:
+            alive.append(mutant.name)
+    return alive
+
+
+def main() -> None:
+    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words.add_argument("--strict", action="store_true", help="fail where a named mutant has no place yet")
+    words.add_argument("--only", nargs="*", help="these named mutants alone")
+    words.add_argument("--drawn", type=int, default=20, help="how many to draw")
+    words.add_argument("--log", type=Path, default=Path(os.devnull), help="where pytest's own words go")
+    given = words.parse_args()
+    os.chdir(ROOT)
+    mutants, bare, wrong = named(ROOT / "tests/mutants.yaml")
+    mutants = [mutant for mutant in mutants if not given.only or mutant.name in given.only]
+    for name in HEAVY:
+        importlib.import_module(name)
+    assert not any(name.startswith("preferent") for name in sys.modules)
+    tests = dict.fromkeys(test for mutant in mutants for test in mutant.tests)
+    whole = tried([*tests], log=given.log)
+    if whole.killer:
+        sys.exit(f"on the unchanged source: {whole.killer}")
+    print(f"{len(tests)} tests pass on the unchanged source  {whole.seconds:.1f} s")
+    alive = survivors(mutants, given.log)
+    if not given.only:
+        alive += survivors(drawn(given.drawn, ROOT / "tests/equivalent.yaml"), given.log)
+        for name in bare:
+            print(f"{name:<26} not placed")
+    problems = [*wrong, *(f"{name}: survives" for name in alive)]
+    problems += [f"{name}: not placed" for name in bare] if given.strict else []
+    if problems:
+        sys.exit("\n".join(problems))
+
+
+if __name__ == "__main__":
+    main()
