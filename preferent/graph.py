@@ -206,7 +206,8 @@ def direct(recipe: Recipe) -> bool:
 
 def _reward(recipe: Recipe, name: str, train: str, settings: tuple[str, ...] = ()) -> Task:
     inputs, outside = _reward_base(recipe)
-    return Task(name, "reward", name, inputs | _pairs(train), ("model", "quality.json"), outside, settings=settings)
+    outputs = ("model", "quality.json", "mistakes.jsonl")
+    return Task(name, "reward", name, inputs | _pairs(train), outputs, outside, settings=settings)
 
 
 def _pairs(train: str) -> dict[str, str]:

@@ -5,7 +5,6 @@ least validation loss is kept, because a reward model overfits within a few epoc
 normalisation belongs to `ppo`.
 """
 
-import dataclasses
 import math
 import time
 from collections.abc import Sequence
@@ -28,17 +27,22 @@ from preferent import (
     model,
     objective,
     progress,
+    quality,
     run,
-    winrate,
 )
 from preferent.error import DataError, DivergedError
 from preferent.metric import Metrics, tensorboard
 from preferent.model import Scorer
 from preferent.optimizer import Optimizer, Schedule
+from preferent.quality import Scored
 from preferent.recipe import Recipe, pick
 from preferent.record import Preference
+from preferent.sampler import Local, Params
 from preferent.tokenizer import Tokenizer
 from preferent.world import World
+
+SAMPLES = 64
+"""Answers of the model that the reward model starts from, for comparison: one to each of so many validation pairs."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ class State:
 
 
 def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
-    """Stage `reward`: model=, train=, validation=, test= -> out/model, out/quality.json."""
+    """Stage `reward`: model=, train=, validation=, test= -> out/model, out/quality.json, out/mistakes.jsonl."""
     world = World.of(recipe)
     source = hub.resolve(str(inputs["model"]))
     model.check_length(source, recipe)
@@ -114,10 +118,11 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
         stage = run.stage("reward", out, fields, inputs | {"model": source}, graph.EXTENDABLE["reward"])
         if stage.done:
             return
+        rows = {name: dataset.load_preferences(inputs[name]) for name in ("train", "validation", "test")}
+        answers = sampled(recipe, world, source, decided(rows["validation"]))
         rank = model.lora_dim(recipe.reward.lora_dim, source, 4, world)
         scorer = model.load_scorer(source, world, rank, recipe.seed, checkpointing=recipe.gradient_checkpointing)
         soft = recipe.reward.ties == "soft"
-        rows = {name: dataset.load_preferences(inputs[name]) for name in ("train", "validation", "test")}
         if recipe.reward.margin and not strengths(rows["train"]).any():
             raise DataError(
                 f"{inputs['train']}: reward.margin is set, but no pair has a strength; give it, or no margin"
@@ -133,11 +138,18 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
         counts = {name: {"pairs": len(p), "ties": p.ties, "truncated": p.truncated} for name, p in parts.items()}
         stage.place(**world.facts())
         stage.record(counts=counts, epochs=round(epochs, 2), lora_dim=rank)
-        train(recipe, stage, scorer, parts)
+        state = train(recipe, stage, scorer, parts)
+        held_out = {
+            name: scored(recipe, scorer, parts[name], decided(rows[name]))
+            for name in ("validation", "test")
+            if len(parts[name])
+        }
+        figures = report(held_out, rows["train"]) | beside(recipe, scorer, held_out.get("validation"), answers)
+        finish(stage, state, scorer, held_out, figures)
 
 
-def train(recipe: Recipe, stage: run.Stage, scorer: Scorer, parts: dict[str, Pairs]) -> None:
-    """The loop: a batch of pairs, a step, now and then a validation; ends with the best checkpoint as the model."""
+def train(recipe: Recipe, stage: run.Stage, scorer: Scorer, parts: dict[str, Pairs]) -> State:
+    """The loop: a batch of pairs, a step, now and then a validation; ends with the best checkpoint in the scorer."""
     out, pairs = stage.folder, parts["train"]
     state = State(0, optimizer(recipe, scorer))
     if saved := checkpoint.resume(out):
@@ -160,7 +172,11 @@ def train(recipe: Recipe, stage: run.Stage, scorer: Scorer, parts: dict[str, Pai
             if state.step % recipe.checkpoint_every == 0 or state.step == total or "stopped" in state.scalars:
                 save(recipe, state, out)
             bar.update(state.step, rank_loss=values["rank_loss"], accuracy=values["accuracy"])
-    finish(recipe, stage, state, scorer, parts)
+    best = checkpoint.read(out / "best", state.scalars["best_step"]) if "best_step" in state.scalars else None
+    if best is not None:
+        state.optimizer.restore(best.tensors)
+    state.scalars["kept_step"] = state.step if best is None else best.step
+    return state
 
 
 def optimizer(recipe: Recipe, scorer: Scorer) -> Optimizer:
@@ -209,7 +225,7 @@ def validate(recipe: Recipe, state: State, scorer: Scorer, pairs: Pairs, out: Pa
     """Loss and accuracy on validation pairs; keeps the best model so far, and decides whether to stop."""
     if not len(pairs):
         return {}
-    found = quality(recipe, scorer, pairs)
+    found = quality.figures(scored(recipe, scorer, pairs))
     scalars, patience = state.scalars, recipe.reward.early_stopping_patience
     if found["loss"] < scalars.get("best_loss", math.inf):
         scalars |= {"best_loss": found["loss"], "best_step": state.step, "evaluations_since_best": 0}
@@ -227,25 +243,56 @@ def measured(recipe: Recipe, scorer: Scorer, pairs: Pairs) -> tuple[np.ndarray, 
     return found[: len(pairs)].astype(np.float64), found[len(pairs) :].astype(np.float64)
 
 
-def quality(recipe: Recipe, scorer: Scorer, pairs: Pairs) -> dict[str, float]:
-    """How good the model is on held-out pairs: loss, accuracy, calibration, and how much it goes by length."""
-    chosen, rejected = measured(recipe, scorer, pairs)
-    tokens = np.concatenate([pairs.chosen_tokens, pairs.rejected_tokens])
-    longer = np.sign(pairs.chosen_tokens - pairs.rejected_tokens) / 2 + 0.5
-    return {
-        "count": len(pairs),
-        "loss": float(np.logaddexp(0, rejected - chosen).mean()),
-        "accuracy": float((np.sign(chosen - rejected) / 2 + 0.5).mean()),
-        "ece": winrate.calibration_error(bins(chosen, rejected)),
-        "length_correlation": winrate.rank_correlation(np.concatenate([chosen, rejected]), tokens),
-        "longer_accuracy": float(longer.mean()),
-    }
+def scored(recipe: Recipe, scorer: Scorer, pairs: Pairs, preferences: Sequence[Preference] = ()) -> Scored:
+    """The pairs, encoded from these `preferences`, as the model scores them."""
+    return Scored(preferences, *measured(recipe, scorer, pairs), pairs.chosen_tokens, pairs.rejected_tokens)
 
 
-def bins(chosen: np.ndarray, rejected: np.ndarray) -> list[winrate.Bin]:
-    """Reliability of the model's own preference: its confidence in its choice against how often that is right."""
-    confidence = 1 / (1 + np.exp(-np.abs(chosen - rejected)))
-    return winrate.reliability(confidence, np.sign(chosen - rejected) / 2 + 0.5)
+def decided(preferences: Sequence[Preference]) -> list[Preference]:
+    """Those that are no tie: what held-out pairs are made of."""
+    return [preference for preference in preferences if preference.choice != "tie"]
+
+
+@torch.no_grad()
+def sampled(
+    recipe: Recipe, world: World, source: Path, preferences: Sequence[Preference]
+) -> list[tuple[int, np.ndarray]]:
+    """Rows of `preferences` that have a prompt, each with its prompt and an answer of the untrained model at
+    temperature 1, as token ids; none where that model writes no text."""
+    asked = [i for i, preference in enumerate(preferences) if not preference.prompt.is_empty]
+    if not asked or "SequenceClassification" in " ".join(
+        model.read_config(source, recipe.trust_remote_code).architectures or ()
+    ):
+        return []
+    policy = model.load_policy(source, world)
+    rows = [asked[i] for i in draw.permutation(recipe.seed, "samples", 0, len(asked))[:SAMPLES]]
+    found = policy.tokenizer.encode_prompts(
+        [preferences[i].prompt for i in rows], recipe.instruction, recipe.prompt_sequence_length
+    )
+    prompts = [np.asarray(ids, np.int32) for ids, _ in found]
+    sampler = Local(policy, recipe.seed, recipe.sampler.rows)
+    rollouts = sampler.sample(prompts, range(len(rows)), "samples", 0, Params(recipe.target_sequence_length))
+    return [(i, np.concatenate([one.prompt_ids, one.ids])) for i, one in zip(rows, rollouts, strict=True)]
+
+
+def report(held_out: dict[str, Scored], train: Sequence[Preference]) -> dict[str, Any]:
+    """Figures of every part, and details of the test pairs, or where there are none of the validation pairs."""
+    figures: dict[str, Any] = {name: quality.figures(one) for name, one in held_out.items()}
+    if not held_out:
+        return figures | {"reliability": []}
+    name, pairs = list(held_out.items())[-1]
+    return figures | {"reported": name} | quality.details(pairs, train)
+
+
+def beside(
+    recipe: Recipe, scorer: Scorer, pairs: Scored | None, answers: Sequence[tuple[int, np.ndarray]]
+) -> dict[str, Any]:
+    """How the sampled answers score beside the two that people compared."""
+    if pairs is None or not answers:
+        return {}
+    rows = [i for i, _ in answers]
+    found = experience.last_scores(scorer, [ids for _, ids in answers], recipe.reward.micro_batch_tokens)
+    return {"samples": quality.beside(found.astype(np.float64), pairs.chosen[rows], pairs.rejected[rows])}
 
 
 def save(recipe: Recipe, state: State, out: Path) -> None:
@@ -255,25 +302,18 @@ def save(recipe: Recipe, state: State, out: Path) -> None:
     tensorboard(out / "metrics.jsonl", out / "tensorboard")
 
 
-def finish(recipe: Recipe, stage: run.Stage, state: State, scorer: Scorer, parts: dict[str, Pairs]) -> None:
-    """Write the best model and its quality, and mark the stage done."""
-    out = stage.folder
-    step = state.scalars.get("best_step")
-    best = None if step is None else checkpoint.read(out / "best", step)
-    if best is not None:
-        state.optimizer.restore(best.tensors)
-    chosen_step = state.step if best is None else best.step
-    held_out = {name: quality(recipe, scorer, parts[name]) for name in ("validation", "test") if len(parts[name])}
-    reported = next((parts[name] for name in ("test", "validation") if len(parts[name])), None)
-    reliability = [] if reported is None else [dataclasses.asdict(b) for b in bins(*measured(recipe, scorer, reported))]
-    run.write_json(out / "quality.json", held_out | {"reliability": reliability, "best_step": chosen_step})
-    stage.record(best_step=chosen_step, stopped=state.scalars.get("stopped"), steps=state.step)
-    accuracy = (
-        f", accuracy {held_out['test']['accuracy']:.3f} on {held_out['test']['count']} pairs"
-        if "test" in held_out
-        else ""
-    )
-    origin = f"From `{scorer.source.name}`, step {chosen_step}{accuracy}. Scores are raw."
+def finish(
+    stage: run.Stage, state: State, scorer: Scorer, held_out: dict[str, Scored], figures: dict[str, Any]
+) -> None:
+    """Write the model, its quality and its worst mistakes, and mark the stage done."""
+    out, step = stage.folder, state.scalars["kept_step"]
+    worst = quality.mistakes(held_out[figures["reported"]], out.parent) if held_out else []
+    run.write_jsonl(out / "mistakes.jsonl", worst)
+    run.write_json(out / "quality.json", figures | {"best_step": step})
+    stage.record(best_step=step, stopped=state.scalars.get("stopped"), steps=state.step)
+    test = figures.get("test")
+    accuracy = f", accuracy {test['accuracy']:.3f} on {test['count']} pairs" if test else ""
+    origin = f"From `{scorer.source.name}`, step {step}{accuracy}. Scores are raw."
     card = f"# Reward model trained by preferent\n\n{origin}\n"
     export.save(scorer, out / "model", state.optimizer.masters, card)
-    stage.finish(["model", "quality.json"])
+    stage.finish(["model", "quality.json", "mistakes.jsonl"])

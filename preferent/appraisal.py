@@ -1,0 +1,166 @@
+"""What the figures of a reward model mean: one sentence a finding, and the bounds that decide between sentences."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+BY_LENGTH = 0.5
+"""Spearman's correlation from which on length says more than a quarter of what the ranks say."""
+SOMEWHAT_BY_LENGTH = 0.3
+"""Below it, length says less than a tenth of what the ranks say."""
+OVER_CONFIDENT = 0.1
+"""Mean confidence over accuracy: ten points, twice what calibrated models of 189 to 384 test pairs show by chance."""
+SHARES = 0.6
+"""A rule of thumb that is right more often says something, and a habit that is rarer is none."""
+
+RULES = {"longer": "the longer wins", "shorter": "the shorter wins", "first": "the first wins", "words": "bag of words"}
+"""What needs no model, by its name in `quality.json`."""
+
+Figures = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """A sentence about one property of the model, and whether it is a reason to stop."""
+
+    about: str
+    warns: bool
+    says: str
+
+
+def remarks(quality: Figures) -> list[Remark]:
+    """What `quality.json` says, in words; nothing where nothing was held out."""
+    if "reported" not in quality:
+        return []
+    of = (accuracy, against_rules, by_length, by_position, calibration, by_strength, beside_samples)
+    return [remark for function in of for remark in function(quality)]
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.0f}\u00a0%"
+
+
+def span(found: Figures) -> str:
+    low, high = found["interval"]
+    return f"{100 * low:.0f}–{100 * high:.0f}\u00a0%"
+
+
+def points(value: float) -> str:
+    return f"{100 * value:+.0f}".replace("-", "−")
+
+
+def signed(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−")
+
+
+def accuracy(quality: Figures) -> Iterator[Remark]:
+    found = quality["accuracy"]
+    says = f"On {found['count']} {quality['reported']} pairs the model prefers what people chose in "
+    says += f"{percent(found['share'])} (95 % interval {span(found)})"
+    chance = found["interval"][0] <= 0.5
+    yield Remark("accuracy", chance, says + (": that may be chance." if chance else "."))
+
+
+def against_rules(quality: Figures) -> Iterator[Remark]:
+    name, found = max(quality["rules"].items(), key=lambda rule: rule[1]["share"])
+    low, high = found["lead_interval"]
+    between = f"{points(found['lead'])} points, interval {points(low)} to {points(high)}"
+    says = f"Of the rules that need no model, “{RULES[name]}” is best, right in {percent(found['share'])}: "
+    if low > 0:
+        yield Remark("rules", False, f"{says}the model is better ({between}).")
+    elif high < 0:
+        yield Remark("rules", True, f"{says}the model is worse ({between}).")
+    else:
+        yield Remark("rules", True, f"{says}the model cannot be told from it ({between}).")
+
+
+def by_length(quality: Figures) -> Iterator[Remark]:
+    """About the labels, then about the model."""
+    part = quality[quality["reported"]]
+    correlation, longer = part["length_correlation"], part["longer_accuracy"]
+    preferred = quality["length"]["longer_preferred"]
+    if preferred is None:
+        return
+    often = max(longer, 1 - longer)
+    which = "Longer" if longer >= 0.5 else "Shorter"
+    labels = f"{which} wins would be right in {percent(often)} of these pairs"
+    labels += "" if often >= SHARES else ": length says little about the choice"
+    if abs(correlation) < SOMEWHAT_BY_LENGTH:
+        says = f"{labels}; scores hardly go with length (Spearman {signed(correlation)}): no length bias is seen."
+        yield Remark("length", False, says)
+        return
+    strong = abs(correlation) >= BY_LENGTH
+    how = "longer" if correlation > 0 else "shorter"
+    habit = preferred["share"] if correlation > 0 else 1 - preferred["share"]
+    says = f"{labels}, and scores {'' if strong else 'somewhat '}go with length (Spearman {signed(correlation)}; the "
+    says += f"{how} answer scores higher in {percent(habit)}): this reward {'will' if strong else 'may'} make answers "
+    yield Remark("length", strong, f"{says}{how}.")
+
+
+def by_position(quality: Figures) -> Iterator[Remark]:
+    found = quality["position"]
+    chosen, preferred = found["first_chosen"], found["first_preferred"]
+    if chosen["share"] in (0, 1):
+        says = "Candidate 0 is always the chosen one" if chosen["share"] else "Candidate 1 is always the chosen one"
+        yield Remark("position", False, f"{says}: the order that people saw was not kept, so it cannot be judged.")
+        return
+    low, high = chosen["interval"]
+    if low <= 0.5 <= high:
+        says = f"People chose the first candidate in {percent(chosen['share'])} ({span(chosen)}): no position bias is "
+        yield Remark("position", False, says + "seen.")
+        return
+    which, often = ("first", chosen) if low > 0.5 else ("second", _other(chosen))
+    says = f"People chose the {which} candidate in {percent(often['share'])} ({span(often)}), the model "
+    says += f"{percent(preferred['share'] if low > 0.5 else 1 - preferred['share'])}: the labels lean on the order; "
+    yield Remark("position", often["share"] >= SHARES, says + "show candidates in random order.")
+
+
+def _other(found: Figures) -> dict[str, Any]:
+    """The share of the complement."""
+    low, high = found["interval"]
+    return {"share": 1 - found["share"], "interval": [1 - high, 1 - low]}
+
+
+def calibration(quality: Figures) -> Iterator[Remark]:
+    sure, right = quality["mean_confidence"], quality["accuracy"]["share"]
+    ece = quality[quality["reported"]]["ece"]
+    says = f"On average the model is {percent(sure)} sure and {percent(right)} right (ECE {ece:.3f}): "
+    if sure - right > OVER_CONFIDENT:
+        yield Remark("calibration", True, says + "it is surer than it is right, its scores are too far apart.")
+    elif right - sure > OVER_CONFIDENT:
+        yield Remark("calibration", False, says + "it is more often right than it is sure, its scores are too close.")
+    else:
+        yield Remark("calibration", False, says + "its confidence can be taken at its word.")
+
+
+def by_strength(quality: Figures) -> Iterator[Remark]:
+    told: Sequence[Figures] = [one for one in quality["by_strength"] if one["low"] is not None]
+    if len(told) < 2:
+        return
+    faint, clear = told[0], told[-1]
+    says = f"Of the least clear choices {percent(faint['share'])} are right ({span(faint)}), of the clearest "
+    says += f"{percent(clear['share'])} ({span(clear)}): "
+    if clear["interval"][0] > faint["interval"][1]:
+        yield Remark("strength", False, says + "what people agree on, the model knows better.")
+    elif clear["interval"][1] < faint["interval"][0]:
+        yield Remark("strength", True, says + "it should be the other way round; see what `strength` means.")
+    else:
+        yield Remark("strength", False, says + "no clear difference.")
+
+
+def beside_samples(quality: Figures) -> Iterator[Remark]:
+    found = quality.get("samples")
+    if not found:
+        return
+    above = found["chosen_above"]
+    low, high = above["interval"]
+    says = "The answer that people chose scores above one sampled from the model it started from in "
+    says += f"{percent(above['share'])} of {above['count']} prompts ({span(above)}; mean "
+    says += f"{signed(found['chosen']['mean'])} against {signed(found['sampled']['mean'])}, sd "
+    says += f"{signed(found['sampled']['sd'])}): "
+    if low > 0.5:
+        yield Remark("samples", False, says + "there is room for the policy to gain.")
+    elif high < 0.5:
+        yield Remark("samples", True, says + "the reward likes what the model writes anyway better than the choices.")
+    else:
+        yield Remark("samples", False, says + "neither is preferred.")
