@@ -76,25 +76,22 @@ def against_rules(quality: Figures) -> Iterator[Remark]:
 
 def by_length(quality: Figures) -> Iterator[Remark]:
     """About the labels, then about the model."""
-    part = quality[quality["reported"]]
-    correlation, longer = part["length_correlation"], part["longer_accuracy"]
-    preferred = quality["length"]["longer_preferred"]
+    part, preferred = quality[quality["reported"]], quality["length"]["longer_preferred"]
     if preferred is None:
         return
-    often = max(longer, 1 - longer)
-    which = "Longer" if longer >= 0.5 else "Shorter"
+    correlation, longer = part["length_correlation"], part["longer_accuracy"]
+    which, often = ("Longer", longer) if longer >= 0.5 else ("Shorter", 1 - longer)
     labels = f"{which} wins would be right in {percent(often)} of these pairs"
-    labels += "" if often >= SHARES else ": length says little about the choice"
+    tells = often >= SHARES
     if abs(correlation) < SOMEWHAT_BY_LENGTH:
-        says = f"{labels}; scores hardly go with length (Spearman {signed(correlation)}): no length bias is seen."
-        yield Remark("length", False, says)
+        says = f"{labels}, {'but' if tells else 'and'} scores hardly go with length (Spearman {signed(correlation)}): "
+        yield Remark("length", False, says + "no length bias of the model is seen.")
         return
     strong = abs(correlation) >= BY_LENGTH
-    how = "longer" if correlation > 0 else "shorter"
-    habit = preferred["share"] if correlation > 0 else 1 - preferred["share"]
-    says = f"{labels}, and scores {'' if strong else 'somewhat '}go with length (Spearman {signed(correlation)}; the "
-    says += f"{how} answer scores higher in {percent(habit)}): this reward {'will' if strong else 'may'} make answers "
-    yield Remark("length", strong, f"{says}{how}.")
+    how, habit = ("longer", preferred["share"]) if correlation > 0 else ("shorter", 1 - preferred["share"])
+    says = f"{labels}, {'and' if tells else 'yet'} scores go {'' if strong else 'somewhat '}with length (Spearman "
+    says += f"{signed(correlation)}; the {how} answer scores higher in {percent(habit)}): this reward "
+    yield Remark("length", strong, f"{says}{'will' if strong else 'may'} make answers {how}.")
 
 
 def by_position(quality: Figures) -> Iterator[Remark]:
@@ -129,6 +126,8 @@ def calibration(quality: Figures) -> Iterator[Remark]:
         yield Remark("calibration", True, says + "it is surer than it is right, its scores are too far apart.")
     elif right - sure > OVER_CONFIDENT:
         yield Remark("calibration", False, says + "it is more often right than it is sure, its scores are too close.")
+    elif ece > OVER_CONFIDENT:
+        yield Remark("calibration", False, says + "right on the whole, but not at every confidence; see the diagram.")
     else:
         yield Remark("calibration", False, says + "its confidence can be taken at its word.")
 
@@ -154,7 +153,7 @@ def beside_samples(quality: Figures) -> Iterator[Remark]:
         return
     above = found["chosen_above"]
     low, high = above["interval"]
-    says = "The answer that people chose scores above one sampled from the model it started from in "
+    says = "The answer that people chose scores above one sampled from the model that training started from in "
     says += f"{percent(above['share'])} of {above['count']} prompts ({span(above)}; mean "
     says += f"{signed(found['chosen']['mean'])} against {signed(found['sampled']['mean'])}, sd "
     says += f"{signed(found['sampled']['sd'])}): "

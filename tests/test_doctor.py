@@ -106,7 +106,9 @@ def healthy() -> Files:
         facts = {"epochs": 2.0, "counts": {"train": dict(pairs), "validation": dict(pairs)}}
         files[f"{name}/stage.json"] = {"fields": {}, "facts": facts, "inputs": {"train": name}}
         files[f"{name}/metrics.jsonl"] = scorer_rows()
-        files[f"{name}/quality.json"] = {"test": dict(quality), "reliability": bins, "best_step": 40}
+        files[f"{name}/quality.json"] = {"test": dict(quality), "reliability": bins, "best_step": 40} | {
+            "rules": {"words": {"share": 0.6, "lead": 0.1}}
+        }
     return copy.deepcopy(files)
 
 
@@ -295,6 +297,11 @@ CASES: dict[str, tuple[str, Change, Change]] = {
         SUSPICIOUS,
         put(JUDGE_QUALITY, "reliability", bins(0.82)),
         put(JUDGE_QUALITY, "reliability", bins(0.78)),
+    ),
+    "no-better-than-words": (
+        SUSPICIOUS,
+        put(JUDGE_QUALITY, "rules words lead", 0.0),
+        put(JUDGE_QUALITY, "rules words lead", 0.01),
     ),
     "scores-follow-length": (
         SUSPICIOUS,

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 
+from preferent.appraisal import BY_LENGTH, OVER_CONFIDENT
 from preferent.doctor.finding import SICK, SUSPICIOUS, Evidence, Finding
 from preferent.doctor.history import History
 
@@ -10,10 +11,6 @@ AT_CHANCE = math.log(2) - 0.01
 """log 2 is the loss of a model that cannot tell the answers apart."""
 ERRORS = 2.0
 """Standard errors within which an accuracy cannot be told from another."""
-OVER_CONFIDENT = 0.1
-"""Mean confidence over accuracy: ten points, twice what calibrated models of 189 to 384 test pairs show by chance."""
-BY_LENGTH = 0.5
-"""Spearman's correlation from which on length says more than a quarter of what the ranks say."""
 OVER_TRAINED = 1.25
 """Last validation loss over the least: beyond it the later steps were for nothing."""
 STILL = 0.98
@@ -59,6 +56,25 @@ def no_better_than_trivial(history: History) -> Iterator[Finding]:
                 _quality(folder, part, "count", found["count"]),
             ),
             "More or cleaner preferences; a larger model; see few-pairs, over-trained and loss-at-chance.",
+        )
+
+
+def no_better_than_words(history: History) -> Iterator[Finding]:
+    """A Bradley-Terry model of TF-IDF, learned from the same pairs."""
+    for folder in history.qualities:
+        found = history.qualities[folder].get("rules", {}).get("words")
+        if not found or found["lead"] > 0:
+            continue
+        part, _ = history.held_out(folder)
+        yield Finding(
+            "no-better-than-words",
+            SUSPICIOUS,
+            f"The {folder} model is no better than a bag of words learned from preferences.",
+            (
+                _quality(folder, part, "accuracy of the bag of words", found["share"]),
+                _quality(folder, part, "lead over it", found["lead"]),
+            ),
+            "A larger model, more preferences, or other training; PPO will look for the words that pay.",
         )
 
 
@@ -141,6 +157,7 @@ def _quality(folder: str, part: str, name: str, value: float) -> Evidence:
 RULES = (
     loss_at_chance,
     no_better_than_trivial,
+    no_better_than_words,
     over_confident,
     scores_follow_length,
     over_trained,

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from preferent import run
 from preferent.error import PlatformError
 from preferent.recipe import Recipe
-from preferent.report import example, figure, verdict
+from preferent.report import example, figure, scorer, verdict
 
 HERE = Path(__file__).parent
 ESCAPED = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
@@ -32,6 +32,7 @@ EXPECTED = {
     "comparison/judgments.jsonl": "the examples",
     "reward/metrics.jsonl": "the reward model’s curves",
     "reward/quality.json": "the reward model’s quality",
+    "reward/mistakes.jsonl": "the reward model’s mistakes",
     "judge/quality.json": "the independent judge’s quality",
     "policy/metrics.jsonl": "the PPO curves",
     "data/counts.json": "the data counts",
@@ -70,6 +71,7 @@ def render(recipe: Recipe, root: Path) -> str:
         counts=_counts(root),
         **_verdict(recipe, root),
         **_figures(root),
+        **scorer.section(root / "reward"),
         **_made(root),
     )
 

@@ -1,0 +1,133 @@
+"""The reward model on the page: its `quality.json` and `mistakes.jsonl` as sentences and rows of tables."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from preferent import appraisal, run
+from preferent.report import chart, verdict
+
+LONGEST = 2000
+"""Characters of a text that the page shows."""
+
+Figures = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A share of pairs with its interval; `more` are further cells."""
+
+    name: str
+    count: int
+    share: str
+    interval: str
+    more: tuple[str, ...]
+    picture: Markup
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows under a caption; `heads` name the first column and the further ones."""
+
+    caption: str
+    heads: tuple[str, ...]
+    rows: Sequence[Row]
+
+
+def section(folder: Path) -> dict[str, Any]:
+    """Sentences, tables and mistakes of the reward model in a folder; empty where it has not been measured."""
+    path, worst = folder / "quality.json", folder / "mistakes.jsonl"
+    quality = run.read_json(path) if path.exists() else {}
+    detailed = "reported" in quality
+    return {
+        "remarks": appraisal.remarks(quality),
+        "tables": [table for table in tables(quality) if table.rows] if detailed else [],
+        "mistakes": [mistake(row) for row in run.read_jsonl(worst)] if worst.exists() else [],
+    }
+
+
+def tables(quality: Figures) -> list[Table]:
+    """Everything that is a share of the reported pairs."""
+    sure = "Score difference"
+    return [
+        Table("Beside rules that need no model", ("What prefers", "Model’s lead"), list(_rules(quality))),
+        Table("By the model’s confidence", (sure, "Confidence"), [_bucket(one) for one in quality["by_confidence"]]),
+        Table(
+            "By how clear the choice was", ("Strength", "Confidence"), [_bucket(one) for one in quality["by_strength"]]
+        ),
+        Table("By length and position", ("Share of pairs",), list(_habits(quality))),
+        Table("Beside sampled answers", ("Share of prompts", "Mean score", "Sampled"), list(_samples(quality))),
+    ]
+
+
+def row(name: str, found: Figures, *more: str, colour: int = 1) -> Row:
+    low, high = found["interval"]
+    picture = chart.interval(found["share"], low, high, colour)
+    share = verdict.percent(found["share"], 1)
+    return Row(name, found["count"], share, verdict.span(found["interval"]), more, picture)
+
+
+def _rules(quality: Figures) -> list[Row]:
+    rules = quality["rules"]
+    found = [row(appraisal.RULES[name], one, _lead(one), colour=4) for name, one in rules.items()]
+    return [row("the model", quality["accuracy"], ""), *found]
+
+
+def _lead(found: Figures) -> str:
+    low, high = found["lead_interval"]
+    return f"{appraisal.points(found['lead'])} ({appraisal.points(low)} to {appraisal.points(high)})"
+
+
+def _bucket(found: Figures) -> Row:
+    low, high = found["low"], found["high"]
+    name = "not said" if low is None else f"{low:.3g}" if low == high else f"{low:.2f} to {high:.2f}"
+    return row(name, found, verdict.percent(found["confidence"], 1))
+
+
+def _habits(quality: Figures) -> list[Row]:
+    named = {
+        "right where the longer was chosen": quality["length"]["longer_won"],
+        "right where the shorter was chosen": quality["length"]["shorter_won"],
+        "the model prefers the longer": quality["length"]["longer_preferred"],
+        "the model prefers the first": quality["position"]["first_preferred"],
+        "people chose the first": quality["position"]["first_chosen"],
+    }
+    return [row(name, found) for name, found in named.items() if found]
+
+
+def _samples(quality: Figures) -> list[Row]:
+    found = quality.get("samples")
+    if not found:
+        return []
+    sampled = _spread(found["sampled"])
+    return [
+        row(f"the {side} answer scores above the sampled one", found[f"{side}_above"], _spread(found[side]), sampled)
+        for side in ("chosen", "rejected")
+    ]
+
+
+def _spread(found: Figures) -> str:
+    return f"{found['mean']:.3g} ± {found['sd']:.3g}".replace("-", "−")
+
+
+def mistake(found: Figures) -> dict[str, Any]:
+    """What the page shows of a row of `mistakes.jsonl`."""
+    turns = found.get("messages", [])
+    prompt = found.get("input_text") or "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
+    answers = [
+        {
+            "text": shortened(found[f"candidate_{place}"]),
+            "score": f"{found[f'score_{place}']:.3g}".replace("-", "−"),
+            "chosen": found["choice"] == place,
+        }
+        for place in (0, 1)
+    ]
+    sure = verdict.percent(found["confidence"], 1)
+    return {"source": found["source"], "confidence": sure, "prompt": shortened(prompt), "answers": answers}
+
+
+def shortened(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
