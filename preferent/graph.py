@@ -52,7 +52,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
         "ppo",
         "sampler.temperature",
     ),
-    "dpo": _expand(*_TEXT, "method", "kl_coeff", "dpo"),
+    "dpo": _expand(*_TEXT, "method", "kl_coeff", "dpo", "sampler.temperature"),
     "rejection": _expand(
         *_TEXT,
         "kl_coeff",

@@ -203,6 +203,46 @@ def centering(chosen: Tensor, rejected: Tensor) -> Tensor:
     return (chosen + rejected).square().sum()
 
 
+def dpo_loss(chosen: Tensor, rejected: Tensor, kl_coeff: float, wrong: Tensor | float = 0.0) -> Tensor:
+    """Summed loss of direct preference optimization (Rafailov et al. 2023) over pairs: the Bradley-Terry loss, where an
+    answer's reward is kl_coeff * rho.
+
+    `chosen` and `rejected` [B] are the log-ratios rho = log pi(y|x) - log pi_ref(y|x). `wrong` as in `pair_loss`.
+    """
+    return pair_loss(kl_coeff * chosen, kl_coeff * rejected, wrong)
+
+
+def ipo_loss(chosen: Tensor, rejected: Tensor, kl_coeff: float) -> Tensor:
+    """Summed (h - 1 / (2 kl_coeff))^2 over pairs, h = rho_chosen - rho_rejected, log-ratios [B] (Azar et al. 2024)."""
+    return (chosen - rejected - 1 / (2 * kl_coeff)).square().sum()
+
+
+def reference_free_loss(chosen: Tensor, rejected: Tensor, kl_coeff: float, target_margin: float = 0.0) -> Tensor:
+    """Summed -log sigmoid(kl_coeff * (m_chosen - m_rejected) - target_margin) over pairs (SimPO, Meng et al. 2024).
+
+    `chosen` and `rejected` [B] are m, the mean log-probability of an answer's tokens under the policy alone.
+    """
+    return pair_loss(kl_coeff * chosen, kl_coeff * rejected, margins=target_margin)
+
+
+def kto_anchor(mismatched: Tensor) -> Tensor:
+    """max(0, mean rho) without a gradient, where the log-ratios rho [B] are of prompts with answers to other prompts
+    (Ethayarajh et al. 2024): an estimate of KL(pi || pi_ref) in nats, not scaled by kl_coeff."""
+    return mismatched.detach().mean().clamp(min=0)
+
+
+def kto_loss(
+    chosen: Tensor, rejected: Tensor, anchor: Tensor, kl_coeff: float, desirable: float = 1.0, undesirable: float = 1.0
+) -> Tensor:
+    """Kahneman-Tversky optimization (Ethayarajh et al. 2024): a pair's mean over its two answers, summed over pairs.
+
+    A chosen answer costs desirable * (1 - sigmoid(kl_coeff * (rho - z))), a rejected one undesirable * (1 -
+    sigmoid(kl_coeff * (z - rho))); rho [B] are log-ratios as in `dpo_loss`, z is the `anchor`.
+    """
+    gain, loss = kl_coeff * (chosen - anchor), kl_coeff * (anchor - rejected)
+    return 0.5 * (desirable * (1 - gain.sigmoid()) + undesirable * (1 - loss.sigmoid())).sum()
+
+
 def next_kl_coeff(kl_coeff: float, kl: float, target: float, horizon: int, episodes: int) -> float:
     """Adaptive controller of Ziegler et al. 2019: kl_coeff * (1 + clip(kl / target - 1, -.2, .2) * episodes /
     horizon)."""

@@ -34,6 +34,7 @@ from preferent.error import DataError, DivergedError
 from preferent.metric import Metrics, tensorboard
 from preferent.model import Scorer
 from preferent.optimizer import Optimizer, Schedule
+from preferent.pairs import Pairs, strengths
 from preferent.quality import Scored
 from preferent.recipe import Recipe, pick
 from preferent.record import Preference
@@ -43,60 +44,6 @@ from preferent.world import World
 
 SAMPLES = 64
 """Answers of the model that the reward model starts from, for comparison: one to each of so many validation pairs."""
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Chosen and rejected answers with their prompts, as token ids; how long each answer is; the probability that the
-    label is wrong, and the margin by which the chosen answer should win. Of a tie, either may stand as the chosen."""
-
-    chosen: list[np.ndarray]
-    rejected: list[np.ndarray]
-    chosen_tokens: np.ndarray
-    rejected_tokens: np.ndarray
-    wrong: np.ndarray
-    margins: np.ndarray
-    ties: int
-    truncated: int
-
-    @classmethod
-    def of(cls, preferences: Sequence[Preference], tokenizer: Tokenizer, recipe: Recipe, ties: bool = False) -> "Pairs":
-        """Encode; ties are counted, and used only if asked for."""
-        used = [p for p in preferences if ties or p.choice != "tie"]
-        tied = np.array([p.choice == "tie" for p in used], dtype=bool)
-        prompts = [p.prompt for p in used]
-        asked = tokenizer.encode_prompts(prompts, recipe.instruction, recipe.prompt_sequence_length)
-        chosen = [p.candidate_0 if p.choice == "tie" else p.chosen for p in used]
-        rejected = [p.candidate_1 if p.choice == "tie" else p.rejected for p in used]
-        sides = [
-            tokenizer.encode_answers(prompts, recipe.instruction, answers, recipe.target_sequence_length)
-            for answers in (chosen, rejected)
-        ]
-        joined = [[np.array(a[0] + b[0], np.int32) for a, b in zip(asked, side, strict=True)] for side in sides]
-        tokens = [np.array([len(ids) for ids, _ in side]) for side in sides]
-        cut = sum(any(part[i][1] for part in (asked, *sides)) for i in range(len(used)))
-        wrong = np.where(tied, 0.5, recipe.reward.label_smoothing)
-        margins = np.where(tied, 0.0, recipe.reward.margin * strengths(used))
-        return cls(*joined, *tokens, wrong, margins, sum(p.choice == "tie" for p in preferences), cut)
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    def plan(self, rows: np.ndarray, max_tokens: int) -> list[np.ndarray]:
-        """Micro-batches of pairs; both answers of a pair are computed together."""
-        lengths = [2 * max(len(self.chosen[i]), len(self.rejected[i])) for i in rows]
-        return [rows[part] for part in batch.plan(lengths, max_tokens)]
-
-
-def strengths(preferences: Sequence[Preference]) -> np.ndarray:
-    """How clear each choice was, 0 where nobody said; `DataError` below 0."""
-    for preference in preferences:
-        if preference.strength is not None and preference.strength < 0:
-            raise DataError(
-                f"{preference.source}: strength is {preference.strength:g}; as a margin it is at least 0: the chosen "
-                "answer is named by `choice`, not by the sign"
-            )
-    return np.array([preference.strength or 0.0 for preference in preferences])
 
 
 @dataclass
@@ -122,13 +69,12 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
         answers = sampled(recipe, world, source, decided(rows["validation"]))
         rank = model.lora_dim(recipe.reward.lora_dim, source, 4, world)
         scorer = model.load_scorer(source, world, rank, recipe.seed, checkpointing=recipe.gradient_checkpointing)
-        soft = recipe.reward.ties == "soft"
         if recipe.reward.margin and not strengths(rows["train"]).any():
             raise DataError(
                 f"{inputs['train']}: reward.margin is set, but no pair has a strength; give it, or no margin"
             )
         parts = {
-            name: Pairs.of(preferences, scorer.tokenizer, recipe, ties=soft and name == "train")
+            name: encoded(recipe, preferences, scorer.tokenizer, training=name == "train")
             for name, preferences in rows.items()
         }
         if not len(parts["train"]):
@@ -146,6 +92,13 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
         }
         figures = report(held_out, rows["train"]) | beside(recipe, scorer, held_out.get("validation"), answers)
         finish(stage, state, scorer, held_out, figures)
+
+
+def encoded(recipe: Recipe, preferences: Sequence[Preference], tokenizer: Tokenizer, training: bool) -> Pairs:
+    """The pairs that train or measure a reward model, with the recipe's smoothing and margins."""
+    section = recipe.reward
+    soft = training and section.ties == "soft"
+    return Pairs.of(preferences, tokenizer, recipe, soft, section.label_smoothing, section.margin)
 
 
 def train(recipe: Recipe, stage: run.Stage, scorer: Scorer, parts: dict[str, Pairs]) -> State:

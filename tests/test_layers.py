@@ -14,8 +14,9 @@ CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["import
 TORCH_FREE = next(contract["source_modules"] for contract in CONTRACTS if contract["type"] == "forbidden")
 COMPUTES = {
     *("objective", "advantage", "world", "batch", "model", "checkpoint", "optimizer"),
-    *("experience", "imitation", "export"),
-    *("rollouts", "sampler", "score", "scratch", "sft", "reward", "ppo", "rejection", "infer", "compare"),
+    *("experience", "imitation", "pairs", "export"),
+    *("rollouts", "sampler", "score", "scratch", "sft", "reward", "ppo"),
+    *("dpo", "rejection", "infer", "compare"),
     *("trial", "delivery"),
 }
 """The other half: modules that may import torch."""

@@ -10,9 +10,9 @@ from conftest import SENTENCES, quiet_recipe
 
 from preferent import dataset, metric, model, reward, run
 from preferent.error import DataError, UsageError
+from preferent.pairs import Pairs
 from preferent.recipe import Recipe
 from preferent.record import Choice, Preference, Prompt
-from preferent.reward import Pairs
 from preferent.tokenizer import Tokenizer
 from preferent.world import World
 
@@ -43,12 +43,13 @@ def preference(choice: Choice, strength: float | None = None) -> Preference:
 def test_pairs_carry_margins_and_ties(tiny: Path) -> None:
     recipe = recipe_of(margin=0.5, ties="soft", label_smoothing=0.1)
     tokenizer = Tokenizer.load(tiny)
-    pairs = Pairs.of([preference(1, 3.0), preference("tie", 2.0), preference(0)], tokenizer, recipe, ties=True)
+    rows = [preference(1, 3.0), preference("tie", 2.0), preference(0)]
+    pairs = reward.encoded(recipe, rows, tokenizer, training=True)
     assert pairs.wrong.tolist() == [0.1, 0.5, 0.1] and pairs.margins.tolist() == [1.5, 0.0, 0.0]
     assert pairs.ties == 1 and len(pairs) == 3
     assert len(Pairs.of([preference(1, 3.0), preference("tie", 2.0)], tokenizer, recipe)) == 1
     with pytest.raises(DataError, match=r"p\.jsonl:3: strength is -1; as a margin it is at least 0"):
-        Pairs.of([preference(1, -1.0)], tokenizer, recipe)
+        reward.encoded(recipe, [preference(1, -1.0)], tokenizer, training=False)
 
 
 def test_margins_ties_and_centering_change_what_is_learnt(inputs: dict[str, Path], tmp_path: Path) -> None:
@@ -98,7 +99,7 @@ def test_reported_quality_is_that_of_the_saved_model(inputs: dict[str, Path], tm
     recipe = recipe_of(8)
     reward.main(recipe, inputs, tmp_path / "out")
     scorer = model.load_scorer(tmp_path / "out/model", World.of(recipe))
-    pairs = reward.Pairs.of(dataset.load_preferences(inputs["test"]), scorer.tokenizer, recipe)
+    pairs = Pairs.of(dataset.load_preferences(inputs["test"]), scorer.tokenizer, recipe)
     chosen, rejected = reward.measured(recipe, scorer, pairs)
     quality = run.read_json(tmp_path / "out/quality.json")["test"]
     assert quality["accuracy"] == pytest.approx((chosen > rejected).mean())

@@ -127,6 +127,27 @@ class Recipe(Section):
             raise ValueError("data.validation_share and data.test_share leave nothing to train on")
         return self
 
+    @model_validator(mode="after")
+    def _direct_methods(self) -> "Recipe":
+        if self.method not in ("dpo", "kto"):
+            return self
+        dpo, kto = self.dpo, self.method == "kto"
+        if self.kl_coeff == 0:
+            raise ValueError(f"kl_coeff is beta of method: {self.method}, which must be above 0; 0.1 is the default")
+        if kto and dpo.loss != "sigmoid":
+            raise ValueError(f"dpo.loss: {dpo.loss} is of method: dpo; method: kto has a loss of its own")
+        if dpo.label_smoothing and (kto or dpo.loss != "sigmoid"):
+            raise ValueError("dpo.label_smoothing is of method: dpo with dpo.loss: sigmoid; drop it")
+        if dpo.target_margin and dpo.loss != "reference_free":
+            raise ValueError("dpo.target_margin is of method: dpo with dpo.loss: reference_free; drop it")
+        if not kto and (dpo.desirable_weight != 1 or dpo.undesirable_weight != 1):
+            raise ValueError("dpo.desirable_weight and dpo.undesirable_weight are of method: kto; drop them")
+        if self.ppo.reward is not None:
+            raise ValueError(f"ppo.reward is a reward to optimise; method: {self.method} has none: drop one of them")
+        if self.compare.judge == "reward":
+            raise ValueError(f"compare.judge: reward judges by the reward that method: {self.method} does not have")
+        return self
+
 
 def names(section: type[Section] = Recipe, prefix: str = "") -> Iterator[str]:
     """Every dotted key that a recipe may hold."""

@@ -188,7 +188,7 @@ class Ppo(Section):
 class Dpo(Section):
     loss: Literal["sigmoid", "ipo", "reference_free"] = "sigmoid"
     """Of method dpo: DPO (Rafailov 2023), IPO (Azar 2024), or length-normalised without a reference (SimPO, Meng 2024).
-    beta is kl_coeff."""
+    beta is kl_coeff; log-probabilities are at sampler.temperature."""
     train_steps: Count = 1000
     """Optimizer steps; a step is one batch of pairs."""
     batch_size: Count = 64
