@@ -14,8 +14,10 @@ import transformers
 from worker import Line
 
 from preferent import model, ppo, recipe, score
+from preferent.record import Prompt
 from preferent.sampler import Local, Params
-from preferent.score import Ensemble, Normalizer, RewardModel
+from preferent.scale import Normalizer, Scale
+from preferent.score import Reward, RewardModel
 from preferent.world import World
 
 
@@ -55,13 +57,13 @@ def main() -> None:
         policy,
         policy.reference(),
         scorer.critic(),
-        Ensemble((RewardModel.of(scorer, wanted),)),
+        Reward({"reward": RewardModel.of(scorer, wanted)}, Scale.of(wanted, 1)),
         Normalizer(),
         Local(policy, wanted.seed),
     )
     state = ppo.start(wanted, parts)
     params = Params(asked.answer, stop_at_eos=False)
-    texts = [""] * len(ids)
+    prompts = [Prompt()] * len(ids)
     line.ready(
         versions={"torch": torch.__version__, "transformers": transformers.__version__},
         precision=f"{asked.precision} compute, fp32 master weights",
@@ -73,7 +75,7 @@ def main() -> None:
         with line.phase("generation"):
             rollouts = parts.sampler.sample(ids, items, "rollout", state.step, params)
         with line.phase("scoring"):
-            rollouts = score.scored(parts.reward, rollouts, texts, policy.tokenizer)
+            rollouts = score.scored(parts.reward, rollouts, prompts, policy.tokenizer)
             batch = ppo.assemble(wanted, state, rollouts, parts)
         with line.phase("training"):
             ppo.learn(wanted, state, batch, parts)

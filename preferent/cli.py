@@ -303,7 +303,7 @@ def _recipe(given: Arguments) -> tuple["Recipe", list[str]]:
 
 def _inputs(stage: str, words: Sequence[str]) -> dict[str, Path]:
     """`NAME=PATH` words as a dictionary, checked against what the stage reads."""
-    from preferent.graph import INPUTS, members
+    from preferent.graph import INPUTS, is_reward
 
     required, optional = INPUTS[stage]
     known = ", ".join(required + optional) or "nothing"
@@ -312,7 +312,7 @@ def _inputs(stage: str, words: Sequence[str]) -> dict[str, Path]:
         name, _, path = word.partition("=")
         if not path:
             raise UsageError(f"--in {word}: write it as NAME=PATH; {stage} reads {known}")
-        if name not in required + optional and not ("reward" in optional and members([name])):
+        if name not in required + optional and not ("reward" in optional and is_reward(name)):
             raise UsageError(f"--in {word}: {stage} does not read '{name}'; it reads {known}")
         inputs[name] = Path(path)
     for name in required:

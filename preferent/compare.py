@@ -18,6 +18,7 @@ from preferent.error import DataError, PlatformError, UsageError
 from preferent.judge import Pair
 from preferent.recipe import Recipe, pick
 from preferent.record import Judgment, digest
+from preferent.scale import Scale
 
 SIDES = ("a", "b", "original")
 ROWS_AT_ONCE = 256
@@ -52,18 +53,20 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
     """Write `judgments.jsonl` and `metrics.json` to `out`.
 
     `inputs`: `a` and `b`, prediction files or folders with a `text.jsonl`, and if wanted `original` like them, `judge`
-    (an independent reward model) and `reward`, `reward-2`, … (those that PPO optimised; `ppo.reward` of the recipe
-    stands in for them).
+    (an independent reward model); and what was optimised, as `ppo.reward` of the recipe says: `reward`, `reward-2`, …
+    (those that the run trained), `reward.NAME` (those that the recipe names), and `score` (its `score.json`; without it
+    raw scores are summed).
     """
     files = {side: predictions(inputs[side]) for side in SIDES if side in inputs}
-    models = {name: path for name, path in inputs.items() if name == "judge" or graph.members([name])}
+    models = _located(recipe, {name: inputs[name] for name in inputs if name == "judge" or graph.is_reward(name)})
+    scale = {"score": inputs["score"]} if "score" in inputs else {}
     with run.locked(out):
         fields = pick(recipe, *graph.FIELDS["compare"])
-        stage = run.stage("compare", out, fields=fields, inputs=files | models, rerun=True)
+        stage = run.stage("compare", out, fields=fields, inputs=files | models | scale, rerun=True)
         if stage.done:
             return
         answers = join({side: read(path) for side, path in files.items()})
-        scores = _scored(recipe, models, answers)
+        scores = _scored(recipe, models | scale, answers)
         headline = choose(recipe.compare.judge, list(scores))
         judgments, metrics = verdict(answers, scores, headline, recipe.instruction)
         judge.write(judgments, out / "judgments.jsonl")
@@ -135,21 +138,31 @@ def choose(wanted: str, judges: Sequence[str]) -> str | None:
     return "reward"
 
 
-def _scored(recipe: Recipe, models: Mapping[str, Path], answers: Answers) -> dict[str, Scores]:
-    """What the judge, and the mean of the optimised reward models, think of every answer."""
-    if not models and recipe.ppo.reward is None:
+def _located(recipe: Recipe, models: dict[str, Path]) -> dict[str, Path]:
+    """The models' folders; what is on the hub is downloaded."""
+    if not any(graph.FOREIGN.fullmatch(name) for name in models):
+        return models
+    from preferent import score
+
+    return score.located(recipe, models)
+
+
+def _scored(recipe: Recipe, inputs: Mapping[str, Path], answers: Answers) -> dict[str, Scores]:
+    """What the judge, and the reward that was optimised, think of every answer."""
+    rewarded = bool(graph.members(inputs)) or not graph.trains(recipe)
+    if "judge" not in inputs and not rewarded:
         return {}
     from preferent import score, world
 
     here = world.World.of(recipe)
     scores: dict[str, Scores] = {}
-    judges = ["judge"] if "judge" in models else []
-    for name, members in (("judge", judges), ("reward", graph.members(models))):
-        if members:
-            panel = score.Ensemble.load([models[member] for member in members], recipe, here)
-            scores[name] = ask(panel.score_texts, answers, name)
-    if recipe.ppo.reward is not None and "reward" not in scores:
-        scores["reward"] = ask(score.UserFunction.load(recipe.ppo.reward).score_texts, answers, "reward")
+    if "judge" in inputs:
+        judging = score.RewardModel.load(inputs["judge"], recipe, here)
+        scores["judge"] = ask(judging.score_texts, answers, "judge")
+    if rewarded:
+        found = Scale.read(inputs["score"]) if "score" in inputs else None
+        optimised = score.Reward.load(recipe, inputs, here, found)
+        scores["reward"] = ask(optimised.score_texts, answers, "reward")
     return scores
 
 

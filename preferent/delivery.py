@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
-from preferent import dialect, export, hub, model, outcome, pipeline, run
+from preferent import dialect, export, graph, hub, model, outcome, pipeline, run, warm
 from preferent.error import PreferentError, UsageError
-from preferent.model import Network
+from preferent.model import Network, Scorer
 from preferent.outcome import Outcome
 from preferent.recipe import Recipe
 from preferent.tokenizer import Tokenizer
@@ -119,16 +119,22 @@ def adapter(found: Outcome, out: Path) -> None:
 
 
 def reward(found: Outcome, out: Path) -> None:
-    """The reward model as RewardBench loads it; of an ensemble every member, each in a folder of its own."""
-    if not found.rewards:
-        raise UsageError(f"{found.folder}: has no reward model: its reward was the function {found.recipe.ppo.reward}")
-    for name, source in found.rewards.items():
-        _member(found, source, out / name if len(found.rewards) > 1 else out)
+    """The reward model that the run trained, as RewardBench loads it; of an ensemble every member, each in a folder of
+    its own, or the one of averaged weights where that is the reward."""
+    trained = [found.rewards[name] for name in graph.members(found.rewards)]
+    if not trained:
+        named = ", ".join(part.source for part in found.recipe.ppo.parts)
+        raise UsageError(f"{found.folder}: trained no reward model: its reward was {named}")
+    world = _world(found.recipe)
+    if found.recipe.reward.combine == "weights":
+        _member(found, warm.load(trained, world), out)
+        return
+    for name, source in zip(graph.members(found.rewards), trained, strict=True):
+        _member(found, model.load_scorer(source, world), out / name if len(trained) > 1 else out)
 
 
-def _member(found: Outcome, source: Path, out: Path) -> None:
+def _member(found: Outcome, scorer: Scorer, out: Path) -> None:
     """One reward model: a full sequence classifier with one label, and a chat template."""
-    scorer = model.load_scorer(source, _world(found.recipe))
     longest = found.recipe.prompt_sequence_length + found.recipe.target_sequence_length
     name, instruction = found.folder.resolve().name, found.recipe.instruction
     llama2 = found.converses() and scorer.tokenizer.is_llama2

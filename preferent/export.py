@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from preferent import hub, run
-from preferent.model import Network, Policy, adapter_base, read_config
+from preferent.model import Network, adapter_base, read_config
 
 
 def save(network: Network, folder: Path, masters: Mapping[str, Tensor], card: str) -> None:
@@ -74,8 +74,8 @@ def _save_adapter(network: Network, folder: Path, final: Path) -> None:
     run.write_json(folder / "adapter_config.json", config)
 
 
-def save_merged(policy: Policy, folder: Path, card: str) -> None:
-    """Write base and adapter of a policy as one full model."""
+def save_merged(policy: Network, folder: Path, card: str) -> None:
+    """Write base and adapter of a network as one full model."""
     assert policy.peft is not None
     merged: Any = policy.peft.merge_and_unload()
     base = adapter_base(policy.source) if (policy.source / "adapter_config.json").exists() else policy.source

@@ -33,6 +33,19 @@ def _expand(*keys: str) -> tuple[str, ...]:
 
 _TEXT = ("seed", "instruction", "prompt_sequence_length", "target_sequence_length", "precision")
 
+_SCORE = (
+    "reward.normalize",
+    "reward.combine",
+    "reward.variance_coeff",
+    "ppo.reward",
+    "ppo.reward_clip",
+    "ppo.overlong_tokens",
+    "ppo.overlong_penalty",
+    "ppo.missing_eos_score",
+    "ppo.normalize_prompts",
+)
+"""What makes a score of an answer."""
+
 FIELDS: dict[str, tuple[str, ...]] = {
     "data": _expand(
         "seed", "preference_dataset", "prompt_dataset", "eval_dataset", "data", "compare.judge", "compare.judge_share"
@@ -41,7 +54,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "reward": tuple(
         name
         for name in _expand(*_TEXT, "reward_model_train_steps", "reward_model_learning_rate_multiplier", "reward")
-        if name not in ("reward.normalize", "reward.members")
+        if name not in ("reward.normalize", "reward.members", "reward.combine", "reward.variance_coeff")
     ),
     "ppo": _expand(
         *_TEXT,
@@ -49,6 +62,8 @@ FIELDS: dict[str, tuple[str, ...]] = {
         "reinforcement_learning_train_steps",
         "reinforcement_learning_rate_multiplier",
         "reward.normalize",
+        "reward.combine",
+        "reward.variance_coeff",
         "ppo",
         "sampler.temperature",
     ),
@@ -56,16 +71,14 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "rejection": _expand(
         *_TEXT,
         "kl_coeff",
-        "reward.normalize",
+        *_SCORE,
         "rejection",
-        "ppo.reward",
-        "ppo.missing_eos_score",
         "ppo.normalize_prompts",
         "ppo.validation_prompts",
         "sampler.temperature",
     ),
     "infer": _expand(*_TEXT, "infer", "sampler"),
-    "compare": _expand(*_TEXT, "compare.judge", "ppo.reward"),
+    "compare": _expand(*_TEXT, "compare.judge", "ppo.reward", "reward.combine", "reward.variance_coeff"),
     "report": _expand("report"),
 }
 """What each stage depends on, as dotted keys for `recipe.pick`. Models and data are inputs: their content counts."""
@@ -80,6 +93,7 @@ EXTENDABLE: dict[str, tuple[str, ...]] = {
 """Fields of which a larger value goes on with a finished stage."""
 
 MEMBER = re.compile(r"reward(-([2-9]|[1-9]\d+))?")
+FOREIGN = re.compile(r"reward\.\w+")
 
 INPUTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "data": ((), ()),
@@ -89,16 +103,32 @@ INPUTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "dpo": (("model", "train", "validation", "test"), ()),
     "rejection": (("model", "train", "validation"), ("reward",)),
     "infer": (("model", "prompts"), ("reference",)),
-    "compare": (("a", "b"), ("judge", "reward", "original")),
+    "compare": (("a", "b"), ("judge", "reward", "score", "original")),
     "report": (("run",), ()),
 }
-"""The inputs that each stage must have and those that it may have; `reward` also as `reward-2`, `reward-3`, …"""
+"""The inputs that each stage must have and those that it may have; with `reward` also further members, `reward-2`,
+`reward-3`, …, and reward models that the recipe names, `reward.NAME`."""
 
 
 def members(inputs: Iterable[str]) -> list[str]:
-    """The names among `inputs` of the reward models whose mean is the reward: `reward`, `reward-2`, `reward-3`, …"""
+    """The names among `inputs` of the reward models that the run trained: `reward`, `reward-2`, `reward-3`, …"""
     numbers = {1 if name == "reward" else int(name[7:]) for name in inputs if MEMBER.fullmatch(name)}
     return [_member(number) for number in sorted(numbers)]
+
+
+def foreign(recipe: Recipe) -> dict[str, str]:
+    """The reward models that the recipe names, by input name."""
+    return {f"reward.{part.name}": part.source for part in recipe.ppo.parts if part.kind == "model"}
+
+
+def is_reward(name: str) -> bool:
+    """Whether an input of this name is a reward model."""
+    return bool(MEMBER.fullmatch(name) or FOREIGN.fullmatch(name))
+
+
+def trains(recipe: Recipe) -> bool:
+    """Whether what this run trains on preferences is the reward, or a part of it."""
+    return any(part.kind == "reward" for part in recipe.ppo.parts)
 
 
 def _member(number: int) -> str:
@@ -141,7 +171,7 @@ class Task:
 
 def build(recipe: Recipe) -> list[Task]:
     """The tasks of a run, in an order in which each finds its inputs."""
-    if recipe.preference_dataset is None and recipe.ppo.reward is None:
+    if recipe.preference_dataset is None and trains(recipe):
         raise UsageError("recipe: preference_dataset is missing: name the files of preferences, or give ppo.reward")
     if recipe.preference_dataset is None and direct(recipe):
         raise UsageError(f"recipe: method: {recipe.method} learns from preferences: name preference_dataset")
@@ -193,9 +223,9 @@ def _rewards(recipe: Recipe) -> list[Task]:
 
 
 def rewards(recipe: Recipe) -> dict[str, str]:
-    """The reward models that tuning optimises, by input name, in the run; none where a function is the reward, or where
-    the preferences themselves are."""
-    none = recipe.ppo.reward is not None or direct(recipe)
+    """The reward models that the run trains to be tuned against, by input name; none where the reward is something
+    else, or the preferences themselves."""
+    none = not trains(recipe) or direct(recipe)
     return {name: f"{name}/model" for name in ([] if none else map(_member, range(1, recipe.reward.members + 1)))}
 
 
@@ -233,6 +263,7 @@ def _tuning(recipe: Recipe) -> Task:
         return Task("dpo", "dpo", "policy", inputs | _pairs("train"), ("model",), outside)
     stage = "ppo" if recipe.method == "reinforcement_learning" else "rejection"
     prompts = {"train": "data/prompt/train.jsonl", "validation": "data/prompt/validation.jsonl"}
+    outside = outside | foreign(recipe)
     files = {"ptx ": pretraining(recipe)} if stage == "ppo" else {}
     return Task(
         stage, stage, "policy", inputs | rewards(recipe) | prompts, ("model", "score.json"), outside, files=files
@@ -265,10 +296,13 @@ def _compare(recipe: Recipe) -> Task:
     inputs = {"a": "predictions/tuned/text.jsonl", "b": "predictions/base/text.jsonl"}
     if judged(recipe):
         inputs["judge"] = "judge/model"
-    inputs |= rewards(recipe)
+    outside: dict[str, str] = {}
+    if not direct(recipe):
+        inputs |= rewards(recipe) | {"score": "policy/score.json"}
+        outside = foreign(recipe)
     if recipe.sft is not None:
         inputs["original"] = "predictions/original/text.jsonl"
-    return Task("compare", "compare", "comparison", inputs, ("judgments.jsonl", "metrics.json"))
+    return Task("compare", "compare", "comparison", inputs, ("judgments.jsonl", "metrics.json"), outside)
 
 
 def _report() -> Task:

@@ -1,7 +1,8 @@
 """Where a model reference leads: a local folder, a GCPC alias, or a repository on the Hugging Face hub."""
 
+import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,22 @@ def check(recipe: Recipe) -> None:
         config = run.read_json(folder / "config.json")
         if isinstance(config, dict):
             require_writer(folder, config.get("architectures"), bool(config.get("is_encoder_decoder")))
+    for part in recipe.ppo.parts:
+        if part.kind == "model" and not Path(part.source).exists():
+            with placed(part.place):
+                _repository(part.source)
     for source in dict.fromkeys((folder, Path(reward_reference(recipe)))):
         if (source / "config.json").exists():
             require_length(source, _longest(run.read_json(source / "config.json")), recipe)
+
+
+@contextlib.contextmanager
+def placed(place: str) -> Iterator[None]:
+    """Put where a recipe names a model in front of what is wrong with it."""
+    try:
+        yield
+    except (PlatformError, UsageError) as error:
+        raise type(error)(f"{place}: {error}") from None
 
 
 def _longest(config: Any) -> int | None:

@@ -205,8 +205,8 @@ class Need:
 @dataclass(frozen=True, slots=True)
 class Given:
     """What the needs of a recipe depend on: shapes of policy and reward model, `bytes` a number in computation, the
-    longest prompt in tokens, how many prompts there are in each part, whether `sft` packs plain text, and
-    whether a GPU computes."""
+    longest prompt in tokens, how many prompts there are in each part, whether `sft` packs plain text, whether a GPU
+    computes, and the shapes of further reward models that the recipe names."""
 
     recipe: Recipe
     shape: Shape
@@ -216,6 +216,7 @@ class Given:
     prompts: Mapping[str, int]
     packed: bool = False
     on_gpu: bool = False
+    others: tuple[Shape, ...] = ()
 
     @property
     def length(self) -> int:
@@ -293,17 +294,22 @@ def ppo(given: Given) -> Need:
     With LoRA the reference is the policy's backbone and the critic the reward model's.
     """
     recipe, shape, b = given.recipe, given.shape, given.bytes
-    section, scorer = recipe.ppo, given.shape if recipe.ppo.reward else given.reward_shape
+    section = recipe.ppo
+    has_reward = any(part.kind == "reward" for part in section.parts)
+    scorer = given.reward_shape if has_reward else given.shape
     rank = rank_of(section.lora_dim, 1, shape)
-    critic_rank = rank_of(recipe.reward.lora_dim, 4, scorer) if section.reward is None else rank
+    averaged = recipe.reward.combine == "weights"
+    members = 1 if averaged else recipe.reward.members
+    critic_rank = rank_of(recipe.reward.lora_dim, 4, scorer) if has_reward else rank
+    critic_rank *= recipe.reward.members if averaged and has_reward else 1
     trained = shape.lora(rank) if rank else shape.policy
     with_critic = algorithm(section).critic
     critic = 0 if not with_critic else scorer.lora(critic_rank) + scorer.hidden_size if critic_rank else scorer.scorer
-    has_reward, referred = section.reward is None, recipe.kl_coeff > 0 and not rank
+    referred = recipe.kl_coeff > 0 and not rank
     parts = {
         "policy": shape.policy * b + (4 * trained if rank else 0),
         "reference": shape.policy * b if referred else 0,
-        "reward": recipe.reward.members * scorer.scorer * b if has_reward else 0,
+        "reward": b * (members * scorer.scorer * has_reward + sum(other.scorer for other in given.others)),
         "critic": with_critic * (0 if critic_rank and has_reward else scorer.scorer * b)
         + (4 * critic if critic_rank else 0),
         "optimizer": optimizer(trained, b, rank > 0) + optimizer(critic, b, critic_rank > 0),

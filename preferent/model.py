@@ -6,6 +6,7 @@ policy and reference, reward model and critic.
 """
 
 import contextlib
+import copy
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
@@ -136,13 +137,13 @@ class Scorer(Network):
     def critic(self) -> "Scorer":
         """A critic that starts as a copy of this reward model: a second adapter, or a second full copy."""
         if self.peft is None:
-            return load_scorer(self.source, self.world, trainable=True)
-        config = self.peft.peft_config[REWARD]
+            return dataclasses.replace(self, body=copy.deepcopy(self.body).requires_grad_(True))
+        config = self.peft.peft_config[self.adapter]
         self.peft.add_adapter(CRITIC, dataclasses.replace(config, inference_mode=False))
         state = dict(self.body.named_parameters())
         for name, parameter in state.items():
             if f".{CRITIC}." in name:
-                parameter.data = state[name.replace(f".{CRITIC}.", f".{REWARD}.")].detach().float().clone()
+                parameter.data = state[name.replace(f".{CRITIC}.", f".{self.adapter}.")].detach().float().clone()
         critic = dataclasses.replace(self, adapter=CRITIC)
         self.peft.set_adapter(CRITIC)
         return critic
@@ -204,8 +205,15 @@ def load_scorer(
         raise UsageError(
             f"{source}: is no reward model (its config names {config.architectures}); train one with `preferent reward`"
         )
+    if seed is None and not (source / "adapter_config.json").exists() and config.num_labels != 1:
+        raise UsageError(f"{source}: gives {config.num_labels} numbers, a reward model gives one (num_labels: 1)")
     config.num_labels = 1
     base, body = _load(AutoModelForSequenceClassification, source, config, world)
+    if "score" not in dict(body.named_children()):
+        raise UsageError(
+            f"{source}: is a {type(body).__name__}, which has no `score` head over the last token; a reward model here "
+            "is a decoder with one (LlamaForSequenceClassification and its like)"
+        )
     tokenizer = Tokenizer.load(source if (source / "tokenizer.json").exists() else base)
     body.config.get_text_config().pad_token_id = tokenizer.pad_id
     body.score.float()

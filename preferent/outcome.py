@@ -13,7 +13,8 @@ from preferent.recipe import Recipe
 class Outcome:
     """A run directory whose policy is there: read it with `of`.
 
-    `tuned` and `rewards` are model folders of the run; there are no rewards where the run optimised a function.
+    `tuned` and `rewards` are model folders of the run, and the reward models that its recipe names; there are no
+    rewards where the run optimised a function alone.
     """
 
     folder: Path
@@ -49,4 +50,6 @@ def of(folder: Path) -> Outcome:
         raise PlatformError(
             f"{folder}: has no tuned policy yet; finish it: preferent run {folder / 'recipe.yaml'} --out {folder}"
         )
-    return Outcome(folder, found, tuned, {name: folder / path for name, path in graph.rewards(found).items()})
+    trained = {name: folder / path for name, path in graph.rewards(found).items()}
+    named = {name: Path(reference) for name, reference in graph.foreign(found).items()}
+    return Outcome(folder, found, tuned, trained | ({} if graph.direct(found) else named))

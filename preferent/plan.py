@@ -11,7 +11,7 @@ from preferent.gcpc import resolve_model
 from preferent.graph import Task
 from preferent.memory import Given, Need, Shape
 from preferent.recipe import Recipe, reward_reference
-from preferent.recipe.section import Sft, paths
+from preferent.recipe.section import Part, Sft, paths
 from preferent.tokenizer import Tokenizer
 
 LENGTHS = "token lengths, and so how much is truncated (needs the tokenizer: preferent data check FILES --model MODEL)"
@@ -57,10 +57,15 @@ def _models(recipe: Recipe) -> list[str]:
     lines = [f"to tune         {_named(recipe.large_model_reference)}"]
     if "reward" in tasks:
         lines.append(f"reward from     {_start(tasks['reward'])}")
-    else:
-        lines.append(f"reward          the function {recipe.ppo.reward}")
+    others = [part for part in recipe.ppo.parts if part.kind != "reward"]
+    lines += [f"reward          {_other(part)}" for part in others]
     lines.append(f"reference       {'none: kl_coeff is 0' if recipe.kl_coeff == 0 else _start(tasks['ppo'])}")
     return lines
+
+
+def _other(part: Part) -> str:
+    """A part of the reward that the run does not train."""
+    return f"the function {part.source}" if part.kind == "function" else f"the model {_named(part.source)}"
 
 
 def _start(task: Task) -> str:
@@ -69,7 +74,8 @@ def _start(task: Task) -> str:
 
 
 def _hub(recipe: Recipe) -> Iterator[str]:
-    for reference in dict.fromkeys((recipe.large_model_reference, reward_reference(recipe))):
+    references = recipe.large_model_reference, reward_reference(recipe), *graph.foreign(recipe).values()
+    for reference in dict.fromkeys(references):
         if not Path(reference).exists():
             yield f"whether {resolve_model(reference)} can be had from the hub"
 
@@ -98,7 +104,7 @@ def _stages(recipe: Recipe, parts: Mapping[str, Mapping[str, int]]) -> list[str]
     if recipe.sft is not None:
         lines.append(_sft(recipe.sft))
     reward = "reward_model_train_steps", recipe.reward_model_train_steps, recipe.reward.batch_size
-    if recipe.ppo.reward is None:
+    if graph.rewards(recipe):
         times = f", {recipe.reward.members} members" if recipe.reward.members > 1 else ""
         lines.append(_steps("reward", *reward, parts["preference"]["train"], "pairs") + times)
     if graph.judged(recipe):
@@ -132,13 +138,13 @@ def _steps(name: str, field: str, steps: int, batch: int, rows: int, unit: str) 
 def _judge(recipe: Recipe) -> str:
     if graph.judged(recipe):
         return "a second reward model, trained on other preferences"
-    what = "the reward model" if recipe.ppo.reward is None else recipe.ppo.reward
+    what = " + ".join("the reward model" if part.kind == "reward" else part.source for part in recipe.ppo.parts)
     return f"{what} that was optimised (not independent)"
 
 
 def _sizes(recipe: Recipe, folder: Path) -> Iterator[str]:
     """Memory by stage and part, tokens and disk, from the shapes of the models and the prepared data in a folder."""
-    references = recipe.large_model_reference, reward_reference(recipe)
+    references = recipe.large_model_reference, reward_reference(recipe), *graph.foreign(recipe).values()
     for reference in dict.fromkeys(name for name in references if shape(name) is None):
         yield f"not known: the shape of {_named(reference)}; give a folder with its config.json (of Llama's kind)"
     longest = longest_prompt(recipe, folder)
@@ -167,7 +173,8 @@ def given(recipe: Recipe, folder: Path, longest: int | None) -> Given | None:
     bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and (on_gpu or environment.cpu_has_bf16()))
     prompts = run.read_json(folder / "counts.json")["parts"]["prompt"]
     length = longest or recipe.prompt_sequence_length
-    return Given(recipe, policy, reward, 2 if bf16 else 4, length, prompts, _packs(recipe), on_gpu)
+    others = tuple(found for name in graph.foreign(recipe).values() if (found := shape(name)) is not None)
+    return Given(recipe, policy, reward, 2 if bf16 else 4, length, prompts, _packs(recipe), on_gpu, others)
 
 
 def _packs(recipe: Recipe) -> bool:

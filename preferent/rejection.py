@@ -29,7 +29,7 @@ from preferent import (
     run,
     score,
 )
-from preferent.error import DataError, DivergedError, UsageError
+from preferent.error import DataError, DivergedError
 from preferent.imitation import Sequences
 from preferent.metric import Metrics, tensorboard
 from preferent.model import Policy
@@ -38,7 +38,7 @@ from preferent.recipe import Recipe, pick
 from preferent.record import Rollout
 from preferent.rollouts import Ledger
 from preferent.sampler import Local, Prompts, Sampler, rollout_params
-from preferent.score import Ensemble, Normalizer, UserFunction
+from preferent.score import Reward
 from preferent.world import World
 
 PROMPTS_AT_ONCE = 64
@@ -51,8 +51,7 @@ class Networks:
 
     policy: Policy
     reference: Policy | None
-    reward: Ensemble | UserFunction
-    normalizer: Normalizer
+    reward: Reward
     sampler: Sampler
 
 
@@ -93,8 +92,7 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
     it."""
     world = World.of(recipe)
     source = hub.resolve(str(inputs["model"]))
-    if not graph.members(inputs) and recipe.ppo.reward is None:
-        raise UsageError("rejection: needs a reward: give --in reward=FOLDER, or ppo.reward: module:function")
+    inputs = score.located(recipe, inputs)
     model.check_length(source, recipe)
     with run.locked(out):
         fields = pick(recipe, *graph.FIELDS["rejection"])
@@ -108,9 +106,9 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
         if not prompts.ids:
             raise DataError(f"{inputs['train']}: holds no prompt to train on")
         reference = policy.reference() if recipe.kl_coeff > 0 or policy.peft is not None else None
-        reward, sampler = score.load_reward(recipe, inputs, world), Local(policy, recipe.seed, recipe.sampler.rows)
-        normalizer = score.fit_normalizer(recipe, policy, reward, sampler, prompts, out)
-        train(recipe, stage, Networks(policy, reference, reward, normalizer, sampler), prompts)
+        reward, sampler = Reward.load(recipe, inputs, world), Local(policy, recipe.seed, recipe.sampler.rows)
+        reward = score.fitted(recipe, policy, reward, sampler, prompts, out)
+        train(recipe, stage, Networks(policy, reference, reward, sampler), prompts)
 
 
 def train(recipe: Recipe, stage: run.Stage, networks: Networks, prompts: Prompts) -> None:
@@ -178,7 +176,7 @@ def collect(
             texts = [prompts.texts[i] for i in asked]
             ledger.describe(state.step, texts, score.decoded(found, texts, networks.policy.tokenizer), found)
         rollouts += found
-    scores = score.final_scores(rollouts, networks.normalizer, recipe.ppo.missing_eos_score)
+    scores = score.final_scores(rollouts, networks.reward.scale, recipe)
     scores = scores.reshape(count, section.samples)
     for slot, place in enumerate(best_of.best(scores)):
         kept.offer(rollouts[slot * section.samples + place], float(scores[slot, place]))
@@ -200,14 +198,14 @@ def sampling(
     """How the answers to the prompts `asked` [n] are made: sampled under the keys `items` [n], and scored."""
 
     def make() -> list[Rollout]:
-        ids, texts = [prompts.ids[i] for i in asked], [prompts.texts[i] for i in asked]
+        ids, records = [prompts.ids[i] for i in asked], [prompts.records[i] for i in asked]
         sampled = networks.sampler.sample(ids, items.tolist(), "rollout", state.step, rollout_params(recipe))
         samples = items % recipe.rejection.samples
         placed = [
             replace(rollout, prompt_index=int(prompt), sample_index=int(sample))
             for rollout, prompt, sample in zip(sampled, asked, samples, strict=True)
         ]
-        return score.scored(networks.reward, placed, texts, networks.policy.tokenizer)
+        return score.scored(networks.reward, placed, records, networks.policy.tokenizer)
 
     return make
 
@@ -242,16 +240,16 @@ def validate(
     recipe: Recipe, state: State, networks: Networks, prompts: Prompts, ledger: Ledger, out: Path
 ) -> dict[str, float]:
     """Score and KL on validation prompts; keeps the best policy so far."""
-    policy, texts = networks.policy, prompts.texts
+    policy, count = networks.policy, len(prompts.ids)
 
     def make() -> list[Rollout]:
-        sampled = networks.sampler.sample(prompts.ids, range(len(texts)), "eval", state.step, rollout_params(recipe))
-        return score.scored(networks.reward, sampled, texts, policy.tokenizer)
+        sampled = networks.sampler.sample(prompts.ids, range(count), "eval", state.step, rollout_params(recipe))
+        return score.scored(networks.reward, sampled, prompts.records, policy.tokenizer)
 
     rollouts = ledger.recorded(f"validation-{state.step:06d}", prompts.ids, make)
     limit, temperature = recipe.rejection.micro_batch_tokens, recipe.sampler.temperature
     kl = float(experience.divergence(policy, networks.reference, rollouts, limit, temperature)[0].mean())
-    mean = float(score.final_scores(rollouts, networks.normalizer, recipe.ppo.missing_eos_score).mean())
+    mean = float(score.final_scores(rollouts, networks.reward.scale, recipe).mean())
     value = mean - recipe.kl_coeff * kl
     if value > state.scalars.get("best_objective", -math.inf):
         state.scalars |= {"best_objective": value, "best_step": state.step}

@@ -42,16 +42,17 @@ def rollout_params(recipe: Recipe) -> Params:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Prompts with their token ids and their text as the model sees it."""
+    """Prompts with their token ids, their text as the model sees it, and as the data have them."""
 
     ids: list[np.ndarray]
     texts: list[str]
+    records: Sequence[Prompt]
 
     @classmethod
     def of(cls, records: Sequence[Prompt], policy: Policy, recipe: Recipe) -> "Prompts":
         limit, instruction = recipe.prompt_sequence_length, recipe.instruction
         ids = [np.asarray(policy.tokenizer.encode_prompt(p, instruction, limit)[0], np.int32) for p in records]
-        return cls(ids, [policy.tokenizer.text(p, instruction) for p in records])
+        return cls(ids, [policy.tokenizer.text(p, instruction) for p in records], records)
 
 
 class Sampler(Protocol):

@@ -1,59 +1,36 @@
-"""How good answers are: reward models and user functions, and their normalisation."""
+"""How good answers are: reward models and user functions, alone or summed, on the scale that tuning raises."""
 
 import importlib
 import math
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import SupportsFloat
 
 import numpy as np
 
-from preferent import draw, experience, graph, run
+from preferent import draw, experience, graph, hub, warm
 from preferent.error import PlatformError, UsageError
-from preferent.model import Policy, Scorer, load_scorer
+from preferent.model import Policy, Scorer, check_length, load_scorer
 from preferent.recipe import Recipe
+from preferent.recipe.section import Part
 from preferent.record import Prompt, Rollout
 from preferent.sampler import Prompts, Sampler, rollout_params
+from preferent.scale import Raw, Scale, overlong
 from preferent.tokenizer import Tokenizer
 from preferent.world import World
 
 RewardFunction = Callable[[list[str], list[str]], Sequence[float]]
 
 
-@dataclass(frozen=True, slots=True)
-class Normalizer:
-    """score = gain * (raw - bias): a preference probability is unchanged where gain is 1."""
-
-    bias: float = 0.0
-    gain: float = 1.0
-
-    @classmethod
-    def fit(cls, raw: np.ndarray, kind: str) -> "Normalizer":
-        """From raw scores [n] of the reference's answers: `bias` takes their mean off, `std` scales their deviation to
-        1."""
-        if kind == "none":
-            return cls()
-        deviation = float(raw.std())
-        return cls(float(raw.mean()), 1 / deviation if kind == "std" and deviation > 1e-8 else 1.0)
-
-    @classmethod
-    def read(cls, path: Path) -> "Normalizer":
-        """As a `score.json` keeps it."""
-        kept = run.read_sealed(path, "restore it; or remove it, and ppo measures it again")
-        return cls(kept["bias"], kept["gain"])
-
-    def __call__(self, raw: np.ndarray) -> np.ndarray:
-        return self.gain * (raw - self.bias)
-
-
 @dataclass(frozen=True)
 class RewardModel:
-    """A trained reward model that scores token ids of a policy, or texts."""
+    """A trained reward model that scores token ids of a policy, or texts in its own tokens and template."""
 
     scorer: Scorer
+    instruction: str | None
     prompt_tokens: int
     answer_tokens: int
     micro_batch_tokens: int
@@ -65,47 +42,35 @@ class RewardModel:
     @classmethod
     def of(cls, scorer: Scorer, recipe: Recipe) -> "RewardModel":
         tokens = recipe.prompt_sequence_length, recipe.target_sequence_length
-        return cls(scorer, *tokens, recipe.reward.micro_batch_tokens)
+        return cls(scorer, recipe.instruction, *tokens, recipe.reward.micro_batch_tokens)
 
     def score_ids(self, prompts: Sequence[np.ndarray], answers: Sequence[np.ndarray]) -> np.ndarray:
         """Raw scores, float32 [n], of answers given as ids of this model's tokenizer."""
         sequences = [np.concatenate([p, a]) for p, a in zip(prompts, answers, strict=True)]
         return experience.last_scores(self.scorer, sequences, self.micro_batch_tokens)
 
+    def score_prompts(
+        self, prompts: Sequence[Prompt], instruction: str | None, answers: Sequence[str], ended: Sequence[bool]
+    ) -> np.ndarray:
+        """Raw scores, float32 [n], in this model's own template and tokens; its EOS closes the answers that ended."""
+        tokenizer = self.scorer.tokenizer
+        asked = tokenizer.encode_prompts(prompts, instruction, self.prompt_tokens)
+        given = tokenizer.encode_answers(prompts, instruction, answers, self.answer_tokens)
+        ids = [ids if whole or cut else ids[:-1] for (ids, cut), whole in zip(given, ended, strict=True)]
+        return self.score_ids([np.asarray(i, np.int32) for i, _ in asked], [np.asarray(i, np.int32) for i in ids])
+
     def score_texts(self, texts: Sequence[str], answers: Sequence[str]) -> np.ndarray:
         """Raw scores, float32 [n]; `texts` are prompts with instruction and template already in them."""
         prompts = [Prompt(input_text=text) for text in texts]
-        tokenizer = self.scorer.tokenizer
-        ids = [tokenizer.encode_prompt(p, None, self.prompt_tokens)[0] for p in prompts]
-        answer_ids = [
-            tokenizer.encode_answer(p, None, a, self.answer_tokens)[0] for p, a in zip(prompts, answers, strict=True)
-        ]
-        return self.score_ids([np.asarray(i) for i in ids], [np.asarray(i) for i in answer_ids])
+        return self.score_prompts(prompts, None, answers, [True] * len(prompts))
 
-    def score(self, rollouts: Sequence[Rollout], texts: Sequence[str], tokenizer: Tokenizer) -> np.ndarray:
-        """Raw scores of a policy's rollouts: of the very ids where the tokenizers are the same, else of the texts."""
+    def score(self, rollouts: Sequence[Rollout], prompts: Sequence[Prompt], tokenizer: Tokenizer) -> np.ndarray:
+        """Raw scores of a policy's rollouts: of the very ids where the tokenizers are the same, else of prompts and
+        texts as this model writes them."""
         if tokenizer.fingerprint == self.scorer.tokenizer.fingerprint:
             return self.score_ids([r.prompt_ids for r in rollouts], [r.ids for r in rollouts])
-        return self.score_texts(texts, decoded(rollouts, texts, tokenizer))
-
-
-@dataclass(frozen=True)
-class Ensemble:
-    """Reward models whose mean score is the reward; the mean errs less than its members do (Coste et al. 2024)."""
-
-    members: tuple[RewardModel, ...]
-
-    @classmethod
-    def load(cls, folders: Sequence[Path], recipe: Recipe, world: World) -> "Ensemble":
-        return cls(tuple(RewardModel.load(folder, recipe, world) for folder in folders))
-
-    def score(self, rollouts: Sequence[Rollout], texts: Sequence[str], tokenizer: Tokenizer) -> np.ndarray:
-        """Raw scores, float32 [n], of a policy's rollouts."""
-        return np.mean([member.score(rollouts, texts, tokenizer) for member in self.members], axis=0)
-
-    def score_texts(self, texts: Sequence[str], answers: Sequence[str]) -> np.ndarray:
-        """Raw scores, float32 [n]."""
-        return np.mean([member.score_texts(texts, answers) for member in self.members], axis=0)
+        answers = decoded(rollouts, [tokenizer.text(p, self.instruction) for p in prompts], tokenizer)
+        return self.score_prompts(prompts, self.instruction, answers, [r.ended for r in rollouts])
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,22 +79,25 @@ class UserFunction:
 
     name: str
     function: RewardFunction
+    instruction: str | None = None
+    place: str = "ppo.reward"
 
     @classmethod
-    def load(cls, name: str) -> "UserFunction":
+    def load(cls, name: str, instruction: str | None = None, place: str = "ppo.reward") -> "UserFunction":
         """Import the function; the current directory is searched too."""
         module, colon, attribute = name.partition(":")
         if not colon:
-            raise UsageError(f"ppo.reward: {name!r} is not of the form module:function")
+            raise UsageError(f"{place}: {name!r} is not of the form module:function")
         if "" not in sys.path and str(Path.cwd()) not in sys.path:
             sys.path.insert(0, str(Path.cwd()))
         try:
-            return cls(name, getattr(importlib.import_module(module), attribute))
+            return cls(name, getattr(importlib.import_module(module), attribute), instruction, place)
         except Exception as error:
-            raise UsageError(f"ppo.reward: {name} cannot be imported: {type(error).__name__}: {error}") from error
+            raise UsageError(f"{place}: {name} cannot be imported: {type(error).__name__}: {error}") from error
 
-    def score(self, rollouts: Sequence[Rollout], texts: Sequence[str], tokenizer: Tokenizer) -> np.ndarray:
-        """Raw scores, float64 [n], of a policy's rollouts."""
+    def score(self, rollouts: Sequence[Rollout], prompts: Sequence[Prompt], tokenizer: Tokenizer) -> np.ndarray:
+        """Raw scores, float64 [n], of a policy's rollouts; prompts as the policy read them."""
+        texts = [tokenizer.text(prompt, self.instruction) for prompt in prompts]
         return self.score_texts(texts, decoded(rollouts, texts, tokenizer))
 
     def score_texts(self, texts: Sequence[str], answers: Sequence[str]) -> np.ndarray:
@@ -139,40 +107,95 @@ class UserFunction:
         except (Exception, SystemExit) as error:
             place = traceback.extract_tb(error.__traceback__)[-1]
             raise PlatformError(
-                f"ppo.reward: {self.name} raised {type(error).__name__}: {error} ({place.filename}:{place.lineno}); "
+                f"{self.place}: {self.name} raised {type(error).__name__}: {error} ({place.filename}:{place.lineno}); "
                 "mend it, then the same command goes on"
             ) from error
         if len(returned) != len(answers):
-            raise PlatformError(f"ppo.reward: {self.name} returned {len(returned)} scores for {len(answers)} answers")
+            raise PlatformError(f"{self.place}: {self.name} returned {len(returned)} scores for {len(answers)} answers")
         for value, answer in zip(returned, answers, strict=True):
             if not (isinstance(value, SupportsFloat) and math.isfinite(value)):
                 raise PlatformError(
-                    f"ppo.reward: {self.name} returned {value!r} for the answer {answer!r}; a score is a finite number"
+                    f"{self.place}: {self.name} returned {value!r} for the answer {answer!r}; "
+                    "a score is a finite number"
                 )
         return np.array([float(value) for value in returned])
 
 
-def load_reward(recipe: Recipe, inputs: dict[str, Path], world: World) -> Ensemble | UserFunction:
-    """What is optimised: the recipe's function, or the mean of the reward models among the inputs."""
-    if recipe.ppo.reward is not None:
-        return UserFunction.load(recipe.ppo.reward)
-    return Ensemble.load([inputs[name] for name in graph.members(inputs)], recipe, world)
+@dataclass(frozen=True)
+class Reward:
+    """What tuning raises: reward models and functions by the name of their raw scores, and the scale that makes one
+    score of these."""
+
+    sources: Mapping[str, RewardModel | UserFunction]
+    scale: Scale
+
+    @classmethod
+    def load(cls, recipe: Recipe, inputs: Mapping[str, Path], world: World, scale: Scale | None = None) -> "Reward":
+        """As the recipe's `ppo.reward` says, the reward models from `inputs`; without a `scale` it is not fitted."""
+        members = [inputs[name] for name in graph.members(inputs)]
+        if graph.trains(recipe) and not members:
+            raise UsageError("the reward model is missing: give --in reward=FOLDER, or ppo.reward: module:function")
+        sources: dict[str, RewardModel | UserFunction] = {}
+        unfitted = Scale.of(recipe, len(members))
+        for part, term in zip(recipe.ppo.parts, unfitted.terms, strict=True):
+            if part.kind == "reward" and recipe.reward.combine == "weights":
+                scorer = warm.load(members, world, recipe.gradient_checkpointing)
+                sources[part.name] = RewardModel.of(scorer, recipe)
+            elif part.kind == "reward":
+                found = (RewardModel.load(folder, recipe, world) for folder in members)
+                sources |= dict(zip(term.members, found, strict=True))
+            elif part.kind == "function":
+                sources[part.name] = UserFunction.load(part.source, recipe.instruction, part.place)
+            else:
+                sources[part.name] = _foreign(part, recipe, inputs, world)
+        return cls(sources, unfitted if scale is None else scale)
+
+    def raw(self, rollouts: Sequence[Rollout], prompts: Sequence[Prompt], tokenizer: Tokenizer) -> Raw:
+        """Raw scores [n] of a policy's rollouts, by name; `prompts` [n] are what they answer."""
+        return {name: source.score(rollouts, prompts, tokenizer) for name, source in self.sources.items()}
+
+    def score_texts(self, texts: Sequence[str], answers: Sequence[str]) -> np.ndarray:
+        """Scores [n], combined and weighted, of complete answers; `texts` are prompts as the policy read them."""
+        return self.scale({name: source.score_texts(texts, answers) for name, source in self.sources.items()})
+
+    def critic_name(self, tokenizer: Tokenizer) -> str | None:
+        """The first reward model that reads a policy's tokens, from which a critic can start; None where none does."""
+        models = {name: source for name, source in self.sources.items() if isinstance(source, RewardModel)}
+        same = (n for n, source in models.items() if source.scorer.tokenizer.fingerprint == tokenizer.fingerprint)
+        return next(same, None)
 
 
-def fit_normalizer(
-    recipe: Recipe, policy: Policy, reward: Ensemble | UserFunction, sampler: Sampler, prompts: Prompts, out: Path
-) -> Normalizer:
-    """The normaliser from one answer of the untuned policy to each of some training prompts; read back if it is
-    there."""
+def _foreign(part: Part, recipe: Recipe, inputs: Mapping[str, Path], world: World) -> RewardModel:
+    """A reward model that the recipe names."""
+    name = f"reward.{part.name}"
+    if name not in inputs:
+        raise UsageError(f"{part.place}: give its folder: --in {name}={part.source}")
+    with hub.placed(part.place):
+        check_length(inputs[name], recipe)
+        return RewardModel.load(inputs[name], recipe, world)
+
+
+def located(recipe: Recipe, inputs: Mapping[str, Path]) -> dict[str, Path]:
+    """The inputs with the folders of those reward models that the recipe names, downloaded where they are not here."""
+    found = dict(inputs)
+    for part in recipe.ppo.parts:
+        if part.kind == "model" and (name := f"reward.{part.name}") in inputs:
+            with hub.placed(part.place):
+                found[name] = hub.resolve(str(inputs[name]))
+    return found
+
+
+def fitted(recipe: Recipe, policy: Policy, reward: Reward, sampler: Sampler, prompts: Prompts, out: Path) -> Reward:
+    """The reward with its scale set by one answer of the untuned policy to each of some training prompts; the scale is
+    kept in `out/score.json`, and read back if it is there."""
     path = out / "score.json"
-    if path.exists():
-        return Normalizer.read(path)
-    rows = draw.permutation(recipe.seed, "normalize", 0, len(prompts.ids))[: recipe.ppo.normalize_prompts]
-    rollouts = sampler.sample([prompts.ids[i] for i in rows], rows.tolist(), "normalize", 0, rollout_params(recipe))
-    raw = reward.score(rollouts, [prompts.texts[i] for i in rows], policy.tokenizer)
-    normalizer = Normalizer.fit(np.asarray(raw, np.float64), recipe.reward.normalize)
-    run.write_sealed(path, {"bias": normalizer.bias, "gain": normalizer.gain, "prompts": len(rows)})
-    return normalizer
+    if not path.exists():
+        rows = draw.permutation(recipe.seed, "normalize", 0, len(prompts.ids))[: recipe.ppo.normalize_prompts]
+        params = rollout_params(recipe)
+        rollouts = sampler.sample([prompts.ids[i] for i in rows], rows.tolist(), "normalize", 0, params)
+        raw = reward.raw(rollouts, [prompts.records[i] for i in rows], policy.tokenizer)
+        reward.scale.fit(raw, recipe.reward.normalize).write(path)
+    return replace(reward, scale=Scale.read(path))
 
 
 def decoded(rollouts: Sequence[Rollout], texts: Sequence[str], tokenizer: Tokenizer) -> list[str]:
@@ -182,16 +205,41 @@ def decoded(rollouts: Sequence[Rollout], texts: Sequence[str], tokenizer: Tokeni
 
 
 def scored(
-    source: Ensemble | UserFunction, rollouts: Sequence[Rollout], texts: Sequence[str], tokenizer: Tokenizer
+    reward: Reward, rollouts: Sequence[Rollout], prompts: Sequence[Prompt], tokenizer: Tokenizer
 ) -> list[Rollout]:
-    """Rollouts with their raw score filled in, under the name `reward`."""
-    raw = source.score(rollouts, texts, tokenizer)
-    return [replace(rollout, scores={"reward": float(value)}) for rollout, value in zip(rollouts, raw, strict=True)]
+    """Rollouts with their raw scores filled in, by name; `prompts` [n] are what they answer."""
+    raw = reward.raw(rollouts, prompts, tokenizer)
+    return [
+        replace(rollout, scores={name: float(values[row]) for name, values in raw.items()})
+        for row, rollout in enumerate(rollouts)
+    ]
 
 
-def final_scores(rollouts: Sequence[Rollout], normalizer: Normalizer, missing_eos_score: float | None) -> np.ndarray:
-    """Normalised scores, float32 [n]; `missing_eos_score` replaces that of an answer that did not end."""
-    scores = normalizer(np.array([r.scores["reward"] for r in rollouts]))
-    if missing_eos_score is not None:
-        scores = np.where([r.ended for r in rollouts], scores, missing_eos_score)
+def final_scores(rollouts: Sequence[Rollout], scale: Scale, recipe: Recipe) -> np.ndarray:
+    """The score that tuning raises, float32 [n], in this order: raw scores normalised, combined and weighted (`Scale`);
+    clipped to +- `ppo.reward_clip`; less `ppo.overlong_penalty` for what is `overlong`; and, for an answer that did not
+    end, `ppo.missing_eos_score` instead of all that."""
+    ppo = recipe.ppo
+    scores = scale(raw_scores(rollouts))
+    if ppo.reward_clip is not None:
+        scores = np.clip(scores, -ppo.reward_clip, ppo.reward_clip)
+    if ppo.overlong_tokens is not None:
+        lengths = np.array([len(r.ids) for r in rollouts])
+        scores = scores - ppo.overlong_penalty * overlong(lengths, recipe.target_sequence_length, ppo.overlong_tokens)
+    if ppo.missing_eos_score is not None:
+        scores = np.where([r.ended for r in rollouts], scores, ppo.missing_eos_score)
     return scores.astype(np.float32)
+
+
+def raw_scores(rollouts: Sequence[Rollout]) -> Raw:
+    """The raw scores [n] that rollouts were given, by name."""
+    return {name: np.array([r.scores[name] for r in rollouts]) for name in rollouts[0].scores}
+
+
+def metrics(rollouts: Sequence[Rollout], scale: Scale) -> dict[str, float]:
+    """The mean of the raw scores, combined and weighted as they are; and of each normalised reward, where several."""
+    raw = raw_scores(rollouts)
+    found = {"objective/scores_raw": float(scale.unfitted()(raw).mean())}
+    if len(scale.terms) > 1:
+        found |= {f"objective/scores/{term.name}": float(term(raw).mean()) for term in scale.terms}
+    return found

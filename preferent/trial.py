@@ -17,7 +17,8 @@ from preferent.outcome import Outcome
 from preferent.recipe import Recipe
 from preferent.record import Message, Prompt
 from preferent.sampler import Local, Params
-from preferent.score import Ensemble, Normalizer
+from preferent.scale import Scale
+from preferent.score import Reward, located
 from preferent.world import World
 
 
@@ -37,8 +38,7 @@ class Pair:
 
     base: Policy
     tuned: Policy
-    reward: Ensemble | None
-    normalizer: Normalizer
+    reward: Reward | None
     recipe: Recipe
     params: Params
     converses: bool
@@ -62,8 +62,7 @@ class Pair:
         text = tokenizer.decode_answer(prompt, instruction, rollouts[0].ids.tolist())
         score = None
         if self.reward is not None:
-            raw = self.reward.score(rollouts, [tokenizer.text(prompt, instruction)], tokenizer)
-            score = float(self.normalizer(raw)[0])
+            score = float(self.reward.scale(self.reward.raw(rollouts, [prompt], tokenizer))[0])
         return Answer(text, rollouts[0].ended, len(rollouts[0].ids), score)
 
 
@@ -88,13 +87,17 @@ def chosen(recipe: Recipe, temperature: float | None, greedy: bool) -> Params:
 
 
 def load(found: Outcome, recipe: Recipe, params: Params) -> Pair:
-    """Both models and the reward of a run; with LoRA base and tuned model share one backbone."""
+    """Both models of a run, and its reward unless a function is in it; with LoRA base and tuned model share one
+    backbone."""
     world = World.of(recipe)
     tuned = model.load_policy(found.tuned, world)
     base = tuned.reference() if tuned.peft is not None else model.load_policy(found.base(), world)
-    reward = Ensemble.load(list(found.rewards.values()), recipe, world) if found.rewards else None
-    normalizer = Normalizer.read(found.folder / "policy/score.json")
-    return Pair(base, tuned, reward, normalizer, recipe, params, found.converses())
+    reward = None
+    if found.rewards and all(part.kind != "function" for part in recipe.ppo.parts):
+        scale = Scale.read(found.folder / "policy/score.json")
+        inputs = located(recipe, found.rewards)
+        reward = Reward.load(recipe, inputs, world, scale)
+    return Pair(base, tuned, reward, recipe, params, found.converses())
 
 
 def lines(console: Console) -> Iterator[str]:

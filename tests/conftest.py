@@ -64,9 +64,11 @@ def make_run(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
     `rank` is the LoRA rank of policy and reward model (0: full); `sft` puts the base inside the run; `values` are
     recipe fields, and `prompt` the row of its only prompt.
     """
+    import numpy as np
     import torch
 
     from preferent import export, graph, model, recipe, run
+    from preferent.scale import Scale
     from preferent.world import World
 
     def nudged(network: Any, folder: Path) -> None:
@@ -89,7 +91,10 @@ def make_run(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
         for seed, path in enumerate(graph.rewards(found).values(), start=3):
             nudged(model.load_scorer(base, world, rank, seed=seed), folder / path)
         run.write_atomic(folder / "recipe.yaml", recipe.dump(found))
-        run.write_sealed(folder / "policy/score.json", {"bias": 0.5, "gain": 1.0, "prompts": 1})
+        kept = Scale.of(found, found.reward.members)
+        kept.fit({name: np.array([0.5]) for term in kept.terms for name in term.members}, "bias").write(
+            folder / "policy/score.json"
+        )
         run.write_jsonl(folder / "data/prompt/train.jsonl", [prompt or {"input_text": "the cat"}])
         run.write_atomic(folder / "policy/DONE", "")
         return folder

@@ -90,7 +90,10 @@ def healthy() -> Files:
             for s in range(1, STEPS + 1)
         ],
         "policy/metrics.jsonl": policy_rows(),
-        "policy/score.json": {"bias": -1.0, "gain": 1.0, "prompts": 256},
+        "policy/score.json": {
+            "terms": [{"name": "reward", "weight": 1.0, "members": {"reward": {"bias": -1.0, "gain": 1.0}}}]
+        }
+        | {"prompts": 256},
         "policy/rollouts/samples.jsonl": samples(),
         "policy/stage.json": {
             "fields": {"ppo.epochs": 4, "ppo.minibatches": 1, "ppo.batch_size": 64, "kl_coeff": 0.1}
@@ -138,6 +141,10 @@ def put(path: str, keys: str, value: Any) -> Change:
         target[last] = value
 
     return change
+
+
+def gain(value: float) -> Change:
+    return lambda files: files["policy/score.json"]["terms"][0]["members"]["reward"].update(gain=value)
 
 
 def drawn(folder: str, figure: str, value: Callable[[int], float | None]) -> Change:
@@ -396,7 +403,7 @@ CASES: dict[str, tuple[str, Change, Change]] = {
     "diversity-gone": (SUSPICIOUS, same_answers(12), same_answers(8)),
     "constant-scores": (SICK, scored(lambda i: 0.25 + 2e-7 * i), scored(lambda i: 0.25 + 3e-7 * i)),
     "not-ending-pays": (SICK, scored(lambda i: 0.1 * i - 5.0), scored(lambda i: 0.1 * i - 2.5)),
-    "extreme-gain": (SUSPICIOUS, put("policy/score.json", "gain", 12.0), put("policy/score.json", "gain", 8.0)),
+    "extreme-gain": (SUSPICIOUS, gain(12.0), gain(8.0)),
     "proxy-up-judge-down": (SICK, judged((0.3, 0.45), (0.6, 0.7)), judged((0.52, 0.6), (0.6, 0.7))),
     "tuned-is-worse": (SICK, judged((0.3, 0.45), (0.35, 0.45)), judged((0.55, 0.65), (0.35, 0.45))),
     "verdict-open": (SUSPICIOUS, judged((0.48, 0.56), (0.6, 0.7)), judged((0.51, 0.6), (0.48, 0.56))),
@@ -478,7 +485,7 @@ def test_the_figures_that_rules_read_are_metrics():
         (drawn("policy", "tokens/ended", lambda step: 0.55), "answers-do-not-end", SUSPICIOUS),
         (put(QUALITY, "test accuracy", 0.55), "no-better-than-trivial", SUSPICIOUS),
         (put(JUDGE, "inputs train", "reward"), "judge-not-independent", SUSPICIOUS),
-        (put("policy/score.json", "gain", 0.01), "extreme-gain", SUSPICIOUS),
+        (gain(0.01), "extreme-gain", SUSPICIOUS),
         (put(VERDICT, "length", lengths(10.0)), "length-changed", SUSPICIOUS),
         (put("reward/model/tokenizer.json", "model", {"type": "Unigram"}), "tokenizers-differ", SUSPICIOUS),
         (drawn("policy", "objective/kl", lambda step: 0.05 * (step - 1) - 0.01), "negative-kl", SICK),
@@ -495,7 +502,7 @@ def test_other_ways_to_be_sick(tmp_path, sick, name, severity):
         drawn("policy", "objective/kl_k1", noisy(0.25)),
         first_rollouts(7),
         drawn("policy", "tokens/length", lambda step: 20.0 + 0.5 * step + 9 * (step % 3)),
-        put("policy/score.json", "gain", 0.15),
+        gain(0.15),
     ],
 )
 def test_other_ways_to_be_healthy(tmp_path, change):

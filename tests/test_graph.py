@@ -23,6 +23,8 @@ VARIANTS = [
     {"method": "dpo", "sft": {"dataset": "a.jsonl"}},
     {"method": "kto"},
     {"method": "rejection_sampling", "reward": {"members": 2}},
+    {"ppo": {"reward": [{"source": "reward"}, {"source": "m:f"}, {"source": "models/other-one", "weight": 2}]}},
+    {"ppo": {"reward": [{"source": "models/other-one"}]}, "preference_dataset": None, "prompt_dataset": "q.jsonl"},
 ]
 
 
@@ -42,7 +44,8 @@ def test_every_command_is_one_that_the_command_line_knows(values):
         assert given.stage == task.stage
         names = {word.partition("=")[0] for word in given.inputs}
         required, optional = graph.INPUTS[task.stage]
-        assert set(required) <= names <= {*required, *optional, "reward-2", "reward-3"}, task.name
+        foreign = {"reward-2", "reward-3", "reward.other_one"}
+        assert set(required) <= names <= {*required, *optional, *foreign}, task.name
 
 
 def test_the_stages_in_order():
@@ -116,7 +119,18 @@ def test_a_reward_function_needs_no_reward_model():
     tasks = build(ppo={"reward": "module:function"})
     assert "reward" not in tasks
     assert "reward" not in tasks["ppo"].inputs
-    assert set(tasks["compare"].inputs) == {"a", "b", "judge"}
+    assert set(tasks["compare"].inputs) == {"a", "b", "judge", "score"}
+
+
+def test_a_reward_model_that_the_recipe_names_is_read_where_scores_are_made():
+    parts = [{"source": "reward"}, {"source": "hub/Other-RM@main"}, {"source": "m:f"}]
+    tasks = build(ppo={"reward": parts}, reward={"members": 2})
+    for name in ("ppo", "compare"):
+        assert tasks[name].outside.get("reward.Other_RM") == "hub/Other-RM@main"
+        assert graph.members(tasks[name].inputs) == ["reward", "reward-2"]
+    assert build(ppo={"reward": parts}, method="rejection_sampling")["rejection"].outside["reward.Other_RM"]
+    assert "reward" not in build(ppo={"reward": parts[1:]})
+    assert "reward.Other_RM" not in build(ppo={"reward": parts}, method="dpo")["compare"].outside
 
 
 def test_a_recipe_without_data_is_refused():

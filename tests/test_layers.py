@@ -15,7 +15,7 @@ TORCH_FREE = next(contract["source_modules"] for contract in CONTRACTS if contra
 COMPUTES = {
     *("objective", "advantage", "world", "batch", "model", "checkpoint", "optimizer"),
     *("experience", "imitation", "pairs", "export"),
-    *("rollouts", "sampler", "score", "scratch", "sft", "reward", "ppo"),
+    *("rollouts", "sampler", "score", "warm", "scratch", "sft", "reward", "ppo"),
     *("dpo", "rejection", "infer", "compare"),
     *("trial", "delivery"),
 }

@@ -16,8 +16,10 @@ from preferent.error import DivergedError, UsageError
 from preferent.ppo import learning
 from preferent.recipe import Recipe
 from preferent.recipe.algorithm import algorithm
+from preferent.record import Prompt
 from preferent.sampler import Local
-from preferent.score import Normalizer, UserFunction
+from preferent.scale import Normalizer, Scale
+from preferent.score import Reward, UserFunction
 from preferent.world import World
 
 
@@ -36,7 +38,7 @@ def networks(folder: Path, recipe: Recipe) -> ppo.Networks:
     policy = model.load_policy(folder, world, rank)
     critic = model.critic_from_policy(folder, world, rank) if algorithm(recipe.ppo).critic else None
     sampler = Local(policy, recipe.seed)
-    reward = UserFunction("letters", letters)
+    reward = Reward({"reward": UserFunction("letters", letters)}, Scale.of(recipe, 1))
     return ppo.Networks(policy, policy.reference(), critic, reward, Normalizer(), sampler)
 
 
@@ -50,7 +52,7 @@ def recipe_of(**values: Any) -> Recipe:
 
 def experience(parts: ppo.Networks, recipe: Recipe, tmp_path: Path) -> tuple[ppo.State, ppo.Experience]:
     ids = [np.array([1, *range(270, 270 + 2 + i)], np.int32) for i in range(9)]
-    prompts = ppo.Prompts(ids, [str(i) for i in range(9)])
+    prompts = ppo.Prompts(ids, [str(i) for i in range(9)], [Prompt(str(i)) for i in range(9)])
     state = ppo.start(recipe, parts)
     (tmp_path / "rollouts").mkdir(exist_ok=True, parents=True)
     ledger = ppo.Ledger(tmp_path / "rollouts")

@@ -20,7 +20,12 @@ from preferent.error import DataError, PlatformError
 from preferent.recipe import Recipe, dump, parse
 from preferent.report import chart, example, figure, verdict
 
+TERM = {"name": "reward", "weight": 1.0, "members": {"reward": {"bias": -0.5, "gain": 1.0}}}
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)><!-- & \"' \u2028\u2029 {{ 7 * 7 }} 日本 😀"
+SCALE = {
+    "terms": [{"name": "reward", "weight": 1.0, "members": {"reward": {"bias": -0.5, "gain": 1.0}}}],
+    "prompts": 256,
+}
 
 
 def make_recipe(**values: Any) -> Recipe:
@@ -70,7 +75,7 @@ def make_run(root: Path, texts: list[str], steps: int = 40) -> Path:
     names += [f"validation/{name}" for name in ("score", "kl", "objective", "length", "ended")]
     make_metrics(root / "policy" / "metrics.jsonl", steps, names)
     make_stage(root / "policy", best_step=30, best_objective=0.123456, stopped=None)
-    run.write_json(root / "policy" / "score.json", {"bias": -0.5, "gain": 1.0, "prompts": 256})
+    run.write_json(root / "policy" / "score.json", {"terms": [TERM], "prompts": 256})
     run.write_json(root / "data" / "counts.json", {"preference": {"read": 12, "kept": 11}, "dropped": 1})
     make_comparison(root, texts)
     return root

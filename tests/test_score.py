@@ -10,7 +10,8 @@ from conftest import quiet_recipe
 from preferent import model, score
 from preferent.error import PlatformError, UsageError
 from preferent.record import Prompt, Rollout
-from preferent.score import Ensemble, Normalizer, RewardModel, UserFunction
+from preferent.scale import Normalizer, Scale, Term
+from preferent.score import Reward, RewardModel, UserFunction
 from preferent.tokenizer import Tokenizer
 from preferent.world import World
 
@@ -32,8 +33,9 @@ def test_normalizer_takes_the_mean_off_and_keeps_differences() -> None:
 
 def test_missing_eos_score_replaces_the_normalised_one() -> None:
     rows = [rollout([5, 2], True, 3.0), rollout([5, 6], False, 3.0)]
-    assert score.final_scores(rows, Normalizer(1.0, 2.0), -1.0).tolist() == [4.0, -1.0]
-    assert score.final_scores(rows, Normalizer(1.0, 2.0), None).tolist() == [4.0, 4.0]
+    scale = Scale((Term("reward", 1.0, {"reward": Normalizer(1.0, 2.0)}),))
+    assert score.final_scores(rows, scale, quiet_recipe()).tolist() == [4.0, -1.0]
+    assert score.final_scores(rows, scale, quiet_recipe(ppo={"missing_eos_score": None})).tolist() == [4.0, 4.0]
 
 
 @pytest.mark.parametrize(
@@ -67,15 +69,19 @@ def test_ids_and_texts_score_alike_and_in_any_company(tiny: Path) -> None:
 
 def test_an_ensemble_scores_with_the_mean_of_its_members(tiny: Path) -> None:
     recipe = quiet_recipe()
-    members = tuple(RewardModel.of(model.load_scorer(tiny, World.of(recipe), seed=s), recipe) for s in (1, 2, 3))
+    members = [RewardModel.of(model.load_scorer(tiny, World.of(recipe), seed=s), recipe) for s in (1, 2, 3)]
+    scale = Scale.of(recipe, 3)
+    reward = Reward(dict(zip(scale.terms[0].members, members, strict=True)), scale)
     texts, answers = ["Mary found", "He "], [" a key.", " wrote"]
     each = np.stack([member.score_texts(texts, answers) for member in members])
     assert np.ptp(each, axis=0).min() > 1e-3
-    assert np.allclose(Ensemble(members).score_texts(texts, answers), each.mean(axis=0), atol=1e-6)
-    ids = [members[0].scorer.tokenizer.encode_answer(Prompt("He "), None, a, 64)[0] for a in answers]
-    found = Ensemble(members).score([rollout(i) for i in ids], ["He ", "He "], members[0].scorer.tokenizer)
-    alone = [m.score([rollout(i) for i in ids], ["He ", "He "], m.scorer.tokenizer) for m in members]
-    assert np.allclose(found, np.mean(alone, axis=0), atol=1e-6)
+    assert np.allclose(reward.score_texts(texts, answers), each.mean(axis=0), atol=1e-6)
+    tokenizer = members[0].scorer.tokenizer
+    rows = [rollout(tokenizer.encode_answer(Prompt("He "), None, a, 64)[0]) for a in answers]
+    found = score.scored(reward, rows, [Prompt("He ")] * 2, tokenizer)
+    assert [set(row.scores) for row in found] == [{"reward", "reward-2", "reward-3"}] * 2
+    alone = [m.score(rows, [Prompt("He ")] * 2, tokenizer) for m in members]
+    assert np.allclose(score.final_scores(found, scale, recipe), np.mean(alone, axis=0), atol=1e-6)
 
 
 def test_a_reward_model_with_another_tokenizer_reads_the_text(tiny: Path, make_model: Callable[..., Path]) -> None:
@@ -86,4 +92,5 @@ def test_a_reward_model_with_another_tokenizer_reads_the_text(tiny: Path, make_m
     text, answer = "Mary found ", " a silver key"
     ids, _ = tokenizer.encode_answer(Prompt(text), None, answer, 64)
     assert score.decoded([rollout(ids)], [text], tokenizer) == [answer]
-    assert reward.score([rollout(ids)], [text], tokenizer) == pytest.approx(reward.score_texts([text], [answer]))
+    found = reward.score([rollout(ids)], [Prompt(text)], tokenizer)
+    assert found == pytest.approx(reward.score_texts([text], [answer]))

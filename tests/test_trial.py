@@ -11,7 +11,8 @@ import pytest
 from preferent import infer, model, outcome, trial
 from preferent.error import UsageError
 from preferent.record import Message, Prompt
-from preferent.score import Ensemble, RewardModel
+from preferent.scale import Scale
+from preferent.score import RewardModel
 from preferent.world import World
 
 LLAMA2 = "{% if messages %}[INST] <<SYS>>{% endif %}"
@@ -33,7 +34,7 @@ def pair_of(folder: Path, temperature: float | None = None) -> trial.Pair:
 def test_answers_are_those_of_infer(make_run, tiny, rank, sft, chat):
     folder = make_run(rank, sft, CHAT if chat else None, instruction="Tell more.", prompt_sequence_length=90)
     if chat:
-        for name in ("policy", "sft"):
+        for name in ("policy", "sft", "reward"):
             (folder / name / "model/chat_template.jinja").write_text(LLAMA2)
     pair, recipe = pair_of(folder), outcome.of(folder).recipe
     asked = [Prompt(messages=(Message("user", line),)) if chat else Prompt(input_text=line) for line in LINES]
@@ -87,7 +88,12 @@ def test_the_asked_choice_of_tokens(make_run):
 def test_the_score_is_that_of_all_members(make_run):
     pair = pair_of(make_run(reward={"members": 2}))
     shown = pair.answers("the old man", 0)[1].score
-    alone = [dataclasses.replace(pair, reward=Ensemble((member,))) for member in pair.reward.members]
+    assert len(pair.reward.sources) == 2
+    alone = []
+    for name, member in pair.reward.sources.items():
+        term = dataclasses.replace(pair.reward.scale.terms[0], members={name: pair.reward.scale.normalizer(name)})
+        one = dataclasses.replace(pair.reward, sources={name: member}, scale=Scale((term,)))
+        alone.append(dataclasses.replace(pair, reward=one))
     each = [one.answers("the old man", 0)[1].score for one in alone]
     assert each[0] != each[1] and shown == pytest.approx(sum(each) / 2)
 

@@ -16,7 +16,8 @@ from sklearn.linear_model import LogisticRegression
 
 from preferent import dataset, graph, recipe, run, winrate
 from preferent.record import Preference
-from preferent.score import Ensemble
+from preferent.scale import Scale
+from preferent.score import Reward
 from preferent.world import World
 
 
@@ -52,14 +53,14 @@ def pairs(path: Path) -> list[Preference]:
     return dataset.kept(dataset.read([str(path)], "preference"))
 
 
-def optimised(folder: Path) -> Ensemble:
+def optimised(folder: Path) -> Reward:
     """The reward that PPO raised in a run: the mean of its reward models."""
     asked, _ = recipe.load(folder / "recipe.yaml")
-    names = graph.members(path.name for path in folder.iterdir())
-    return Ensemble.load([folder / name / "model" for name in names], asked, World.of(asked))
+    models = {name: folder / path for name, path in graph.rewards(asked).items()}
+    return Reward.load(asked, models, World.of(asked), Scale.read(folder / "policy/score.json"))
 
 
-def accuracy(reward: Ensemble, pairs: Sequence[Preference]) -> float:
+def accuracy(reward: Reward, pairs: Sequence[Preference]) -> float:
     """Share of pairs whose chosen answer the reward scores higher."""
     prompts = [p.prompt.input_text for p in pairs]
     chosen, rejected = (reward.score_texts(prompts, [side(p) for p in pairs]) for side in (_chosen, _rejected))

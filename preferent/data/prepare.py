@@ -66,7 +66,7 @@ def _files(recipe: Recipe) -> dict[str, Path]:
     named = {source: paths(getattr(recipe, source)) for source in SOURCES}
     if not named["preference_dataset"] and not named["prompt_dataset"]:
         raise UsageError("recipe: preference_dataset is missing: name the files of preferences, or prompts to tune on")
-    if not named["preference_dataset"] and recipe.ppo.reward is None:
+    if not named["preference_dataset"] and graph.trains(recipe):
         raise UsageError("recipe: preference_dataset is missing: name the files of preferences, or give ppo.reward")
     if graph.judged(recipe) and recipe.compare.judge_share == 0:
         raise UsageError("recipe: compare.judge_share: 0 leaves an independent judge nothing; give it a share above 0")

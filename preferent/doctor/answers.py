@@ -1,11 +1,13 @@
 """Rules about the policy's answers while it learns, and the scores they get."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from preferent.doctor.finding import SICK, SUSPICIOUS, Evidence, Finding
 from preferent.doctor.history import History, Row
+from preferent.scale import Scale
 from preferent.winrate import rank_correlation
 
 SAMPLES = "policy/rollouts/samples.jsonl"
@@ -68,8 +70,10 @@ def diversity_gone(history: History) -> Iterator[Finding]:
 
 def constant_scores(history: History) -> Iterator[Finding]:
     rows = _batch(history, 0)
-    scores = np.array([row["scores"]["reward"] for row in rows])
-    if len(rows) >= FEW and scores.std() <= CONSTANT * max(1.0, float(np.abs(scores).max())):
+    if len(rows) < FEW:
+        return
+    scores = _scores(history, rows)
+    if scores.std() <= CONSTANT * max(1.0, float(np.abs(scores).max())):
         yield Finding(
             "constant-scores",
             SICK,
@@ -84,8 +88,7 @@ def not_ending_pays(history: History) -> Iterator[Finding]:
     rows = [row for row in _batch(history, 0) if row["ended"]]
     if missing is None or not history.score or len(rows) < FEW:
         return
-    raw = float(np.mean([row["scores"]["reward"] for row in rows]))
-    score = history.score["gain"] * (raw - history.score["bias"])
+    score = float(_scores(history, rows).mean())
     if score < missing:
         yield Finding(
             "not-ending-pays",
@@ -100,7 +103,9 @@ def not_ending_pays(history: History) -> Iterator[Finding]:
 
 
 def extreme_gain(history: History) -> Iterator[Finding]:
-    gain = history.score.get("gain", 1.0)
+    terms = Scale.parse(history.score).terms if history.score else ()
+    gains = [normalizer.gain for term in terms for normalizer in term.members.values()]
+    gain = max(gains, key=lambda gain: abs(math.log(gain)), default=1.0)
     if not 1 / GAIN <= gain <= GAIN:
         yield Finding(
             "extreme-gain",
@@ -118,6 +123,12 @@ def _batch(history: History, place: int) -> Sequence[Row]:
         return []
     step = history.samples[place]["step"]
     return [row for row in history.samples if row["step"] == step]
+
+
+def _scores(history: History, rows: Sequence[Row]) -> np.ndarray:
+    """The scores [n] of rollouts on the run's scale; raw, their sum, where there is none."""
+    raw = {name: np.array([row["scores"][name] for row in rows]) for name in rows[0]["scores"]}
+    return Scale.parse(history.score)(raw) if history.score else np.sum(list(raw.values()), axis=0)
 
 
 def _distinct(rows: Sequence[Row]) -> float:

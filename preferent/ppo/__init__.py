@@ -46,8 +46,8 @@ from preferent.world import World
 def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
     """Stage `ppo`: model=, reward= (or recipe.ppo.reward), train=, validation= -> out/model and all that led to it."""
     world = World.of(recipe)
-    source = hub.resolve(str(inputs["model"]))
-    if not graph.members(inputs) and recipe.ppo.reward is None:
+    source, inputs = hub.resolve(str(inputs["model"])), score.located(recipe, inputs)
+    if graph.trains(recipe) and not graph.members(inputs):
         raise UsageError("ppo: needs a reward: give --in reward=FOLDER, or ppo.reward: module:function")
     model.check_length(source, recipe)
     with run.locked(out):
@@ -89,6 +89,7 @@ def train(recipe: Recipe, stage: run.Stage, networks: Networks, world: World) ->
             batch_ = assemble(recipe, state, rollouts, networks, greedy)
             assembled = time.perf_counter()
             values = learn(recipe, state, batch_, networks) | summary(batch_, state)
+            values |= score.metrics(rollouts, networks.reward.scale)
             if recipe.ppo.kl_target is not None:
                 adapt(recipe, state, batch_)
             state.step += 1
@@ -138,7 +139,7 @@ def sample(recipe: Recipe, step: int, networks: Networks, prompts: Prompts, ledg
             replace(r, prompt_index=int(row), sample_index=i % samples)
             for i, (r, row) in enumerate(zip(sampled, rows, strict=True))
         ]
-        return score.scored(networks.reward, placed, [prompts.texts[i] for i in rows], networks.policy.tokenizer)
+        return score.scored(networks.reward, placed, [prompts.records[i] for i in rows], networks.policy.tokenizer)
 
     rollouts = ledger.recorded(f"{step:06d}", prompts.ids, make)
     texts = [prompts.texts[i] for i in rows]
@@ -157,7 +158,7 @@ def sample_greedy(
     def make() -> list[Rollout]:
         params = replace(rollout_params(recipe), greedy=True)
         sampled = networks.sampler.sample([prompts.ids[i] for i in asked], asked, "greedy", step, params)
-        return score.scored(networks.reward, sampled, [prompts.texts[i] for i in asked], networks.policy.tokenizer)
+        return score.scored(networks.reward, sampled, [prompts.records[i] for i in asked], networks.policy.tokenizer)
 
     found = dict(zip(asked, ledger.recorded(f"greedy-{step:06d}", prompts.ids, make), strict=True))
     return [found[r.prompt_index] for r in rollouts]
@@ -188,11 +189,11 @@ def validate_present(
     recipe: Recipe, state: State, networks: Networks, prompts: Prompts, ledger: Ledger, out: Path
 ) -> dict[str, float]:
     """`validate` with the weights as they are."""
-    policy, texts = networks.policy, prompts.texts
+    policy, count = networks.policy, len(prompts.ids)
 
     def make() -> list[Rollout]:
-        sampled = networks.sampler.sample(prompts.ids, range(len(texts)), "eval", state.step, rollout_params(recipe))
-        return score.scored(networks.reward, sampled, texts, policy.tokenizer)
+        sampled = networks.sampler.sample(prompts.ids, range(count), "eval", state.step, rollout_params(recipe))
+        return score.scored(networks.reward, sampled, prompts.records, policy.tokenizer)
 
     rollouts = ledger.recorded(f"validation-{state.step:06d}", prompts.ids, make)
     device = policy.world.device
@@ -201,7 +202,7 @@ def validate_present(
     shape = mask.shape[0], mask.shape[1]
     measured = experience.measure(policy, networks.reference, micros, shape, recipe.sampler.temperature)
     kl = float(measured.kl.sum(-1).mean())
-    mean = float(score.final_scores(rollouts, networks.normalizer, recipe.ppo.missing_eos_score).mean())
+    mean = float(score.final_scores(rollouts, networks.reward.scale, recipe).mean())
     select(recipe, state, mean - recipe.kl_coeff * kl, kl, out)
     return {
         "validation/score": mean,

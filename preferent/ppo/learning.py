@@ -21,7 +21,7 @@ from preferent.ppo.networks import Networks
 from preferent.recipe import Recipe
 from preferent.recipe.algorithm import Algorithm, algorithm
 from preferent.record import Rollout
-from preferent.score import Normalizer
+from preferent.scale import Normalizer
 
 
 @dataclass
@@ -119,7 +119,7 @@ def final_scores(recipe: Recipe, rollouts: Sequence[Rollout], networks: Networks
     """Normalised scores [B] on the device."""
     if not rollouts:
         return torch.zeros(0, device=device)
-    return torch.from_numpy(score.final_scores(rollouts, networks.normalizer, recipe.ppo.missing_eos_score)).to(device)
+    return torch.from_numpy(score.final_scores(rollouts, networks.reward.scale, recipe)).to(device)
 
 
 def normal_values(raw: Tensor, normalizer: Normalizer) -> Tensor:
@@ -232,7 +232,6 @@ def summary(batch_: Experience, state: State) -> dict[str, float]:
         "reward": scores,
         "kl_loss": kl,
         "objective/scores": scores,
-        "objective/scores_raw": float(np.mean([r.scores["reward"] for r in batch_.rollouts])),
         "objective/rlhf_reward": scores - state.scalars["kl_coeff"] * k1,
         "objective/kl": kl,
         "objective/kl_k1": k1,

@@ -5,6 +5,7 @@ the reference page and the messages are made from it.
 """
 
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,6 +18,8 @@ from preferent.error import PlatformError, UsageError
 from preferent.gcpc import CLOUD_ONLY, MODELS, resolve_model
 from preferent.recipe.algorithm import GROUPED, algorithm
 from preferent.recipe.section import (
+    ONE,
+    SEVERAL,
     Compare,
     Count,
     Data,
@@ -32,6 +35,7 @@ from preferent.recipe.section import (
     Sampler,
     Section,
     Sft,
+    Source,
 )
 
 
@@ -123,6 +127,13 @@ class Recipe(Section):
             raise ValueError("ppo.ptx_coeff: name ppo.ptx_dataset, the text that it weighs")
         if self.ppo.kl_target is not None and self.kl_coeff == 0:
             raise ValueError("ppo.kl_target moves kl_coeff, which must start above 0")
+        if self.reward.combine in ("worst", "variance") and self.reward.normalize == "none":
+            raise ValueError(
+                f"reward.combine: {self.reward.combine} compares members, each of which must be normalised: "
+                "set reward.normalize to bias or std"
+            )
+        if self.ppo.overlong_tokens is not None and self.ppo.overlong_tokens > self.target_sequence_length:
+            raise ValueError("ppo.overlong_tokens is larger than target_sequence_length")
         if self.data.validation_share + self.data.test_share >= 1:
             raise ValueError("data.validation_share and data.test_share leave nothing to train on")
         return self
@@ -169,10 +180,13 @@ def inner_section(field: FieldInfo) -> type[Section] | None:
 def _problems(error: ValidationError, place: str) -> str:
     lines = []
     for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"] if not str(part).startswith(("constrained", "function")))
+        parts = [str(part) for part in item["loc"] if part not in (ONE, SEVERAL)]
+        key = ".".join(part for part in parts if not part.startswith(("constrained", "function")))
         key = key.removesuffix(".str").removesuffix(".list[str]")
         if item["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(key, list(names()), n=1, cutoff=0.5)
+            inside = re.match(r"ppo\.reward\.\d+\.", key)
+            known = [inside[0] + name for name in Source.model_fields] if inside else list(names())
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
             near = near or difflib.get_close_matches(key.split(".")[-1], [n.split(".")[-1] for n in names()], n=1)
             lines.append(f"{place}: unknown key '{key}'" + (f"; did you mean '{near[0]}'?" if near else ""))
         elif item["type"] == "missing":

@@ -1,9 +1,11 @@
 """The sections of a recipe: what GCPC hid, each field with its type, its default and its meaning."""
 
+import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -102,11 +104,79 @@ class Reward(Section):
     early_stopping_patience: Count | None = None
     """Stop after this many evaluations in a row without a better validation loss; default: never."""
     members: Count = 1
-    """Reward models trained, alike but for the seed of head and data order; PPO gets the mean of their scores."""
+    """Reward models trained, alike but for the seed of head and data order; together they are the reward."""
+    combine: Literal["mean", "worst", "variance", "weights"] = "mean"
+    """How members make one score: their mean, the least, mean - variance_coeff * variance (Coste 2024), or one model of
+    their averaged weights (WARM, Ramé 2024)."""
+    variance_coeff: Annotated[float, Field(ge=0.0)] = 0.1
+    """Of combine variance: weight of the members' variance, divided by their number (ddof 0)."""
     normalize: Literal["bias", "std", "none"] = "bias"
-    """Before PPO: subtract the mean score of the reference's answers; `std` also divides by their deviation."""
+    """Before tuning: subtract the mean score of the reference's answers, of each reward model and function on its own;
+    `std` also divides by their deviation."""
     micro_batch_tokens: Count = 4096
     """Padded tokens computed at once; changes memory and speed, not the result."""
+
+
+class Source(Section):
+    source: Annotated[str, Field(min_length=1)]
+    """The word `reward`, `module:function`, or a reward model's folder or hub id."""
+    weight: float = 1.0
+    """What its normalised score is multiplied by."""
+    name: Annotated[str, Field(pattern=r"^\w+$")] | None = None
+    """What its scores are called; default: from the source."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A reward that is summed: `source` is the word reward, `module:function` or a model's reference, as `kind` says;
+    `place` is where the recipe names it."""
+
+    name: str
+    kind: Literal["reward", "function", "model"]
+    source: str
+    weight: float
+    place: str
+
+
+def parts(sources: list[Source]) -> tuple[Part, ...]:
+    """A list of sources, each with a name."""
+    found = []
+    for number, given in enumerate(sources):
+        kind: Literal["reward", "function", "model"] = "model"
+        last = given.source.partition("@")[0].rstrip("/").split("/")[-1]
+        if given.source == "reward":
+            kind = "reward"
+        elif re.fullmatch(r"[\w.]+:[\w.]+", given.source):
+            kind, last = "function", given.source.split(":")[1]
+        name = given.name or re.sub(r"\W+", "_", last)
+        found.append(Part(name, kind, given.source, given.weight, f"ppo.reward.{number}.source"))
+    return tuple(found)
+
+
+def _told_apart(sources: list[Source]) -> list[Source]:
+    """Sources whose names differ, what this run trains once at most."""
+    found = parts(sources)
+    if sum(part.kind == "reward" for part in found) > 1:
+        raise ValueError("what this run trains (`reward`) is named twice; give it once, with the sum of the weights")
+    names = [part.name for part in found]
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            raise ValueError(
+                f"sources {names.index(name)} and {number} are both called {name}; give one another `name`"
+            )
+    return sources
+
+
+def _shape(value: Any) -> str:
+    return SEVERAL if isinstance(value, list) else ONE
+
+
+ONE, SEVERAL = "a text", "a list"
+"""What pydantic calls the two shapes of `ppo.reward` in the place of an error."""
+Rewards = Annotated[
+    Annotated[str, Tag(ONE)] | Annotated[list[Source], Field(min_length=1), AfterValidator(_told_apart), Tag(SEVERAL)],
+    Discriminator(_shape),
+]
 
 
 class Ppo(Section):
@@ -158,7 +228,14 @@ class Ppo(Section):
     kl_in: Literal["reward", "loss"] | None = None
     """Where the KL penalty stands: in the reward (k1) or in the loss (k2); default: in the reward, in grpo the loss."""
     missing_eos_score: float | None = -1.0
-    """Replaces the normalised score of an answer that did not end; null: off."""
+    """Replaces the score of an answer that did not end, after everything else; null: off."""
+    reward_clip: Positive | None = None
+    """The normalised score is clipped to plus or minus this; null: off."""
+    overlong_tokens: Count | None = None
+    """The last so many tokens of target_sequence_length, over which a penalty on length rises linearly (the soft
+    overlong punishment of Yu 2025); null: off."""
+    overlong_penalty: Positive = 1.0
+    """Score units that an answer as long as target_sequence_length loses."""
     kl_target: Positive | None = None
     """Nats an answer at which the adaptive controller holds the KL, moving kl_coeff (Ziegler 2019); null: fixed."""
     kl_horizon: Count = 10000
@@ -171,8 +248,10 @@ class Ppo(Section):
     """Weight of the loss on `ptx_dataset` mixed in (PPO-ptx, Ouyang 2022), nats a token."""
     ptx_dataset: Files | None = None
     """Plain text or demonstrations that the policy should not forget; default: sft.dataset."""
-    reward: str | None = None
-    """`module:function` from (prompts, answers), two lists of text, to a list of scores; replaces the reward model."""
+    reward: Rewards | None = None
+    """`module:function` from (prompts, answers), two lists of text, to a list of scores; replaces the reward model. Or
+    a list of {source, weight, name}, whose weighted sum is the reward; a source is the word `reward` (what this run
+    trains), `module:function`, or a reward model's folder or hub id. Default: what this run trains."""
     validation_every: Count = 25
     """Steps between evaluations on validation prompts (selection, budget, early stopping)."""
     validation_prompts: Count = 256
@@ -183,6 +262,15 @@ class Ppo(Section):
     """Training prompts whose reference answers set the reward's bias."""
     micro_batch_tokens: Count = 4096
     """Padded tokens computed at once; changes memory and speed, not the result."""
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What the reward is the weighted sum of."""
+        if self.reward is None:
+            return (Part("reward", "reward", "reward", 1.0, "ppo.reward"),)
+        if isinstance(self.reward, str):
+            return (Part("reward", "function", self.reward, 1.0, "ppo.reward"),)
+        return parts(self.reward)
 
 
 class Dpo(Section):

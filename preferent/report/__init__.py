@@ -19,6 +19,7 @@ from preferent import run
 from preferent.error import PlatformError
 from preferent.recipe import Recipe
 from preferent.report import example, figure, scorer, verdict
+from preferent.scale import Scale
 
 HERE = Path(__file__).parent
 ESCAPED = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
@@ -115,6 +116,7 @@ def _figures(root: Path) -> dict[str, Any]:
     policy = (_json(root / "policy" / "stage.json") or {}).get("facts", {})
     step = policy.get("best_step")
     best = {name: (quality or {}).get("best_step") for name, quality in qualities.items()}
+    score = _json(root / "policy" / "score.json")
     curves = {name: figure.reward(root, folder, name, best[name]) for name, folder in figure.SCORERS.items()}
     reliability = [
         chart
@@ -130,7 +132,7 @@ def _figures(root: Path) -> dict[str, Any]:
         "against_kl": figure.against_kl(root, step),
         "reliability": reliability,
         "qualities": _parts(qualities),
-        "score": _json(root / "policy" / "score.json"),
+        "score": score and Scale.parse(score).formula(),
         "selected": policy,
     }
 
