@@ -20,9 +20,9 @@ import yaml
 from preferent import metric, recipe
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"(?:<!-- (?P<mark>[^\n]*) -->\n)?```(?P<language>\w+)\n(?P<text>.*?)^```$", re.M | re.S)
-NAMES = [page.name for page in PAGES]
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 SMALL = """
 large_model_reference: models/base
@@ -47,8 +47,7 @@ class Block:
 
 
 def blocks(name: str) -> Iterator[Block]:
-    page = next(page for page in PAGES if page.name == name)
-    for found in BLOCK.finditer(page.read_text()):
+    for found in BLOCK.finditer((ROOT / name).read_text()):
         yield Block(found["language"], found["mark"] or "", found["text"])
 
 
@@ -113,9 +112,18 @@ def test_reference_pages_are_fresh(page):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_links_lead_somewhere(name):
-    page = next(page for page in PAGES if page.name == name)
+    page = ROOT / name
     for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
         assert link.startswith("https://") or (page.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_tests_and_functions_that_a_page_names_exist(name):
+    text = (ROOT / name).read_text()
+    for path, function in re.findall(r"`(tests/[\w/]+\.py)::(\w+)", text):
+        assert re.search(rf"^def {function}\(", (ROOT / path).read_text(), re.M), (path, function)
+    for module, function in re.findall(r"`(advantage|best_of|objective|scale|score)\.(\w+)`", text):
+        assert hasattr(importlib.import_module(f"preferent.{module}"), function), (module, function)
 
 
 @pytest.fixture(scope="module")
