@@ -128,7 +128,8 @@ def _inside(term: Term) -> str:
 
 
 def _times(factor: float, text: str) -> str:
-    return text if factor == 1 else f"{factor:.3g} · {f'({text})' if ' ' in text else text}"
+    inner = f"({text})" if " " in text and not text.endswith(")") else text
+    return text if factor == 1 else f"{factor:.3g} · {inner}"
 
 
 def combined(scores: np.ndarray, how: Combine, variance_coeff: float) -> np.ndarray:
