@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from preferent import compare, judge, metric, report, run
+from preferent import appraisal, compare, judge, metric, quality, report, run
 from preferent.compare import Answer
 from preferent.error import DataError, PlatformError
 from preferent.recipe import Recipe, dump, parse
-from preferent.report import chart, example, figure, verdict
+from preferent.record import Preference, Prompt
+from preferent.report import chart, example, figure, scorer, verdict
 
 TERM = {"name": "reward", "weight": 1.0, "members": {"reward": {"bias": -0.5, "gain": 1.0}}}
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)><!-- & \"' \u2028\u2029 {{ 7 * 7 }} 日本 😀"
@@ -71,6 +72,7 @@ def make_run(root: Path, texts: list[str], steps: int = 40) -> Path:
         make_metrics(root / folder / "metrics.jsonl", steps, names)
         run.write_json(root / folder / "quality.json", {"test": quality, "reliability": bins, "best_step": 20})
         make_stage(root / folder, best_step=20)
+    run.write_jsonl(root / "reward" / "mistakes.jsonl", [])
     names = ["reward", "kl_loss", "rl_loss", "objective/entropy", "tokens/length", "tokens/ended"]
     names += [f"validation/{name}" for name in ("score", "kl", "objective", "length", "ended")]
     make_metrics(root / "policy" / "metrics.jsonl", steps, names)
@@ -110,7 +112,7 @@ class Page(HTMLParser):
 
 def test_the_verdict_comes_first_and_the_parts_in_order(tmp_path: Path) -> None:
     page = report.render(make_recipe(), make_run(tmp_path / "my-run", [f"text {i}" for i in range(30)]))
-    names = ["Verdict", "Loss curves", "Reward against KL", "Reward-model quality", "Examples", "How it was made"]
+    names = ["Verdict", "Loss curves", "Reward against KL", "The reward model", "Examples", "How it was made"]
     places = [page.index(f"<h2>{name}</h2>") for name in names]
     assert places == sorted(places)
     assert "<h1>my-run</h1>" in page
@@ -137,6 +139,55 @@ def test_every_chart_of_the_issue_is_there(tmp_path: Path) -> None:
     assert "The selected checkpoint, step 30" in page
     rings = {"reward model": 2, "its judge": 2, "PPO with validation": 4, "reward against KL": 1}
     assert page.count('<circle class="ring c2"') == sum(rings.values())
+
+
+def make_details(root: Path, text: str) -> None:
+    """A reward model's figures and one mistake, as the stage writes them."""
+    answers = [Preference(Prompt(text), f"{text} a", f"{text} b", i % 2, strength=float(i % 3)) for i in range(40)]
+    generator = np.random.default_rng(0)
+    tokens = generator.integers(1, 9, (2, 40))
+    pairs = quality.Scored(answers, *(tokens + generator.normal(size=(2, 40))), *tokens)
+    samples = {"samples": quality.beside(*generator.normal(size=(3, 8)))}
+    found = {"test": quality.figures(pairs), "reported": "test", "best_step": 20}
+    run.write_json(root / "quality.json", found | quality.details(pairs, answers) | samples)
+    run.write_jsonl(root / "mistakes.jsonl", quality.mistakes(pairs, root))
+
+
+def test_the_reward_model_is_shown_before_anything_is_tuned(tmp_path: Path) -> None:
+    make_details(tmp_path / "reward", "x")
+    page = report.render(make_recipe(), tmp_path)
+    found = run.read_json(tmp_path / "reward" / "quality.json")
+    for remark in appraisal.remarks(found):
+        assert remark.says in Page(page).text
+    captions = re.findall("<caption>(.*?)</caption>", page)
+    assert captions == [
+        "On held-out preferences",
+        "Beside rules that need no model",
+        "By the model’s confidence",
+        "By how clear the choice was",
+        "By length and position",
+        "Beside sampled answers",
+    ]
+    assert "Reward model: confidence and accuracy" in page
+    assert f"the {len(run.read_jsonl(tmp_path / 'reward' / 'mistakes.jsonl'))} pairs on which" in page
+    longer = found["rules"]["longer"]
+    assert f'the longer wins</th><td class="num">40</td><td class="num">{verdict.percent(longer["share"], 1)}' in page
+    assert "There is no verdict: nothing was compared yet." in page
+
+
+def test_the_texts_of_mistakes_stay_texts_and_short(tmp_path: Path) -> None:
+    make_details(tmp_path / "reward", HOSTILE + "x" * 3000)
+    page = report.render(make_recipe(), tmp_path)
+    shown = Page(page)
+    assert not [tag for tag, _ in shown.tags if tag == "img"] and HOSTILE in shown.text
+    assert "x" * 1800 in shown.text and "x" * 2000 not in shown.text
+
+
+def test_conversations_among_the_mistakes(tmp_path: Path) -> None:
+    row = {"messages": [{"role": "user", "content": "hello"}], "candidate_0": "a", "candidate_1": "b", "choice": 1}
+    found = scorer.mistake(row | {"score_0": 2.0, "score_1": -1.0, "confidence": 0.95, "source": "test.jsonl:3"})
+    assert found["prompt"] == "user: hello" and found["source"] == "test.jsonl:3"
+    assert [(one["score"], one["chosen"]) for one in found["answers"]] == [("2", False), ("−1", True)]
 
 
 def test_hostile_text_stays_text(tmp_path: Path) -> None:

@@ -107,6 +107,45 @@ def test_reported_quality_is_that_of_the_saved_model(inputs: dict[str, Path], tm
     assert quality["longer_accuracy"] == 0.5
 
 
+def test_quality_has_the_details_of_the_test_pairs(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """Step 1 of a model from nothing makes mistakes; they are test rows, by their place below the run."""
+    reward.main(recipe_of(1), inputs, tmp_path / "out")
+    quality = run.read_json(tmp_path / "out/quality.json")
+    assert quality["reported"] == "test" and quality["accuracy"]["count"] == 20
+    assert quality["accuracy"]["share"] == quality["test"]["accuracy"]
+    assert quality["rules"]["words"]["share"] == 1.0 and quality["rules"]["first"]["share"] == 0.5
+    assert quality["samples"]["chosen_above"]["count"] == 20
+    mistakes = run.read_jsonl(tmp_path / "out/mistakes.jsonl")
+    assert len(mistakes) == round(20 * (1 - quality["accuracy"]["share"]))
+    lines = (tmp_path / "test.jsonl").read_text().splitlines()
+    for row in mistakes:
+        name, line = row["source"].split(":")
+        assert name == "test.jsonl" and json.loads(lines[int(line) - 1]).items() <= row.items()
+        assert (row["score_0"] > row["score_1"]) == (row["choice"] == 1)
+
+
+def test_the_samples_are_the_untrained_models(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """At most 64, at temperature 1, of prompts that have a text; of a model that writes none, none."""
+    recipe = recipe_of()
+    asked = [preference(0)] * 70 + [Preference(Prompt(), " a", " b", 0)] * 5
+    found = reward.sampled(recipe, World.of(recipe), inputs["model"], asked)
+    assert len({i for i, _ in found}) == reward.SAMPLES and max(i for i, _ in found) < 70
+    start, _ = Tokenizer.load(inputs["model"]).encode_prompt(Prompt("x"), None, 32)
+    assert all(ids[: len(start)].tolist() == start for _, ids in found)
+    assert len({ids.tobytes() for _, ids in found}) > 60, "each answer is drawn by itself"
+    assert reward.sampled(recipe, World.of(recipe), inputs["model"], asked[70:]) == []
+    reward.main(recipe_of(1), inputs, tmp_path / "out")
+    assert reward.sampled(recipe, World.of(recipe), tmp_path / "out/model", asked) == []
+
+
+def test_without_held_out_pairs_there_is_little_to_say(inputs: dict[str, Path], tmp_path: Path) -> None:
+    for name in ("validation", "test"):
+        inputs[name].write_text("")
+    reward.main(recipe_of(2), inputs, tmp_path / "out")
+    assert run.read_json(tmp_path / "out/quality.json") == {"reliability": [], "best_step": 2}
+    assert (tmp_path / "out/mistakes.jsonl").read_text() == ""
+
+
 def test_batch_may_be_cut_anyhow(inputs: dict[str, Path], tmp_path: Path) -> None:
     curves = []
     for tokens in (10_000, 40):
