@@ -9,13 +9,13 @@ from preferent import dialect, export, graph, hub, model, outcome, pipeline, run
 from preferent.error import PreferentError, UsageError
 from preferent.model import Network, Scorer
 from preferent.outcome import Outcome
-from preferent.recipe import Recipe
+from preferent.recipe import Recipe, tuned_by
 from preferent.tokenizer import Tokenizer
 from preferent.world import World
 
 MERGED = """# {name}, tuned from human preferences
 
-PPO from {base}, by preferent. {verdict}
+{method} from {base}, by preferent. {verdict}
 
     from transformers import AutoModelForCausalLM, AutoTokenizer
     model = AutoModelForCausalLM.from_pretrained("{folder}")
@@ -24,7 +24,7 @@ or `vllm serve {folder}`. {asked}
 """
 ADAPTER = """# {name}, tuned from human preferences: a LoRA adapter
 
-PPO from {base}, by preferent. {verdict} The adapter holds only what changed; the model below it is needed too.
+{method} from {base}, by preferent. {verdict} The adapter holds only what changed; the model below it is needed too.
 
     from peft import AutoPeftModelForCausalLM
     model = AutoPeftModelForCausalLM.from_pretrained("{folder}")
@@ -124,7 +124,8 @@ def reward(found: Outcome, out: Path) -> None:
     trained = [found.rewards[name] for name in graph.members(found.rewards)]
     if not trained:
         named = ", ".join(part.source for part in found.recipe.ppo.parts)
-        raise UsageError(f"{found.folder}: trained no reward model: its reward was {named}")
+        why = f"its method is {found.recipe.method}" if graph.direct(found.recipe) else f"its reward was {named}"
+        raise UsageError(f"{found.folder}: trained no reward model: {why}")
     world = _world(found.recipe)
     if found.recipe.reward.combine == "weights":
         _member(found, warm.load(trained, world), out)
@@ -190,6 +191,7 @@ def _card(text: str, found: Outcome, out: Path, source: Path) -> str:
     return text.format(
         name=found.folder.resolve().name,
         folder=out,
+        method=tuned_by(found.recipe),
         base=_base_name(found),
         below=hub.name_of(model.adapter_base(found.tuned)) if found.adapter else "",
         verdict=_verdict(found.folder),
@@ -198,7 +200,7 @@ def _card(text: str, found: Outcome, out: Path, source: Path) -> str:
 
 
 def _base_name(found: Outcome) -> str:
-    """What PPO started from, as others would name it."""
+    """What the tuning started from, as others would name it."""
     tuned_first = " after supervised fine-tuning" if found.recipe.sft is not None else ""
     return f"`{found.recipe.large_model_reference.rstrip('/').split('/')[-1]}`{tuned_first}"
 

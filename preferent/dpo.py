@@ -21,10 +21,8 @@ from preferent.metric import Metrics, tensorboard
 from preferent.model import Policy
 from preferent.optimizer import Optimizer, Schedule
 from preferent.pairs import Pairs
-from preferent.recipe import Recipe, pick
+from preferent.recipe import Recipe, pick, tuned_by
 from preferent.world import World
-
-NAMES = {"sigmoid": "DPO", "ipo": "IPO", "reference_free": "SimPO"}
 
 
 @dataclass(frozen=True)
@@ -288,7 +286,7 @@ def finish(recipe: Recipe, stage: run.Stage, state: State, policy: Policy, parts
         if len(parts[name])
     }
     stage.record(best_step=chosen, stopped=state.scalars.get("stopped"), steps=state.step, quality=held_out)
-    name = "KTO" if recipe.method == "kto" else NAMES[recipe.dpo.loss]
+    name = tuned_by(recipe)
     card = f"# Policy tuned by preferent\n\n{name} from `{policy.source.name}`, the checkpoint of step {chosen}.\n"
     export.save(policy, out / "model", state.optimizer.masters, card)
     stage.finish(["model"])

@@ -14,7 +14,7 @@ class Outcome:
     """A run directory whose policy is there: read it with `of`.
 
     `tuned` and `rewards` are model folders of the run, and the reward models that its recipe names; there are no
-    rewards where the run optimised a function alone.
+    rewards where the run optimised a function alone, or learnt from the preferences themselves.
     """
 
     folder: Path
@@ -28,7 +28,7 @@ class Outcome:
         return (self.tuned / "adapter_config.json").exists()
 
     def base(self) -> Path:
-        """The folder of the model that PPO started from; raises `PlatformError` where it cannot be had."""
+        """The folder of the model that the tuning started from; raises `PlatformError` where it cannot be had."""
         task = next(task for task in graph.build(self.recipe) if task.name == "infer-base")
         inside = task.inputs.get("model")
         return self.folder / inside if inside else hub.resolve(task.outside["model"])

@@ -1,4 +1,4 @@
-"""Pairs of answers as token ids, of which one was chosen: what a reward model and a directly tuned policy learn from."""
+"""Pairs of answers as token ids, one of them chosen: what a reward model and a directly tuned policy learn from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

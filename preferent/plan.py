@@ -57,9 +57,12 @@ def _models(recipe: Recipe) -> list[str]:
     lines = [f"to tune         {_named(recipe.large_model_reference)}"]
     if "reward" in tasks:
         lines.append(f"reward from     {_start(tasks['reward'])}")
-    others = [part for part in recipe.ppo.parts if part.kind != "reward"]
+    others = [] if graph.direct(recipe) else [part for part in recipe.ppo.parts if part.kind != "reward"]
     lines += [f"reward          {_other(part)}" for part in others]
-    lines.append(f"reference       {'none: kl_coeff is 0' if recipe.kl_coeff == 0 else _start(tasks['ppo'])}")
+    if graph.direct(recipe):
+        lines.append(f"reward          none: method is {recipe.method}")
+    tuning = next(task for task in graph.build(recipe) if task.folder == "policy")
+    lines.append(f"reference       {'none: kl_coeff is 0' if recipe.kl_coeff == 0 else _start(tuning)}")
     return lines
 
 
@@ -109,14 +112,21 @@ def _stages(recipe: Recipe, parts: Mapping[str, Mapping[str, int]]) -> list[str]
         lines.append(_steps("reward", *reward, parts["preference"]["train"], "pairs") + times)
     if graph.judged(recipe):
         lines.append(_steps("judge", *reward, parts["preference"]["judge"], "pairs"))
-    tuning = "reinforcement_learning_train_steps", recipe.reinforcement_learning_train_steps, recipe.ppo.batch_size
-    lines.append(_steps("ppo", *tuning, parts["prompt"]["train"], "prompts"))
+    lines.append(_tuning(recipe, parts))
     prompts = min(recipe.infer.max_prompts or parts["prompt"]["test"], parts["prompt"]["test"])
     models = "base, tuned, original" if recipe.sft is not None else "base, tuned"
     lines.append(f"infer    {prompts:,} test prompts each: {models} ({recipe.infer.sampling_strategy})")
     lines.append(f"compare  tuned against base, judged by: {_judge(recipe)}")
     lines.append(f"report   {min(recipe.report.pairs, prompts)} pairs shown")
     return lines
+
+
+def _tuning(recipe: Recipe, parts: Mapping[str, Mapping[str, int]]) -> str:
+    if graph.direct(recipe):
+        steps = "dpo.train_steps", recipe.dpo.train_steps, recipe.dpo.batch_size
+        return _steps(recipe.method, *steps, parts["preference"]["train"], "pairs")
+    tuning = "reinforcement_learning_train_steps", recipe.reinforcement_learning_train_steps, recipe.ppo.batch_size
+    return _steps("ppo", *tuning, parts["prompt"]["train"], "prompts")
 
 
 def _sft(section: Sft) -> str:
@@ -158,7 +168,8 @@ def _sizes(recipe: Recipe, folder: Path) -> Iterator[str]:
     )
     stages = [task.name for task in graph.build(recipe)]
     yield from table(memory.needs(found, stages))
-    yield f"rollouts: {memory.rollout_tokens(found):,} tokens, prompts included"
+    if not graph.direct(recipe):
+        yield f"rollouts: {memory.rollout_tokens(found):,} tokens, prompts included"
     stored = memory.disk(found, stages)
     yield "disk: " + ", ".join(f"{name} {size(count)}" for name, count in stored.items()) + "; before what is freed"
 

@@ -55,6 +55,27 @@ def policy_rows() -> list[dict[str, Any]]:
     return rows
 
 
+def direct(files: Files) -> None:
+    """Make it a healthy run whose policy learned from the preferences themselves."""
+    for name in [name for name in files if name.startswith(("reward/", "policy/"))]:
+        del files[name]
+    del files["comparison/metrics.json"]["judges"]["reward"]
+    del files["comparison/metrics.json"]["agreement"]
+    pairs = {"pairs": 3000, "ties": 0, "truncated": 30}
+    facts = {"best_step": STEPS, "steps": STEPS, "counts": {"train": dict(pairs), "validation": dict(pairs)}}
+    fields = {"method": "dpo", "dpo.loss": "sigmoid", "kl_coeff": 0.1}
+    files[POLICY] = {"stage": "dpo", "fields": fields, "facts": facts}
+    rows = []
+    for step in range(1, STEPS + 1):
+        row = {"step": step, "loss": 0.6931 - 0.004 * (step - 1), "accuracy": 0.5 + 0.006 * step, "margin": 0.02 * step}
+        row |= {"rewards/chosen": 0.005 * step, "rewards/rejected": -0.015 * step}
+        row |= {"log_probs/chosen": -20.0, "log_probs/rejected": -20.0 - 0.1 * step}
+        row |= {"learning_rate": 1e-4, "gradient_norm": 1.0}
+        held_out = {"validation/loss": 0.69 - 0.002 * step, "validation/accuracy": 0.7, "validation/margin": 0.3}
+        rows.append(row | (held_out if step % 10 == 0 else {}))
+    files["policy/metrics.jsonl"] = rows
+
+
 def samples() -> list[dict[str, Any]]:
     return [
         {"step": s, "prompt_index": i, "answer": f"answer {i}", "ended": i > 0, "scores": {"reward": 0.2 * i - 1.0}}
@@ -390,6 +411,26 @@ CASES: dict[str, tuple[str, Change, Change]] = {
         drawn("policy", "validation/objective", lambda step: 1.0 if step == 20 else 0.01 * step),
         drawn("policy", "validation/objective", lambda step: 0.6 if step == 20 else 0.01 * step),
     ),
+    "prefers-the-rejected": (
+        SICK,
+        both(direct, drawn("policy", "margin", lambda step: -0.001 * step)),
+        both(direct, drawn("policy", "margin", lambda step: 0.001 * step - 0.03)),
+    ),
+    "chosen-given-up": (
+        SUSPICIOUS,
+        both(direct, drawn("policy", "log_probs/chosen", lambda step: -20.0 if step < 30 else -30.5)),
+        both(direct, drawn("policy", "log_probs/chosen", lambda step: -20.0 if step < 30 else -29.5)),
+    ),
+    "never-below-the-start": (
+        SICK,
+        both(direct, drawn("policy", "validation/loss", lambda step: 0.694)),
+        both(direct, drawn("policy", "validation/loss", lambda step: 0.692)),
+    ),
+    "pairs-by-heart": (
+        SUSPICIOUS,
+        both(direct, drawn("policy", "accuracy", lambda step: 0.91)),
+        both(direct, drawn("policy", "accuracy", lambda step: 0.89)),
+    ),
     "answers-do-not-end": (
         SICK,
         drawn("policy", "tokens/ended", lambda step: 0.45),
@@ -463,7 +504,8 @@ def test_every_rule_has_a_case_and_a_line_in_the_docs():
 
 
 def test_every_rule_in_a_module_is_looked_at():
-    modules = (doctor.data, doctor.learning, doctor.reward, doctor.policy, doctor.answers, doctor.verdict)
+    modules = (doctor.data, doctor.learning, doctor.reward, doctor.policy, doctor.direct, doctor.answers)
+    modules += (doctor.verdict,)
     for module in modules:
         own = [one for _, one in inspect.getmembers(module, inspect.isfunction) if one.__module__ == module.__name__]
         assert {one for one in own if not one.__name__.startswith("_")} == set(module.RULES)
@@ -514,6 +556,14 @@ def test_any_file_may_be_missing(tmp_path, name):
     assert found(written(tmp_path, lambda files: files.pop(name))) == []
     looked_at = not name.startswith(("data/prompt", "policy/model", "reward/model"))
     assert doctor.read(tmp_path).missing == ((name,) if looked_at else ())
+
+
+def test_rules_about_rewards_and_prompts_leave_a_directly_tuned_policy_alone(tmp_path):
+    few = both(direct, put(COUNTS, "parts prompt train", 5), put(COUNTS, "parts prompt validation", 5))
+    assert found(written(tmp_path, few)) == []
+    assert not any(name.startswith(("reward/", "policy/")) for name in doctor.read(tmp_path).missing)
+    (finding,) = found(written(tmp_path / "few", both(direct, put(POLICY, "facts counts train pairs", 1900))))
+    assert finding.name == "few-pairs" and finding.evidence[0].file == "policy/stage.json"
 
 
 def test_figures_come_with_file_and_step(tmp_path):

@@ -63,6 +63,14 @@ def test_of_an_unknown_shape(rows, tmp_path):
         assert "peak" not in text and "steps of 64" in text
 
 
+@pytest.mark.parametrize("method", ["dpo", "kto"])
+def test_of_a_method_without_a_reward(rows, tiny, method):
+    text = described(tiny, method=method, prompt_sequence_length=90, target_sequence_length=12)
+    assert f"reward          none: method is {method}" in text and "rollouts" not in text and "steps of 64" in text
+    stages = [line.split()[0] for line in text.splitlines() if line.rstrip().endswith((" in learn", " in measure"))]
+    assert stages == ["judge", "dpo", "infer"]
+
+
 def test_without_sizes_it_is_the_dry_run(rows, tiny):
     given = recipe.parse(
         {"large_model_reference": str(tiny), "preference_dataset": "p.jsonl", "prompt_sequence_length": 64}

@@ -41,6 +41,30 @@ def test_what_means_something_only_on_google_cloud_is_ignored_by_name():
     assert found == recipe.parse(COURSE)[0]
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"method": "dpo", "kl_coeff": 0}, "kl_coeff is beta of method: dpo, which must be above 0"),
+        ({"method": "kto", "kl_coeff": 0}, "kl_coeff is beta of method: kto, which must be above 0"),
+        ({"method": "kto", "dpo": {"loss": "ipo"}}, "dpo.loss: ipo is of method: dpo"),
+        ({"method": "dpo", "dpo": {"loss": "ipo", "label_smoothing": 0.1}}, "dpo.label_smoothing is of"),
+        ({"method": "kto", "dpo": {"label_smoothing": 0.1}}, "dpo.label_smoothing is of"),
+        ({"method": "dpo", "dpo": {"target_margin": 0.1}}, "dpo.target_margin is of"),
+        ({"method": "dpo", "dpo": {"desirable_weight": 2}}, "dpo.desirable_weight and dpo.undesirable_weight are of"),
+        ({"method": "dpo", "ppo": {"reward": "a:b"}}, "ppo.reward is a reward to optimise; method: dpo has none"),
+        ({"method": "kto", "compare": {"judge": "reward"}}, "compare.judge: reward judges by the reward"),
+    ],
+)
+def test_what_a_direct_method_cannot_use_is_refused(values, said):
+    assert said in refused(COURSE | values)
+
+
+def test_a_written_recipe_of_a_direct_method_is_read_again():
+    for values in ({"method": "kto", "dpo": {"desirable_weight": 2}}, {"method": "dpo", "dpo": {"loss": "ipo"}}):
+        found = recipe.parse(COURSE | values)[0]
+        assert recipe.parse(yaml.safe_load(recipe.dump(found)))[0] == found
+
+
 def test_the_defaults_of_gcpc():
     found, _ = recipe.parse({"large_model_reference": "m"})
     assert (found.prompt_sequence_length, found.target_sequence_length, found.kl_coeff) == (512, 64, 0.1)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from preferent.doctor import answers, data, learning, policy, reward, verdict
+from preferent.doctor import answers, data, direct, learning, policy, reward, verdict
 from preferent.doctor.finding import SICK, SUSPICIOUS, Finding
 from preferent.doctor.history import History, read
 from preferent.error import DataError
@@ -21,6 +21,7 @@ RULES: tuple[Rule, ...] = (
     *learning.RULES,
     *reward.RULES,
     *policy.RULES,
+    *direct.RULES,
     *answers.RULES,
     *verdict.RULES,
 )

@@ -83,7 +83,7 @@ def few_pairs(history: History) -> Iterator[Finding]:
         yield Finding(
             "few-pairs",
             SUSPICIOUS,
-            f"A reward model learned from fewer than {FEW_PAIRS} pairs; such models are hardly better than chance.",
+            f"A model learned from fewer than {FEW_PAIRS} pairs; of so few it is hardly better than chance.",
             evidence,
             "Collect more preferences; for the judge, raise compare.judge_share.",
         )
@@ -95,7 +95,7 @@ def few_validation_pairs(history: History) -> Iterator[Finding]:
         yield Finding(
             "few-validation-pairs",
             SUSPICIOUS,
-            "The reward model's checkpoint was selected on so few pairs that chance selected it.",
+            "A checkpoint was selected on so few pairs that chance selected it.",
             evidence,
             "Raise data.validation_share, or give an eval_dataset.",
         )
@@ -107,7 +107,7 @@ def truncated_pairs(history: History) -> Iterator[Finding]:
         yield Finding(
             "truncated-pairs",
             SUSPICIOUS,
-            "Many prompts or answers were too long and were cut: the reward model did not see what people saw.",
+            "Many prompts or answers were too long and were cut: the model did not see what people saw.",
             evidence,
             "Raise prompt_sequence_length or target_sequence_length; `preferent data check --model` counts tokens.",
         )
@@ -115,7 +115,7 @@ def truncated_pairs(history: History) -> Iterator[Finding]:
 
 def few_prompts(history: History) -> Iterator[Finding]:
     prompts = _prompts(history, "train")
-    if prompts is not None and prompts < FEW_PROMPTS:
+    if prompts is not None and prompts < FEW_PROMPTS and not history.direct:
         yield Finding(
             "few-prompts",
             SUSPICIOUS,
@@ -145,7 +145,7 @@ def many_passes(history: History) -> Iterator[Finding]:
 
 def few_validation_prompts(history: History) -> Iterator[Finding]:
     prompts = _prompts(history, "validation")
-    if prompts is not None and prompts < FEW_VALIDATION_PROMPTS:
+    if prompts is not None and prompts < FEW_VALIDATION_PROMPTS and not history.direct:
         yield Finding(
             "few-validation-prompts",
             SUSPICIOUS,
@@ -199,8 +199,9 @@ def _counted(counts: Mapping[str, Any], key: str, share: float) -> Iterator[tupl
 
 
 def _pairs(history: History, part: str, bad: Callable[[Mapping[str, Any]], bool], *more: str) -> tuple[Evidence, ...]:
-    """The counts of the scorers whose pairs of a part are bad."""
-    counted = {name: history.facts(name).get("counts", {}).get(part) for name in history.qualities}
+    """The counts of those that learn from pairs, scorers or policy, whose pairs of a part are bad."""
+    learners = (*history.qualities, "policy")
+    counted = {name: history.facts(name).get("counts", {}).get(part) for name in learners}
     return tuple(
         Evidence(f"{name}/stage.json", f"{part} {figure}", counts[figure])
         for name, counts in counted.items()

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,9 @@ from preferent.tokenizer import folder as tokenizer_folder
 
 LONG = 10
 """Steps from which on a curve has a beginning and an end that can be told apart."""
+
+OF_REWARDS = ("reward/", "policy/score.json", "policy/rollouts/")
+"""What a policy that learned from the preferences themselves does without."""
 
 Row = Mapping[str, Any]
 
@@ -97,6 +100,11 @@ class History:
         steps, values = [row["step"] for row in rows], [float(row[figure]) for row in rows]
         return Curve(f"{folder}/metrics.jsonl", figure, np.array(steps, np.int64), np.array(values, np.float64))
 
+    @property
+    def direct(self) -> bool:
+        """Whether the policy learned from the preferences themselves."""
+        return self.stages.get("policy", {}).get("stage") == "dpo"
+
     def held_out(self, folder: str) -> tuple[str, Row]:
         """The quality of a scorer on the pairs least used before: test, else validation; and which these are."""
         quality = self.qualities.get(folder, {})
@@ -120,7 +128,7 @@ def read(root: Path) -> History:
     if not any(there.values()):
         raise DataError(f"{root}: holds nothing that a run writes; name the folder that has policy/ and reward/ in it")
     counts, score, verdict = (_object(path) for path in files.values())
-    return History(
+    found = History(
         counts=counts,
         stages={name: _object(path) for name, path in stages.items()},
         curves={name: metric.read(path) for name, path in curves.items()},
@@ -132,6 +140,8 @@ def read(root: Path) -> History:
         chat=_chat(root / "data" / "prompt" / "train.jsonl"),
         missing=tuple(name for name, found in there.items() if not found),
     )
+    expected_of_it = [name for name in found.missing if not (found.direct and name.startswith(OF_REWARDS))]
+    return replace(found, missing=tuple(expected_of_it))
 
 
 def _object(path: Path) -> Row:

@@ -268,6 +268,13 @@ def reward_reference(recipe: Recipe) -> str:
     return MODELS[name][1] if is_alias else recipe.large_model_reference
 
 
+def tuned_by(recipe: Recipe) -> str:
+    """What people call the way in which the policy is tuned."""
+    losses = {"sigmoid": "DPO", "ipo": "IPO", "reference_free": "SimPO"}
+    methods = {"reinforcement_learning": "PPO", "dpo": losses[recipe.dpo.loss], "kto": "KTO"}
+    return methods.get(recipe.method, "rejection sampling")
+
+
 def pick(recipe: Recipe, *keys: str) -> dict[str, Any]:
     """The named fields, dotted fields and sections of a recipe as plain values: what a stage depends on."""
     values = recipe.model_dump(mode="json")

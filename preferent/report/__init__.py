@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from preferent import run
+from preferent import graph, run
 from preferent.error import PlatformError
 from preferent.recipe import Recipe
 from preferent.report import example, figure, scorer, verdict
@@ -35,7 +35,7 @@ EXPECTED = {
     "reward/quality.json": "the reward model’s quality",
     "reward/mistakes.jsonl": "the reward model’s mistakes",
     "judge/quality.json": "the independent judge’s quality",
-    "policy/metrics.jsonl": "the PPO curves",
+    "policy/metrics.jsonl": "the policy’s curves",
     "data/counts.json": "the data counts",
     "recipe.yaml": "the recipe",
 }
@@ -68,13 +68,19 @@ def render(recipe: Recipe, root: Path) -> str:
         script_hash=fingerprint(script),
         recipe=recipe,
         recipe_text=_text(root / "recipe.yaml"),
-        missing=[(path, what) for path, what in EXPECTED.items() if not (root / path).exists()],
+        missing=[(path, what) for path, what in expected(recipe).items() if not (root / path).exists()],
+        direct=graph.direct(recipe),
         counts=_counts(root),
         **_verdict(recipe, root),
         **_figures(root),
         **scorer.section(root / "reward"),
         **_made(root),
     )
+
+
+def expected(recipe: Recipe) -> dict[str, str]:
+    """What the page of a recipe's run shows, by file; without a reward to optimise there is no reward model."""
+    return {path: what for path, what in EXPECTED.items() if not (graph.direct(recipe) and path.startswith("reward/"))}
 
 
 def fingerprint(text: str) -> str:
@@ -128,7 +134,7 @@ def _figures(root: Path) -> dict[str, Any]:
         "supervised": figure.supervised(root),
         "reward_curves": curves["Reward model"],
         "judge_curves": curves["Independent judge"],
-        "policy_curves": figure.policy(root, step),
+        "policy_curves": figure.policy(root, step) + figure.direct(root, step),
         "against_kl": figure.against_kl(root, step),
         "reliability": reliability,
         "qualities": _parts(qualities),

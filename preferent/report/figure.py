@@ -58,6 +58,31 @@ def policy(root: Path, best_step: int | None) -> list[Chart]:
     return [chart for charts in drawn for chart in charts]
 
 
+def direct(root: Path, best_step: int | None) -> list[Chart]:
+    """What a policy that learns from the preferences themselves makes of the pairs."""
+    rows = metric.read(root / "policy" / "metrics.jsonl")
+    wanted: list[tuple[str, str, str | None, str, str]] = [
+        ("Policy: loss on preferences", "loss", "validation/loss", "nats a pair", "lowest"),
+        ("Policy: accuracy on preferences", "accuracy", "validation/accuracy", "share", "highest"),
+        ("Policy: margin of implicit rewards", "margin", "validation/margin", "score", ""),
+    ]
+    drawn = [chart for one in wanted for chart in _pair(rows, *one, best_step)]
+    return (
+        drawn
+        + _sides(rows, "Policy: implicit rewards", "rewards", "score")
+        + _sides(rows, "Policy: log-probability of the answers", "log_probs", "nats an answer")
+    )
+
+
+def _sides(rows: Rows, title: str, figure: str, unit: str) -> list[Chart]:
+    """A figure of the chosen and of the rejected answers."""
+    sides = {side: points(rows, f"{figure}/{side}") for side in ("chosen", "rejected")}
+    series = [Series(side, found, colour) for colour, (side, found) in enumerate(sides.items(), start=1)]
+    caption = " ".join(told(side.capitalize(), found) for side, found in sides.items() if found)
+    drawn = chart.draw(title, series, "step", unit, caption)
+    return [drawn] if drawn else []
+
+
 def _pair(
     rows: Rows, title: str, train: str, validation: str | None, unit: str, best: str, best_step: int | None
 ) -> list[Chart]:
