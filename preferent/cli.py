@@ -23,7 +23,7 @@ STAGES = {
     "ppo": "tune the policy; inputs: model, train, validation, reward (or ppo.reward in the recipe)",
     "dpo": "tune the policy on preferences, without a reward (DPO, KTO); inputs: model, train, validation, test",
     "rejection": "tune the policy on the best of its own answers; inputs: model, train, validation, reward",
-    "infer": "answer prompts with a model; inputs: model, prompts, reference (for the KL; optional)",
+    "infer": "answer prompts with a model; inputs: model, prompts; optional: reference (for the KL), reward (best of)",
     "compare": "judge two sets of answers side by side; inputs: a, b; optional: judge, reward, original",
     "report": "draw what a run found out as one HTML file; inputs: run",
 }

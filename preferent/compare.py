@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from preferent import graph, judge, progress, rouge, run, winrate
+from preferent import best_of, graph, judge, progress, rouge, run, winrate
 from preferent.error import DataError, PlatformError, UsageError
 from preferent.judge import Pair
 from preferent.recipe import Recipe, pick
@@ -33,7 +33,10 @@ Scores = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One row of a prediction file; what a foreign file does not say is None. `kl` and `kl_k1` are nats an answer."""
+    """One row of a prediction file; what a foreign file does not say is None. `kl` and `kl_k1` are nats an answer.
+
+    Where it is the best of several answers, `scores` are theirs.
+    """
 
     id: str
     prompt: str
@@ -43,6 +46,7 @@ class Answer:
     ended: bool | None = None
     kl: float | None = None
     kl_k1: float | None = None
+    scores: Sequence[float] | None = None
 
 
 Answers = Mapping[str, Sequence[Answer]]
@@ -107,7 +111,7 @@ def _answer(line: str, place: str) -> Answer:
         ) from None
     if not all(isinstance(value, str) for value in (prompt, text, reference)):
         raise DataError(f"{place}: inputs_pretokenized, targets_pretokenized and prediction are texts")
-    optional = {name: row.get(name) for name in ("tokens", "ended", "kl", "kl_k1")}
+    optional = {name: row.get(name) for name in ("tokens", "ended", "kl", "kl_k1", "scores")}
     return Answer(str(row.get("id") or digest(prompt)), prompt, reference, text, **optional)
 
 
@@ -202,6 +206,8 @@ def verdict(
         choices = [[judgment.choice for judgment in judged[name]] for name in order]
         metrics["agreement"] = winrate.agreement(*choices)
     metrics |= {"kl": _divergence(answers["a"]), "length": _lengths(answers), "ended": _ended(answers)}
+    if selection := _selection(answers["a"]):
+        metrics["best_of"] = selection
     metrics["identical"] = sum(pair.response_a == pair.response_b for pair in pairs)
     metrics["rouge"] = _rouge(answers)
     return [judgment for name in order for judgment in judged[name]], metrics
@@ -254,6 +260,18 @@ def _divergence(answers: Sequence[Answer]) -> dict[str, Any] | None:
     if k1:
         found["k1_mean"] = winrate.mean([value for _, value in k1], [prompt for prompt, _ in k1]).mean
     return found
+
+
+def _selection(answers: Sequence[Answer]) -> dict[str, Any] | None:
+    """Where each answer is the best of n: n, how far keeping the best moves them from the policy at the most, and what
+    the best of 1, 2, 4, … scores, estimated from all n."""
+    rows = [answer.scores for answer in answers if answer.scores is not None]
+    n = min((len(scores) for scores in rows), default=1)
+    if n == 1 or len(rows) < len(answers):
+        return None
+    counts = [*(2**power for power in range(n.bit_length()) if 2**power < n), n]
+    score = {str(k): float(np.mean([best_of.expected(scores, scores, k) for scores in rows])) for k in counts}
+    return {"n": n, "kl_bound": best_of.kl_bound(n), "score": score}
 
 
 def _measured(answers: Answers) -> tuple[dict[str, list[int]], str]:

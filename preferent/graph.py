@@ -45,6 +45,8 @@ _SCORE = (
     "ppo.normalize_prompts",
 )
 """What makes a score of an answer."""
+_OPTIMISED = ("ppo.reward", "reward.combine", "reward.variance_coeff")
+"""Which reward it is; its scale is in a file."""
 
 FIELDS: dict[str, tuple[str, ...]] = {
     "data": _expand(
@@ -77,8 +79,8 @@ FIELDS: dict[str, tuple[str, ...]] = {
         "ppo.validation_prompts",
         "sampler.temperature",
     ),
-    "infer": _expand(*_TEXT, "infer", "sampler"),
-    "compare": _expand(*_TEXT, "compare.judge", "ppo.reward", "reward.combine", "reward.variance_coeff"),
+    "infer": _expand(*_TEXT, "infer", "sampler", *_OPTIMISED),
+    "compare": _expand(*_TEXT, "compare.judge", *_OPTIMISED),
     "report": _expand("report"),
 }
 """What each stage depends on, as dotted keys for `recipe.pick`. Models and data are inputs: their content counts."""
@@ -102,7 +104,7 @@ INPUTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "ppo": (("model", "train", "validation"), ("reward",)),
     "dpo": (("model", "train", "validation", "test"), ()),
     "rejection": (("model", "train", "validation"), ("reward",)),
-    "infer": (("model", "prompts"), ("reference",)),
+    "infer": (("model", "prompts"), ("reference", "reward", "score")),
     "compare": (("a", "b"), ("judge", "reward", "score", "original")),
     "report": (("run",), ()),
 }
@@ -177,6 +179,8 @@ def build(recipe: Recipe) -> list[Task]:
         raise UsageError(f"recipe: method: {recipe.method} learns from preferences: name preference_dataset")
     if recipe.preference_dataset is None and recipe.prompt_dataset is None:
         raise UsageError("recipe: prompt_dataset is missing: there are no preferences to take the prompts from")
+    if recipe.infer.best_of > 1 and recipe.ppo.reward is None and direct(recipe):
+        raise UsageError(f"recipe: infer.best_of: method {recipe.method} has no reward to choose by; give ppo.reward")
     tasks = [_data(recipe)]
     if recipe.sft is not None:
         tasks.append(_sft(recipe, recipe.sft))
@@ -281,14 +285,21 @@ def _infer(recipe: Recipe) -> list[Task]:
     inputs, outside = _base(recipe)
     reference = {"reference": outside["model"]} if outside else {}
     reference_inside = {"reference": inputs["model"]} if inputs else {}
+    several = recipe.infer.best_of > 1
     tuned = {"model": "policy/model"} | prompts | reference_inside
+    if several:
+        tuned |= rewards(recipe) | {"score": "policy/score.json"}
+        reference |= foreign(recipe)
+    single = ("infer.best_of=1",) if several else ()
     tasks = [
-        Task("infer-base", "infer", "predictions/base", inputs | prompts, ("text.jsonl",), outside),
+        Task("infer-base", "infer", "predictions/base", inputs | prompts, ("text.jsonl",), outside, settings=single),
         Task("infer-tuned", "infer", "predictions/tuned", tuned, ("text.jsonl",), reference),
     ]
     if recipe.sft is not None:
         original = {"model": recipe.large_model_reference}
-        tasks.append(Task("infer-original", "infer", "predictions/original", prompts, ("text.jsonl",), original))
+        tasks.append(
+            Task("infer-original", "infer", "predictions/original", prompts, ("text.jsonl",), original, settings=single)
+        )
     return tasks
 
 

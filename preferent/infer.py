@@ -1,4 +1,5 @@
-"""Answer prompts with a model, greedily or sampled, in GCPC's rows; and measure its KL to a reference."""
+"""Answer prompts with a model, greedily, sampled or by the best of several samples, in GCPC's rows; and measure its KL
+to a reference."""
 
 import dataclasses
 import sys
@@ -9,21 +10,27 @@ from typing import Any
 
 import numpy as np
 
-from preferent import dataset, experience, graph, hub, model, progress, run
-from preferent.error import DataError
+from preferent import best_of, dataset, experience, graph, hub, model, progress, run, score
+from preferent.error import DataError, UsageError
 from preferent.model import Policy
 from preferent.recipe import Recipe, pick
-from preferent.record import Prompt
-from preferent.sampler import Local, Params
+from preferent.record import Prompt, Rollout
+from preferent.sampler import Local, Params, rollout_params
+from preferent.scale import Scale
+from preferent.score import Reward
 from preferent.world import World
 
 ROWS_AT_ONCE = 256
 
 
 def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
-    """Stage `infer`: model=, prompts= [, reference=] -> out/text.jsonl."""
+    """Stage `infer`: model=, prompts= [, reference=] [, reward= where infer.best_of is above 1] -> out/text.jsonl."""
     world = World.of(recipe)
+    several = recipe.infer.best_of > 1
+    if any(graph.is_reward(name) for name in inputs) and not several:
+        raise UsageError("infer: --in reward chooses among several answers; set infer.best_of above 1")
     sources = {name: hub.resolve(str(inputs[name])) for name in ("model", "reference") if name in inputs}
+    inputs = score.located(recipe, inputs)
     with run.locked(out):
         stage = run.stage("infer", out, pick(recipe, *graph.FIELDS["infer"]), inputs | sources, rerun=True)
         if stage.done:
@@ -32,21 +39,30 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
         prompts = dataset.load_prompts(inputs["prompts"])[: recipe.infer.max_prompts]
         policy = model.load_policy(sources["model"], world)
         reference = model.load_policy(sources["reference"], world) if "reference" in sources else None
-        answer(recipe, policy, reference, prompts, out)
+        scale = Scale.read(inputs["score"]) if "score" in inputs else None
+        reward = Reward.load(recipe, inputs, world, scale) if several else None
+        answer(recipe, policy, reference, prompts, out, reward)
         stage.finish(["text.jsonl"])
 
 
-def answer(recipe: Recipe, policy: Policy, reference: Policy | None, prompts: list[Prompt], out: Path) -> None:
+def answer(
+    recipe: Recipe,
+    policy: Policy,
+    reference: Policy | None,
+    prompts: list[Prompt],
+    out: Path,
+    reward: Reward | None = None,
+) -> None:
     """Answer all prompts, a part at a time; a part that is on disk is not answered again."""
     parts = out / "parts"
-    size = min(recipe.sampler.rows, ROWS_AT_ONCE)
+    size = max(1, min(recipe.sampler.rows, ROWS_AT_ONCE) // recipe.infer.best_of)
     rows: list[dict[str, Any]] = []
     with progress.bar(out.name, len(prompts), 0) as bar:
         for start in range(0, len(prompts), size):
             run.stop().check()
             items = range(start, min(start + size, len(prompts)))
             path = parts / f"{items.start:08d}-{items.stop:08d}.json"
-            rows += kept(path, partial(answered, recipe, policy, reference, prompts, items))
+            rows += kept(path, partial(answered, recipe, policy, reference, prompts, items, reward))
             bar.update(items.stop)
     run.write_jsonl(out / "text.jsonl", rows)
     for path in parts.glob("*"):
@@ -68,38 +84,68 @@ def kept(path: Path, make: Callable[[], list[dict[str, Any]]]) -> list[dict[str,
 
 
 def answered(
-    recipe: Recipe, policy: Policy, reference: Policy | None, prompts: list[Prompt], items: range
+    recipe: Recipe,
+    policy: Policy,
+    reference: Policy | None,
+    prompts: list[Prompt],
+    items: range,
+    reward: Reward | None = None,
 ) -> list[dict[str, Any]]:
-    """The rows of the prompts at `items`."""
+    """The rows of the prompts at `items`.
+
+    The KL is that of the policy: of an answer as it is drawn at the temperature, before top-p, top-k, greed and choice.
+    """
     tokenizer, instruction = policy.tokenizer, recipe.instruction
     ids = [tokenizer.encode_prompt(prompts[i], instruction, recipe.prompt_sequence_length)[0] for i in items]
     arrays = [np.asarray(row, np.int32) for row in ids]
     settings = recipe.sampler
-    sampled = Params(recipe.target_sequence_length, settings.temperature)
+    sampled = rollout_params(recipe)
     chosen = dataclasses.replace(
         sampled, top_p=settings.top_p, top_k=settings.top_k, greedy=recipe.infer.sampling_strategy == "greedy"
     )
     sampler = Local(policy, recipe.seed, settings.rows)
-    rollouts = sampler.sample(arrays, items, "infer", 0, chosen)
+    texts = [tokenizer.text(prompts[item], instruction) for item in items]
+    facts: list[dict[str, Any]] = [{} for _ in items]
+    if reward is None:
+        rollouts = sampler.sample(arrays, items, "infer", 0, chosen)
+    else:
+        rollouts, facts = favourites(recipe, sampler, reward, arrays, [prompts[i] for i in items], items, chosen)
     rows: list[dict[str, Any]] = []
-    for item, rollout in zip(items, rollouts, strict=True):
+    for item, text, rollout, fact in zip(items, texts, rollouts, facts, strict=True):
         prompt = prompts[item]
-        asked = {
-            "inputs_pretokenized": tokenizer.text(prompt, instruction),
-            "targets_pretokenized": prompt.reference or "",
-        }
+        asked = {"inputs_pretokenized": text, "targets_pretokenized": prompt.reference or ""}
         prediction = tokenizer.decode_answer(prompt, instruction, rollout.ids.tolist())
-        facts = {"id": prompt.id or prompt.key, "tokens": len(rollout.ids), "ended": rollout.ended}
-        rows.append({"inputs": asked, "prediction": prediction} | facts)
+        known = {"id": prompt.id or prompt.key, "tokens": len(rollout.ids), "ended": rollout.ended}
+        rows.append({"inputs": asked, "prediction": prediction} | known | fact)
     if reference is not None:
-        if chosen != sampled:
+        if chosen != sampled or reward is not None:
             rollouts = sampler.sample(arrays, items, "infer", 0, sampled)
-        micros = experience.micro_batches(
-            rollouts, recipe.ppo.micro_batch_tokens, tokenizer.pad_id, policy.world.device
-        )
-        mask = experience.answer_mask(rollouts, policy.world.device)
-        shape = mask.shape[0], mask.shape[1]
-        measured = experience.measure(policy, reference, micros, shape, settings.temperature)
-        for row, kl, k1 in zip(rows, measured.kl.sum(-1).tolist(), measured.k1.sum(-1).tolist(), strict=True):
-            row |= {"kl": kl, "kl_k1": k1}
+        limit = recipe.ppo.micro_batch_tokens
+        kl, k1 = experience.divergence(policy, reference, rollouts, limit, settings.temperature)
+        for row, one, other in zip(rows, kl.tolist(), k1.tolist(), strict=True):
+            row |= {"kl": one, "kl_k1": other}
     return rows
+
+
+def favourites(
+    recipe: Recipe,
+    sampler: Local,
+    reward: Reward,
+    ids: list[np.ndarray],
+    prompts: list[Prompt],
+    items: range,
+    params: Params,
+) -> tuple[list[Rollout], list[dict[str, Any]]]:
+    """Of infer.best_of answers to each prompt, each with a key of its own, the one of highest score, of equals the
+    first; and the rows' facts: of how many, its score, and all scores."""
+    n = recipe.infer.best_of
+    keys = [item * n + sample for item in items for sample in range(n)]
+    sampled = sampler.sample([one for one in ids for _ in range(n)], keys, "best of", 0, params)
+    raw = reward.raw(sampled, [prompt for prompt in prompts for _ in range(n)], sampler.policy.tokenizer)
+    scores = reward.scale(raw).reshape(-1, n)
+    best = best_of.best(scores)
+    facts = [
+        {"best_of": n, "score": float(row[place]), "scores": row.tolist()}
+        for row, place in zip(scores, best, strict=True)
+    ]
+    return [sampled[number * n + place] for number, place in enumerate(best)], facts

@@ -58,6 +58,9 @@ class Run:
             else "the reward model that was optimised, no independent judge,"
         )
         kl = "" if found["kl"] is None else f"; KL {found['kl']['mean']:.2f} nats"
+        if "best_of" in found:
+            n, bound = found["best_of"]["n"], found["best_of"]["kl_bound"]
+            kl += f"; keeping the best of {n} answers moves them at most {bound:.2f} nats from the policy"
         return (
             f"{kind} prefers the tuned model to the base in {judge['win_rate']:.1%} of {judge['n']} pairs "
             f"(95 % interval {low:.1%} to {high:.1%}){kl}"

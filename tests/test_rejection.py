@@ -109,13 +109,10 @@ def test_answers_that_were_learnt_from_are_not_sampled_again(inputs: dict[str, P
     """Before a step on them they are: the policy is still there that gave them."""
     rejection.main(recipe_of(), inputs, tmp_path / "whole")
     interrupted(inputs, tmp_path / "out", 4)
-    (tmp_path / "out/checkpoints/step-000003").rename(tmp_path / "kept")
-    second, first = (tmp_path / f"out/rollouts/00000{n}-000000.safetensors" for n in (1, 0))
-    damaged = first.read_bytes()[:-1] + b"x"
-    second.unlink()
-    (tmp_path / "kept").rename(tmp_path / "out/checkpoints/step-000003")
+    first, second = (tmp_path / f"out/rollouts/00000{number}-000000.safetensors" for number in range(2))
     good = first.read_bytes()
-    first.write_bytes(damaged)
+    second.unlink()
+    first.write_bytes(good[:-1] + b"x")
     with pytest.raises(
         DataError, match="the answers of round 0 were learnt from and are damaged or gone; restore them"
     ):

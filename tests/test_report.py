@@ -257,7 +257,7 @@ def test_any_missing_part_is_named(tmp_path: Path, path: str) -> None:
 def test_a_verdict_by_the_optimised_reward_is_marked(tmp_path: Path) -> None:
     make_comparison(tmp_path, ["a", "b", "c"], headline="reward")
     page = report.render(make_recipe(), tmp_path)
-    assert "Not independent: this is the reward that PPO was trained to raise" in page
+    assert "Not independent: this is the reward that the policy was tuned to raise" in page
     assert 'class="figure doubtful"' in page
     make_comparison(tmp_path, ["a", "b", "c"])
     assert "Not independent:" not in report.render(make_recipe(), tmp_path)

@@ -26,7 +26,7 @@ def proxy_up_judge_down(history: History) -> Iterator[Finding]:
         yield Finding(
             "proxy-up-judge-down",
             SICK,
-            "By the reward that PPO raised the tuned model is better, by the independent judge it is worse: the reward "
+            "By the reward that was raised the tuned model is better, by the independent judge it is worse: the reward "
             "was exploited.",
             (_rate("reward", proxy), _rate("judge", judge)),
             "Raise kl_coeff, stop earlier (ppo.kl_budget), and give the reward model more preferences, best of answers "
@@ -66,7 +66,7 @@ def judge_not_independent(history: History) -> Iterator[Finding]:
         yield Finding(
             "judge-not-independent",
             SUSPICIOUS,
-            "The verdict comes from the reward that PPO was trained to raise.",
+            "The verdict comes from the reward that the policy was tuned to raise.",
             (Evidence(FILE, "headline", "reward"),),
             advice,
         )

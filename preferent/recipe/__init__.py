@@ -111,7 +111,7 @@ class Recipe(Section):
         return value
 
     @model_validator(mode="after")
-    def _budget_needs_reference(self) -> "Recipe":
+    def _tuning_by_reward(self) -> "Recipe":
         if self.ppo.minibatches > self.ppo.batch_size:
             raise ValueError("ppo.minibatches is larger than ppo.batch_size")
         samples = algorithm(self.ppo).samples
@@ -127,13 +127,21 @@ class Recipe(Section):
             raise ValueError("ppo.ptx_coeff: name ppo.ptx_dataset, the text that it weighs")
         if self.ppo.kl_target is not None and self.kl_coeff == 0:
             raise ValueError("ppo.kl_target moves kl_coeff, which must start above 0")
+        if self.ppo.overlong_tokens is not None and self.ppo.overlong_tokens > self.target_sequence_length:
+            raise ValueError("ppo.overlong_tokens is larger than target_sequence_length")
+        return self
+
+    @model_validator(mode="after")
+    def _what_does_not_go_together(self) -> "Recipe":
         if self.reward.combine in ("worst", "variance") and self.reward.normalize == "none":
             raise ValueError(
                 f"reward.combine: {self.reward.combine} compares members, each of which must be normalised: "
                 "set reward.normalize to bias or std"
             )
-        if self.ppo.overlong_tokens is not None and self.ppo.overlong_tokens > self.target_sequence_length:
-            raise ValueError("ppo.overlong_tokens is larger than target_sequence_length")
+        if self.infer.best_of > 1 and self.method in ("dpo", "kto"):
+            raise ValueError(f"infer.best_of: method {self.method} has no reward to choose by")
+        if self.infer.best_of > 1 and self.infer.sampling_strategy == "greedy":
+            raise ValueError("infer.best_of: needs infer.sampling_strategy: temperature_sampling, else all are equal")
         if self.data.validation_share + self.data.test_share >= 1:
             raise ValueError("data.validation_share and data.test_share leave nothing to train on")
         return self

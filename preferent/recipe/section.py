@@ -342,6 +342,9 @@ class Sampler(Section):
 class Infer(Section):
     sampling_strategy: Literal["greedy", "temperature_sampling"] = "greedy"
     """How the verdict's answers are made."""
+    best_of: Count = 1
+    """Answers sampled to each prompt, of which the tuned model's is the one with the highest reward; base and original
+    give one."""
     max_prompts: Count | None = 1000
     """Test prompts answered, at most; null: all."""
 

@@ -46,6 +46,8 @@ def reward(root: Path, folder: str, name: str, best_step: int | None) -> list[Ch
 def policy(root: Path, best_step: int | None) -> list[Chart]:
     """Reward, KL and loss of PPO, and what the answers were like."""
     rows = metric.read(root / "policy" / "metrics.jsonl")
+    if any("rejection/kept" in row for row in rows):
+        return rejection(rows, best_step)
     wanted: list[tuple[str, str, str | None, str, str]] = [
         ("PPO: reward", "reward", "validation/score", "score", "highest"),
         ("PPO: kl_loss", "kl_loss", "validation/kl", "nats an answer", ""),
@@ -81,6 +83,26 @@ def _sides(rows: Rows, title: str, figure: str, unit: str) -> list[Chart]:
     caption = " ".join(told(side.capitalize(), found) for side, found in sides.items() if found)
     drawn = chart.draw(title, series, "step", unit, caption)
     return [drawn] if drawn else []
+
+
+def rejection(rows: Rows, best_step: int | None) -> list[Chart]:
+    """What rounds of rejection sampling found, kept and learnt."""
+    name = "Rejection sampling"
+    mean, best, kept = (points(rows, key) for key in ("reward", "rejection/best", "rejection/kept"))
+    series = [
+        Series("sampled", mean, 1, "dots"),
+        Series("best of a prompt", best, 2, "dots"),
+        Series("kept of all rounds", kept, 3, "dots"),
+    ]
+    caption = " ".join([told("Sampled", mean), told("Best", best), told("Kept", kept)])
+    found = chart.draw(f"{name}: what is imitated", series, "step", "score", caption)
+    return ([found] if found else []) + [
+        *_pair(rows, f"{name}: score", "reward", "validation/score", "score", "highest", best_step),
+        *_pair(rows, f"{name}: KL", "kl_loss", "validation/kl", "nats an answer", "", best_step),
+        *_pair(rows, f"{name}: loss", "loss", None, "nats a token", "lowest", best_step),
+        *_pair(rows, f"{name}: answer length", "tokens/length", "validation/length", "tokens", "", best_step),
+        *_pair(rows, f"{name}: answers that ended", "tokens/ended", "validation/ended", "share", "", best_step),
+    ]
 
 
 def _pair(

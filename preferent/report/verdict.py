@@ -10,7 +10,7 @@ from preferent.report import chart
 
 WHO = {
     "judge": ("independent judge", "a reward model that learned from other preferences"),
-    "reward": ("the optimised reward", "what PPO was trained to raise"),
+    "reward": ("the optimised reward", "what the policy was tuned to raise"),
     "truth": ("the true preference", "known, as these preferences are generated"),
 }
 COLOURS = {"judge": 1, "reward": 4, "truth": 3}
@@ -96,8 +96,8 @@ def caution(found: Mapping[str, Any]) -> str:
     if found["independent"]:
         return ""
     return (
-        "Not independent: this is the reward that PPO was trained to raise, so a high rate is expected and says little "
-        "about what people would prefer."
+        "Not independent: this is the reward that the policy was tuned to raise, so a high rate is expected and says "
+        "little about what people would prefer."
     )
 
 
@@ -123,6 +123,16 @@ def measures(metrics: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     return rows
 
 
+def _selection(found: Mapping[str, Any]) -> tuple[str, str]:
+    """What keeping the best of several answers did, and how far it can have gone."""
+    scores = ", ".join(f"{score:.3f} of {n}" for n, score in found["score"].items()).replace("-", "−")
+    return (
+        f"tuned answers are the best of {found['n']}",
+        f"by the reward; keeping them moves the answers at most {found['kl_bound']:.2f} nats from the policy, a bound, "
+        f"which is not in the KL above; mean score of the best: {scores}",
+    )
+
+
 def notes(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What else bears on the verdict: a name and a text each."""
     rows = []
@@ -131,6 +141,8 @@ def notes(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         longer, shorter = percent(length["share_longer"]), percent(length["share_shorter"])
         gap = f"{length['difference']:+.1f} {length['unit']}".replace("-", "−")
         rows.append(("tuned answers are", f"{gap} on average; longer on {longer}, shorter on {shorter} of prompts"))
+    if "best_of" in metrics:
+        rows.append(_selection(metrics["best_of"]))
     for name, found in metrics.get("judges", {}).items():
         who = WHO[name][0]
         correlation = f"{found['length_correlation']:+.2f}".replace("-", "−")

@@ -1,14 +1,21 @@
 """Best of n against its closed forms: bound and law, the estimator against every subset, the Gaussian frontier."""
 
 import itertools
+import json
 import math
+from collections import Counter
 from fractions import Fraction
+from pathlib import Path
+from typing import Any
 
+import enumerable
 import numpy as np
 import pytest
-from scipy.stats import norm
+from conftest import quiet_recipe
+from scipy.stats import chisquare, norm
 
-from preferent import best_of
+from preferent import best_of, compare, infer, metric, rejection, run
+from preferent.error import UsageError
 
 REFERENCE, REWARDS = [0.5, 0.3, 0.15, 0.05], [0.0, 1.0, 2.0, 3.0]
 BOUNDS = [(1, 0.0), (2, 0.1931471806), (4, 0.6362943611), (16, 1.8350887222), (64, 3.1745080834)]
@@ -121,3 +128,102 @@ def test_the_gaussian_frontier(n: int, ratio: float) -> None:
 
 def test_the_first_of_equals_is_kept() -> None:
     assert best_of.best(np.array([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0], [0.0, -1.0, 5.0]])).tolist() == [1, 0, 2]
+
+
+LETTERS = ["a", "b", "c", ""]
+
+
+def bandit(folder: Path, rewards: list[float], rows: int) -> dict[str, Path]:
+    """One prompt asked `rows` times, its answers a, b, c and none with the probabilities of REFERENCE."""
+    problem = enumerable.make(folder, ("v",), max_tokens=1, temperature=0.7, seed=0)
+    enumerable.set_distribution(problem, REFERENCE)
+    worth = dict(zip(LETTERS, rewards, strict=True))
+    enumerable.fill(problem, np.array([[worth[text] for text in problem.texts()]]))
+    lines = [json.dumps({"input_text": "v", "id": str(row)}) + "\n" for row in range(rows)]
+    (folder / "many.jsonl").write_text("".join(lines))
+    (folder / "few.jsonl").write_text("".join(lines[:64]))
+    return {"model": folder, "prompts": folder / "many.jsonl"}
+
+
+def recipe_of(n: int, **values: Any) -> Any:
+    return quiet_recipe(
+        infer={"sampling_strategy": "temperature_sampling", "best_of": n, "max_prompts": None},
+        ppo={"reward": "enumerable:reward", "missing_eos_score": None},
+        sampler={"temperature": 0.7, "rows": 4096},
+        prompt_sequence_length=4,
+        target_sequence_length=1,
+        **values,
+    )
+
+
+def counts(texts: list[str]) -> list[int]:
+    found = Counter(texts)
+    return [found[letter] for letter in LETTERS]
+
+
+@pytest.mark.parametrize("rewards", [REWARDS, [1.0, 0.0, 1.0, 0.0]], ids=["no ties", "ties"])
+def test_the_stage_samples_the_law(tmp_path: Path, rewards: list[float]) -> None:
+    """The stage `infer` on 2,000 prompts, beside a base that gives one answer; and what `compare` makes of both."""
+    rows, n = 2_000, 4
+    inputs = bandit(tmp_path / "model", rewards, rows)
+    infer.main(recipe_of(n), inputs | {"reference": inputs["model"]}, tmp_path / "best")
+    infer.main(recipe_of(1), inputs, tmp_path / "base")
+    best, base = (run.read_jsonl(tmp_path / name / "text.jsonl") for name in ("best", "base"))
+    law = best_of.law(REFERENCE, rewards, n)
+    assert chisquare(counts([row["prediction"] for row in best]), law * rows).pvalue > 0.01
+    assert chisquare(counts([row["prediction"] for row in base]), np.array(REFERENCE) * rows).pvalue > 0.01
+    assert all(row["best_of"] == n == len(row["scores"]) and row["score"] == max(row["scores"]) for row in best)
+    scored = dict(zip(LETTERS, rewards, strict=True))
+    assert all(row["score"] == scored[row["prediction"]] for row in best)
+    assert all(row["kl"] == pytest.approx(0.0, abs=1e-6) for row in best), "of the policy, not of the choice"
+    assert "best_of" not in base[0] and "score" not in base[0]
+
+    answers = compare.join(
+        {"a": compare.read(tmp_path / "best/text.jsonl"), "b": compare.read(tmp_path / "base/text.jsonl")}
+    )
+    scores = {side: np.array([scored[answer.text] for answer in given]) for side, given in answers.items()}
+    _, metrics = compare.verdict(answers, {"reward": scores}, "reward", None)
+    assert metrics["best_of"]["n"] == n and metrics["best_of"]["kl_bound"] == best_of.kl_bound(n)
+    for k, score in metrics["best_of"]["score"].items():
+        expected = float(best_of.law(REFERENCE, rewards, int(k)) @ rewards)
+        assert score == pytest.approx(expected, abs=4 * np.std(rewards) / math.sqrt(rows)), k
+    against = np.subtract.outer(rewards, rewards)
+    expected = float(law @ np.where(against == 0, 0.5, against > 0) @ REFERENCE)
+    assert metrics["judges"]["reward"]["win_rate"] == pytest.approx(expected, abs=4 * 0.5 / math.sqrt(rows))
+
+
+def test_several_need_a_reward_and_one_needs_none(tmp_path: Path) -> None:
+    inputs = bandit(tmp_path / "model", REWARDS, 2)
+    recipe = quiet_recipe(infer={"sampling_strategy": "temperature_sampling", "best_of": 2})
+    with pytest.raises(UsageError, match=r"infer\.best_of: needs a reward: give --in reward=FOLDER"):
+        infer.main(recipe, inputs, tmp_path / "out")
+    with pytest.raises(UsageError, match="--in reward chooses among several answers"):
+        infer.main(quiet_recipe(), inputs | {"reward": tmp_path}, tmp_path / "out")
+    with pytest.raises(UsageError, match=r"infer\.best_of: needs infer\.sampling_strategy"):
+        quiet_recipe(infer={"best_of": 2})
+
+
+@pytest.mark.acceptance
+@pytest.mark.parametrize(("rounds", "equals"), [(1, 4), (2, 4 + 4 * 4)])
+def test_rejection_sampling_ends_at_the_law_of_the_best_of_n(tmp_path: Path, rounds: int, equals: int) -> None:
+    """With many prompts and many steps the policy becomes the law of what is kept.
+
+    That is F^4 after a round of four samples. The second samples from F^4, and the best ever of both is F^4 (F^4)^4.
+    """
+    rows = 4096
+    inputs = bandit(tmp_path / "model", REWARDS, rows)
+    section = {"rounds": rounds, "prompts": rows, "samples": 4, "train_steps": 40, "batch_size": rows}
+    section |= {"learning_rate": 3e-3, "micro_batch_tokens": 100_000}
+    recipe = recipe_of(1, method="rejection_sampling", rejection=section, kl_coeff=0.0)
+    prompts = {"train": inputs["prompts"], "validation": tmp_path / "model/few.jsonl"}
+    rejection.main(recipe, {"model": inputs["model"]} | prompts, tmp_path / "out")
+    assert run.read_stage(tmp_path / "out")["facts"]["best_step"] == rounds * 40
+    problem = enumerable.Problem(tmp_path / "model", ("v",), 1, 0.7)
+    order = [problem.texts().index(letter) for letter in LETTERS]
+    learnt = np.exp(problem.log_probs(tmp_path / "out/model"))[0, order]
+    law = best_of.law(REFERENCE, REWARDS, equals)
+    print(learnt, law)
+    assert learnt == pytest.approx(law, abs=0.025)
+    kept = metric.read(tmp_path / "out/metrics.jsonl")[1 + 40 * (rounds - 1)]["rejection/kept"]
+    bias = run.read_sealed(tmp_path / "out/score.json")["bias"]
+    assert kept + bias == pytest.approx(float(law @ REWARDS), abs=0.05)
