@@ -16,6 +16,7 @@ from preferent import checkpoint, draw, imitation, metric, model, ppo, run
 from preferent.error import UsageError
 from preferent.ppo import learning
 from preferent.recipe.algorithm import ALGORITHMS, algorithm
+from preferent.record import Prompt
 from preferent.rollouts import Ledger
 from preferent.world import World
 
@@ -46,13 +47,13 @@ def test_loss_and_gradient_do_not_depend_on_how_the_batch_is_cut(
         recipe = recipe_of(ppo={"micro_batch_tokens": tokens, "minibatches": 1, "entropy_coeff": 0.1} | section)
         parts = networks(tiny, recipe)
         state, batch = experience(parts, recipe, tmp_path)
-        assert learning.update(recipe, state, batch, batch.minibatches[0], parts)["val/ratio"] == 1.0
+        assert learning.update(recipe, batch, batch.minibatches[0], parts)["val/ratio"] == 1.0
         state.policy.discard()
         if parts.critic is not None:
             parts.critic.body.zero_grad()
         with torch.no_grad():
             next(iter(parts.policy.trainable().values())).add_(0.02)
-        found = learning.update(recipe, state, batch, batch.minibatches[0], parts)
+        found = learning.update(recipe, batch, batch.minibatches[0], parts)
         results.append((found, gradients(parts)))
     for name, value in results[0][0].items():
         assert results[1][0][name] == pytest.approx(value, abs=1e-6), name
@@ -92,8 +93,8 @@ def test_kl_in_the_loss_is_not_in_the_reward(tiny: Path, tmp_path: Path) -> None
         parts = networks(tiny, recipe)
         with torch.no_grad():
             next(iter(parts.policy.trainable().values())).add_(0.05)
-        state, batch = experience(parts, recipe, tmp_path / place)
-        found[place] = batch, learning.update(recipe, state, batch, batch.minibatches[0], parts)
+        _, batch = experience(parts, recipe, tmp_path / place)
+        found[place] = batch, learning.update(recipe, batch, batch.minibatches[0], parts)
     batch, sums = found["loss"]
     groups = batch.scores.view(-1, 8)
     assert torch.allclose(batch.advantages[:, 0].view(-1, 8), groups - groups.mean(-1, keepdim=True), atol=1e-6)
@@ -107,7 +108,11 @@ def test_kl_in_the_loss_is_not_in_the_reward(tiny: Path, tmp_path: Path) -> None
 def test_the_greedy_answer_is_what_remax_holds_an_answer_against(stage_inputs: dict[str, Path], tmp_path: Path) -> None:
     recipe = recipe_of(ppo={"algorithm": "remax", "samples_per_prompt": 2})
     parts = networks(stage_inputs["model"], recipe)
-    prompts = ppo.Prompts([np.array([1, 270 + i], np.int32) for i in range(8)], [str(i) for i in range(8)])
+    prompts = ppo.Prompts(
+        [np.array([1, 270 + i], np.int32) for i in range(8)],
+        [str(i) for i in range(8)],
+        [Prompt(str(i)) for i in range(8)],
+    )
     ledger = Ledger(tmp_path / "rollouts")
     rollouts = ppo.sample(recipe, 0, parts, prompts, ledger)
     greedy = ppo.sample_greedy(recipe, 0, parts, prompts, ledger, rollouts)

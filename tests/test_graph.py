@@ -130,7 +130,6 @@ def test_a_reward_model_that_the_recipe_names_is_read_where_scores_are_made():
         assert graph.members(tasks[name].inputs) == ["reward", "reward-2"]
     assert build(ppo={"reward": parts}, method="rejection_sampling")["rejection"].outside["reward.Other_RM"]
     assert "reward" not in build(ppo={"reward": parts[1:]})
-    assert "reward.Other_RM" not in build(ppo={"reward": parts}, method="dpo")["compare"].outside
 
 
 def test_a_recipe_without_data_is_refused():

@@ -66,16 +66,16 @@ def experience(parts: ppo.Networks, recipe: Recipe, tmp_path: Path) -> tuple[ppo
 def test_first_ratio_is_exactly_one(tiny: Path, tmp_path: Path, precision: str, rank: int) -> None:
     recipe = recipe_of(precision=precision, ppo={"lora_dim": rank})
     parts = networks(tiny, recipe)
-    state, batch = experience(parts, recipe, tmp_path)
+    _, batch = experience(parts, recipe, tmp_path)
     assert len(batch.minibatches) == 2 and sum(len(part) for part in batch.minibatches) >= 4
     assert len({len(r.prompt_ids) + len(r.ids) for r in batch.rollouts}) > 3
     for part in batch.minibatches:
-        found = learning.update(recipe, state, batch, part, parts)
+        found = learning.update(recipe, batch, part, parts)
         assert found["val/ratio"] == 1.0 and found["policy/approxkl"] == 0.0 and found["policy/clipfrac"] == 0.0
     nudged = [p for name, p in parts.policy.trainable().items() if rank == 0 or "lora_B" in name]
     with torch.no_grad():
         nudged[0].add_(0.05)
-    assert learning.update(recipe, state, batch, batch.minibatches[0], parts)["policy/approxkl"] > 0, (
+    assert learning.update(recipe, batch, batch.minibatches[0], parts)["policy/approxkl"] > 0, (
         "the ratio is not recomputed"
     )
 
@@ -101,10 +101,10 @@ def test_loss_and_gradient_do_not_depend_on_how_the_batch_is_cut(tiny: Path, tmp
     for tokens in (10_000, 120, 40):
         recipe = recipe_of(ppo={"micro_batch_tokens": tokens, "minibatches": 1})
         parts = networks(tiny, recipe)
-        state, batch = experience(parts, recipe, tmp_path)
+        _, batch = experience(parts, recipe, tmp_path)
         with torch.no_grad():
             next(iter(parts.policy.trainable().values())).add_(0.02)
-        found = learning.update(recipe, state, batch, batch.minibatches[0], parts)
+        found = learning.update(recipe, batch, batch.minibatches[0], parts)
         results.append((len(batch.minibatches[0]), found, gradients(parts)))
     assert results[0][0] == 1 and results[2][0] >= 8
     for _, found, gradient in results[1:]:

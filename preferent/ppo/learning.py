@@ -52,7 +52,8 @@ class State:
 class Experience:
     """A step's rollouts as arrays [B, A] on the device, and the minibatches of micro-batches that every pass uses.
 
-    Values and returns are there where there is a critic. `weights` say how much a token counts in the loss.
+    Values and returns are there where there is a critic. `weights` say how much a token counts in the loss, `kl_coeff`
+    how much the KL does there (0 where it stands in the reward).
     """
 
     rollouts: list[Rollout]
@@ -62,6 +63,7 @@ class Experience:
     scores: Tensor
     advantages: Tensor
     weights: Tensor
+    kl_coeff: float = 0.0
     values: Tensor | None = None
     returns: Tensor | None = None
 
@@ -84,8 +86,8 @@ def assemble(
     shape = mask.shape[0], mask.shape[1]
     measured = experience.measure(policy, networks.reference, micros, shape, recipe.sampler.temperature)
     scores, baselines = (final_scores(recipe, found, networks, device) for found in (rollouts, greedy))
-    charged = state.scalars["kl_coeff"] if how.kl_in == "reward" else 0.0
-    rewards = objective.shaped_rewards(scores, measured.k1, mask, charged)
+    in_reward, in_loss = (state.scalars["kl_coeff"] if how.kl_in == place else 0.0 for place in ("reward", "loss"))
+    rewards = objective.shaped_rewards(scores, measured.k1, mask, in_reward)
     if ppo.whiten_rewards:
         rewards = torch.where(mask, objective.whiten(rewards, mask) + rewards[mask].mean(), 0.0)
     values = returns = None
@@ -97,9 +99,8 @@ def assemble(
     if how.whiten:
         advantages = objective.whiten(advantages, mask)
     weights = mask.sum() / (len(mask) * mask.sum(-1, keepdim=True)) if how.by_length else torch.ones_like(rewards)
-    return Experience(
-        rollouts, minibatches, mask, measured, scores, advantages, weights.expand_as(rewards), values, returns
-    )
+    weights = weights.expand_as(rewards)
+    return Experience(rollouts, minibatches, mask, measured, scores, advantages, weights, in_loss, values, returns)
 
 
 def without_critic(how: Algorithm, rewards: Tensor, mask: Tensor, greedy_scores: Tensor, gamma: float) -> Tensor:
@@ -135,7 +136,7 @@ def learn(recipe: Recipe, state: State, batch_: Experience, networks: Networks) 
     for epoch in range(epochs):
         order = draw.permutation(recipe.seed, "epoch", state.step * epochs + epoch, len(batch_.minibatches))
         for index in order:
-            sums = update(recipe, state, batch_, batch_.minibatches[index], networks)
+            sums = update(recipe, batch_, batch_.minibatches[index], networks)
             if networks.pretraining is not None:
                 number = (state.step * epochs + epoch) * len(order) + int(index)
                 sums["loss/ptx"] = pretraining_gradients(recipe, networks, number)
@@ -158,14 +159,12 @@ def learn(recipe: Recipe, state: State, batch_: Experience, networks: Networks) 
     return means | {"val/first_ratio": first_ratio, "learning_rate": rate}
 
 
-def update(
-    recipe: Recipe, state: State, batch_: Experience, micros: Sequence[Micro], networks: Networks
-) -> dict[str, float]:
+def update(recipe: Recipe, batch_: Experience, micros: Sequence[Micro], networks: Networks) -> dict[str, float]:
     """Gather the gradients of one minibatch, micro-batch by micro-batch; returns its losses and diagnostics."""
     tokens = sum(len(micro.ids) for micro in micros)
     totals: dict[str, Tensor | float] = {}
     for micro in micros:
-        found = policy_gradients(recipe, state, batch_, micro, networks, tokens)
+        found = policy_gradients(recipe, batch_, micro, networks, tokens)
         if networks.critic is not None:
             value_loss = critic_gradients(recipe, batch_, micro, networks, tokens)
             found |= {"loss/value": value_loss, "rl_loss": found["rl_loss"] + recipe.ppo.vf_coeff * value_loss}
@@ -174,7 +173,7 @@ def update(
 
 
 def policy_gradients(
-    recipe: Recipe, state: State, batch_: Experience, micro: Micro, networks: Networks, tokens: int
+    recipe: Recipe, batch_: Experience, micro: Micro, networks: Networks, tokens: int
 ) -> dict[str, Tensor]:
     """Add a micro-batch's gradient of the policy's loss, over the `tokens` of its minibatch; returns sums to log."""
     ppo, policy = recipe.ppo, networks.policy
@@ -185,10 +184,10 @@ def policy_gradients(
     loss, sums = objective.policy_loss(log_probs, old, weights * micro.take(batch_.advantages), *clips)
     found = {"loss/policy": loss.detach(), "val/ratio": sums["ratio"]}
     found |= {"policy/approxkl": sums["approxkl"], "policy/clipfrac": sums["clipfrac"]}
-    if algorithm(ppo).kl_in == "loss" and state.scalars["kl_coeff"] > 0:
+    if batch_.kl_coeff > 0:
         kl = objective.kl_loss(log_probs, old - micro.take(batch_.measured.k1), weights)
         found["loss/kl"] = kl.detach()
-        loss = loss + state.scalars["kl_coeff"] * kl
+        loss = loss + batch_.kl_coeff * kl
     if ppo.entropy_coeff > 0:
         loss = loss - ppo.entropy_coeff * objective.chunked_entropy(states, head, policy.vocab_size).sum()
     (loss / tokens).backward()

@@ -195,7 +195,7 @@ def test_the_stage_samples_the_law(tmp_path: Path, rewards: list[float]) -> None
 def test_several_need_a_reward_and_one_needs_none(tmp_path: Path) -> None:
     inputs = bandit(tmp_path / "model", REWARDS, 2)
     recipe = quiet_recipe(infer={"sampling_strategy": "temperature_sampling", "best_of": 2})
-    with pytest.raises(UsageError, match=r"infer\.best_of: needs a reward: give --in reward=FOLDER"):
+    with pytest.raises(UsageError, match="the reward model is missing: give --in reward=FOLDER"):
         infer.main(recipe, inputs, tmp_path / "out")
     with pytest.raises(UsageError, match="--in reward chooses among several answers"):
         infer.main(quiet_recipe(), inputs | {"reward": tmp_path}, tmp_path / "out")

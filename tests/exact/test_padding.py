@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import quiet_recipe
 
-from preferent import batch, experience, model, sft
+from preferent import batch, experience, imitation, model
 from preferent.record import Rollout
 from preferent.sampler import Local, Params
 from preferent.score import RewardModel
@@ -111,10 +111,10 @@ def test_packed_text_loses_nothing_but_the_tail_and_its_loss_is_a_sum_of_rows(po
     flat = [id for text in texts for id in (*text, policy.tokenizer.eos_id)]
     assert packed.reshape(-1).tolist() == flat[: len(flat) // 8 * 8] and len(flat) - packed.size < 8
     rows = [row.astype(np.int32) for row in packed]
-    assert sft.target_count(policy, sft.Sequences(rows, [0] * len(rows))) == packed.shape[0] * 7
+    assert imitation.target_count(policy, imitation.Sequences(rows, [0] * len(rows))) == packed.shape[0] * 7
     with torch.no_grad():
-        together = sft.loss_sum(policy, sft.Sequences(rows, [0] * len(rows)))
-        apart = sum(sft.loss_sum(policy, sft.Sequences([row], [0])) for row in rows)
+        together = imitation.loss_sum(policy, imitation.Sequences(rows, [0] * len(rows)))
+        apart = sum(imitation.loss_sum(policy, imitation.Sequences([row], [0])) for row in rows)
     assert together.item() == pytest.approx(float(apart), abs=1e-3)
 
 
@@ -122,8 +122,10 @@ def test_demonstrations_cost_what_their_answers_do_in_any_company(policy: model.
     rows = [np.array([1, *range(270, 270 + n), 2], np.int32) for n in (3, 9, 5, 14)]
     starts = [2, 6, 3, 4]
     with torch.no_grad():
-        together = sft.loss_sum(policy, sft.Sequences(rows, starts))
-        apart = [sft.loss_sum(policy, sft.Sequences([row], [s])) for row, s in zip(rows, starts, strict=True)]
+        together = imitation.loss_sum(policy, imitation.Sequences(rows, starts))
+        apart = [
+            imitation.loss_sum(policy, imitation.Sequences([row], [s])) for row, s in zip(rows, starts, strict=True)
+        ]
         for row, start, loss in zip(rows, starts, apart, strict=True):
             logits = policy.logits(policy.hidden(torch.from_numpy(row.astype(np.int64))[None])[0])
             places = torch.from_numpy(row[start:].astype(np.int64))[:, None]

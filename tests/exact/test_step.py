@@ -73,7 +73,7 @@ def test_at_ratio_one_nothing_is_clipped_and_the_loss_is_minus_the_mean_advantag
     made: tuple[Any, ppo.Networks, ppo.Experience],
 ) -> None:
     recipe, parts, batch = made
-    found = ppo.update(recipe, batch, batch.minibatches[0], parts)
+    found = ppo.learning.update(recipe, batch, batch.minibatches[0], parts)
     cleared(parts)
     assert (found["val/ratio"], found["policy/approxkl"], found["policy/clipfrac"]) == (1.0, 0.0, 0.0)
     assert found["loss/policy"] == pytest.approx(-batch.advantages[batch.mask].mean().item(), abs=1e-6)
@@ -84,7 +84,7 @@ def test_the_first_value_loss_is_half_the_mean_square_of_the_advantages(
     made: tuple[Any, ppo.Networks, ppo.Experience],
 ) -> None:
     recipe, parts, batch = made
-    found = ppo.update(recipe, batch, batch.minibatches[0], parts)
+    found = ppo.learning.update(recipe, batch, batch.minibatches[0], parts)
     cleared(parts)
     raw = (batch.returns - batch.values)[batch.mask].double()
     assert found["loss/value"] == pytest.approx(0.5 * raw.square().mean().item(), rel=1e-4)
@@ -94,7 +94,7 @@ def test_the_first_gradient_is_reinforces(made: tuple[Any, ppo.Networks, ppo.Exp
     """That of -mean(A log pi), with log pi from the plain forward pass of the whole rows, divided by temperature."""
     recipe, parts, batch = made
     policy = parts.policy
-    ppo.update(recipe, batch, batch.minibatches[0], parts)
+    ppo.learning.update(recipe, batch, batch.minibatches[0], parts)
     found = torch.cat([p.grad.flatten() for p in policy.trainable().values() if p.grad is not None])
     cleared(parts)
     total = torch.zeros(())
@@ -115,7 +115,7 @@ def test_the_critics_gradient_is_that_of_half_the_squared_error_and_none_reaches
 ) -> None:
     recipe, parts, batch = made
     critic = parts.critic
-    ppo.update(recipe, batch, batch.minibatches[0], parts)
+    ppo.learning.update(recipe, batch, batch.minibatches[0], parts)
     found = torch.cat([p.grad.flatten() for p in critic.trainable().values() if p.grad is not None])
     cleared(parts)
     total = torch.zeros(())
