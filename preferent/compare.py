@@ -7,17 +7,17 @@ from a reward model that PPO never saw; the one PPO optimised stands beside it, 
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from preferent import best_of, graph, judge, progress, rouge, run, winrate
+from preferent import best_of, dataset, graph, judge, progress, rouge, run, winrate
 from preferent.error import DataError, PlatformError, UsageError
 from preferent.judge import Pair
 from preferent.recipe import Recipe, pick
-from preferent.record import Judgment, digest
+from preferent.record import Judgment, Prompt, digest
 from preferent.scale import Scale
 
 SIDES = ("a", "b", "original")
@@ -26,17 +26,17 @@ OUTCOMES = {"A": 1.0, "tie": 0.5, "B": 0.0}
 NO_JUDGE = "no judge, no reward model and no ppo.reward given: lengths and ROUGE only, without a win rate"
 NOT_INDEPENDENT = "the verdict comes from the reward that PPO optimised, which is no independent judge"
 
-Scorer = Callable[[list[str], list[str]], Sequence[float] | np.ndarray]
+Scorer = Callable[..., Sequence[float] | np.ndarray]
+"""(prompts, answers), two lists of text, and where they are known the prompts as records, to scores."""
 Scores = Mapping[str, np.ndarray]
 """The raw scores [n] of one judge, by side."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One row of a prediction file; what a foreign file does not say is None. `kl` and `kl_k1` are nats an answer.
-
-    Where it is the best of several answers, `scores` are theirs.
-    """
+    """One row of a prediction file; what a foreign file does not say is None. `kl` and `kl_k1` are nats an answer;
+    `asked` is the prompt as the data have it, where it is known. Where it is the best of several answers, `scores` are
+    theirs."""
 
     id: str
     prompt: str
@@ -47,6 +47,7 @@ class Answer:
     kl: float | None = None
     kl_k1: float | None = None
     scores: Sequence[float] | None = None
+    asked: Prompt | None = None
 
 
 Answers = Mapping[str, Sequence[Answer]]
@@ -59,18 +60,21 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
     `inputs`: `a` and `b`, prediction files or folders with a `text.jsonl`, and if wanted `original` like them, `judge`
     (an independent reward model); and what was optimised, as `ppo.reward` of the recipe says: `reward`, `reward-2`, …
     (those that the run trained), `reward.NAME` (those that the recipe names), and `score` (its `score.json`; without it
-    raw scores are summed).
+    raw scores are summed). With `prompts`, the file that was answered, a model whose chat template is another than the
+    policy's reads conversations in its own.
     """
     files = {side: predictions(inputs[side]) for side in SIDES if side in inputs}
     models = _located(recipe, {name: inputs[name] for name in inputs if name == "judge" or graph.is_reward(name)})
-    scale = {"score": inputs["score"]} if "score" in inputs else {}
+    beside = {name: inputs[name] for name in ("score", "prompts") if name in inputs}
     with run.locked(out):
         fields = pick(recipe, *graph.FIELDS["compare"])
-        stage = run.stage("compare", out, fields=fields, inputs=files | models | scale, rerun=True)
+        stage = run.stage("compare", out, fields=fields, inputs=files | models | beside, rerun=True)
         if stage.done:
             return
         answers = join({side: read(path) for side, path in files.items()})
-        scores = _scored(recipe, models | scale, answers)
+        if "prompts" in inputs:
+            answers["a"] = known(answers["a"], dataset.load_prompts(inputs["prompts"]))
+        scores = _scored(recipe, models | beside, answers)
         headline = choose(recipe.compare.judge, list(scores))
         judgments, metrics = verdict(answers, scores, headline, recipe.instruction)
         judge.write(judgments, out / "judgments.jsonl")
@@ -129,6 +133,12 @@ def join(sides: Answers) -> dict[str, list[Answer]]:
     return {side: [by_id[answer.id] for answer in sides["a"]] for side, by_id in found.items()}
 
 
+def known(answers: Sequence[Answer], prompts: Sequence[Prompt]) -> list[Answer]:
+    """The answers with what was asked, by the ids that `infer` gives them."""
+    asked = {prompt.id or prompt.key: prompt for prompt in prompts}
+    return [replace(answer, asked=asked.get(answer.id)) for answer in answers]
+
+
 def choose(wanted: str, judges: Sequence[str]) -> str | None:
     """Whose verdict is the headline, of those there are (`judge`, `reward`); says so where it is not independent."""
     if not judges:
@@ -173,13 +183,15 @@ def _scored(recipe: Recipe, inputs: Mapping[str, Path], answers: Answers) -> dic
 def ask(scorer: Scorer, answers: Answers, name: str) -> Scores:
     """The raw scores [n] of every side's answers, all to the prompt as side a was given it."""
     prompts = [answer.prompt for answer in answers["a"]]
+    records = [answer.asked for answer in answers["a"]]
     scores: dict[str, list[float]] = {side: [] for side in answers}
     with progress.bar(f"compare: {name}", total=len(prompts) * len(answers)) as bar:
         for place, side in enumerate(answers):
             texts = [answer.text for answer in answers[side]]
             for start in range(0, len(texts), ROWS_AT_ONCE):
                 rows = slice(start, start + ROWS_AT_ONCE)
-                values = [float(value) for value in scorer(prompts[rows], texts[rows])]
+                asked = [] if None in records else [records[rows]]
+                values = [float(value) for value in scorer(prompts[rows], texts[rows], *asked)]
                 if len(values) != len(texts[rows]):
                     raise PlatformError(f"{name}: returned {len(values)} scores for {len(texts[rows])} answers")
                 scores[side] += values

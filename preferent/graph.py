@@ -105,7 +105,7 @@ INPUTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "dpo": (("model", "train", "validation", "test"), ()),
     "rejection": (("model", "train", "validation"), ("reward",)),
     "infer": (("model", "prompts"), ("reference", "reward", "score")),
-    "compare": (("a", "b"), ("judge", "reward", "score", "original")),
+    "compare": (("a", "b"), ("judge", "reward", "score", "prompts", "original")),
     "report": (("run",), ()),
 }
 """The inputs that each stage must have and those that it may have; with `reward` also further members, `reward-2`,
@@ -305,6 +305,7 @@ def _infer(recipe: Recipe) -> list[Task]:
 
 def _compare(recipe: Recipe) -> Task:
     inputs = {"a": "predictions/tuned/text.jsonl", "b": "predictions/base/text.jsonl"}
+    inputs["prompts"] = "data/prompt/test.jsonl"
     if judged(recipe):
         inputs["judge"] = "judge/model"
     outside: dict[str, str] = {}

@@ -59,10 +59,15 @@ class RewardModel:
         ids = [ids if whole or cut else ids[:-1] for (ids, cut), whole in zip(given, ended, strict=True)]
         return self.score_ids([np.asarray(i, np.int32) for i, _ in asked], [np.asarray(i, np.int32) for i in ids])
 
-    def score_texts(self, texts: Sequence[str], answers: Sequence[str]) -> np.ndarray:
-        """Raw scores, float32 [n]; `texts` are prompts with instruction and template already in them."""
-        prompts = [Prompt(input_text=text) for text in texts]
-        return self.score_prompts(prompts, None, answers, [True] * len(prompts))
+    def score_texts(
+        self, texts: Sequence[str], answers: Sequence[str], prompts: Sequence[Prompt] | None = None
+    ) -> np.ndarray:
+        """Raw scores, float32 [n], of complete answers; `texts` are prompts with instruction and template already in
+        them, `prompts` the same before that, where they are known: this model reads them in its own template."""
+        whole = [True] * len(texts)
+        if prompts is not None:
+            return self.score_prompts(prompts, self.instruction, answers, whole)
+        return self.score_prompts([Prompt(input_text=text) for text in texts], None, answers, whole)
 
     def score(self, rollouts: Sequence[Rollout], prompts: Sequence[Prompt], tokenizer: Tokenizer) -> np.ndarray:
         """Raw scores of a policy's rollouts: of the very ids where the tokenizers are the same, else of prompts and
@@ -100,8 +105,11 @@ class UserFunction:
         texts = [tokenizer.text(prompt, self.instruction) for prompt in prompts]
         return self.score_texts(texts, decoded(rollouts, texts, tokenizer))
 
-    def score_texts(self, texts: Sequence[str], answers: Sequence[str]) -> np.ndarray:
-        """What the function returns, float64 [n]; refuses a wrong count and numbers that are not finite."""
+    def score_texts(
+        self, texts: Sequence[str], answers: Sequence[str], prompts: Sequence[Prompt] | None = None
+    ) -> np.ndarray:
+        """What the function returns, float64 [n], of prompts as texts; refuses a wrong count and numbers that are not
+        finite."""
         try:
             returned = list(self.function(list(texts), list(answers)))
         except (Exception, SystemExit) as error:
@@ -154,9 +162,12 @@ class Reward:
         """Raw scores [n] of a policy's rollouts, by name; `prompts` [n] are what they answer."""
         return {name: source.score(rollouts, prompts, tokenizer) for name, source in self.sources.items()}
 
-    def score_texts(self, texts: Sequence[str], answers: Sequence[str]) -> np.ndarray:
-        """Scores [n], combined and weighted, of complete answers; `texts` are prompts as the policy read them."""
-        return self.scale({name: source.score_texts(texts, answers) for name, source in self.sources.items()})
+    def score_texts(
+        self, texts: Sequence[str], answers: Sequence[str], prompts: Sequence[Prompt] | None = None
+    ) -> np.ndarray:
+        """Scores [n], combined and weighted, of complete answers; `texts` are prompts as the policy read them,
+        `prompts` as the data have them, where they are known."""
+        return self.scale({name: source.score_texts(texts, answers, prompts) for name, source in self.sources.items()})
 
     def critic_name(self, tokenizer: Tokenizer) -> str | None:
         """The first reward model that reads a policy's tokens, from which a critic can start; None where none does."""

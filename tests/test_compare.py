@@ -14,6 +14,7 @@ from preferent import compare, judge, run
 from preferent.compare import Answer
 from preferent.error import DataError, PlatformError, UsageError
 from preferent.recipe import parse
+from preferent.record import Message, Prompt
 
 PROMPTS = ["Be brief.\n\n\nWhy?", "Be brief.\n\n\nWho?", "Be brief.\n\n\nWhat?", "Be brief.\n\n\nWhen?"]
 TUNED = ["the cat sat", "You.", "Same.", "Soon, very soon."]
@@ -206,6 +207,20 @@ def test_who_gives_the_headline(capsys: pytest.CaptureFixture[str]) -> None:
     assert "without a win rate" in capsys.readouterr().err
     with pytest.raises(UsageError, match="--in reward=PATH"):
         compare.choose("reward", ["judge"])
+
+
+def test_a_model_is_asked_with_the_prompts_of_the_data_where_all_are_known() -> None:
+    rows = [Answer("0", "<user>Why?", "", "x"), Answer(Prompt("Who?").key, "Who?", "", "y")]
+    prompts = [Prompt(messages=(Message("user", "Why?"),), id="0"), Prompt("Who?")]
+    given: list[Any] = []
+
+    def scorer(*arguments: Any) -> list[float]:
+        given.append(arguments)
+        return [0.0, 1.0]
+
+    compare.ask(scorer, {"a": compare.known(rows, prompts)}, "x")
+    compare.ask(scorer, {"a": compare.known(rows, prompts[:1])}, "x")
+    assert given == [(["<user>Why?", "Who?"], ["x", "y"], prompts), (["<user>Why?", "Who?"], ["x", "y"])]
 
 
 def test_asking_keeps_order_and_counts() -> None:

@@ -119,7 +119,7 @@ def test_a_reward_function_needs_no_reward_model():
     tasks = build(ppo={"reward": "module:function"})
     assert "reward" not in tasks
     assert "reward" not in tasks["ppo"].inputs
-    assert set(tasks["compare"].inputs) == {"a", "b", "judge", "score"}
+    assert set(tasks["compare"].inputs) == {"a", "b", "judge", "score", "prompts"}
 
 
 def test_a_reward_model_that_the_recipe_names_is_read_where_scores_are_made():

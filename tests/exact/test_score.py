@@ -213,6 +213,10 @@ def test_another_model_reads_the_conversation_in_its_own_template(
     answer = other.encode_answer(CONVERSATION, None, " a key.", 12)[0]
     assert answer[-1] == other.eos_id, "it closes a complete answer"
     assert found == [asked + answer, asked + answer[:-1]]
+    shown = [policy.text(CONVERSATION, None)]
+    expected = reward.score_ids([np.array(asked)], [np.array(answer)])
+    assert reward.score_texts(shown, [" a key."], [CONVERSATION]) == pytest.approx(expected)
+    assert reward.score_texts(shown, [" a key."]) != pytest.approx(expected), "the policy's template reads otherwise"
 
 
 def test_the_score_is_read_at_the_end_token_of_the_very_ids(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
