@@ -12,6 +12,8 @@ OVER_CONFIDENT = 0.1
 """Mean confidence over accuracy: ten points, twice what calibrated models of 189 to 384 test pairs show by chance."""
 SHARES = 0.6
 """A rule of thumb that is right more often says something, and a habit that is rarer is none."""
+FEW = 30
+"""Pairs below which a bucket is not worth a word."""
 
 RULES = {"longer": "the longer wins", "shorter": "the shorter wins", "first": "the first wins", "words": "bag of words"}
 """What needs no model, by its name in `quality.json`."""
@@ -46,7 +48,8 @@ def span(found: Figures) -> str:
 
 
 def points(value: float) -> str:
-    return f"{100 * value:+.0f}".replace("-", "−")
+    """A difference of shares in percentage points; of less than one, with a digit."""
+    return f"{100 * value:+.{0 if abs(value) >= 0.01 else 1}f}".replace("-", "−")
 
 
 def signed(value: float) -> str:
@@ -133,7 +136,7 @@ def calibration(quality: Figures) -> Iterator[Remark]:
 
 
 def by_strength(quality: Figures) -> Iterator[Remark]:
-    told: Sequence[Figures] = [one for one in quality["by_strength"] if one["low"] is not None]
+    told: Sequence[Figures] = [one for one in quality["by_strength"] if one["low"] is not None and one["count"] >= FEW]
     if len(told) < 2:
         return
     faint, clear = told[0], told[-1]

@@ -70,7 +70,7 @@ def test_accuracy_and_chance() -> None:
     [
         ([0.01, 0.2], False, "the model is better (+15 points, interval +1 to +20)."),
         ([-0.01, 0.2], True, "the model cannot be told from it (+15 points, interval −1 to +20)."),
-        ([-0.2, -0.01], True, "the model is worse (+15 points, interval −20 to −1)."),
+        ([-0.2, -0.001], True, "the model is worse (+15 points, interval −20 to −0.1)."),
     ],
 )
 def test_the_best_rule(interval: list[float], warns: bool, words: str) -> None:
@@ -145,8 +145,9 @@ def test_strength() -> None:
     for clear, warns, words in ((0.69, False, "knows better"), (0.67, False, "no clear"), (0.5, True, "other way")):
         found = said("strength", by_strength=[faint, {"low": 2.0} | share(clear)])
         assert found[0] == warns and words in found[1]
-    alone = quality() | {"by_strength": [faint]}
-    assert "strength" not in [remark.about for remark in appraisal.remarks(alone)]
+    for others in ([], [{"low": 2.0} | share(0.9, 29)]):
+        alone = quality() | {"by_strength": [faint, *others]}
+        assert "strength" not in [remark.about for remark in appraisal.remarks(alone)]
 
 
 def test_samples() -> None:
