@@ -3,7 +3,7 @@
 
 def smaller(stage: str) -> str:
     """What to do where memory ran out in a stage."""
-    section = stage if stage in ("sft", "reward", "ppo", "dpo") else "ppo"
+    section = stage if stage in ("sft", "reward", "ppo", "dpo", "rejection") else "ppo"
     return f"""Make it smaller; with these the result is the same, and the same command goes on from here:
   --set {section}.micro_batch_tokens=1024   tokens computed at once (default: 4096)
   --set sampler.rows=64                 answers decoded at once (default: 256)

@@ -115,7 +115,8 @@ def _stages(recipe: Recipe, parts: Mapping[str, Mapping[str, int]]) -> list[str]
     lines.append(_tuning(recipe, parts))
     prompts = min(recipe.infer.max_prompts or parts["prompt"]["test"], parts["prompt"]["test"])
     models = "base, tuned, original" if recipe.sft is not None else "base, tuned"
-    lines.append(f"infer    {prompts:,} test prompts each: {models} ({recipe.infer.sampling_strategy})")
+    best = f", tuned the best of {recipe.infer.best_of}" if recipe.infer.best_of > 1 else ""
+    lines.append(f"infer    {prompts:,} test prompts each: {models} ({recipe.infer.sampling_strategy}{best})")
     lines.append(f"compare  tuned against base, judged by: {_judge(recipe)}")
     lines.append(f"report   {min(recipe.report.pairs, prompts)} pairs shown")
     return lines
@@ -125,6 +126,13 @@ def _tuning(recipe: Recipe, parts: Mapping[str, Mapping[str, int]]) -> str:
     if graph.direct(recipe):
         steps = "dpo.train_steps", recipe.dpo.train_steps, recipe.dpo.batch_size
         return _steps(recipe.method, *steps, parts["preference"]["train"], "pairs")
+    if recipe.method == "rejection_sampling":
+        section = recipe.rejection
+        prompts = min(section.prompts, parts["prompt"]["train"])
+        return (
+            f"rejection {section.rounds:,} rounds of {section.samples:,} answers to {prompts:,} prompts, then "
+            f"{section.train_steps:,} steps of {section.batch_size:,} on the best"
+        )
     tuning = "reinforcement_learning_train_steps", recipe.reinforcement_learning_train_steps, recipe.ppo.batch_size
     return _steps("ppo", *tuning, parts["prompt"]["train"], "prompts")
 

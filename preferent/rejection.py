@@ -143,7 +143,7 @@ def train(recipe: Recipe, stage: run.Stage, networks: Networks, prompts: Prompts
                 Metrics(out / "timings.jsonl").append(state.step, {name: round(t, 4) for name, t in clock.items()})
                 if state.step % recipe.checkpoint_every == 0 or state.step == total:
                     save(recipe, state, out)
-                bar.update(state.step, loss=values["loss"])
+                bar.update(state.step, loss=values["loss/imitation"])
                 values, clock = {}, {}
     finish(stage, state, networks.policy)
 
@@ -233,7 +233,7 @@ def learn(recipe: Recipe, state: State, number: int, policy: Policy, sequences: 
     if not math.isfinite(loss):
         raise DivergedError(f"step {state.step}: the loss is not finite; lower rejection.learning_rate")
     rate, norm = state.optimizer.step(state.step)
-    return {"loss": loss, "learning_rate": rate, "gradient_norm": norm}
+    return {"loss/imitation": loss, "learning_rate": rate, "gradient_norm": norm}
 
 
 def validate(

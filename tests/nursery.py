@@ -32,6 +32,7 @@ ppo:
   {batch_size: 16, minibatches: 2, epochs: 2, learning_rate: 1.0e-3, critic_learning_rate: 1.0e-3, kl_target: 0.5,
    kl_horizon: 200, validation_every: 3, early_stopping_patience: 3}
 dpo: {train_steps: 24, batch_size: 8, learning_rate: 1.0e-3, validation_every: 6, early_stopping_patience: 3}
+rejection: {rounds: 3, prompts: 9, samples: 3, train_steps: 4, batch_size: 8, learning_rate: 1.0e-3}
 sampler: {rows: 16}
 infer: {sampling_strategy: temperature_sampling}
 """
@@ -62,6 +63,7 @@ def words_of(stage: str, out: str, whole: str = "whole") -> list[str]:
         "reward": ["model=model", "train=pairs.jsonl", "validation=pairs.jsonl", "test=pairs.jsonl"],
         "ppo": ["model=model", f"reward={whole}/reward/model", "train=prompts.jsonl", "validation=prompts.jsonl"],
         "dpo": ["model=model", "train=pairs.jsonl", "validation=pairs.jsonl", "test=pairs.jsonl"],
+        "rejection": ["model=model", f"reward={whole}/reward/model", "train=prompts.jsonl", "validation=prompts.jsonl"],
         "infer": [f"model={whole}/ppo/model", "reference=model", "prompts=prompts.jsonl"],
     }
     named = [word for pair in inputs[stage] for word in ("--in", pair)]
@@ -116,7 +118,7 @@ class Nursery:
 
 def serve() -> None:
     """Fork a command for each line of standard input; answer with its exit code."""
-    from preferent import cli, dpo, infer, ppo, reward, sft  # noqa: F401 - imported once for all children
+    from preferent import cli, dpo, infer, ppo, rejection, reward, sft  # noqa: F401 - imported once for all children
 
     for line in sys.stdin:
         argv, kill_after = json.loads(line)

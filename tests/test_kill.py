@@ -31,7 +31,7 @@ def nursery(work: Path) -> Iterator[Nursery]:
     nursery.close()
 
 
-@pytest.mark.parametrize("stage", ["sft", "reward", "ppo", "dpo", "infer"])
+@pytest.mark.parametrize("stage", ["sft", "reward", "ppo", "dpo", "rejection", "infer"])
 def test_killed_and_started_again_gives_the_same_bits(
     work: Path, nursery: Nursery, stage: str, record_property: Callable[[str, object], None]
 ) -> None:

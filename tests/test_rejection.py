@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import SENTENCES, quiet_recipe
 
-from preferent import metric, rejection, run
+from preferent import memory, metric, pipeline, rejection, run
 from preferent.error import DataError, UsageError
 from preferent.record import Rollout
 from preferent.rollouts import from_columns, unsealed
@@ -150,3 +153,77 @@ def test_an_answer_that_did_not_end_is_kept_only_where_none_is_better(inputs: di
 def test_without_a_reward_it_is_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="the reward model is missing"):
         rejection.main(recipe_of(ppo={"reward": None}), inputs, tmp_path / "out")
+
+
+def test_what_it_needs() -> None:
+    """One policy that learns, no critic; a reference where every weight learns and a KL is charged."""
+    shape = memory.LLAMA_2["meta-llama/Llama-2-7b-hf"]
+    prompts = {"train": 1000, "validation": 10, "test": 10}
+
+    def need(**values: Any) -> memory.Need:
+        found = quiet_recipe(method="rejection_sampling", preference_dataset="p.jsonl", **values)
+        return memory.rejection(memory.Given(found, shape, shape, 2, 32, prompts))
+
+    full, free, lora = need(rejection={"lora_dim": 0}), need(rejection={"lora_dim": 0}, kl_coeff=0), need()
+    assert full.parts["reference"] == 2 * shape.policy and free.parts["reference"] == lora.parts["reference"] == 0
+    assert lora.peak < full.peak and full.parts["reward"] == 2 * shape.scorer
+    two = quiet_recipe(method="rejection_sampling", rejection={"rounds": 3, "prompts": 5000, "samples": 2})
+    given = memory.Given(two, shape, shape, 2, 32, prompts)
+    assert memory.rollout_tokens(given) == 3 * 1000 * 2 * given.length
+    several = quiet_recipe(infer={"best_of": 4, "sampling_strategy": "temperature_sampling"})
+    assert memory.infer(memory.Given(several, shape, shape, 2, 32, prompts)).parts["reward"] == 2 * shape.scorer
+
+
+RECIPE = """
+large_model_reference: model
+method: rejection_sampling
+preference_dataset: pairs.jsonl
+prompt_sequence_length: 24
+target_sequence_length: 10
+precision: fp32
+checkpoint_every: 5
+reward_model_train_steps: 6
+data: {validation_share: 0.2, test_share: 0.2}
+reward: {batch_size: 8, learning_rate: 1.0e-3, validation_every: 3}
+rejection: {rounds: 2, prompts: 12, samples: 3, train_steps: 4, batch_size: 8, lora_dim: 2, learning_rate: 1.0e-2}
+infer: {best_of: 3, sampling_strategy: temperature_sampling}
+"""
+
+
+@pytest.mark.acceptance
+def test_the_whole_job(make_model: Callable[..., Path], tmp_path: Path) -> None:
+    """A run by its one command; then plan and doctor, and the best of n of a model that nobody tuned."""
+    make_model(seed=7).rename(tmp_path / "model")
+    words = [word for sentence in SENTENCES for word in sentence.split()]
+    texts = [" ".join(words[i : i + 5]) for i in range(40)]
+    pairs = [
+        {"input_text": text, "candidate_0": f" {words[i]} a", "candidate_1": f" {words[i + 3]} be it", "choice": i % 2}
+        for i, text in enumerate(texts)
+    ]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+
+    def preferent(*words: str) -> str:
+        argv = [sys.executable, "-m", "preferent", *words]
+        done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode in (0, 4) and "Traceback" not in done.stderr, done.stderr
+        assert done.returncode == 0 or words[0] == "doctor", done.stderr
+        return done.stdout + done.stderr
+
+    said = preferent("run", "recipe.yaml", "--out", "run")
+    assert "keeping the best of 3 answers moves them at most 0.43 nats from the policy" in said
+    done = pipeline.Run(tmp_path / "run")
+    assert done.verdict()["best_of"]["n"] == 3 and list(done.verdict()["best_of"]["score"]) == ["1", "2", "3"]
+    assert all(row["best_of"] == 3 for row in done.predictions()) and "best_of" not in done.predictions("base")[0]
+    assert "Rejection sampling: what is imitated" in done.report().read_text()
+    assert "tuned answers are the best of 3" in done.report().read_text()
+    assert (tmp_path / "run/policy/model/adapter_config.json").exists()
+    assert "2 rounds of 3 answers to " in preferent("plan", "recipe.yaml")
+    assert "rules" in preferent("doctor", "run")
+
+    inputs = ["--in", "prompts=run/data/prompt/test.jsonl", "--in", "model=model"]
+    preferent("infer", "--recipe", "recipe.yaml", *inputs, "--in", "reward=run/reward/model", "--out", "best")
+    preferent(
+        "compare", "--recipe", "recipe.yaml", "--in", "a=best", "--in", "b=run/predictions/base", "--out", "verdict"
+    )
+    assert run.read_json(tmp_path / "verdict/metrics.json")["best_of"]["n"] == 3

@@ -93,7 +93,7 @@ def disks(work: Path) -> Iterator[Nursery]:
     nursery.close()
 
 
-@pytest.mark.parametrize("stage", ["sft", "reward", "ppo", "dpo", "infer"])
+@pytest.mark.parametrize("stage", ["sft", "reward", "ppo", "dpo", "rejection", "infer"])
 def test_a_disk_that_is_full_at_any_size(work: Path, disks: Nursery, stage: str, record_property: Record) -> None:
     """The stage says which file cannot be written, and goes on with the same bits when there is room."""
     code, said = disks.run(*words_of(stage, "whole"))

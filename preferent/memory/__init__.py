@@ -107,6 +107,14 @@ class Given:
         large = tokens * shape.hidden_size * self.bytes >= HEAP_BELOW
         return count if self.on_gpu or large else round(HEAP_LOSS * count)
 
+    def rewards(self) -> int:
+        """The weights of what is optimised: the members of the ensemble, or one of their weights averaged, and the
+        models that the recipe names."""
+        section = self.recipe.reward
+        trained = any(part.kind == "reward" for part in self.recipe.ppo.parts)
+        members = 1 if section.combine == "weights" else section.members
+        return self.bytes * (trained * members * self.reward_shape.scorer + sum(o.scorer for o in self.others))
+
     def measuring(self, rows: int) -> dict[str, int]:
         """What the log-probabilities of `rows` answers take, a micro-batch at a time."""
         tokens = self.tokens(self.recipe.ppo.micro_batch_tokens, rows)
@@ -168,10 +176,8 @@ def ppo(given: Given) -> Need:
     has_reward = any(part.kind == "reward" for part in section.parts)
     scorer = given.reward_shape if has_reward else given.shape
     rank = rank_of(section.lora_dim, 1, shape)
-    averaged = recipe.reward.combine == "weights"
-    members = 1 if averaged else recipe.reward.members
     critic_rank = rank_of(recipe.reward.lora_dim, 4, scorer) if has_reward else rank
-    critic_rank *= recipe.reward.members if averaged and has_reward else 1
+    critic_rank *= recipe.reward.members if recipe.reward.combine == "weights" and has_reward else 1
     trained = shape.lora(rank) if rank else shape.policy
     with_critic = algorithm(section).critic
     critic = 0 if not with_critic else scorer.lora(critic_rank) + scorer.hidden_size if critic_rank else scorer.scorer
@@ -179,7 +185,7 @@ def ppo(given: Given) -> Need:
     parts = {
         "policy": shape.policy * b + (4 * trained if rank else 0),
         "reference": shape.policy * b if referred else 0,
-        "reward": b * (members * scorer.scorer * has_reward + sum(other.scorer for other in given.others)),
+        "reward": given.rewards(),
         "critic": with_critic * (0 if critic_rank and has_reward else scorer.scorer * b)
         + (4 * critic if critic_rank else 0),
         "optimizer": optimizer(trained, b, rank > 0) + optimizer(critic, b, critic_rank > 0),
@@ -225,12 +231,42 @@ def dpo(given: Given) -> Need:
     return Need("dpo", parts, {"learn": learn, "step": step, "finish": {"best": MASTER_AND_MOMENTS * trained}})
 
 
+def rejection(given: Given) -> Need:
+    """Policy, reference, reward models, optimizer; then sampling, learning, or at the end the best policy."""
+    recipe, shape, b = given.recipe, given.shape, given.bytes
+    section, rank = recipe.rejection, rank_of(recipe.rejection.lora_dim, 4, given.shape)
+    trained = shape.lora(rank) if rank else shape.policy
+    tokens = given.tokens(section.micro_batch_tokens, section.batch_size)
+    answers = tokens // given.length * recipe.target_sequence_length
+    kept = kept_activations(shape, tokens, b, rank > 0, recipe.gradient_checkpointing, given.whole)
+    phases = {
+        "learn": {
+            "gradients": 4 * trained + head_gradient(shape, b, rank > 0),
+            "activations": given.held(shape, tokens, kept) + logits(shape, answers, b),
+        },
+        "measure": given.measuring(min(recipe.ppo.validation_prompts, given.prompts["validation"])),
+        "sample": decoding(
+            given, min(recipe.sampler.rows, section.samples * min(section.prompts, given.prompts["train"]))
+        ),
+        "finish": {"best": MASTER_AND_MOMENTS * trained},
+    }
+    parts = {
+        "policy": shape.policy * b + (4 * trained if rank else 0),
+        "reference": shape.policy * b if recipe.kl_coeff > 0 and not rank else 0,
+        "reward": given.rewards(),
+        "optimizer": optimizer(trained, b, rank > 0),
+    }
+    return Need("rejection", parts, phases)
+
+
 def infer(given: Given) -> Need:
-    """The tuned policy and the base, each whole; sampling, then the KL between them."""
-    shape, b = given.shape, given.bytes
-    asked = given.recipe.infer.max_prompts or given.prompts["test"]
-    rows = min(given.recipe.sampler.rows, 256, asked, given.prompts["test"])
+    """The tuned policy and the base, each whole, and what chooses among answers; sampling, then the KL between them."""
+    recipe, shape, b = given.recipe, given.shape, given.bytes
+    asked = min(recipe.infer.max_prompts or given.prompts["test"], given.prompts["test"])
+    rows = min(recipe.sampler.rows, 256, asked * recipe.infer.best_of)
     parts = {"policy": shape.policy * b, "reference": shape.policy * b}
+    if recipe.infer.best_of > 1 and recipe.ppo.reward is None:
+        parts["reward"] = given.rewards()
     return Need("infer", parts, {"sample": decoding(given, rows), "measure": given.measuring(rows)})
 
 
@@ -246,6 +282,8 @@ def needs(given: Given, stages: list[str]) -> list[Need]:
             found.append(ppo(given))
         elif stage == "dpo":
             found.append(dpo(given))
+        elif stage == "rejection":
+            found.append(rejection(given))
     return [*found, infer(given)]
 
 
@@ -258,11 +296,12 @@ def disk(given: Given, stages: list[str]) -> dict[str, int]:
         "reward": rank_of(recipe.reward.lora_dim, 4, scorer),
         "ppo": rank_of(recipe.ppo.lora_dim, 1, shape),
         "dpo": rank_of(recipe.dpo.lora_dim, 4, shape),
+        "rejection": rank_of(recipe.rejection.lora_dim, 4, shape),
     }
     kept = {"checkpoints": 0, "models": 0}
     for stage in stages:
         scores = stage == "judge" or stage.startswith("reward")
-        if not scores and stage not in ("sft", "ppo", "dpo"):
+        if not scores and stage not in ("sft", "ppo", "dpo", "rejection"):
             continue
         rank, one = ranks["reward" if scores else stage], scorer if scores else shape
         full = one.scorer if scores else one.policy
@@ -277,5 +316,7 @@ def disk(given: Given, stages: list[str]) -> dict[str, int]:
 
 def rollout_tokens(given: Given) -> int:
     """Tokens of prompts and answers in all rollouts, at the most."""
-    recipe = given.recipe
+    recipe, section = given.recipe, given.recipe.rejection
+    if recipe.method == "rejection_sampling":
+        return section.rounds * min(section.prompts, given.prompts["train"]) * section.samples * given.length
     return recipe.reinforcement_learning_train_steps * recipe.ppo.batch_size * given.length

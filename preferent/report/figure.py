@@ -99,7 +99,7 @@ def rejection(rows: Rows, best_step: int | None) -> list[Chart]:
     return ([found] if found else []) + [
         *_pair(rows, f"{name}: score", "reward", "validation/score", "score", "highest", best_step),
         *_pair(rows, f"{name}: KL", "kl_loss", "validation/kl", "nats an answer", "", best_step),
-        *_pair(rows, f"{name}: loss", "loss", None, "nats a token", "lowest", best_step),
+        *_pair(rows, f"{name}: loss", "loss/imitation", None, "nats a token", "lowest", best_step),
         *_pair(rows, f"{name}: answer length", "tokens/length", "validation/length", "tokens", "", best_step),
         *_pair(rows, f"{name}: answers that ended", "tokens/ended", "validation/ended", "share", "", best_step),
     ]
