@@ -61,9 +61,16 @@ def _models(recipe: Recipe) -> list[str]:
     lines += [f"reward          {_other(part)}" for part in others]
     if graph.direct(recipe):
         lines.append(f"reward          none: method is {recipe.method}")
-    tuning = next(task for task in graph.build(recipe) if task.folder == "policy")
-    lines.append(f"reference       {'none: kl_coeff is 0' if recipe.kl_coeff == 0 else _start(tuning)}")
+    lines.append(f"reference       {_reference(recipe, tasks)}")
     return lines
+
+
+def _reference(recipe: Recipe, tasks: Mapping[str, Task]) -> str:
+    if recipe.kl_coeff == 0:
+        return "none: kl_coeff is 0"
+    if recipe.method == "dpo" and recipe.dpo.loss == "reference_free":
+        return "none: dpo.loss is reference_free"
+    return _start(next(task for task in tasks.values() if task.folder == "policy"))
 
 
 def _other(part: Part) -> str:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import SENTENCES
 
-from preferent import pipeline
+from preferent import doctor, pipeline
 from preferent.run import read_jsonl
 
 pytestmark = pytest.mark.acceptance
@@ -125,6 +125,22 @@ def test_a_moved_run_still_loads(work: Path) -> None:
     old = [row["prediction"] for row in read_jsonl(work / "run/predictions/tuned/text.jsonl")]
     assert [row["prediction"] for row in read_jsonl(work / "again/text.jsonl")] == old
     assert torch.isfinite(torch.tensor(json.loads(plain.stdout.splitlines()[-1]))).all()
+
+
+@pytest.mark.parametrize(("method", "rank"), [("dpo", 2), ("kto", 0)])
+def test_a_method_without_a_reward_does_the_whole_job(work: Path, method: str, rank: int) -> None:
+    section = f"dpo={{train_steps: 12, batch_size: 8, learning_rate: 1.0e-2, validation_every: 3, lora_dim: {rank}}}"
+    words = ["--set", f"method={method}", "--set", "sft=null", "--set", section]
+    said = preferent(work, "run", "recipe.yaml", "--out", method, *words)
+    assert "an independent judge prefers the tuned model" in said and not (work / method / "reward").exists()
+    page = pipeline.Run(work / method).report().read_text()
+    assert "<h3>Policy: margin of implicit rewards</h3>" in page and "reward/metrics.jsonl" not in page
+    verdict = pipeline.Run(work / method).verdict()
+    assert list(verdict["judges"]) == ["judge"] and verdict["kl"]["mean"] > 0
+    findings = doctor.examine(doctor.read(work / method))
+    assert not {one.name for one in findings} & {"few-prompts", "few-validation-prompts", "never-below-the-start"}
+    preferent(work, "export", method, "--out", f"{method}-out", "--what", "merged")
+    assert f"{method.upper()} from `model`" in (work / f"{method}-out/README.md").read_text()
 
 
 def test_the_course_dictionary_runs_dry_without_a_hub(work: Path) -> None:
