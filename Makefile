@@ -3,9 +3,9 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
 BIN := .venv/bin
 READY := .venv/.ready
-MEASURES := bench/help.py bench/lesson.py bench/memory.py bench/survival.py bench/ppo_against_trl.py
+MEASURES := bench/help.py bench/lesson.py bench/memory.py bench/survival.py bench/mutants.py bench/ppo_against_trl.py
 
-.PHONY: quickstart test acceptance measure docs clean
+.PHONY: quickstart test exact mutants acceptance measure docs clean
 
 quickstart: $(READY)
 	$(BIN)/preferent quickstart runs/quickstart
@@ -16,6 +16,12 @@ test: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q
+
+exact: $(READY)
+	$(BIN)/python -m pytest -q --durations=5 tests/exact
+
+mutants: $(READY)
+	$(BIN)/python bench/mutants.py --strict
 
 acceptance: $(READY)
 	$(BIN)/python -m pytest -q -m acceptance

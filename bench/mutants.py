@@ -35,9 +35,9 @@ HEAVY = (
 )
 TESTED = {
     "objective.py": ("tests/test_objective.py", "tests/exact"),
-    "batch.py": ("tests/test_batch.py", "tests/exact"),
-    "score.py": ("tests/test_score.py", "tests/exact"),
-    "winrate.py": ("tests/test_winrate.py", "tests/exact"),
+    "batch.py": ("tests/test_batch.py", "tests/exact/test_padding.py"),
+    "score.py": ("tests/test_score.py", "tests/exact/test_padding.py"),
+    "winrate.py": ("tests/test_winrate.py", "tests/exact/test_verdict.py"),
 }
 
 

@@ -35,9 +35,9 @@ def changes(file: str, source: str) -> Iterator[Change]:
     tree, lines = ast.parse(source), source.splitlines()
     seen: Counter[tuple[str, str]] = Counter()
     for node, put in list(places(tree)):
-        before, line = ast.unparse(node), lines[node.lineno - 1].strip()
+        line = lines[node.lineno - 1].strip()
         for other in replacements(node):
-            what = f"{before} -> {ast.unparse(other)}"
+            what = f"{_said(node)} -> {_said(other)}"
             seen[line, what] += 1
             put(other)
             text = ast.unparse(ast.fix_missing_locations(tree))
@@ -46,9 +46,14 @@ def changes(file: str, source: str) -> Iterator[Change]:
             yield Change(file, node.lineno, line, what if number == 1 else f"{what} ({number})", text)
 
 
+def _said(node: ast.AST) -> str:
+    """A node in one line."""
+    return ast.unparse(node).splitlines()[0]
+
+
 def places(parent: ast.AST) -> Iterator[tuple[ast.AST, Put]]:
-    """Every expression and statement below a node, but annotations, decorators and docstrings, with a way to put
-    something else in its place."""
+    """Every expression and statement below a node with a way to put something else in its place; but annotations,
+    decorators, docstrings, and `strict=` of zip, which guards against mistakes of ours."""
     for name, value in ast.iter_fields(parent):
         if name in ("annotation", "returns", "decorator_list", "bases"):
             continue
@@ -56,6 +61,8 @@ def places(parent: ast.AST) -> Iterator[tuple[ast.AST, Put]]:
             if not isinstance(node, ast.AST):
                 continue
             if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+                continue
+            if isinstance(node, ast.keyword) and node.arg == "strict":
                 continue
             if isinstance(node, ast.expr | ast.stmt):
                 yield node, _put(parent, name, index if isinstance(value, list) else None)

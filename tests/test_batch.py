@@ -17,6 +17,12 @@ def test_plan_does_not_depend_on_the_order_of_equal_rows() -> None:
     assert [p.tolist() for p in batch.plan([4, 4, 4], 8)] == [[0, 1], [2]]
 
 
+def test_a_part_is_as_full_as_it_may_be() -> None:
+    assert [part.tolist() for part in batch.plan([1] * 7, 3)] == [[0, 1, 2], [3, 4, 5], [6]]
+    assert [part.tolist() for part in batch.plan([0, 0], 2)] == [[0, 1]]
+    assert [part.tolist() for part in batch.plan([9, 2, 9], 4)] == [[0], [2], [1]]
+
+
 def test_minibatches_are_whole_micro_batches_and_keyed() -> None:
     lengths = np.arange(1, 65)
     dealt = batch.minibatches(lengths, 4, 100, seed=3, step=7)

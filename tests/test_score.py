@@ -1,5 +1,6 @@
 """Scores: normalisation, answers that did not end, user functions, reward models with another tokenizer."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +30,7 @@ def test_normalizer_takes_the_mean_off_and_keeps_differences() -> None:
     assert std(raw).mean() == pytest.approx(0) and std(raw).std() == pytest.approx(1)
     assert (Normalizer.fit(raw, "none")(raw) == raw).all()
     assert Normalizer.fit(np.ones(3), "std").gain == 1
+    assert Normalizer.fit(np.array([-1.5e-8, 1.5e-8]), "std").gain == pytest.approx(1 / 1.5e-8)
 
 
 def test_missing_eos_score_replaces_the_normalised_one() -> None:
@@ -51,10 +53,41 @@ def test_a_bad_function_is_told(function: Callable[[list[str], list[str]], list[
         UserFunction("mine:reward", function).score_texts(["x", "y"], ["a", "b"])
 
 
-@pytest.mark.parametrize("name", ["nocolon", "no_such_module_here:f", "math:no_such_function"])
-def test_a_function_that_is_not_there(name: str) -> None:
-    with pytest.raises(UsageError, match=r"ppo\.reward"):
+def test_a_function_that_raises_is_told_by_its_innermost_line() -> None:
+    def inner() -> float:
+        return 1 / 0
+
+    def outer(prompts: list[str], answers: list[str]) -> list[float]:
+        return [inner()]
+
+    line = inner.__code__.co_firstlineno + 1
+    with pytest.raises(PlatformError, match=rf"ZeroDivisionError.*test_score\.py:{line}\)"):
+        UserFunction("mine:reward", outer).score_texts(["x"], ["a"])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nocolon", "'nocolon' is not of the form module:function"),
+        ("no_such_module_here:f", "cannot be imported: ModuleNotFoundError"),
+        ("math:no_such_function", "cannot be imported: AttributeError"),
+    ],
+)
+def test_a_function_that_is_not_there(name: str, message: str) -> None:
+    with pytest.raises(UsageError, match=rf"ppo\.reward: .*{message}"):
         UserFunction.load(name)
+
+
+def test_a_function_is_looked_for_in_the_current_directory_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "found_here.py").write_text("def reward(prompts, answers):\n    return [len(a) for a in answers]\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
+    before = [*sys.path]
+    for _ in range(2):
+        assert UserFunction.load("found_here:reward").score_texts(["x", "y"], ["a", "bcd"]).tolist() == [1, 3]
+        assert sys.path == [str(tmp_path), *before]
 
 
 def test_ids_and_texts_score_alike_and_in_any_company(tiny: Path) -> None:

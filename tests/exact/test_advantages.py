@@ -1,5 +1,7 @@
 """Advantages against their definition as a double sum, at the ends of lambda, and whitened."""
 
+import math
+
 import pytest
 import torch
 
@@ -54,6 +56,23 @@ def test_whitened_advantages_have_mean_zero_and_biased_variance_one_and_so_a_los
     loss, sums = objective.policy_loss(log_probs, log_probs, kept, 0.2)
     assert loss.abs() <= 1e-11
     assert (sums["clipfrac"], sums["approxkl"], sums["ratio"]) == (0, 0, len(kept))
+
+
+def test_what_hardly_varies_is_not_blown_up() -> None:
+    """(x - mean) / sqrt(var + 1e-8): equal advantages whiten to zero, a deviation of 1e-4 to half a variance."""
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    assert objective.whiten(torch.full((1, 2), 7.0, dtype=F64), mask).tolist() == [[0, 0]]
+    small = objective.whiten(torch.tensor([[2 - 1e-4, 2 + 1e-4]], dtype=F64), mask)
+    assert small[0].tolist() == pytest.approx([-(0.5**0.5), 0.5**0.5], rel=1e-6)
+
+
+def test_the_variance_explained_is_a_share_and_none_where_there_is_none() -> None:
+    returns = torch.tensor([1.0, 2.0, 4.0, 5.0], dtype=F64)
+    assert objective.explained_variance(returns * 0.5 + 3, returns) == pytest.approx(0.75, abs=1e-15)
+    assert objective.explained_variance(-returns, returns) == pytest.approx(-3, abs=1e-15)
+    assert math.isnan(objective.explained_variance(returns, returns * 1e-7))
+    barely = torch.tensor([-1.0, 1.0], dtype=F64) * 1.5e-12**0.5
+    assert objective.explained_variance(barely, barely) == 1
 
 
 @pytest.mark.parametrize("seed", range(3))

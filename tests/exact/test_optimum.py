@@ -22,6 +22,31 @@ def measured(mdp: Mdp, logits: torch.Tensor, values: torch.Tensor, gae_lambda: f
     return rewards, *objective.gae(rewards, beyond, mdp.mask, 1.0, gae_lambda)
 
 
+@pytest.mark.parametrize(
+    ("beta", "reward", "kl", "best"),
+    [
+        (0.5, 2.5455559836, 1.6546156866, 1.7182481401),
+        (1.0, 1.7633665836, 0.5313546332, 1.2320119504),
+        (2.0, 1.2188279315, 0.1230184770, 0.9727909776),
+    ],
+)
+def test_a_bandit_with_known_numbers(beta: float, reward: float, kl: float, best: float) -> None:
+    """ref = [.5, .3, .15, .05], r = [0, 1, 2, 3]: pi* = ref exp(r / beta) / Z gains beta log Z, whatever is drawn."""
+    reference = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=torch.float64).log().expand(4, 4)
+    worth, drawn = torch.arange(4, dtype=torch.float64), torch.arange(4)
+    logits = reference + worth / beta
+    log_probs = objective.log_probs_of(logits, drawn)
+    k1 = (log_probs - objective.log_probs_of(reference, drawn))[:, None]
+    mask = torch.ones(4, 1, dtype=torch.bool)
+    rewards = objective.shaped_rewards(worth, k1, mask, beta)
+    advantages, _ = objective.gae(rewards, torch.full((4, 1), best, dtype=torch.float64), mask, 1.0, 0.95)
+    _, found = objective.entropy_and_kl(logits, reference)
+    assert found.tolist() == pytest.approx([kl] * 4, abs=1e-9)
+    assert (log_probs.exp() * worth).sum().item() == pytest.approx(reward, abs=1e-9)
+    assert rewards[:, 0].tolist() == pytest.approx([best] * 4, abs=1e-9)
+    assert advantages.abs().max() <= 1e-9
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_optimum_is_a_policy(seed: int) -> None:
     mdp = Mdp.drawn(seed)

@@ -1,7 +1,10 @@
 """Verdicts in both orders, ties, and how sure a win rate is."""
 
+import math
+
 import numpy as np
 import pytest
+from scipy.stats import t as student
 
 from preferent import compare, draw, judge, winrate
 
@@ -60,7 +63,7 @@ def test_confidence_is_bradley_terrys() -> None:
     assert [v.choice for v in judged] == ["A" if p > 0.5 else "B" for p in chance]
 
 
-def test_the_standard_error_is_that_of_the_mean_and_the_interval_becomes_waldss() -> None:
+def test_the_standard_error_is_that_of_the_mean_and_the_interval_becomes_walds() -> None:
     uniform = draw.uniforms(0, "outcomes", np.arange(40_000), 0)
     drawn = np.where(uniform < 0.45, 1.0, np.where(uniform < 0.75, 0.5, 0.0))
     names = [str(i) for i in range(len(drawn))]
@@ -68,6 +71,32 @@ def test_the_standard_error_is_that_of_the_mean_and_the_interval_becomes_waldss(
     assert error == pytest.approx(drawn.std(ddof=1) / 200, rel=1e-12)
     low, high = winrate.win_rate(drawn, names).interval
     assert (high - low) / 2 == pytest.approx(1.959963984540054 * error, rel=1e-3)
+
+
+@pytest.mark.parametrize(("prompts", "rows"), [(2, 3), (5, 4), (20, 2)])
+@pytest.mark.parametrize("won", [True, False])
+def test_when_all_is_won_or_lost_the_other_limit_is_wilsons_at_as_many_rows_as_prompts(
+    prompts: int, rows: int, won: bool
+) -> None:
+    """n / (n + t^2), n prompts and t Student's quantile with n - 1 degrees of freedom, however often each was asked."""
+    names = [str(i % prompts) for i in range(prompts * rows)]
+    low, high = winrate.win_rate([float(won)] * len(names), names).interval
+    limit = prompts / (prompts + student.ppf(0.975, prompts - 1) ** 2)
+    assert (low, high) == pytest.approx((limit, 1) if won else (0, 1 - limit), abs=1e-9)
+
+
+@pytest.mark.parametrize("n", [1, 2, 40])
+def test_when_all_is_lost_the_upper_limit_is_wilsons(n: int) -> None:
+    low, high = winrate.win_rate([0.0] * n, [str(i) for i in range(n)]).interval
+    assert (low, 1 - high) == pytest.approx((0, n / (n + 1.959963984540054**2)), abs=1e-9)
+
+
+def test_shares_and_ranks_at_their_smallest() -> None:
+    found = winrate.lengths([2, 5, 5, 7], [1, 6, 5, 9], ["a", "b", "c", "d"])
+    assert (found.share_longer, found.share_shorter) == (0.25, 0.5)
+    assert winrate.rank_correlation([1, 2], [5, 9]) == pytest.approx(1)
+    assert winrate.rank_correlation([1, 2], [9, 5]) == pytest.approx(-1)
+    assert not math.isnan(winrate.rank_correlation([1, 1], [9, 5]))
 
 
 def test_the_standard_error_is_what_repeating_the_experiment_would_give() -> None:
