@@ -12,6 +12,7 @@ import argparse
 import importlib
 import importlib.machinery
 import os
+import resource
 import signal
 import sys
 import tempfile
@@ -28,6 +29,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 SEED = 1
 LIMIT_SECONDS = 60
+LIMIT_BYTES = 8 << 30
 HEAVY = (
     *("numpy", "scipy.optimize", "scipy.stats", "torch", "torch.utils.checkpoint", "safetensors.torch", "peft"),
     *("transformers.models.llama.modeling_llama", "transformers.models.auto.modeling_auto", "tokenizers", "pydantic"),
@@ -53,9 +55,10 @@ class Mutant:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The test that failed ("" where none did) and the seconds that took."""
+    """The test that failed ("" where none did), how pytest left, and the seconds that took."""
 
     killer: str
+    code: int
     seconds: float
 
 
@@ -111,14 +114,18 @@ def tried(tests: Sequence[str], file: str = "", text: str = "", log: Path = Path
         child = os.fork()
         if child == 0:
             _perform(tests, file, text, log, said)
-        status = os.waitpid(child, 0)[1]
-        killer = said.read_text() if said.exists() else f"no end ({os.waitstatus_to_exitcode(status)})"
-    return Verdict(killer, time.perf_counter() - began)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        killer = said.read_text() if said.exists() else f"no end ({code})"
+    return Verdict(killer, code, time.perf_counter() - began)
 
 
 def _perform(tests: Sequence[str], file: str, text: str, log: Path, said: Path) -> None:
-    """What the fork does; it leaves the name of the test that failed in `said`, and never returns."""
-    signal.alarm(LIMIT_SECONDS)
+    """What the fork does; it leaves the name of the test that failed in `said`, and never returns.
+
+    A mutant that goes on for ever is stopped by time or by memory, which is a failure too.
+    """
+    signal.alarm(LIMIT_SECONDS if file else 10 * LIMIT_SECONDS)
+    resource.setrlimit(resource.RLIMIT_AS, (LIMIT_BYTES, LIMIT_BYTES))
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(output, stream)
@@ -128,8 +135,6 @@ def _perform(tests: Sequence[str], file: str, text: str, log: Path, said: Path) 
     code = 1
     try:
         code = pytest.main(["-q", "-x", "-p", "no:cacheprovider", *tests], plugins=[first])
-        if code not in (0, 1) and not first.failed:
-            first.failed = f"pytest could not run ({int(code)})"
         said.write_text(first.failed)
     finally:
         os._exit(int(code))
@@ -190,8 +195,8 @@ def main() -> None:
     assert not any(name.startswith("preferent") for name in sys.modules)
     tests = dict.fromkeys(test for mutant in mutants for test in mutant.tests)
     whole = tried([*tests], log=given.log)
-    if whole.killer:
-        sys.exit(f"on the unchanged source: {whole.killer}")
+    if whole.killer or whole.code:
+        sys.exit(f"on the unchanged source: {whole.killer or 'pytest could not run them'} ({whole.code})")
     print(f"{len(tests)} tests pass on the unchanged source  {whole.seconds:.1f} s")
     alive = survivors(mutants, given.log)
     if not given.only:
