@@ -39,7 +39,7 @@ class Fit:
 
     @classmethod
     def of(cls, d: np.ndarray, gold: np.ndarray, logarithmic: bool) -> "Fit":
-        """Least squares: g(d) = log d for reinforcement learning, d for best-of-n (Gao et al. 2022, section 1)."""
+        """Least squares: g(d) = log d for reinforcement learning, d for best-of-n (Gao et al. 2022)."""
         d, gold = d[d > 0], gold[d > 0]
         columns = np.stack([d, -d * (np.log(d) if logarithmic else d)], axis=1)
         (alpha, beta), *_ = np.linalg.lstsq(columns, gold, rcond=None)

@@ -1,7 +1,7 @@
 """The picture of over-optimisation as one SVG: gold and proxy over d, by data size, and the ways out."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from curve import Fit
@@ -26,12 +26,12 @@ def draw(found: Mapping[str, Any], fits: Mapping[str, Mapping[str, Fit]]) -> str
     """Four panels: PPO and best-of-n by size above, the ways out of the smallest size below."""
     sizes = list(found["ppo"])
     small = sizes[0]
-    alone = {"one": found["ppo"][small]}
+    alone = {"one model": found["ppo"][small]}
     panels = [
         by_size("PPO: gold (dots, fit) and proxy (dashed)", found["ppo"], fits["ppo"]),
         by_size("Best-of-n: gold (dots, fit) and proxy (dashed)", found["best_of_n"], fits["best_of_n"]),
-        by_way(f"PPO on {small} pairs: gold", alone | found["ppo_ways"]),
-        by_way(f"Best-of-n on {small} pairs: gold", found["best_of_n_ways"]),
+        by_way(f"PPO on {small} pairs: gold", alone | found["ppo_ways"], "scatter"),
+        by_way(f"Best-of-n on {small} pairs: gold", found["best_of_n_ways"], "dots"),
     ]
     width, height = chart.WIDTH, TITLE + LEGEND + chart.HEIGHT
     places = [(column * width, row * (height + 16)) for row in range(2) for column in range(2)]
@@ -74,10 +74,10 @@ def by_size(title: str, paths: Mapping[str, Any], fits: Mapping[str, Fit]) -> Ma
     return panel(title, series, [f"{size} pairs" for size in paths])
 
 
-def by_way(title: str, paths: Mapping[str, Any]) -> Markup:
+def by_way(title: str, paths: Mapping[str, Any], kind: Literal["scatter", "dots"]) -> Markup:
     """Gold of each way out."""
     series = [
-        Series(way, points(path, "gold"), colour, "dots") for colour, (way, path) in enumerate(paths.items(), start=1)
+        Series(way, points(path, "gold"), colour, kind) for colour, (way, path) in enumerate(paths.items(), start=1)
     ]
     return panel(title, series, list(paths))
 

@@ -7,6 +7,8 @@ and tunes the model by PPO against each with nearly no leash; beside it best-of-
 
 import argparse
 import json
+import os
+import re
 import subprocess
 import sys
 import time
@@ -199,10 +201,10 @@ def measure(study: Study) -> dict[str, Any]:
     combined = {
         "mean": members.mean(0),
         "worst": members.min(0),
-        "mean - variance": members.mean(0) - LAMBDA * members.var(0),
+        "mean − variance": members.mean(0) - LAMBDA * members.var(0),
     }
     alone = [best(member, gold) for member in members]
-    ways = {"alone": {key: np.mean([one[key] for one in alone], axis=0).tolist() for key in ("d", "proxy", "gold")}}
+    ways = {"one model": {key: np.mean([one[key] for one in alone], axis=0).tolist() for key in ("d", "proxy", "gold")}}
     return {
         "best_of_n": chosen,
         "best_of_n_ways": ways | {name: best(proxy, gold) for name, proxy in combined.items()},
@@ -244,7 +246,7 @@ def table(found: dict[str, Any]) -> str:
             f"| {last['gold'][-1]:.2f}, {last['proxy'][-1]:.2f} | {bon.alpha:.2f} | {bon.beta:.2f} | {bon.r2:.2f} |"
         )
     lines += ["", "| way | PPO: peak of gold | at KL | gold at the end | at KL |", "|---|---|---|---|---|"]
-    ways = {"one reward model": found["ppo"][min(found["ppo"], key=int)]} | found["ppo_ways"]
+    ways = {"one model": found["ppo"][min(found["ppo"], key=int)]} | found["ppo_ways"]
     for way, path in ways.items():
         peak = int(np.argmax(path["gold"]))
         lines.append(
@@ -255,7 +257,7 @@ def table(found: dict[str, Any]) -> str:
     for way, path in found["best_of_n_ways"].items():
         peak = int(np.argmax(path["gold"]))
         lines.append(f"| {way} | {path['gold'][peak]:.2f} | {2**peak} | {path['gold'][-1]:.2f} |")
-    return "\n".join(lines).replace("-", "−").replace("−−−", "---") + "\n"
+    return re.sub(r"-(?=\d)", "−", "\n".join(lines)) + "\n"
 
 
 def main() -> None:
@@ -273,7 +275,8 @@ def main() -> None:
     run.write_json(study.out / "points.json", found)
     run.write_atomic(study.out / "figure.svg", figure.draw(found, fits(found)))
     run.write_atomic(study.out / "table.md", table(found))
-    print(f"\n{table(found)}\n{study.out / 'figure.svg'}, in {(time.perf_counter() - started) / 60:.1f} minutes")
+    minutes, busy = (time.perf_counter() - started) / 60, sum(os.times()[:4]) / 60
+    print(f"\n{table(found)}\n{study.out / 'figure.svg'}, in {minutes:.1f} minutes, {busy:.1f} of processor time")
 
 
 if __name__ == "__main__":
