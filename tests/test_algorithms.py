@@ -105,6 +105,15 @@ def test_kl_in_the_loss_is_not_in_the_reward(tiny: Path, tmp_path: Path) -> None
     assert sums["rl_loss"] == pytest.approx(sums["loss/policy"] + 5 * k2, rel=1e-5)
 
 
+def test_the_entropy_is_taken_off_the_loss(tiny: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(ppo={"algorithm": "dr_grpo", "entropy_coeff": 0.3, "minibatches": 1})
+    parts = networks(tiny, recipe)
+    _, batch = experience(parts, recipe, tmp_path)
+    found = learning.update(recipe, batch, batch.minibatches[0], parts)
+    entropy = float(batch.measured.entropy[batch.mask].mean())
+    assert entropy > 1 and found["rl_loss"] == pytest.approx(found["loss/policy"] - 0.3 * entropy, rel=1e-5)
+
+
 def test_the_greedy_answer_is_what_remax_holds_an_answer_against(stage_inputs: dict[str, Path], tmp_path: Path) -> None:
     recipe = recipe_of(ppo={"algorithm": "remax", "samples_per_prompt": 2})
     parts = networks(stage_inputs["model"], recipe)
