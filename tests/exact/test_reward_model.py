@@ -210,6 +210,7 @@ def test_pairs_of_one_prompt_are_one_cluster_where_there_are_enough_prompts() ->
     assert of([Prompt(f"{i // 2}") for i in range(60)]) == 30
     assert of([Prompt(f"{i // 10}") for i in range(60)]) == 60, "six prompts say nothing of how prompts differ"
     assert of([Prompt() for _ in range(60)]) == 60
+    assert of([Prompt(f"{i}" if i < 30 else "") for i in range(60)]) == 60, "an empty prompt is none"
 
 
 def test_the_lead_over_a_rule() -> None:
@@ -234,6 +235,7 @@ def test_rules_position_and_length() -> None:
     shares = {name: rule["share"] for name, rule in found["rules"].items()}
     assert shares == pytest.approx({"longer": 4.5 / 6, "shorter": 1.5 / 6, "first": 1.0, "words": 1.0})
     assert found["rules"]["longer"]["lead"] == 0
+    assert found["mean_confidence"] == pytest.approx(expit([2, 1, 7, 0, 1, 5]).mean())
     assert quality.figures(pairs)["length_correlation"] == pytest.approx(1.0)
     assert found["length"]["longer_preferred"]["share"] == 1.0 and found["length"]["longer_preferred"]["count"] == 5
     assert found["length"]["longer_won"]["share"] == 1.0 and found["length"]["shorter_won"]["share"] == 0.0
@@ -263,9 +265,11 @@ def test_mistakes_are_the_surest_with_their_place(tmp_path: Path) -> None:
 
 
 def test_samples_lie_beside_what_people_compared() -> None:
-    found = quality.beside(np.array([0.0, 2.0]), np.array([1.0, 1.0]), np.array([0.0, -1.0]))
+    found = quality.beside(
+        np.array([0.0, 2.0, 0.0, 2.0]), np.array([1.0, 1.0, 1.0, 3.0]), np.array([0.0, -1.0, -1.0, 1.0])
+    )
     assert found["sampled"] == {"mean": 1.0, "sd": 1.0}
-    assert (found["chosen_above"]["share"], found["rejected_above"]["share"]) == (0.5, 0.25)
+    assert (found["chosen_above"]["share"], found["rejected_above"]["share"]) == (0.75, 0.125)
 
 
 @pytest.mark.acceptance
