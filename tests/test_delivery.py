@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import quiet_recipe
@@ -11,7 +12,7 @@ from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from preferent import cli, delivery, dialect, model, outcome
+from preferent import cli, delivery, dialect, experience, model, outcome, warm
 from preferent.error import PlatformError, UsageError
 from preferent.record import Message, Prompt
 from preferent.score import RewardModel
@@ -88,6 +89,22 @@ def test_reward_scores_as_rewardbench_calls_it(make_run, tmp_path, rank, instruc
     with torch.no_grad():
         assert scorer(**inputs).logits[:, 0].tolist() == pytest.approx([expected[0]] * 2, abs=1e-5)
     assert "--max_length 44 " in (tmp_path / "out/README.md").read_text()
+
+
+def test_averaged_weights_leave_as_one_model(make_run, tmp_path):
+    folder = make_run(2, reward={"members": 2, "combine": "weights"})
+    delivery.deliver(folder, tmp_path / "out", "reward")
+    members, world = list(outcome.of(folder).rewards.values()), World.of(quiet_recipe())
+    ids = [np.array([1, 260, 270, 265])]
+    scores = [
+        experience.last_scores(scorer, ids, 100)
+        for scorer in (
+            model.load_scorer(tmp_path / "out", world),
+            warm.load(members, world),
+            model.load_scorer(members[0], world),
+        )
+    ]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-5) and scores[0] != pytest.approx(scores[2], abs=1e-3)
 
 
 @pytest.mark.parametrize("chat", [False, True])

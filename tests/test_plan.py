@@ -71,6 +71,15 @@ def test_of_a_method_without_a_reward(rows, tiny, method):
     assert stages == ["judge", "dpo", "infer"]
 
 
+def test_every_source_of_the_reward_is_told(rows, tiny):
+    parts = [{"source": "reward"}, {"source": "m:f"}, {"source": str(tiny), "weight": 2, "name": "other"}]
+    sizes = {"prompt_sequence_length": 90, "target_sequence_length": 12}
+    said = described(tiny, ppo={"reward": parts}, **sizes)
+    assert "reward          the function m:f" in said and f"reward          the model {tiny}" in said
+    assert "reward from" in said
+    assert "reward from" not in described(tiny, ppo={"reward": parts[1:]}, **sizes)
+
+
 def test_without_sizes_it_is_the_dry_run(rows, tiny):
     given = recipe.parse(
         {"large_model_reference": str(tiny), "preference_dataset": "p.jsonl", "prompt_sequence_length": 64}

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import SENTENCES, quiet_recipe
 
-from preferent import checkpoint, metric, model, ppo, run
+from preferent import checkpoint, export, metric, model, ppo, run
 from preferent.error import DivergedError, UsageError
 from preferent.ppo import learning
 from preferent.recipe import Recipe
@@ -186,6 +186,24 @@ def test_another_field_is_refused_by_name(stage_inputs: dict[str, Path], tmp_pat
     ppo.main(stage_recipe(2), stage_inputs, tmp_path / "out")
     with pytest.raises(UsageError, match=r"ppo\.clip_range: was 0\.2, is now 0\.3"):
         ppo.main(stage_recipe(2, clip_range=0.3), stage_inputs, tmp_path / "out")
+
+
+@pytest.mark.parametrize(("combine", "rank"), [("weights", 2), ("worst", 0)])
+def test_an_ensemble_extends_exactly(stage_inputs: dict[str, Path], tmp_path: Path, combine: str, rank: int) -> None:
+    world = World.of(quiet_recipe())
+    for number, name in enumerate(("reward", "reward-2")):
+        member = model.load_scorer(stage_inputs["model"], world, rank, seed=number)
+        export.save(member, tmp_path / name, dict(member.trainable()), "# test\n")
+        stage_inputs[name] = tmp_path / name
+    recipe = stage_recipe(4, reward=None)
+    section = recipe.reward.model_copy(update={"combine": combine, "members": 2})
+    recipe = recipe.model_copy(update={"reward": section})
+    ppo.main(recipe, stage_inputs, tmp_path / "whole")
+    ppo.main(recipe.model_copy(update={"reinforcement_learning_train_steps": 2}), stage_inputs, tmp_path / "cut")
+    ppo.main(recipe, stage_inputs, tmp_path / "cut")
+    assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
+    kept = Scale.read(tmp_path / "whole/score.json").terms[0].members
+    assert list(kept) == (["reward"] if combine == "weights" else ["reward", "reward-2"])
 
 
 def test_model_is_the_best_validated_policy(stage_inputs: dict[str, Path], tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 import torch
 from conftest import quiet_recipe
 
-from preferent import experience, export, model, recipe, scale, score, warm
-from preferent.error import UsageError
+from preferent import experience, export, hub, model, recipe, run, scale, score, warm
+from preferent.error import PlatformError, UsageError
 from preferent.model import Scorer
 from preferent.record import Message, Prompt, Rollout
 from preferent.scale import Normalizer, Scale, Term
@@ -274,3 +274,29 @@ def test_raw_scores_go_by_the_names_of_the_sources(tiny: Path) -> None:
 def test_a_reward_that_cannot_be_is_refused(values: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         recipe.parse({"large_model_reference": "x"} | values)
+
+
+def test_errors_name_the_place_in_the_recipe(tiny: Path) -> None:
+    parts = [{"source": "m:f"}, {"source": "nowhere at all"}]
+    asked = quiet_recipe(large_model_reference=str(tiny), ppo={"reward": parts})
+    with pytest.raises(PlatformError, match=r"^ppo\.reward\.1\.source: nowhere at all: no such folder"):
+        hub.check(asked)
+    asked = quiet_recipe(ppo={"reward": [{"source": str(tiny), "name": "rm"}]})
+    with pytest.raises(UsageError, match=r"^ppo\.reward\.0\.source: .* is no reward model"):
+        Reward.load(asked, {"reward.rm": tiny}, World.of(asked))
+    with pytest.raises(UsageError, match=r"^ppo\.reward\.0\.source: give its folder: --in reward\.rm="):
+        Reward.load(asked, {}, World.of(asked))
+    asked = quiet_recipe(ppo={"reward": [{"source": "no_such_module:f"}]})
+    with pytest.raises(UsageError, match=r"^ppo\.reward\.0\.source: no_such_module:f cannot be imported"):
+        Reward.load(asked, {}, World.of(asked))
+
+
+def test_what_is_no_reward_model_is_told(tiny: Path, tmp_path: Path) -> None:
+    folder = saved(model.load_scorer(tiny, World.of(ASKED), 0, 1), tmp_path / "member")
+    config = run.read_json(folder / "config.json")
+    names = {str(i): f"LABEL_{i}" for i in range(2)}
+    run.write_json(
+        folder / "config.json", config | {"id2label": names, "label2id": {v: int(k) for k, v in names.items()}}
+    )
+    with pytest.raises(UsageError, match="gives 2 numbers, a reward model gives one"):
+        model.load_scorer(folder, World.of(ASKED))
