@@ -39,12 +39,20 @@ def check(recipe: Recipe) -> None:
         if isinstance(config, dict):
             require_writer(folder, config.get("architectures"), bool(config.get("is_encoder_decoder")))
     for part in recipe.ppo.parts:
-        if part.kind == "model" and not Path(part.source).exists():
+        if part.kind == "model":
             with placed(part.place):
-                _repository(part.source)
+                _check_reward(part.source, recipe)
     for source in dict.fromkeys((folder, Path(reward_reference(recipe)))):
         if (source / "config.json").exists():
             require_length(source, _longest(run.read_json(source / "config.json")), recipe)
+
+
+def _check_reward(reference: str, recipe: Recipe) -> None:
+    """Refuse what can be seen to be no reward model, or to read too little."""
+    if not Path(reference).exists():
+        _repository(reference)
+    elif (Path(reference) / "config.json").exists():
+        require_length(Path(reference), _longest(run.read_json(Path(reference) / "config.json")), recipe)
 
 
 @contextlib.contextmanager
