@@ -163,7 +163,8 @@ def _located(recipe: Recipe, models: dict[str, Path]) -> dict[str, Path]:
 
 def _scored(recipe: Recipe, inputs: Mapping[str, Path], answers: Answers) -> dict[str, Scores]:
     """What the judge, and the reward that was optimised, think of every answer."""
-    rewarded = bool(graph.members(inputs)) or not graph.trains(recipe)
+    there = bool(graph.members(inputs)) or not graph.trains(recipe)
+    rewarded = there and all(name in inputs for name in graph.foreign(recipe))
     if "judge" not in inputs and not rewarded:
         return {}
     from preferent import score, world

@@ -223,6 +223,12 @@ def test_a_model_is_asked_with_the_prompts_of_the_data_where_all_are_known() -> 
     assert given == [(["<user>Why?", "Who?"], ["x", "y"], prompts), (["<user>Why?", "Who?"], ["x", "y"])]
 
 
+def test_a_reward_of_which_a_part_is_not_there_gives_no_opinion(tmp_path: Path) -> None:
+    recipe, inputs, out = stage(tmp_path, {"ppo": {"reward": [{"source": "models/other"}]}})
+    compare.main(recipe, inputs, out)
+    assert run.read_json(out / "metrics.json")["headline"] is None
+
+
 def test_asking_keeps_order_and_counts() -> None:
     many = {side: [Answer(str(i), str(i), "", side * i) for i in range(600)] for side in ("a", "b")}
     scores = compare.ask(
