@@ -105,6 +105,23 @@ def test_kl_in_the_loss_is_not_in_the_reward(tiny: Path, tmp_path: Path) -> None
     assert sums["rl_loss"] == pytest.approx(sums["loss/policy"] + 5 * k2, rel=1e-5)
 
 
+def test_whitened_rewards_keep_their_mean(tiny: Path, tmp_path: Path) -> None:
+    """With lambda 1 and a critic of zeros the advantages before whitening are returns: sums of whitened rewards."""
+    section = {"whiten_rewards": True, "gae_lambda": 1.0, "whiten_advantages": False}
+    batches = []
+    for extra in ({}, section):
+        recipe = recipe_of(kl_coeff=0.5, ppo={"gae_lambda": 1.0, "whiten_advantages": False} | extra)
+        parts = networks(tiny, recipe)
+        _, batch = experience(parts, recipe, tmp_path)
+        batches.append(batch)
+    mask = batches[0].mask
+    plain = torch.zeros(mask.shape).scatter(1, mask.sum(-1, keepdim=True) - 1, batches[0].scores[:, None])
+    kept = plain[mask]
+    whitened = torch.where(mask, (plain - kept.mean()) / kept.std(unbiased=False) + kept.mean(), 0.0)
+    assert torch.allclose(batches[1].advantages[:, 0], whitened.sum(-1), atol=1e-3)
+    assert torch.allclose(batches[0].advantages[:, 0], batches[0].scores, atol=1e-4)
+
+
 def test_the_entropy_is_taken_off_the_loss(tiny: Path, tmp_path: Path) -> None:
     recipe = recipe_of(ppo={"algorithm": "dr_grpo", "entropy_coeff": 0.3, "minibatches": 1})
     parts = networks(tiny, recipe)
