@@ -38,7 +38,8 @@ HEAVY = (
 TESTED = {
     "objective.py": ("tests/test_objective.py", "tests/exact"),
     "batch.py": ("tests/test_batch.py", "tests/exact/test_padding.py"),
-    "score.py": ("tests/test_score.py", "tests/exact/test_padding.py"),
+    "score.py": ("tests/test_score.py", "tests/exact/test_score.py", "tests/exact/test_padding.py"),
+    "scale.py": ("tests/test_score.py", "tests/exact/test_score.py"),
     "winrate.py": ("tests/test_winrate.py", "tests/exact/test_verdict.py"),
 }
 

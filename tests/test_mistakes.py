@@ -444,7 +444,7 @@ def room() -> Iterator[Callable[[int], None]]:
     ("size", "expected"),
     [
         (200, "new/recipe.yaml: cannot be written ("),
-        (3000, "new/data/prompt/train.jsonl: cannot be written ("),
+        (3000, "new/data/preference/train.jsonl: cannot be written ("),
         (20000, "new/reward/best/step-000002: the checkpoint cannot be written: "),
     ],
 )
