@@ -3,7 +3,7 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
 BIN := .venv/bin
 READY := .venv/.ready
-MEASURES := bench/help.py bench/lesson.py bench/memory.py bench/survival.py bench/mutants.py bench/ppo_against_trl.py
+MEASURES := bench/help.py bench/optimum.py bench/algorithms.py bench/lesson.py bench/memory.py bench/survival.py bench/mutants.py bench/ppo_against_trl.py
 
 .PHONY: quickstart test exact mutants acceptance measure docs clean
 

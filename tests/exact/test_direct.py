@@ -270,8 +270,8 @@ def preferences(problem: enumerable.Problem, count: int, share: float = 0.9) -> 
         counts = np.diff(np.floor(wanted + 0.5), prepend=0.0).astype(int)
         lacking = np.zeros(len(texts))
         for one, other in np.repeat(cells, counts, axis=0).tolist():
-            share = 1 / (1 + math.exp(r[other] - r[one]))
-            lacking[[one, other]] += share, 1 - share
+            wins = 1 / (1 + math.exp(r[other] - r[one]))
+            lacking[[one, other]] += wins, 1 - wins
             winner, loser = (one, other) if lacking[one] >= lacking[other] else (other, one)
             lacking[winner] -= 1
             found.append({"input_text": prompt, "candidate_0": texts[winner], "candidate_1": texts[loser], "choice": 0})
