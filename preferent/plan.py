@@ -11,6 +11,7 @@ from preferent.gcpc import resolve_model
 from preferent.graph import Task
 from preferent.memory import Given, Need, Shape
 from preferent.recipe import Recipe, reward_reference
+from preferent.recipe.algorithm import algorithm
 from preferent.recipe.section import Part, Sft, paths
 from preferent.tokenizer import Tokenizer
 
@@ -140,8 +141,10 @@ def _tuning(recipe: Recipe, parts: Mapping[str, Mapping[str, int]]) -> str:
             f"rejection {section.rounds:,} rounds of {section.samples:,} answers to {prompts:,} prompts, then "
             f"{section.train_steps:,} steps of {section.batch_size:,} on the best"
         )
-    tuning = "reinforcement_learning_train_steps", recipe.reinforcement_learning_train_steps, recipe.ppo.batch_size
-    return _steps("ppo", *tuning, parts["prompt"]["train"], "prompts")
+    samples = algorithm(recipe.ppo).samples
+    tuning = recipe.reinforcement_learning_train_steps, recipe.ppo.batch_size // samples
+    line = _steps("ppo", "reinforcement_learning_train_steps", *tuning, parts["prompt"]["train"], "prompts")
+    return line if samples == 1 else f"{line}, {samples} answers to each"
 
 
 def _sft(section: Sft) -> str:

@@ -59,10 +59,10 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
             return
         stage.place(**world.facts())
         networks = load(recipe, source, inputs, out, world)
-        train(recipe, stage, networks, world)
+        train(recipe, stage, networks)
 
 
-def train(recipe: Recipe, stage: run.Stage, networks: Networks, world: World) -> None:
+def train(recipe: Recipe, stage: run.Stage, networks: Networks) -> None:
     """The loop: validate, sample, assemble, learn, log, save; ends with the selected checkpoint as the model."""
     policy, out = networks.policy, stage.folder
     prompts = Prompts.of(dataset.load_prompts(stage.inputs["train"]), policy, recipe)
@@ -76,7 +76,8 @@ def train(recipe: Recipe, stage: run.Stage, networks: Networks, world: World) ->
     metrics.rewind(state.step + 1 if saved else 0)
     ledger.rewind(state.step)
     total = recipe.reinforcement_learning_train_steps
-    progress.epochs("reinforcement_learning_train_steps", total, recipe.ppo.batch_size, len(prompts.ids))
+    asked = recipe.ppo.batch_size // algorithm(recipe.ppo).samples
+    progress.epochs("reinforcement_learning_train_steps", total, asked, len(prompts.ids))
     if not saved and held_out.ids:
         metrics.append(0, validate(recipe, state, networks, held_out, ledger, out))
     with progress.bar("ppo", total, state.step) as bar:
