@@ -308,15 +308,15 @@ def tune(problem: enumerable.Problem, out: Path, seed: int, count: int, **values
 
 
 @pytest.mark.acceptance
-@pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("make", [lambda folder, seed: bandit(folder), mdp], ids=["bandit", "mdp"])
 def test_the_stage_finds_the_kl_regularised_optimum(
-    tmp_path: Path, make: Callable[[Path, int], enumerable.Problem], seed: int
+    tmp_path: Path, make: Callable[[Path, int], enumerable.Problem]
 ) -> None:
-    """P11: population DPO has the optimum of KL-regularised RL, at the temperature that is sampled."""
-    problem = make(tmp_path / "reference", seed)
+    """P11: population DPO has the optimum of KL-regularised RL, at the temperature that is sampled. More seeds are in
+    bench/optimum.py."""
+    problem = make(tmp_path / "reference", 0)
     bandit_ = len(problem.prompts) == 1
-    last = tune(problem, tmp_path, seed, count=2000 if bandit_ else 60_000, steps=200 if bandit_ else 600)
+    last = tune(problem, tmp_path, 0, count=2000 if bandit_ else 60_000, steps=200 if bandit_ else 600)
     found = enumerable.outcome(problem, last, BETA)
     print(found)
     assert found.gap < 0.01, found

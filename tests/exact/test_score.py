@@ -14,6 +14,7 @@ from preferent import experience, export, hub, model, recipe, run, scale, score,
 from preferent.error import PlatformError, UsageError
 from preferent.model import Scorer
 from preferent.record import Message, Prompt, Rollout
+from preferent.sampler import Local, Prompts
 from preferent.scale import Normalizer, Scale, Term
 from preferent.score import Reward, RewardModel, UserFunction
 from preferent.tokenizer import Tokenizer
@@ -300,3 +301,45 @@ def test_what_is_no_reward_model_is_told(tiny: Path, tmp_path: Path) -> None:
     )
     with pytest.raises(UsageError, match="gives 2 numbers, a reward model gives one"):
         model.load_scorer(folder, World.of(ASKED))
+
+
+def test_the_scale_is_fitted_once_and_read_back(tiny: Path, tmp_path: Path) -> None:
+    asked = quiet_recipe(ppo={"reward": "m:length", "normalize_prompts": 3}, reward={"normalize": "std"})
+    policy = model.load_policy(tiny, World.of(asked))
+    seen: list[int] = []
+
+    def length(prompts: list[str], answers: list[str]) -> list[float]:
+        seen.append(len(answers))
+        return [float(number) for number in range(len(answers))]
+
+    reward = Reward({"reward": UserFunction("m:length", length)}, Scale.of(asked, 0))
+    prompts = Prompts.of([Prompt(word) for word in ("Mary", "A dog", "He wrote", "In the")], policy, asked)
+    for _ in range(2):
+        found = score.fitted(asked, policy, reward, Local(policy, 0), prompts, tmp_path)
+        assert seen == [3]
+        assert found.scale({"reward": np.array([1.0, 2.0])}) == pytest.approx([0, math.sqrt(1.5)])
+
+
+def test_averaged_weights_are_of_what_the_run_trains_alone(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "of_length.py").write_text("def length(prompts, answers):\n    return [len(a) for a in answers]\n")
+    monkeypatch.chdir(tmp_path)
+    parts = [{"source": "reward"}, {"source": "of_length:length"}]
+    asked = quiet_recipe(ppo={"reward": parts}, reward={"members": 2, "combine": "weights"})
+    members = [saved(model.load_scorer(tiny, World.of(asked), 0, seed), tmp_path / str(seed)) for seed in (1, 2)]
+    reward = Reward.load(asked, dict(zip(("reward", "reward-2"), members, strict=True)), World.of(asked))
+    assert {name: type(source) for name, source in reward.sources.items()} == {
+        "reward": RewardModel,
+        "length": UserFunction,
+    }
+    averaged = warm.load(members, World.of(asked))
+    assert np.allclose(scores(reward.sources["reward"].scorer), scores(averaged), atol=1e-7)
+
+
+def test_only_what_the_recipe_names_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = quiet_recipe(ppo={"reward": [{"source": "reward"}, {"source": "hub/Other-RM"}]})
+    monkeypatch.setattr(hub, "resolve", lambda name: Path("/downloaded") / name)
+    given = {"reward": Path("r"), "reward.Other_RM": Path("hub/Other-RM")}
+    assert score.located(asked, given) == {"reward": Path("r"), "reward.Other_RM": Path("/downloaded/hub/Other-RM")}
+    assert score.located(asked, {"reward": Path("r")}) == {"reward": Path("r")}
