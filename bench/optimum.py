@@ -15,7 +15,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 import enumerable
 import test_optimum as problem
-from exact import test_direct as direct
 
 SEEDS = (0, 1, 2)
 LONG = {"epochs": 1, "batch_size": 1024, "steps": 400}
@@ -28,22 +27,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "grpo": {"epochs": 4},
 }
 """What differs from `tests/test_optimum.py`: without other answers or a critic the noise is larger, so the batch is."""
-UNBIASED = {*SETTINGS, "dpo"} - {"grpo"}
-
-
-def learnt_directly(kind: str, seed: int, folder: Path) -> enumerable.Outcome:
-    """Tune by DPO on preferences that follow the reward."""
-    small = kind == "bandit"
-    found = problem.bandit(folder / "reference") if small else problem.mdp(folder / "reference", seed)
-    rows, steps = (2000, 200) if small else (60_000, 600)
-    policy = direct.tune(found, folder, seed, count=rows, steps=steps)
-    return enumerable.outcome(found, policy, direct.BETA)
+UNBIASED = set(SETTINGS) - {"grpo"}
 
 
 def outcome(name: str, kind: str, seed: int, folder: Path) -> enumerable.Outcome:
     """Train one algorithm on one problem."""
-    if name == "dpo":
-        return learnt_directly(kind, seed, folder)
     settings = dict(SETTINGS[name])
     if kind == "bandit":
         found, beta, steps = problem.bandit(folder / "reference"), 0.5, 60
@@ -75,4 +63,4 @@ def main(names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or [*SETTINGS, "dpo"])
+    main(sys.argv[1:] or list(SETTINGS))
