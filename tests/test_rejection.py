@@ -16,6 +16,7 @@ from preferent import memory, metric, pipeline, rejection, run
 from preferent.error import DataError, UsageError
 from preferent.record import Rollout
 from preferent.rollouts import from_columns, unsealed
+from preferent.scale import Scale
 
 
 def vowels(prompts: list[str], answers: list[str]) -> list[float]:
@@ -144,7 +145,7 @@ def test_an_answer_that_did_not_end_is_kept_only_where_none_is_better(inputs: di
     rejection.main(recipe_of(rejection={"rounds": 1}, ppo={"missing_eos_score": -9.0}), inputs, tmp_path / "out")
     row = metric.read(tmp_path / "out/metrics.jsonl")[1]
     found = answers_of(tmp_path / "out", "000000-000000")
-    bias = run.read_sealed(tmp_path / "out/score.json")["terms"][0]["members"]["reward"]["bias"]
+    bias = Scale.read(tmp_path / "out/score.json").normalizer("reward").bias
     scores = np.array([r.scores["reward"] - bias if r.ended else -9.0 for r in found]).reshape(5, 3)
     assert row["rejection/best"] == pytest.approx(scores.max(-1).mean(), abs=1e-6)
     assert row["reward"] == pytest.approx(scores.mean(), abs=1e-6)

@@ -16,6 +16,7 @@ from scipy.stats import chisquare, norm
 
 from preferent import best_of, compare, infer, metric, rejection, run
 from preferent.error import UsageError
+from preferent.scale import Scale
 
 REFERENCE, REWARDS = [0.5, 0.3, 0.15, 0.05], [0.0, 1.0, 2.0, 3.0]
 BOUNDS = [(1, 0.0), (2, 0.1931471806), (4, 0.6362943611), (16, 1.8350887222), (64, 3.1745080834)]
@@ -228,5 +229,5 @@ def test_rejection_sampling_ends_at_the_law_of_the_best_of_n(tmp_path: Path, rou
     print(learnt, law)
     assert learnt == pytest.approx(law, abs=0.025)
     kept = metric.read(tmp_path / "out/metrics.jsonl")[1 + 40 * (rounds - 1)]["rejection/kept"]
-    bias = run.read_sealed(tmp_path / "out/score.json")["bias"]
+    bias = Scale.read(tmp_path / "out/score.json").normalizer("reward").bias
     assert kept + bias == pytest.approx(float(law @ REWARDS), abs=0.05)
