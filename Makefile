@@ -24,7 +24,7 @@ mutants: $(READY)
 	$(BIN)/python bench/mutants.py --strict
 
 acceptance: $(READY)
-	$(BIN)/python -m pytest -q -m acceptance
+	$(BIN)/python -m pytest -q -m 'acceptance and not slow'
 	PREFERENT_EXAMPLES=1000 $(BIN)/python -m pytest -q tests/test_dataset.py -k breaks_the_reader
 
 measure: $(READY)

@@ -6,25 +6,14 @@ d = sqrt(KL(policy || base)), in nats an answer. P prompts with N answers of the
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import gammaln
+
+from preferent import best_of
 
 
 def best_of_n(proxy: np.ndarray, values: np.ndarray, n: int) -> float:
-    """Mean of `values` [P, N] at the answer of highest `proxy` [P, N] among n, over all subsets of n of the N answers.
-
-    With the answers in rising order of proxy, Σ_{i=n}^N C(i−1, n−1) / C(N, n) · value_(i) (Nakano et al. 2021).
-    """
-    size = proxy.shape[1]
-    rank = np.arange(n, size + 1)
-    log_weight = gammaln(rank) - gammaln(n) - gammaln(rank - n + 1)
-    log_total = gammaln(size + 1) - gammaln(n + 1) - gammaln(size - n + 1)
-    ordered = np.take_along_axis(values, np.argsort(proxy, axis=1, kind="stable"), axis=1)
-    return float((ordered[:, n - 1 :] @ np.exp(log_weight - log_total)).mean())
-
-
-def best_of_n_kl(n: int) -> float:
-    """KL of best-of-n to the base in nats: log n − (n − 1) / n (Stiennon et al. 2020); less where scores tie."""
-    return float(np.log(n) - (n - 1) / n)
+    """Mean of `values` [P, N] at the answer of highest `proxy` [P, N] among n, over all subsets of n of the N answers
+    (Nakano et al. 2021)."""
+    return float(np.mean([best_of.expected(one, by, n) for one, by in zip(values, proxy, strict=True)]))
 
 
 @dataclass(frozen=True)

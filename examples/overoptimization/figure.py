@@ -15,9 +15,9 @@ text { font: 11px system-ui, sans-serif; fill: #5a5f6a; } .title { font-size: 14
 .end { text-anchor: end; } .middle { text-anchor: middle; } .grid { stroke: #e6e3da; } .axis { stroke: #5a5f6a; }
 .line { fill: none; stroke-width: 1.6; } .proxy { stroke-dasharray: 5 3; }
 """
-COLOURS = ("#b5361c", "#c58a00", "#1f8a63", "#1f56b8")
-PROXY, FITTED = 4, 8
-"""A size's colour is 1 to 4; its proxy is drawn dashed and its fit thin, under the numbers that follow."""
+COLOURS = ("#b5361c", "#c58a00", "#1f8a63", "#1f56b8", "#7d3ca8", "#5a5f6a")
+PROXY, FITTED = 6, 12
+"""A colour is 1 to 6; a size's proxy is drawn dashed and its fit thin, under the numbers that follow."""
 TITLE, LEGEND = 24, 22
 D = "d = √KL to the base, nats an answer"
 

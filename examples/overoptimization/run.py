@@ -21,15 +21,17 @@ from typing import Any
 import figure
 import numpy as np
 import soup
-from curve import Fit, best_of_n, best_of_n_kl
+from curve import Fit, best_of_n
 
-from preferent import metric, recipe, run
-from preferent.score import Ensemble
+from preferent import best_of, metric, recipe, run
+from preferent.score import RewardModel
 from preferent.world import World
 
 HERE = Path(__file__).resolve().parent
 SIZES = (150, 600, 2400, 9600)
 MEMBERS = 4
+ENSEMBLES = ("mean", "worst", "variance")
+"""What the members' scores become: `reward.combine`."""
 LEASH, BUDGET = 0.2, 4.0
 """kl_coeff of the leashed run, and nats of the run with a budget."""
 LAMBDA = 1.0
@@ -107,8 +109,12 @@ def policies(study: Study) -> list[Job]:
     reward = {size: base | {"reward": out / f"reward-{size}" / "model"} for size in study.sizes}
     small, names = reward[study.small], study.members()
     several = {"reward" if i == 1 else f"reward-{i}": out / name / "model" for i, name in enumerate(names, start=1)}
+    variance = f"reward.variance_coeff={LAMBDA}"
     return [
-        Job(f"policy-{study.small}-mean", "ppo", base | several),
+        *(
+            Job(f"policy-{study.small}-{how}", "ppo", base | several, (f"reward.combine={how}", variance))
+            for how in ENSEMBLES
+        ),
         *(Job(f"policy-{size}", "ppo", inputs) for size, inputs in reward.items()),
         Job(f"policy-{study.small}-leash", "ppo", small, (f"kl_coeff={LEASH}",)),
         Job(f"policy-{study.small}-budget", "ppo", small, (f"ppo.kl_budget={BUDGET}", "ppo.validation_every=2")),
@@ -177,7 +183,7 @@ def best(proxy: np.ndarray, gold: np.ndarray) -> dict[str, list[float]]:
     """Best-of-n for n = 1, 2, 4, … N by a proxy [P, N]."""
     counts = [2**power for power in range(int(np.log2(proxy.shape[1])) + 1)]
     return {
-        "d": [best_of_n_kl(n) ** 0.5 for n in counts],
+        "d": [best_of.kl_bound(n) ** 0.5 for n in counts],
         "proxy": [best_of_n(proxy, proxy - proxy.mean(), n) for n in counts],
         "gold": [best_of_n(proxy, gold, n) for n in counts],
     }
@@ -193,11 +199,12 @@ def measure(study: Study) -> dict[str, Any]:
     gold = gold.reshape(-1, study.samples) - zero
 
     def scores(name: str) -> np.ndarray:
-        reward = Ensemble.load([study.out / name / "model"], settings, World.of(settings))
+        reward = RewardModel.load(study.out / name / "model", settings, World.of(settings))
         return reward.score_texts(asked, answers).astype(np.float64).reshape(gold.shape)
 
     chosen = {str(size): best(scores(f"reward-{size}"), gold) for size in study.sizes}
     members = np.stack([scores(name) for name in study.members()])
+    members -= members.mean((1, 2), keepdims=True)  # Bradley-Terry leaves each member's zero free
     combined = {
         "mean": members.mean(0),
         "worst": members.min(0),
@@ -209,7 +216,7 @@ def measure(study: Study) -> dict[str, Any]:
         "best_of_n": chosen,
         "best_of_n_ways": ways | {name: best(proxy, gold) for name, proxy in combined.items()},
         "ppo": {str(size): tuned(study, f"policy-{size}", zero) for size in study.sizes},
-        "ppo_ways": {way: tuned(study, f"policy-{study.small}-{way}", zero) for way in ("mean", "leash", "budget")},
+        "ppo_ways": {way: tuned(study, f"policy-{study.small}-{way}", zero) for way in (*ENSEMBLES, "leash", "budget")},
         "accuracy": {
             size: json.loads((study.out / f"reward-{size}" / "quality.json").read_text())["test"]["accuracy"]
             for size in map(str, study.sizes)

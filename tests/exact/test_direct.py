@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import quiet_recipe
-from test_optimum import bandit, mdp
+from test_optimum import SEEDS, bandit, mdp
 from test_reward import rows
 
 from preferent import checkpoint, dataset, dpo, export, metric, model, objective, run
@@ -342,7 +342,7 @@ def tune(problem: enumerable.Problem, out: Path, seed: int, count: int, **values
 
 
 @pytest.mark.acceptance
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", SEEDS)
 def test_the_stage_finds_the_kl_regularised_optimum(tmp_path: Path, seed: int) -> None:
     """P11 on the bandit: DPO has the optimum of KL-regularised RL, at the temperature that is sampled."""
     problem = bandit(tmp_path / "reference")
@@ -353,7 +353,7 @@ def test_the_stage_finds_the_kl_regularised_optimum(tmp_path: Path, seed: int) -
 
 
 @pytest.mark.acceptance
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", SEEDS)
 def test_exact_gradients_find_the_optimum_of_a_token_mdp(tmp_path: Path, seed: int) -> None:
     """P11 on all pairs of answers at once, weighted as in `preferences`: the stage's log-probabilities, loss and
     optimizer, without its batches."""
