@@ -28,6 +28,7 @@ acceptance: $(READY)
 	PREFERENT_EXAMPLES=1000 $(BIN)/python -m pytest -q tests/test_dataset.py -k breaks_the_reader
 
 measure: $(READY)
+	$(BIN)/python -m pytest -q -m slow
 	set -e; for script in $(MEASURES); do echo "== $$script"; $(BIN)/python $$script; done
 
 docs: $(READY)

@@ -86,7 +86,10 @@ def test_mdp(tmp_path: Path, seed: int) -> None:
     check(problem, tune(problem, tmp_path / "out", BETA, seed, steps=140))
 
 
-@pytest.mark.parametrize("algorithm", ["rloo", "dr_grpo", "reinforce_plus_plus", "remax"])
+@pytest.mark.parametrize(
+    "algorithm",
+    ["rloo", pytest.param("dr_grpo", marks=pytest.mark.slow), "reinforce_plus_plus", "remax"],
+)
 def test_bandit_without_a_critic(tmp_path: Path, algorithm: str) -> None:
     problem = bandit(tmp_path / "reference")
     policy = tune(problem, tmp_path / "out", 0.5, seed=0, steps=60, algorithm=algorithm, epochs=4)
@@ -102,11 +105,13 @@ def test_grpo_goes_to_another_optimum(tmp_path: Path) -> None:
     assert found.gap == pytest.approx(0.0335, abs=0.005), found
 
 
+@pytest.mark.slow
 def test_mdp_by_leave_one_out(tmp_path: Path) -> None:
     problem = mdp(tmp_path / "reference", 0)
     check(problem, tune(problem, tmp_path / "out", BETA, 0, steps=140, algorithm="rloo", epochs=4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutant", ["the sign of the KL", "no temperature in the log-probs"])
 def test_a_wrong_program_does_not_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mutant: str) -> None:
     if mutant == "the sign of the KL":

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.acceptance
 NUMBER_OF_PHASES = int(os.environ.get("PREFERENT_PHASES", "4"))
 FULL_DISKS = int(os.environ.get("PREFERENT_FULL_DISKS", "3"))
 Record = Callable[[str, object], None]
+LATER = [pytest.param(stage, marks=pytest.mark.slow) for stage in ("dpo", "rejection")]
 RUN = ["run", "recipe.yaml", "--set", "preference_dataset=pairs.jsonl", "--set", "prompt_dataset=prompts.jsonl"]
 RUN += ["--set", "compare.judge=reward", "--set", "data.validation_share=0.2", "--set", "data.test_share=0.2"]
 STAGES = ("sft", "reward", "policy", "predictions/tuned", "predictions/base", "comparison")
@@ -93,7 +94,7 @@ def disks(work: Path) -> Iterator[Nursery]:
     nursery.close()
 
 
-@pytest.mark.parametrize("stage", ["sft", "reward", "ppo", "dpo", "rejection", "infer"])
+@pytest.mark.parametrize("stage", ["sft", "reward", "ppo", *LATER, "infer"])
 def test_a_disk_that_is_full_at_any_size(work: Path, disks: Nursery, stage: str, record_property: Record) -> None:
     """The stage says which file cannot be written, and goes on with the same bits when there is room."""
     code, said = disks.run(*words_of(stage, "whole"))
