@@ -15,6 +15,7 @@ import pytest
 from nursery import Nursery, outcome, prepare, words_of
 
 pytestmark = pytest.mark.acceptance
+LATER = [pytest.param(stage, marks=pytest.mark.slow) for stage in ("dpo", "rejection")]
 
 KILLS = int(os.environ.get("PREFERENT_KILLS", "3"))
 
@@ -31,7 +32,7 @@ def nursery(work: Path) -> Iterator[Nursery]:
     nursery.close()
 
 
-@pytest.mark.parametrize("stage", ["sft", "reward", "ppo", "dpo", "rejection", "infer"])
+@pytest.mark.parametrize("stage", ["sft", "reward", "ppo", *LATER, "infer"])
 def test_killed_and_started_again_gives_the_same_bits(
     work: Path, nursery: Nursery, stage: str, record_property: Callable[[str, object], None]
 ) -> None:

@@ -108,6 +108,7 @@ def test_a_reward_model_with_other_tokens_and_another_template(work: Path) -> No
     assert "reward.other" in stage["inputs"]
 
 
+@pytest.mark.slow
 def test_a_sum_of_what_the_run_trains_and_a_function(work: Path) -> None:
     parts = [{"source": "reward"}, {"source": "taste:vowels", "weight": 0.5, "name": "taste"}]
     values = {"members": 2, "combine": "variance", "normalize": "std", "batch_size": 8, "validation_every": 2}
