@@ -7,9 +7,8 @@ policy before it learns anything, so no second model is held; a resumed run comp
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from preferent import batch, checkpoint, dataset, draw, export, graph, hub, mode
 from preferent.error import DataError, DivergedError
 from preferent.metric import Metrics, tensorboard
 from preferent.model import Policy
-from preferent.optimizer import Optimizer, Schedule
+from preferent.optimizer import Optimizer, Schedule, State
 from preferent.pairs import Pairs
 from preferent.recipe import Recipe, pick, tuned_by
 from preferent.world import World
@@ -47,15 +46,6 @@ class Part:
 
     def __len__(self) -> int:
         return len(self.pairs)
-
-
-@dataclass
-class State:
-    """How far the run is, the optimizer, and the few numbers that a checkpoint carries besides."""
-
-    step: int
-    optimizer: Optimizer
-    scalars: dict[str, Any] = field(default_factory=dict)
 
 
 def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:

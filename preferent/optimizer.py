@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -94,6 +95,15 @@ class Optimizer:
                 key: tensors[f"{key}.{name}"].to(master.device if key != "step" else "cpu").clone() for key in keys
             }
         self.put({name: tensors[f"master.{name}"] for name in self.masters})
+
+
+@dataclass
+class State:
+    """How far the run is, the optimizer, and the few numbers that a checkpoint carries besides."""
+
+    step: int
+    optimizer: Optimizer
+    scalars: dict[str, Any] = field(default_factory=dict)
 
 
 def _master(parameter: Parameter) -> Tensor:

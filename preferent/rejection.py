@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,7 +18,6 @@ from preferent import (
     checkpoint,
     dataset,
     draw,
-    experience,
     export,
     graph,
     hub,
@@ -33,7 +31,7 @@ from preferent.error import DataError, DivergedError
 from preferent.imitation import Sequences
 from preferent.metric import Metrics, tensorboard
 from preferent.model import Policy
-from preferent.optimizer import Optimizer, Schedule
+from preferent.optimizer import Optimizer, Schedule, State
 from preferent.recipe import Recipe, pick
 from preferent.record import Rollout
 from preferent.rollouts import Ledger
@@ -53,15 +51,6 @@ class Networks:
     reference: Policy | None
     reward: Reward
     sampler: Sampler
-
-
-@dataclass
-class State:
-    """How far the run is, the optimizer, and the few numbers that a checkpoint carries besides."""
-
-    step: int
-    optimizer: Optimizer
-    scalars: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -240,27 +229,14 @@ def validate(
     recipe: Recipe, state: State, networks: Networks, prompts: Prompts, ledger: Ledger, out: Path
 ) -> dict[str, float]:
     """Score and KL on validation prompts; keeps the best policy so far."""
-    policy, count = networks.policy, len(prompts.ids)
-
-    def make() -> list[Rollout]:
-        sampled = networks.sampler.sample(prompts.ids, range(count), "eval", state.step, rollout_params(recipe))
-        return score.scored(networks.reward, sampled, prompts.records, policy.tokenizer)
-
-    rollouts = ledger.recorded(f"validation-{state.step:06d}", prompts.ids, make)
-    limit, temperature = recipe.rejection.micro_batch_tokens, recipe.sampler.temperature
-    kl = float(experience.divergence(policy, networks.reference, rollouts, limit, temperature)[0].mean())
-    mean = float(score.final_scores(rollouts, networks.reward.scale, recipe).mean())
-    value = mean - recipe.kl_coeff * kl
-    if value > state.scalars.get("best_objective", -math.inf):
-        state.scalars |= {"best_objective": value, "best_step": state.step}
+    found = score.validated(
+        recipe, networks.reward, networks.policy, networks.reference, networks.sampler, prompts, state.step, ledger,
+        recipe.rejection.micro_batch_tokens,
+    )  # fmt: skip
+    if found["validation/objective"] > state.scalars.get("best_objective", -math.inf):
+        state.scalars |= {"best_objective": found["validation/objective"], "best_step": state.step}
         checkpoint.save(out / "best", state.step, state.optimizer.tensors(), {}, keep=1000)
-    return {
-        "validation/score": mean,
-        "validation/kl": kl,
-        "validation/objective": value,
-        "validation/length": float(np.mean([len(r.ids) for r in rollouts])),
-        "validation/ended": float(np.mean([r.ended for r in rollouts])),
-    }
+    return found
 
 
 def save(recipe: Recipe, state: State, out: Path) -> None:

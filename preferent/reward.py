@@ -8,7 +8,6 @@ normalisation belongs to `ppo`.
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from preferent import (
 from preferent.error import DataError, DivergedError
 from preferent.metric import Metrics, tensorboard
 from preferent.model import Scorer
-from preferent.optimizer import Optimizer, Schedule
+from preferent.optimizer import Optimizer, Schedule, State
 from preferent.pairs import Pairs, strengths
 from preferent.quality import Scored
 from preferent.recipe import Recipe, pick
@@ -44,15 +43,6 @@ from preferent.world import World
 
 SAMPLES = 64
 """Answers of the model that the reward model starts from, for comparison: one to each of so many validation pairs."""
-
-
-@dataclass
-class State:
-    """How far the run is, the optimizer, and the few numbers that a checkpoint carries besides."""
-
-    step: int
-    optimizer: Optimizer
-    scalars: dict[str, Any] = field(default_factory=dict)
 
 
 def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:

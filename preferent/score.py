@@ -17,6 +17,7 @@ from preferent.model import Policy, Scorer, check_length, load_scorer
 from preferent.recipe import Recipe
 from preferent.recipe.section import Part
 from preferent.record import Prompt, Rollout
+from preferent.rollouts import Ledger
 from preferent.sampler import Prompts, Sampler, rollout_params
 from preferent.scale import Raw, Scale, overlong
 from preferent.tokenizer import Tokenizer
@@ -207,6 +208,37 @@ def fitted(recipe: Recipe, policy: Policy, reward: Reward, sampler: Sampler, pro
         raw = reward.raw(rollouts, [prompts.records[i] for i in rows], policy.tokenizer)
         reward.scale.fit(raw, recipe.reward.normalize).write(path)
     return replace(reward, scale=Scale.read(path))
+
+
+def validated(
+    recipe: Recipe,
+    reward: Reward,
+    policy: Policy,
+    reference: Policy | None,
+    sampler: Sampler,
+    prompts: Prompts,
+    step: int,
+    ledger: Ledger,
+    max_tokens: int,
+) -> dict[str, float]:
+    """What validation prompts say of the policy at a step: score, KL in nats an answer, score - kl_coeff * KL, length
+    and share of answers that ended. The answers are committed, or replayed."""
+
+    def make() -> list[Rollout]:
+        items = range(len(prompts.ids))
+        sampled = sampler.sample(prompts.ids, items, "eval", step, rollout_params(recipe))
+        return scored(reward, sampled, prompts.records, policy.tokenizer)
+
+    rollouts = ledger.recorded(f"validation-{step:06d}", prompts.ids, make)
+    divergence, _ = experience.divergence(policy, reference, rollouts, max_tokens, recipe.sampler.temperature)
+    kl, mean = float(divergence.mean()), float(final_scores(rollouts, reward.scale, recipe).mean())
+    return {
+        "validation/score": mean,
+        "validation/kl": kl,
+        "validation/objective": mean - recipe.kl_coeff * kl,
+        "validation/length": float(np.mean([len(r.ids) for r in rollouts])),
+        "validation/ended": float(np.mean([r.ended for r in rollouts])),
+    }
 
 
 def decoded(rollouts: Sequence[Rollout], texts: Sequence[str], tokenizer: Tokenizer) -> list[str]:

@@ -2,9 +2,7 @@
 
 import math
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,22 +11,13 @@ from preferent.error import DivergedError
 from preferent.imitation import Sequences
 from preferent.metric import Metrics, tensorboard
 from preferent.model import Policy
-from preferent.optimizer import Optimizer, Schedule
+from preferent.optimizer import Optimizer, Schedule, State
 from preferent.recipe import Recipe, pick
 from preferent.recipe.section import Sft, paths
 from preferent.world import World
 
 VALIDATION_SHARE = 0.02
 VALIDATION_ROWS = 512
-
-
-@dataclass
-class State:
-    """How far the run is, the optimizer, and the few numbers that a checkpoint carries besides."""
-
-    step: int
-    optimizer: Optimizer
-    scalars: dict[str, Any] = field(default_factory=dict)
 
 
 def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:

@@ -19,7 +19,6 @@ from preferent import (
     checkpoint,
     dataset,
     draw,
-    experience,
     export,
     graph,
     hub,
@@ -29,7 +28,6 @@ from preferent import (
     run,
     score,
 )
-from preferent.error import UsageError
 from preferent.metric import Metrics, tensorboard
 from preferent.optimizer import Optimizer, Schedule
 from preferent.ppo.average import Average
@@ -47,8 +45,6 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
     """Stage `ppo`: model=, reward= (or recipe.ppo.reward), train=, validation= -> out/model and all that led to it."""
     world = World.of(recipe)
     source, inputs = hub.resolve(str(inputs["model"])), score.located(recipe, inputs)
-    if graph.trains(recipe) and not graph.members(inputs):
-        raise UsageError("ppo: needs a reward: give --in reward=FOLDER, or ppo.reward: module:function")
     model.check_length(source, recipe)
     with run.locked(out):
         named = [name for name in dataset.expand(graph.pretraining(recipe)) if not name.startswith("hf://")]
@@ -182,36 +178,14 @@ def validate(
 
     With a moving average of the weights, it is the policy here.
     """
+    limit = recipe.ppo.micro_batch_tokens
     with state.average.instead(state.policy) if state.average is not None else contextlib.nullcontext():
-        return validate_present(recipe, state, networks, prompts, ledger, out)
-
-
-def validate_present(
-    recipe: Recipe, state: State, networks: Networks, prompts: Prompts, ledger: Ledger, out: Path
-) -> dict[str, float]:
-    """`validate` with the weights as they are."""
-    policy, count = networks.policy, len(prompts.ids)
-
-    def make() -> list[Rollout]:
-        sampled = networks.sampler.sample(prompts.ids, range(count), "eval", state.step, rollout_params(recipe))
-        return score.scored(networks.reward, sampled, prompts.records, policy.tokenizer)
-
-    rollouts = ledger.recorded(f"validation-{state.step:06d}", prompts.ids, make)
-    device = policy.world.device
-    micros = experience.micro_batches(rollouts, recipe.ppo.micro_batch_tokens, policy.tokenizer.pad_id, device)
-    mask = experience.answer_mask(rollouts, device)
-    shape = mask.shape[0], mask.shape[1]
-    measured = experience.measure(policy, networks.reference, micros, shape, recipe.sampler.temperature)
-    kl = float(measured.kl.sum(-1).mean())
-    mean = float(score.final_scores(rollouts, networks.reward.scale, recipe).mean())
-    select(recipe, state, mean - recipe.kl_coeff * kl, kl, out)
-    return {
-        "validation/score": mean,
-        "validation/kl": kl,
-        "validation/objective": mean - recipe.kl_coeff * kl,
-        "validation/length": float(mask.sum(-1).float().mean()),
-        "validation/ended": float(np.mean([r.ended for r in rollouts])),
-    }
+        found = score.validated(
+            recipe, networks.reward, networks.policy, networks.reference, networks.sampler, prompts, state.step, ledger,
+            limit,
+        )  # fmt: skip
+        select(recipe, state, found["validation/objective"], found["validation/kl"], out)
+    return found
 
 
 def select(recipe: Recipe, state: State, value: float, kl: float, out: Path) -> None:
