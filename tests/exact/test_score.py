@@ -14,7 +14,8 @@ from preferent import experience, export, hub, model, recipe, run, scale, score,
 from preferent.error import PlatformError, UsageError
 from preferent.model import Scorer
 from preferent.record import Message, Prompt, Rollout
-from preferent.sampler import Local, Prompts
+from preferent.rollouts import Ledger
+from preferent.sampler import Local, Prompts, rollout_params
 from preferent.scale import Normalizer, Scale, Term
 from preferent.score import Reward, RewardModel, UserFunction
 from preferent.tokenizer import Tokenizer
@@ -343,3 +344,20 @@ def test_only_what_the_recipe_names_is_looked_for(monkeypatch: pytest.MonkeyPatc
     given = {"reward": Path("r"), "reward.Other_RM": Path("hub/Other-RM")}
     assert score.located(asked, given) == {"reward": Path("r"), "reward.Other_RM": Path("/downloaded/hub/Other-RM")}
     assert score.located(asked, {"reward": Path("r")}) == {"reward": Path("r")}
+
+
+def test_validation_charges_the_kl_it_measures(tiny: Path, tmp_path: Path) -> None:
+    asked = quiet_recipe(kl_coeff=0.5, ppo={"reward": "m:length", "missing_eos_score": None})
+    policy, reference = (model.load_policy(tiny, World.of(asked), lora_dim=0) for _ in range(2))
+    with torch.no_grad():
+        for parameter in policy.trainable().values():
+            parameter.mul_(1.3)
+    reward = Reward({"reward": UserFunction("m:length", lambda prompts, answers: [2.0] * len(answers))}, one())
+    prompts = Prompts.of([Prompt(word) for word in ("Mary", "A dog", "He wrote")], policy, asked)
+    found = score.validated(asked, reward, policy, reference, Local(policy, 0), prompts, 7, Ledger(tmp_path), 1000)
+    rollouts = Local(policy, 0).sample(prompts.ids, range(3), "eval", 7, rollout_params(asked))
+    assert (tmp_path / "validation-000007.safetensors").exists()
+    assert found["validation/kl"] > 0.01 and found["validation/score"] == 2.0
+    assert found["validation/objective"] == pytest.approx(2 - 0.5 * found["validation/kl"])
+    assert found["validation/length"] == np.mean([len(r.ids) for r in rollouts])
+    assert found["validation/ended"] == np.mean([r.ended for r in rollouts])
