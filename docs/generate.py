@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from preferent.cli import parser
-from preferent.recipe import Recipe, inner_section
+from preferent.recipe import Recipe, inner_section, listed_section
 from preferent.recipe.section import Section
 
 HERE = Path(__file__).parent
@@ -74,6 +74,8 @@ def _sections(section: type[Section], prefix: str) -> Iterator[str]:
         inner = inner_section(field)
         if inner is not None:
             yield from _sections(inner, f"{prefix}{name}.")
+        if (listed := listed_section(field)) is not None:
+            yield from _sections(listed, f"{prefix}{name}[].")
 
 
 def _row(name: str, field: FieldInfo) -> str:

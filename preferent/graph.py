@@ -50,7 +50,14 @@ _OPTIMISED = ("ppo.reward", "reward.combine", "reward.variance_coeff")
 
 FIELDS: dict[str, tuple[str, ...]] = {
     "data": _expand(
-        "seed", "preference_dataset", "prompt_dataset", "eval_dataset", "data", "compare.judge", "compare.judge_share"
+        "seed",
+        "preference_dataset",
+        "prompt_dataset",
+        "eval_dataset",
+        "continues",
+        "data",
+        "compare.judge",
+        "compare.judge_share",
     ),
     "sft": _expand(*_TEXT, "sft"),
     "reward": tuple(
@@ -80,7 +87,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
         "sampler.temperature",
     ),
     "infer": _expand(*_TEXT, "infer", "sampler", *_OPTIMISED),
-    "compare": _expand(*_TEXT, "compare.judge", *_OPTIMISED),
+    "compare": _expand(*_TEXT, "compare.judge", "compare.headline", "compare.judges", *_OPTIMISED),
     "report": _expand("report"),
 }
 """What each stage depends on, as dotted keys for `recipe.pick`. Models and data are inputs: their content counts."""

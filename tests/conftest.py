@@ -1,10 +1,16 @@
 """Small real models that many tests share, made once."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
+    # Tests side by side get a core each, and so do the commands that they start.
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 SENTENCES = [
     "The old man walked along the river and sat down by the bridge.",

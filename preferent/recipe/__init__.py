@@ -8,7 +8,7 @@ import difflib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -20,7 +20,6 @@ from preferent.recipe.algorithm import GROUPED, algorithm
 from preferent.recipe.section import (
     ONE,
     SEVERAL,
-    Compare,
     Count,
     Data,
     Dpo,
@@ -30,13 +29,13 @@ from preferent.recipe.section import (
     Positive,
     Ppo,
     Rejection,
-    Report,
     Reward,
     Sampler,
     Section,
     Sft,
     Source,
 )
+from preferent.recipe.verdict import RESERVED_JUDGES, Compare, Judge, Report
 
 
 class Recipe(Section):
@@ -69,6 +68,9 @@ class Recipe(Section):
     imitating the best of several answers (section rejection)."""
     kl_coeff: Annotated[float, Field(ge=0.0)] = 0.1
     """Weight of the KL penalty, in score units a nat; 0 loads no reference. beta of DPO and KTO."""
+    continues: tuple[str, ...] = ()
+    """Runs that this one continues, the first round first; `run --with-labels` fills it in. What they held out stays
+    held out, and their policies stand beside this one's in comparison and report."""
     seed: NotNegative = 0
     """All randomness is a function of it."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -167,6 +169,13 @@ class Recipe(Section):
             raise ValueError(f"compare.judge: reward judges by the reward that method: {self.method} does not have")
         return self
 
+    @model_validator(mode="after")
+    def _headline(self) -> "Recipe":
+        known = [name for name in RESERVED_JUDGES if name != "truth"] + [judge.name for judge in self.compare.judges]
+        if self.compare.headline is not None and self.compare.headline not in known:
+            raise ValueError(f"compare.headline: {self.compare.headline} is no judge; there are {', '.join(known)}")
+        return self
+
 
 def names(section: type[Section] = Recipe, prefix: str = "") -> Iterator[str]:
     """Every dotted key that a recipe may hold."""
@@ -178,8 +187,17 @@ def names(section: type[Section] = Recipe, prefix: str = "") -> Iterator[str]:
 
 
 def inner_section(field: FieldInfo) -> type[Section] | None:
-    """The section that a field holds, optional or not."""
-    for kind in (field.annotation, *getattr(field.annotation, "__args__", ())):
+    """The section that a field holds, optional or not; none where it holds a list of them."""
+    return None if get_origin(field.annotation) is tuple else _section(field)
+
+
+def listed_section(field: FieldInfo) -> type[Section] | None:
+    """The section of which a field holds a list."""
+    return _section(field) if get_origin(field.annotation) is tuple else None
+
+
+def _section(field: FieldInfo) -> type[Section] | None:
+    for kind in (field.annotation, *get_args(field.annotation)):
         if isinstance(kind, type) and issubclass(kind, Section):
             return kind
     return None
@@ -192,8 +210,9 @@ def _problems(error: ValidationError, place: str) -> str:
         key = ".".join(part for part in parts if not part.startswith(("constrained", "function")))
         key = key.removesuffix(".str").removesuffix(".list[str]")
         if item["type"] == "extra_forbidden":
-            inside = re.match(r"ppo\.reward\.\d+\.", key)
-            known = [inside[0] + name for name in Source.model_fields] if inside else list(names())
+            inside = re.match(r"(ppo\.reward|compare\.judges)\.\d+\.", key)
+            listed: dict[str, type[Section]] = {"ppo.reward": Source, "compare.judges": Judge}
+            known = [inside[0] + name for name in listed[inside[1]].model_fields] if inside else list(names())
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
             near = near or difflib.get_close_matches(key.split(".")[-1], [n.split(".")[-1] for n in names()], n=1)
             lines.append(f"{place}: unknown key '{key}'" + (f"; did you mean '{near[0]}'?" if near else ""))

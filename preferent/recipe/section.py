@@ -347,17 +347,3 @@ class Infer(Section):
     give one."""
     max_prompts: Count | None = 1000
     """Test prompts answered, at most; null: all."""
-
-
-class Compare(Section):
-    judge: Literal["independent", "reward"] = "independent"
-    """Who gives the headline verdict: a second reward model trained on other preferences, or the one PPO optimised."""
-    judge_share: Share = 0.25
-    """Share of the training preferences, by prompt, that only the independent judge learns from."""
-    judge_seed: int | None = None
-    """Seed of the judge's head and data order; default: seed + 1."""
-
-
-class Report(Section):
-    pairs: Count = 60
-    """Examples shown side by side."""

@@ -1,0 +1,135 @@
+"""What each verb does; it imports what it needs when it runs, so that help is instant."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from preferent.error import DataError, UsageError
+
+if TYPE_CHECKING:
+    from preferent.recipe import Recipe
+
+Arguments = argparse.Namespace
+
+
+def do_run(given: Arguments) -> None:
+    recipe, ignored = _recipe(given)
+    folder = given.out or Path("runs") / given.recipe.stem
+    if given.dry_run:
+        from preferent import plan
+
+        print(plan.describe(recipe, ignored, folder))
+        return
+    from preferent import pipeline
+
+    if ignored:
+        print(f"ignored, they mean something only on Google Cloud: {', '.join(ignored)}", file=sys.stderr)
+    done = pipeline.execute(recipe, folder, given.from_stage, given.of_run)
+    print(done.headline())
+
+
+def do_quickstart(given: Arguments) -> None:
+    import_module("preferent.lesson").quickstart(given.folder, given.seed)
+
+
+def do_scratch(given: Arguments) -> None:
+    parameters = import_module("preferent.scratch").make(
+        [Path(path) for path in given.text],
+        given.out,
+        vocab_size=given.vocab_size,
+        hidden_size=given.hidden_size,
+        layers=given.layers,
+        heads=given.heads,
+        key_value_heads=given.kv_heads,
+        intermediate_size=given.intermediate_size,
+        max_position_embeddings=given.positions,
+        seed=given.seed,
+    )
+    print(f"{given.out}: {parameters:,} parameters")
+
+
+def do_plan(given: Arguments) -> None:
+    from preferent import plan
+
+    print(plan.describe(*_recipe(given), Path("runs") / given.recipe.stem, sizes=True))
+
+
+def do_try(given: Arguments) -> None:
+    import_module("preferent.trial").talk(given.folder, given.temperature, given.greedy, given.tokens, given.seed)
+
+
+def do_export(given: Arguments) -> None:
+    print(import_module("preferent.delivery").deliver(given.folder, given.out, given.what))
+
+
+def do_env(given: Arguments) -> None:
+    from preferent import environment
+
+    found = environment.describe()
+    print(json.dumps(found, indent=1) if given.json else environment.render(found))
+
+
+def do_check(given: Arguments) -> None:
+    from preferent import data, hub
+
+    model = None if given.model is None else hub.resolve(given.model)
+    lengths = given.prompt_sequence_length, given.target_sequence_length
+    result = data.check(given.paths, given.kind, given.format, model, given.instruction, *lengths)
+    print(data.render(result))
+    if not result.ok:
+        bad = sum(len(file.dropped) for file in result.files)
+        raise DataError(
+            f"{bad} of {sum(file.read for file in result.files)} rows cannot be used, see above; mend them, or let a "
+            "run drop some: --set data.max_dropped=SHARE"
+        )
+
+
+def do_convert(given: Arguments) -> None:
+    from preferent import data
+
+    done = data.convert(given.paths, given.out, given.to, given.format)
+    for row in done.dropped:
+        print(row, file=sys.stderr)
+    left_out = {"ties": done.ties, "without a prompt": done.without_prompt, "bad rows": len(done.dropped)}
+    others = "".join(f", {count} {name} left out" for name, count in left_out.items() if count)
+    print(f"{given.out}: {done.written} of {done.read} rows written{others}")
+
+
+def do_stage(given: Arguments) -> None:
+    recipe, _ = _recipe(given)
+    inputs = _inputs(given.stage, given.inputs)
+    import_module(f"preferent.{given.stage}").main(recipe, inputs, given.out)
+
+
+def do_doctor(given: Arguments) -> None:
+    import_module("preferent.doctor").main(given.folder, given.json)
+
+
+def _recipe(given: Arguments) -> tuple["Recipe", list[str]]:
+    from preferent.recipe import load
+
+    return load(given.recipe, given.settings)
+
+
+def _inputs(stage: str, words: Sequence[str]) -> dict[str, Path]:
+    """`NAME=PATH` words as a dictionary, checked against what the stage reads."""
+    from preferent.graph import INPUTS, is_reward
+
+    required, optional = INPUTS[stage]
+    known = ", ".join(required + optional) or "nothing"
+    inputs: dict[str, Path] = {}
+    for word in words:
+        name, _, path = word.partition("=")
+        if not path:
+            raise UsageError(f"--in {word}: write it as NAME=PATH; {stage} reads {known}")
+        if name not in required + optional and not ("reward" in optional and is_reward(name)):
+            raise UsageError(f"--in {word}: {stage} does not read '{name}'; it reads {known}")
+        inputs[name] = Path(path)
+    for name in required:
+        if name not in inputs:
+            raise UsageError(f"{stage}: --in {name}=PATH is missing; it reads {known}")
+    return inputs

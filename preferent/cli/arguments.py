@@ -1,0 +1,199 @@
+"""The verbs and the words that each takes."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from preferent.cli import action
+from preferent.cli.action import Arguments
+
+STAGES = {
+    "sft": "supervised fine-tuning on answers or plain text; inputs: model",
+    "reward": "train a reward model on preferences; inputs: model, train, validation, test",
+    "ppo": "tune the policy; inputs: model, train, validation, reward (or ppo.reward in the recipe)",
+    "dpo": "tune the policy on preferences, without a reward (DPO, KTO); inputs: model, train, validation, test",
+    "rejection": "tune the policy on the best of its own answers; inputs: model, train, validation, reward",
+    "infer": "answer prompts with a model; inputs: model, prompts; optional: reference (for the KL), reward (best of)",
+    "compare": "judge two sets of answers side by side; inputs: a, b; optional: judge, reward, original",
+    "report": "draw what a run found out as one HTML file; inputs: run",
+}
+
+Verb = Callable[[Arguments], None]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line; the reference page is made from it."""
+    top = argparse.ArgumentParser(
+        prog="preferent",
+        description="Tune language models from human feedback: preferences, reward model, PPO, side-by-side verdict.",
+    )
+    top.add_argument("--version", action="store_true", help="show the version and leave")
+    top.add_argument("--debug", action="store_true", help="show the Python traceback of an error")
+    verbs = top.add_subparsers(title="verbs", metavar="VERB", required=False)
+    _run(_verb(verbs, "run", action.do_run, "do everything that a recipe asks for; the same command again resumes"))
+    _quickstart(_verb(verbs, "quickstart", action.do_quickstart, "the whole job on a little world made here, offline"))
+    _data(verbs.add_parser("data", help="look at data, convert it, prepare it", description="Data, three ways."))
+    _scratch(_verb(verbs, "scratch", action.do_scratch, "make a small Llama-2-architecture model from nothing"))
+    _plan(_verb(verbs, "plan", action.do_plan, "say what a run would do and need: steps, tokens, memory by part, disk"))
+    _try(
+        _verb(
+            verbs, "try", action.do_try, "talk to a run's base and tuned model side by side; prompts are lines of stdin"
+        )
+    )
+    _export(_verb(verbs, "export", action.do_export, "write what a run made as a folder for other programs"))
+    _env(_verb(verbs, "env", action.do_env, "what this computer is and what is installed on it, for a bug report"))
+    for stage, text in STAGES.items():
+        _stage(_verb(verbs, stage, action.do_stage, text), stage)
+    _doctor(
+        _verb(
+            verbs, "doctor", action.do_doctor, "look in a run for what is known to go wrong; exit code 4 if it is sick"
+        )
+    )
+    return top
+
+
+def _verb(
+    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, do: Verb, text: str
+) -> argparse.ArgumentParser:
+    verb = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
+    verb.set_defaults(do=do)
+    return verb
+
+
+def _run(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("recipe", type=Path, metavar="RECIPE", help="the recipe, a YAML file")
+    verb.add_argument("--out", type=Path, metavar="DIR", help="the run directory (default: runs/NAME_OF_THE_RECIPE)")
+    _settings(verb)
+    verb.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    verb.add_argument(
+        "--from", dest="from_stage", metavar="STAGE", help="start again at this stage, in a new directory"
+    )
+    verb.add_argument(
+        "--of", dest="of_run", type=Path, metavar="RUN", help="the run whose earlier stages --from takes over"
+    )
+
+
+def _quickstart(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "folder",
+        type=Path,
+        nargs="?",
+        default=Path("runs/quickstart"),
+        metavar="DIR",
+        help="where to do it (default: runs/quickstart)",
+    )
+    verb.add_argument("--seed", type=int, default=0, help="all randomness is a function of it (default: 0)")
+
+
+def _scratch(verb: argparse.ArgumentParser) -> None:
+    sizes = {
+        "--vocab-size": (2048, "tokens, bytes and special ones included"),
+        "--hidden-size": (128, "width"),
+        "--layers": (4, "blocks"),
+        "--heads": (4, "attention heads"),
+        "--kv-heads": (None, "key and value heads (default: as many as heads)"),
+        "--intermediate-size": (None, "width inside the MLP (default: 8/3 of the width)"),
+        "--positions": (1024, "longest sequence, in tokens"),
+        "--seed": (0, "seed of the weights"),
+    }
+    verb.add_argument(
+        "--text", nargs="+", required=True, metavar="PATH", help="text or JSONL files to learn the tokens from"
+    )
+    verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the model goes")
+    for flag, (default, text) in sizes.items():
+        shown = text if default is None else f"{text} (default: {default})"
+        verb.add_argument(flag, type=int, default=default, metavar="N", help=shown)
+
+
+def _plan(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("recipe", type=Path, metavar="RECIPE", help="the recipe, a YAML file")
+    _settings(verb)
+
+
+def _try(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("folder", type=Path, metavar="RUN", help="the run directory")
+    how = verb.add_mutually_exclusive_group()
+    how.add_argument("--temperature", type=_above(float), metavar="T", help="sample at it (default: as `infer` does)")
+    how.add_argument("--greedy", action="store_true", help="take the most probable token")
+    verb.add_argument("--tokens", type=_above(int), metavar="N", help="longest answer (default: the run's)")
+    verb.add_argument("--seed", type=int, metavar="N", help="another seed for sampling (default: the run's)")
+
+
+def _above(kind: type[float]) -> Callable[[str], float]:
+    """A number above 0, for argparse."""
+
+    def number(text: str) -> float:
+        value = kind(text)
+        if not 0 < value < float("inf"):
+            raise ValueError
+        return value
+
+    return number
+
+
+def _export(verb: argparse.ArgumentParser) -> None:
+    forms = "merged: the tuned policy as one model; adapter: its LoRA alone; reward: the reward model as RewardBench "
+    forms += "loads it; gguf: merged, with a Modelfile for Ollama and the commands of llama.cpp"
+    verb.add_argument("folder", type=Path, metavar="RUN", help="the run directory")
+    verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="the new folder")
+    verb.add_argument(
+        "--what", choices=("merged", "adapter", "reward", "gguf"), default="merged", help=f"{forms} (default: merged)"
+    )
+
+
+def _env(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--json", action="store_true", help="the same as JSON")
+
+
+def _data(verb: argparse.ArgumentParser) -> None:
+    verbs = verb.add_subparsers(title="verbs", metavar="VERB", required=True)
+    check = _verb(
+        verbs, "check", action.do_check, "what is in files, and what is wrong with them; exit code 4 on a bad row"
+    )
+    convert = _verb(verbs, "convert", action.do_convert, "write rows of any format in another")
+    prepare = _verb(verbs, "prepare", action.do_stage, "read, check and split the data of a recipe, disjoint by prompt")
+    for reader in (check, convert):
+        reader.add_argument("paths", nargs="+", metavar="PATH", help="files, globs in quotes, or hf://OWNER/NAME")
+        reader.add_argument(
+            "--format",
+            default="auto",
+            metavar="NAME",
+            help="what the rows are: gcpc, trl, hh or openai (default: auto)",
+        )
+    check.add_argument(
+        "--kind",
+        metavar="NAME",
+        help="what they hold: preference, prompt, demonstration or text (default: as they look)",
+    )
+    check.add_argument("--model", metavar="MODEL", help="count tokens as this model does")
+    check.add_argument("--instruction", metavar="TEXT", help="the recipe's instruction, counted with every prompt")
+    check.add_argument(
+        "--prompt-sequence-length", type=int, default=512, metavar="N", help="longest prompt, in tokens (default: 512)"
+    )
+    check.add_argument(
+        "--target-sequence-length", type=int, default=64, metavar="N", help="longest answer, in tokens (default: 64)"
+    )
+    convert.add_argument("--to", default="gcpc", metavar="NAME", help="the format to write (default: gcpc)")
+    convert.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file to write; .gz is compressed")
+    _stage(prepare, "data")
+
+
+def _stage(verb: argparse.ArgumentParser, stage: str) -> None:
+    verb.set_defaults(stage=stage)
+    verb.add_argument("--recipe", type=Path, required=True, metavar="FILE", help="the recipe, a YAML file")
+    _settings(verb)
+    _repeatable(verb, "--in", "inputs", "NAME=PATH", "what the stage reads, by name")
+    verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="the stage's folder")
+
+
+def _doctor(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("folder", type=Path, metavar="RUN", help="the run directory, finished or not")
+    verb.add_argument("--json", action="store_true", help="print the findings as a JSON list")
+
+
+def _settings(verb: argparse.ArgumentParser) -> None:
+    _repeatable(verb, "--set", "settings", "KEY=VALUE", "replace a field of the recipe, as in --set ppo.epochs=2")
+
+
+def _repeatable(verb: argparse.ArgumentParser, flag: str, name: str, metavar: str, text: str) -> None:
+    verb.add_argument(flag, dest=name, action="append", default=[], metavar=metavar, help=f"{text}; repeatable")

@@ -1,0 +1,1 @@
+"""Several models side by side: what answers are missing is made, then judged."""
