@@ -3,7 +3,8 @@
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from preferent.error import UsageError
 from preferent.gcpc import resolve_model
@@ -112,11 +113,13 @@ INPUTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "dpo": (("model", "train", "validation", "test"), ()),
     "rejection": (("model", "train", "validation"), ("reward",)),
     "infer": (("model", "prompts"), ("reference", "reward", "score")),
-    "compare": (("a", "b"), ("judge", "reward", "score", "prompts", "original")),
+    "compare": (("a", "b"), ("judge", "reward", "score", "prompts", "people", "original")),
     "report": (("run",), ()),
 }
 """The inputs that each stage must have and those that it may have; with `reward` also further members, `reward-2`,
-`reward-3`, …, and reward models that the recipe names, `reward.NAME`."""
+`reward-3`, …, and reward models that the recipe names, `reward.NAME`; `compare` reads further sides, `side.NAME`, and
+models that judge, `model.NAME`."""
+FURTHER = re.compile(r"(side|model)\.[\w-]+")
 
 
 def members(inputs: Iterable[str]) -> list[str]:
@@ -135,6 +138,14 @@ def is_reward(name: str) -> bool:
     return bool(MEMBER.fullmatch(name) or FOREIGN.fullmatch(name))
 
 
+def reads(stage: str, name: str) -> bool:
+    """Whether a stage reads an input of this name."""
+    required, optional = INPUTS[stage]
+    if name in required + optional:
+        return True
+    return ("reward" in optional and is_reward(name)) or (stage == "compare" and bool(FURTHER.fullmatch(name)))
+
+
 def trains(recipe: Recipe) -> bool:
     """Whether what this run trains on preferences is the reward, or a part of it."""
     return any(part.kind == "reward" for part in recipe.ppo.parts)
@@ -150,7 +161,8 @@ class Task:
 
     `inputs` are files and folders below the run directory, `outside` models that the user named (a path, an alias, a
     hub id), `files` data that the recipe names, under what the stage calls them less a number. `outputs` are below
-    `folder`, which is below the run directory. `settings` are `--set` of this command alone.
+    `folder`, which is below the run directory. `settings` are `--set` of this command alone. `optional` are inputs that
+    people may have made below the run directory: read where they are there.
     """
 
     name: str
@@ -161,6 +173,12 @@ class Task:
     outside: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, Sequence[str]] = field(default_factory=dict)
     settings: tuple[str, ...] = ()
+    optional: Mapping[str, str] = field(default_factory=dict)
+
+    def at(self, root: Path) -> "Task":
+        """The task as it is in a run directory: with those of its optional inputs that are there."""
+        there = {name: path for name, path in self.optional.items() if (root / path).exists()}
+        return replace(self, inputs={**self.inputs, **there}, optional={})
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -210,8 +228,18 @@ def _data(recipe: Recipe) -> Task:
         groups = ("train", *(("judge",) if judged(recipe) else ()), "validation", "test")
         outputs = [f"preference/{group}.jsonl" for group in groups] + outputs
     named = ("preference_dataset", "prompt_dataset", "eval_dataset")
-    files = {f"{name}.": paths(getattr(recipe, name)) for name in named}
+    files = {f"{name}.": paths(getattr(recipe, name)) for name in named} | {"continues.": dealt(recipe)}
     return Task("data", "data", "data", {}, (*outputs, "counts.json"), files=files)
+
+
+def dealt(recipe: Recipe) -> list[str]:
+    """Globs of the files that say which part each prompt of the earlier rounds was in."""
+    return [f"{folder}/data/{kind}/*.jsonl" for folder in recipe.continues for kind in ("preference", "prompt")]
+
+
+def rounds(recipe: Recipe) -> dict[str, str]:
+    """The runs that this one continues, by what their policies are called."""
+    return {f"round-{number}": folder for number, folder in enumerate(recipe.continues, start=1)}
 
 
 def _sft(recipe: Recipe, section: Sft) -> Task:
@@ -307,6 +335,12 @@ def _infer(recipe: Recipe) -> list[Task]:
         tasks.append(
             Task("infer-original", "infer", "predictions/original", prompts, ("text.jsonl",), original, settings=single)
         )
+    for name, folder in rounds(recipe).items():
+        inputs, outside = prompts | reference_inside, {"model": f"{folder}/policy/model"}
+        outside |= {key: path for key, path in reference.items() if key == "reference"}
+        tasks.append(
+            Task(f"infer-{name}", "infer", f"predictions/{name}", inputs, ("text.jsonl",), outside, settings=single)
+        )
     return tasks
 
 
@@ -321,7 +355,17 @@ def _compare(recipe: Recipe) -> Task:
         outside = foreign(recipe)
     if recipe.sft is not None:
         inputs["original"] = "predictions/original/text.jsonl"
-    return Task("compare", "compare", "comparison", inputs, ("judgments.jsonl", "metrics.json"), outside)
+    inputs |= {f"side.{name}": f"predictions/{name}/text.jsonl" for name in rounds(recipe)}
+    outside |= {f"model.{judge.name}": judge.model for judge in recipe.compare.judges if judge.url is None}
+    outputs = ("judgments.jsonl", "metrics.json")
+    people = {"people": "labels/judgments.jsonl"}
+    files = {"template ": templates(recipe)}
+    return Task("compare", "compare", "comparison", inputs, outputs, outside, files, optional=people)
+
+
+def templates(recipe: Recipe) -> list[str]:
+    """The rubrics that the recipe's judges bring along."""
+    return [judge.template for judge in recipe.compare.judges if judge.template is not None]
 
 
 def _report() -> Task:

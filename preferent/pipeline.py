@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from preferent import cluster, dataset, graph, hub, run
+from preferent import cluster, dataset, graph, hub, outcome, run
 from preferent.error import DataError, Interrupted, PlatformError, PreferentError, UsageError, smaller
 from preferent.graph import Task
 from preferent.recipe import Recipe, assign, dump, parse, pick
+from preferent.recipe.section import paths
 
 LINKED = (".safetensors",)
+LABELS, TIES = "labels/preferences.jsonl", "labels/ties.jsonl"
 
 
 @dataclass(frozen=True)
@@ -89,11 +91,13 @@ def execute(
     With `from_stage` and `of_run` the stages before `from_stage` are taken from another run. `announce` is called with
     each task that is about to be done. Raises `PreferentError` with the exit code of the stage that failed.
     """
-    tasks = graph.build(recipe)
+    tasks = [task.at(out) for task in graph.build(recipe)]
     hub.check(recipe)
     with run.locked(out):
         if from_stage is not None:
             _adopt(tasks, from_stage, of_run, out)
+        if recipe.continues:
+            _keep_base(tasks, recipe, out)
         before = (out / "recipe.yaml").read_bytes() if (out / "recipe.yaml").exists() else None
         run.write_atomic(out / "recipe.yaml", dump(recipe))
         worked = False
@@ -115,6 +119,26 @@ def start(values: Mapping[str, Any], out: str | Path) -> Run:
     if ignored:
         print(f"ignored, they mean something only on Google Cloud: {', '.join(ignored)}", file=sys.stderr)
     return execute(recipe, Path(out))
+
+
+def with_labels(recipe: Recipe, earlier: Path) -> Recipe:
+    """The recipe of the round after `earlier`: it learns from the old preferences and from what people said of that run
+    and of those before it, and is compared with all of them.
+
+    Raises `PlatformError` where `earlier` has no policy or nobody has labelled.
+    """
+    chain = [*outcome.of(earlier).recipe.continues, str(earlier)]
+    every = [Path(folder) / name for folder in chain for name in (LABELS, TIES)]
+    labels = [str(path) for path in every if path.exists() and path.stat().st_size]
+    if str(earlier / LABELS) not in labels:
+        raise PlatformError(
+            f"{earlier / LABELS}: no preferences there; people give them with `preferent label {earlier} --on train`, "
+            f"and `preferent label {earlier} --export` writes them out"
+        )
+    given = [*paths(recipe.preference_dataset), *labels]
+    values = recipe.model_dump(mode="json") | {"continues": chain, "preference_dataset": list(dict.fromkeys(given))}
+    values["data"]["format"] = "auto"
+    return parse(values)[0]
 
 
 def finished(task: Task, recipe: Recipe, root: Path) -> bool:
@@ -202,6 +226,14 @@ def _adopt(tasks: Sequence[Task], from_stage: str, of_run: Path | None, root: Pa
     for task in tasks[:first]:
         source, target = of_run / task.folder, root / task.folder
         if not (target / "stage.json").exists() and (source / "DONE").exists():
+            _take(source, target)
+
+
+def _keep_base(tasks: Sequence[Task], recipe: Recipe, root: Path) -> None:
+    """Take over the base model that the last round trained, where this round would make the same."""
+    for task in tasks:
+        source, target = Path(recipe.continues[-1]) / task.folder, root / task.folder
+        if task.stage == "sft" and not (target / "stage.json").exists() and finished(task, recipe, source.parent):
             _take(source, target)
 
 

@@ -398,3 +398,46 @@ def test_converting_accounts_for_every_row(tmp_path):
         convert([source], Path(source))
     with pytest.raises(UsageError, match="the formats are"):
         convert([source], tmp_path / "x", "parquet")
+
+
+@pytest.fixture
+def rounds(tmp_path):
+    """Two rounds: the second has new preferences on old prompts, on prompts of no preferences before, and new ones."""
+    old = write(tmp_path, "old.jsonl", preferences())
+    prompts = write(tmp_path, "prompts.jsonl", [{"input_text": f"P{i}"} for i in range(200)])
+    first = prepare(tmp_path, "one/data", preference_dataset=old, prompt_dataset=prompts)
+    asked = [f"Q{i}" for i in range(40)] + [f"P{i}" for i in range(40)] + [f"N{i}" for i in range(80)]
+    labels = write(tmp_path, "labels.jsonl", [pair(text, "tuned", "base", i % 2) for i, text in enumerate(asked)])
+    given = {"preference_dataset": [old, labels], "prompt_dataset": prompts, "continues": [str(tmp_path / "one")]}
+    return first, prepare(tmp_path, "two/data", **given), given
+
+
+def test_the_next_round_holds_out_what_the_last_one_held_out(rounds):
+    first, second, _ = rounds
+    assert_disjoint(second)
+    for kind in ("preference", "prompt"):
+        for part in PARTS if kind == "preference" else ("train", "validation", "test"):
+            before = {row.key if kind == "prompt" else row.prompt.key for row in prompts_of(first, kind, part)}
+            after = {row.key if kind == "prompt" else row.prompt.key for row in prompts_of(second, kind, part)}
+            assert before and before <= after, (kind, part)
+    assert sum(counts(second)["parts"]["preference"].values()) == 400 + 160
+
+
+def test_prompts_that_got_their_first_preferences_may_teach_the_judge(rounds):
+    first, second, _ = rounds
+    learnt = {part: {row.prompt.input_text for row in prompts_of(second, "preference", part)} for part in PARTS}
+    held = {row.input_text for part in ("validation", "test") for row in prompts_of(first, "prompt", part)}
+    assert any(text.startswith("P") for text in learnt["judge"] - held)
+    assert any(text.startswith("P") for text in learnt["train"] - held)
+    assert any(text.startswith("N") for part in ("validation", "test") for text in learnt[part])
+
+
+def test_a_group_of_several_parts_is_held_out(tmp_path, rounds):
+    """A row that joins a trained prompt with a held-out one moves to where nobody trains on it."""
+    first, _, given = rounds
+    trained, held = (prompts_of(first, "preference", part)[0].prompt.input_text for part in ("train", "test"))
+    joined = [pair(text, "x", "y", 0, group="one") for text in (trained, held)]
+    more = write(tmp_path, "joined.jsonl", joined)
+    second = prepare(tmp_path, "three/data", **given | {"preference_dataset": [*given["preference_dataset"], more]})
+    assert_disjoint(second)
+    assert trained in {row.prompt.input_text for row in prompts_of(second, "preference", "test")}

@@ -17,6 +17,7 @@ from preferent.cli import parser
 from preferent.error import DataError, Interrupted, PlatformError, PreferentError, UsageError
 
 VALUES = {"large_model_reference": "base", "preference_dataset": "p.jsonl"}
+RECIPE = {"large_model_reference": "m", "preference_dataset": "old.jsonl"}
 RERUN = ("infer", "compare")
 
 
@@ -349,3 +350,47 @@ def test_a_command_dies_with_us():
         time.sleep(0.05)
     else:
         pytest.fail("the command still runs")
+
+
+def labelled(folder: Path, **values: object) -> Path:
+    """A finished run, as far as the next round looks at it, on which people gave two preferences and a tie."""
+    (folder / "policy/model").mkdir(parents=True)
+    (folder / "policy/DONE").write_text("")
+    (folder / "recipe.yaml").write_text(recipe.dump(recipe.parse(RECIPE | values)[0]))
+    row = {"input_text": "a", "candidate_0": "b", "candidate_1": "c"}
+    run.write_jsonl(folder / "labels/preferences.jsonl", [row | {"choice": 0}, row | {"choice": 1}])
+    run.write_jsonl(folder / "labels/ties.jsonl", [row | {"choice": "tie"}])
+    return folder
+
+
+def test_the_next_round_learns_from_old_and_new_preferences(tmp_path: Path) -> None:
+    asked = recipe.parse(RECIPE)[0]
+    one = labelled(tmp_path / "one")
+    second = pipeline.with_labels(asked, one)
+    assert second.continues == (str(one),)
+    assert second.preference_dataset == ["old.jsonl", f"{one}/labels/preferences.jsonl", f"{one}/labels/ties.jsonl"]
+    two = labelled(tmp_path / "two", continues=[str(one)])
+    third = pipeline.with_labels(asked, two)
+    assert third.continues == (str(one), str(two))
+    files = [f"{folder}/labels/{name}.jsonl" for folder in (one, two) for name in ("preferences", "ties")]
+    assert third.preference_dataset == ["old.jsonl", *files]
+    assert pipeline.with_labels(second, two) == third, "a recipe that has the first round's labels gets them once"
+    sides = {name: path for task in graph.build(third) for name, path in task.inputs.items() if "side." in name}
+    assert sides == {f"side.round-{i}": f"predictions/round-{i}/text.jsonl" for i in (1, 2)}
+
+
+def test_without_labels_there_is_no_next_round(tmp_path: Path) -> None:
+    one = labelled(tmp_path / "one")
+    (one / "labels/preferences.jsonl").write_text("")
+    with pytest.raises(PlatformError, match=r"preferences\.jsonl: no preferences there.*preferent label"):
+        pipeline.with_labels(recipe.parse(RECIPE)[0], one)
+    with pytest.raises(UsageError, match="no run directory"):
+        pipeline.with_labels(recipe.parse(RECIPE)[0], tmp_path)
+
+
+def test_what_people_said_is_read_once_it_is_there(tmp_path: Path) -> None:
+    task = next(task for task in graph.build(recipe.parse(RECIPE)[0]) if task.name == "compare")
+    assert "people" not in task.at(tmp_path).inputs and "people" not in " ".join(task.command("run"))
+    run.write_jsonl(tmp_path / "labels/judgments.jsonl", [])
+    assert task.at(tmp_path).inputs["people"] == "labels/judgments.jsonl"
+    assert "people=run/labels/judgments.jsonl" in task.at(tmp_path).command("run")

@@ -19,6 +19,12 @@ Arguments = argparse.Namespace
 def do_run(given: Arguments) -> None:
     recipe, ignored = _recipe(given)
     folder = given.out or Path("runs") / given.recipe.stem
+    if given.with_labels is not None:
+        from preferent.pipeline import with_labels
+
+        recipe = with_labels(recipe, given.with_labels)
+        if folder.resolve() == given.with_labels.resolve():
+            raise UsageError(f"--with-labels {given.with_labels}: the next round is a new run; name it with --out")
     if given.dry_run:
         from preferent import plan
 
@@ -117,7 +123,7 @@ def _recipe(given: Arguments) -> tuple["Recipe", list[str]]:
 
 def _inputs(stage: str, words: Sequence[str]) -> dict[str, Path]:
     """`NAME=PATH` words as a dictionary, checked against what the stage reads."""
-    from preferent.graph import INPUTS, is_reward
+    from preferent.graph import INPUTS, reads
 
     required, optional = INPUTS[stage]
     known = ", ".join(required + optional) or "nothing"
@@ -126,7 +132,7 @@ def _inputs(stage: str, words: Sequence[str]) -> dict[str, Path]:
         name, _, path = word.partition("=")
         if not path:
             raise UsageError(f"--in {word}: write it as NAME=PATH; {stage} reads {known}")
-        if name not in required + optional and not ("reward" in optional and is_reward(name)):
+        if not reads(stage, name):
             raise UsageError(f"--in {word}: {stage} does not read '{name}'; it reads {known}")
         inputs[name] = Path(path)
     for name in required:

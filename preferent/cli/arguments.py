@@ -71,6 +71,12 @@ def _run(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--of", dest="of_run", type=Path, metavar="RUN", help="the run whose earlier stages --from takes over"
     )
+    verb.add_argument(
+        "--with-labels",
+        type=Path,
+        metavar="RUN",
+        help="the next round after this run: learn from what people said of it too, and compare with it",
+    )
 
 
 def _quickstart(verb: argparse.ArgumentParser) -> None:

@@ -4,6 +4,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -70,6 +71,7 @@ def _files(recipe: Recipe) -> dict[str, Path]:
         raise UsageError("recipe: preference_dataset is missing: name the files of preferences, or give ppo.reward")
     if graph.judged(recipe) and recipe.compare.judge_share == 0:
         raise UsageError("recipe: compare.judge_share: 0 leaves an independent judge nothing; give it a share above 0")
+    named["continues"] = graph.dealt(recipe)
     found = {source: [name for name in dataset.expand(given) if "://" not in name] for source, given in named.items()}
     return {f"{source}.{i}": Path(name) for source, names in found.items() for i, name in enumerate(names)}
 
@@ -152,10 +154,12 @@ def _content(record: Preference | Prompt) -> str:
 def _divide(recipe: Recipe, sources: Sources) -> Parts:
     """Every row to its part, with its group; rows that share a group with held-out rows are taken out of training."""
     eval_pairs, eval_prompts = sources.eval_pairs or [], sources.eval_prompts or []
-    kinds: list[Sequence[Preference | Prompt]] = [sources.pairs, sources.prompts, eval_pairs, eval_prompts]
+    before, was_in = _earlier(recipe)
+    kinds: list[Sequence[Preference | Prompt]] = [sources.pairs, sources.prompts, eval_pairs, eval_prompts, before]
     names = iter(group.components([group.labels(row) for rows in kinds for row in rows]))
-    of_pairs, of_prompts, of_eval_pairs, of_eval_prompts = ([next(names) for _ in rows] for rows in kinds)
-    part = _part_of(recipe, sources, of_pairs, of_prompts, [*of_eval_pairs, *of_eval_prompts])
+    of_pairs, of_prompts, of_eval_pairs, of_eval_prompts, of_before = ([next(names) for _ in rows] for rows in kinds)
+    known = _known(of_before, was_in)
+    part = _part_of(recipe, sources, of_pairs, of_prompts, [*of_eval_pairs, *of_eval_prompts], known)
 
     held = {*of_eval_pairs, *of_eval_prompts}
     pairs, pairs_out = _deal_out(sources.pairs, of_pairs, part, held, sources.eval_pairs is not None)
@@ -165,7 +169,11 @@ def _divide(recipe: Recipe, sources: Sources) -> Parts:
         prompts[name] += [row for row, of in zip(eval_prompts, of_eval_prompts, strict=True) if part[of] == name]
     if graph.judged(recipe):
         training = [of for of in of_pairs if part[of] == "train"]
-        judged = group.deal(recipe.seed, "judge", training, [recipe.compare.judge_share])
+        learnt = [isinstance(row, Preference) for row in before]
+        known = _known(list(compress(of_before, learnt)), list(compress(was_in, learnt)))
+        fresh = [of for of in training if of not in known]
+        judged = {of: int(part != "judge") for of, part in known.items()}
+        judged |= group.deal(recipe.seed, "judge", fresh, [recipe.compare.judge_share])
         rows = list(zip(pairs["train"], training, strict=True))
         pairs["judge"] = [row for row, of in rows if judged[of] == 0]
         pairs["train"] = [row for row, of in rows if judged[of] != 0]
@@ -174,15 +182,39 @@ def _divide(recipe: Recipe, sources: Sources) -> Parts:
     return Parts(pairs, prompts, {"preference": pairs_out, "prompt": prompts_out}, groups)
 
 
+def _earlier(recipe: Recipe) -> tuple[list[Preference | Prompt], list[str]]:
+    """The rows of the rounds that this run continues, and the part that each was in."""
+    rows: list[Preference | Prompt] = []
+    parts: list[str] = []
+    for file in map(Path, dataset.expand(graph.dealt(recipe))):
+        rows += dataset.load_preferences(file) if file.parent.name == "preference" else dataset.load_prompts(file)
+        parts += [file.stem] * (len(rows) - len(parts))
+    return rows, parts
+
+
+def _known(groups: Sequence[str], parts: Sequence[str]) -> dict[str, str]:
+    """The part that a group was in before; where new rows join groups of several parts, the one that is held out."""
+    order = ("train", "judge", "validation", "test")
+    ranked = sorted(zip(groups, parts, strict=True), key=lambda row: order.index(row[1]))
+    return dict(ranked)
+
+
 def _part_of(
-    recipe: Recipe, sources: Sources, of_pairs: Sequence[str], of_prompts: Sequence[str], of_eval: Sequence[str]
+    recipe: Recipe,
+    sources: Sources,
+    of_pairs: Sequence[str],
+    of_prompts: Sequence[str],
+    of_eval: Sequence[str],
+    known: dict[str, str],
 ) -> dict[str, str]:
-    """The part of every group: eval rows serve validation and test half each; without them shares are split off.
+    """The part of every group: as in an earlier round; else eval rows serve validation and test half each; without
+    them shares are split off.
 
     Groups with preferences are dealt first and those with prompts alone after them, so that each kind gets its share.
     """
     shares, none = [recipe.data.validation_share, recipe.data.test_share], [0.0, 0.0]
-    part = group.deal(recipe.seed, "eval", of_eval, [0.5])
+    part = {of: PARTS.index("train" if name == "judge" else name) for of, name in known.items()}
+    part |= group.deal(recipe.seed, "eval", [of for of in of_eval if of not in part], [0.5])
     for of_rows, replaced in ((of_pairs, sources.eval_pairs), (of_prompts, sources.eval_prompts)):
         free = [of for of in of_rows if of not in part]
         part |= group.deal(recipe.seed, "split", free, shares if replaced is None else none)
