@@ -3,7 +3,9 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
 BIN := .venv/bin
 READY := .venv/.ready
-MEASURES := bench/help.py bench/optimum.py bench/algorithms.py bench/lesson.py bench/memory.py bench/survival.py bench/mutants.py bench/ppo_against_trl.py
+BROWSER := .venv/.browser
+SIDE_BY_SIDE := -n 2 --dist loadscope
+MEASURES := bench/help.py bench/optimum.py bench/algorithms.py bench/lesson.py bench/memory.py bench/survival.py bench/mutants.py bench/coverage.py bench/label.py bench/ppo_against_trl.py
 
 .PHONY: quickstart test exact mutants acceptance measure docs clean
 
@@ -15,7 +17,7 @@ test: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE)
 
 exact: $(READY)
 	$(BIN)/python -m pytest -q --durations=5 tests/exact
@@ -23,11 +25,11 @@ exact: $(READY)
 mutants: $(READY)
 	$(BIN)/python bench/mutants.py --strict
 
-acceptance: $(READY)
-	$(BIN)/python -m pytest -q -m 'acceptance and not slow'
+acceptance: $(BROWSER)
+	$(BIN)/python -m pytest -q -rs $(SIDE_BY_SIDE) -m 'acceptance and not slow'
 	PREFERENT_EXAMPLES=1000 $(BIN)/python -m pytest -q tests/test_dataset.py -k breaks_the_reader
 
-measure: $(READY)
+measure: $(BROWSER)
 	$(BIN)/python -m pytest -q -m slow
 	set -e; for script in $(MEASURES); do echo "== $$script"; $(BIN)/python $$script; done
 
@@ -40,6 +42,14 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
+
+# What the tests of pages need: Chromium (a Debian package), axe-core, and the page of LLM Comparator.
+$(BROWSER): $(READY)
+	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } \
+		|| { echo "the tests of pages need Chromium: install it so that 'chromium' is on the path"; exit 1; }
+	npm install --silent --no-audit --no-fund --no-save --prefix .venv/axe axe-core@4.14.1
+	$(BIN)/python -m pip install --quiet --no-deps --target .venv/llm_comparator --upgrade llm-comparator==0.1
+	touch $(BROWSER)
 
 clean:
 	rm -rf .venv site build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
