@@ -1,0 +1,116 @@
+"""The label server's pages and answers: HTTP on one side, the desk on the other."""
+
+import json
+from collections.abc import Callable, Mapping
+from importlib.resources import files
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from preferent.label import door
+from preferent.label.desk import Desk, Refused
+
+TYPES = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-8"}
+Deed = Callable[[str, Mapping[str, Any]], dict[str, Any]]
+
+
+def build(desk: Desk, tokens: Mapping[str, str], origins: set[str]) -> door.App:
+    """The application, behind its door. `tokens` are by annotator, the owner's under the empty name; an annotator
+    whose token is the only one works alone and is the owner."""
+    cookie, alone = door.cookie(desk.settings["seed"]), len(tokens) == 1
+
+    def known(request: Request) -> str:
+        """The annotator who sends a request, or the empty name of the owner."""
+        name = door.holder(request.cookies.get(cookie, ""), tokens)
+        if name is None:
+            raise HTTPException(401, "open the link that the server printed: it knows you by it")
+        return name
+
+    def annotator(request: Request) -> str:
+        name = known(request)
+        if not name:
+            raise HTTPException(403, "this is the owner's link; to answer questions, open an annotator's")
+        return name
+
+    async def session(request: Request) -> Response:
+        given = (await _sent(request)).get("token")
+        name = door.holder(given, tokens) if isinstance(given, str) else None
+        if name is None:
+            raise HTTPException(401, "this link is not one of this server's; open one that it printed")
+        strengths = list(range(1, desk.settings["strengths"] + 1)) or None
+        said = {"annotator": name or None, "owner": alone or not name, "strengths": strengths, "blind": True}
+        answer = JSONResponse(said)
+        secure = all(origin.startswith("https:") for origin in origins)
+        answer.set_cookie(cookie, tokens[name], httponly=True, samesite="strict", path="/", secure=secure)
+        return answer
+
+    async def queue(request: Request) -> Response:
+        return JSONResponse(await run_in_threadpool(desk.queue, annotator(request)))
+
+    def doing(deed: Deed) -> Callable[[Request], Any]:
+        async def answer(request: Request) -> Response:
+            name = annotator(request)
+            return JSONResponse(await run_in_threadpool(deed, name, await _sent(request)))
+
+        return answer
+
+    routes = [
+        Route("/api/session", session, methods=["POST"]),
+        Route("/api/queue", queue, methods=["GET"]),
+        Route("/api/vote", doing(desk.vote), methods=["POST"]),
+        Route("/api/undo", doing(desk.undo), methods=["POST"]),
+        Route("/api/flag", doing(desk.flag), methods=["POST"]),
+        Route("/", _page("index.html"), methods=["GET"]),
+        Route("/owner", _page("owner.html"), methods=["GET"]),
+        Route("/static/{name}", _static, methods=["GET"]),
+    ]
+    handlers: Mapping[Any, Any] = {Refused: _refused, HTTPException: _failed, Exception: _broken}
+    return door.guard(Starlette(routes=routes, exception_handlers=handlers), origins)
+
+
+async def _sent(request: Request) -> dict[str, Any]:
+    """The JSON object that was sent."""
+    try:
+        value = json.loads(await request.body())
+    except (ValueError, RecursionError):
+        raise HTTPException(400, "what was sent is not JSON") from None
+    if not isinstance(value, dict):
+        raise HTTPException(400, "what was sent is not a JSON object")
+    return value
+
+
+def _file(name: str) -> Response:
+    """A file of the page; the names are those in the folder, so no name leads out of it."""
+    package = files("preferent")
+    there = {path.name: path for folder in ("label/static", "page") for path in package.joinpath(folder).iterdir()}
+    kind = TYPES.get(name.rpartition(".")[2])
+    if kind is None or name not in there:
+        raise HTTPException(404, "there is nothing here")
+    return Response(there[name].read_bytes(), media_type=kind)
+
+
+def _page(name: str) -> Callable[[Request], Response]:
+    return lambda _request: _file(name)
+
+
+def _static(request: Request) -> Response:
+    return _file(request.path_params["name"])
+
+
+def _refused(_request: Request, error: Refused) -> Response:
+    queue = {} if error.queue is None else {"queue": error.queue}
+    return JSONResponse({"error": str(error)} | queue, error.status)
+
+
+def _failed(_request: Request, error: HTTPException) -> Response:
+    sentence = "there is nothing here" if error.status_code == 404 else error.detail
+    return JSONResponse({"error": sentence}, error.status_code)
+
+
+def _broken(_request: Request, _error: Exception) -> Response:
+    return JSONResponse({"error": "the server failed; where it runs, it says why. What was acknowledged is kept"}, 500)

@@ -1,0 +1,169 @@
+"""The desk where annotators are asked: the queue of each, and what a vote, an undo or a flag does to it.
+
+What stands in memory is what the events in the store add up to; an event is on the disk before it counts here.
+"""
+
+import math
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from preferent.label import assignment, event, question
+from preferent.label.event import Choice, Event, History, Kind, Vote
+from preferent.label.question import Question
+from preferent.label.store import Store
+
+LONGEST_KEY = 100
+LONGEST_NOTE = 4000
+LONGEST_TIME = 1e7
+
+
+class Refused(Exception):
+    """What an annotator sent cannot be done; `status` is HTTP's, `queue` what is to be done instead."""
+
+    def __init__(self, status: int, message: str, queue: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.queue = queue
+
+
+class Desk:
+    """Everybody's queue over one store. Every method may be called from any thread."""
+
+    def __init__(self, store: Store) -> None:
+        self._lock = threading.RLock()
+        self._store = store
+        self.settings = store.settings()
+        self.questions: dict[str, Question] = {each.key: each for each in store.questions()}
+        events = store.events()
+        self.histories = event.histories(events)
+        self._sent: dict[tuple[str, str], tuple[Kind, str]] = {(e.annotator, e.key): (e.kind, e.item) for e in events}
+        answered: dict[str, set[str]] = {}
+        for name, history in self.histories.items():
+            for key in history.votes:
+                answered.setdefault(key, set()).add(name)
+        order = assignment.queues(self.settings, list(self.questions.values()), answered)
+        self._queues = {
+            name: [key for key in keys if not self.questions[key].identical] for name, keys in order.items()
+        }
+        for name in order:
+            self.histories.setdefault(name, History())
+        self._keys = {assignment.opaque(self.settings["seed"], key): key for key in self.questions}
+
+    def queue(self, annotator: str) -> dict[str, Any]:
+        """What the page shows: progress, the question that is next, and the vote that an undo brought back."""
+        with self._lock:
+            history, keys = self.histories[annotator], self._queues[annotator]
+            done = len(history.votes)
+            back = next(reversed(history.undone), None)
+            key = back or next((key for key in keys if key not in history.votes), None)
+            return {
+                "done": done,
+                "total": len({*keys, *history.votes}),
+                "undoable": done,
+                "item": None if key is None else self._item(annotator, key, done + 1),
+                "previous": None if back is None else _previous(history.undone[back]),
+            }
+
+    def _item(self, annotator: str, key: str, number: int) -> dict[str, Any]:
+        asked = self.questions[key]
+        first = assignment.first(self.settings["seed"], key, annotator)
+        return {
+            "item": assignment.opaque(self.settings["seed"], key),
+            "number": number,
+            "prompt": question.shown(asked),
+            "left": asked.answer(first),
+            "right": asked.answer(question.other(first)),
+            "flagged": key in self.histories[annotator].flags,
+        }
+
+    def vote(self, annotator: str, sent: Mapping[str, Any]) -> dict[str, Any]:
+        """Take a vote, once; the queue after it."""
+        key, item = _text(sent, "key", LONGEST_KEY), self._key(annotator, sent)
+        choice = sent.get("choice")
+        if choice not in event.CHOICES:
+            raise Refused(400, f"choice is one of {', '.join(event.CHOICES)}")
+        body = {
+            "choice": choice,
+            "first": assignment.first(self.settings["seed"], item, annotator),
+            "strength": self._strength(choice, sent.get("strength")),
+            "note": _text(sent, "note", LONGEST_NOTE, needed=False),
+            "seconds": _seconds(sent.get("seconds")),
+        }
+        with self._lock:
+            if not self._happened(annotator, key, "vote", item):
+                if item in self.histories[annotator].votes:
+                    raise Refused(409, "this question has its answer already", self.queue(annotator))
+                self._add(Event(annotator, key, "vote", item, body, time.time()))
+            return self.queue(annotator)
+
+    def undo(self, annotator: str, sent: Mapping[str, Any]) -> dict[str, Any]:
+        """Take the last vote back, once; the queue with its question."""
+        key = _text(sent, "key", LONGEST_KEY)
+        with self._lock:
+            if not self._happened(annotator, key, "undo", None):
+                votes = self.histories[annotator].votes
+                if not votes:
+                    raise Refused(409, "there is nothing to undo", self.queue(annotator))
+                self._add(Event(annotator, key, "undo", next(reversed(votes)), {}, time.time()))
+            return self.queue(annotator)
+
+    def flag(self, annotator: str, sent: Mapping[str, Any]) -> dict[str, Any]:
+        """Mark a question as one that somebody should look at; the last note counts."""
+        key, item = _text(sent, "key", LONGEST_KEY), self._key(annotator, sent)
+        note = _text(sent, "note", LONGEST_NOTE, needed=False)
+        with self._lock:
+            if not self._happened(annotator, key, "flag", item):
+                self._add(Event(annotator, key, "flag", item, {"note": note}, time.time()))
+        return {"flagged": True}
+
+    def _add(self, happened: Event) -> None:
+        self._store.append(happened)
+        self.histories[happened.annotator].add(happened)
+        self._sent[happened.annotator, happened.key] = happened.kind, happened.item
+
+    def _happened(self, annotator: str, key: str, kind: Kind, item: str | None) -> bool:
+        """Whether the annotator's event of this key is here already; refuses a key that was another event's."""
+        before = self._sent.get((annotator, key))
+        if before is not None and (before[0] != kind or item not in (None, before[1])):
+            raise Refused(409, "this key was another event's; send a new one", self.queue(annotator))
+        return before is not None
+
+    def _key(self, annotator: str, sent: Mapping[str, Any]) -> str:
+        """The question that is meant, if it is one for this annotator."""
+        key = self._keys.get(_text(sent, "item", LONGEST_KEY))
+        if key is None or (key not in self._queues[annotator] and key not in self.histories[annotator].votes):
+            raise Refused(404, "no such question for you; load the page again", self.queue(annotator))
+        return key
+
+    def _strength(self, choice: Choice, strength: object) -> int | None:
+        levels = self.settings["strengths"]
+        if strength is None:
+            return None
+        if choice not in get_args(Choice)[:2] or isinstance(strength, bool) or strength not in range(1, levels + 1):
+            raise Refused(400, "strength is null, or how clear the choice of left or right was: one of the strengths")
+        return int(str(strength))
+
+
+def _previous(vote: Vote) -> dict[str, Any]:
+    return {"choice": vote.choice, "strength": vote.strength, "note": vote.note, "seconds": vote.seconds}
+
+
+def _text(sent: Mapping[str, Any], name: str, longest: int, needed: bool = True) -> str:
+    value = sent.get(name, None if needed else "")
+    if not isinstance(value, str) or len(value) > longest or (needed and not value):
+        raise Refused(400, f"{name} is a text of at most {longest} characters")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise Refused(400, f"{name} is not Unicode: it holds half of a surrogate pair") from None
+    return value
+
+
+def _seconds(value: object) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LONGEST_TIME:
+        raise Refused(400, "seconds is how long the question was looked at: a number from 0 on")
+    return float(value) if math.isfinite(value) else None
