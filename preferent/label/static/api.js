@@ -1,0 +1,30 @@
+// The one way to the server: JSON there and back.
+
+const PATIENCE_MILLISECONDS = 10_000;
+
+// The server did not answer, or only that it cannot now: the same request may be sent again.
+export class Unreachable extends Error {}
+
+// The server's answer as {status, body}.
+export async function request(path, body) {
+  const options = { credentials: "same-origin", cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MILLISECONDS) };
+  if (body !== undefined) {
+    Object.assign(options, { method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json" } });
+  }
+  try {
+    const response = await fetch(path, options);
+    if (response.status >= 500 || response.status === 429) throw new Unreachable(`status ${response.status}`);
+    return { status: response.status, body: await response.json() };
+  } catch (error) {
+    throw error instanceof Unreachable ? error : new Unreachable(String(error));
+  }
+}
+
+// The token stands in the address after "#"; once it became a cookie, it is taken out of the address.
+export async function openSession() {
+  const token = location.hash.slice(1);
+  if (!token) return request("/api/session");
+  const answer = await request("/api/session", { token });
+  if (answer.status === 200) history.replaceState(null, "", location.pathname);
+  return answer;
+}

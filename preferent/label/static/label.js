@@ -1,0 +1,228 @@
+// The page on which people say which of two answers is better.
+
+import { openSession, request, Unreachable } from "/static/api.js";
+import { Clock } from "/static/clock.js";
+import { find } from "/static/element.js";
+import { Help } from "/static/help.js";
+import { Keys } from "/static/keys.js";
+import { Outbox } from "/static/outbox.js";
+import { Question } from "/static/question.js";
+
+const CHOICES = { left: "A is better", right: "B is better", tie: "tie", both_bad: "both bad", skip: "skipped" };
+const ANSWERED =
+  "That question had been answered already, in another tab or window. That answer stands; this one was not stored.";
+const STATES = { saved: "saved", saving: "saving", unsaved: "not saved" };
+const SECTIONS = ["question", "end", "closed"];
+const FIRST_GLANCE_MILLISECONDS = 300;
+const PAUSE_MILLISECONDS = 1000;
+
+const clock = new Clock();
+const question = new Question();
+const keys = new Keys(act);
+const help = new Help(keys);
+
+let outbox = null;
+let undoable = 0;
+let isWaiting = false;
+let shownAt = 0;
+
+function section(name) {
+  for (const one of SECTIONS) find(one).hidden = one !== name;
+}
+
+function tell(words) {
+  find("notice").textContent = words;
+  find("notice").hidden = !words;
+}
+
+function announce(words) {
+  find("announcement").textContent = words;
+}
+
+function showState(state) {
+  find("state").textContent = STATES[state];
+  find("state").dataset.state = state;
+  find("trouble").hidden = state !== "unsaved";
+}
+
+function wait(whether) {
+  isWaiting = whether;
+  question.wait(whether);
+}
+
+// Shows where a queue stands: its question, or the end. `notice` tells, and `spoken` only says, what led here.
+function show(queue, { notice = "", spoken = notice } = {}) {
+  wait(false);
+  tell(notice);
+  undoable = queue.undoable;
+  find("undo").disabled = !undoable;
+  find("progress").max = Math.max(queue.total, 1);
+  find("progress").value = queue.done;
+  find("count").textContent = `${queue.done} of ${queue.total}`;
+  document.title = `${queue.done}/${queue.total} Which answer is better?`;
+  if (queue.item) showItem(queue, spoken);
+  else showEnd(queue);
+}
+
+function showItem({ item, total, previous }, spoken) {
+  section("question");
+  question.show(item, previous);
+  if (previous) tell(`Taken back. You had answered: ${CHOICES[previous.choice]}. Answer again.`);
+  announce(`${previous ? find("notice").textContent : spoken} Question ${item.number} of ${total}.`.trim());
+  clock.start();
+  shownAt = performance.now();
+}
+
+function showEnd({ total }) {
+  section("end");
+  question.item = null;
+  find("end-words").textContent = total ? `You answered all ${total} questions.` : "There is nothing to answer yet.";
+  announce(find("end-words").textContent);
+}
+
+function focusTop() {
+  scrollTo(0, 0);
+  find(question.item ? "title" : "end-title").focus({ preventScroll: true });
+}
+
+function close(words) {
+  section("closed");
+  question.item = null;
+  find("state").textContent = "";
+  find("undo").disabled = true;
+  find("closed-words").textContent = words;
+  find("closed-title").focus();
+}
+
+// Ask until the server answers.
+async function patiently(path) {
+  for (;;) {
+    try {
+      return await (path ? request(path) : openSession());
+    } catch (error) {
+      if (!(error instanceof Unreachable)) throw error;
+      showState("unsaved");
+      await new Promise((resolve) => setTimeout(resolve, PAUSE_MILLISECONDS));
+    }
+  }
+}
+
+async function refresh(notice) {
+  const { status, body } = await patiently("/api/queue");
+  if (status === 401) return expired();
+  if (status !== 200) return close(body.error);
+  showState("saved");
+  if (notice || !question.item || body.item?.item !== question.item.item) show(body, { notice });
+}
+
+function expired() {
+  const kept = outbox.waiting().length ? " Your last answer is kept in this browser and is sent when you open the new one." : "";
+  close(`The link that this page was opened with is no longer valid.${kept}`);
+}
+
+// What the server said to a deed of the outbox.
+async function settled({ path, body: deed }, status, body) {
+  if (path === "/api/flag") return settledFlag(deed, status, body);
+  const isVote = path === "/api/vote";
+  const notice = status === 409 && isVote ? ANSWERED : `The server refused that, and it is not stored: ${body.error}`;
+  if (status === 200) show(body, { spoken: isVote ? "Saved." : "" });
+  else if (body.queue) show(body.queue, { notice });
+  else await refresh(notice);
+  focusTop();
+}
+
+function settledFlag(deed, status, body) {
+  if (status !== 200) tell(`The server refused the flag: ${body.error}`);
+  else if (deed.item === question.item?.item) question.flagged(true);
+  announce(status === 200 ? "Flagged." : find("notice").textContent);
+}
+
+async function send(path, body) {
+  const isBlocking = path !== "/api/flag";
+  if (isBlocking) wait(true);
+  if (!(await outbox.put(path, body))) expired();
+}
+
+function vote(choice) {
+  if (isWaiting || !question.item) return;
+  question.choose(choice);
+  const strength = choice === "left" || choice === "right" ? question.strength : null;
+  const seconds = Math.round(clock.seconds() * 1000) / 1000;
+  send("/api/vote", { item: question.item.item, choice, strength, note: question.note, seconds });
+}
+
+function undo() {
+  if (!isWaiting && undoable) send("/api/undo", {});
+}
+
+function flag() {
+  if (question.item && !find("flag").disabled) send("/api/flag", { item: question.item.item, note: question.note });
+}
+
+function act(deed) {
+  if (deed === "help") help.open();
+  else if (deed === "undo") undo();
+  else if (!question.item) return;
+  else if (deed in CHOICES) vote(deed);
+  else if (deed === "flag") flag();
+  else if (deed === "note") find("note").focus();
+  else if (deed.startsWith("strength")) press(question.strengths[Number(deed.at(-1)) - 1]);
+  else question.toggle(deed);
+}
+
+function press(strength) {
+  if (strength !== undefined) question.setStrength(strength);
+}
+
+async function lookAgain() {
+  await refresh();
+  if (question.item) focusTop();
+  else tell("There are no new questions yet.");
+}
+
+// The second press of a double click, or one that was meant for the question before, is no answer.
+function isMeant(event) {
+  return event.detail === 0 || (event.detail === 1 && performance.now() - shownAt > FIRST_GLANCE_MILLISECONDS);
+}
+
+function listen() {
+  for (const button of document.querySelectorAll("[data-choice]")) {
+    button.addEventListener("click", (event) => isMeant(event) && vote(button.dataset.choice));
+  }
+  for (const side of ["left", "right"]) {
+    find(side).addEventListener("click", (event) => {
+      if (isMeant(event) && getSelection().isCollapsed) vote(side);
+    });
+  }
+  for (const deed of ["undo", "flag", "help", "differences", "plain"]) {
+    find(deed).addEventListener("click", () => act(deed));
+  }
+  find("note").addEventListener("keydown", (event) => {
+    if (event.key === "Escape") find("title").focus();
+  });
+  find("again").addEventListener("click", lookAgain);
+  find("retry").addEventListener("click", () => outbox?.wake());
+  document.addEventListener("visibilitychange", () => {
+    if (!document.hidden && outbox && !isWaiting && find("closed").hidden) refresh();
+  });
+  addEventListener("hashchange", () => location.hash.length > 1 && location.reload());
+}
+
+async function start() {
+  listen();
+  help.draw();
+  const { status, body } = await patiently(null);
+  if (status !== 200) {
+    const isGiven = location.hash.length > 1;
+    return close(isGiven ? "The link is not complete, or belongs to another set of questions." : "There was no link, or it is no longer valid.");
+  }
+  question.offer(body.strengths);
+  help.draw();
+  find("annotator").textContent = body.annotator;
+  find("owner").hidden = !body.owner;
+  outbox = new Outbox(`${body.folder}.${body.annotator}`, { state: showState, settled });
+  if (outbox.waiting().length && !(await outbox.drain())) return expired();
+  return refresh();
+}
+
+start();

@@ -1,0 +1,155 @@
+// The owner's page: how far it is, who answered how, and how well people agree; live while it is looked at.
+
+import { openSession, request, Unreachable } from "/static/api.js";
+import { element, find } from "/static/element.js";
+
+const POLL_MILLISECONDS = 2000;
+const CHOICES = { left: "Left is better", right: "Right is better", tie: "Tie", both_bad: "Both bad", skip: "Skipped" };
+
+let shown = "";
+let isRevealed = false;
+let isClosed = false;
+
+function percent(share) {
+  return share === null || share === undefined ? "–" : `${Math.round(share * 100)} %`;
+}
+
+function decimal(value) {
+  return value === null || value === undefined ? "–" : value.toFixed(2).replace("-", "−");
+}
+
+function between(interval, shape) {
+  return interval ? `, 95 % interval ${shape(interval[0])} to ${shape(interval[1])}` : "";
+}
+
+function figure(name, value, more = "") {
+  return element("div", { class: "figure" }, element("dt", {}, name), element("dd", {}, element("strong", {}, value), more));
+}
+
+function number(text) {
+  return element("td", { class: "num" }, text);
+}
+
+function bar(share, name) {
+  return element("progress", { max: "1", value: String(share || 0), "aria-label": name });
+}
+
+function person(one) {
+  const gold = one.gold_total ? `${one.gold_right} of ${one.gold_total}` : "–";
+  const time = one.median_seconds == null ? "–" : `${one.median_seconds.toFixed(1)} s`;
+  const progress = element("td", {}, bar(one.total ? one.done / one.total : 0, `Progress of ${one.name}`), element("span", { class: "small" }, ` ${one.done} of ${one.total}`));
+  return element("tr", {}, element("th", { scope: "row" }, element("bdi", {}, one.name)), progress,
+    ...[percent(one.left_share), percent(one.tie_share), String(one.skips), time, gold, ago(one.last)].map(number)); // prettier-ignore
+}
+
+// `last` is a time, in seconds since 1970 or as ISO 8601 text.
+function ago(last) {
+  if (last === null || last === undefined) return "–";
+  const seconds = Math.max(0, Date.now() / 1000 - (typeof last === "number" ? last : Date.parse(last) / 1000));
+  if (seconds < 60) return "just now";
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ago`;
+  return seconds < 86400 ? `${Math.floor(seconds / 3600)} h ago` : `${Math.floor(seconds / 86400)} d ago`;
+}
+
+function choice([name, count], total) {
+  const words = CHOICES[name] ?? name;
+  const share = total ? count / total : 0;
+  return element("tr", {}, element("th", { scope: "row" }, words), number(String(count)), number(percent(share)), element("td", {}, bar(share, words)));
+}
+
+function agreementWords(agreement) {
+  if (!agreement || !agreement.pairs) return "Nobody has answered a question that somebody else answered too, so there is no agreement to measure yet.";
+  const pairs = agreement.pairs === 1 ? "one pair of answers" : `${agreement.pairs} pairs of answers`;
+  return `Two people gave the same answer in ${percent(agreement.percent)} of ${pairs} to the same question. Krippendorff’s alpha is ${decimal(agreement.krippendorff)}${between(agreement.interval, decimal)}; 0 is chance, 1 is perfect.`;
+}
+
+function rateWords(rate) {
+  if (rate === null || rate === undefined) return "There are no answers to count yet.";
+  return `${rate.a ?? "Side a"} wins ${percent(rate.win_rate)} against ${rate.b ?? "side b"}${between(rate.interval, percent)}; a tie counts as half.`;
+}
+
+function show(overview) {
+  const { agreement, annotators, choices } = overview;
+  const total = Object.values(choices).reduce((sum, count) => sum + count, 0);
+  find("figures").replaceChildren(
+    figure("questions", String(overview.items)),
+    figure("answers", String(overview.votes)),
+    figure("people", String(annotators.length)),
+    figure("agreement", agreement?.pairs ? percent(agreement.percent) : "–"),
+  );
+  find("people").tBodies[0].replaceChildren(...annotators.map(person));
+  find("choices").tBodies[0].replaceChildren(...Object.entries(choices).map((one) => choice(one, total)));
+  find("agreement-words").textContent = agreementWords(agreement);
+  const kappas = Object.entries(agreement?.cohen ?? {});
+  find("cohen").tBodies[0].replaceChildren(...kappas.map(([pair, kappa]) =>
+    element("tr", {}, element("th", { scope: "row" }, ...pair.split("|").flatMap((name, at) => [at ? " and " : "", element("bdi", {}, name)])), number(decimal(kappa))))); // prettier-ignore
+  find("cohen-scroll").hidden = !kappas.length;
+  if (isRevealed) find("rate-words").textContent = rateWords(overview.win_rate);
+  find("results").hidden = false;
+}
+
+function close() {
+  isClosed = true;
+  find("results").hidden = true;
+  find("closed").hidden = false;
+  find("state").textContent = "";
+}
+
+function showState(isLive) {
+  find("state").textContent = isLive ? "live" : "the server does not answer";
+  find("state").dataset.state = isLive ? "saved" : "unsaved";
+}
+
+async function poll() {
+  try {
+    const { status, body } = await request(`/api/overview${isRevealed ? "?reveal=1" : ""}`);
+    if (status !== 200) return close();
+    showState(true);
+    const text = JSON.stringify(body) + Math.floor(Date.now() / 60_000);
+    if (text !== shown) show(body);
+    shown = text;
+  } catch (error) {
+    if (!(error instanceof Unreachable)) throw error;
+    showState(false);
+  }
+}
+
+// One question at a time, and none while nobody looks.
+async function follow() {
+  if (!document.hidden) await poll();
+  if (!isClosed) setTimeout(follow, POLL_MILLISECONDS);
+}
+
+function reveal() {
+  isRevealed = !isRevealed;
+  find("reveal").setAttribute("aria-pressed", String(isRevealed));
+  find("reveal").textContent = isRevealed ? "Hide it again" : "Reveal the win rate";
+  if (!isRevealed) find("rate-words").textContent = "Hidden again.";
+  shown = "";
+  poll();
+}
+
+async function write() {
+  try {
+    const { status, body } = await request("/api/export", {});
+    find("written").textContent = status === 200 ? "Written." : body.error;
+  } catch (error) {
+    if (!(error instanceof Unreachable)) throw error;
+    find("written").textContent = "The server does not answer; nothing was written.";
+  }
+}
+
+async function start() {
+  find("reveal").addEventListener("click", reveal);
+  find("write").addEventListener("click", write);
+  try {
+    const { status, body } = await openSession();
+    if (status !== 200 || !body.owner) return close();
+  } catch (error) {
+    if (!(error instanceof Unreachable)) throw error;
+    showState(false);
+  }
+  return follow();
+}
+
+start();

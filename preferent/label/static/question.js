@@ -1,0 +1,106 @@
+// The question on the page: a prompt, two answers, and what was chosen.
+
+import { difference } from "/static/difference.js";
+import { element, find } from "/static/element.js";
+import { marked, passage } from "/static/passage.js";
+
+const VIEWS = "preferent.views";
+const STRENGTHS = ["slightly", "clearly", "much"];
+const ROLES = { instruction: "Instruction", system: "System", user: "User", assistant: "Assistant" };
+
+export class Question {
+  constructor() {
+    this.item = null;
+    this.views = { differences: false, plain: false, ...JSON.parse(localStorage.getItem(VIEWS) ?? "{}") };
+    this.strength = null;
+  }
+
+  // Buttons for the strengths that this folder asks for; none where it asks for none.
+  offer(strengths) {
+    const buttons = (strengths ?? []).map((value, at) => {
+      const words = strengths.length === STRENGTHS.length ? STRENGTHS[at] : String(value);
+      const hint = at < 3 ? [" ", element("kbd", { "data-key": `strength_${at + 1}` })] : [];
+      const attributes = { type: "button", "aria-pressed": "false", "data-strength": String(value) };
+      return element("button", { ...attributes, click: () => this.setStrength(value) }, words, ...hint);
+    });
+    find("strengths").append(...buttons);
+    find("strengths").hidden = !buttons.length;
+    this.strengths = strengths ?? [];
+  }
+
+  // The same strength again takes it back.
+  setStrength(value) {
+    this.strength = this.strength === value ? null : value;
+    for (const button of document.querySelectorAll("[data-strength]")) {
+      button.setAttribute("aria-pressed", String(button.dataset.strength === String(this.strength)));
+    }
+  }
+
+  get note() {
+    return find("note").value.trim();
+  }
+
+  show(item, previous) {
+    this.item = item;
+    find("number").textContent = `Question ${item.number}`;
+    find("note").value = previous?.note ?? "";
+    this.strength = null;
+    this.setStrength(previous?.strength ?? null);
+    this.flagged(item.flagged === true);
+    this.choose(previous?.choice ?? null);
+    this.draw();
+    find("prompt").scrollTop = 0;
+    for (const side of ["left", "right"]) find(`${side}-text`).scrollTop = 0;
+  }
+
+  draw() {
+    const { item, views } = this;
+    find("differences").setAttribute("aria-pressed", String(views.differences));
+    find("plain").setAttribute("aria-pressed", String(views.plain));
+    find("legend").hidden = !views.differences;
+    find("prompt").replaceChildren(...turns(item.prompt, !views.plain));
+    find("prompt").hidden = !item.prompt.length;
+    const runs = views.differences ? difference(item.left, item.right) : null;
+    const draw = (side, own) =>
+      find(`${side}-text`).replaceChildren(runs ? marked(item[side], runs, own) : passage(item[side], !views.plain));
+    draw("left", "removed");
+    draw("right", "added");
+  }
+
+  toggle(view) {
+    this.views[view] = !this.views[view];
+    localStorage.setItem(VIEWS, JSON.stringify(this.views));
+    this.draw();
+  }
+
+  // Marks a choice that is being saved, or that an undo brought back; null marks none.
+  choose(choice) {
+    for (const side of ["left", "right"]) {
+      find(side).classList.toggle("chosen", choice === side);
+      find(side).querySelector(".yours").hidden = choice !== side;
+    }
+    for (const button of document.querySelectorAll("[data-choice]")) {
+      button.classList.toggle("chosen", button.dataset.choice === choice);
+    }
+  }
+
+  flagged(isFlagged) {
+    find("flag").disabled = isFlagged;
+    find("flag").firstChild.textContent = isFlagged ? "Flagged " : "Flag ";
+  }
+
+  // Nothing can be chosen while a choice is on its way.
+  wait(isWaiting) {
+    find("question").classList.toggle("waiting", isWaiting);
+    find("question").setAttribute("aria-busy", String(isWaiting));
+  }
+}
+
+// A conversation with who says what; a lone text from the user needs no name.
+function turns(prompt, asMarkdown) {
+  const alone = prompt.length === 1 && prompt[0].role === "user";
+  return prompt.map(({ role, text }) => {
+    const name = alone ? [] : [element("p", { class: "role" }, ROLES[role] ?? role)];
+    return element("div", { class: alone ? "turn" : `turn from-${role in ROLES ? role : "other"}` }, ...name, passage(text, asMarkdown));
+  });
+}
