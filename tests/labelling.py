@@ -1,12 +1,12 @@
 """A label server as a process of its own, and a person's side of its HTTP interface, for tests.
 
-    with serving(out, file=rows, seed=1) as server:            # preferent.label.serve(out=out, file=rows, seed=1)
-        person = server.person()                               # or server.person("ann"); server.person("") is the owner
-        queue = person.get("/api/queue")
-        person.post("/api/vote", {"key": key(), "item": queue["item"]["item"], "choice": "left", "note": ""})
-        server.kill()                                          # kill -9
-        server.start()                                         # the same command again: same address, same links
-        page.goto(server.link())                               # a browser's way in
+with serving(out, file=rows, seed=1) as server:            # preferent.label.serve(out=out, file=rows, seed=1)
+    person = server.person()                               # or server.person("ann"); server.person("") is the owner
+    queue = person.get("/api/queue")
+    person.post("/api/vote", {"key": key(), "item": queue["item"]["item"], "choice": "left", "note": ""})
+    server.kill()                                          # kill -9
+    server.start()                                         # the same command again: same address, same links
+    page.goto(server.link())                               # a browser's way in
 """
 
 import http.client
@@ -24,8 +24,9 @@ CODE = """
 import json, sys
 from pathlib import Path
 from preferent import label, run
+FILES = ("folder", "file", "prompts", "gold", "out", "judgments")
 given = json.loads(sys.argv[1])
-paths = {name: Path(given.pop(name)) for name in ("folder", "file", "prompts", "gold", "out", "judgments") if name in given}
+paths = {name: Path(given.pop(name)) for name in FILES if name in given}
 if "predictions" in given:
     given["predictions"] = tuple(map(Path, given["predictions"]))
 with run.stoppable() as wish:

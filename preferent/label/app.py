@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
@@ -12,14 +13,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from preferent.label import door
+from preferent import dataset
+from preferent.label import door, harvest
 from preferent.label.desk import Desk, Refused
 
 TYPES = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-8"}
 Deed = Callable[[str, Mapping[str, Any]], dict[str, Any]]
 
 
-def build(desk: Desk, tokens: Mapping[str, str], origins: set[str]) -> door.App:
+def build(desk: Desk, folder: Path, tokens: Mapping[str, str], origins: set[str]) -> door.App:
     """The application, behind its door. `tokens` are by annotator, the owner's under the empty name; an annotator
     whose token is the only one works alone and is the owner."""
     cookie, alone = door.cookie(desk.settings["seed"]), len(tokens) == 1
@@ -37,6 +39,10 @@ def build(desk: Desk, tokens: Mapping[str, str], origins: set[str]) -> door.App:
             raise HTTPException(403, "this is the owner's link; to answer questions, open an annotator's")
         return name
 
+    def owner(request: Request) -> None:
+        if known(request) and not alone:
+            raise HTTPException(403, "this is for the owner, who has a link of his own")
+
     async def session(request: Request) -> Response:
         given = (await _sent(request)).get("token")
         name = door.holder(given, tokens) if isinstance(given, str) else None
@@ -52,6 +58,26 @@ def build(desk: Desk, tokens: Mapping[str, str], origins: set[str]) -> door.App:
     async def queue(request: Request) -> Response:
         return JSONResponse(await run_in_threadpool(desk.queue, annotator(request)))
 
+    async def overview(request: Request) -> Response:
+        owner(request)
+        return JSONResponse(await run_in_threadpool(desk.overview, request.query_params.get("reveal") == "1"))
+
+    async def download(request: Request) -> Response:
+        owner(request)
+        name = request.path_params["name"]
+        if name not in harvest.NAMES:
+            raise HTTPException(404)
+        rows = (await run_in_threadpool(desk.harvest)).rows[name]
+        named = {"content-disposition": f'attachment; filename="{name}.jsonl"'}
+        return Response(dataset.lines(rows), headers=named, media_type="application/jsonl")
+
+    async def write(request: Request) -> Response:
+        owner(request)
+        await _sent(request)
+        found = await run_in_threadpool(desk.harvest)
+        await run_in_threadpool(harvest.write, found, folder)
+        return JSONResponse({"files": {name: len(rows) for name, rows in found.rows.items()}, "text": str(found)})
+
     def doing(deed: Deed) -> Callable[[Request], Any]:
         async def answer(request: Request) -> Response:
             name = annotator(request)
@@ -65,6 +91,9 @@ def build(desk: Desk, tokens: Mapping[str, str], origins: set[str]) -> door.App:
         Route("/api/vote", doing(desk.vote), methods=["POST"]),
         Route("/api/undo", doing(desk.undo), methods=["POST"]),
         Route("/api/flag", doing(desk.flag), methods=["POST"]),
+        Route("/api/overview", overview, methods=["GET"]),
+        Route("/api/export/{name}", download, methods=["GET"]),
+        Route("/api/export", write, methods=["POST"]),
         Route("/", _page("index.html"), methods=["GET"]),
         Route("/owner", _page("owner.html"), methods=["GET"]),
         Route("/static/{name}", _static, methods=["GET"]),

@@ -9,8 +9,9 @@ import time
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from preferent.label import assignment, event, question
+from preferent.label import assignment, event, harvest, overview, question
 from preferent.label.event import Choice, Event, History, Kind, Vote
+from preferent.label.harvest import Harvest
 from preferent.label.question import Question
 from preferent.label.store import Store
 
@@ -65,6 +66,25 @@ class Desk:
                 "item": None if key is None else self._item(annotator, key, done + 1),
                 "previous": None if back is None else _previous(history.undone[back]),
             }
+
+    def plan(self) -> str:
+        """What there is to ask, in a sentence."""
+        asked = [each for each in self.questions.values() if each.gold is None]
+        same = sum(each.identical for each in asked)
+        gold = len(self.questions) - len(asked)
+        people = ", ".join(f"{name} {len(keys)}" for name, keys in self._queues.items())
+        others = f", {same} more with identical answers are ties without asking" if same else ""
+        return f"{len(asked) - same} questions{others}{f', {gold} control questions' if gold else ''}; for {people}"
+
+    def overview(self, reveal: bool = False) -> dict[str, Any]:
+        """What the owner's page shows; which model is ahead only where that is asked for."""
+        with self._lock:
+            found = overview.figures(self.questions, self._queues, self.histories)
+            return found | ({"win_rate": overview.rates(self.questions, self.histories)} if reveal else {})
+
+    def harvest(self) -> Harvest:
+        """The files of the owner, as of now."""
+        return harvest.collect(self._store)
 
     def _item(self, annotator: str, key: str, number: int) -> dict[str, Any]:
         asked = self.questions[key]

@@ -111,7 +111,7 @@ def _refusal(scope: Scope, hosts: Set[str], origins: Set[str]) -> tuple[int, str
 
 async def _body(receive: Receive) -> bytes | None:
     """What was sent; None if it is too much, or if the sender left."""
-    body = b""
+    body: bytes = b""
     while True:
         message = await receive()
         body += message.get("body", b"")

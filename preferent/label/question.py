@@ -2,13 +2,27 @@
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from preferent.record import Choice, Message, Preference, Prompt, digest
 
 Side = Literal["a", "b"]
 Verdict = Literal["A", "B", "tie"]
+VOTED = (
+    "model_0",
+    "model_1",
+    "first",
+    "both_bad",
+    "note",
+    "seconds",
+    "at",
+    "probability",
+    "flagged",
+    "imported",
+    "origin",
+)
+"""What an exported row says of the vote besides the pair; where such a row is asked again, it is left behind."""
 VERDICTS: Mapping[Choice, Verdict] = {0: "A", 1: "B", "tie": "tie"}
 """What a preference's choice is in a question whose side a is candidate 0."""
 
@@ -19,7 +33,7 @@ class Question:
 
     `instruction` is what stood before the prompt when the models read it, `context` all else that they read.
     `gold` is the known verdict of a control question, `imported` a verdict that the data already had and nobody is
-    shown; `probability` is that of having been selected.
+    shown; `probability` is that of having been selected; `extra` is what else the row of the data said.
     """
 
     id: str
@@ -33,6 +47,7 @@ class Question:
     gold: Verdict | None = None
     imported: Verdict | None = None
     probability: float = 1.0
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -66,9 +81,11 @@ def shown(question: Question) -> list[dict[str, str]]:
 def from_preference(pair: Preference, gold: bool = False) -> Question:
     """The question that a preference row answers; side a is candidate 0, and its models are named where it says so."""
     verdict = VERDICTS[pair.choice]
-    names = [str(pair.extra.get(f"model_{place}", f"candidate_{place}")) for place in (0, 1)]
+    model_a, model_b = (str(pair.extra.get(f"model_{place}", f"candidate_{place}")) for place in (0, 1))
     id = pair.id or digest(pair.prompt.key, *sorted((pair.candidate_0, pair.candidate_1)))
-    found = Question(id, pair.prompt, pair.candidate_0, pair.candidate_1, *names, context=text(pair.prompt))
+    extra = {name: value for name, value in pair.extra.items() if name not in VOTED}
+    answers = pair.candidate_0, pair.candidate_1
+    found = Question(id, pair.prompt, *answers, model_a, model_b, context=text(pair.prompt), extra=extra)
     return dataclasses.replace(found, gold=verdict) if gold else dataclasses.replace(found, imported=verdict)
 
 

@@ -68,7 +68,7 @@ def serve(desk: Desk, folder: Path, listener: socket.socket, names: Sequence[str
     tokens = door.tokens(folder, names)
     print("\n".join([f"{folder}: open", *links(addresses[0], tokens)]), flush=True)
     config = uvicorn.Config(
-        app.build(desk, tokens, set(addresses)),
+        app.build(desk, folder, tokens, set(addresses)),
         http="h11",
         ws="none",
         loop="asyncio",

@@ -134,7 +134,7 @@ class Store:
         columns = "annotator, key, kind, item, body, at"
         with self._lock, self._told():
             rows = self._database.execute(f"select {columns} from event order by number").fetchall()
-        return [Event(*row[:4], json.loads(row[4]), row[5]) for row in rows]
+        return [Event(who, key, kind, item, json.loads(body), at) for who, key, kind, item, body, at in rows]
 
     def append(self, event: Event) -> None:
         """Add an event; when this returns, it is on the disk."""

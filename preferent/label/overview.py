@@ -1,0 +1,71 @@
+"""What the owner sees while people vote: progress, how each of them votes, and how far they agree."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from statistics import median
+from typing import Any
+
+from preferent import winrate
+from preferent.label.event import CHOICES, History, Vote
+from preferent.label.question import Question
+
+OUTCOMES = {"A": 1.0, "tie": 0.5, "B": 0.0}
+Votes = Mapping[str, Mapping[str, Vote]]
+
+
+def figures(
+    questions: Mapping[str, Question], queues: Mapping[str, Sequence[str]], histories: Mapping[str, History]
+) -> dict[str, Any]:
+    """Progress, votes by choice, a row for each annotator, and agreement; nothing tells which model is ahead."""
+    votes = {name: history.votes for name, history in histories.items()}
+    chosen = Counter(vote.choice for given in votes.values() for vote in given.values())
+    return {
+        "items": sum(not each.identical and each.gold is None for each in questions.values()),
+        "identical": sum(each.identical for each in questions.values()),
+        "votes": chosen.total(),
+        "choices": {choice: chosen[choice] for choice in CHOICES},
+        "flags": sum(len(history.flags) for history in histories.values()),
+        "annotators": [_annotator(name, questions, queues.get(name, ()), votes[name]) for name in sorted(votes)],
+        "agreement": None,
+    }
+
+
+def _annotator(
+    name: str, questions: Mapping[str, Question], queue: Sequence[str], votes: Mapping[str, Vote]
+) -> dict[str, Any]:
+    """How somebody votes: a habit (always left, always a tie, too fast) shows here."""
+    count = Counter(vote.choice for vote in votes.values())
+    sided, given = count["left"] + count["right"], len(votes) - count["skip"]
+    seconds = [vote.seconds for vote in votes.values() if vote.seconds is not None]
+    right = [vote.right(questions[key]) for key, vote in votes.items()]
+    return {
+        "name": name,
+        "done": len(votes),
+        "total": len({*queue, *votes}),
+        "left_share": count["left"] / sided if sided else None,
+        "tie_share": (count["tie"] + count["both_bad"]) / given if given else None,
+        "skips": count["skip"],
+        "median_seconds": median(seconds) if seconds else None,
+        "gold_right": sum(each is True for each in right),
+        "gold_total": sum(each is not None for each in right),
+        "last": max((vote.at for vote in votes.values()), default=None),
+    }
+
+
+def rates(questions: Mapping[str, Question], histories: Mapping[str, History]) -> list[dict[str, Any]]:
+    """Who is ahead, for each pair of models: what the owner sees only on asking for it."""
+    found: dict[tuple[str, str], list[tuple[float, str, float]]] = {}
+    for history in histories.values():
+        for key, vote in history.votes.items():
+            asked = questions[key]
+            if asked.gold is None and vote.verdict is not None:
+                row = OUTCOMES[vote.verdict], asked.prompt.key, 1 / asked.probability
+                found.setdefault((asked.model_a, asked.model_b), []).append(row)
+    return [_rate(models, rows) for models, rows in sorted(found.items())]
+
+
+def _rate(models: tuple[str, str], rows: Sequence[tuple[float, str, float]]) -> dict[str, Any]:
+    outcomes, prompts, _weights = zip(*rows, strict=True)
+    rate = winrate.win_rate(outcomes, prompts)
+    return {"model_a": models[0], "model_b": models[1]} | asdict(rate)
