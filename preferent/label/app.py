@@ -43,14 +43,22 @@ def build(desk: Desk, folder: Path, tokens: Mapping[str, str], origins: set[str]
         if known(request) and not alone:
             raise HTTPException(403, "this is for the owner, who has a link of his own")
 
+    def told(name: str) -> dict[str, Any]:
+        """What a page may know: whose it is and what it may ask. `folder` tells these questions from any others that
+        a browser sees at this address."""
+        strengths = list(range(1, desk.settings["strengths"] + 1)) or None
+        said = {"annotator": name or None, "owner": alone or not name, "strengths": strengths, "blind": True}
+        return said | {"folder": cookie}
+
+    async def known_session(request: Request) -> Response:
+        return JSONResponse(told(known(request)))
+
     async def session(request: Request) -> Response:
         given = (await _sent(request)).get("token")
         name = door.holder(given, tokens) if isinstance(given, str) else None
         if name is None:
             raise HTTPException(401, "this link is not one of this server's; open one that it printed")
-        strengths = list(range(1, desk.settings["strengths"] + 1)) or None
-        said = {"annotator": name or None, "owner": alone or not name, "strengths": strengths, "blind": True}
-        answer = JSONResponse(said)
+        answer = JSONResponse(told(name))
         secure = all(origin.startswith("https:") for origin in origins)
         answer.set_cookie(cookie, tokens[name], httponly=True, samesite="strict", path="/", secure=secure)
         return answer
@@ -86,6 +94,7 @@ def build(desk: Desk, folder: Path, tokens: Mapping[str, str], origins: set[str]
         return answer
 
     routes = [
+        Route("/api/session", known_session, methods=["GET"]),
         Route("/api/session", session, methods=["POST"]),
         Route("/api/queue", queue, methods=["GET"]),
         Route("/api/vote", doing(desk.vote), methods=["POST"]),
