@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from preferent import compare, judge, run
-from preferent.compare import Answer
-from preferent.error import DataError, PlatformError, UsageError
+from preferent import answer, compare, judge, run
+from preferent.answer import Answer
+from preferent.compare import scoring
+from preferent.compare.opinion import Opinion, by_scores, paired
+from preferent.compare.tally import verdict
+from preferent.error import PlatformError, UsageError
 from preferent.recipe import parse
 from preferent.record import Message, Prompt
 
@@ -34,6 +37,17 @@ def sides(**more: list[Any]) -> dict[str, list[Answer]]:
     return {"a": answers(TUNED, tokens=[4, 2, 2, 6], **more), "b": answers(BASE, tokens=[5, 2, 2, 2])}
 
 
+NAMES = compare.SIDES
+
+
+def judged(
+    answers: dict[str, list[Answer]], scores: dict[str, Any], headline: str | None, instruction: str | None = None
+) -> Any:
+    """Judgments and figures by judges who gave these scores."""
+    opinions = [by_scores(name, found, answers, instruction, NAMES) for name, found in scores.items()]
+    return verdict(answers, opinions, headline, NAMES)
+
+
 def write(path: Path, texts: list[str], ids: bool = True, references: list[str] | None = None, **more: Any) -> Path:
     rows = []
     for i, (prompt, text) in enumerate(zip(PROMPTS, texts, strict=True)):
@@ -47,50 +61,54 @@ def write(path: Path, texts: list[str], ids: bool = True, references: list[str] 
 
 
 def test_figures_of_one_judge_by_hand() -> None:
-    judgments, metrics = compare.verdict(sides(), {"judge": SCORES}, "judge", "Be brief.")
+    judgments, metrics = judged(sides(), {"judge": SCORES}, "judge", "Be brief.")
     assert [j.choice for j in judgments] == ["A", "A", "tie", "B"]
     found = metrics["judges"]["judge"]
     assert (found["win"], found["tie"], found["loss"], found["n"], found["prompts"]) == (2, 1, 1, 4, 4)
     assert found["win_rate"] == metrics["autosxs_model_a_win_rate"] == 0.625
     assert metrics["autosxs_model_b_win_rate"] == 0.375
-    assert (found["mean_score_a"], found["mean_score_b"]) == (1.125, 1.1)
+    assert found["mean_score"] == {"a": 1.125, "b": 1.1}
+    assert (found["kind"], metrics["rates"]) == ("reward_model", [])
     assert found["independent"] is True
     assert found["interval"][0] < 0.625 < found["interval"][1]
     assert metrics["headline"] == "judge"
     assert metrics["identical"] == 1
-    assert "agreement" not in metrics
+    assert metrics["agreement"] == []
     assert json.loads(json.dumps(metrics, allow_nan=False))["judges"]["judge"]["method"].startswith("Tango")
 
 
 def test_the_optimised_reward_stands_beside_marked() -> None:
     reward = {"a": np.array([1.0, 1.0, 1.0, 1.0]), "b": np.zeros(4)}
-    judgments, metrics = compare.verdict(sides(), {"reward": reward, "judge": SCORES}, "judge", None)
+    judgments, metrics = judged(sides(), {"reward": reward, "judge": SCORES}, "judge", None)
     assert [j.judge for j in judgments] == ["judge"] * 4 + ["reward"] * 4
     assert metrics["judges"]["reward"]["independent"] is False
     assert metrics["judges"]["reward"]["win_rate"] == 0.875
     assert metrics["autosxs_model_a_win_rate"] == 0.625
-    assert metrics["agreement"] == 0.75
+    assert [(one["judges"], one["n"], one["percent"]) for one in metrics["agreement"]] == [
+        (["judge", "reward"], 3, pytest.approx(2 / 3))  # the pair of equal answers is left out
+    ]
     assert list(metrics["judges"]) == ["judge", "reward"]
 
 
 def test_pairs_tell_instruction_and_context_apart() -> None:
-    pairs = compare.paired(answers(TUNED), answers(BASE), "Be brief.")
+    both = {"a": answers(TUNED), "b": answers(BASE)}
+    pairs = paired(both, "a", "b", "Be brief.")
     assert (pairs[0].instruction, pairs[0].context) == ("Be brief.", "Why?")
-    whole = compare.paired(answers(TUNED), answers(BASE), "Be long.")
+    whole = paired(both, "a", "b", "Be long.")
     assert (whole[0].instruction, whole[0].context) == ("", PROMPTS[0])
 
 
 def test_several_answers_to_a_prompt_are_one_cluster() -> None:
     a = [Answer(str(i), "same", "", "x") for i in range(6)]
     b = [Answer(str(i), "same", "", "y") for i in range(6)]
-    _, metrics = compare.verdict({"a": a, "b": b}, {"judge": {"a": np.ones(6), "b": np.zeros(6)}}, "judge", None)
+    _, metrics = judged({"a": a, "b": b}, {"judge": {"a": np.ones(6), "b": np.zeros(6)}}, "judge", None)
     assert metrics["prompts"] == 1
     assert metrics["judges"]["judge"]["interval"] == (0.0, 1.0)
 
 
 def test_kl_lengths_and_ends() -> None:
     more = sides(kl=[1.0, 3.0, None, 2.0], kl_k1=[2.0, 4.0, None, 0.0], ended=[True, True, False, True])
-    _, metrics = compare.verdict(more, {}, None, None)
+    _, metrics = judged(more, {}, None, None)
     assert metrics["kl"] == {
         "mean": 2.0,
         "standard_error": pytest.approx(1 / math.sqrt(3)),
@@ -107,106 +125,77 @@ def test_kl_lengths_and_ends() -> None:
 
 
 def test_lengths_are_words_where_tokens_are_not_said() -> None:
-    _, metrics = compare.verdict({"a": answers(TUNED), "b": answers(BASE)}, {}, None, None)
+    _, metrics = judged({"a": answers(TUNED), "b": answers(BASE)}, {}, None, None)
     assert (metrics["length"]["unit"], metrics["length"]["mean_a"], metrics["length"]["mean_b"]) == ("words", 2.0, 1.75)
     assert metrics["kl"] is None
 
 
 def test_length_correlation_is_over_both_sides() -> None:
     longer = {"a": np.array([4.0, 2.0, 2.0, 6.0]), "b": np.array([5.0, 2.0, 2.0, 2.0])}
-    _, metrics = compare.verdict(sides(), {"judge": longer}, "judge", None)
+    _, metrics = judged(sides(), {"judge": longer}, "judge", None)
     assert metrics["judges"]["judge"]["length_correlation"] == pytest.approx(1.0)
     flipped = {side: -values for side, values in longer.items()}
-    _, metrics = compare.verdict(sides(), {"judge": flipped}, "judge", None)
+    _, metrics = judged(sides(), {"judge": flipped}, "judge", None)
     assert metrics["judges"]["judge"]["length_correlation"] == pytest.approx(-1.0)
 
 
 def test_the_original_is_a_third_column() -> None:
     three = sides() | {"original": answers(["Old."] * 4, tokens=[1, 1, 1, 1])}
     scores = SCORES | {"original": np.array([0.5, 0.5, 0.5, 2.0])}
-    _, metrics = compare.verdict(three, {"judge": scores}, "judge", None)
+    judgments, metrics = judged(three, {"judge": scores}, "judge", None)
     found = metrics["judges"]["judge"]
-    assert found["against_original"]["a"]["win_rate"] == 0.625  # wins 1.0 and 2.0, ties 0.5, loses 1.0
-    assert found["against_original"]["b"]["win_rate"] == 0.5  # loses 0.0 and 0.4, wins 1.0 and 3.0
-    assert found["mean_score_original"] == 0.875
+    assert [(rate["a"], rate["b"], rate["judge"], rate["win_rate"]) for rate in metrics["rates"]] == [
+        ("a", "original", "judge", 0.625),  # wins 1.0 and 2.0, ties 0.5, loses 1.0
+        ("b", "original", "judge", 0.5),  # loses 0.0 and 0.4, wins 1.0 and 3.0
+    ]
+    assert found["mean_score"] == {"a": 1.125, "b": 1.1, "original": 0.875}
+    assert [(one.extra["model_a"], one.extra["model_b"]) for one in judgments[::4]] == [
+        ("tuned", "base"), ("tuned", "original"), ("base", "original"),
+    ]  # fmt: skip
     assert metrics["length"]["mean_original"] == 1.0
 
 
 def test_rouge_where_there_are_references(tmp_path: Path) -> None:
     references = ["the cat sat", "", "", ""]
-    a = compare.read(write(tmp_path / "a.jsonl", TUNED, references=references))
-    b = compare.read(write(tmp_path / "b.jsonl", BASE, references=references))
-    _, metrics = compare.verdict({"a": a, "b": b}, {}, None, None)
+    a = answer.read(write(tmp_path / "a.jsonl", TUNED, references=references))
+    b = answer.read(write(tmp_path / "b.jsonl", BASE, references=references))
+    _, metrics = judged({"a": a, "b": b}, {}, None, None)
     assert metrics["rouge"]["n"] == 1
     assert metrics["rouge"]["a"] == {"rouge1": 1.0, "rouge2": 1.0, "rougeL": 1.0}
     assert metrics["rouge"]["b"] == {"rouge1": 0.0, "rouge2": 0.0, "rougeL": 0.0}
 
 
-def test_rows_are_joined_by_id_in_the_order_of_a() -> None:
-    a, b = answers(TUNED), answers(BASE)
-    joined = compare.join({"a": a, "b": b[::-1]})
-    assert [(x.text, y.text) for x, y in zip(joined["a"], joined["b"], strict=True)] == list(
-        zip(TUNED, BASE, strict=True)
-    )
-
-
-def test_unmatched_rows_are_counted() -> None:
-    a, b = answers(TUNED), answers(BASE)[:3]
-    with pytest.raises(DataError, match=r"1 of 4 ids are only in a, 0 of 3 only in b"):
-        compare.join({"a": a, "b": b})
-    with pytest.raises(DataError, match=r"0 of 3 ids are only in a, 1 of 4 only in b"):
-        compare.join({"a": b, "b": a})
-
-
-def test_foreign_rows_are_known_by_their_prompt(tmp_path: Path) -> None:
-    a = compare.read(write(tmp_path / "a.jsonl", TUNED, ids=False))
-    b = compare.read(write(tmp_path / "b.jsonl", BASE, ids=False))
-    assert [row.id for row in a] == [row.id for row in b]
-    assert len({row.id for row in a}) == 4
-
-
-def test_two_rows_of_one_id_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="two rows have the id same"):
-        compare.read(write(tmp_path / "a.jsonl", TUNED, id="same"))
+def opinions(*names: str) -> list[Opinion]:
+    said = {("a", "b"): judge.from_scores([judge.Pair("1", "", "Why?", "x", "y")], [1.0], [0.0], "x")}
+    return [Opinion(name, "reward_model", said, independent=name != "reward") for name in names]
 
 
 @pytest.mark.parametrize(
-    "line",
+    ("wanted", "there", "headline", "told"),
     [
-        "{",
-        "[]",
-        "{}",
-        '{"inputs": {}}',
-        '{"inputs": {"inputs_pretokenized": 1}, "prediction": "x"}',
-        '{"prediction": "x"}',
+        ({"judge": "independent"}, ["judge", "reward"], "judge", ""),
+        ({"judge": "reward"}, ["judge", "reward"], "reward", "no independent judge"),
+        ({"judge": "independent"}, ["reward"], "reward", "no independent judge"),
+        ({"judge": "independent"}, [], None, "without a win rate"),
+        ({"judge": "independent"}, ["people", "reward"], "people", ""),
+        ({"headline": "people"}, ["judge", "people"], "people", ""),
+        ({"headline": "people"}, ["judge", "reward"], "judge", "people, of whom there is no verdict"),
+        ({"headline": "reward"}, ["judge", "reward"], "reward", "no independent judge"),
     ],
 )
-def test_a_bad_row_is_named(tmp_path: Path, line: str) -> None:
-    path = write(tmp_path / "a.jsonl", TUNED)
-    path.write_text(path.read_text() + line + "\n")
-    with pytest.raises(DataError, match=r"a\.jsonl:5: "):
-        compare.read(path)
+def test_who_gives_the_headline(
+    wanted: dict[str, str], there: list[str], headline: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, _ = parse({"large_model_reference": "x", "compare": wanted})
+    assert compare.choose(recipe, opinions(*there)) == headline
+    said = capsys.readouterr().err
+    assert told in said and bool(told) == bool(said)
 
 
-def test_missing_and_empty_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(PlatformError, match=r"text\.jsonl: no such prediction file"):
-        compare.predictions(tmp_path)
-    (tmp_path / "text.jsonl").write_text("\n")
-    with pytest.raises(DataError, match="holds no predictions"):
-        compare.read(compare.predictions(tmp_path))
-
-
-def test_who_gives_the_headline(capsys: pytest.CaptureFixture[str]) -> None:
-    assert compare.choose("independent", ["judge", "reward"]) == "judge"
-    assert capsys.readouterr().err == ""
-    assert compare.choose("reward", ["judge", "reward"]) == "reward"
-    assert "no independent judge" in capsys.readouterr().err
-    assert compare.choose("independent", ["reward"]) == "reward"
-    assert "no independent judge" in capsys.readouterr().err
-    assert compare.choose("independent", []) is None
-    assert "without a win rate" in capsys.readouterr().err
+def test_the_optimised_reward_cannot_judge_where_there_is_none() -> None:
+    recipe, _ = parse({"large_model_reference": "x", "compare": {"judge": "reward"}})
     with pytest.raises(UsageError, match="--in reward=PATH"):
-        compare.choose("reward", ["judge"])
+        compare.choose(recipe, opinions("judge"))
 
 
 def test_a_model_is_asked_with_the_prompts_of_the_data_where_all_are_known() -> None:
@@ -218,8 +207,8 @@ def test_a_model_is_asked_with_the_prompts_of_the_data_where_all_are_known() -> 
         given.append(arguments)
         return [0.0, 1.0]
 
-    compare.ask(scorer, {"a": compare.known(rows, prompts)}, "x")
-    compare.ask(scorer, {"a": compare.known(rows, prompts[:1])}, "x")
+    scoring.ask(scorer, {"a": answer.known(rows, prompts)}, "x")
+    scoring.ask(scorer, {"a": answer.known(rows, prompts[:1])}, "x")
     assert given == [(["<user>Why?", "Who?"], ["x", "y"], prompts), (["<user>Why?", "Who?"], ["x", "y"])]
 
 
@@ -231,12 +220,12 @@ def test_a_reward_of_which_a_part_is_not_there_gives_no_opinion(tmp_path: Path) 
 
 def test_asking_keeps_order_and_counts() -> None:
     many = {side: [Answer(str(i), str(i), "", side * i) for i in range(600)] for side in ("a", "b")}
-    scores = compare.ask(
+    scores = scoring.ask(
         lambda prompts, texts: [len(t) + int(p) for p, t in zip(prompts, texts, strict=True)], many, "x"
     )
     assert list(scores["a"]) == [2 * i for i in range(600)]
     with pytest.raises(PlatformError, match="returned 1 scores for 256 answers"):
-        compare.ask(lambda _prompts, _texts: [1.0], many, "x")
+        scoring.ask(lambda _prompts, _texts: [1.0], many, "x")
 
 
 def stage(tmp_path: Path, recipe_extra: dict[str, Any] | None = None) -> tuple[Any, dict[str, Path], Path]:

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 from preferent import cli, compare, doctor
-from preferent.compare import Answer
+from preferent.answer import Answer
+from preferent.compare.opinion import by_scores
+from preferent.compare.tally import verdict as verdict_of
 from preferent.doctor.finding import SICK, SUSPICIOUS
 from preferent.error import DataError, PlatformError
 
@@ -89,7 +91,10 @@ def verdict(n: int = 200) -> dict[str, Any]:
     a = [Answer(str(i), f"p{i}", "", f"tuned {i}", tokens=20 + i % 3, ended=True) for i in range(n)]
     b = [Answer(str(i), f"p{i}", "", f"base {i}", tokens=19 + i % 3, ended=True) for i in range(n)]
     scores = {"a": np.array([1.0 if i % 4 else -1.0 for i in range(n)]), "b": np.zeros(n)}
-    return compare.verdict({"a": a, "b": b}, {"judge": scores, "reward": scores}, "judge", None)[1]
+    answers = {"a": a, "b": b}
+    opinions = [by_scores(name, scores, answers, None, compare.SIDES) for name in ("judge", "reward")]
+    found: dict[str, Any] = verdict_of(answers, opinions, "judge", compare.SIDES)[1]
+    return found
 
 
 def healthy() -> Files:
@@ -458,7 +463,11 @@ CASES: dict[str, tuple[str, Change, Change]] = {
         both(put(VERDICT, "headline", None), put(VERDICT, "judges", {})),
         lambda files: files.pop(VERDICT),
     ),
-    "judges-disagree": (SUSPICIOUS, put(VERDICT, "agreement", 0.4), put(VERDICT, "agreement", 0.6)),
+    "judges-disagree": (
+        SUSPICIOUS,
+        put(VERDICT, "agreement", [{"judges": ["judge", "reward"], "n": 200, "percent": 0.4}]),
+        put(VERDICT, "agreement", [{"judges": ["judge", "reward"], "n": 200, "percent": 0.6}]),
+    ),
     "judge-follows-length": (
         SUSPICIOUS,
         put(VERDICT, "judges judge length_correlation", 0.7),

@@ -95,8 +95,8 @@ def test_a_users_module(work: Path) -> None:
     }
     bias = Scale.read(found.folder / "policy/score.json").normalizer("reward").bias
     judge = found.verdict()["judges"]["reward"]
-    assert judge["mean_score_a"] == pytest.approx(vowels["tuned"] - bias)
-    assert judge["mean_score_b"] == pytest.approx(vowels["base"] - bias)
+    assert judge["mean_score"]["a"] == pytest.approx(vowels["tuned"] - bias)
+    assert judge["mean_score"]["b"] == pytest.approx(vowels["base"] - bias)
 
 
 def test_a_reward_model_with_other_tokens_and_another_template(work: Path) -> None:

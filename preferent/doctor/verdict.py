@@ -93,20 +93,21 @@ def no_judge(history: History) -> Iterator[Finding]:
 
 
 def judges_disagree(history: History) -> Iterator[Finding]:
-    agreement = history.verdict.get("agreement", 1.0)
-    if agreement < AGREEMENT:
-        yield Finding(
-            "judges-disagree",
-            SUSPICIOUS,
-            "Reward model and judge agree less often than two coins.",
-            (Evidence(FILE, "agreement", agreement),),
-            "See which of the two is no better than trivial; look at the pairs on which they disagree.",
-        )
+    for found in history.verdict.get("agreement", []):
+        if found["percent"] < AGREEMENT:
+            names = " and ".join(found["judges"])
+            yield Finding(
+                "judges-disagree",
+                SUSPICIOUS,
+                f"{names} agree less often than two coins.",
+                (Evidence(FILE, f"agreement of {names}", found["percent"]), Evidence(FILE, "n", found["n"])),
+                "See which of the two is no better than trivial; look at the pairs on which they disagree.",
+            )
 
 
 def judge_follows_length(history: History) -> Iterator[Finding]:
     for name, found in history.verdict.get("judges", {}).items():
-        if abs(found["length_correlation"]) > BY_LENGTH:
+        if abs(found.get("length_correlation", 0.0)) > BY_LENGTH:
             yield Finding(
                 "judge-follows-length",
                 SUSPICIOUS,

@@ -1,0 +1,82 @@
+"""Stage `compare`: two or more sets of answers side by side, judged, with what a reader needs to believe the judgment.
+
+Side a is the tuned model, b what it is compared with (what PPO started from); `original` (after an `sft`) is what came
+before, `side.NAME` are others. The headline comes from a reward model that PPO never saw, or from whom the recipe
+names; the one PPO optimised stands beside it, marked as not independent.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from preferent import answer, dataset, graph, judge, run
+from preferent.compare.opinion import Opinion, by_scores
+from preferent.compare.scoring import located, scored
+from preferent.compare.tally import verdict
+from preferent.error import UsageError
+from preferent.recipe import Recipe, pick
+
+SIDES = {"a": "tuned", "b": "base", "original": "original"}
+"""What the sides are called, unless they are given names; `side.NAME` is called NAME."""
+NO_JUDGE = "no judge, no reward model and no ppo.reward given: lengths and ROUGE only, without a win rate"
+NOT_INDEPENDENT = "the verdict comes from the reward that PPO optimised, which is no independent judge"
+
+
+def main(recipe: Recipe, inputs: dict[str, Path], out: Path, names: Mapping[str, str] | None = None) -> None:
+    """Write `judgments.jsonl` and `metrics.json` to `out`.
+
+    `inputs`: `a` and `b`, prediction files or folders with a `text.jsonl`, and if wanted `original` and `side.NAME`
+    like them, `judge` (an independent reward model); and what was optimised, as `ppo.reward` of the recipe says:
+    `reward`, `reward-2`, … (those that the run trained), `reward.NAME` (those that the recipe names), and `score` (its
+    `score.json`; without it raw scores are summed). With `prompts`, the file that was answered, a model whose chat
+    template is another than the policy's reads conversations in its own. `names` are what the sides are called.
+    """
+    files = {side: answer.predictions(inputs[side]) for side in sides(inputs)}
+    models = located(recipe, {name: inputs[name] for name in inputs if name == "judge" or graph.is_reward(name)})
+    beside = {name: inputs[name] for name in ("score", "prompts") if name in inputs}
+    called = {side: SIDES.get(side, side.removeprefix("side.")) for side in files} | dict(names or {})
+    with run.locked(out):
+        fields = pick(recipe, *graph.FIELDS["compare"]) | ({"names": dict(names)} if names else {})
+        stage = run.stage("compare", out, fields=fields, inputs=files | models | beside, rerun=True)
+        if stage.done:
+            return
+        answers = answer.join({side: answer.read(path) for side, path in files.items()})
+        if "prompts" in inputs:
+            answers["a"] = answer.known(answers["a"], dataset.load_prompts(inputs["prompts"]))
+        opinions = [
+            by_scores(name, scores, answers, recipe.instruction, called)
+            for name, scores in scored(recipe, models | beside, answers).items()
+        ]
+        judgments, metrics = verdict(answers, opinions, choose(recipe, opinions), called)
+        judge.write(judgments, out / "judgments.jsonl")
+        run.write_json(out / "metrics.json", metrics)
+        stage.finish(["judgments.jsonl", "metrics.json"])
+
+
+def sides(inputs: Mapping[str, Path]) -> list[str]:
+    """The names among `inputs` of sides: a, b, the original, and others in the order in which they are given."""
+    return [side for side in SIDES if side in inputs] + [name for name in inputs if name.startswith("side.")]
+
+
+def choose(recipe: Recipe, opinions: Sequence[Opinion]) -> str | None:
+    """Whose verdict is the headline, of the judges there are; says so where it is not the one that was asked for."""
+    there = {one.name for one in opinions if one.said.get(("a", "b"))}
+    wanted, asked = recipe.compare.headline, recipe.compare.judge
+    if wanted in there:
+        if wanted == "reward":
+            print(NOT_INDEPENDENT, file=sys.stderr)
+        return wanted
+    if not there:
+        print(NO_JUDGE, file=sys.stderr)
+        return None
+    if asked == "reward" and "reward" not in there:
+        raise UsageError("compare.judge is reward, but no reward model was given: add --in reward=PATH")
+    if wanted is not None:
+        print(f"compare.headline is {wanted}, of whom there is no verdict on these answers", file=sys.stderr)
+    if asked == "independent" and "judge" in there:
+        return "judge"
+    others = [one.name for one in opinions if one.name in there and one.independent]
+    if asked == "independent" and others:
+        return others[0]
+    print(NOT_INDEPENDENT, file=sys.stderr)
+    return "reward"

@@ -1,0 +1,191 @@
+"""Answers whoever wrote them: every format read alike, joined by id or by prompt, and nothing dropped silently."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from preferent import answer, run
+from preferent.answer import Answer, Columns
+from preferent.error import DataError, PlatformError
+from preferent.record import Prompt
+
+PROMPTS = ["Why?", 'Who,\n"you"?', "Was soll das? \U0001f600"]
+TEXTS = ["Because.", "Me.", ""]
+OURS = [{"inputs": {"inputs_pretokenized": p}, "prediction": t} for p, t in zip(PROMPTS, TEXTS, strict=True)]
+ALPACA = [{"instruction": p, "output": t, "generator": "m"} for p, t in zip(PROMPTS, TEXTS, strict=True)]
+
+
+def said(answers: list[Answer]) -> list[tuple[str, str]]:
+    return [(one.prompt, one.text) for one in answers]
+
+
+def arena(prompt: str, content: Any, uid: str) -> dict[str, Any]:
+    turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": content}]
+    return {"uid": uid, "ans_id": "x", "model": "m", "messages": turns, "tstamp": 1.0, "metadata": {}}
+
+
+def table(path: Path, header: list[str], separator: str = ",") -> Path:
+    quoted = [header, *([p.replace('"', '""'), t] for p, t in zip(PROMPTS, TEXTS, strict=True))]
+    path.write_text("\r\n".join(separator.join(f'"{cell}"' for cell in row) for row in quoted), encoding="utf-8-sig")
+    return path
+
+
+def test_every_format_says_the_same(tmp_path: Path) -> None:
+    run.write_jsonl(tmp_path / "ours.jsonl", OURS)
+    (tmp_path / "alpaca.json").write_text(json.dumps(ALPACA, indent=2))
+    run.write_jsonl(tmp_path / "alpaca.jsonl", ALPACA)
+    rows = [arena(p, {"answer": t}, str(i)) for i, (p, t) in enumerate(zip(PROMPTS, TEXTS, strict=True))]
+    run.write_jsonl(tmp_path / "arena.jsonl", rows)
+    run.write_jsonl(
+        tmp_path / "plain.jsonl", [arena(p, t, "") | {"uid": None} for p, t in zip(PROMPTS, TEXTS, strict=True)]
+    )
+    table(tmp_path / "table.csv", ["prompt", "response"])
+    table(tmp_path / "table.tsv", ["question", "completion"], "\t")
+    read = {path.name: said(answer.read(path)) for path in sorted(tmp_path.iterdir())}
+    assert len(read) == 7
+    assert all(one == list(zip(PROMPTS, TEXTS, strict=True)) for one in read.values()), read
+
+
+def test_columns_are_named_by_flag(tmp_path: Path) -> None:
+    rows = [{"n": 7, "q": "Why?", "prompt": "not this", "a1": "Because.", "gold": "So.", "topic": "law", "hard": True}]
+    run.write_jsonl(tmp_path / "x.jsonl", rows)
+    found = answer.read(tmp_path / "x.jsonl", Columns("n", "q", "a1", "gold", ("topic", "hard")))
+    assert found == [Answer("7", "Why?", "So.", "Because.", tags=("topic=law", "hard=True"))]
+    for columns, missing in [(Columns(answer="a2"), "a2"), (Columns(answer="a1", tags=("lang",)), "lang")]:
+        with pytest.raises(DataError, match=rf"x\.jsonl:1: has no column {missing}; it has n, q, prompt"):
+            answer.read(tmp_path / "x.jsonl", columns)
+
+
+@pytest.mark.parametrize(
+    ("value", "tags"),
+    [
+        (["law", " hard "], ("law", "hard")),
+        ("law, hard,", ("law", "hard")),
+        ({"topic": "law", "none": None}, ("topic=law",)),
+        (None, ()),
+    ],
+)
+def test_tags_as_rows_give_them(value: Any, tags: tuple[str, ...]) -> None:
+    assert answer.tags_of(value) == tags
+
+
+def test_tags_come_from_the_row_and_from_the_data() -> None:
+    rows = [Answer("1", "Why?", "", "x", tags=("row",)), Answer("2", "Who?", "", "y")]
+    prompts = [Prompt("Why?", id="1", extra={"tags": ["data", "row"]}), Prompt("What?", id="3")]
+    assert [one.tags for one in answer.known(rows, prompts)] == [("row", "data"), ()]
+
+
+def test_our_rows_are_written_as_they_are_read(tmp_path: Path) -> None:
+    full = Answer("1", "Why?", "So.", "x", 3, True, 0.5, 0.25, [1.0, 2.0], tags=("law",))
+    bare = Answer("2", "Who?", "", "y")
+    run.write_jsonl(tmp_path / "x.jsonl", [answer.row(full), answer.row(bare)])
+    assert answer.read(tmp_path / "x.jsonl") == [full, bare]
+
+
+def test_rows_are_joined_by_id_in_the_order_of_a() -> None:
+    a = [Answer(str(i), f"p{i}", "", f"a{i}") for i in range(3)]
+    b = [Answer(str(i), "another template", "", f"b{i}") for i in range(3)]
+    joined = answer.join({"a": a, "b": b[::-1]})
+    assert [(x.text, y.text) for x, y in zip(joined["a"], joined["b"], strict=True)] == [
+        ("a0", "b0"), ("a1", "b1"), ("a2", "b2"),
+    ]  # fmt: skip
+
+
+def test_rows_of_other_ids_are_joined_by_prompt_each_turn_with_its_like() -> None:
+    a = [Answer(id, prompt, "", f"a-{id}") for id, prompt in [("1", "p"), ("2", "q"), ("3", "p")]]
+    b = [Answer(id, prompt, "", f"b-{id}") for id, prompt in [("x", "q"), ("y", "p"), ("z", "p")]]
+    joined = answer.join({"a": a, "b": b})
+    assert [(x.id, x.text, y.id, y.text) for x, y in zip(joined["a"], joined["b"], strict=True)] == [
+        ("1", "a-1", "1", "b-y"), ("2", "a-2", "2", "b-x"), ("3", "a-3", "3", "b-z"),
+    ]  # fmt: skip
+
+
+def test_rows_without_ids_of_one_prompt_are_told_apart(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        run.write_jsonl(tmp_path / name, [{"prompt": "same", "answer": f"{name}{i}"} for i in range(3)])
+    joined = answer.join({name: answer.read(tmp_path / name) for name in ("a", "b")})
+    assert [(x.text, y.text) for x, y in zip(joined["a"], joined["b"], strict=True)] == [
+        ("a0", "b0"), ("a1", "b1"), ("a2", "b2"),
+    ]  # fmt: skip
+
+
+def test_rows_that_one_side_lacks_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    a = [Answer(str(i), f"p{i}", "", "x") for i in range(4)]
+    with pytest.raises(DataError, match=r"1 of 4 are only in a, 0 of 3 only in b[\s\S]*--shared"):
+        answer.join({"a": a, "b": a[:3]})
+    with pytest.raises(DataError, match=r"0 of 3 are only in a, 1 of 4 only in b"):
+        answer.join({"a": a[:3], "b": a})
+    joined = answer.join({"a": a, "b": a[1:], "side.c": a[:3]}, shared=True)
+    assert [[one.id for one in rows] for rows in joined.values()] == [["1", "2"]] * 3
+    told = capsys.readouterr().err
+    assert "1 of 4 are only in a, 0 of 3 only in b" in told
+    assert "1 of 4 are only in a, 0 of 3 only in side.c" in told
+    assert "compared are the 2 that all answer" in told
+    with pytest.raises(DataError, match="No prompt is answered by all"):
+        answer.join({"a": a[:2], "b": a[2:]}, shared=True)
+
+
+def test_what_was_asked_may_stand_in_another_file() -> None:
+    a = [Answer("1", "", "", "x")]
+    joined = answer.join({"a": a, "b": [Answer("1", "Why?", "So.", "y", tags=("law",))]})
+    assert (joined["a"][0].prompt, joined["a"][0].reference, joined["a"][0].tags) == ("Why?", "So.", ("law",))
+    with pytest.raises(DataError, match="1: no file says what was asked"):
+        answer.join({"a": a, "b": a})
+
+
+def test_two_rows_of_one_id_are_refused(tmp_path: Path) -> None:
+    run.write_jsonl(tmp_path / "a.jsonl", [OURS[0] | {"id": "same"}, OURS[1] | {"id": "same"}])
+    with pytest.raises(DataError, match=r"a\.jsonl:2: has the id same, as the row at .*a\.jsonl:1"):
+        answer.read(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"inputs": {}}',
+        '{"inputs": {"inputs_pretokenized": 1}, "prediction": "x"}',
+        '{"prediction": "x"}',
+        '{"prompt": "x"}',
+        '{"prompt": "x", "answer": 1}',
+        '{"prompt": ["x"], "answer": "y"}',
+        '{"messages": []}',
+        '{"messages": [{"role": "user", "content": "x"}]}',
+        '{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": {}}]}',
+    ],
+)
+def test_a_bad_row_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in OURS) + f"\n\n{line}\n")
+    with pytest.raises(DataError, match=r"a\.jsonl:5: "):
+        answer.read(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "line"),
+    [
+        ("x.json", '[\n{"prompt": "p", "answer": "a"},\n{"prompt": "p"}\n]', 3),
+        ("x.json", '[\n{"prompt": "p", "answer": "a"},\n3\n]', 3),
+        ("x.json", '[{"prompt": "p", "answer": "a"},\n\n{"prompt": }]', 3),
+        ("x.csv", 'prompt,answer\n"a\nb",x\nonly\n', 4),
+        ("x.csv", "prompt,answer\na,b\nc,d,e\n", 3),
+    ],
+)
+def test_a_bad_row_of_a_list_or_a_table_is_named(tmp_path: Path, name: str, text: str, line: int) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=rf"{name}:{line}: "):
+        answer.read(tmp_path / name)
+
+
+def test_missing_and_empty_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(PlatformError, match=r"text\.jsonl: no such prediction file"):
+        answer.predictions(tmp_path)
+    for name, text in {"text.jsonl": "\n", "x.json": "[]", "x.csv": "prompt,answer\n"}.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(DataError, match="holds no predictions"):
+            answer.read(tmp_path / name)
+    assert answer.predictions(tmp_path) == tmp_path / "text.jsonl"
