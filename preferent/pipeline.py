@@ -18,7 +18,7 @@ from preferent.recipe import Recipe, assign, dump, parse, pick
 from preferent.recipe.section import paths
 
 LINKED = (".safetensors",)
-LABELS, TIES = "labels/preferences.jsonl", "labels/ties.jsonl"
+LABELS, TIES = Path("labels/train/preferences.jsonl"), Path("labels/train/ties.jsonl")
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,9 @@ def with_labels(recipe: Recipe, earlier: Path) -> Recipe:
     labels = [str(path) for path in every if path.exists() and path.stat().st_size]
     if str(earlier / LABELS) not in labels:
         raise PlatformError(
-            f"{earlier / LABELS}: no preferences there; people give them with `preferent label {earlier} --on train`, "
-            f"and `preferent label {earlier} --export` writes them out"
+            f"{earlier / LABELS}: no preferences to learn from; people give them with `preferent label {earlier} --on "
+            f"train`, and `preferent label {earlier / LABELS.parent} --export` writes them out. What they say of test "
+            f"prompts (in {earlier / 'labels'}) measures, and teaches nothing: no round is judged by what it has learnt"
         )
     given = [*paths(recipe.preference_dataset), *labels]
     values = recipe.model_dump(mode="json") | {"continues": chain, "preference_dataset": list(dict.fromkeys(given))}

@@ -358,8 +358,8 @@ def labelled(folder: Path, **values: object) -> Path:
     (folder / "policy/DONE").write_text("")
     (folder / "recipe.yaml").write_text(recipe.dump(recipe.parse(RECIPE | values)[0]))
     row = {"input_text": "a", "candidate_0": "b", "candidate_1": "c"}
-    run.write_jsonl(folder / "labels/preferences.jsonl", [row | {"choice": 0}, row | {"choice": 1}])
-    run.write_jsonl(folder / "labels/ties.jsonl", [row | {"choice": "tie"}])
+    run.write_jsonl(folder / "labels/train/preferences.jsonl", [row | {"choice": 0}, row | {"choice": 1}])
+    run.write_jsonl(folder / "labels/train/ties.jsonl", [row | {"choice": "tie"}])
     return folder
 
 
@@ -368,11 +368,15 @@ def test_the_next_round_learns_from_old_and_new_preferences(tmp_path: Path) -> N
     one = labelled(tmp_path / "one")
     second = pipeline.with_labels(asked, one)
     assert second.continues == (str(one),)
-    assert second.preference_dataset == ["old.jsonl", f"{one}/labels/preferences.jsonl", f"{one}/labels/ties.jsonl"]
+    assert second.preference_dataset == [
+        "old.jsonl",
+        f"{one}/labels/train/preferences.jsonl",
+        f"{one}/labels/train/ties.jsonl",
+    ]
     two = labelled(tmp_path / "two", continues=[str(one)])
     third = pipeline.with_labels(asked, two)
     assert third.continues == (str(one), str(two))
-    files = [f"{folder}/labels/{name}.jsonl" for folder in (one, two) for name in ("preferences", "ties")]
+    files = [f"{folder}/labels/train/{name}.jsonl" for folder in (one, two) for name in ("preferences", "ties")]
     assert third.preference_dataset == ["old.jsonl", *files]
     assert pipeline.with_labels(second, two) == third, "a recipe that has the first round's labels gets them once"
     sides = {name: path for task in graph.build(third) for name, path in task.inputs.items() if "side." in name}
@@ -381,8 +385,8 @@ def test_the_next_round_learns_from_old_and_new_preferences(tmp_path: Path) -> N
 
 def test_without_labels_there_is_no_next_round(tmp_path: Path) -> None:
     one = labelled(tmp_path / "one")
-    (one / "labels/preferences.jsonl").write_text("")
-    with pytest.raises(PlatformError, match=r"preferences\.jsonl: no preferences there.*preferent label"):
+    (one / "labels/train/preferences.jsonl").write_text("")
+    with pytest.raises(PlatformError, match=r"preferences\.jsonl: no preferences to learn from.*--on train"):
         pipeline.with_labels(recipe.parse(RECIPE)[0], one)
     with pytest.raises(UsageError, match="no run directory"):
         pipeline.with_labels(recipe.parse(RECIPE)[0], tmp_path)
