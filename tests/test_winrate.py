@@ -128,7 +128,7 @@ def test_lengths() -> None:
 
 
 def test_agreement_counts_ties() -> None:
-    assert winrate.agreement(["A", "B", "tie", "A"], ["A", "A", "tie", "tie"]) == 0.5
+    assert winrate.agreement.percent(["A", "B", "tie", "A"], ["A", "A", "tie", "tie"]) == 0.5
 
 
 def test_reliability_and_its_error() -> None:

@@ -17,6 +17,6 @@ def figures(opinions: Sequence[Opinion]) -> dict[str, Any]:
     for x, y in combinations(said, 2):
         both = [id for id in said[x] if id in said[y]]
         if both:
-            share = winrate.agreement([said[x][id] for id in both], [said[y][id] for id in both])
+            share = winrate.agreement.percent([said[x][id] for id in both], [said[y][id] for id in both])
             found.append({"judges": [x, y], "n": len(both), "percent": share})
     return {"agreement": found}

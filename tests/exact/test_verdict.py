@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import t as student
 
-from preferent import compare, draw, judge, winrate
+from preferent import draw, judge, winrate
+from preferent.compare.opinion import OUTCOMES
 
 COUNT = 200
 
@@ -24,7 +25,7 @@ def swapped() -> list[judge.Pair]:
 
 
 def outcomes(judgments: list[judge.Judgment]) -> list[float]:
-    return [compare.OUTCOMES[judgment.choice] for judgment in judgments]
+    return [OUTCOMES[judgment.choice] for judgment in judgments]
 
 
 def test_in_the_other_order_every_verdict_is_the_other() -> None:

@@ -1,7 +1,4 @@
-"""Win rates and how sure they are: wins, ties, intervals, agreement, calibration; numbers in, numbers out.
-
-An outcome is 1 (win), 1/2 (tie) or 0 (loss) of one side in one judged pair; the win rate is the mean outcome.
-"""
+"""The win rate of one side over another, and an interval around it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import ndtri, stdtrit
-from scipy.stats import rankdata
 
 METHOD = "Tango score interval, 95 %, clustered by prompt"
 
@@ -88,82 +84,3 @@ def _tango(win: float, loss: float, n: float, quantile: float) -> tuple[float, f
     low = -1.0 if middle <= -1.0 else brentq(excess, -1.0, middle - step, args=(1.0,), xtol=1e-12)
     high = 1.0 if middle >= 1.0 else brentq(excess, middle + step, 1.0, args=(-1.0,), xtol=1e-12)
     return float(low), float(high)
-
-
-@dataclass(frozen=True, slots=True)
-class Mean:
-    """A mean over prompts with its standard error (None for a single prompt); `n` counts rows."""
-
-    mean: float
-    standard_error: float | None
-    n: int
-
-
-def mean(values: Sequence[float] | np.ndarray, prompts: Sequence[str]) -> Mean:
-    """The mean over prompts of each prompt's mean of `values` [n]; rows with equal `prompts` [n] are one cluster."""
-    _, cluster, size = np.unique(np.asarray(prompts), return_inverse=True, return_counts=True)
-    means = np.bincount(cluster, np.asarray(values, dtype=np.float64)) / size
-    error = float(means.std(ddof=1) / np.sqrt(means.size)) if means.size > 1 else None
-    return Mean(float(means.mean()), error, len(values))
-
-
-@dataclass(frozen=True, slots=True)
-class Lengths:
-    """Mean lengths of two sides, the mean of a less b with its standard error, and where a is longer and shorter."""
-
-    mean_a: float
-    mean_b: float
-    difference: float
-    standard_error: float | None
-    share_longer: float
-    share_shorter: float
-
-
-def lengths(a: Sequence[float], b: Sequence[float], prompts: Sequence[str]) -> Lengths:
-    """How the lengths of paired answers, a [n] and b [n], differ."""
-    difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
-    apart = mean(difference, prompts)
-    longer, shorter = float(np.mean(difference > 0)), float(np.mean(difference < 0))
-    return Lengths(mean(a, prompts).mean, mean(b, prompts).mean, apart.mean, apart.standard_error, longer, shorter)
-
-
-def agreement(choices: Sequence[str], others: Sequence[str]) -> float:
-    """The share of pairs on which two judges gave the same verdict, ties included."""
-    return float(np.mean([choice == other for choice, other in zip(choices, others, strict=True)]))
-
-
-@dataclass(frozen=True, slots=True)
-class Bin:
-    """The judgments of similar confidence: their mean confidence, the share that was right, and their number."""
-
-    confidence: float
-    accuracy: float
-    count: int
-
-
-def reliability(confidence: Sequence[float] | np.ndarray, right: Sequence[float] | np.ndarray) -> list[Bin]:
-    """Judgments in ten equal bins of confidence from 1/2 to 1; empty bins are left out.
-
-    `confidence` [n] is the probability a judge gave its own choice, `right` [n] is 1 where that choice was right, 0
-    where it was wrong and 1/2 where it made none.
-    """
-    confidence, right = np.asarray(confidence, dtype=np.float64), np.asarray(right, dtype=np.float64)
-    place = np.clip(np.floor((confidence - 0.5) * 20).astype(int), 0, 9)
-    inside = [place == index for index in range(10)]
-    return [Bin(float(confidence[i].mean()), float(right[i].mean()), int(i.sum())) for i in inside if i.any()]
-
-
-def calibration_error(bins: Sequence[Bin]) -> float:
-    """Expected calibration error: the mean gap between confidence and accuracy, weighted by count (Guo et al. 2017)."""
-    count = sum(bin.count for bin in bins)
-    return sum(bin.count * abs(bin.confidence - bin.accuracy) for bin in bins) / count
-
-
-def rank_correlation(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray) -> float:
-    """Spearman's rank correlation of x [n] and y [n], ties at their mean rank; 0 where either does not vary.
-
-    Ranks, because a reward has no scale of its own.
-    """
-    ranks = [rankdata(values) - (len(values) + 1) / 2 for values in (x, y)]
-    scale = float(np.sqrt(np.sum(ranks[0] ** 2) * np.sum(ranks[1] ** 2)))
-    return float(np.sum(ranks[0] * ranks[1]) / scale) if scale > 0 else 0.0
