@@ -1,7 +1,8 @@
 """The label server's pages and answers: HTTP on one side, the desk on the other."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -21,88 +22,107 @@ TYPES = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf
 Deed = Callable[[str, Mapping[str, Any]], dict[str, Any]]
 
 
-def build(desk: Desk, folder: Path, tokens: Mapping[str, str], origins: set[str]) -> door.App:
-    """The application, behind its door. `tokens` are by annotator, the owner's under the empty name; an annotator
-    whose token is the only one works alone and is the owner."""
-    cookie, alone = door.cookie(desk.settings["seed"]), len(tokens) == 1
+@dataclass(frozen=True)
+class Site:
+    """The answers to requests. `tokens` are by annotator, the owner's under the empty name; an annotator whose token is
+    the only one works alone and is the owner."""
 
-    def known(request: Request) -> str:
+    desk: Desk
+    folder: Path
+    tokens: Mapping[str, str]
+    secure: bool
+
+    @property
+    def cookie(self) -> str:
+        return door.cookie(self.desk.settings["seed"])
+
+    @property
+    def alone(self) -> bool:
+        return len(self.tokens) == 1
+
+    def known(self, request: Request) -> str:
         """The annotator who sends a request, or the empty name of the owner."""
-        name = door.holder(request.cookies.get(cookie, ""), tokens)
+        name = door.holder(request.cookies.get(self.cookie, ""), self.tokens)
         if name is None:
             raise HTTPException(401, "open the link that the server printed: it knows you by it")
         return name
 
-    def annotator(request: Request) -> str:
-        name = known(request)
+    def annotator(self, request: Request) -> str:
+        name = self.known(request)
         if not name:
             raise HTTPException(403, "this is the owner's link; to answer questions, open an annotator's")
         return name
 
-    def owner(request: Request) -> None:
-        if known(request) and not alone:
+    def require_owner(self, request: Request) -> None:
+        if self.known(request) and not self.alone:
             raise HTTPException(403, "this is for the owner, who has a link of his own")
 
-    def told(name: str) -> dict[str, Any]:
+    def told(self, name: str) -> dict[str, Any]:
         """What a page may know: whose it is and what it may ask. `folder` tells these questions from any others that
         a browser sees at this address."""
-        strengths = list(range(1, desk.settings["strengths"] + 1)) or None
-        said = {"annotator": name or None, "owner": alone or not name, "strengths": strengths, "blind": True}
-        return said | {"folder": cookie}
+        strengths = list(range(1, self.desk.settings["strengths"] + 1)) or None
+        said = {"annotator": name or None, "owner": self.alone or not name, "strengths": strengths, "blind": True}
+        return said | {"folder": self.cookie}
 
-    async def known_session(request: Request) -> Response:
-        return JSONResponse(told(known(request)))
-
-    async def session(request: Request) -> Response:
+    async def session(self, request: Request) -> Response:
+        """Whose page it is: by the token that a link brought, which becomes a cookie; later by that cookie."""
+        if request.method == "GET":
+            return JSONResponse(self.told(self.known(request)))
         given = (await _sent(request)).get("token")
-        name = door.holder(given, tokens) if isinstance(given, str) else None
+        name = door.holder(given, self.tokens) if isinstance(given, str) else None
         if name is None:
             raise HTTPException(401, "this link is not one of this server's; open one that it printed")
-        answer = JSONResponse(told(name))
-        secure = all(origin.startswith("https:") for origin in origins)
-        answer.set_cookie(cookie, tokens[name], httponly=True, samesite="strict", path="/", secure=secure)
+        answer = JSONResponse(self.told(name))
+        token = self.tokens[name]
+        answer.set_cookie(self.cookie, token, httponly=True, samesite="strict", path="/", secure=self.secure)
         return answer
 
-    async def queue(request: Request) -> Response:
-        return JSONResponse(await run_in_threadpool(desk.queue, annotator(request)))
+    async def queue(self, request: Request) -> Response:
+        return JSONResponse(await run_in_threadpool(self.desk.queue, self.annotator(request)))
 
-    async def overview(request: Request) -> Response:
-        owner(request)
-        return JSONResponse(await run_in_threadpool(desk.overview, request.query_params.get("reveal") == "1"))
+    def doing(self, deed: Deed) -> Callable[[Request], Any]:
+        """The answer to a request that does something at the desk."""
 
-    async def download(request: Request) -> Response:
-        owner(request)
-        name = request.path_params["name"]
-        if name not in harvest.NAMES:
-            raise HTTPException(404)
-        rows = (await run_in_threadpool(desk.harvest)).rows[name]
-        named = {"content-disposition": f'attachment; filename="{name}.jsonl"'}
-        return Response(dataset.lines(rows), headers=named, media_type="application/jsonl")
-
-    async def write(request: Request) -> Response:
-        owner(request)
-        await _sent(request)
-        found = await run_in_threadpool(desk.harvest)
-        await run_in_threadpool(harvest.write, found, folder)
-        return JSONResponse({"files": {name: len(rows) for name, rows in found.rows.items()}, "text": str(found)})
-
-    def doing(deed: Deed) -> Callable[[Request], Any]:
         async def answer(request: Request) -> Response:
-            name = annotator(request)
+            name = self.annotator(request)
             return JSONResponse(await run_in_threadpool(deed, name, await _sent(request)))
 
         return answer
 
+    async def overview(self, request: Request) -> Response:
+        self.require_owner(request)
+        reveal = request.query_params.get("reveal") == "1"
+        return JSONResponse(await run_in_threadpool(self.desk.overview, reveal))
+
+    async def download(self, request: Request) -> Response:
+        self.require_owner(request)
+        name = request.path_params["name"]
+        if name not in harvest.NAMES:
+            raise HTTPException(404)
+        rows = (await run_in_threadpool(self.desk.harvest)).rows[name]
+        named = {"content-disposition": f'attachment; filename="{name}.jsonl"'}
+        return Response(dataset.lines(rows), headers=named, media_type="application/jsonl")
+
+    async def write(self, request: Request) -> Response:
+        self.require_owner(request)
+        await _sent(request)
+        found = await run_in_threadpool(self.desk.harvest)
+        await run_in_threadpool(harvest.write, found, self.folder)
+        return JSONResponse({"files": {name: len(rows) for name, rows in found.rows.items()}, "text": str(found)})
+
+
+def build(desk: Desk, folder: Path, tokens: Mapping[str, str], origins: Set[str]) -> door.App:
+    """The application, behind its door; `origins` are the addresses that people reach it at."""
+    site = Site(desk, folder, tokens, all(origin.startswith("https:") for origin in origins))
     routes = [
-        Route("/api/session", known_session, methods=["GET"]),
-        Route("/api/session", session, methods=["POST"]),
-        Route("/api/queue", queue, methods=["GET"]),
-        Route("/api/vote", doing(desk.vote), methods=["POST"]),
-        Route("/api/undo", doing(desk.undo), methods=["POST"]),
-        Route("/api/flag", doing(desk.flag), methods=["POST"]),
-        Route("/api/overview", overview, methods=["GET"]),
-        Route("/api/export/{name}", download, methods=["GET"]),
-        Route("/api/export", write, methods=["POST"]),
+        Route("/api/session", site.session, methods=["GET", "POST"]),
+        Route("/api/queue", site.queue, methods=["GET"]),
+        Route("/api/vote", site.doing(desk.vote), methods=["POST"]),
+        Route("/api/undo", site.doing(desk.undo), methods=["POST"]),
+        Route("/api/flag", site.doing(desk.flag), methods=["POST"]),
+        Route("/api/overview", site.overview, methods=["GET"]),
+        Route("/api/export/{name}", site.download, methods=["GET"]),
+        Route("/api/export", site.write, methods=["POST"]),
         Route("/", _page("index.html"), methods=["GET"]),
         Route("/owner", _page("owner.html"), methods=["GET"]),
         Route("/static/{name}", _static, methods=["GET"]),

@@ -71,6 +71,7 @@ def queues(
     for name, keys in found.items():
         controls = [gold[index] for index in np.argsort(_uniforms(seed, "label gold", gold, name), kind="stable")]
         keys += controls[: gold_count(len(keys), settings["gold_share"], len(gold))]
-        keys += [key for key in gold if name in answered.get(key, frozenset()) and key not in keys]
+        known = set(keys)
+        keys += [key for key in gold if name in answered.get(key, frozenset()) and key not in known]
         found[name] = [keys[index] for index in np.argsort(_uniforms(seed, "label order", keys, name), kind="stable")]
     return found

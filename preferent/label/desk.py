@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any
 
 from preferent.label import assignment, event, harvest, overview, question
 from preferent.label.event import Choice, Event, History, Kind, Vote
@@ -64,7 +64,7 @@ class Desk:
                 "total": len({*keys, *history.votes}),
                 "undoable": done,
                 "item": None if key is None else self._item(annotator, key, done + 1),
-                "previous": None if back is None else _previous(history.undone[back]),
+                "previous": None if back is None else self._previous(history.undone[back]),
             }
 
     def plan(self) -> str:
@@ -97,6 +97,11 @@ class Desk:
             "right": asked.answer(question.other(first)),
             "flagged": key in self.histories[annotator].flags,
         }
+
+    def _previous(self, vote: Vote) -> dict[str, Any]:
+        name = assignment.opaque(self.settings["seed"], vote.item)
+        said = {"choice": vote.choice, "strength": vote.strength, "note": vote.note, "seconds": vote.seconds}
+        return {"item": name} | said
 
     def vote(self, annotator: str, sent: Mapping[str, Any]) -> dict[str, Any]:
         """Take a vote, once; the queue after it."""
@@ -158,16 +163,14 @@ class Desk:
         return key
 
     def _strength(self, choice: Choice, strength: object) -> int | None:
-        levels = self.settings["strengths"]
+        levels = range(1, self.settings["strengths"] + 1)
         if strength is None:
             return None
-        if choice not in get_args(Choice)[:2] or isinstance(strength, bool) or strength not in range(1, levels + 1):
-            raise Refused(400, "strength is null, or how clear the choice of left or right was: one of the strengths")
-        return int(str(strength))
-
-
-def _previous(vote: Vote) -> dict[str, Any]:
-    return {"choice": vote.choice, "strength": vote.strength, "note": vote.note, "seconds": vote.seconds}
+        if isinstance(strength, bool) or not isinstance(strength, int) or strength not in levels:
+            raise Refused(400, "strength is null or one of the strengths")
+        if choice not in ("left", "right"):
+            raise Refused(400, "strength is for a choice of left or right")
+        return strength
 
 
 def _text(sent: Mapping[str, Any], name: str, longest: int, needed: bool = True) -> str:

@@ -100,7 +100,11 @@ def _rows(path: Path) -> list[Row]:
     """The objects in a file: a JSON list of them, or one a line."""
     try:
         text = path.read_text(encoding="utf-8-sig")
-        value = json.loads(text) if text.lstrip().startswith("[") else [json.loads(row) for row in text.splitlines()]
+        value = (
+            json.loads(text)
+            if text.lstrip().startswith("[")
+            else [json.loads(row) for row in text.split("\n") if row.strip()]
+        )
     except ValueError as error:
         raise DataError(f"{path}: not JSON: {error}") from None
     if not value or not all(isinstance(row, dict) for row in value):

@@ -31,16 +31,14 @@ def probability_a(judgment: Judgment) -> float:
     return {"A": judgment.confidence, "B": 1 - judgment.confidence, "tie": 0.5}[judgment.choice]
 
 
-def informativeness(judgments: Sequence[Judgment]) -> dict[str, float]:
-    """How much there is to learn from each pair, in [0, 1], by id.
+def informativeness(probabilities: Sequence[float]) -> float:
+    """How much there is to learn from a pair, in [0, 1], from the probabilities that judges give to a being better.
 
-    Of one judge: 1 - 2 |p - 1/2|, with p the probability that a is better. Of several: how far apart they are, the
-    largest p less the smallest.
+    Of one judge: 1 - 2 |p - 1/2|. Of several: how far apart they are, the largest p less the smallest.
     """
-    found: dict[str, list[float]] = {}
-    for judgment in judgments:
-        found.setdefault(judgment.id, []).append(probability_a(judgment))
-    return {id: max(p) - min(p) if len(p) > 1 else 1 - 2 * abs(p[0] - 0.5) for id, p in found.items()}
+    if len(probabilities) > 1:
+        return max(probabilities) - min(probabilities)
+    return 1 - 2 * abs(probabilities[0] - 0.5)
 
 
 def inclusion(weights: np.ndarray, number: int) -> np.ndarray:
@@ -90,15 +88,19 @@ def choose(
 
 def _told(questions: Sequence[Question], judgments: Sequence[Judgment]) -> np.ndarray:
     """The informativeness [n] of the questions, by judgments of these very answers."""
-    answers = {question.id: {question.a, question.b} for question in questions}
-    told = informativeness([each for each in judgments if answers.get(each.id) == {each.response_a, each.response_b}])
+    answers = {question.id: (question.a, question.b) for question in questions}
+    told: dict[str, list[float]] = {}
+    for judgment in judgments:
+        judged, p = (judgment.response_a, judgment.response_b), probability_a(judgment)
+        if answers.get(judgment.id) in (judged, judged[::-1]):
+            told.setdefault(judgment.id, []).append(p if answers[judgment.id] == judged else 1 - p)
     missing = [question.id for question in questions if question.id not in told]
     if missing:
         raise DataError(
             f"{len(missing)} of {len(questions)} pairs have no judgment of their two answers (the first is "
             f"{missing[0]}); give --judgments of the same answers, or take --select random"
         )
-    return np.array([told[question.id] for question in questions])
+    return np.array([informativeness(told[question.id]) for question in questions])
 
 
 def _drawn(questions: Sequence[Question], probabilities: np.ndarray, seed: int, purpose: str) -> dict[str, Question]:

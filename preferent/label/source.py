@@ -1,12 +1,11 @@
 """Where questions come from: a run, two files of predictions, rows of preferences, or the exports of other tools."""
 
 import dataclasses
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from preferent import dataset, recipe
+from preferent import answer, dataset, recipe
 from preferent.dataset import layout, source
 from preferent.error import DataError, PlatformError
 from preferent.label import foreign, question
@@ -84,21 +83,19 @@ def from_predictions(
     a: Path, b: Path, prompts: Path | None = None, models: tuple[str, str] = ("a", "b"), instruction: str = ""
 ) -> Material:
     """The pairs of answers in two prediction files, with the prompts as the data have them if their file is given."""
-    sides = [_predictions(path) for path in (a, b)]
-    if sides[0].keys() != sides[1].keys():
-        only = [len(sides[0].keys() - sides[1].keys()), len(sides[1].keys() - sides[0].keys())]
-        raise DataError(
-            f"{a} and {b} do not answer the same prompts: {only[0]} ids are only in the first, {only[1]} only in the "
-            "second; make both with the same prompts file"
-        )
-    known = {each.id or each.key: each for each in dataset.load_prompts(prompts)} if prompts else {}
+    read = {side: answer.read(answer.predictions(path)) for side, path in (("a", a), ("b", b))}
+    sides = answer.join(read)
+    if prompts is not None:
+        sides["a"] = answer.known(sides["a"], dataset.load_prompts(prompts))
     opening = f"{instruction}\n\n\n" if instruction else ""
     found = []
-    for id, (text, answer) in sides[0].items():
-        told = bool(opening) and text.startswith(opening)
-        context = text.removeprefix(opening) if told else text
-        prompt = known.get(id, Prompt(input_text=context, id=id))
-        found.append(Question(id, prompt, answer, sides[1][id][1], *models, instruction if told else "", context))
+    for one, other in zip(sides["a"], sides["b"], strict=True):
+        told = bool(opening) and one.prompt.startswith(opening)
+        context = one.prompt.removeprefix(opening) if told else one.prompt
+        prompt = one.asked or Prompt(input_text=context, id=one.id)
+        told_by = instruction if told else ""
+        extra = dict(prompt.extra) | ({"tags": list(one.tags)} if one.tags else {})
+        found.append(Question(one.id, prompt, one.text, other.text, *models, told_by, context, extra=extra))
     return Material(found)
 
 
@@ -124,12 +121,3 @@ def distinct(questions: Sequence[Question]) -> list[Question]:
 def _repeated(questions: Sequence[Question], once: Sequence[Question]) -> list[str]:
     more = len(questions) - len(once)
     return [f"{more} rows ask again what an earlier one asks, and are asked once"] if more else []
-
-
-def _predictions(path: Path) -> Mapping[str, tuple[str, str]]:
-    """Prompt and answer by id."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    asked = [row["inputs"]["inputs_pretokenized"] for row in rows]
-    return {
-        str(row.get("id") or digest(text)): (text, row["prediction"]) for row, text in zip(rows, asked, strict=True)
-    }

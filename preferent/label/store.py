@@ -94,10 +94,10 @@ class Store:
             self._database.execute("begin immediate")
             try:
                 yield self._database
-            except BaseException:
-                self._database.execute("rollback")
-                raise
-            self._database.execute("commit")
+                self._database.execute("commit")
+            finally:
+                if self._database.in_transaction:
+                    self._database.execute("rollback")
 
     def create(self, settings: Mapping[str, Any], questions: Sequence[Question], events: Sequence[Event] = ()) -> None:
         """Make a new database, whole or not at all; `events` are votes that came with the questions."""
