@@ -73,14 +73,15 @@ class Person:
 
 
 class Server:
-    """`preferent.label.serve(**given)` as a process."""
+    """`preferent.label.serve(out=out, **given)` as a process; `out=None` among those that are given leaves it out."""
 
-    def __init__(self, out: Path, **given: Any) -> None:
+    def __init__(self, out: Path, /, **given: Any) -> None:
         self.folder = out
         self.given = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
-        self.given |= {"out": str(out)}
+        self.given = {name: value for name, value in ({"out": str(out)} | self.given).items() if value is not None}
         self.process: subprocess.Popen[str] | None = None
         self.lines: list[str] = []
+        self.output = self.errors = ""
 
     def start(self) -> "Server":
         """Start it and wait until it listens."""
@@ -130,7 +131,7 @@ class Server:
 
 
 @contextmanager
-def serving(out: Path, **given: Any) -> Iterator[Server]:
+def serving(out: Path, /, **given: Any) -> Iterator[Server]:
     server = Server(out, **given).start()
     try:
         yield server

@@ -24,7 +24,7 @@ def listen(host: str, port: int | None, before: int | None) -> socket.socket:
     wanted = [port] if port is not None else [before] if before else range(PORT, PORT + PORTS)
     for number in wanted:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named: else asyncio leaves Nagle on
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((host, number))
