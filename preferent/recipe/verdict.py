@@ -20,6 +20,9 @@ class Judge(Section):
     """The rubric: the criteria of AutoSxS for the first two."""
     template: str | None = None
     """A file with a rubric of your own, which replaces that of `task`."""
+    explanation: bool = True
+    """Ask for an explanation before the verdict. Without, a model that runs here writes nothing: the probabilities of
+    its verdicts are read off."""
     votes: Count = 1
     """Verdicts asked for in each of the two orders."""
     temperature: Annotated[float, Field(ge=0.0)] | None = None
