@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from preferent import appraisal, compare, judge, metric, quality, report, run
-from preferent.compare import Answer
+from preferent import appraisal, judge, metric, quality, report, run
+from preferent.answer import Answer
+from preferent.compare import tally
+from preferent.compare.opinion import by_scores
 from preferent.error import DataError, PlatformError
 from preferent.recipe import Recipe, dump, parse
 from preferent.record import Preference, Prompt
-from preferent.report import chart, example, figure, scorer, verdict
+from preferent.report import chart, example, figure, forest, scorer, verdict
 
 TERM = {"name": "reward", "weight": 1.0, "members": {"reward": {"bias": -0.5, "gain": 1.0}}}
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)><!-- & \"' \u2028\u2029 {{ 7 * 7 }} 日本 😀"
@@ -52,7 +54,9 @@ def make_comparison(root: Path, texts: list[str], lead: float = 1.0, headline: s
     a = [Answer(str(i), f"Prompt {i}: {t}", "", t, tokens=3, ended=True, kl=2.0) for i, t in enumerate(texts)]
     b = [Answer(str(i), a[i].prompt, "", f"base {i}", tokens=4, ended=True) for i in range(n)]
     scores = {"a": np.linspace(lead - 1, lead + 1, n), "b": np.zeros(n)}
-    judgments, metrics = compare.verdict({"a": a, "b": b}, {"judge": scores, "reward": scores}, headline, None)
+    answers, names = {"a": a, "b": b}, {"a": "tuned", "b": "base"}
+    opinions = [by_scores(name, scores, answers, None, names) for name in ("judge", "reward")]
+    judgments, metrics = tally.verdict(answers, opinions, headline, names)
     judge.write(judgments, root / "comparison" / "judgments.jsonl")
     run.write_json(root / "comparison" / "metrics.json", metrics)
 
@@ -112,7 +116,7 @@ class Page(HTMLParser):
 
 def test_the_verdict_comes_first_and_the_parts_in_order(tmp_path: Path) -> None:
     page = report.render(make_recipe(), make_run(tmp_path / "my-run", [f"text {i}" for i in range(30)]))
-    names = ["Verdict", "Loss curves", "Reward against KL", "The reward model", "Examples", "How it was made"]
+    names = [name for key, name in report.SECTIONS.items() if key != "rounds"]
     places = [page.index(f"<h2>{name}</h2>") for name in names]
     assert places == sorted(places)
     assert "<h1>my-run</h1>" in page
@@ -171,7 +175,8 @@ def test_the_reward_model_is_shown_before_anything_is_tuned(tmp_path: Path) -> N
     assert "Reward model: confidence and accuracy" in page
     assert f"the {len(run.read_jsonl(tmp_path / 'reward' / 'mistakes.jsonl'))} pairs on which" in page
     longer = found["rules"]["longer"]
-    assert f'the longer wins</th><td class="num">40</td><td class="num">{verdict.percent(longer["share"], 1)}' in page
+    cells = re.search(r'the longer wins</th><td>.*?</td><td class="num">(.*?)</td>.*?<td class="num">40</td>', page)
+    assert cells is not None and cells[1] == forest.percent(longer["share"], 1)
     assert "There is no verdict: nothing was compared yet." in page
 
 
@@ -197,13 +202,13 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     (root / "recipe.yaml").write_text(dump(make_recipe(instruction=HOSTILE)))
     page = report.render(make_recipe(instruction=HOSTILE), root)
     found = Page(page)
-    assert [attrs.get("type") for tag, attrs in found.tags if tag == "script"] == ["application/json", None]
+    assert [attrs.get("type") for tag, attrs in found.tags if tag == "script"] == ["application/json", "module"]
     assert not [tag for tag, _ in found.tags if tag == "img"]
     assert not [name for _, attrs in found.tags for name in attrs if name.startswith("on")]
     assert found.text.count(HOSTILE) >= 4
-    data = "".join(text for kind, text in found.raw if kind == "script" and text.startswith("["))
+    data = "".join(text for kind, text in found.raw if kind == "script" and text.startswith("{"))
     assert not set("<>&\u2028\u2029") & set(data)
-    texts = [answer["text"] for pair in json.loads(data) for answer in pair["answers"]]
+    texts = [answer["text"] for pair in json.loads(data)["pairs"] for answer in pair["answers"]]
     assert HOSTILE in texts
 
 
@@ -211,7 +216,7 @@ def test_the_policy_allows_our_script_and_style_alone(tmp_path: Path) -> None:
     found = Page(report.render(make_recipe(), make_run(tmp_path, ["a", "b", "c"])))
     policy = next(attrs["content"] for tag, attrs in found.tags if attrs.get("http-equiv") == "Content-Security-Policy")
     assert policy is not None
-    scripts = [text for kind, text in found.raw if kind == "script" and not text.startswith("[")]
+    scripts = [text for kind, text in found.raw if kind == "script" and not text.startswith("{")]
     styles = [text for kind, text in found.raw if kind == "style"]
     for kind, texts in (("script-src", scripts), ("style-src", styles)):
         assert len(texts) == 1
@@ -225,9 +230,11 @@ def test_the_policy_allows_our_script_and_style_alone(tmp_path: Path) -> None:
 def test_nothing_is_fetched(tmp_path: Path) -> None:
     found = Page(report.render(make_recipe(), make_run(tmp_path, ["a", "b", "c"])))
     links = [value for _, attrs in found.tags for name, value in attrs.items() if name in ("src", "href")]
-    assert links == ["data:,"]
+    assert [link for link in links if link and not link.startswith("#")] == ["data:,"]
+    ids = {attrs.get("id") for _, attrs in found.tags}
+    assert [link for link in links if link and link.startswith("#") and link[1:] not in ids] == []
     assert not [text for _, text in found.raw if "url(" in text or "@import" in text or "fetch(" in text]
-    assert "innerHTML" not in (report.HERE / "script.js").read_text()
+    assert not [path for path in report.SCRIPTS if "innerHTML" in path.read_text()]
 
 
 def test_long_runs_stay_below_a_megabyte(tmp_path: Path) -> None:
@@ -265,7 +272,7 @@ def test_a_verdict_by_the_optimised_reward_is_marked(tmp_path: Path) -> None:
 
 def test_a_comparison_without_judge_has_no_win_rate(tmp_path: Path) -> None:
     a = [Answer("1", "p", "", "x", tokens=1)]
-    _, metrics = compare.verdict({"a": a, "b": a}, {}, None, None)
+    _, metrics = tally.verdict({"a": a, "b": a}, [], None, {"a": "tuned", "b": "base"})
     run.write_json(tmp_path / "comparison" / "metrics.json", metrics)
     page = report.render(make_recipe(), tmp_path)
     assert "No judge was given" in page
@@ -279,7 +286,7 @@ def test_the_known_truth_stands_beside_the_judges(tmp_path: Path) -> None:
         root / "comparison" / "gold.json", {"win_rate": 0.721, "interval": [0.6, 0.8], "n": 3, "curve": curve}
     )
     page = report.render(make_recipe(), root)
-    assert "the true preference" in page
+    assert "The true preference: known, as these preferences are generated" in page
     assert "72.1\xa0%" in page
     assert "60.0–80.0\xa0%" in page
     assert "Score and true preference" in page
@@ -295,14 +302,14 @@ def test_the_known_truth_stands_beside_the_judges(tmp_path: Path) -> None:
     ],
 )
 def test_the_sentence_follows_the_interval(interval: tuple[float, float], said: str) -> None:
-    found = {"win": 3, "tie": 0, "loss": 2, "n": 5, "prompts": 5, "interval": interval}
+    found: dict[str, Any] = {"win": 3, "tie": 0, "loss": 2, "n": 5, "prompts": 5, "interval": interval}
     assert said in verdict.sentence(found)
     assert "tie" not in verdict.sentence(found)
     assert "5 answers to 2 test prompts" in verdict.sentence(found | {"prompts": 2})
 
 
 def test_percentages_do_not_round_to_certainty() -> None:
-    assert [verdict.percent(x) for x in (0.777, 0.996, 1.0, 0.004, 0.0)] == [
+    assert [forest.percent(x) for x in (0.777, 0.996, 1.0, 0.004, 0.0)] == [
         "78\xa0%",
         "99.6\xa0%",
         "100\xa0%",
@@ -311,29 +318,37 @@ def test_percentages_do_not_round_to_certainty() -> None:
     ]
 
 
-def test_best_worst_and_random_are_disjoint() -> None:
+def test_wins_losses_disputed_and_random_are_disjoint() -> None:
     leads = [0.5, -2.0, 3.0, 0.0, None, 1.0, -1.0, 0.1, 0.2]
-    best, worst, others = example.picked(leads, 6)
-    assert (best, worst) == ([2, 5], [1, 6])
-    assert len(others) == 2
-    assert not {*best, *worst} & {*others}
-    assert example.picked(leads, 6)[2] == others
-    everything = example.picked(leads, 60)
-    assert sorted(place for group in everything for place in group) == list(range(9))
-    assert example.picked([], 60) == ([], [], [])
-    assert example.picked([1.0, None, None, None, None, None], 6)[:2] == ([0], [])
-    assert example.picked([1.0, 2.0], 60)[2] in ([0, 1], [1, 0])
+    gaps = [0.0, 2.0, 0.0, 0.0, 1.0, 0.0, 0.0, 2.0, 0.0]
+    nobody = ("judges disagree", [0.0] * 9)
+    groups = dict(example.picked(leads, nobody, 6))
+    assert (groups["biggest wins"], groups["biggest losses"]) == ([2, 5], [1, 6])
+    assert len(groups["random"]) == 2
+    assert not {2, 5, 1, 6} & {*groups["random"]}
+    assert dict(example.picked(leads, nobody, 6)) == groups
+    disputed = dict(example.picked(leads, ("judge against people", gaps), 8))
+    assert disputed["biggest wins"] == [2, 5] and disputed["biggest losses"] == [1, 6]
+    assert disputed["judge against people"] == [7, 4], "1 is among the losses already"
+    everything = example.picked(leads, ("judge against people", gaps), 60)
+    assert sorted(place for _, group in everything for place in group) == list(range(9))
+    assert [group for _, group in example.picked([], ("", []), 60)] == [[], [], [], []]
+    alone = dict(example.picked([1.0, None, None, None, None, None], ("", []), 6))
+    assert (alone["biggest wins"], alone["biggest losses"]) == ([0], [])
 
 
 def test_examples_are_of_the_headline_judge(tmp_path: Path) -> None:
     make_comparison(tmp_path, [f"t{i}" for i in range(9)])
-    rows = example.chosen(tmp_path, "judge", 60)
+    metrics = run.read_json(tmp_path / "comparison" / "metrics.json")
+    rows = example.chosen(tmp_path, metrics, 60)
     assert len(rows) == 9
-    assert rows[0]["answers"][0] == {"side": "tuned", "text": "t8", "score": 2.0, "tokens": None}
-    assert [row["group"] for row in rows] == ["best"] * 3 + ["worst"] * 3 + ["random"] * 3
+    first = {"side": "tuned", "text": "t8", "score": 2.0, "tokens": None, "repeated": False}
+    assert rows[0]["answers"][0] == first
+    assert [row["group"] for row in rows] == ["biggest wins"] * 3 + ["biggest losses"] * 3 + ["random"] * 3
     assert rows[3]["id"] == "0"
+    assert [said["judge"] for said in rows[0]["verdicts"]] == ["judge", "reward"]
     run.write_jsonl(tmp_path / "predictions" / "tuned" / "text.jsonl", [{"id": "8", "tokens": 7, "kl": 1.5}])
-    row = example.chosen(tmp_path, "judge", 60)[0]
+    row = example.chosen(tmp_path, metrics, 60)[0]
     assert (row["answers"][0]["tokens"], row["kl"]) == (7, 1.5)
 
 
@@ -410,16 +425,17 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 
 def test_colours_can_be_read() -> None:
     """WCAG 2.2 contrast of every text and mark colour on both backgrounds, light and dark: 4.5, marks 3."""
-    style = (report.HERE / "style.css").read_text()
+    style = (report.PAGE / "style.css").read_text()
     schemes = [
         dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", block)) for block in re.findall(r":root \{(.*?)\}", style, re.S)
     ]
     assert len(schemes) == 2
     for colours in schemes:
         for ground in ("page", "card"):
-            for ink in ("ink", "soft", "c1", "c2", "c3", "c4"):
+            for ink in ("ink", "soft", "c1", "c2", "c3", "c4", "c5", "c6"):
                 assert contrast(colours[ink], colours[ground]) >= 4.5, (ink, ground, colours[ink])
-        assert contrast(colours["warn"], colours["warn-page"]) >= 4.5
+        for ink, ground in (("warn", "warn-page"), ("ink", "warn-page"), ("ink", "added"), ("ink", "removed")):
+            assert contrast(colours[ink], colours[ground]) >= 4.5, (ink, ground)
 
 
 def contrast(one: str, other: str) -> float:

@@ -18,16 +18,30 @@ from markupsafe import Markup
 from preferent import graph, run
 from preferent.error import PlatformError
 from preferent.recipe import Recipe
-from preferent.report import example, figure, scorer, verdict
+from preferent.report import accord, breakdown, chart, example, figure, forest, jury, rounds, scorer, verdict
 from preferent.scale import Scale
 
-HERE = Path(__file__).parent
+PAGE = Path(__file__).parent / "page"
+DIFFERENCE = Path(__file__).parent.parent / "page" / "difference.js"
+SCRIPTS = (DIFFERENCE, PAGE / "example.js", PAGE / "reading.js")
+MOST = 640_000
+"""Bytes of the examples, so that the page stays below a megabyte."""
 ESCAPED = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
 STAGES = (
     *("data", "sft", "reward", "judge", "policy"),
     *("predictions/base", "predictions/tuned", "predictions/original", "comparison"),
 )
 PARTS = ("validation", "test")
+SECTIONS = {
+    "verdict": "Verdict",
+    "rounds": "Rounds",
+    "judges": "The judges",
+    "curves": "Loss curves",
+    "kl": "Reward against KL",
+    "quality": "The reward model",
+    "examples": "Examples",
+    "made": "How it was made",
+}
 EXPECTED = {
     "comparison/metrics.json": "the verdict",
     "comparison/judgments.jsonl": "the examples",
@@ -57,9 +71,11 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
 
 def render(recipe: Recipe, root: Path) -> str:
     """The page as text."""
-    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
-    environment.filters["percent"] = verdict.percent
-    style, script = (HERE / "style.css").read_text("utf-8"), (HERE / "script.js").read_text("utf-8")
+    environment = Environment(loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined)
+    environment.filters["percent"] = forest.percent
+    environment.globals["ends"] = chart.ends()
+    style = (PAGE / "style.css").read_text("utf-8")
+    script = "\n".join(path.read_text("utf-8") for path in SCRIPTS)
     return environment.get_template("page.html").render(
         name=root.resolve().name,
         style=Markup(style),
@@ -71,6 +87,7 @@ def render(recipe: Recipe, root: Path) -> str:
         missing=[(path, what) for path, what in expected(recipe).items() if not (root / path).exists()],
         direct=graph.direct(recipe),
         counts=_counts(root),
+        sections={name: title for name, title in SECTIONS.items() if name != "rounds" or recipe.continues},
         **_verdict(recipe, root),
         **_figures(root),
         **scorer.section(root / "reward"),
@@ -94,25 +111,50 @@ def embedded(value: Any) -> Markup:
 
 
 def _verdict(recipe: Recipe, root: Path) -> dict[str, Any]:
-    """What the page says first, and the examples that go with it."""
+    """What the page says first, and what stands behind it."""
     metrics, gold = _json(root / "comparison" / "metrics.json"), _json(root / "comparison" / "gold.json")
-    found = metrics["judges"][metrics["headline"]] if metrics and metrics["headline"] else None
-    pairs = example.chosen(root, metrics["headline"] if metrics else None, recipe.report.pairs)
-    opinions = verdict.opinions(metrics or {}, gold)
+    there = metrics or {}
+    found = there["judges"][there["headline"]] if there.get("headline") else None
+    jurors = jury.jurors(there, recipe)
+    opinions = verdict.opinions(there, gold, jurors)
+    judged = [*there.get("judges", {}), *(["truth"] if gold and "win_rate" in gold else [])]
     return {
         "metrics": metrics,
         "headline": found,
-        "judged_by": verdict.WHO[metrics["headline"]] if metrics and found else None,
-        "span": verdict.span(found["interval"]) if found else "",
+        "judged_by": jurors[there["headline"]].told if found else "",
+        "span": forest.span(found["interval"]) if found else "",
         "sentence": verdict.sentence(found) if found else "",
         "caution": verdict.caution(found) if found else "",
+        "doubts": verdict.doubts(there, jurors) if there else [],
         "opinions": opinions,
-        "who": verdict.judges(opinions),
-        "measures": verdict.measures(metrics or {}),
-        "notes": verdict.notes(metrics) if metrics else [],
+        "who": jury.names(jurors, judged),
+        "sample_size": verdict.sample_size(there),
+        "side_names": [name[:1].upper() + name[1:] for name in verdict.sides(there).values()],
+        "measures": verdict.measures(there, jurors),
+        "notes": verdict.notes(there, jurors) if there else [],
         "truth": figure.truth((gold or {}).get("curve", [])),
-        "pairs": embedded(pairs),
+        "rounds": rounds.section(there, recipe.continues, jurors),
+        "others": verdict.others(there, jurors),
+        "matrix": accord.matrix(there, jurors),
+        "readings": accord.readings(there, jurors),
+        "against_people": accord.against_people(there, jurors),
+        "order": jury.order(there, jurors),
+        "warnings": list(jury.unparsable(there, jurors)),
+        "lengths": breakdown.lengths(there, jurors),
+        "slices": breakdown.slices(there, jurors),
+        **_examples(recipe, root, there, jurors),
+    }
+
+
+def _examples(recipe: Recipe, root: Path, metrics: dict[str, Any], jurors: Mapping[str, jury.Juror]) -> dict[str, Any]:
+    """Pairs of answers for the page's script."""
+    wanted = example.chosen(root, metrics, recipe.report.pairs)
+    pairs = example.within(wanted, MOST, lambda row: len(embedded(row).encode()))
+    titles = {name: juror.title for name, juror in jurors.items()}
+    return {
+        "pairs": embedded({"pairs": pairs, "titles": titles}),
         "pair_count": len(pairs),
+        "pairs_wanted": len(wanted),
     }
 
 

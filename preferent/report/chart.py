@@ -13,6 +13,8 @@ from markupsafe import Markup
 WIDTH, HEIGHT = 460, 280
 LEFT, RIGHT, TOP, BOTTOM = 70, 20, 10, 42
 MOST_POINTS = 300
+LINE_LEFT, LINE_WIDTH, MIDDLE = 6, 228, 10
+"""Of the picture of an interval, which is 240 x 20."""
 
 Point = tuple[float, float]
 Range = tuple[float, float]
@@ -20,17 +22,18 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Points of one name and colour (1 to 4 of the style sheet).
+    """Points of one name and colour (1 to 6 of the style sheet).
 
     A `line` of many points is drawn as the means of equal groups on a band from their least to their greatest; `dots`
     is a line with a mark at each point, `scatter` marks alone (of many points, every so manieth), `guide` a dashed
-    line, `ring` circles around points.
+    line, `ring` circles around points. `spans` are intervals of the points, drawn upright.
     """
 
     name: str
     points: Sequence[Point]
     colour: int
     kind: Literal["line", "dots", "scatter", "guide", "ring"] = "line"
+    spans: Sequence[Range] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +48,11 @@ class Chart:
 
 @dataclass(frozen=True, slots=True)
 class Axes:
-    """The ranges of the data and their places in the drawing."""
+    """The ranges of the data and their places in the drawing; `at` are the numbers on the x axis, else round ones."""
 
     x: Range
     y: Range
+    at: Sequence[float] = ()
 
     @classmethod
     def around(cls, points: Sequence[Point]) -> "Axes":
@@ -95,7 +99,7 @@ def _grid(axes: Axes, x: str, y: str) -> Markup:
         _, height = axes.place((axes.x[0], value))
         parts.append(_element("line", "grid", x1=LEFT, x2=WIDTH - RIGHT, y1=height, y2=height))
         parts.append(_text(number(value), "tick end", LEFT - 7, height + 4))
-    for value in ticks(*axes.x):
+    for value in axes.at or ticks(*axes.x):
         across, _ = axes.place((value, axes.y[0]))
         parts.append(_element("line", "axis", x1=across, x2=across, y1=HEIGHT - BOTTOM, y2=HEIGHT - BOTTOM + 4))
         parts.append(_text(number(value), "tick middle", across, HEIGHT - BOTTOM + 17))
@@ -121,7 +125,14 @@ def _marks(series: Series, axes: Axes) -> Markup:
     places = [axes.place(point) for point in shown]
     marks = [_element("circle", f"{style} {colour}", cx=left, cy=top, r=radius) for left, top in places]
     line = _line(shown, f"line {colour}", series.name, axes) if series.kind == "dots" else Markup("")
-    return line + Markup("").join(marks)
+    upright = [_upright(x, span, colour, axes) for (x, _), span in zip(series.points, series.spans, strict=False)]
+    return line + Markup("").join([*upright, *marks])
+
+
+def _upright(x: float, span: Range, colour: str, axes: Axes) -> Markup:
+    """The interval of a point."""
+    (across, bottom), (_, top) = axes.place((x, span[0])), axes.place((x, span[1]))
+    return _element("line", f"whisker {colour}", x1=across, x2=across, y1=bottom, y2=top)
 
 
 def grouped(points: Sequence[Point]) -> tuple[list[Point], list[Point]]:
@@ -176,13 +187,39 @@ def number(value: float) -> str:
 
 def interval(rate: float, low: float, high: float, colour: int) -> Markup:
     """A win rate with its interval on a line from 0 to 1, one half marked."""
-    left, width, middle = 6, 228, 10
-    at = [left + width * value for value in (rate, low, high)]
+    at = [LINE_LEFT + LINE_WIDTH * value for value in (rate, low, high)]
     parts = [
-        _element("line", "grid", x1=left, x2=left + width, y1=middle, y2=middle),
-        _element("line", "half", x1=left + width / 2, x2=left + width / 2, y1=1, y2=19),
-        _element("line", f"span c{colour}", x1=at[1], x2=at[2], y1=middle, y2=middle),
-        _element("circle", f"dot c{colour}", cx=at[0], cy=middle, r=5),
+        *_ruler(),
+        _element("line", f"span c{colour}", x1=at[1], x2=at[2], y1=MIDDLE, y2=MIDDLE),
+        _element("circle", f"dot c{colour}", cx=at[0], cy=MIDDLE, r=5),
     ]
+    return _picture(parts)
+
+
+def no_interval() -> Markup:
+    """The line alone."""
+    return _picture(_ruler())
+
+
+def ends() -> Markup:
+    """What stands over a column of intervals: where 0, one half and 1 are."""
+    shares = {"0": 0.0, "50\u00a0%": 0.5, "100": 1.0}
+    return _picture(
+        [
+            _text(name, f"tick {style}", LINE_LEFT + LINE_WIDTH * share, 15)
+            for (name, share), style in zip(shares.items(), ("", "middle", "end"), strict=True)
+        ]
+    )
+
+
+def _ruler() -> list[Markup]:
+    right, half = LINE_LEFT + LINE_WIDTH, LINE_LEFT + LINE_WIDTH / 2
+    return [
+        _element("line", "grid", x1=LINE_LEFT, x2=right, y1=MIDDLE, y2=MIDDLE),
+        _element("line", "half", x1=half, x2=half, y1=1, y2=19),
+    ]
+
+
+def _picture(parts: Sequence[Markup]) -> Markup:
     svg = Markup('<svg class="interval" viewBox="0 0 240 20" aria-hidden="true">{}</svg>')
     return svg.format(Markup("").join(parts))

@@ -1,40 +1,16 @@
 """The reward model on the page: its `quality.json` and `mistakes.jsonl` as sentences and rows of tables."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from preferent import appraisal, run
-from preferent.report import chart, verdict
+from preferent.report.forest import Row, Table, percent, row
 
 LONGEST = 2000
 """Characters of a text that the page shows."""
 
 Figures = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A share of pairs with its interval; `more` are further cells."""
-
-    name: str
-    count: int
-    share: str
-    interval: str
-    more: tuple[str, ...]
-    picture: Markup
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Rows under a caption; `heads` name the first column and the further ones."""
-
-    caption: str
-    heads: tuple[str, ...]
-    rows: Sequence[Row]
 
 
 def section(folder: Path) -> dict[str, Any]:
@@ -51,29 +27,29 @@ def section(folder: Path) -> dict[str, Any]:
 
 def tables(quality: Figures) -> list[Table]:
     """Everything that is a share of the reported pairs."""
-    sure = "Score difference"
+    by_confidence, by_strength = quality["by_confidence"], quality["by_strength"]
     return [
-        Table("Beside rules that need no model", ("What prefers", "Model’s lead"), list(_rules(quality))),
-        Table("By the model’s confidence", (sure, "Confidence"), [_bucket(one) for one in quality["by_confidence"]]),
-        Table(
-            "By how clear the choice was", ("Strength", "Confidence"), [_bucket(one) for one in quality["by_strength"]]
-        ),
-        Table("By length and position", ("Share of pairs",), list(_habits(quality))),
-        Table("Beside sampled answers", ("Share of prompts", "Mean score", "Sampled"), list(_samples(quality))),
+        _table("Beside rules that need no model", _rules(quality), "What prefers", "Model’s lead"),
+        _table("By the model’s confidence", [_bucket(one) for one in by_confidence], "Score difference", "Confidence"),
+        _table("By how clear the choice was", [_bucket(one) for one in by_strength], "Strength", "Confidence"),
+        _table("By length and position", _habits(quality), "Share of pairs"),
+        _table("Beside sampled answers", _samples(quality), "Share of prompts", "Mean score", "Sampled"),
     ]
 
 
-def row(name: str, found: Figures, *more: str, colour: int = 1) -> Row:
-    low, high = found["interval"]
-    picture = chart.interval(found["share"], low, high, colour)
-    share = verdict.percent(found["share"], 1)
-    return Row(name, found["count"], share, verdict.span(found["interval"]), more, picture)
+def _table(caption: str, rows: Sequence[Row], first: str, *more: str) -> Table:
+    return Table(caption, (first, "Share", "95 % interval", "Pairs", *more), rows)
+
+
+def share(name: str, found: Figures, *more: str, colour: int = 1) -> Row:
+    """A share of pairs with its interval; `more` are further cells."""
+    return row(name, found["share"], found["interval"], str(found["count"]), *more, colour=colour)
 
 
 def _rules(quality: Figures) -> list[Row]:
     rules = quality["rules"]
-    found = [row(appraisal.RULES[name], one, _lead(one), colour=4) for name, one in rules.items()]
-    return [row("the model", quality["accuracy"], ""), *found]
+    found = [share(appraisal.RULES[name], one, _lead(one), colour=4) for name, one in rules.items()]
+    return [share("the model", quality["accuracy"], ""), *found]
 
 
 def _lead(found: Figures) -> str:
@@ -84,7 +60,7 @@ def _lead(found: Figures) -> str:
 def _bucket(found: Figures) -> Row:
     low, high = found["low"], found["high"]
     name = "not said" if low is None else f"{low:.3g}" if low == high else f"{low:.2f} to {high:.2f}"
-    return row(name, found, verdict.percent(found["confidence"], 1))
+    return share(name, found, percent(found["confidence"], 1))
 
 
 def _habits(quality: Figures) -> list[Row]:
@@ -95,7 +71,7 @@ def _habits(quality: Figures) -> list[Row]:
         "the model prefers the first": quality["position"]["first_preferred"],
         "people chose the first": quality["position"]["first_chosen"],
     }
-    return [row(name, found) for name, found in named.items() if found]
+    return [share(name, found) for name, found in named.items() if found]
 
 
 def _samples(quality: Figures) -> list[Row]:
@@ -104,7 +80,7 @@ def _samples(quality: Figures) -> list[Row]:
         return []
     sampled = _spread(found["sampled"])
     return [
-        row(f"the {side} answer scores above the sampled one", found[f"{side}_above"], _spread(found[side]), sampled)
+        share(f"the {side} answer scores above the sampled one", found[f"{side}_above"], _spread(found[side]), sampled)
         for side in ("chosen", "rejected")
     ]
 
@@ -125,7 +101,7 @@ def mistake(found: Figures) -> dict[str, Any]:
         }
         for place in (0, 1)
     ]
-    sure = verdict.percent(found["confidence"], 1)
+    sure = percent(found["confidence"], 1)
     return {"source": found["source"], "confidence": sure, "prompt": shortened(prompt), "answers": answers}
 
 

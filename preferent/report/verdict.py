@@ -1,85 +1,72 @@
-"""The verdict in words: who judged, how often the tuned model won, and what that does and does not show."""
+"""The verdict in words: how often the tuned model won, and what that does and does not show."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from markupsafe import Markup
+from preferent.report import forest, jury
+from preferent.report.forest import Row, Table, counted, number, percent, row
+from preferent.report.jury import Juror
 
-from preferent.report import chart
+ROUND = "side.round-"
+"""What the keys of earlier rounds start with."""
+SAME = 0.1
+"""Share of prompts that get one and the same answer, from which on the model has stopped to answer."""
+NAMES = {"a": "tuned", "b": "base"}
+SIDES = tuple({"key": key, "name": name} for key, name in NAMES.items())
 
-WHO = {
-    "judge": ("independent judge", "a reward model that learned from other preferences"),
-    "reward": ("the optimised reward", "what the policy was tuned to raise"),
-    "truth": ("the true preference", "known, as these preferences are generated"),
-}
-COLOURS = {"judge": 1, "reward": 4, "truth": 3}
-
-
-@dataclass(frozen=True, slots=True)
-class Opinion:
-    """One row of the table of win rates."""
-
-    against: str
-    who: str
-    independent: bool
-    rate: str
-    interval: str
-    counts: str
-    picture: Markup
+Figures = Mapping[str, Any]
 
 
-def percent(share: float, digits: int = 0) -> str:
-    """A share as people write it, with a space that does not break; only all of them are 100 %, only none 0 %."""
-    text = f"{100 * share:.{digits}f}"
-    if digits == 0 and text in ("0", "100") and share not in (0, 1):
-        text = f"{100 * share:.1f}"
-    return f"{text}\u00a0%"
+def sides(metrics: Figures) -> dict[str, str]:
+    """The names of what was compared, by key, the tuned model first."""
+    return {side["key"]: side["name"] for side in metrics.get("sides", SIDES)}
 
 
-def span(interval: Sequence[float]) -> str:
-    """An interval of shares."""
-    return f"{100 * interval[0]:.1f}–{100 * interval[1]:.1f}\u00a0%"
-
-
-def opinions(metrics: Mapping[str, Any], gold: Mapping[str, Any] | None) -> list[Opinion]:
-    """Every win rate that the files hold: tuned against base by each judge, the headline first, then the original."""
-    found_by = metrics.get("judges", {})
-    rows = [_opinion("Tuned against base", name, found["independent"], found) for name, found in found_by.items()]
+def opinions(metrics: Figures, gold: Figures | None, jurors: Mapping[str, Juror]) -> Table:
+    """Tuned against base by every judge, the headline first, then by the known truth."""
+    found_by = dict(metrics.get("judges", {}))
     if gold is not None and "win_rate" in gold:
-        rows.append(_opinion("Tuned against base", "truth", True, gold))
-    for name, found in found_by.items():
-        for side, model in (("a", "Tuned"), ("b", "Base")):
-            if side in found.get("against_original", {}):
-                rate = found["against_original"][side]
-                rows.append(_opinion(f"{model} against original", name, found["independent"], rate))
-    return rows
+        found_by["truth"] = {"interval": None, "prompts": gold.get("n"), **gold}
+    rows = [_opinion(found, jurors[name]) for name, found in found_by.items()]
+    heads = ("Who judged", "Win rate", "95 % interval", "Win–tie–loss")
+    return Table("The tuned model against the base model; a tie counts as half", heads, rows)
 
 
-def _opinion(against: str, name: str, independent: bool, found: Mapping[str, Any]) -> Opinion:
-    counted = "win" in found
-    counts = "–".join(str(found[key]) for key in ("win", "tie", "loss")) if counted else f"n = {found.get('n', '?')}"
-    low, high = found.get("interval") or (found["win_rate"],) * 2
-    picture = chart.interval(found["win_rate"], low, high, COLOURS[name])
-    rate = percent(found["win_rate"], 1)
-    return Opinion(against, WHO[name][0], independent, rate, span((low, high)), counts, picture)
+def _opinion(found: Figures, juror: Juror) -> Row:
+    counts = "–".join(str(found[key]) for key in ("win", "tie", "loss")) if "win" in found else ""
+    note = jury.whom(found) if "n" in found else ""
+    tag = "independent" if juror.independent else "not independent"
+    return row(
+        *(juror.title, found["win_rate"], found["interval"], counts),
+        colour=juror.colour,
+        note=note,
+        tag=tag,
+        warns=not juror.independent,
+    )
 
 
-def judges(opinions: Sequence[Opinion]) -> str:
-    """Who the judges of these opinions are, each once."""
-    there = {opinion.who for opinion in opinions}
-    told = [f"{who}: {what}" for who, what in WHO.values() if who in there]
-    return "; ".join(told)[:1].upper() + "; ".join(told)[1:] + "." if told else ""
+def others(metrics: Figures, jurors: Mapping[str, Juror]) -> Table:
+    """Every other pair of models by every judge; earlier rounds have a table of their own."""
+    named = sides(metrics)
+    rows = [
+        row(
+            *(f"{named[one['a']]} against {named[one['b']]}".capitalize(), one["win_rate"], one["interval"]),
+            "–".join(str(one[key]) for key in ("win", "tie", "loss")),
+            colour=jurors[one["judge"]].colour,
+            note=jurors[one["judge"]].title,
+        )
+        for one in metrics.get("rates", [])
+        if not (one["a"].startswith(ROUND) or one["b"].startswith(ROUND))
+    ]
+    return Table("Other pairs of models", ("Which, and who judged", "Win rate", "95 % interval", "Win–tie–loss"), rows)
 
 
-def sentence(found: Mapping[str, Any]) -> str:
+def sentence(found: Figures) -> str:
     """What the headline judge's figures say, in one or two plain sentences."""
     low, high = found["interval"]
-    single = found["n"] == found["prompts"]
-    among = f"{found['n']} test prompts" if single else f"{found['n']} answers to {found['prompts']} test prompts"
     ties = {0: "", 1: ", with one tie"}.get(found["tie"], f", with {found['tie']} ties")
     counted = (
-        f"Of {among}, the tuned model’s answer was preferred on {found['win']}, the base model’s on "
+        f"Of {_among(found)}, the tuned model’s answer was preferred on {found['win']}, the base model’s on "
         f"{found['loss']}{ties}."
     )
     if low > 0.5:
@@ -91,7 +78,17 @@ def sentence(found: Mapping[str, Any]) -> str:
     return f"{counted} {meaning}"
 
 
-def caution(found: Mapping[str, Any]) -> str:
+def _among(found: Figures) -> str:
+    """What was judged, counted."""
+    prompts = counted(found["prompts"], "test prompt")
+    if found.get("kind") == "people":
+        return f"{counted(found['n'], 'vote')} of {counted(found['annotators'], 'person', 'people')} on {prompts}"
+    if found.get("kind") == "language_model":
+        return f"{counted(found['n'], 'verdict')} on {prompts}"
+    return prompts if found["n"] == found["prompts"] else f"{found['n']} answers to {prompts}"
+
+
+def caution(found: Figures) -> str:
     """What a reader must know before believing the headline; empty for an independent judge."""
     if found["independent"]:
         return ""
@@ -101,24 +98,95 @@ def caution(found: Mapping[str, Any]) -> str:
     )
 
 
-def measures(metrics: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
-    """Rows of the table that sets tuned, base and original side by side: a name and a text for each."""
-    sides = ["a", "b"] + (["original"] if "mean_original" in metrics.get("length", {}) else [])
+def doubts(metrics: Figures, jurors: Mapping[str, Juror]) -> list[str]:
+    """What speaks against the headline, or against believing it as it stands, loudest first."""
+    if not metrics.get("headline"):
+        return list(_repeated(metrics))
+    return [
+        *_against(metrics, jurors),
+        *jury.unparsable(metrics, jurors),
+        *_length(metrics, jurors),
+        *_repeated(metrics),
+    ]
+
+
+def _against(metrics: Figures, jurors: Mapping[str, Juror]) -> Iterator[str]:
+    """Independent judges that do not find what the headline finds."""
+    found_by, headline = metrics["judges"], metrics["headline"]
+    said = _side(found_by[headline])
+    for name, found in found_by.items():
+        if name == headline or not found["independent"] or _side(found) == said or not said:
+            continue
+        meaning = "does not show a difference" if not _side(found) else "finds the opposite"
+        if name == "people":
+            meaning = meaning.replace("does", "do").replace("finds", "find")
+        yield f"{jurors[name].title} {meaning}: {forest.told(found)}."
+
+
+def _side(found: Figures) -> int:
+    """1 where the interval lies above one half, -1 below, 0 around it."""
+    low, high = found["interval"]
+    return int(low > 0.5) - int(high < 0.5)
+
+
+def _length(metrics: Figures, jurors: Mapping[str, Juror]) -> Iterator[str]:
+    name = metrics["headline"]
+    controlled = metrics["judges"][name].get("length_controlled") or {}
+    if controlled.get("extreme"):
+        yield (
+            f"Length explains much of the rate of {jurors[name].name}: at equal length it is "
+            f"{forest.told(controlled) if controlled.get('interval') else percent(controlled['win_rate'], 1)}."
+        )
+
+
+def _repeated(metrics: Figures) -> Iterator[str]:
+    """Models that say the same to many prompts."""
+    for key, name in sides(metrics).items():
+        found = metrics.get("duplicates", {}).get(key)
+        if key in NAMES and found and found["count"] > 1 and found["count"] >= SAME * metrics["rows"]:
+            yield (
+                f"The {name} model gives one and the same answer to {found['count']} of {metrics['rows']} prompts: "
+                f"{quoted(found['most'])}."
+            )
+
+
+def sample_size(metrics: Figures) -> str:
+    """How many prompts it would take, where the interval holds one half and the file says it."""
+    found = metrics.get("sample_size")
+    if not found:
+        return ""
+    return f"To show a win rate of {percent(found['win_rate'], 1)}, about {found['prompts']} prompts are needed."
+
+
+def quoted(text: str | None) -> str:
+    """The beginning of a text."""
+    line = " ".join((text or "").split())
+    return f"“{line[:80]} …”" if len(line) > 80 else f"“{line}”" if line else "the empty one"
+
+
+def measures(metrics: Figures, jurors: Mapping[str, Juror]) -> list[tuple[str, list[str]]]:
+    """Rows of the table that sets the models side by side: a name and a text for each."""
+    keys = list(sides(metrics))
     rows: list[tuple[str, list[str]]] = []
     length = metrics.get("length", {})
     if length:
-        rows.append((f"mean length, {length['unit']}", [f"{length[f'mean_{side}']:.1f}" for side in sides]))
+        means = [length.get(f"mean_{key}") for key in keys]
+        rows.append((f"mean length, {length['unit']}", [f"{mean:.1f}" if mean is not None else "" for mean in means]))
     ended = metrics.get("ended", {})
     if ended:
-        rows.append(("ended by itself", [percent(ended[side], 1) if side in ended else "" for side in sides]))
+        rows.append(("ended by itself", [percent(ended[key], 1) if key in ended else "" for key in keys]))
+    repeated = metrics.get("duplicates", {})
+    if repeated:
+        shares = [repeated.get(key, {}).get("share") for key in keys]
+        rows.append(("answers given more than once", [percent(one, 1) if one is not None else "" for one in shares]))
     for name, found in metrics.get("judges", {}).items():
-        means = [found.get(f"mean_score_{side}") for side in sides]
-        shown = [f"{mean:.3f}".replace("-", "−") if mean is not None else "" for mean in means]
-        rows.append((f"mean score, {WHO[name][0]}", shown))
+        if scores := found.get("mean_score"):
+            shown = [number(scores[key], 3) if scores.get(key) is not None else "" for key in keys]
+            rows.append((f"mean score, {jurors[name].name}", shown))
     rouge = metrics.get("rouge") or {}
-    for key, name in (("rouge1", "ROUGE-1"), ("rouge2", "ROUGE-2"), ("rougeL", "ROUGE-L")):
+    for measure, name in (("rouge1", "ROUGE-1"), ("rouge2", "ROUGE-2"), ("rougeL", "ROUGE-L")):
         if rouge:
-            shown = [f"{rouge[side][key]:.3f}" for side in sides]
+            shown = [f"{rouge[key][measure]:.3f}" if key in rouge else "" for key in keys]
             rows.append((f"{name} F1 ({rouge['n']} references)", shown))
     return rows
 
@@ -133,21 +201,21 @@ def _selection(found: Mapping[str, Any]) -> tuple[str, str]:
     )
 
 
-def notes(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+def notes(metrics: Figures, jurors: Mapping[str, Juror]) -> list[tuple[str, str]]:
     """What else bears on the verdict: a name and a text each."""
     rows = []
     length = metrics.get("length", {})
     if length:
         longer, shorter = percent(length["share_longer"]), percent(length["share_shorter"])
-        gap = f"{length['difference']:+.1f} {length['unit']}".replace("-", "−")
+        gap = f"{number(length['difference'], 1, sign=True)} {length['unit']}"
         rows.append(("tuned answers are", f"{gap} on average; longer on {longer}, shorter on {shorter} of prompts"))
     if "best_of" in metrics:
         rows.append(_selection(metrics["best_of"]))
     for name, found in metrics.get("judges", {}).items():
-        who = WHO[name][0]
-        correlation = f"{found['length_correlation']:+.2f}".replace("-", "−")
-        rows.append((f"score and length, {who}", f"rank correlation {correlation}"))
-    if "agreement" in metrics:
-        rows.append(("the two judges agree", f"on {percent(metrics['agreement'])} of prompts"))
+        if "length_correlation" in found:
+            correlation = number(found["length_correlation"], sign=True)
+            rows.append((f"score and length, {jurors[name].name}", f"rank correlation {correlation}"))
+        if found.get("both_bad"):
+            rows.append(("both answers are bad", f"said {jurors[name].name} in {found['both_bad']} of {found['n']}"))
     rows.append(("identical answers", f"{metrics.get('identical', 0)} of {metrics.get('rows', 0)}"))
     return rows

@@ -1,0 +1,139 @@
+"""Several rounds on one page: what a run and those that it continues made of the same base model."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from preferent import run
+from preferent.report import chart, verdict
+from preferent.report.chart import Chart, Series
+from preferent.report.forest import Table, number, percent, row, span
+from preferent.report.jury import Juror
+
+AT_BASE: Mapping[str, Any] = {"win_rate": 0.5, "interval": (0.5, 0.5)}
+"""The base model against itself."""
+BESIDE = 0.06
+"""Of a round, between the points of two judges."""
+
+Figures = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """`heads` name the columns of `rows`, one a round; `steps` are rounds against the one before."""
+
+    heads: Sequence[str]
+    rows: Sequence[tuple[str, ...]]
+    charts: Sequence[Chart]
+    steps: Table
+
+
+def section(metrics: Figures, continues: Sequence[str], jurors: Mapping[str, Juror]) -> Rounds | None:
+    """Every round of a run that continues others; None where it continues none."""
+    earlier = [side["key"] for side in metrics.get("sides", []) if side["key"].startswith(verdict.ROUND)]
+    if not earlier:
+        return None
+    sides = ["b", *sorted(earlier, key=lambda key: int(key.removeprefix(verdict.ROUND))), "a"]
+    verdicts = [_read(folder) for folder in continues] + [metrics]
+    against = {name: against_base(name, metrics, sides, verdicts) for name in metrics.get("judges", {})}
+    against = {name: found for name, found in against.items() if any(found[1:])}
+    names = list(against)
+    kl = [None, *(found and found.get("kl") for found in verdicts)]
+    ratings = {name: {one["side"]: one for one in found} for name, found in metrics.get("rating", {}).items()}
+    heads = (
+        [jurors[name].title for name in names] + ["KL"] * any(kl) + [f"Elo, {jurors[name].name}" for name in ratings]
+    )
+    rows = [
+        (
+            _name(place, len(sides)),
+            *(_rate(against[name][place]) for name in names),
+            *([_divergence(kl[place] if place < len(kl) else None, place)] if any(kl) else []),
+            *(_elo(found.get(side)) for found in ratings.values()),
+        )
+        for place, side in enumerate(sides)
+    ]
+    return Rounds(heads, rows, draw(against, jurors), steps(metrics, sides, jurors))
+
+
+def against_base(name: str, metrics: Figures, sides: Sequence[str], verdicts: Sequence[Figures | None]) -> list[Any]:
+    """A judge's figures of every round against the base, None where it gave none.
+
+    People judged earlier rounds when those were made: what they said is in the verdicts of those runs.
+    """
+    found: list[Any] = [None, *(between(metrics, name, side, "b") for side in sides[1:-1]), metrics["judges"][name]]
+    if name == "people":
+        said = [(verdict or {}).get("judges", {}).get(name) for verdict in verdicts]
+        found = [None, *(here or then for here, then in zip(found[1:], said, strict=False))]
+    return found + [None] * (len(sides) - len(found))
+
+
+def between(metrics: Figures, name: str, side: str, other: str) -> Figures | None:
+    """A judge's figures of one side against another, whichever way round the file has them."""
+    for one in metrics.get("rates", []):
+        if one["judge"] == name and {one["a"], one["b"]} == {side, other}:
+            return one if one["a"] == side else swapped(one)
+    return None
+
+
+def swapped(found: Figures) -> Figures:
+    """The same figures seen from the other side."""
+    low, high = found["interval"]
+    return {**found, "win_rate": 1 - found["win_rate"], "interval": [1 - high, 1 - low]} | (
+        {"win": found["loss"], "loss": found["win"]} if "win" in found else {}
+    )
+
+
+def steps(metrics: Figures, sides: Sequence[str], jurors: Mapping[str, Juror]) -> Table:
+    """Every round but the first against the one before it."""
+    rows = []
+    for place, (before, side) in enumerate(pairwise(sides[1:]), start=2):
+        for name in metrics.get("judges", {}):
+            if found := between(metrics, name, side, before):
+                what, juror = f"Round {place} against round {place - 1}", jurors[name]
+                rows.append(row(what, found["win_rate"], found["interval"], colour=juror.colour, note=juror.title))
+    return Table("Each round against the one before", ("Which, and who judged", "Win rate", "95 % interval"), rows)
+
+
+def draw(against: Mapping[str, Sequence[Any]], jurors: Mapping[str, Juror]) -> list[Chart]:
+    """Win rate against the base, round by round, a line a judge."""
+    series = []
+    last = max((len(found) for found in against.values()), default=1) - 1
+    for place, (name, found) in enumerate(against.items()):
+        aside = BESIDE * (place - (len(against) - 1) / 2)
+        start = [(0.0, AT_BASE)] if found[1] else []
+        there = start + [(index + aside, one) for index, one in enumerate(found) if one]
+        points = [(x, float(one["win_rate"])) for x, one in there]
+        spans = [(float(one["interval"][0]), float(one["interval"][1])) for _, one in there]
+        series.append(Series(jurors[name].name, points, jurors[name].colour, "dots", spans))
+    low = min([0.5, *(bound for one in series for bound, _ in one.spans)])
+    high = max([0.5, *(bound for one in series for _, bound in one.spans)])
+    axes = chart.Axes((-0.15, last + 0.25), (max(0.0, low - 0.05), min(1.0, high + 0.05)), range(last + 1))
+    series.append(Series("the base itself", [(-0.15, 0.5), (last + 0.25, 0.5)], 4, "guide"))
+    caption = "Upright lines are 95 % intervals. Round 0 is the base model."
+    drawn = chart.draw("Win rate against the base", series, "round", "win rate", caption, axes)
+    return [drawn] if drawn and against else []
+
+
+def _name(place: int, count: int) -> str:
+    """What a round is called."""
+    return "0, the base model" if place == 0 else f"{place}, this run" if place == count - 1 else str(place)
+
+
+def _rate(found: Figures | None) -> str:
+    return "" if found is None else f"{percent(found['win_rate'], 1)} ({span(found['interval'])})"
+
+
+def _divergence(found: Figures | None, place: int) -> str:
+    return "0" if place == 0 else "" if found is None else number(found["mean"])
+
+
+def _elo(found: Figures | None) -> str:
+    return "" if found is None else number(found["elo"], 0)
+
+
+def _read(folder: str) -> Figures | None:
+    """What an earlier run says of itself, where it still is."""
+    path = Path(folder) / "comparison" / "metrics.json"
+    return run.read_json(path) if path.exists() else None
