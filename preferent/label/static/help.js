@@ -26,8 +26,7 @@ export class Help {
 
   // The keys in the table and on every button that names its key.
   draw(notice = "") {
-    const asked = find("strengths").hidden ? 0 : find("strengths").querySelectorAll("button").length;
-    const deeds = Object.keys(DEEDS).filter((deed) => !deed.startsWith("strength") || Number(deed.at(-1)) <= asked);
+    const deeds = Object.keys(DEEDS).filter((deed) => !deed.startsWith("strength") || strength(deed));
     find("keys").tBodies[0].replaceChildren(...deeds.map((deed) => this.row(deed)));
     find("keys-on").checked = this.keys.on;
     find("keys-notice").textContent = notice;
@@ -38,13 +37,12 @@ export class Help {
   }
 
   row(deed) {
-    const { name } = DEEDS[deed];
+    const name = strength(deed) ? `${DEEDS[deed].name}: ${strength(deed).firstChild.textContent}` : DEEDS[deed].name;
     const signs = this.keys.of(deed).flatMap((key) => [element("kbd", {}, sign(key)), " "]);
-    const change = element("button", { type: "button", click: () => this.change(deed, change) }, "Change", element("span", { class: "unseen" }, ` the key for: ${name}`));
-    return element("tr", { "data-deed": deed },
-      element("th", { scope: "row" }, name),
-      element("td", {}, ...(signs.length ? signs : ["none"])),
-      element("td", {}, change)); // prettier-ignore
+    const rest = element("span", { class: "unseen" }, ` the key for: ${name}`);
+    const change = element("button", { type: "button", click: () => this.change(deed, change) }, "Change", rest);
+    const keys = element("td", {}, ...(signs.length ? signs : ["none"]));
+    return element("tr", { "data-deed": deed }, element("th", { scope: "row" }, name), keys, element("td", {}, change));
   }
 
   change(deed, button) {
@@ -56,4 +54,10 @@ export class Help {
       find("keys").querySelector(`[data-deed="${deed}"] button`).focus();
     });
   }
+}
+
+// The button of a strength, if the deed is one that is asked for here.
+function strength(deed) {
+  const place = deed.startsWith("strength") ? Number(deed.at(-1)) : 0;
+  return find("strengths").querySelectorAll("button")[place - 1];
 }

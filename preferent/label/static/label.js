@@ -11,6 +11,7 @@ import { Question } from "/static/question.js";
 const CHOICES = { left: "A is better", right: "B is better", tie: "tie", both_bad: "both bad", skip: "skipped" };
 const ANSWERED =
   "That question had been answered already, in another tab or window. That answer stands; this one was not stored.";
+const BEHIND = "The last question was answered in another tab or window. This is where you are now.";
 const STATES = { saved: "saved", saving: "saving", unsaved: "not saved" };
 const SECTIONS = ["question", "end", "closed"];
 const FIRST_GLANCE_MILLISECONDS = 300;
@@ -88,7 +89,11 @@ function focusTop() {
 function close(words) {
   section("closed");
   question.item = null;
+  find("progress").parentElement.hidden = true;
   find("state").textContent = "";
+  delete find("state").dataset.state;
+  find("trouble").hidden = true;
+  tell("");
   find("undo").disabled = true;
   find("closed-words").textContent = words;
   find("closed-title").focus();
@@ -107,12 +112,13 @@ async function patiently(path) {
   }
 }
 
-async function refresh(notice) {
+async function refresh(notice = "") {
   const { status, body } = await patiently("/api/queue");
   if (status === 401) return expired();
   if (status !== 200) return close(body.error);
   showState("saved");
-  if (notice || !question.item || body.item?.item !== question.item.item) show(body, { notice });
+  const isBehind = question.item && body.item?.item !== question.item.item;
+  if (notice || isBehind || !question.item) show(body, { notice: notice || (isBehind ? BEHIND : "") });
 }
 
 function expired() {
@@ -218,7 +224,7 @@ async function start() {
   }
   question.offer(body.strengths);
   help.draw();
-  find("annotator").textContent = body.annotator;
+  find("annotator").textContent = body.annotator ?? "";
   find("owner").hidden = !body.owner;
   outbox = new Outbox(`${body.folder}.${body.annotator}`, { state: showState, settled });
   if (outbox.waiting().length && !(await outbox.drain())) return expired();

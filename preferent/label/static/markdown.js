@@ -120,7 +120,7 @@ function table(lines, at, parent) {
   const body = element("tbody");
   const box = element("table", {}, element("thead", {}, row(lines[at], "th")), body);
   for (at += 2; at < lines.length && lines[at].includes("|"); at++) body.append(row(lines[at], "td"));
-  parent.append(element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Table" }, box));
+  parent.append(element("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Table" }, box));
   return at;
 }
 

@@ -3,6 +3,7 @@
 import { openSession, request, Unreachable } from "/static/api.js";
 import { element, find } from "/static/element.js";
 
+const HIDDEN = "Hidden, so that whoever still answers questions is not swayed by it.";
 const POLL_MILLISECONDS = 2000;
 const CHOICES = { left: "Left is better", right: "Right is better", tie: "Tie", both_bad: "Both bad", skip: "Skipped" };
 
@@ -63,9 +64,16 @@ function agreementWords(agreement) {
   return `Two people gave the same answer in ${percent(agreement.percent)} of ${pairs} to the same question. Krippendorff’s alpha is ${decimal(agreement.krippendorff)}${between(agreement.interval, decimal)}; 0 is chance, 1 is perfect.`;
 }
 
-function rateWords(rate) {
-  if (rate === null || rate === undefined) return "There are no answers to count yet.";
-  return `${rate.a ?? "Side a"} wins ${percent(rate.win_rate)} against ${rate.b ?? "side b"}${between(rate.interval, percent)}; a tie counts as half.`;
+function rate(one) {
+  const [a, b] = [one.model_a, one.model_b].map((name) => element("bdi", {}, name));
+  const words = ` wins ${percent(one.win_rate)} against `;
+  const counts = `${between(one.interval, percent)}. ${one.win} won, ${one.tie} tied, ${one.loss} lost; a tie counts as half.`;
+  return element("p", { class: "sentence" }, a, words, b, counts);
+}
+
+function showRates(rates) {
+  const none = element("p", {}, "There are no answers to count yet.");
+  find("rates").replaceChildren(...(rates.length ? rates.map(rate) : [none]));
 }
 
 function show(overview) {
@@ -75,6 +83,7 @@ function show(overview) {
     figure("questions", String(overview.items)),
     figure("answers", String(overview.votes)),
     figure("people", String(annotators.length)),
+    figure("flags", String(overview.flags)),
     figure("agreement", agreement?.pairs ? percent(agreement.percent) : "–"),
   );
   find("people").tBodies[0].replaceChildren(...annotators.map(person));
@@ -84,7 +93,7 @@ function show(overview) {
   find("cohen").tBodies[0].replaceChildren(...kappas.map(([pair, kappa]) =>
     element("tr", {}, element("th", { scope: "row" }, ...pair.split("|").flatMap((name, at) => [at ? " and " : "", element("bdi", {}, name)])), number(decimal(kappa))))); // prettier-ignore
   find("cohen-scroll").hidden = !kappas.length;
-  if (isRevealed) find("rate-words").textContent = rateWords(overview.win_rate);
+  if (overview.win_rate && isRevealed) showRates(overview.win_rate);
   find("results").hidden = false;
 }
 
@@ -124,7 +133,7 @@ function reveal() {
   isRevealed = !isRevealed;
   find("reveal").setAttribute("aria-pressed", String(isRevealed));
   find("reveal").textContent = isRevealed ? "Hide it again" : "Reveal the win rate";
-  if (!isRevealed) find("rate-words").textContent = "Hidden again.";
+  if (!isRevealed) find("rates").replaceChildren(element("p", {}, HIDDEN));
   shown = "";
   poll();
 }
@@ -132,7 +141,7 @@ function reveal() {
 async function write() {
   try {
     const { status, body } = await request("/api/export", {});
-    find("written").textContent = status === 200 ? "Written." : body.error;
+    find("written").textContent = status === 200 ? `Written: ${body.text}` : body.error;
   } catch (error) {
     if (!(error instanceof Unreachable)) throw error;
     find("written").textContent = "The server does not answer; nothing was written.";

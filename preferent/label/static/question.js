@@ -5,6 +5,7 @@ import { element, find } from "/static/element.js";
 import { marked, passage } from "/static/passage.js";
 
 const VIEWS = "preferent.views";
+const SCROLLED = ["prompt", "left-text", "right-text"];
 const STRENGTHS = ["slightly", "clearly", "much"];
 const ROLES = { instruction: "Instruction", system: "System", user: "User", assistant: "Assistant" };
 
@@ -13,15 +14,16 @@ export class Question {
     this.item = null;
     this.views = { differences: false, plain: false, ...JSON.parse(localStorage.getItem(VIEWS) ?? "{}") };
     this.strength = null;
+    addEventListener("resize", reach);
   }
 
   // Buttons for the strengths that this folder asks for; none where it asks for none.
   offer(strengths) {
     const buttons = (strengths ?? []).map((value, at) => {
       const words = strengths.length === STRENGTHS.length ? STRENGTHS[at] : String(value);
-      const hint = at < 3 ? [" ", element("kbd", { "data-key": `strength_${at + 1}` })] : [];
       const attributes = { type: "button", "aria-pressed": "false", "data-strength": String(value) };
-      return element("button", { ...attributes, click: () => this.setStrength(value) }, words, ...hint);
+      const hint = element("kbd", { "data-key": `strength_${at + 1}` });
+      return element("button", { ...attributes, click: () => this.setStrength(value) }, words, " ", hint);
     });
     find("strengths").append(...buttons);
     find("strengths").hidden = !buttons.length;
@@ -49,8 +51,8 @@ export class Question {
     this.flagged(item.flagged === true);
     this.choose(previous?.choice ?? null);
     this.draw();
-    find("prompt").scrollTop = 0;
-    for (const side of ["left", "right"]) find(`${side}-text`).scrollTop = 0;
+    for (const box of SCROLLED) find(box).scrollTop = 0;
+    if (item.prompt.length > 1) find("prompt").scrollTop = find("prompt").scrollHeight; // the last turn is to be answered
   }
 
   draw() {
@@ -65,6 +67,7 @@ export class Question {
       find(`${side}-text`).replaceChildren(runs ? marked(item[side], runs, own) : passage(item[side], !views.plain));
     draw("left", "removed");
     draw("right", "added");
+    reach();
   }
 
   toggle(view) {
@@ -96,11 +99,19 @@ export class Question {
   }
 }
 
+// What is too long for its box is scrolled by keys too, once Tab leads there.
+function reach() {
+  for (const box of SCROLLED.map(find)) {
+    if (box.scrollHeight > box.clientHeight) box.setAttribute("tabindex", "0");
+    else box.removeAttribute("tabindex");
+  }
+}
+
 // A conversation with who says what; a lone text from the user needs no name.
 function turns(prompt, asMarkdown) {
   const alone = prompt.length === 1 && prompt[0].role === "user";
   return prompt.map(({ role, text }) => {
     const name = alone ? [] : [element("p", { class: "role" }, ROLES[role] ?? role)];
-    return element("div", { class: alone ? "turn" : `turn from-${role in ROLES ? role : "other"}` }, ...name, passage(text, asMarkdown));
+    return element("div", { class: alone ? "turn" : "turn spoken" }, ...name, passage(text, asMarkdown));
   });
 }
