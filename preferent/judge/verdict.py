@@ -34,6 +34,12 @@ def parse(reply: str) -> Reading:
     return Reading(found[-1][1].lower(), said[: found[-1].start()].strip("` \t\r\n"))
 
 
+def before(reply: str) -> str:
+    """What a reply says before the first line that is a verdict."""
+    found = LINE.search(reply)
+    return (reply[: found.start()] if found else reply).strip()
+
+
 def probabilities(tokens: Sequence[Token]) -> dict[str, float] | None:
     """The probabilities of the three labels at the token where the verdict's label begins; they sum to 1.
 

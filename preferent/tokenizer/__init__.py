@@ -136,6 +136,18 @@ class Tokenizer:
             place = prompt.source or f"prompt {prompt.key}"
             raise DataError(f"{place}: the chat template refuses the conversation: {error}") from None
 
+    @property
+    def converses(self) -> bool:
+        """Whether there is a chat template."""
+        return self._template is not None
+
+    def inert(self, text: str) -> str:
+        """A text in which no special token is spelled: a zero-width space stands behind the first letter of each."""
+        special = [token.content for token in self._backend.get_added_tokens_decoder().values() if token.special]
+        for name in filter(None, special):
+            text = text.replace(name, f"{name[0]}\u200b{name[1:]}")
+        return text
+
     def _seam(self, text: str) -> tuple[str, str]:
         """A prompt's text without its trailing spaces, and those; after Llama 2's `[/INST]` one, after nothing none."""
         stripped = text.rstrip(" ")
