@@ -16,7 +16,7 @@ COMPUTES = {
     *("objective", "advantage", "world", "batch", "model", "checkpoint", "optimizer"),
     *("experience", "imitation", "pairs", "export"),
     *("rollouts", "sampler", "score", "warm", "scratch", "sft", "reward", "ppo"),
-    *("dpo", "rejection", "infer", "compare"),
+    *("dpo", "rejection", "infer", "compare", "adjudicator"),
     *("trial", "delivery"),
 }
 """The other half: modules that may import torch."""
