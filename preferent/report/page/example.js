@@ -82,7 +82,7 @@ function example(pair, titles, marked) {
   const prompt = element("div", "prompt", pair.prompt);
   prompt.tabIndex = 0;
   prompt.dir = "auto";
-  prompt.setAttribute("role", "region");
+  prompt.setAttribute("role", "group");
   prompt.setAttribute("aria-label", "Prompt");
   const answers = element("div", "answers");
   const boxes = pair.answers.map((one) => [one, answer(one, pair.choice)]);
