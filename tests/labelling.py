@@ -50,7 +50,7 @@ class Person:
         self.headers: Mapping[str, str] = {}
         self.session = self.post("/api/session", {"token": token}) if token is not None else {}
 
-    def send(self, method: str, path: str, body: bytes | None = None, **headers: str) -> bytes:
+    def send(self, method: str, path: str, body: Any = None, **headers: str) -> bytes:
         """A request as it is; `headers` with _ for -, an empty one is left out."""
         given = {"Cookie": self.cookie, **{name.replace("_", "-"): value for name, value in headers.items()}}
         self.connection.request(method, path, body, {name: value for name, value in given.items() if value})

@@ -2,7 +2,8 @@
 
 import secrets
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,38 @@ from preferent.label import harvest, selection, source, store
 from preferent.label.selection import Way
 from preferent.label.source import Material
 from preferent.label.store import Store
-from preferent.record import digest
+from preferent.record import Judgment
 
 ALONE = "me"
-Columns = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which of the pairs are asked, and among how many control questions; what stays as it is once people began."""
+
+    select: Way
+    number: int | None
+    judgments: Sequence[Judgment]
+    gold_share: float
+    seed: int | None
+
+    def __post_init__(self) -> None:
+        if self.select not in selection.WAYS:
+            raise UsageError(f"--select {self.select}: unknown; there are {' and '.join(selection.WAYS)}")
+        if self.number is not None and self.number < 1:
+            raise UsageError(f"--number {self.number}: is how many pairs are asked, 1 or more")
+        if self.select == "informative" and self.number is None:
+            raise UsageError("--select informative: how many of the pairs? Give --number N; without it all are asked")
+        if self.select == "informative" and not self.judgments:
+            raise UsageError("--select informative: by whose judgments? Give --judgments FILE, as `compare` writes it")
+        if not 0 <= self.gold_share <= 0.5:
+            raise UsageError(f"--gold-share {self.gold_share}: is the share of control questions, 0 to 0.5")
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """What is remembered of it; a seed that nobody gave is drawn."""
+        seed = {} if self.seed is None else {"seed": self.seed}
+        return {"select": self.select, "number": self.number, "gold_share": self.gold_share} | seed
 
 
 def serve(
@@ -24,7 +53,7 @@ def serve(
     predictions: tuple[Path, Path] | None = None,
     prompts: Path | None = None,
     models: tuple[str, str] = ("a", "b"),
-    columns: Columns | None = None,
+    columns: tuple[str, str, str] | None = None,
     out: Path | None = None,
     select: Way = "random",
     judgments: Path | None = None,
@@ -47,9 +76,13 @@ def serve(
     """
     place = _place(folder, out)
     material = _material(folder, file, predictions, prompts, models, columns)
+    controls = source.from_rows(gold, gold=True) if gold else Material([])
     if folder and judgments is None and (folder / "comparison/judgments.jsonl").exists():
         judgments = folder / "comparison/judgments.jsonl"
-    team = _team(annotators, overlap, strengths, gold_share, number, host)
+    plan = Plan(
+        select, number, judge.read(judgments) if judgments and select == "informative" else [], gold_share, seed
+    )
+    team = _team(annotators, overlap, strengths, host)
     try:
         from preferent.label import server
     except ModuleNotFoundError:
@@ -58,17 +91,15 @@ def serve(
 
     with run.locked(place):
         opened = Store(place)
-        asked = {"select": select, "number": number, "gold_share": gold_share, "seed": seed}
-        _fill(opened, place, material, asked, judgments, gold)
+        _fill(opened, place, material, controls, plan)
         listener = server.listen(host, port, opened.settings().get("port"))
+        addresses = server.origins(host, listener.getsockname()[1], url)
         opened.set(team | {"port": listener.getsockname()[1]})
         desk = Desk(opened)
         print(f"{place}: {desk.plan()}", flush=True)
-        server.serve(desk, place, listener, [*team["annotators"], *([""] if annotators else [])], url)
-        found = desk.harvest()
-        harvest.write(found, place)
+        server.serve(desk, place, listener, [*team["annotators"], *([""] if annotators else [])], addresses)
+        print(f"{place}: {desk.save(place)}", flush=True)
         opened.close()
-        print(f"{place}: {found}", flush=True)
 
 
 def export(folder: Path) -> str:
@@ -80,6 +111,8 @@ def export(folder: Path) -> str:
     if not (place / store.NAME).exists():
         raise UsageError(f"{place}: nobody has been asked anything here: there is no {store.NAME}")
     opened = Store(place)
+    if opened.is_new:
+        raise UsageError(f"{place}: nobody has been asked anything here yet")
     found = harvest.collect(opened)
     opened.close()
     harvest.write(found, place)
@@ -101,7 +134,7 @@ def _material(
     predictions: tuple[Path, Path] | None,
     prompts: Path | None,
     models: tuple[str, str],
-    columns: Columns | None,
+    columns: tuple[str, str, str] | None,
 ) -> Material | None:
     """What there is to ask; None where it is in the folder already."""
     if sum(given is not None for given in (folder, file, predictions)) != 1:
@@ -118,59 +151,39 @@ def _material(
     return source.from_run(folder)
 
 
-def _team(
-    annotators: Sequence[str], overlap: int, strengths: int, gold_share: float, number: int | None, host: str
-) -> dict[str, Any]:
+def _team(annotators: Sequence[str], overlap: int, strengths: int, host: str) -> dict[str, Any]:
     """Who is asked how; what may be another each time."""
     names = list(annotators) or [ALONE]
     if len(set(names)) < len(names) or not all(name.strip() and name.isprintable() for name in names):
         raise UsageError(f"--annotators {','.join(names)}: every name is there once, and not empty")
     if host not in ("127.0.0.1", "localhost", "::1") and not annotators:
         raise UsageError(f"--host {host}: others can reach it there; say who they are: --annotators NAME,NAME")
-    wrong = {
-        f"--overlap {overlap}": overlap < 1,
-        f"--strengths {strengths}": not 0 <= strengths <= 9 or strengths == 1,
-        f"--gold-share {gold_share}": not 0 <= gold_share <= 0.5,
-        f"--number {number}": number is not None and number < 1,
-    }
-    if bad := [word for word, is_wrong in wrong.items() if is_wrong]:
-        raise UsageError(f"{bad[0]}: overlap and number are 1 or more, strengths 0 or 2 to 9, gold-share 0 to 0.5")
+    if overlap < 1:
+        raise UsageError(f"--overlap {overlap}: is how many people answer each question, 1 or more")
+    if not 0 <= strengths <= 9 or strengths == 1:
+        raise UsageError(f"--strengths {strengths}: a scale has 2 to 9 levels; 0 asks for none")
     if overlap > len(names):
         print(f"overlap {overlap}: there are {len(names)} annotators; each question is for all", file=sys.stderr)
     return {"annotators": names, "overlap": overlap, "strengths": strengths}
 
 
-def _fill(
-    opened: Store,
-    place: Path,
-    material: Material | None,
-    asked: Mapping[str, Any],
-    judgments: Path | None,
-    gold: Path | None,
-) -> None:
-    """Put the questions into a new store; into one that is there, nothing: it must be the same ones."""
+def _fill(opened: Store, place: Path, material: Material | None, controls: Material, plan: Plan) -> None:
+    """Put the questions into a new store; in one that is there, see that they are the same."""
     if material is None:
         return
-    controls = source.from_rows(gold, gold=True) if gold else Material([])
-    fixed = {name: value for name, value in asked.items() if name != "seed" or value is not None}
-    fixed |= {"questions": material.fingerprint, "gold": digest(controls.fingerprint)}
+    fixed = plan.kept | {"questions": material.fingerprint, "gold": controls.fingerprint}
     if not opened.is_new:
         kept = opened.settings()
-        if changed := [
-            f"  {name}: was {kept[name]}, is now {fixed[name]}" for name in fixed if kept[name] != fixed[name]
-        ]:
+        changed = [f"  {name}: was {kept[name]}, is now {fixed[name]}" for name in fixed if kept[name] != fixed[name]]
+        if changed:
             lines = "\n".join(changed)
-            raise UsageError(
-                f"{place}: people were asked something else here:\n{lines}\nGo back to it, or use another --out"
-            )
+            raise UsageError(f"{place}: people were asked something else here:\n{lines}\nGo back, or use another --out")
         return
     fixed.setdefault("seed", secrets.randbits(48))
-    judged = judge.read(judgments) if judgments and asked["select"] == "informative" else []
-    chosen = selection.choose(material.questions, asked["number"], asked["select"], judged, fixed["seed"])
-    if not chosen:
-        raise UsageError("label: there is no pair to ask about")
+    chosen = selection.choose(material.questions, plan.number, plan.select, plan.judgments, fixed["seed"])
+    if all(each.identical for each in chosen):
+        raise UsageError(f"{place}: there is no pair of different answers to ask about")
     keys = {each.key for each in chosen}
-    votes = [vote for vote in material.votes if vote.item in keys]
-    opened.create(fixed, [*chosen, *controls.questions], votes)
+    opened.create(fixed, [*chosen, *controls.questions], [vote for vote in material.votes if vote.item in keys])
     for note in [*material.notes, *controls.notes]:
         print(note, file=sys.stderr)

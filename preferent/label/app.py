@@ -1,7 +1,7 @@
 """The label server's pages and answers: HTTP on one side, the desk on the other."""
 
 import json
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -106,14 +106,13 @@ class Site:
     async def write(self, request: Request) -> Response:
         self.require_owner(request)
         await _sent(request)
-        found = await run_in_threadpool(self.desk.harvest)
-        await run_in_threadpool(harvest.write, found, self.folder)
+        found = await run_in_threadpool(self.desk.save, self.folder)
         return JSONResponse({"files": {name: len(rows) for name, rows in found.rows.items()}, "text": str(found)})
 
 
-def build(desk: Desk, folder: Path, tokens: Mapping[str, str], origins: Set[str]) -> door.App:
-    """The application, behind its door; `origins` are the addresses that people reach it at."""
-    site = Site(desk, folder, tokens, all(origin.startswith("https:") for origin in origins))
+def build(desk: Desk, folder: Path, tokens: Mapping[str, str], origins: Sequence[str]) -> door.App:
+    """The application, behind its door; `origins` are the addresses that people reach it at, the first by its links."""
+    site = Site(desk, folder, tokens, secure=origins[0].startswith("https:"))
     routes = [
         Route("/api/session", site.session, methods=["GET", "POST"]),
         Route("/api/queue", site.queue, methods=["GET"]),
@@ -128,7 +127,7 @@ def build(desk: Desk, folder: Path, tokens: Mapping[str, str], origins: Set[str]
         Route("/static/{name}", _static, methods=["GET"]),
     ]
     handlers: Mapping[Any, Any] = {Refused: _refused, HTTPException: _failed, Exception: _broken}
-    return door.guard(Starlette(routes=routes, exception_handlers=handlers), origins)
+    return door.guard(Starlette(routes=routes, exception_handlers=handlers), frozenset(origins))
 
 
 async def _sent(request: Request) -> dict[str, Any]:

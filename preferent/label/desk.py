@@ -7,6 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from preferent.label import assignment, event, harvest, overview, question
@@ -34,6 +35,7 @@ class Desk:
 
     def __init__(self, store: Store) -> None:
         self._lock = threading.RLock()
+        self._saving = threading.Lock()
         self._store = store
         self.settings = store.settings()
         self.questions: dict[str, Question] = {each.key: each for each in store.questions()}
@@ -83,8 +85,15 @@ class Desk:
             return found | ({"win_rate": overview.rates(self.questions, self.histories)} if reveal else {})
 
     def harvest(self) -> Harvest:
-        """The files of the owner, as of now."""
+        """What there is for the owner's files, as of now."""
         return harvest.collect(self._store)
+
+    def save(self, folder: Path) -> Harvest:
+        """Write the owner's files, one writer at a time."""
+        with self._saving:
+            found = self.harvest()
+            harvest.write(found, folder)
+            return found
 
     def _item(self, annotator: str, key: str, number: int) -> dict[str, Any]:
         asked = self.questions[key]

@@ -1,7 +1,6 @@
 """The label server as a process: its address, its links, and leaving in good order."""
 
 import socket
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -61,14 +60,12 @@ def links(address: str, tokens: dict[str, str]) -> list[str]:
     return [*lines, f"  {'overview' if alone else 'the owner':{width}}  {address}/owner#{shown}"]
 
 
-def serve(desk: Desk, folder: Path, listener: socket.socket, names: Sequence[str], url: str | None) -> None:
+def serve(desk: Desk, folder: Path, listener: socket.socket, names: Sequence[str], addresses: Sequence[str]) -> None:
     """Serve until a signal asks to leave; `names` are the annotators, one alone is the owner too."""
-    host, port = listener.getsockname()[:2]
-    addresses = origins(host, port, url)
     tokens = door.tokens(folder, names)
     print("\n".join([f"{folder}: open", *links(addresses[0], tokens)]), flush=True)
     config = uvicorn.Config(
-        app.build(desk, folder, tokens, set(addresses)),
+        app.build(desk, folder, tokens, addresses),
         http="h11",
         ws="none",
         loop="asyncio",
@@ -81,4 +78,3 @@ def serve(desk: Desk, folder: Path, listener: socket.socket, names: Sequence[str
         timeout_graceful_shutdown=SECONDS_TO_FINISH,
     )
     uvicorn.Server(config).run(sockets=[listener])
-    sys.stdout.flush()
