@@ -266,7 +266,8 @@ def _ours(row: Row, inputs: Row, place: str) -> Answer:
     prompt, text, reference = texts
     if not (isinstance(prompt, str) and isinstance(text, str) and isinstance(reference, str)):
         raise DataError(f"{place}: inputs_pretokenized, targets_pretokenized and prediction are texts")
-    return Answer(_id(row.get("id")), prompt, reference, text, **{name: row.get(name) for name in OPTIONAL})
+    optional: dict[str, Any] = {name: row.get(name) for name in OPTIONAL}
+    return Answer(_id(row.get("id")), prompt, reference, text, **optional)
 
 
 def _arena(row: Row, place: str) -> Answer:

@@ -2,15 +2,18 @@
 
 Side a is the tuned model, b what it is compared with (what PPO started from); `original` (after an `sft`) is what came
 before, `side.NAME` are others. The headline comes from a reward model that PPO never saw, or from whom the recipe
-names; the one PPO optimised stands beside it, marked as not independent.
+names; the one PPO optimised stands beside it, marked as not independent. Language models and people judge besides.
 """
 
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from preferent import answer, dataset, graph, judge, run
-from preferent.compare.opinion import Opinion, by_scores
+from preferent.answer import Answers
+from preferent.compare import hearing, people
+from preferent.compare.opinion import A_B, Opinion, by_scores
 from preferent.compare.scoring import located, scored
 from preferent.compare.tally import verdict
 from preferent.error import UsageError
@@ -18,22 +21,26 @@ from preferent.recipe import Recipe, pick
 
 SIDES = {"a": "tuned", "b": "base", "original": "original"}
 """What the sides are called, unless they are given names; `side.NAME` is called NAME."""
+OUTPUTS = ["judgments.jsonl", "metrics.json", "answers.jsonl"]
 NO_JUDGE = "no judge, no reward model and no ppo.reward given: lengths and ROUGE only, without a win rate"
 NOT_INDEPENDENT = "the verdict comes from the reward that PPO optimised, which is no independent judge"
 
 
 def main(recipe: Recipe, inputs: dict[str, Path], out: Path, names: Mapping[str, str] | None = None) -> None:
-    """Write `judgments.jsonl` and `metrics.json` to `out`.
+    """Write `judgments.jsonl`, `metrics.json` and `answers.jsonl` to `out`; replies of language models beside it.
 
     `inputs`: `a` and `b`, prediction files or folders with a `text.jsonl`, and if wanted `original` and `side.NAME`
     like them, `judge` (an independent reward model); and what was optimised, as `ppo.reward` of the recipe says:
     `reward`, `reward-2`, … (those that the run trained), `reward.NAME` (those that the recipe names), and `score` (its
     `score.json`; without it raw scores are summed). With `prompts`, the file that was answered, a model whose chat
-    template is another than the policy's reads conversations in its own. `names` are what the sides are called.
+    template is another than the policy's reads conversations in its own. `people` is a file of their judgments,
+    `model.NAME` the folder of a model of `compare.judges`. `names` are what the sides are called.
     """
     files = {side: answer.predictions(inputs[side]) for side in sides(inputs)}
     models = located(recipe, {name: inputs[name] for name in inputs if name == "judge" or graph.is_reward(name)})
-    beside = {name: inputs[name] for name in ("score", "prompts") if name in inputs}
+    models |= hearing.models(recipe, inputs)
+    beside = {name: inputs[name] for name in ("score", "prompts", "people") if name in inputs}
+    beside |= hearing.templates(recipe)
     called = {side: SIDES.get(side, side.removeprefix("side.")) for side in files} | dict(names or {})
     with run.locked(out):
         fields = pick(recipe, *graph.FIELDS["compare"]) | ({"names": dict(names)} if names else {})
@@ -43,14 +50,12 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path, names: Mapping[str,
         answers = answer.join({side: answer.read(path) for side, path in files.items()})
         if "prompts" in inputs:
             answers["a"] = answer.known(answers["a"], dataset.load_prompts(inputs["prompts"]))
-        opinions = [
-            by_scores(name, scores, answers, recipe.instruction, called)
-            for name, scores in scored(recipe, models | beside, answers).items()
-        ]
+        opinions = _opinions(recipe, models | beside, answers, called, out.parent / "calls")
         judgments, metrics = verdict(answers, opinions, choose(recipe, opinions), called)
         judge.write(judgments, out / "judgments.jsonl")
+        run.write_jsonl(out / "answers.jsonl", rows(answers))
         run.write_json(out / "metrics.json", metrics)
-        stage.finish(["judgments.jsonl", "metrics.json"])
+        stage.finish(OUTPUTS)
 
 
 def sides(inputs: Mapping[str, Path]) -> list[str]:
@@ -58,9 +63,41 @@ def sides(inputs: Mapping[str, Path]) -> list[str]:
     return [side for side in SIDES if side in inputs] + [name for name in inputs if name.startswith("side.")]
 
 
+def _opinions(
+    recipe: Recipe, inputs: Mapping[str, Path], answers: Answers, names: Mapping[str, str], calls: Path
+) -> list[Opinion]:
+    """Of everybody who judges: the independent reward model, the optimised reward, people, language models."""
+    found = [
+        by_scores(name, scores, answers, recipe.instruction, names)
+        for name, scores in scored(recipe, inputs, answers).items()
+    ]
+    if "people" in inputs:
+        found.append(people.opinion(inputs["people"], answers, names))
+    return found + hearing.opinions(recipe, inputs, answers, names, calls)
+
+
+def rows(answers: Answers) -> list[dict[str, Any]]:
+    """What was compared, a row a prompt, so that the folder can be read by itself."""
+    return [
+        {
+            "id": asked.id,
+            "prompt": asked.prompt,
+            "asked": None if asked.asked is None else dataset.row(asked.asked),
+            "reference": asked.reference,
+            "tags": list(asked.tags),
+            "answers": {side: _told(given[place]) for side, given in answers.items()},
+        }
+        for place, asked in enumerate(answers["a"])
+    ]
+
+
+def _told(given: answer.Answer) -> dict[str, Any]:
+    return {"text": given.text, "tokens": given.tokens, "ended": given.ended, "kl": given.kl}
+
+
 def choose(recipe: Recipe, opinions: Sequence[Opinion]) -> str | None:
     """Whose verdict is the headline, of the judges there are; says so where it is not the one that was asked for."""
-    there = {one.name for one in opinions if one.said.get(("a", "b"))}
+    there = {one.name for one in opinions if one.said.get(A_B)}
     wanted, asked = recipe.compare.headline, recipe.compare.judge
     if wanted in there:
         if wanted == "reward":

@@ -1,12 +1,12 @@
-"""What a judge makes of the sides: its judgments, by pair of sides, and how they are counted.
+"""What a judge makes of the sides: its judgments, by pair of sides.
 
-An outcome is one verdict: of a reward model one a pair, of a language model one for each order and vote, of people one
-for each who voted. Those about one prompt are one cluster.
+A reward model scores every answer once, and with that has judged every pair of sides; language models are asked about a
+and b alone, as each call costs; people have judged what they were asked.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from preferent import judge
 from preferent.answer import Answer, Answers
@@ -16,27 +16,20 @@ from preferent.record import Judgment
 
 Kind = Literal["reward_model", "language_model", "people"]
 Sides = tuple[str, str]
-OUTCOMES: Mapping[str, float] = {"A": 1.0, "tie": 0.5, "B": 0.0}
+A_B: Sides = ("a", "b")
 
 
 @dataclass(frozen=True, slots=True)
 class Opinion:
-    """One judge's judgments by pair of sides, and the scores they came from, where it is a reward model."""
+    """One judge's judgments by pair of sides; a reward model's scores, a language model's account of the two orders,
+    and what else there is to tell of the judge."""
 
     name: str
     kind: Kind
     said: Mapping[Sides, Sequence[Judgment]]
     scores: Scores | None = None
     independent: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Outcomes:
-    """Verdicts as 1, 1/2 or 0 for the first side, the ids of their pairs, and the weights of those."""
-
-    values: Sequence[float]
-    ids: Sequence[str]
-    weights: Sequence[float]
+    facts: Mapping[str, Any] | None = None
 
 
 def by_scores(
@@ -71,37 +64,3 @@ def paired(answers: Mapping[str, Sequence[Answer]], a: str, b: str, instruction:
 def called(judgments: Sequence[Judgment], a: str, b: str) -> list[Judgment]:
     """The judgments with the names of their sides."""
     return [replace(one, extra={"model_a": a, "model_b": b} | dict(one.extra)) for one in judgments]
-
-
-def outcomes(judgments: Sequence[Judgment], unparsable: float | None = None) -> Outcomes:
-    """Every verdict in judgments; those that could not be parsed are left out, or taken for `unparsable`.
-
-    A pair that was drawn with probability p to be asked about weighs 1 / p.
-    """
-    values: list[float] = []
-    ids: list[str] = []
-    weights: list[float] = []
-    for one in judgments:
-        for choice in verdicts(one):
-            value = unparsable if choice is None else OUTCOMES[choice]
-            if value is not None:
-                values.append(value)
-                ids.append(one.id)
-                weights.append(1 / float(one.extra.get("probability") or 1.0))
-    return Outcomes(values, ids, weights)
-
-
-def verdicts(judgment: Judgment) -> list[str | None]:
-    """The verdicts that a judgment holds, None where a reply could not be parsed."""
-    several = judgment.extra.get("verdicts")
-    return [judgment.choice] if several is None else [verdict["choice"] for verdict in several]
-
-
-def choices(judgments: Sequence[Judgment]) -> dict[str, str]:
-    """One choice for each pair that a judge saw and whose answers differ: of several judgments that of the larger
-    number, a tie where none is."""
-    totals: dict[str, float] = {}
-    for one in judgments:
-        if one.response_a != one.response_b and any(choice is not None for choice in verdicts(one)):
-            totals[one.id] = totals.get(one.id, 0.0) + OUTCOMES[one.choice] - 0.5
-    return {id: "A" if total > 0 else "B" if total < 0 else "tie" for id, total in totals.items()}

@@ -9,59 +9,96 @@ import numpy as np
 from preferent import winrate
 from preferent.answer import Answers
 from preferent.compare import agreement, figure
-from preferent.compare.opinion import Opinion, outcomes, pairs_of
+from preferent.compare.opinion import A_B, Opinion, pairs_of
+from preferent.judge.vote import Outcomes, outcomes
 from preferent.record import Judgment
 
-A_B = ("a", "b")
+SLICED_FROM = 40
+"""Prompts from which on they are also cut into four by length."""
+SHUFFLES = 20
+Row = dict[str, Any]
 
 
 def verdict(
     answers: Answers, opinions: Sequence[Opinion], headline: str | None, names: Mapping[str, str]
-) -> tuple[list[Judgment], dict[str, Any]]:
+) -> tuple[list[Judgment], Row]:
     """All judgments, of a and b first and the headline judge's first among them, and all figures."""
     prompts = {answer.id: answer.prompt for answer in answers["a"]}
     ordered = sorted(opinions, key=lambda one: one.name != headline)
-    metrics: dict[str, Any] = {"rows": len(prompts), "prompts": len(set(prompts.values())), "headline": headline}
+    metrics: Row = {"rows": len(prompts), "prompts": len(set(prompts.values())), "headline": headline}
     metrics["sides"] = [{"key": side, "name": names[side]} for side in answers]
-    judges = {one.name: judged(one, answers, prompts) for one in ordered if one.said.get(A_B)}
+    labels = sliced(answers)
+    judges = {one.name: judged(one, answers, prompts, labels) for one in ordered if one.said.get(A_B)}
     if headline is not None:
         rate = judges[headline]["win_rate"]
         metrics |= {"autosxs_model_a_win_rate": rate, "autosxs_model_b_win_rate": 1 - rate}
-    metrics |= {"judges": judges, "rates": rates(ordered, answers, prompts)}
-    metrics |= agreement.figures(ordered)
+    metrics |= {
+        "judges": judges,
+        "rates": rates(ordered, answers, prompts),
+        "rating": ratings(ordered, answers, prompts),
+    }
+    metrics |= agreement.figures(ordered, prompts)
+    metrics["identical"] = sum(a.text == b.text for a, b in zip(answers["a"], answers["b"], strict=True))
+    metrics["changed"] = changed(metrics, [one for one in ordered if one.name == headline], prompts)
     metrics |= {"kl": figure.divergence(answers["a"]), "length": figure.lengths(answers)}
     metrics["ended"] = figure.ended(answers)
     if selection := figure.selection(answers["a"]):
         metrics["best_of"] = selection
-    metrics["identical"] = sum(a.text == b.text for a, b in zip(answers["a"], answers["b"], strict=True))
     metrics |= {"duplicates": figure.duplicates(answers), "rouge": figure.rouges(answers)}
-    pairs = pairs_of(answers)
-    return [row for pair in pairs for one in ordered for row in one.said.get(pair, ())], metrics
+    return [row for pair in pairs_of(answers) for one in ordered for row in one.said.get(pair, ())], metrics
 
 
-def judged(opinion: Opinion, answers: Answers, prompts: Mapping[str, str]) -> dict[str, Any]:
+def judged(opinion: Opinion, answers: Answers, prompts: Mapping[str, str], labels: Mapping[str, Sequence[str]]) -> Row:
     """What one judge makes of a against b."""
-    said = opinion.said[A_B]
-    found = rate(said, prompts) | {"kind": opinion.kind, "independent": opinion.independent}
+    said = outcomes(opinion.said[A_B])
+    found = rate(said, prompts) | {"kind": opinion.kind, "independent": opinion.independent} | (opinion.facts or {})
+    lengths, _unit = figure.measured(answers)
     if opinion.scores is not None:
-        lengths, _unit = figure.measured(answers)
         every_score = np.concatenate([opinion.scores[side] for side in A_B])
         found["mean_score"] = {side: float(scores.mean()) for side, scores in opinion.scores.items()}
         found["length_correlation"] = winrate.rank_correlation(every_score, [*lengths["a"], *lengths["b"]])
+    if opinion.kind == "language_model":
+        ties = rate(outcomes(opinion.said[A_B], unparsable=0.5), prompts)
+        found["unparsable_as_ties"] = {name: ties[name] for name in ("win_rate", "interval")}
+    place = {answer.id: index for index, answer in enumerate(answers["a"])}
+    measured = [[lengths[side][place[id]] for id in said.ids] for side in A_B]
     return found
 
 
-def rate(judgments: Sequence[Judgment], prompts: Mapping[str, str], unparsable: float | None = None) -> dict[str, Any]:
-    """The win rate over all verdicts in judgments."""
-    found = outcomes(judgments, unparsable)
-    return asdict(winrate.win_rate(found.values, [prompts[id] for id in found.ids]))
+def rate(said: Outcomes, prompts: Mapping[str, str]) -> Row:
+    """The win rate over all verdicts."""
+    return asdict(winrate.win_rate(said.values, [prompts[id] for id in said.ids]))
 
 
-def rates(opinions: Sequence[Opinion], answers: Answers, prompts: Mapping[str, str]) -> list[dict[str, Any]]:
+def sliced(answers: Answers) -> dict[str, list[str]]:
+    """The slices that each pair is in: by its tags, and by the length of its prompt where there are enough."""
+    labels = {answer.id: list(answer.tags) for answer in answers["a"]}
+    if len({answer.prompt for answer in answers["a"]}) >= SLICED_FROM:
+        pass
+    return labels
+
+
+def rates(opinions: Sequence[Opinion], answers: Answers, prompts: Mapping[str, str]) -> list[Row]:
     """The win rates of every other pair of sides."""
     return [
-        {"a": a, "b": b, "judge": one.name} | rate(one.said[a, b], prompts)
+        {"a": a, "b": b, "judge": one.name} | rate(outcomes(one.said[a, b]), prompts)
         for a, b in pairs_of(answers)[1:]
         for one in opinions
         if one.said.get((a, b))
     ]
+
+
+def ratings(opinions: Sequence[Opinion], answers: Answers, prompts: Mapping[str, str]) -> dict[str, list[Row]]:
+    """Three sides or more on one scale, by every judge that compared all of them."""
+    pairs = pairs_of(answers)
+    whole = [one for one in opinions if len(pairs) > 1 and all(one.said.get(pair) for pair in pairs)]
+    return {}
+
+
+def changed(metrics: Row, headline: Sequence[Opinion], prompts: Mapping[str, str]) -> Row:
+    """How many answers differ, and whether the headline judge saw any difference, up or down."""
+    found = {"identical": metrics["identical"], "different": metrics["rows"] - metrics["identical"]}
+    if not headline:
+        return found
+    said = outcomes(headline[0].said[A_B])
+    return found

@@ -1,1 +1,0 @@
-"""A comparison in the formats of others: LLM Comparator, AlpacaEval, preference rows, CSV."""

@@ -1,0 +1,60 @@
+"""A comparison in the formats of others: LLM Comparator, AlpacaEval, preference rows, CSV."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from preferent import run
+from preferent.error import UsageError
+from preferent.exchange import alpaca, comparator, preference, table
+from preferent.exchange.comparison import Comparison, read
+
+__all__ = ["FORMATS", "Comparison", "read", "write"]
+
+
+def _comparator(comparison: Comparison, path: Path) -> str:
+    made = comparator.made(comparison)
+    run.write_json(path, made)
+    return f"{len(made['examples'])} examples"
+
+
+def _alpaca(comparison: Comparison, path: Path) -> str:
+    rows = alpaca.made(comparison)
+    run.write_json(path, rows)
+    return f"{len(rows)} annotations"
+
+
+def _preferences(comparison: Comparison, path: Path) -> str:
+    made = preference.made(comparison)
+    run.write_jsonl(path, made.rows)
+    ties = sum(row["choice"] == "tie" for row in made.rows)
+    return (
+        f"{len(made.rows)} preferences by {comparison.headline}, {ties} of them ties; left out: {made.identical} pairs "
+        f"of equal answers, {made.unparsable} verdicts that could not be parsed"
+    )
+
+
+def _csv(comparison: Comparison, path: Path) -> str:
+    run.write_atomic(path, table.made(comparison))
+    return f"{len(comparison.judgments)} judgments"
+
+
+FORMATS: Mapping[str, tuple[str, Callable[[Comparison, Path], str]]] = {
+    "comparator": ("comparator.json", _comparator),
+    "alpaca": ("annotations.json", _alpaca),
+    "preferences": ("preferences.jsonl", _preferences),
+    "csv": ("judgments.csv", _csv),
+}
+"""The file of each format, and what writes it and says what is in it."""
+
+
+def write(folder: Path, formats: Sequence[str]) -> list[str]:
+    """Write a finished comparison in these formats into its own folder, and say in a line each what is there."""
+    for name in formats:
+        if name not in FORMATS:
+            raise UsageError(f"--write {name}: no such format; there are {', '.join(FORMATS)}")
+    comparison = read(folder)
+    lines = []
+    for name in formats:
+        file, made = FORMATS[name]
+        lines.append(f"{folder / file}: {made(comparison, folder / file)}")
+    return lines

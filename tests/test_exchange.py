@@ -1,0 +1,319 @@
+"""A comparison in the formats of others: read back as those others read it, and opened in LLM Comparator itself."""
+
+import csv
+import functools
+import json
+import random
+import re
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import pytest
+from browser import chromium, visit  # noqa: F401 - a fixture
+from hostile import HOSTILE
+
+from preferent import compare, dataset, exchange, judge, run
+from preferent.answer import Answer
+from preferent.compare.opinion import A_B, Opinion, by_scores, called, paired
+from preferent.compare.tally import verdict
+from preferent.error import PlatformError, UsageError
+from preferent.exchange import alpaca, comparator, preference, table
+from preferent.record import Judgment, Message, Prompt
+
+BUNDLE = Path(__file__).resolve().parent.parent / ".venv/llm_comparator/llm_comparator/data"
+TUNED = ["The cat.", "=1+1", "", "same", "tuned 5"]
+BASE = ["A dog.", "base", "x", "same", "base 5"]
+PROMPTS = ["Why?", "Who?", "What?", "When?", "Where?"]
+SCORES = {"a": np.array([1.0, 0.0, -1.0, 2.0, 0.5]), "b": np.array([0.0, 1.0, -1.0, 2.0, 0.5])}
+
+
+def verdicts(*choices: str | None, probability: float | None = None) -> list[dict[str, Any]]:
+    return [
+        {"first": "ab"[place % 2], "vote": place // 2, "choice": choice, "probability": probability}
+        for place, choice in enumerate(choices)
+    ]
+
+
+SAID = [verdicts("A", "A"), verdicts("A", "B"), verdicts(None, None), verdicts("tie", "tie"), verdicts("B", None)]
+CHOSEN = ["A", "tie", "tie", "tie", "B"]
+VOTES = [(0, "A", "ann", "b"), (0, "B", "bob", "a"), (1, "B", "ann", "a"), (4, "tie", "ann", "b")]
+
+
+def made(folder: Path, headline: str | None = "judge", kl: bool = True, people: bool = True) -> Path:
+    """A comparison folder as the stage leaves it: a reward model, a language model and people on five pairs."""
+    asked = [Prompt(messages=(Message("user", text),), group="g", extra={"tags": ["short"]}) for text in PROMPTS]
+    rows = zip(PROMPTS, TUNED, asked, strict=True)
+    a = [
+        Answer(str(i), f"Be brief.\n\n\n{p}", "", t, 3, True, 0.5 if kl else None, asked=q, tags=("short",))
+        for i, (p, t, q) in enumerate(rows)
+    ]
+    b = [Answer(str(i), one.prompt, "", BASE[i]) for i, one in enumerate(a)]
+    answers = {"a": a, "b": b}
+    pairs = paired(answers, "a", "b", "Be brief.")
+    columns = {p.id: (p.id, p.instruction, p.context, p.response_a, p.response_b) for p in pairs}
+    heard = [
+        Judgment(*columns[str(i)], choice, 1.0, "gpt", "Because +1.", {"verdicts": said})
+        for i, (choice, said) in enumerate(zip(CHOSEN, SAID, strict=True))
+    ]
+    voted = [
+        Judgment(*columns[str(i)], choice, 1.0, "people", "", {"annotator": who, "first": first, "strength": 2})
+        for i, choice, who, first in VOTES
+    ]
+    opinions = [by_scores("judge", SCORES, answers, "Be brief.", compare.SIDES)]
+    opinions.append(Opinion("gpt", "language_model", {A_B: called(heard, "tuned", "base")}))
+    if people:
+        opinions.append(Opinion("people", "people", {A_B: called(voted, "tuned", "base")}))
+    if headline is None:
+        opinions = []
+    judgments, metrics = verdict(answers, opinions, headline, compare.SIDES)
+    judge.write(judgments, folder / "judgments.jsonl")
+    run.write_json(folder / "metrics.json", metrics)
+    run.write_jsonl(folder / "answers.jsonl", compare.rows(answers))
+    return folder
+
+
+def test_comparator_by_hand(tmp_path: Path) -> None:
+    found = comparator.made(exchange.read(made(tmp_path)))
+    assert [model["name"] for model in found["models"]] == ["tuned", "base"]
+    assert found["metadata"]["custom_fields_schema"] == [
+        {"name": "id", "type": "string"},
+        {"name": "length", "type": "per_model_number"},
+        {"name": "kl", "type": "number"},
+        {"name": "choice of judge", "type": "category"},
+        {"name": "choice of gpt", "type": "category"},
+        {"name": "choice of people", "type": "category"},
+        {"name": "judge", "type": "per_rating_string"},
+        {"name": "annotator", "type": "per_rating_string"},
+    ]
+    first, second, third, _, last = found["examples"]
+    sigma = 1 / (1 + np.exp(-1))
+    assert first["score"] == pytest.approx(3 * (sigma - 0.5))
+    assert second["score"] == pytest.approx(-first["score"])
+    assert third["score"] == 0
+    assert (first["tags"], first["custom_fields"]["length"]) == (["short"], [3, 2])
+    ratings = last["individual_rater_scores"]
+    assert [(r["custom_fields"]["judge"], r["score"], r["rating_label"], r["is_flipped"]) for r in ratings] == [
+        ("judge", 0.0, "same", False),
+        ("gpt", -1.5, "B is better", False),
+        ("gpt", None, "unparsable", True),
+        ("people", 0.0, "same", True),
+    ]  # fmt: skip
+    assert first["custom_fields"]["choice of people"] == "divided"
+    assert third["custom_fields"]["choice of people"] == "not asked"
+    assert third["custom_fields"]["choice of gpt"] == "unparsable"
+    assert second["individual_rater_scores"][1]["rationale"] == ""  # says A, the judgment is a tie
+    assert first["individual_rater_scores"][1]["rationale"] == "Because +1."
+
+
+def test_comparator_scores_by_the_headline_judge(tmp_path: Path) -> None:
+    found = comparator.made(exchange.read(made(tmp_path, "gpt")))
+    assert [example["score"] for example in found["examples"]] == [1.5, 0.0, None, 0.0, -1.5]
+    found = comparator.made(exchange.read(made(tmp_path, "people")))
+    assert [example["score"] for example in found["examples"]] == [0.0, -1.5, None, None, 0.0]
+    found = comparator.made(exchange.read(made(tmp_path, None, kl=False)))
+    assert [example["score"] for example in found["examples"]] == [None] * 5
+    assert "kl" not in [field["name"] for field in found["metadata"]["custom_fields_schema"]]
+
+
+def test_every_declared_field_is_in_every_example(tmp_path: Path) -> None:
+    found = comparator.made(exchange.read(made(tmp_path)))
+    schema = found["metadata"]["custom_fields_schema"]
+    rating = {field["name"] for field in schema if field["type"].startswith("per_rating")}
+    for example in found["examples"]:
+        assert example["custom_fields"].keys() == {field["name"] for field in schema} - rating
+        assert all(each["custom_fields"].keys() == rating for each in example["individual_rater_scores"])
+
+
+def test_alpaca_evals_win_rate_is_that_of_metrics(tmp_path: Path) -> None:
+    comparison = exchange.read(made(tmp_path))
+    rows = alpaca.made(comparison)
+    for name in ("judge", "people"):
+        preferences = [row["preference"] for row in rows if row["annotator"] == name]
+        assert np.mean(preferences) - 1 == pytest.approx(
+            {"judge": comparison.metrics["judges"]["judge"]["win_rate"], "people": (0.5 + 0 + 0.5) / 3}[name]
+        )
+    assert [row["preference"] for row in rows if row["annotator"] == "gpt"] == [2, 1.5, None, 1.5, 1]
+    assert (rows[0]["generator_1"], rows[0]["output_1"]) == ("base", "A dog.")
+    assert (rows[0]["generator_2"], rows[0]["output_2"]) == ("tuned", "The cat.")
+    assert rows[0]["instruction"] == "Be brief.\n\n\nWhy?"
+
+
+def test_judged_pairs_are_preferences_to_train_on(tmp_path: Path) -> None:
+    found = preference.made(exchange.read(made(tmp_path, "gpt")))
+    assert (len(found.rows), found.identical, found.unparsable) == (3, 1, 1)  # of five judgments
+    run.write_jsonl(tmp_path / "p.jsonl", found.rows)
+    pairs = dataset.load_preferences(tmp_path / "p.jsonl")
+    chosen = [None if pair.choice == "tie" else pair.chosen for pair in pairs]
+    assert chosen == ["The cat.", None, "base 5"]
+    assert pairs[0].prompt.messages == (Message("user", "Why?"),)
+    assert (pairs[0].prompt.group, pairs[0].annotator, pairs[0].id) == ("g", "gpt", "0")
+    for pair in pairs:
+        assert pair.extra["model_0"] == ("tuned" if pair.candidate_0 in TUNED else "base")
+
+
+def test_position_says_nothing_and_is_where_people_saw_it(tmp_path: Path) -> None:
+    found = preference.made(exchange.read(made(tmp_path, "people")))
+    assert [(row["candidate_0"], row["choice"], row["annotator"], row["strength"]) for row in found.rows] == [
+        ("A dog.", 1, "ann", 2.0),
+        ("The cat.", 1, "bob", 2.0),
+        ("=1+1", 1, "ann", 2.0),
+        ("base 5", "tie", "ann", 2.0),
+    ]
+    a = [Answer(str(i), f"p{i}", "", f"a{i}") for i in range(2000)]
+    b = [Answer(str(i), f"p{i}", "", f"b{i}") for i in range(2000)]
+    opinion = by_scores("judge", {"a": np.ones(2000), "b": np.zeros(2000)}, {"a": a, "b": b}, None, compare.SIDES)
+    rows = {row["id"]: row for row in compare.rows({"a": a, "b": b})}
+    metrics = {
+        "headline": "judge",
+        "sides": [{"key": "a", "name": "tuned"}, {"key": "b", "name": "base"}],
+        "judges": {},
+    }
+    many = preference.made(exchange.Comparison("x", metrics, rows, opinion.said[A_B])).rows
+    assert sum(row["choice"] == 0 for row in many) == pytest.approx(1000, abs=90)
+
+
+@pytest.mark.parametrize("text", ["=1", "+1", "-1", "@x", "\t=1", "\r=1", "\n=1", "\0=1", "\uff1d1"])
+def test_no_cell_is_a_formula(text: str) -> None:
+    assert table.guarded(text) == f"'{text}"
+    assert table.guarded(f"a{text}") == f"a{text}"
+    assert table.guarded(-1.5) == -1.5
+
+
+def test_a_table_holds_what_the_judgments_hold(tmp_path: Path) -> None:
+    comparison = exchange.read(made(tmp_path))
+    rows = list(csv.DictReader(table.made(comparison).splitlines(keepends=True)))
+    assert len(rows) == len(comparison.judgments) == 5 + 5 + 4
+    assert rows[1]["response_a"] == "'=1+1"
+    assert [row["choice"] for row in rows if row["judge"] == "gpt"] == CHOSEN
+    assert float(rows[0]["score_a"]) == 1.0
+
+
+def test_written_beside_the_comparison_without_judging_again(tmp_path: Path) -> None:
+    before = {path.name: path.read_bytes() for path in made(tmp_path).iterdir()}
+    told = exchange.write(tmp_path, list(exchange.FORMATS))
+    assert {path.name for path in tmp_path.iterdir()} - before.keys() == {
+        "comparator.json", "annotations.json", "preferences.jsonl", "judgments.csv",
+    }  # fmt: skip
+    assert all((tmp_path / name).read_bytes() == data for name, data in before.items())
+    assert told[2].endswith(
+        "4 preferences by judge, 2 of them ties; left out: 1 pairs of equal answers, 0 verdicts that could not be "
+        "parsed"
+    )
+
+
+def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--write excel: no such format; there are comparator, alpaca"):
+        exchange.write(made(tmp_path), ["excel"])
+    with pytest.raises(PlatformError, match=r"holds no finished comparison: there is no metrics\.json"):
+        exchange.write(tmp_path / "nothing", ["csv"])
+
+
+FONTS = re.compile(rb"<link href=\"https://fonts\.googleapis\.com[^>]*>")
+"""The only thing that the application fetches from elsewhere; the tests leave it out."""
+WORDS = [
+    *HOSTILE,
+    "",
+    " ",
+    "plain words",
+    "\U0001f468‍\U0001f469‍\U0001f467",
+    "مرحبا",
+    "\ud7ff\ue000",
+    "x" * 3000,
+    "a\0b",
+]
+
+
+def generated(seed: int, folder: Path) -> tuple[int, Path]:
+    """A comparison of a few random rows: ties, nulls, empty, hostile and foreign texts; how many rows it has."""
+    chance = random.Random(seed)
+    rows = chance.choice([0, 1, 2, 3, 7])
+    texts = {side: [chance.choice(WORDS) for _ in range(rows)] for side in ("a", "b", "p", "tag", "why")}
+    kl = chance.random() < 0.5
+    answers: dict[str, list[Answer]] = {
+        side: [
+            Answer(f"{i}{chance.choice(WORDS)}", texts["p"][i], "", texts[side][i], kl=0.5 if kl else None,
+                   tags=(texts["tag"][i],) * (i % 3))
+            for i in range(rows)
+        ]
+        for side in ("a", "b")
+    }  # fmt: skip
+    judgments = []
+    judges = chance.sample(["judge", "gpt", "people"], chance.choice([0, 1, 3]))
+    for name in judges:
+        for i, one in enumerate(answers["a"]):
+            choice = chance.choice(["A", "B", "tie"]) if seed % 5 else "A"
+            extra: dict[str, Any] = {"model_a": "tuned", "model_b": "base"}
+            if name == "gpt":
+                said = [chance.choice(["A", "B", "tie", None]) if seed % 5 else "A" for _ in range(4)]
+                extra["verdicts"] = verdicts(*said, probability=chance.choice([None, 0.25]) if seed % 5 else None)
+            if name == "people":
+                extra |= {"annotator": chance.choice(WORDS), "first": chance.choice("ab")}
+            if name == "judge":
+                extra |= {"score_a": 1.0, "score_b": 0.0}
+            text = (one.id, "", one.prompt, one.text, answers["b"][i].text)
+            judgments.append(Judgment(*text, choice, 1.0, name, texts["why"][i], extra))  # type: ignore[arg-type]
+    metrics = {
+        "headline": judges[0] if judges else None,
+        "judges": dict.fromkeys(judges),
+        "sides": [{"key": "a", "name": "tuned"}, {"key": "b", "name": "base"}],
+    }
+    joined = {"a": answers["a"], "b": answers["b"]}
+    rows_by_id = {row["id"]: row for row in compare.rows(joined)}
+    path = folder / f"{seed}.json"
+    run.write_json(path, comparator.made(exchange.Comparison(f"set {seed}", metrics, rows_by_id, judgments)))
+    return rows, path
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """The application and a folder of result sets, at one address of this computer."""
+    if not BUNDLE.exists():
+        pytest.skip("the page of LLM Comparator is not there: make acceptance sets it up in .venv/llm_comparator")
+    for file in BUNDLE.rglob("*"):
+        if file.is_file():
+            target = tmp_path / file.relative_to(BUNDLE)
+            target.parent.mkdir(exist_ok=True)
+            target.write_bytes(FONTS.sub(b"", file.read_bytes()))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(tmp_path)))
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", tmp_path
+    server.shutdown()
+    server.server_close()
+
+
+def opened(page: Any, origin: str, path: Path, rows: int) -> None:
+    """Open a result set in the application, and see its table."""
+    page.goto(f"{origin}/index.html?results_path={origin}/{path.name}")
+    page.get_by_text(f"Loaded the dataset of {rows} examples.").wait_for()
+    shown = page.locator("comparator-example-table tbody tr").count()
+    assert shown >= rows, (path, shown)
+
+
+@pytest.mark.acceptance
+def test_llm_comparator_opens_every_result_set(served: tuple[str, Path], chromium: Any) -> None:  # noqa: F811
+    origin, folder = served
+    with visit(chromium, origin) as page:
+        for seed in range(200):
+            rows, path = generated(seed, folder)
+            opened(page, origin, path, rows)
+            assert page.evaluate("window.hostile") is None, path
+
+
+def test_llm_comparator_opens_a_real_comparison(served: tuple[str, Path], chromium: Any) -> None:  # noqa: F811
+    origin, folder = served
+    exchange.write(made(folder / "comparison"), ["comparator"])
+    (folder / "one.json").write_bytes((folder / "comparison/comparator.json").read_bytes())
+    with visit(chromium, origin) as page:
+        opened(page, origin, folder / "one.json", 5)
+    assert json.loads((folder / "one.json").read_text())["metadata"]["source_path"] == "comparison"
