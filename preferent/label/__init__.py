@@ -89,6 +89,7 @@ def serve(
         raise PlatformError("label needs packages that are not here: pip install 'preferent[ui]'") from None
     from preferent.label.desk import Desk
 
+    server.origins(host, 0, url)  # refused before anything is made
     with run.locked(place):
         opened = Store(place)
         _fill(opened, place, material, controls, plan)

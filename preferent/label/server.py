@@ -40,15 +40,18 @@ def listen(host: str, port: int | None, before: int | None) -> socket.socket:
 
 def origins(host: str, port: int, url: str | None) -> list[str]:
     """The addresses that people may reach the server at; the first is the one that links name."""
-    if url is not None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
-            raise UsageError(f"--url {url}: write it as https://NAME or http://NAME:PORT, without a path")
-    named = [f"{parts.scheme}://{parts.netloc.lower()}"] if url is not None else []
     own = socket.gethostname() if host in ANYWHERE else f"[{host}]" if ":" in host else host
     local = ["127.0.0.1", "localhost"] if host in (*ANYWHERE, "127.0.0.1", "localhost") else []
-    found = [*named, *(f"http://{name.lower()}:{port}" for name in [own, *local])]
+    found = [*([_origin(url)] if url else []), *(f"http://{name.lower()}:{port}" for name in [own, *local])]
     return list(dict.fromkeys(found))
+
+
+def _origin(url: str) -> str:
+    """An address that somebody gave, as browsers write the origin of a page."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
+        raise UsageError(f"--url {url}: write it as https://NAME or http://NAME:PORT, without a path")
+    return f"{parts.scheme}://{parts.netloc.lower()}"
 
 
 def links(address: str, tokens: dict[str, str]) -> list[str]:
