@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from preferent import judge, run
+from preferent import judge, run, winrate
 from preferent.answer import Answer
 from preferent.compare.opinion import Opinion, by_scores, called, paired
 from preferent.compare.tally import verdict
+from preferent.judge import tally
 from preferent.record import Judgment
 
 SENTENCE = "the sun rose over a quiet river and nobody asked why boats had left before dawn"
@@ -107,7 +108,25 @@ def opinion(
         else:
             rows.append(asked(one, place, better[place] + generator.normal(size=2), generator, unparsable, words))
     kind = "people" if name == "people" else "language_model"
-    return Opinion(name, kind, {("a", "b"): called(rows, names["a"], names["b"])})
+    facts = voters(rows) if name == "people" else {"order": summary(rows).order()}
+    return Opinion(name, kind, {("a", "b"): called(rows, names["a"], names["b"])}, facts=facts)
+
+
+def voters(rows: Sequence[Judgment]) -> dict[str, Any]:
+    """Who voted, and how often for what stood first."""
+    decided = [(one, "A" if one.extra["first"] == "a" else "B") for one in rows if one.choice != "tie"]
+    slot = winrate.win_rate([float(one.choice == first) for one, first in decided], [one.id for one, _ in decided])
+    return {
+        "annotators": len({one.extra["annotator"] for one in rows}),
+        "both_bad": sum(one.extra["both_bad"] for one in rows),
+        "order": {"verdicts": len(rows), "first_slot": slot.win_rate, "first_slot_interval": slot.interval},
+    }
+
+
+def summary(rows: Sequence[Judgment]) -> tally.Summary:
+    """What a language model did."""
+    verdicts = [[tally.Verdict(**one) for one in row.extra["verdicts"]] for row in rows]
+    return tally.summarize(verdicts, 1, {}, 0, ())
 
 
 def voted(

@@ -138,6 +138,7 @@ def hostile_comparison(root: Path, texts: Sequence[str]) -> None:
     judge = metrics["judges"].pop("gpt")
     judge["slices"] = [slice_of(judge, text) for text in texts]
     metrics["judges"][texts[4]] = judge
+    metrics["sides"] += [{"key": f"side.{number}", "name": text} for number, text in enumerate(texts)]
     metrics["duplicates"]["a"] = {"rows": 60, "share": 1.0, "most": texts[5], "count": 60}
     metrics["agreement"] = [{"judges": [texts[4], "people"], "n": 9, "percent": 0.5, "kappa": 0.2}]
     run.write_json(root / "comparison" / "metrics.json", metrics)

@@ -76,8 +76,9 @@ def against_people(metrics: Figures, jury: Mapping[str, Juror]) -> list[tuple[st
     counts = ("true_positive_count", "false_positive_count", "false_negative_count", "true_negative_count")
     table = [("", [jury[name].name for name in found])]
     for keys, show in ((rates, _share), (shares, _share), (("cohens_kappa",), _plain), (counts, _count)):
-        table += [(key, [show(one, key) for one in found.values()]) for key in keys]
-    return table
+        there = [key for key in keys if any(key in one for one in found.values())]
+        table += [(key, [show(one, key) for one in found.values()]) for key in there]
+    return table if len(table) > 1 else []
 
 
 def _share(found: Figures, key: str) -> str:
@@ -94,4 +95,4 @@ def _plain(found: Figures, key: str) -> str:
 
 
 def _count(found: Figures, key: str) -> str:
-    return str(found[key])
+    return str(found.get(key, "–"))

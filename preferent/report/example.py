@@ -1,5 +1,6 @@
 """Which answers the report shows side by side, and what every judge said of them."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -13,6 +14,8 @@ WINS, LOSSES, PEOPLE, JUDGES, RANDOM = (
     *("biggest wins", "biggest losses"),
     *("judge against people", "judges disagree", "random"),
 )
+FOLDER = re.compile(r"\w[\w.-]*")
+"""Names of sides that are names of folders."""
 LONGEST = 20_000
 """Characters of a text that the page shows."""
 SIDE = {"A": "tuned", "B": "base", "tie": "tie"}
@@ -121,7 +124,8 @@ def within(rows: Sequence[dict[str, Any]], budget: int, size: Callable[[dict[str
 
 def _predictions(root: Path, side: str) -> dict[str, Figures]:
     path = root / "predictions" / side / "text.jsonl"
-    return {str(row.get("id", "")): row for row in run.read_jsonl(path)} if path.exists() else {}
+    there = FOLDER.fullmatch(side) and path.exists()
+    return {str(row.get("id", "")): row for row in run.read_jsonl(path)} if there else {}
 
 
 def _row(

@@ -72,7 +72,7 @@ def order(metrics: Figures, jury: Mapping[str, Juror]) -> Table | None:
     if not seen:
         return None
     heads = ("First answer preferred by", "Share", "95 % interval", "Same verdict both ways", "Verdicts", "No verdict")
-    rows = [_first(name, one, jury[name]) for name, one in seen.items()]
+    rows = [_first(one, jury[name]) for name, one in seen.items()]
     remark = (
         "A judge that looks at what is said and not at where it stands prefers the first answer in half of its "
         "verdicts. Language models judge every pair in both orders, so that a liking for a place cancels out in the "
@@ -81,16 +81,29 @@ def order(metrics: Figures, jury: Mapping[str, Juror]) -> Table | None:
     return Table("Order: does the place decide?", heads, rows, remark)
 
 
-def _first(name: str, found: Figures, juror: Juror) -> Row:
+def _first(found: Figures, juror: Juror) -> Row:
     seen = found["order"]
-    consistent, first = seen.get("consistent"), seen.get("first_slot")
-    share = seen.get("unparsable_share") or 0.0
-    none = f"{seen.get('unparsable', 0)} ({percent(share, 1)})" if found["kind"] == "language_model" else "–"
-    cells = ("–" if consistent is None else percent(consistent), str(seen["verdicts"]), none)
+    consistent, first, asked = seen.get("consistent"), seen.get("first_slot"), "unparsable" in seen
+    replies = seen["parsed"] + seen["unparsable"] if "parsed" in seen else seen["verdicts"]
+    none = f"{seen['unparsable']} ({percent(seen.get('unparsable_share') or 0.0, 1)})" if asked else "–"
+    cells = ("–" if consistent is None else percent(consistent), str(replies), none)
     if first is None:
-        return Row(juror.title, ("–", "–", *cells), chart.no_interval(), warns=share > UNPARSABLE)
+        return Row(juror.title, ("–", "–", *cells), chart.no_interval(), _cost(seen))
     interval = seen.get("first_slot_interval")
-    return row(juror.title, first, interval, *cells, colour=juror.colour, tag=_place(interval), warns=True)
+    return row(
+        *(juror.title, first, interval, *cells),
+        colour=juror.colour,
+        note=_cost(seen),
+        tag=_place(interval),
+        warns=True,
+    )
+
+
+def _cost(seen: Figures) -> str:
+    """What a language model's verdicts took."""
+    calls, seconds, tokens = (seen.get(name) for name in ("calls", "seconds", "tokens"))
+    parts = [counted(calls, "call") if calls else "", f"{seconds:.0f} s" if seconds else ""]
+    return ", ".join(filter(None, [*parts, f"{tokens} tokens" if tokens else ""]))
 
 
 def _place(interval: Sequence[float] | None) -> str:
