@@ -134,21 +134,14 @@ def as_shown(text: str) -> str:
 def hostile_comparison(root: Path, texts: Sequence[str]) -> None:
     """A comparison in which every text is one of these, also in the places that `compare` fills with names."""
     words = {"explanations": texts, "notes": texts, "people": texts[1:4]}
-    metrics = compared.make(root, prompts=texts, tuned=[*texts[1:], texts[0]], words=words)
-    judge = metrics["judges"].pop("gpt")
+    judges = ("judge", "reward", texts[4], "people")
+    metrics = compared.make(root, prompts=texts, tuned=[*texts[1:], texts[0]], words=words, judges=judges)
+    judge = metrics["judges"][texts[4]]
     judge["slices"] = [slice_of(judge, text) for text in texts]
-    metrics["judges"][texts[4]] = judge
     metrics["sides"] += [{"key": f"side.{number}", "name": text} for number, text in enumerate(texts)]
     metrics["duplicates"]["a"] = {"rows": 60, "share": 1.0, "most": texts[5], "count": 60}
-    metrics["agreement"] = [{"judges": [texts[4], "people"], "n": 9, "percent": 0.5, "kappa": 0.2}]
     run.write_json(root / "comparison" / "metrics.json", metrics)
-    rows = [row | ({"judge": texts[4]} if row["judge"] == "gpt" else {}) for row in judgments(root)]
-    run.write_jsonl(root / "comparison" / "judgments.jsonl", rows)
     run.write_json(root / "data" / "counts.json", {text: {text: 1} for text in texts})
-
-
-def judgments(root: Path) -> list[dict[str, Any]]:
-    return run.read_jsonl(root / "comparison" / "judgments.jsonl")
 
 
 def slice_of(judge: dict[str, Any], name: str) -> dict[str, Any]:
