@@ -75,7 +75,7 @@ def test_repeated_rows_of_a_prompt_are_no_new_evidence() -> None:
 def test_design_effect_by_hand() -> None:
     """Two prompts of two rows, {1, 1} and {0, 0}: variance 2/1 x (1 + 1) together, 4/3 x 1 apart."""
     assert winrate.design_effect(np.array([1.0, 1.0, 0.0, 0.0]), ["x", "x", "y", "y"]) == pytest.approx(3.0)
-    assert winrate.design_effect(np.array([1.0, 0.0, 1.0, 0.0]), ["x", "x", "y", "y"]) == 1.0
+    assert winrate.design_effect(np.array([1.0, 0.0, 1.0, 0.0]), ["x", "x", "y", "y"]) == 0.0
     assert winrate.design_effect(np.array([1.0, 1.0, 1.0]), ["x", "x", "y"]) == pytest.approx(5 / 3)
 
 

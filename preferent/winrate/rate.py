@@ -1,20 +1,25 @@
-"""The win rate of one side over another, and an interval around it."""
+"""The win rate of one side over another, how sure it is, and a test of whether it is one half."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import ndtri, stdtrit
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
-METHOD = "Tango score interval, 95 %, clustered by prompt"
+METHOD = "Tango score interval on each prompt's net verdict"
+ZERO = 1e-12
+"""A variance below this is none: what is left of it is rounding."""
+LEAST = 0.5
+"""Degrees of freedom below this say nothing: all but one prompt weigh next to nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class WinRate:
-    """`win`, `tie` and `loss` are counts of pairs, `n` their sum, `prompts` the number of clusters.
+    """`win`, `tie` and `loss` are counts of verdicts, `n` their sum, `prompts` the number of clusters.
 
-    `win_rate` is (win + tie / 2) / n; `interval` its lower and upper 95 % limit by `method`.
+    `win_rate` is (win + tie / 2) / n, or the weighted mean outcome; `interval` its lower and upper limit by `method`.
     """
 
     win: int
@@ -24,63 +29,150 @@ class WinRate:
     prompts: int
     win_rate: float
     interval: tuple[float, float]
-    method: str = METHOD
+    method: str
 
 
-def win_rate(outcomes: Sequence[float] | np.ndarray, prompts: Sequence[str], level: float = 0.95) -> WinRate:
+@dataclass(frozen=True, slots=True)
+class Net:
+    """What prompts say on balance: shares of them `won` and `lost`, and how many independent ones they are worth.
+
+    `degrees` are Student's degrees of freedom; infinite where every prompt was asked once and weighs the same.
+    """
+
+    won: float
+    lost: float
+    effective: float
+    degrees: float
+
+
+def win_rate(
+    outcomes: Sequence[float] | np.ndarray,
+    prompts: Sequence[str] | np.ndarray,
+    level: float = 0.95,
+    weights: Sequence[float] | np.ndarray | None = None,
+) -> WinRate:
     """Count outcomes [n] and put an interval around their mean; rows with equal `prompts` [n] are one cluster.
 
     The interval is Tango's score interval for the difference of two paired proportions (Tango 1998, Statistics in
-    Medicine 17:891), which win minus loss is. It is made for this case: it treats a tie as a tie, stays inside [0, 1],
-    and does not collapse to a point when all pairs were won or all were tied, as Wald and bootstrap intervals do.
-    Several pairs of one prompt are worth fewer independent ones: counts are divided by the design effect (Kish 1965;
-    Yang, Sun and Hardin 2012 do the same to score intervals), never below 1, and the normal quantile gives way to
-    Student's t with prompts - 1 degrees of freedom, because that effect is itself estimated. Simulated coverage is
-    between 90 and 99 % from 10 prompts on (least for few prompts near 0 or 1, and for very unequal clusters).
+    Medicine 17:891), which win minus loss is. It treats a tie as a tie, stays inside [0, 1], and does not collapse to
+    a point when all was won or all tied, as Wald and bootstrap intervals do; without ties it is Wilson's. Its unit is
+    the prompt, whose verdicts are netted: won one way and lost the other is a tie (`net`). docs/statistics.md has its
+    simulated coverage.
+
+    `weights` [n] are one over the probabilities with which rows were selected: the rate is then Hájek's estimate
+    Σwy / Σw (1971), which does not depend on what was selected.
+    """
+    outcomes, weights = _checked(outcomes, prompts, weights)
+    win, tie, loss = (int(np.sum(outcomes == value)) for value in (1.0, 0.5, 0.0))
+    found = net(outcomes, prompts, weights)
+    low, high = _tango(found, _quantile((1 + level) / 2, found.degrees))
+    mean = float(outcomes @ weights / weights.sum())
+    method = f"{METHOD}, {100 * level:g} %"
+    limits = ((1 + low) / 2, (1 + high) / 2)
+    return WinRate(win, tie, loss, outcomes.size, len(np.unique(prompts)), mean, limits, method)
+
+
+def p_value(
+    outcomes: Sequence[float] | np.ndarray,
+    prompts: Sequence[str] | np.ndarray,
+    weights: Sequence[float] | np.ndarray | None = None,
+) -> float:
+    """How likely a rate as far from one half is where the true one is one half: below .05 if and only if one half is
+    outside the 95 % interval of `win_rate`.
+
+    The score statistic at no difference, which is McNemar's: (won - lost) / √((won + lost) / n).
+    """
+    outcomes, weights = _checked(outcomes, prompts, weights)
+    found = net(outcomes, prompts, weights)
+    decided = found.won + found.lost
+    if decided <= ZERO or found.degrees < LEAST:
+        return 1.0
+    score = abs(found.won - found.lost) * math.sqrt(found.effective / decided)
+    return float(2 * (ndtr(-score) if math.isinf(found.degrees) else stdtr(found.degrees, -score)))
+
+
+def net(outcomes: np.ndarray, prompts: Sequence[str] | np.ndarray, weights: np.ndarray) -> Net:
+    """What each prompt says on balance, d = (win - loss) / all of its verdicts, and how much that varies.
+
+    A prompt with d = 1/2 is half won and half tied. Netting can only take variance away: prompts count as
+    effective = v / Var(mean d) independent ones, v = won + lost - (won - lost)² being the variance of what is all or
+    nothing, and Var the linearised one of a weighted mean (Kish 1965), but never as more than there are verdicts.
+    """
+    _, cluster = np.unique(np.asarray(prompts), return_inverse=True)
+    size = np.bincount(cluster, weights)
+    balance = np.bincount(cluster, weights * (2 * outcomes - 1)) / size
+    won, lost = (float(size @ np.maximum(side, 0) / size.sum()) for side in (balance, -balance))
+    worth, most = (float(each.sum() ** 2 / (each @ each)) for each in (size, weights))
+    variance = won + lost - (won - lost) ** 2
+    spread = float(size**2 @ (balance - (won - lost)) ** 2 / size.sum() ** 2)
+    effective = worth if variance <= ZERO else most if spread <= ZERO * variance else min(variance / spread, most)
+    alone = size.size == outcomes.size and bool(np.all(weights == weights[0]))
+    return Net(won, lost, effective, math.inf if alone else worth - 1)
+
+
+def design_effect(outcomes: Sequence[float] | np.ndarray, prompts: Sequence[str] | np.ndarray) -> float:
+    """How many clustered rows are worth one independent row.
+
+    The variance of the mean with rows summed by cluster, over the variance as if rows were independent. It is below 1
+    where the rows of a prompt cancel out, as those of a judge who likes the first place do. Where all outcomes are
+    equal that is 0/0, and clusters are taken as one row each (intra-cluster correlation 1).
     """
     outcomes = np.asarray(outcomes, dtype=np.float64)
-    if outcomes.size == 0 or outcomes.shape != (len(prompts),):
-        raise ValueError(f"{outcomes.size} outcomes of {len(prompts)} prompts: needs at least one, and one of each")
-    win, tie, loss = (int(np.sum(outcomes == value)) for value in (1.0, 0.5, 0.0))
-    if win + tie + loss != outcomes.size:
-        raise ValueError("an outcome is 1, 1/2 or 0")
-    clusters = len(set(prompts))
-    effect = design_effect(outcomes, prompts)
-    quantile = float(ndtri((1 + level) / 2) if clusters == outcomes.size else stdtrit(clusters - 1, (1 + level) / 2))
-    low, high = _tango(win / effect, loss / effect, outcomes.size / effect, quantile)
-    mean = float(outcomes.mean())
-    return WinRate(win, tie, loss, outcomes.size, clusters, mean, ((1 + low) / 2, (1 + high) / 2))
-
-
-def design_effect(outcomes: np.ndarray, prompts: Sequence[str]) -> float:
-    """How many clustered rows are worth one independent row, at least 1.
-
-    The variance of the mean with rows summed by cluster, over the variance as if rows were independent. Where all
-    outcomes are equal that is 0/0, and clusters are taken as one row each (intra-cluster correlation 1).
-    """
     _, cluster, size = np.unique(np.asarray(prompts), return_inverse=True, return_counts=True)
     n, clusters = outcomes.size, size.size
     residual = outcomes - outcomes.mean()
     independent = n / (n - 1) * np.sum(residual**2) if n > 1 else 0.0
     if clusters == 1 or independent == 0:
         return float(np.sum(size**2) / n)
-    together = clusters / (clusters - 1) * np.sum(np.bincount(cluster, residual) ** 2)
-    return max(1.0, float(together / independent))
+    return float(clusters / (clusters - 1) * np.sum(np.bincount(cluster, residual) ** 2) / independent)
 
 
-def _tango(win: float, loss: float, n: float, quantile: float) -> tuple[float, float]:
+def wilson(successes: float, n: float, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval (1927, JASA 22:209) for a share of n independent rows; [0, 1] where none is."""
+    if n == 0:
+        return 0.0, 1.0
+    share, square = successes / n, float(ndtri((1 + level) / 2)) ** 2
+    middle = (share + square / (2 * n)) / (1 + square / n)
+    half = math.sqrt(square * (share * (1 - share) / n + square / (4 * n * n))) / (1 + square / n)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def _checked(
+    outcomes: Sequence[float] | np.ndarray,
+    prompts: Sequence[str] | np.ndarray,
+    weights: Sequence[float] | np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    outcomes = np.asarray(outcomes, dtype=np.float64)
+    if outcomes.size == 0 or outcomes.shape != (len(prompts),):
+        raise ValueError(f"{outcomes.size} outcomes of {len(prompts)} prompts: needs at least one, and one of each")
+    if not np.all(np.isin(outcomes, (0.0, 0.5, 1.0))):
+        raise ValueError("an outcome is 1, 1/2 or 0")
+    weights = np.ones(outcomes.size) if weights is None else np.asarray(weights, dtype=np.float64)
+    if weights.shape != outcomes.shape or not np.all((weights > 0) & np.isfinite(weights)):
+        raise ValueError("an outcome's weight is a number above 0, one for each")
+    return outcomes, weights
+
+
+def _quantile(probability: float, degrees: float) -> float:
+    if degrees < LEAST:
+        return math.inf
+    return float(ndtri(probability) if math.isinf(degrees) else stdtrit(degrees, probability))
+
+
+def _tango(net: Net, quantile: float) -> tuple[float, float]:
     """The limits of (P(win) - P(loss)) at which the score statistic is plus and minus `quantile`."""
+    won, lost, n = net.won, net.lost, net.effective
 
     def excess(difference: float, sign: float) -> float:
-        b = -win - loss + (2 * n - win + loss) * difference
-        c = -loss * difference * (1 - difference)
-        restricted = (np.sqrt(max(b * b - 8 * n * c, 0.0)) - b) / (4 * n)  # P(loss), most likely at this difference
-        variance = max(n * (2 * restricted + difference * (1 - difference)), 0.0)
-        return float(win - loss - n * difference - sign * quantile * np.sqrt(variance))
+        b = (2 - won + lost) * difference - won - lost
+        c = -lost * difference * (1 - difference)
+        restricted = (math.sqrt(max(b * b - 8 * c, 0.0)) - b) / 4  # P(loss), most likely at this difference
+        variance = max(2 * restricted + difference * (1 - difference), 0.0)
+        return won - lost - difference - sign * quantile * math.sqrt(variance / n)
 
-    if not np.isfinite(quantile):
+    if math.isinf(quantile):
         return -1.0, 1.0
-    middle, step = (win - loss) / n, 1e-9  # the step keeps off the statistic's 0/0 at plus and minus 1
-    low = -1.0 if middle <= -1.0 else brentq(excess, -1.0, middle - step, args=(1.0,), xtol=1e-12)
-    high = 1.0 if middle >= 1.0 else brentq(excess, middle + step, 1.0, args=(-1.0,), xtol=1e-12)
+    middle, step = won - lost, 1e-9  # the step keeps off the statistic's 0/0 at plus and minus 1
+    low = -1.0 if middle - step <= -1.0 else brentq(excess, -1.0, middle - step, args=(1.0,), xtol=1e-12)
+    high = 1.0 if middle + step >= 1.0 else brentq(excess, middle + step, 1.0, args=(-1.0,), xtol=1e-12)
     return float(low), float(high)

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import t as student
 
 from preferent import draw, judge, winrate
-from preferent.compare.opinion import OUTCOMES
+from preferent.judge.vote import OUTCOMES
 
 COUNT = 200
 
