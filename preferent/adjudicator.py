@@ -7,7 +7,7 @@ every reply has a verdict. What is drawn depends on the seed and the call, never
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ class Local:
         rows, limit = recipe.sampler.rows, recipe.ppo.micro_batch_tokens
         return cls(judge, policy, recipe.seed, rows, limit, identity | completion.parameters(judge))
 
-    def ask(self, calls: Sequence[Call]) -> Iterator[tuple[Call, Reply]]:
+    def ask(self, calls: Sequence[Call]) -> Generator[tuple[Call, Reply], None, None]:
         """The calls' replies, some at a time."""
         prompts = [self._prompt(call) for call in calls]
         ids = [self._ids(prompt) for prompt in prompts]

@@ -12,7 +12,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
@@ -58,7 +58,7 @@ class Endpoint:
         judge = self.judge
         return {"url": judge.url, "model": judge.model} | completion.parameters(judge)
 
-    def ask(self, calls: Sequence[Call]) -> Iterator[tuple[Call, Reply | Failure]]:
+    def ask(self, calls: Sequence[Call]) -> Generator[tuple[Call, Reply | Failure], None, None]:
         """No more than `concurrency` calls are under way or not yet handed over, so a kill loses no more than those."""
         waiting, running = iter(calls), dict[Future[Reply | Failure], Call]()
         pool = ThreadPoolExecutor(self.judge.concurrency, "judge")
@@ -104,6 +104,8 @@ class Endpoint:
             self._rest(faults[-1], pause_before(len(faults), faults[-1].wait))
 
     def _rest(self, fault: Fault, seconds: float) -> None:
+        if self._leaving.is_set():
+            return
         where = f"{self.judge.name}: {self.judge.url}: {fault.kind}: {fault.detail}"
         self._tell(fault.kind, f"{where}; tried again after {seconds:g} s, later ones of the kind silently")
         self._pause(seconds)

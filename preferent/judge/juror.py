@@ -3,7 +3,7 @@
 An endpoint and a local model are jurors; `Scripted` answers from a script: for tests.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -50,7 +50,7 @@ class Juror(Protocol):
     def identity(self) -> Mapping[str, Any]:
         """All that a reply depends on besides the call, as JSON; never a secret."""
 
-    def ask(self, calls: Sequence[Call]) -> Iterator[tuple[Call, Reply | Failure]]:
+    def ask(self, calls: Sequence[Call]) -> Generator[tuple[Call, Reply | Failure], None, None]:
         """Every call once with what came of it, in any order, each as soon as it is known."""
 
 
@@ -61,6 +61,6 @@ class Scripted:
     script: Callable[[Call], Reply | Failure]
     identity: Mapping[str, Any] = field(default_factory=lambda: {"model": "scripted"})
 
-    def ask(self, calls: Sequence[Call]) -> Iterator[tuple[Call, Reply | Failure]]:
+    def ask(self, calls: Sequence[Call]) -> Generator[tuple[Call, Reply | Failure], None, None]:
         for call in calls:
             yield call, self.script(call)

@@ -5,6 +5,7 @@ Which answer is shown first is known here and not told; what the judge says of "
 
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -77,9 +78,10 @@ def _gather(judge: Judge, juror: Juror, calls: Sequence[Call], ledger: Ledger) -
     """The replies to all calls; those that the ledger does not have are asked for, and kept as they come."""
     found = _Found({call: reply for call in calls if (reply := ledger.get(call)) is not None})
     missing = [call for call in calls if call not in found.replies]
+    asking = juror.ask(missing)
     in_a_row = 0
-    with progress.bar(f"compare: {judge.name}", len(calls), len(found.replies)) as bar:
-        for call, came in juror.ask(missing) if missing else ():
+    with progress.bar(f"compare: {judge.name}", len(calls), len(found.replies)) as bar, closing(asking):
+        for call, came in asking:
             found.faults += came.faults
             if isinstance(came, Failure):
                 found.failed.append(came)
@@ -94,6 +96,7 @@ def _gather(judge: Judge, juror: Juror, calls: Sequence[Call], ledger: Ledger) -
             bar.update(len(found.replies), faults=len(found.faults))
     if found.failed:
         raise _stopped(judge, found, len(calls), ledger.path)
+    found.replies = {call: found.replies[call] for call in calls}
     return found
 
 
