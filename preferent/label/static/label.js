@@ -12,7 +12,12 @@ const CHOICES = { left: "A is better", right: "B is better", tie: "tie", both_ba
 const ANSWERED =
   "That question had been answered already, in another tab or window. That answer stands; this one was not stored.";
 const BEHIND = "The last question was answered in another tab or window. This is where you are now.";
-const STATES = { saved: "saved", saving: "saving", unsaved: "not saved" };
+const STATES = { saved: "saved", saving: "saving", unsaved: "not saved", alone: "no server" };
+const TROUBLES = {
+  unsaved:
+    "Not saved: the server does not answer. Your answer is kept in this browser, and this page goes on by itself as soon as the server is back.",
+  alone: "The server does not answer. This page goes on by itself as soon as it is back.",
+};
 const SECTIONS = ["question", "end", "closed"];
 const FIRST_GLANCE_MILLISECONDS = 300;
 const PAUSE_MILLISECONDS = 1000;
@@ -43,7 +48,9 @@ function announce(words) {
 function showState(state) {
   find("state").textContent = STATES[state];
   find("state").dataset.state = state;
-  find("trouble").hidden = state !== "unsaved";
+  find("trouble").hidden = !(state in TROUBLES);
+  find("trouble-words").textContent = TROUBLES[state] ?? "";
+  find("retry").hidden = state !== "unsaved";
 }
 
 function wait(whether) {
@@ -106,17 +113,19 @@ async function patiently(path) {
       return await (path ? request(path) : openSession());
     } catch (error) {
       if (!(error instanceof Unreachable)) throw error;
-      showState("unsaved");
+      showState("alone");
       await new Promise((resolve) => setTimeout(resolve, PAUSE_MILLISECONDS));
     }
   }
 }
 
 async function refresh(notice = "") {
+  const before = question.item;
   const { status, body } = await patiently("/api/queue");
+  if (!notice && (isWaiting || question.item !== before)) return; // a vote was quicker, and its answer is newer
   if (status === 401) return expired();
   if (status !== 200) return close(body.error);
-  showState("saved");
+  if (!outbox.waiting().length) showState("saved");
   const isBehind = question.item && body.item?.item !== question.item.item;
   if (notice || isBehind || !question.item) show(body, { notice: notice || (isBehind ? BEHIND : "") });
 }

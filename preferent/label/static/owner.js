@@ -151,6 +151,7 @@ async function write() {
 async function start() {
   find("reveal").addEventListener("click", reveal);
   find("write").addEventListener("click", write);
+  addEventListener("hashchange", () => location.hash.length > 1 && location.reload());
   try {
     const { status, body } = await openSession();
     if (status !== 200 || !body.owner) return close();
