@@ -4,10 +4,10 @@ An outcome is 1 (win), 1/2 (tie) or 0 (loss) of one side in one verdict; the win
 the same prompt are one cluster everywhere. docs/statistics.md says in words what each number means.
 """
 
-from preferent.winrate import agreement, resample
+from preferent.winrate import agreement, change, length, rating, resample
 from preferent.winrate.calibration import Bin, calibration_error, reliability
 from preferent.winrate.measure import Lengths, Mean, lengths, mean, rank_correlation
-from preferent.winrate.rate import METHOD, WinRate, design_effect, p_value, win_rate, wilson
+from preferent.winrate.rate import METHOD, WinRate, design_effect, p_value, wilson, win_rate
 
 __all__ = [
     "METHOD",
@@ -17,11 +17,14 @@ __all__ = [
     "WinRate",
     "agreement",
     "calibration_error",
+    "change",
     "design_effect",
+    "length",
     "lengths",
     "mean",
     "p_value",
     "rank_correlation",
+    "rating",
     "reliability",
     "resample",
     "wilson",

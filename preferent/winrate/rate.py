@@ -62,7 +62,7 @@ def win_rate(
     `weights` [n] are one over the probabilities with which rows were selected: the rate is then Hájek's estimate
     Σwy / Σw (1971), which does not depend on what was selected.
     """
-    outcomes, weights = _checked(outcomes, prompts, weights)
+    outcomes, weights = checked(outcomes, prompts, weights)
     win, tie, loss = (int(np.sum(outcomes == value)) for value in (1.0, 0.5, 0.0))
     found = net(outcomes, prompts, weights)
     low, high = _tango(found, _quantile((1 + level) / 2, found.degrees))
@@ -82,7 +82,7 @@ def p_value(
 
     The score statistic at no difference, which is McNemar's: (won - lost) / √((won + lost) / n).
     """
-    outcomes, weights = _checked(outcomes, prompts, weights)
+    outcomes, weights = checked(outcomes, prompts, weights)
     found = net(outcomes, prompts, weights)
     decided = found.won + found.lost
     if decided <= ZERO or found.degrees < LEAST:
@@ -137,11 +137,12 @@ def wilson(successes: float, n: float, level: float = 0.95) -> tuple[float, floa
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def _checked(
+def checked(
     outcomes: Sequence[float] | np.ndarray,
     prompts: Sequence[str] | np.ndarray,
     weights: Sequence[float] | np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Outcomes and weights as arrays, all weights 1 where there are none; refuses what is neither."""
     outcomes = np.asarray(outcomes, dtype=np.float64)
     if outcomes.size == 0 or outcomes.shape != (len(prompts),):
         raise ValueError(f"{outcomes.size} outcomes of {len(prompts)} prompts: needs at least one, and one of each")

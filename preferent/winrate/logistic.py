@@ -1,0 +1,84 @@
+"""Logistic regression of outcomes from 0 to 1 with few parameters: plain, with a sandwich, and with a penalty."""
+
+import numpy as np
+from scipy.special import expit
+
+INFINITE = 30.0
+"""Log-odds that no data of this world have: estimates beyond them are on their way to infinity."""
+STEPS = 200
+
+
+def most_likely(design: np.ndarray, won: np.ndarray, played: np.ndarray) -> np.ndarray | None:
+    """The maximum of a logistic likelihood by Newton's method; None where it is infinite or not unique.
+
+    `design` [rows, parameters]; `played` [rows] are weights and `won` [rows] the weighted outcomes. The likelihood is
+    concave: a maximum is reached in a few steps, and where there is none steps of about one go on for ever.
+    """
+    theta = np.zeros(design.shape[1])
+    for _ in range(STEPS):
+        chance = expit(design @ theta)
+        curve = (design.T * (played * chance * (1 - chance))) @ design
+        if not np.linalg.cond(curve) < 1 / np.finfo(float).eps:
+            return None
+        step = np.linalg.solve(curve, design.T @ (won - played * chance))
+        theta += step / max(1.0, np.abs(step).max())
+        if np.abs(design @ theta).max() > INFINITE:
+            return None
+        if np.abs(step).max() < 1e-13:
+            break
+    return theta
+
+
+def sandwich(design: np.ndarray, played: np.ndarray, theta: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """The covariance of the estimate `theta`, H⁻¹ (Σ g gᵀ) H⁻¹ P / (P - 1) (Liang and Zeger 1986, Biometrika 73:13).
+
+    `scores` [prompts, parameters] holds for each of P prompts g, the sum of its rows' (won - played · chance) · design.
+    """
+    chance = expit(design @ theta)
+    inverse = np.linalg.inv((design.T * (played * chance * (1 - chance))) @ design)
+    prompts = len(scores)
+    return np.asarray(prompts / max(prompts - 1, 1) * inverse @ (scores.T @ scores) @ inverse)
+
+
+def lasso(
+    design: np.ndarray, outcomes: np.ndarray, weights: np.ndarray, strength: float, start: np.ndarray | None = None
+) -> np.ndarray:
+    """The least of Σ|θ| + strength · Σ weight · loss, strength being what others call C; there always is one.
+
+    Newton's method, with each step's quadratic, penalty included, solved one parameter after the other (Friedman,
+    Hastie and Tibshirani 2010, Journal of Statistical Software 33).
+    """
+    theta = np.zeros(design.shape[1]) if start is None else start.copy()
+
+    def cost(theta: np.ndarray) -> float:
+        odds = design @ theta
+        return float(np.abs(theta).sum() + strength * weights @ (np.logaddexp(0, odds) - outcomes * odds))
+
+    now = cost(theta)
+    for _ in range(STEPS):
+        chance = expit(design @ theta)
+        slope = strength * design.T @ (weights * (chance - outcomes))
+        curve = strength * (design.T * (weights * chance * (1 - chance))) @ design
+        step = _descended(theta, slope, curve) - theta
+        if np.abs(step).max() < 1e-13:
+            break
+        size = 1.0
+        while cost(theta + size * step) > now and size > 1e-10:
+            size /= 2
+        theta = theta + size * step
+        now = cost(theta)
+    return theta
+
+
+def _descended(theta: np.ndarray, slope: np.ndarray, curve: np.ndarray) -> np.ndarray:
+    """The least of Σ|x| + slope · (x - θ) + (x - θ)ᵀ curve (x - θ) / 2, by descent along one coordinate at a time."""
+    found = theta.copy()
+    for _ in range(1000):
+        before = found.copy()
+        for place in range(len(found)):
+            bend = curve[place, place] + 1e-300
+            aim = bend * found[place] - slope[place] - curve[place] @ (found - theta)
+            found[place] = np.sign(aim) * max(abs(aim) - 1, 0.0) / bend
+        if np.abs(found - before).max() < 1e-15:
+            break
+    return found
