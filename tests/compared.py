@@ -54,9 +54,7 @@ def make(
     names = {"a": "tuned", "b": "base"} | {side: side.removeprefix("side.") for side in extra or {}}
     generator = np.random.default_rng(4)
     better = lead + generator.normal(size=n)
-    opinions = [
-        opinion(name, answers, names, better, generator, unparsable, words or {}, headline) for name in judges
-    ]  # fmt: skip
+    opinions = [opinion(name, answers, names, better, generator, unparsable, words or {}, headline) for name in judges]
     judgments, metrics = verdict(answers, opinions, headline, names)
     judge.write(judgments, root / "comparison" / "judgments.jsonl")
     run.write_json(root / "comparison" / "metrics.json", metrics)

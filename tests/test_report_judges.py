@@ -155,6 +155,9 @@ def test_the_rate_at_equal_length_stands_beside_the_raw_one() -> None:
     assert doubt.startswith("Length explains much of the rate of independent judge: at equal length it is 50.0")
     controlled["extreme"] = False
     assert verdict.doubts(found, jurors(found)) == []
+    controlled |= {"win_rate": None, "interval": None}
+    table = breakdown.lengths(found, jurors(found))
+    assert table is not None and table.rows[0].cells[:2] == ("–", "–")
 
 
 def test_one_answer_to_everything_is_seen_at_once() -> None:
@@ -167,9 +170,7 @@ def test_one_answer_to_everything_is_seen_at_once() -> None:
     assert verdict.doubts(found, jurors(found)) == [
         "The tuned model gives one and the same answer to 45 of 100 prompts: “I do not know.”."
     ]
-    assert verdict.measures(found, jurors(found)) == [
-        ("answers given more than once", [f"45.0{GAP}%", f"4.0{GAP}%"])
-    ]  # fmt: skip
+    assert verdict.measures(found, jurors(found)) == [("answers given more than once", [f"45.0{GAP}%", f"4.0{GAP}%"])]
     assert verdict.quoted("") == "the empty one" and len(verdict.quoted("x" * 200)) == 84
 
 

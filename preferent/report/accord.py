@@ -73,7 +73,7 @@ def against_people(metrics: Figures, jury: Mapping[str, Juror]) -> list[tuple[st
         return []
     shares = ("accuracy", "precision", "recall", "f1_score")
     rates = ("model_win_rate", "human_preference_model_win_rate")
-    counts = ("true_positive_count", "false_positive_count", "false_negative_count", "true_negative_count")
+    counts = ("true_positive_count", "false_positive_count", "false_negative_count", "true_negative_count", "tie_count")
     table = [("", [jury[name].name for name in found])]
     for keys, show in ((rates, _share), (shares, _share), (("cohens_kappa",), _plain), (counts, _count)):
         there = [key for key in keys if any(key in one for one in found.values())]

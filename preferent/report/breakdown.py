@@ -3,40 +3,39 @@
 from collections.abc import Mapping
 from typing import Any
 
-from preferent.report import forest
-from preferent.report.forest import Table, row
+from preferent.report import chart, forest
+from preferent.report.forest import Row, Table, row
 from preferent.report.jury import Juror
+
+CLEAR = 0.05
+"""The p value, corrected for their number, below which a slice stands out."""
 
 Figures = Mapping[str, Any]
 
 
 def slices(metrics: Figures, jury: Mapping[str, Juror]) -> list[Table]:
     """A table for each judge whose verdicts were looked at in slices: all of them first, then by tag and length."""
-    return [
-        _slices(jury[name], found) for name, found in metrics.get("judges", {}).items() if found.get("slices")
-    ]  # fmt: skip
+    return [_slices(jury[name], found) for name, found in metrics.get("judges", {}).items() if found.get("slices")]
 
 
 def _slices(juror: Juror, found: Figures) -> Table:
     heads = ("Prompts", "Win rate", "95 % interval", "Verdicts", "Prompts", "p", "p, Holm")
     rows = [row("all", found["win_rate"], found["interval"], str(found["n"]), str(found["prompts"]), "", "")]
-    for one in found["slices"]:
-        p, holm = one.get("p"), one.get("p_holm")
-        clear = holm is not None and holm < 0.05
-        side = "tuned better" if one["win_rate"] > 0.5 else "tuned worse"
-        rows.append(
-            row(
-                one["name"],
-                one["win_rate"],
-                one["interval"],
-                *(str(one["n"]), str(one["prompts"])),
-                *("" if value is None else forest.probability(value) for value in (p, holm)),
-                colour=juror.colour,
-                tag=side if clear else "",
-                warns=one["win_rate"] < 0.5,
-            )
-        )
+    rows += [_slice(one, juror.colour) for one in found["slices"]]
     return Table(f"Judged by {juror.name}", heads, rows)
+
+
+def _slice(found: Figures, colour: int) -> Row:
+    """One slice, marked where it stands out of all that were looked at."""
+    p, holm = found.get("p"), found.get("p_holm")
+    side = "tuned better" if found["win_rate"] > 0.5 else "tuned worse"
+    return row(
+        *(found["name"], found["win_rate"], found["interval"], str(found["n"]), str(found["prompts"])),
+        *("" if value is None else forest.probability(value) for value in (p, holm)),
+        colour=colour,
+        tag=side if holm is not None and holm < CLEAR else "",
+        warns=found["win_rate"] < 0.5,
+    )
 
 
 def lengths(metrics: Figures, jury: Mapping[str, Juror]) -> Table | None:
@@ -45,6 +44,9 @@ def lengths(metrics: Figures, jury: Mapping[str, Juror]) -> Table | None:
     for name, found in metrics.get("judges", {}).items():
         if controlled := found.get("length_controlled"):
             juror, extreme = jury[name], bool(controlled.get("extreme"))
+            if controlled["win_rate"] is None:
+                rows.append(Row(juror.title, ("–", "–", forest.told(found)), chart.no_interval()))
+                continue
             rows.append(
                 row(
                     *(juror.title, controlled["win_rate"], controlled.get("interval"), forest.told(found)),

@@ -41,9 +41,7 @@ def chosen(root: Path, metrics: Figures, count: int) -> list[dict[str, Any]]:
         if key in folders and found.get("count", 0) > 1
     }
     groups = picked([lead(pair.get(headline or "", ())) for pair in pairs], disagreement(pairs, headline), count)
-    return [
-        _row(group, pairs[place], headline, predictions, repeated) for group, places in groups for place in places
-    ]  # fmt: skip
+    return [_row(group, pairs[place], headline, predictions, repeated) for group, places in groups for place in places]
 
 
 def grouped(judgments: Sequence[Judgment], a: str, b: str) -> dict[str, dict[str, list[Judgment]]]:
