@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 from itertools import pairwise
 from pathlib import Path
 
@@ -64,6 +65,13 @@ def team(tmp_path_factory):
         yield server
 
 
+def free_port():
+    """A port of its own for a server that is killed: nobody else takes it while it is down."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def enter(page, link):
     page.goto(link)
     page.wait_for_selector("#question:not([hidden])")
@@ -117,7 +125,7 @@ def test_two_hundred_pairs_by_keyboard_with_reloads_undos_and_kills(chromium, tm
         rows = [{"inputs": {"inputs_pretokenized": f"Prompt {i}"}, "prediction": side[str(i)]} for i in range(200)]
         run.write_jsonl(tmp_path / f"{name}.jsonl", rows)
     files = [str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")]
-    given = {"predictions": files, "models": MODELS, "seed": 7, "strengths": 3}
+    given = {"predictions": files, "models": MODELS, "seed": 7, "strengths": 3, "port": free_port()}
     with serving(tmp_path / "labels", **given) as server:
         with visit(chromium, server.address, (DEAD,), **DESKTOP) as page:
             meant = label_all(page, server)
@@ -186,8 +194,11 @@ def take_back(page, number, count, meant):
         number -= 1
         done(page, number)
         prompt, left, _ = texts(page)
-        choice, was_left, _ = meant.pop(prompt)
+        choice, was_left, strength = meant.pop(prompt)
         assert left == was_left
+        assert (f"({['slightly', 'clearly', 'much'][strength - 1]})" if strength else ": ") in page.inner_text(
+            "#notice"
+        )
         chosen = page.locator("[data-choice].chosen").get_attribute("data-choice")
         assert chosen == choice
     return number

@@ -75,10 +75,14 @@ function show(queue, { notice = "", spoken = notice } = {}) {
 function showItem({ item, total, previous }, spoken) {
   section("question");
   question.show(item, previous);
-  if (previous) tell(`Taken back. You had answered: ${CHOICES[previous.choice]}. Answer again.`);
+  if (previous) tell(`Taken back. You had answered: ${said(previous)}. Answer again.`);
   announce(`${previous ? find("notice").textContent : spoken} Question ${item.number} of ${total}.`.trim());
   clock.start();
   shownAt = performance.now();
+}
+
+function said({ choice, strength }) {
+  return strength ? `${CHOICES[choice]} (${question.wordsFor(strength)})` : CHOICES[choice];
 }
 
 function showEnd({ total }) {
@@ -186,7 +190,7 @@ function act(deed) {
 }
 
 function press(strength) {
-  if (strength !== undefined) question.setStrength(strength);
+  if (strength !== undefined) question.toggleStrength(strength);
 }
 
 async function lookAgain() {

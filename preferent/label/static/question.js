@@ -17,22 +17,30 @@ export class Question {
     addEventListener("resize", reach);
   }
 
+  wordsFor(strength) {
+    return this.strengths.length === STRENGTHS.length ? STRENGTHS[strength - 1] : String(strength);
+  }
+
   // Buttons for the strengths that this folder asks for; none where it asks for none.
   offer(strengths) {
-    const buttons = (strengths ?? []).map((value, at) => {
-      const words = strengths.length === STRENGTHS.length ? STRENGTHS[at] : String(value);
+    this.strengths = strengths ?? [];
+    const buttons = this.strengths.map((value, at) => {
+      const words = this.wordsFor(value);
       const attributes = { type: "button", "aria-pressed": "false", "data-strength": String(value) };
       const hint = element("kbd", { "data-key": `strength_${at + 1}` });
-      return element("button", { ...attributes, click: () => this.setStrength(value) }, words, " ", hint);
+      return element("button", { ...attributes, click: () => this.toggleStrength(value) }, words, " ", hint);
     });
     find("strengths").append(...buttons);
     find("strengths").hidden = !buttons.length;
-    this.strengths = strengths ?? [];
   }
 
   // The same strength again takes it back.
+  toggleStrength(value) {
+    this.setStrength(this.strength === value ? null : value);
+  }
+
   setStrength(value) {
-    this.strength = this.strength === value ? null : value;
+    this.strength = value;
     for (const button of document.querySelectorAll("[data-strength]")) {
       button.setAttribute("aria-pressed", String(button.dataset.strength === String(this.strength)));
     }
@@ -46,8 +54,7 @@ export class Question {
     this.item = item;
     find("number").textContent = `Question ${item.number}`;
     find("note").value = previous?.note ?? "";
-    this.strength = null;
-    this.setStrength(previous?.strength ?? null);
+    this.setStrength(null);
     this.flagged(item.flagged === true);
     this.choose(previous?.choice ?? null);
     this.draw();
