@@ -30,12 +30,13 @@ DRAWN = "judge"
 
 @dataclass(frozen=True)
 class Local:
-    """A model in this process, as the recipe describes it; `rows` calls are answered at once."""
+    """A model in this process, as the recipe describes it; questions and replies that are decoded together have no more
+    than `positions` tokens: as many as the recipe's sampler is allowed."""
 
     judge: Judge
     policy: Policy
     seed: int
-    rows: int
+    positions: int
     micro_batch_tokens: int
     identity: Mapping[str, Any]
 
@@ -44,17 +45,20 @@ class Local:
         """The judge from its model's folder."""
         identity = {"model": run.fingerprint(folder), "seed": recipe.seed, "explanation": judge.explanation}
         policy = model.load_policy(folder, world)
-        rows, limit = recipe.sampler.rows, recipe.ppo.micro_batch_tokens
-        return cls(judge, policy, recipe.seed, rows, limit, identity | completion.parameters(judge))
+        positions = recipe.sampler.rows * (recipe.prompt_sequence_length + recipe.target_sequence_length)
+        asked = identity | completion.parameters(judge)
+        return cls(judge, policy, recipe.seed, positions, recipe.ppo.micro_batch_tokens, asked)
 
     def ask(self, calls: Sequence[Call]) -> Generator[tuple[Call, Reply], None, None]:
         """The calls' replies, some at a time."""
         prompts = [self._prompt(call) for call in calls]
         ids = [self._ids(prompt) for prompt in prompts]
         self._warn([len(row) for row in ids])
-        for start in range(0, len(calls), self.rows):
+        longest = max((len(row) for row in ids), default=0) + self.judge.max_tokens
+        size = max(1, self.positions // longest)
+        for start in range(0, len(calls), size):
             run.stop().check()
-            part = slice(start, start + self.rows)
+            part = slice(start, start + size)
             began = time.monotonic()
             replies = self._replies(calls[part], prompts[part], ids[part])
             seconds = (time.monotonic() - began) / len(replies)
@@ -106,7 +110,7 @@ class Local:
         """Explanations, each up to where it would give its verdict."""
         temperature = completion.temperature(self.judge)
         params = Params(self.judge.max_tokens, temperature or 1.0, greedy=temperature == 0)
-        rollouts = sampler.Local(self.policy, self.seed, self.rows).sample(ids, items, DRAWN, 0, params)
+        rollouts = sampler.Local(self.policy, self.seed, len(ids)).sample(ids, items, DRAWN, 0, params)
         texts = [
             self.policy.tokenizer.decode_answer(prompt, None, rollout.ids.tolist())
             for prompt, rollout in zip(prompts, rollouts, strict=True)

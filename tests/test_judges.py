@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -266,6 +267,8 @@ def test_votes_are_asked_for_in_both_orders_and_equal_questions_once(tmp_path: P
     assert found.summary.verdicts == 3 * 2 * 3
     assert (found.summary.tokens, found.summary.seconds) == (60, 24.0)
     assert found.judgments[0].extra == found.judgments[2].extra
+    again = panel.hear(described(votes=3), twice, Scripted(script), tmp_path / "calls.jsonl")
+    assert (again.summary.made, again.judgments) == (0, found.judgments)
     reconcile(found.summary)
 
 
@@ -720,6 +723,40 @@ def test_two_processes_write_one_file(tmp_path: Path) -> None:
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
     with Ledger.open(path, IDENTITY) as ledger:
         assert len(ledger) == 200
+
+
+def test_of_two_replies_to_one_call_the_first_counts(tmp_path: Path) -> None:
+    path = tmp_path / "calls.jsonl"
+    with Ledger.open(path, IDENTITY) as one, Ledger.open(path, IDENTITY) as other:
+        one.add(call(0), Reply("first"))
+        other.add(call(0), Reply("second"))
+    with Ledger.open(path, IDENTITY) as ledger:
+        assert ledger.get(call(0)) == Reply("first")
+
+
+def test_nobody_mends_a_line_that_is_being_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "calls.jsonl"
+    write = os.write
+    opened: list[int] = []
+
+    def other() -> None:
+        with Ledger.open(path, IDENTITY) as ledger:
+            opened.append(len(ledger))
+
+    thread = threading.Thread(target=other)
+
+    def halting(descriptor: int, data: bytes) -> int:
+        count = write(descriptor, data[:20])
+        if not thread.ident:
+            thread.start()
+            thread.join(0.2)
+        return count
+
+    with Ledger.open(path, IDENTITY) as ledger:
+        monkeypatch.setattr(os, "write", halting)
+        ledger.add(call(0), Reply("zero"))
+        thread.join()
+    assert opened == [1]
 
 
 def test_a_full_disk_is_told_and_what_is_there_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
