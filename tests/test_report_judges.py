@@ -171,6 +171,9 @@ def test_one_answer_to_everything_is_seen_at_once() -> None:
         "The tuned model gives one and the same answer to 45 of 100 prompts: “I do not know.”."
     ]
     assert verdict.measures(found, jurors(found)) == [("answers given more than once", [f"45.0{GAP}%", f"4.0{GAP}%"])]
+    assert verdict.doubts(found | {"duplicates": {}, "identical": 50}, jurors(found)) == [
+        "The answers of both models are the same, letter by letter, on 50 of 100 prompts; these count as ties."
+    ]
     assert verdict.quoted("") == "the empty one" and len(verdict.quoted("x" * 200)) == 84
 
 
@@ -297,6 +300,13 @@ def test_parts_that_are_not_there_are_not_shown(tmp_path: Path) -> None:
     compared.make(tmp_path)
     page = report.render(make_recipe(), tmp_path)
     assert "How far the judges agree" in page and "People" in page
+
+
+def test_what_changed_on_balance_is_told_with_its_test() -> None:
+    found = metrics(judge=judge(0.6, 0.8)) | {"changed": {"better": 9, "worse": 1, "even": 3, "p_exact": 0.0215}}
+    assert ("on balance", "better on 9, worse on 1, even on 3 prompts; sign test: p = 0.021") in verdict.notes(
+        found, jurors(found)
+    )
 
 
 def test_small_probabilities_and_counts() -> None:

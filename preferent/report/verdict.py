@@ -9,6 +9,8 @@ from preferent.report.jury import Juror
 
 ROUND = "side.round-"
 """What the keys of earlier rounds start with."""
+IDENTICAL = 0.5
+"""Share of pairs with nothing to judge, from which on the models hardly differ."""
 SAME = 0.1
 """Share of prompts that get one and the same answer, from which on the model has stopped to answer."""
 NAMES = {"a": "tuned", "b": "base"}
@@ -106,6 +108,7 @@ def doubts(metrics: Figures, jurors: Mapping[str, Juror]) -> list[str]:
         *_against(metrics, jurors),
         *jury.unparsable(metrics, jurors),
         *_length(metrics, jurors),
+        *_identical(metrics),
         *_repeated(metrics),
     ]
 
@@ -139,6 +142,14 @@ def _length(metrics: Figures, jurors: Mapping[str, Juror]) -> Iterator[str]:
         )
 
 
+def _identical(metrics: Figures) -> Iterator[str]:
+    if metrics.get("identical", 0) >= IDENTICAL * metrics["rows"] > 0:
+        yield (
+            f"The answers of both models are the same, letter by letter, on {metrics['identical']} of "
+            f"{counted(metrics['rows'], 'prompt')}; these count as ties."
+        )
+
+
 def _repeated(metrics: Figures) -> Iterator[str]:
     """Models that say the same to many prompts."""
     for key, name in sides(metrics).items():
@@ -156,6 +167,11 @@ def sample_size(metrics: Figures) -> str:
     if not found:
         return ""
     return f"To show a win rate of {percent(found['win_rate'], 1)}, about {found['prompts']} prompts are needed."
+
+
+def _compared(p: float) -> str:
+    text = forest.probability(p)
+    return text if text.startswith("<") else f"= {text}"
 
 
 def quoted(text: str | None) -> str:
@@ -217,5 +233,9 @@ def notes(metrics: Figures, jurors: Mapping[str, Juror]) -> list[tuple[str, str]
             rows.append((f"score and length, {jurors[name].name}", f"rank correlation {correlation}"))
         if found.get("both_bad"):
             rows.append(("both answers are bad", f"said {jurors[name].name} in {found['both_bad']} of {found['n']}"))
+    changed = metrics.get("changed", {})
+    if "better" in changed:
+        moved = f"better on {changed['better']}, worse on {changed['worse']}, even on {changed['even']} prompts"
+        rows.append(("on balance", f"{moved}; sign test: p {_compared(changed['p_exact'])}"))
     rows.append(("identical answers", f"{metrics.get('identical', 0)} of {metrics.get('rows', 0)}"))
     return rows
