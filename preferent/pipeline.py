@@ -49,24 +49,7 @@ class Run:
 
     def headline(self) -> str:
         """The verdict in a sentence."""
-        found = self.verdict()
-        if found["headline"] is None:
-            return "no judge compared the tuned model with the base"
-        judge = found["judges"][found["headline"]]
-        low, high = judge["interval"]
-        kind = (
-            "an independent judge"
-            if judge["independent"]
-            else "the reward model that was optimised, no independent judge,"
-        )
-        kl = "" if found["kl"] is None else f"; KL {found['kl']['mean']:.2f} nats"
-        if "best_of" in found:
-            n, bound = found["best_of"]["n"], found["best_of"]["kl_bound"]
-            kl += f"; keeping the best of {n} answers moves them at most {bound:.2f} nats from the policy"
-        return (
-            f"{kind} prefers the tuned model to the base in {judge['win_rate']:.1%} of {judge['n']} pairs "
-            f"(95 % interval {low:.1%} to {high:.1%}){kl}"
-        )
+        return sentence(self.verdict())
 
     def _rows(self, name: str) -> list[dict[str, Any]]:
         return run.read_jsonl(self._found(name))
@@ -119,6 +102,32 @@ def start(values: Mapping[str, Any], out: str | Path) -> Run:
     if ignored:
         print(f"ignored, they mean something only on Google Cloud: {', '.join(ignored)}", file=sys.stderr)
     return execute(recipe, Path(out))
+
+
+def sentence(found: Mapping[str, Any]) -> str:
+    """What `metrics.json` of a comparison says, in a sentence."""
+    names = [each["name"] for each in found["sides"][:2]]
+    a, b = ("the tuned model", "the base") if names == ["tuned", "base"] else names
+    if found["headline"] is None:
+        return f"no judge compared {a} with {b}"
+    judge = found["judges"][found["headline"]]
+    low, high = judge["interval"]
+    who = {
+        "people": f"{judge.get('annotators') or 'several'} people prefer",
+        "language_model": f"{found['headline']}, a language model, prefers",
+        "reward_model": "an independent judge prefers",
+    }[judge["kind"]]
+    if not judge["independent"]:
+        who = "the reward model that was optimised, no independent judge, prefers"
+    what = "pairs" if judge["kind"] == "reward_model" else "verdicts"
+    kl = "" if found["kl"] is None else f"; KL {found['kl']['mean']:.2f} nats"
+    if "best_of" in found:
+        n, bound = found["best_of"]["n"], found["best_of"]["kl_bound"]
+        kl += f"; keeping the best of {n} answers moves them at most {bound:.2f} nats from the policy"
+    return (
+        f"{who} {a} to {b} in {judge['win_rate']:.1%} of {judge['n']} {what} "
+        f"(95 % interval {low:.1%} to {high:.1%}){kl}"
+    )
 
 
 def with_labels(recipe: Recipe, earlier: Path) -> Recipe:

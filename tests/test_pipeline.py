@@ -261,9 +261,12 @@ def test_the_door_for_notebooks(stages):
 def test_the_verdict_in_a_sentence(tmp_path, headline, kl, expected):
     judges = {
         name: {"win_rate": 0.63, "interval": [0.581, 0.676], "n": 400, "independent": name == "judge"}
+        | {"kind": "reward_model"}
         for name in ("judge", "reward")
     }
-    run.write_json(tmp_path / "comparison/metrics.json", {"headline": headline, "judges": judges, "kl": kl})
+    sides = [{"key": "a", "name": "tuned"}, {"key": "b", "name": "base"}]
+    found = {"headline": headline, "judges": judges, "kl": kl, "sides": sides}
+    run.write_json(tmp_path / "comparison/metrics.json", found)
     assert pipeline.Run(tmp_path).headline() == expected
 
 

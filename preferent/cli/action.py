@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from preferent.error import DataError, UsageError
 
@@ -105,10 +105,11 @@ def do_convert(given: Arguments) -> None:
     print(f"{given.out}: {done.written} of {done.read} rows written{others}")
 
 
-def do_stage(given: Arguments) -> None:
+def do_stage(given: Arguments, **more: Any) -> None:
+    """A stage as a run calls it; `more` is what this stage alone is told."""
     recipe, _ = _recipe(given)
     inputs = _inputs(given.stage, given.inputs)
-    import_module(f"preferent.{given.stage}").main(recipe, inputs, given.out)
+    import_module(f"preferent.{given.stage}").main(recipe, inputs, given.out, **more)
 
 
 def do_doctor(given: Arguments) -> None:

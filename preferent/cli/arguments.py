@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from preferent.cli import action
+from preferent.cli import action, versus
 from preferent.cli.action import Arguments
 
 STAGES = {
@@ -14,7 +14,7 @@ STAGES = {
     "dpo": "tune the policy on preferences, without a reward (DPO, KTO); inputs: model, train, validation, test",
     "rejection": "tune the policy on the best of its own answers; inputs: model, train, validation, reward",
     "infer": "answer prompts with a model; inputs: model, prompts; optional: reference (for the KL), reward (best of)",
-    "compare": "judge two sets of answers side by side; inputs: a, b; optional: judge, reward, original",
+    "compare": "judge two or more sets of answers side by side: of runs, models or files",
     "report": "draw what a run found out as one HTML file; inputs: run",
 }
 
@@ -43,7 +43,17 @@ def parser() -> argparse.ArgumentParser:
     _export(_verb(verbs, "export", action.do_export, "write what a run made as a folder for other programs"))
     _env(_verb(verbs, "env", action.do_env, "what this computer is and what is installed on it, for a bug report"))
     for stage, text in STAGES.items():
-        _stage(_verb(verbs, stage, action.do_stage, text), stage)
+        words = _verb(verbs, stage, action.do_stage, text)
+        versus.compare(words) if stage == "compare" else _stage(words, stage)
+    versus.agree(_verb(verbs, "agree", versus.do_agree, "how far judges agree, with each other and with people"))
+    versus.label(
+        _verb(
+            verbs,
+            "label",
+            versus.do_label,
+            "ask people which of two answers is better: a page in the browser, alone or in a team",
+        )
+    )
     _doctor(
         _verb(
             verbs, "doctor", action.do_doctor, "look in a run for what is known to go wrong; exit code 4 if it is sick"

@@ -26,7 +26,7 @@ NO_JUDGE = "no judge, no reward model and no ppo.reward given: lengths and ROUGE
 NOT_INDEPENDENT = "the verdict comes from the reward that PPO optimised, which is no independent judge"
 
 
-def main(recipe: Recipe, inputs: dict[str, Path], out: Path, names: Mapping[str, str] | None = None) -> None:
+def main(recipe: Recipe, inputs: dict[str, Path], out: Path, names: Sequence[str] = ()) -> None:
     """Write `judgments.jsonl`, `metrics.json` and `answers.jsonl` to `out`; replies of language models beside it.
 
     `inputs`: `a` and `b`, prediction files or folders with a `text.jsonl`, and if wanted `original` and `side.NAME`
@@ -34,16 +34,17 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path, names: Mapping[str,
     `reward`, `reward-2`, … (those that the run trained), `reward.NAME` (those that the recipe names), and `score` (its
     `score.json`; without it raw scores are summed). With `prompts`, the file that was answered, a model whose chat
     template is another than the policy's reads conversations in its own. `people` is a file of their judgments,
-    `model.NAME` the folder of a model of `compare.judges`. `names` are what the sides are called.
+    `model.NAME` the folder of a model of `compare.judges`. `names` are what the sides are called,
+    in that order.
     """
     files = {side: answer.predictions(inputs[side]) for side in sides(inputs)}
     models = located(recipe, {name: inputs[name] for name in inputs if name == "judge" or graph.is_reward(name)})
     models |= hearing.models(recipe, inputs)
     beside = {name: inputs[name] for name in ("score", "prompts", "people") if name in inputs}
     beside |= hearing.templates(recipe)
-    called = {side: SIDES.get(side, side.removeprefix("side.")) for side in files} | dict(names or {})
+    called = _called(list(files), names)
     with run.locked(out):
-        fields = pick(recipe, *graph.FIELDS["compare"]) | ({"names": dict(names)} if names else {})
+        fields = pick(recipe, *graph.FIELDS["compare"]) | ({"names": list(names)} if names else {})
         stage = run.stage("compare", out, fields=fields, inputs=files | models | beside, rerun=True)
         if stage.done:
             return
@@ -61,6 +62,15 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path, names: Mapping[str,
 def sides(inputs: Mapping[str, Path]) -> list[str]:
     """The names among `inputs` of sides: a, b, the original, and others in the order in which they are given."""
     return [side for side in SIDES if side in inputs] + [name for name in inputs if name.startswith("side.")]
+
+
+def _called(sides: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+    """What each side is called."""
+    if not names:
+        return {side: SIDES.get(side, side.removeprefix("side.")) for side in sides}
+    if len(names) != len(sides) or len(set(names)) < len(names):
+        raise UsageError(f"--names {','.join(names)}: wants {len(sides)} different names, of {', '.join(sides)}")
+    return dict(zip(sides, names, strict=True))
 
 
 def _opinions(

@@ -8,10 +8,12 @@ import numpy as np
 
 from preferent import winrate
 from preferent.answer import Answers
-from preferent.compare import agreement, figure
+from preferent.compare import figure
 from preferent.compare.opinion import A_B, Opinion, pairs_of
-from preferent.judge.vote import Outcomes, outcomes
+from preferent.exchange import accord
+from preferent.judge.vote import Outcomes, choices, outcomes
 from preferent.record import Judgment
+from preferent.winrate import change, length, rating
 
 SLICED_FROM = 40
 """Prompts from which on they are also cut into four by length."""
@@ -37,7 +39,7 @@ def verdict(
         "rates": rates(ordered, answers, prompts),
         "rating": ratings(ordered, answers, prompts),
     }
-    metrics |= agreement.figures(ordered, prompts)
+    metrics |= agreement(ordered, prompts)
     metrics["identical"] = sum(a.text == b.text for a, b in zip(answers["a"], answers["b"], strict=True))
     metrics["changed"] = changed(metrics, [one for one in ordered if one.name == headline], prompts)
     metrics |= {"kl": figure.divergence(answers["a"]), "length": figure.lengths(answers)}
@@ -62,20 +64,43 @@ def judged(opinion: Opinion, answers: Answers, prompts: Mapping[str, str], label
         found["unparsable_as_ties"] = {name: ties[name] for name in ("win_rate", "interval")}
     place = {answer.id: index for index, answer in enumerate(answers["a"])}
     measured = [[lengths[side][place[id]] for id in said.ids] for side in A_B]
+    found["length_controlled"] = controlled(said, measured[0], measured[1], prompts)
+    found["slices"] = slices(said, prompts, labels)
     return found
 
 
 def rate(said: Outcomes, prompts: Mapping[str, str]) -> Row:
     """The win rate over all verdicts."""
-    return asdict(winrate.win_rate(said.values, [prompts[id] for id in said.ids]))
+    return asdict(winrate.win_rate(said.values, [prompts[id] for id in said.ids], weights=said.weights))
+
+
+def controlled(said: Outcomes, a: Sequence[float], b: Sequence[float], prompts: Mapping[str, str]) -> Row | None:
+    """The win rate at equal length; None where it cannot be told from these verdicts."""
+    found = length.controlled(said.values, a, b, [prompts[id] for id in said.ids], weights=said.weights)
+    shown = ("win_rate", "interval", "raw", "extreme")
+    return None if found.win_rate is None else {name: getattr(found, name) for name in shown}
 
 
 def sliced(answers: Answers) -> dict[str, list[str]]:
     """The slices that each pair is in: by its tags, and by the length of its prompt where there are enough."""
     labels = {answer.id: list(answer.tags) for answer in answers["a"]}
     if len({answer.prompt for answer in answers["a"]}) >= SLICED_FROM:
-        pass
+        words = change.by_length([len(answer.prompt.split()) for answer in answers["a"]])
+        for answer, label in zip(answers["a"], words, strict=True):
+            labels[answer.id].append(f"prompt {label}")
     return labels
+
+
+def slices(said: Outcomes, prompts: Mapping[str, str], labels: Mapping[str, Sequence[str]]) -> list[Row]:
+    """The win rate in every slice."""
+    found = change.slices(
+        said.values, [prompts[id] for id in said.ids], [labels[id] for id in said.ids], weights=said.weights
+    )
+    shown = ("win_rate", "interval", "n", "prompts")
+    return [
+        {"name": one.name} | {name: getattr(one.rate, name) for name in shown} | {"p": one.p, "p_holm": one.p_holm}
+        for one in found
+    ]
 
 
 def rates(opinions: Sequence[Opinion], answers: Answers, prompts: Mapping[str, str]) -> list[Row]:
@@ -92,7 +117,30 @@ def ratings(opinions: Sequence[Opinion], answers: Answers, prompts: Mapping[str,
     """Three sides or more on one scale, by every judge that compared all of them."""
     pairs = pairs_of(answers)
     whole = [one for one in opinions if len(pairs) > 1 and all(one.said.get(pair) for pair in pairs)]
-    return {}
+    return {one.name: _rated(one, prompts) for one in whole}
+
+
+def _rated(opinion: Opinion, prompts: Mapping[str, str]) -> list[Row]:
+    games = []
+    for (a, b), judgments in opinion.said.items():
+        said = outcomes(judgments)
+        rows = zip(said.values, said.ids, said.weights, strict=True)
+        games += [rating.Game(a, b, value, prompts[id], weight=weight) for value, id, weight in rows]
+    found = rating.bradley_terry(games)
+    elo = rating.elo(games, shuffles=SHUFFLES)
+    return [
+        {"side": side, "bradley_terry": found.rating[side], "interval": found.interval[side], "elo": elo[side]}
+        for side in found.models
+    ]
+
+
+def agreement(opinions: Sequence[Opinion], prompts: Mapping[str, str]) -> Row:
+    """Of every two judges the agreement on the pairs of a and b that both saw and whose answers differ, and of every
+    judge how it did by what people said."""
+    said = {one.name: choices(one.said.get(A_B, ())) for one in opinions}
+    judges = {name: one for name, one in said.items() if name != accord.PEOPLE}
+    against = accord.by_people(judges, said.get(accord.PEOPLE, {}), prompts)
+    return {"agreement": accord.pairwise(said, prompts), "against_people": against}
 
 
 def changed(metrics: Row, headline: Sequence[Opinion], prompts: Mapping[str, str]) -> Row:
@@ -101,4 +149,4 @@ def changed(metrics: Row, headline: Sequence[Opinion], prompts: Mapping[str, str
     if not headline:
         return found
     said = outcomes(headline[0].said[A_B])
-    return found
+    return found | asdict(change.paired(said.values, [prompts[id] for id in said.ids]))

@@ -52,9 +52,8 @@ def write(folder: Path, formats: Sequence[str]) -> list[str]:
     for name in formats:
         if name not in FORMATS:
             raise UsageError(f"--write {name}: no such format; there are {', '.join(FORMATS)}")
+    if not formats:
+        return []
     comparison = read(folder)
-    lines = []
-    for name in formats:
-        file, made = FORMATS[name]
-        lines.append(f"{folder / file}: {made(comparison, folder / file)}")
-    return lines
+    paths = [(folder / FORMATS[name][0], FORMATS[name][1]) for name in formats]
+    return [f"{path}: {made(comparison, path)}" for path, made in paths]

@@ -86,7 +86,7 @@ def _chosen(judgments: Sequence[Judgment]) -> str:
 
 
 def _ratings(judgment: Judgment) -> list[Row]:
-    """One rating for each verdict in a judgment, its score always that for A; flipped is one whose judge saw B first."""
+    """One rating for each verdict in a judgment, its score that for A; flipped is one whose judge saw B first."""
     known = {"judge": judgment.judge, "annotator": str(judgment.extra.get("annotator") or "")}
     several = judgment.extra.get("verdicts")
     if several is None:
