@@ -11,7 +11,9 @@ with serving(out, file=rows, seed=1) as server:            # preferent.label.ser
 
 import http.client
 import json
+import random
 import signal
+import socket
 import subprocess
 import sys
 import uuid
@@ -37,6 +39,16 @@ sys.exit(128 + wish.signal_number if wish else 0)
 
 def key() -> str:
     return str(uuid.uuid4())
+
+
+def free_port() -> int:
+    """A port that nobody has, and that nobody is given while a server that was killed is away: tests run side by side,
+    and systems give out ports from 32768 on."""
+    while True:
+        port = random.SystemRandom().randrange(20000, 32768)
+        with socket.socket() as tried:
+            if tried.connect_ex(("127.0.0.1", port)):
+                return port
 
 
 class Person:
@@ -78,7 +90,8 @@ class Server:
     def __init__(self, out: Path, /, **given: Any) -> None:
         self.folder = out
         self.given = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
-        self.given = {name: value for name, value in ({"out": str(out)} | self.given).items() if value is not None}
+        self.given = {"out": str(out), "port": free_port()} | self.given
+        self.given = {name: value for name, value in self.given.items() if value is not None}
         self.process: subprocess.Popen[str] | None = None
         self.lines: list[str] = []
         self.output = self.errors = ""

@@ -189,10 +189,10 @@ def test_votes_of_another_tool_are_taken_over(tmp_path):
 
 def test_the_addresses_of_a_server():
     assert server.origins("127.0.0.1", 8484, None) == ["http://127.0.0.1:8484", "http://localhost:8484"]
-    assert server.origins("192.168.1.5", 80, None) == ["http://192.168.1.5:80"]
+    assert server.origins("192.168.1.5", 80, None) == ["http://192.168.1.5"]
     assert server.origins("::1", 8484, None) == ["http://[::1]:8484"]
     assert server.origins("Lab.example", 8484, None) == ["http://lab.example:8484"]
-    behind = server.origins("127.0.0.1", 8484, "https://Label.example")
+    behind = server.origins("127.0.0.1", 8484, "https://Label.example:443")
     assert behind == ["https://label.example", "http://127.0.0.1:8484", "http://localhost:8484"]
     anywhere = server.origins("0.0.0.0", 8484, None)
     assert anywhere == [f"http://{socket.gethostname().lower()}:8484", "http://127.0.0.1:8484", "http://localhost:8484"]

@@ -291,6 +291,7 @@ def test_one_alone_is_annotator_and_owner(tmp_path):
         assert alone.stop(signal.SIGINT) == 130
         assert "1 votes: 1 preferences" in alone.output
         assert len(run.read_jsonl(tmp_path / "labels/preferences.jsonl")) == 1
+        alone.given.pop("port")  # the folder remembers it
         alone.start()
         assert (alone.address, alone.link()) == (address, link)
         assert person_again(alone, person).get("/api/queue")["done"] == 1

@@ -136,6 +136,7 @@ MOUNTS = """/dev/sda1 / ext4 rw 0 0
 tmpfs /tmp tmpfs rw 0 0
 server:/export /home nfs4 rw 0 0
 /dev/sdb1 /home/local ext4 rw 0 0
+/dev/sdc1 / xfs rw 0 0
 share /mnt/with\\040space cifs rw 0 0
 me@host: /mnt/far fuse.sshfs rw 0 0
 """
@@ -144,11 +145,11 @@ me@host: /mnt/far fuse.sshfs rw 0 0
 @pytest.mark.parametrize(
     "folder, kind",
     [
-        ("/srv/labels", "ext4"),
+        ("/srv/labels", "xfs"),
         ("/tmp", "tmpfs"),
         ("/home/ann/labels", "nfs4"),
         ("/home/local/labels", "ext4"),
-        ("/homework", "ext4"),
+        ("/homework", "xfs"),
         ("/mnt/with space/x", "cifs"),
         ("/mnt/far/x", "fuse.sshfs"),
     ],

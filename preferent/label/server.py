@@ -42,16 +42,17 @@ def origins(host: str, port: int, url: str | None) -> list[str]:
     """The addresses that people may reach the server at; the first is the one that links name."""
     own = socket.gethostname() if host in ANYWHERE else f"[{host}]" if ":" in host else host
     local = ["127.0.0.1", "localhost"] if host in (*ANYWHERE, "127.0.0.1", "localhost") else []
-    found = [*([_origin(url)] if url else []), *(f"http://{name.lower()}:{port}" for name in [own, *local])]
+    found = [*([_origin(url)] if url else []), *(_origin(f"http://{name}:{port}") for name in [own, *local])]
     return list(dict.fromkeys(found))
 
 
 def _origin(url: str) -> str:
-    """An address that somebody gave, as browsers write the origin of a page."""
+    """An address as browsers write the origin of a page: in small letters, without the port that the scheme has."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
         raise UsageError(f"--url {url}: write it as https://NAME or http://NAME:PORT, without a path")
-    return f"{parts.scheme}://{parts.netloc.lower()}"
+    usual = {"http": ":80", "https": ":443"}[parts.scheme]
+    return f"{parts.scheme}://{parts.netloc.lower().removesuffix(usual)}"
 
 
 def links(address: str, tokens: dict[str, str]) -> list[str]:
