@@ -1,5 +1,6 @@
 """The comparison: joining, verdict and figures from injected scores; the stage with models replaced by functions."""
 
+import dataclasses
 import json
 import math
 import subprocess
@@ -12,12 +13,14 @@ import pytest
 
 from preferent import answer, compare, judge, run
 from preferent.answer import Answer
-from preferent.compare import scoring
+from preferent.compare import hearing, people, scoring
 from preferent.compare.opinion import Opinion, by_scores, paired
 from preferent.compare.tally import verdict
-from preferent.error import PlatformError, UsageError
+from preferent.error import DataError, PlatformError, UsageError
+from preferent.judge.juror import Call, Reply, Scripted
+from preferent.recipe import Judge as RecipeJudge
 from preferent.recipe import parse
-from preferent.record import Message, Prompt
+from preferent.record import Judgment, Message, Prompt
 
 PROMPTS = ["Be brief.\n\n\nWhy?", "Be brief.\n\n\nWho?", "Be brief.\n\n\nWhat?", "Be brief.\n\n\nWhen?"]
 TUNED = ["the cat sat", "You.", "Same.", "Soon, very soon."]
@@ -273,3 +276,199 @@ def test_comparing_without_a_judge_needs_no_torch(tmp_path: Path) -> None:
         "assert not {'torch', 'transformers'} & set(sys.modules), 'a heavy library was imported'"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def vote(number: int, choice: str, annotator: str, **more: Any) -> Judgment:
+    """What a person says of the tuned answer to a prompt (a) and the base's (b)."""
+    extra = {"model_a": "tuned", "model_b": "base", "annotator": annotator, "first": "a", "probability": 1.0} | more
+    texts = ("Be brief.", PROMPTS[number][12:], TUNED[number], BASE[number])
+    return Judgment(str(number), *texts, choice, 1.0, "people", "", extra)  # type: ignore[arg-type]
+
+
+def voted(path: Path, votes: list[Judgment], answers: dict[str, list[Answer]] | None = None) -> Opinion:
+    judge.write(votes, path)
+    return people.opinion(path, answers or sides(), NAMES)
+
+
+def test_peoples_votes_by_hand(tmp_path: Path) -> None:
+    votes = [
+        vote(0, "A", "ann"),
+        vote(0, "B", "bob", first="b"),
+        vote(1, "A", "ann"),
+        vote(3, "tie", "ann", both_bad=True),
+    ]
+    _, metrics = verdict(sides(), [voted(tmp_path / "p.jsonl", votes)], "people", NAMES)
+    found = metrics["judges"]["people"]
+    assert (found["win"], found["tie"], found["loss"], found["n"], found["prompts"]) == (2, 1, 1, 4, 3)
+    assert found["win_rate"] == metrics["autosxs_model_a_win_rate"] == 0.625
+    assert (found["kind"], found["independent"], found["annotators"], found["both_bad"]) == ("people", True, 2, 1)
+    assert (found["order"]["verdicts"], found["order"]["first_slot"]) == (4, 1.0)  # of the three that chose a side
+
+
+def test_votes_count_by_the_inverse_of_how_likely_they_were_asked_for(tmp_path: Path) -> None:
+    votes = [vote(0, "A", "ann", probability=0.25), vote(1, "B", "ann"), vote(3, "B", "ann", probability=0.5)]
+    _, metrics = verdict(sides(), [voted(tmp_path / "p.jsonl", votes)], "people", NAMES)
+    assert metrics["judges"]["people"]["win_rate"] == pytest.approx(4 / (4 + 1 + 2))
+
+
+def test_a_vote_is_about_its_answers_whoever_stood_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    straight = vote(0, "A", "ann", first="b")
+    turned = people.swapped(straight)
+    assert (turned.choice, turned.response_a, turned.extra["first"]) == ("B", BASE[0], "a")
+    turned = dataclasses.replace(turned, extra=turned.extra | {"model_a": "x", "model_b": "y"})  # renamed since
+    other = dataclasses.replace(vote(1, "A", "ann"), response_a="an answer of before")
+    gone = dataclasses.replace(vote(1, "A", "ann"), id="99")
+    found = voted(tmp_path / "p.jsonl", [straight, turned, other, gone])
+    assert [(one.choice, one.extra["model_a"], one.extra["first"]) for one in found.said["a", "b"]] == [
+        ("A", "tuned", "b")
+    ] * 2
+    assert (found.facts or {})["elsewhere"] == 2
+    assert "2 votes are about answers that are not compared here" in capsys.readouterr().err
+
+
+def test_votes_may_be_about_other_sides(tmp_path: Path) -> None:
+    three = sides() | {"original": answers(["Old."] * 4, tokens=[1] * 4)}
+    old = dataclasses.replace(vote(0, "B", "ann"), response_b="Old.")
+    old = dataclasses.replace(old, extra=old.extra | {"model_b": "original"})
+    _, metrics = verdict(three, [voted(tmp_path / "p.jsonl", [vote(0, "A", "ann"), old], three)], "people", NAMES)
+    assert [(one["a"], one["b"], one["judge"], one["win_rate"]) for one in metrics["rates"]] == [
+        ("a", "original", "people", 0.0)
+    ]
+    assert metrics["rating"] == {}  # b and the original never met
+
+
+def lm(name: str = "gpt", **more: Any) -> RecipeJudge:
+    return RecipeJudge(name=name, model="m", url="http://127.0.0.1:1/v1", **more)
+
+
+def heard(tmp_path: Path, script: Any, monkeypatch: pytest.MonkeyPatch, judges: list[RecipeJudge]) -> list[Opinion]:
+    recipe, _ = parse({"large_model_reference": "x", "compare": {"judges": [one.model_dump() for one in judges]}})
+    monkeypatch.setattr(hearing, "juror_of", lambda *_: Scripted(script))
+    return hearing.opinions(recipe, {}, sides(), NAMES, tmp_path / "calls")
+
+
+def test_a_language_model_in_both_orders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A judge that always takes the answer it is shown first: every pair is a tie, and the figures say why."""
+    found = heard(tmp_path, lambda _call: Reply("So it is.\nVerdict: 1"), monkeypatch, [lm()])
+    judgments, metrics = verdict(sides(), found, "gpt", NAMES)
+    judged = metrics["judges"]["gpt"]
+    assert [one.choice for one in judgments] == ["tie"] * 4
+    assert (judged["win"], judged["tie"], judged["loss"], judged["n"]) == (3, 2, 3, 8)  # a verdict for each order
+    assert (judged["kind"], judged["independent"], judged["order"]["consistent"]) == ("language_model", True, 0.0)
+    assert (judged["order"]["first_slot"], judged["order"]["calls"]) == (1.0, 6)  # equal answers need none
+    assert (tmp_path / "calls/gpt.jsonl").exists()
+
+
+def test_unparsable_verdicts_are_counted_and_taken_as_ties_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def script(call: Call) -> Reply:
+        text = " ".join(str(message) for message in call.messages)
+        if "You." in text:
+            return Reply("I cannot say.")
+        return Reply("Verdict: 1" if text.index(TUNED[0 if "cat" in text else 3]) < text.index(
+            BASE[0 if "cat" in text else 3]) else "Verdict: 2")  # fmt: skip
+
+    found = heard(tmp_path, script, monkeypatch, [lm()])
+    _, metrics = verdict(sides(), found, "gpt", NAMES)
+    judged = metrics["judges"]["gpt"]
+    assert (judged["win"], judged["tie"], judged["loss"]) == (4, 2, 0)
+    assert (judged["order"]["unparsable"], judged["order"]["verdicts"]) == (2, 8)
+    assert judged["unparsable_as_ties"]["win_rate"] == pytest.approx((4 + 4 / 2) / 8)
+    with pytest.raises(DataError, match=r"gpt: none of its 6 verdicts|gpt: none of its 8 verdicts"):
+        same = {side: [row for row in rows if row.id != "2"] for side, rows in sides().items()}
+        monkeypatch.setattr(hearing, "juror_of", lambda *_: Scripted(lambda _call: Reply("Hm.")))
+        recipe, _ = parse({"large_model_reference": "x", "compare": {"judges": [lm().model_dump()]}})
+        hearing.opinions(recipe, {}, same, NAMES, tmp_path / "other")
+
+
+def test_judges_against_people_and_each_other(tmp_path: Path) -> None:
+    reward = {"a": np.array([0.0, 1.0, 1.0, 1.0]), "b": np.array([1.0, 0.0, 0.0, 0.0])}
+    opinions = [
+        by_scores(name, found, sides(), None, NAMES) for name, found in {"judge": SCORES, "reward": reward}.items()
+    ]
+    opinions.append(voted(tmp_path / "p.jsonl", [vote(0, "A", "ann"), vote(1, "A", "ann"), vote(3, "B", "ann")]))
+    _, metrics = verdict(sides(), opinions, "judge", NAMES)
+    assert {tuple(one["judges"]): one["percent"] for one in metrics["agreement"]} == {
+        ("judge", "reward"): pytest.approx(1 / 3),
+        ("judge", "people"): 1.0,
+        ("reward", "people"): pytest.approx(1 / 3),
+    }
+    against = metrics["against_people"]
+    assert (against["judge"]["accuracy"], against["reward"]["accuracy"]) == (1.0, pytest.approx(1 / 3))
+    assert against["reward"]["true_positive_count"] == against["reward"]["false_negative_count"] == 1
+    assert against["reward"]["false_positive_count"] == 1
+
+
+def test_slices_duplicates_and_change() -> None:
+    tagged = sides(tags=[("law",), ("law", "hard"), ("hard",), ()])
+    tagged["a"] = [dataclasses.replace(one, text="Same.") if i < 2 else one for i, one in enumerate(tagged["a"])]
+    _, metrics = judged(tagged, {"judge": SCORES}, "judge")
+    slices = {one["name"]: (one["n"], one["win_rate"]) for one in metrics["judges"]["judge"]["slices"]}
+    assert slices == {"law": (2, 1.0), "hard": (2, 0.75)}
+    assert metrics["duplicates"]["a"] == {"rows": 3, "share": 0.75, "most": "Same.", "count": 3}
+    assert metrics["duplicates"]["b"] == {"rows": 0, "share": 0.0, "most": None, "count": 0}
+    changed = metrics["changed"]
+    assert (changed["identical"], changed["different"]) == (1, 3)
+    assert (changed["better"], changed["worse"], changed["even"]) == (2, 1, 1)
+
+
+def test_many_prompts_are_sliced_by_their_length_too() -> None:
+    rows = [Answer(str(i), "w " * (i + 1), "", str(i)) for i in range(80)]
+    both = {"a": rows, "b": [dataclasses.replace(one, text="x") for one in rows]}
+    scores = {"a": np.arange(80.0), "b": np.full(80, 39.5)}
+    _, metrics = judged(both, {"judge": scores}, "judge")
+    slices = metrics["judges"]["judge"]["slices"]
+    assert [(one["name"], one["n"], one["win_rate"]) for one in slices] == [
+        ("prompt length to 20", 20, 0.0),
+        ("prompt length over 20 to 40", 20, 0.0),
+        ("prompt length over 40 to 60", 20, 1.0),
+        ("prompt length over 60 to 80", 20, 1.0),
+    ]
+
+
+def test_three_sides_on_one_scale() -> None:
+    many = {
+        side: [Answer(str(i), f"p{i}", "", f"{side} {i}", tokens=3) for i in range(60)]
+        for side in ("a", "b", "side.old")
+    }
+    scores = {side: np.array([(i * (3 + place)) % 7 + place for i in range(60)]) for place, side in enumerate(many)}
+    names = {"a": "new", "b": "base", "side.old": "old"}
+    opinions = [by_scores("judge", scores, many, None, names)]
+    _, metrics = verdict(many, opinions, "judge", names)
+    rated = {one["side"]: one["bradley_terry"] for one in metrics["rating"]["judge"]}
+    assert rated["side.old"] > rated["b"] > rated["a"]
+    assert np.mean(list(rated.values())) == pytest.approx(1000)
+    assert [side["name"] for side in metrics["sides"]] == ["new", "base", "old"]
+    assert [(one["a"], one["b"]) for one in metrics["rates"]] == [("a", "side.old"), ("b", "side.old")]
+
+
+def test_the_stage_with_people_names_and_further_sides(tmp_path: Path) -> None:
+    recipe, inputs, out = stage(tmp_path, {"compare": {"headline": "people"}})
+    write(tmp_path / "old.jsonl", ["Old."] * 4, tokens=1)
+    votes = [dataclasses.replace(vote(i, "A", "ann"), id=f"row-{i}") for i in range(4)]
+    judge.write(votes, tmp_path / "people.jsonl")
+    inputs |= {"people": tmp_path / "people.jsonl", "side.old": tmp_path / "old.jsonl"}
+    compare.main(recipe, inputs, out, names=("mine", "theirs", "older"))
+    metrics = run.read_json(out / "metrics.json")
+    assert (metrics["headline"], metrics["judges"]["people"]["win"]) == ("people", 4)
+    assert [side["name"] for side in metrics["sides"]] == ["mine", "theirs", "older"]
+    rows = run.read_jsonl(out / "answers.jsonl")
+    assert [rows[0]["answers"][side]["text"] for side in ("a", "b", "side.old")] == [TUNED[0], BASE[0], "Old."]
+    before = (out / "metrics.json").stat().st_mtime_ns
+    compare.main(recipe, inputs, out, names=("mine", "theirs", "older"))
+    assert (out / "metrics.json").stat().st_mtime_ns == before
+    judge.write(votes[:3], tmp_path / "people.jsonl")
+    compare.main(recipe, inputs, out, names=("mine", "theirs", "older"))
+    assert run.read_json(out / "metrics.json")["judges"]["people"]["win"] == 3
+    with pytest.raises(UsageError, match=r"wants 3 different names, of a, b, side\.old"):
+        compare.main(recipe, inputs, out, names=("mine", "theirs"))
+
+
+def test_a_changed_rubric_is_a_changed_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "rubric.txt").write_text("Which is funnier?")
+    described = lm(template=str(tmp_path / "rubric.txt")).model_dump()
+    recipe, inputs, out = stage(tmp_path, {"compare": {"judges": [described]}})
+    assert set(hearing.templates(recipe)) == {"template 0"}
+    with pytest.raises(UsageError, match=r"--in model\.other: compare\.judges has no local model"):
+        compare.main(recipe, inputs | {"model.other": tmp_path}, out)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from preferent import judge
+from preferent import judge, winrate
 from preferent.answer import Answers
 from preferent.compare.opinion import A_B, Opinion, Sides, pairs_of
 from preferent.record import Judgment
@@ -42,8 +42,15 @@ def opinion(path: Path, answers: Answers, names: Mapping[str, str]) -> Opinion:
 
 
 def _facts(votes: Sequence[Judgment]) -> dict[str, Any]:
-    """Who voted, and how often both answers were bad."""
+    """Who voted, how often both answers were bad, and how often people chose the answer that they saw first."""
+    seen = [vote for vote in votes if vote.extra.get("first") in FIRST and not vote.extra.get("identical")]
+    sided = [vote for vote in seen if vote.choice != "tie"]
+    first = sum(vote.choice == str(vote.extra["first"]).upper() for vote in sided)
+    order: dict[str, Any] = {"verdicts": len(votes), "unparsable": 0, "unparsable_share": 0.0, "consistent": None}
+    order |= {"first_slot": first / len(sided) if sided else None, "calls": 0}
+    order["first_slot_interval"] = winrate.wilson(first, len(sided)) if sided else None
     return {
+        "order": order,
         "both_bad": sum(bool(vote.extra.get("both_bad")) for vote in votes),
         "annotators": len({str(vote.extra.get("annotator", "")) for vote in votes}),
         "flagged": sum(bool(vote.extra.get("flagged")) for vote in votes),

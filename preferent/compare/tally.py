@@ -17,6 +17,7 @@ from preferent.winrate import change, length, rating
 
 SLICED_FROM = 40
 """Prompts from which on they are also cut into four by length."""
+LENGTH = "prompt "
 SHUFFLES = 20
 Row = dict[str, Any]
 
@@ -82,24 +83,29 @@ def controlled(said: Outcomes, a: Sequence[float], b: Sequence[float], prompts: 
 
 
 def sliced(answers: Answers) -> dict[str, list[str]]:
-    """The slices that each pair is in: by its tags, and by the length of its prompt where there are enough."""
+    """The slices that each pair is in: by its tags, and by the length of its prompt where there are enough; the short
+    ones first."""
     labels = {answer.id: list(answer.tags) for answer in answers["a"]}
     if len({answer.prompt for answer in answers["a"]}) >= SLICED_FROM:
-        words = change.by_length([len(answer.prompt.split()) for answer in answers["a"]])
-        for answer, label in zip(answers["a"], words, strict=True):
-            labels[answer.id].append(f"prompt {label}")
+        words = [len(answer.prompt.split()) for answer in answers["a"]]
+        for answer, label in zip(answers["a"], change.by_length(words), strict=True):
+            labels[answer.id].append(f"{LENGTH}{label}")
+        shortest_first = sorted(range(len(words)), key=words.__getitem__)
+        return {answers["a"][place].id: labels[answers["a"][place].id] for place in shortest_first}
     return labels
 
 
 def slices(said: Outcomes, prompts: Mapping[str, str], labels: Mapping[str, Sequence[str]]) -> list[Row]:
-    """The win rate in every slice."""
+    """The win rate in every slice: by tag, and from the shortest prompts to the longest."""
     found = change.slices(
         said.values, [prompts[id] for id in said.ids], [labels[id] for id in said.ids], weights=said.weights
     )
+    tags = sorted({name for names in labels.values() for name in names if not name.startswith(LENGTH)})
+    order = list(dict.fromkeys([*tags, *(name for names in labels.values() for name in names)]))
     shown = ("win_rate", "interval", "n", "prompts")
     return [
         {"name": one.name} | {name: getattr(one.rate, name) for name in shown} | {"p": one.p, "p_holm": one.p_holm}
-        for one in found
+        for one in sorted(found, key=lambda one: order.index(one.name))
     ]
 
 
