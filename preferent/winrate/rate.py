@@ -34,11 +34,12 @@ class WinRate:
 
 @dataclass(frozen=True, slots=True)
 class Net:
-    """What prompts say on balance: shares of them `won` and `lost`, and how many independent ones they are worth.
+    """What `prompts` say on balance: shares of them `won` and `lost`, and how many independent ones they are worth.
 
     `degrees` are Student's degrees of freedom; infinite where every prompt was asked once and weighs the same.
     """
 
+    prompts: int
     won: float
     lost: float
     effective: float
@@ -69,7 +70,7 @@ def win_rate(
     mean = float(outcomes @ weights / weights.sum())
     method = f"{METHOD}, {100 * level:g} %"
     limits = ((1 + low) / 2, (1 + high) / 2)
-    return WinRate(win, tie, loss, outcomes.size, len(np.unique(prompts)), mean, limits, method)
+    return WinRate(win, tie, loss, outcomes.size, found.prompts, mean, limits, method)
 
 
 def p_value(
@@ -107,7 +108,7 @@ def net(outcomes: np.ndarray, prompts: Sequence[str] | np.ndarray, weights: np.n
     spread = float(size**2 @ (balance - (won - lost)) ** 2 / size.sum() ** 2)
     effective = worth if variance <= ZERO else most if spread <= ZERO * variance else min(variance / spread, most)
     alone = size.size == outcomes.size and bool(np.all(weights == weights[0]))
-    return Net(won, lost, effective, math.inf if alone else worth - 1)
+    return Net(size.size, won, lost, effective, math.inf if alone else worth - 1)
 
 
 def design_effect(outcomes: Sequence[float] | np.ndarray, prompts: Sequence[str] | np.ndarray) -> float:
