@@ -25,9 +25,10 @@ PEOPLE = ("ann", "bob", "eve")
 
 
 def sentences(count: int, words: int, seed: int) -> list[str]:
-    """Texts of words, no two alike."""
+    """Texts of about so many words, no two alike."""
     generator = np.random.default_rng(seed)
-    return [f"Text {i}: {' '.join(generator.choice(SENTENCE.split(), words))}." for i in range(count)]
+    lengths = generator.integers(words - words // 4, words + words // 4 + 1, count)
+    return [f"Text {i}: {' '.join(generator.choice(SENTENCE.split(), n))}." for i, n in enumerate(lengths)]
 
 
 def make(

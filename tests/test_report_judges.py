@@ -197,7 +197,11 @@ def make_rounds() -> dict[str, Any]:
         {"a": "a", "b": "side.round-2", "judge": "judge"} | rate(0.52, 0.45, 0.6),
         {"a": "side.round-1", "b": "side.round-2", "judge": "judge"} | rate(0.4, 0.3, 0.5),
     ]
-    found["rating"] = {"judge": [{"side": side["key"], "elo": 1000.0 + i} for i, side in enumerate(sides)]}
+    found["rating"] = {
+        "judge": [
+            {"side": side["key"], "bradley_terry": 1000.0 + i, "interval": [900, 1100]} for i, side in enumerate(sides)
+        ]
+    }
     return found
 
 
@@ -207,9 +211,9 @@ def test_rounds_stand_one_a_row_all_against_the_base(tmp_path: Path) -> None:
     found = make_rounds()
     shown = rounds.section(found, [str(tmp_path / "one"), str(tmp_path / "gone")], jurors(found))
     assert shown is not None
-    assert shown.heads == ["Independent judge", "People", "KL", "Elo, independent judge"]
+    assert shown.heads == ["Independent judge", "People", "KL", "Rating, independent judge"]
     assert [row[0] for row in shown.rows] == ["0, the base model", "1", "2", "3, this run"]
-    by_judge, by_people, kl, elo = zip(*(row[1:] for row in shown.rows), strict=True)
+    by_judge, by_people, kl, rating = zip(*(row[1:] for row in shown.rows), strict=True)
     assert by_judge[1:] == (
         f"55.0{GAP}% (45.0–60.0{GAP}%)",
         f"65.0{GAP}% (60.0–70.0{GAP}%)",
@@ -217,7 +221,11 @@ def test_rounds_stand_one_a_row_all_against_the_base(tmp_path: Path) -> None:
     )
     assert by_people == ("", f"50.0{GAP}% (40.0–60.0{GAP}%)", "", f"65.0{GAP}% (55.0–75.0{GAP}%)")
     assert kl == ("0", "1.50", "", "3.00")
-    assert elo == ("1001", "1003", "1002", "1000")
+    assert rating == tuple(f"{found} (900–1100)" for found in (1001, 1003, 1002, 1000))
+    assert verdict.ratings(found, jurors(found)) == [
+        ("Who judged", ["A", "B", "Side.round-2", "Side.round-1"]),
+        ("Independent judge", [f"{found} (900–1100)" for found in (1000, 1001, 1002, 1003)]),
+    ]
     assert [(row.name, row.cells[0]) for row in shown.steps.rows] == [
         ("Round 2 against round 1", f"60.0{GAP}%"),
         ("Round 3 against round 2", f"52.0{GAP}%"),

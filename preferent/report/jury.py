@@ -83,7 +83,7 @@ def order(metrics: Figures, jury: Mapping[str, Juror]) -> Table | None:
 
 def _first(found: Figures, juror: Juror) -> Row:
     seen = found["order"]
-    consistent, first, asked = seen.get("consistent"), seen.get("first_slot"), "unparsable" in seen
+    consistent, first, asked = seen.get("consistent"), seen.get("first_slot"), found["kind"] == "language_model"
     replies = seen["parsed"] + seen["unparsable"] if "parsed" in seen else seen["verdicts"]
     none = f"{seen['unparsable']} ({percent(seen.get('unparsable_share') or 0.0, 1)})" if asked else "–"
     cells = ("–" if consistent is None else percent(consistent), str(replies), none)

@@ -43,14 +43,14 @@ def section(metrics: Figures, continues: Sequence[str], jurors: Mapping[str, Jur
     kl = [None, *(found and found.get("kl") for found in verdicts)]
     ratings = {name: {one["side"]: one for one in found} for name, found in metrics.get("rating", {}).items()}
     heads = (
-        [jurors[name].title for name in names] + ["KL"] * any(kl) + [f"Elo, {jurors[name].name}" for name in ratings]
+        [jurors[name].title for name in names] + ["KL"] * any(kl) + [f"Rating, {jurors[name].name}" for name in ratings]
     )
     rows = [
         (
             _name(place, len(sides)),
             *(_rate(against[name][place]) for name in names),
             *([_divergence(kl[place] if place < len(kl) else None, place)] if any(kl) else []),
-            *(_elo(found.get(side)) for found in ratings.values()),
+            *(verdict.rated(found.get(side)) for found in ratings.values()),
         )
         for place, side in enumerate(sides)
     ]
@@ -127,10 +127,6 @@ def _rate(found: Figures | None) -> str:
 
 def _divergence(found: Figures | None, place: int) -> str:
     return "0" if place == 0 else "" if found is None else number(found["mean"])
-
-
-def _elo(found: Figures | None) -> str:
-    return "" if found is None else number(found["elo"], 0)
 
 
 def _read(folder: str) -> Figures | None:

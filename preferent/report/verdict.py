@@ -63,6 +63,28 @@ def others(metrics: Figures, jurors: Mapping[str, Juror]) -> Table:
     return Table("Other pairs of models", ("Which, and who judged", "Win rate", "95 % interval", "Win–tie–loss"), rows)
 
 
+def ratings(metrics: Figures, jurors: Mapping[str, Juror]) -> list[tuple[str, list[str]]]:
+    """A row a judge that compared all of three models or more, a cell a model; the first row names the models."""
+    found, named = metrics.get("rating", {}), sides(metrics)
+    places = {name: {one["side"]: one for one in rows} for name, rows in found.items()}
+    rows = [(jurors[name].title, [rated(by_side.get(key)) for key in named]) for name, by_side in places.items()]
+    return [("Who judged", titles(metrics)), *rows] if rows else []
+
+
+def rated(found: Figures | None) -> str:
+    """A rating with its interval, where there is one."""
+    if found is None:
+        return ""
+    shown = number(found["bradley_terry"], 0)
+    low, high = found.get("interval") or (None, None)
+    return shown if low is None or high is None else f"{shown} ({number(low, 0)}–{number(high, 0)})"
+
+
+def titles(metrics: Figures) -> list[str]:
+    """The names of what was compared, as columns are called."""
+    return [name[:1].upper() + name[1:] for name in sides(metrics).values()]
+
+
 def sentence(found: Figures) -> str:
     """What the headline judge's figures say, in one or two plain sentences."""
     low, high = found["interval"]
