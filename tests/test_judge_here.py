@@ -1,7 +1,6 @@
 """A causal model that judges in this process: its verdict is what its probabilities say, whatever shares a batch."""
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,9 @@ from preferent.world import World
 PAIRS = [Pair(str(i), "", f"The dog {i}", "ran " * i, "sat down") for i in range(1, 4)]
 
 
-def local(folder: Path, rows: int = 256, **values: Any) -> adjudicator.Local:
+def local(folder: Path, rows: int = 256, seed: int = 0, **values: Any) -> adjudicator.Local:
     judge = Judge.model_validate({"name": "here", "model": str(folder), "max_tokens": 4} | values)
-    recipe = quiet_recipe(sampler={"rows": rows})
+    recipe = quiet_recipe(sampler={"rows": rows}, seed=seed)
     return adjudicator.Local.load(judge, recipe, folder, World.of(recipe))
 
 
@@ -77,7 +76,8 @@ def test_what_shares_a_batch_changes_nothing(tiny: Path, temperature: float) -> 
 def test_votes_differ_where_they_are_drawn(tiny: Path) -> None:
     juror = local(tiny, votes=2)
     texts = [reply.text for _, reply in juror.ask(calls(juror))]
-    assert any(one != other for one, other in zip(texts[::2], texts[1::2], strict=True))
+    explanations = [verdict.parse(text).explanation for text in texts]
+    assert all(one != other for one, other in zip(explanations[::2], explanations[1::2], strict=True))
 
 
 def test_a_label_is_the_likeliest_or_drawn() -> None:
@@ -106,8 +106,7 @@ def test_the_panel_hears_it_like_any_other_and_goes_on(
     assert (again.summary.made, again.summary.cached) == (2, 4)
     assert [one.choice for one in again.judgments] == [one.choice for one in found.judgments]
     assert [one.explanation for one in again.judgments] == [one.explanation for one in found.judgments]
-    other = replace(juror, seed=1, identity=dict(juror.identity) | {"seed": 1})
-    assert panel.hear(juror.judge, PAIRS, other, path).summary.made == 6
+    assert panel.hear(juror.judge, PAIRS, local(tiny, seed=1), path).summary.made == 6
 
 
 def test_a_text_cannot_spell_a_special_token(tiny: Path) -> None:

@@ -220,6 +220,10 @@ def test_a_judgment_is_the_mean_of_both_orders(tmp_path: Path) -> None:
         "disagree": lambda first: Reply("Hm.\nVerdict: 1"),
         "half": lambda first: Reply("Eh.\nVerdict: 2") if first == "x" else Reply("no idea"),
         "none": lambda first: Reply("no idea"),
+        "mixed": lambda first: (
+            Reply("Verdict: 1", {"1": 0.7, "2": 0.3, "tie": 0.0}) if first == "x" else Reply("Verdict: 2")
+        ),
+        "swapped": lambda first: Reply("no idea" if first == "x" else "Ah.\nVerdict: 2"),
     }
     asked = [Pair(name, "", name, "x", "y") for name in replies] + [Pair("same", "", "same", "x", "x")]
 
@@ -229,8 +233,8 @@ def test_a_judgment_is_the_mean_of_both_orders(tmp_path: Path) -> None:
         return replies[name](fake_endpoint.RESPONSES.findall(text)[0][1])
 
     found = panel.hear(described(), asked, Scripted(script), tmp_path / "calls.jsonl")
-    agree, disagree, half, none, same = found.judgments
-    assert [one.choice for one in found.judgments] == ["A", "tie", "B", "tie", "tie"]
+    agree, disagree, half, none, mixed, swapped, same = found.judgments
+    assert [one.choice for one in found.judgments] == ["A", "tie", "B", "tie", "A", "A", "tie"]
     # First a: P(1) + P(tie) / 2; first b: P(2) + P(tie) / 2.
     assert [one["probability"] for one in agree.extra["verdicts"]] == pytest.approx([0.85, 0.15])
     assert agree.confidence == pytest.approx(0.5)
@@ -241,12 +245,15 @@ def test_a_judgment_is_the_mean_of_both_orders(tmp_path: Path) -> None:
     assert (disagree.confidence, disagree.explanation) == (0.5, "The verdicts differ: 1 A, 1 B.")
     assert half.confidence == 1.0
     assert [one["choice"] for one in half.extra["verdicts"]] == ["B", None]
+    assert mixed.confidence == 1.0  # not all probabilities are known: the share of the verdicts
+    assert (swapped.confidence, swapped.explanation) == (1.0, "(Response 1 is B, response 2 is A.) Ah.")
     assert (none.confidence, none.explanation) == (0.5, "No verdict could be read.")
     assert (same.confidence, same.explanation) == (0.5, "The responses are equal.")
     assert [one["choice"] for one in same.extra["verdicts"]] == ["tie", "tie"]
     reconcile(found.summary)
-    assert (found.summary.parsed, found.summary.unparsable, found.summary.identical) == (5, 3, 1)
-    assert (found.summary.both_orders, found.summary.consistent, found.summary.first_slot) == (2, 0.5, 0.75)
+    assert (found.summary.parsed, found.summary.unparsable, found.summary.identical) == (8, 4, 1)
+    order = (found.summary.both_orders, found.summary.consistent, found.summary.first_slot)
+    assert order == (3, 2 / 3, 4 / 6)
     judge.write(found.judgments, tmp_path / "judgments.jsonl")
     assert judge.read(tmp_path / "judgments.jsonl") == found.judgments
 
@@ -320,6 +327,32 @@ def test_a_storm_of_faults_changes_no_verdict(tmp_path: Path) -> None:
     assert again.judgments == found.judgments
     assert again.summary.order() == summary.order()
     assert (again.summary.made, again.summary.cached, again.summary.faults) == (0, 120, {})
+
+
+@pytest.mark.parametrize(
+    ("deed", "kind"),
+    [
+        (refusal(429, "slow down"), "429"),
+        (refusal(408, "late"), "408"),
+        (refusal(502, "oh"), "502"),
+        (Silence(), "time-out"),
+        (Trickle(), "time-out"),
+        (Trickle(headers=True), "time-out"),
+        (Cut(), "cut off"),
+        (Hang(), "cut off"),
+        (fake_endpoint.HTML, "HTML"),
+        (fake_endpoint.GARBAGE, "no JSON"),
+        (fake_endpoint.Answer("[" * 100_000), "no JSON"),
+        (fake_endpoint.WRONG, "wrong JSON"),
+        (fake_endpoint.Answer([]), "wrong JSON"),
+        (fake_endpoint.Answer({"choices": [{"message": "hello"}]}), "wrong JSON"),
+        (fake_endpoint.Answer({"choices": [{"message": {"content": None}}]}), "empty"),
+    ],
+)
+def test_a_fault_is_told_for_what_it_is(tmp_path: Path, deed: fake_endpoint.Deed, kind: str) -> None:
+    with serving(lambda asked: fair(asked) if asked.before else deed) as server:
+        summary = heard(described(url=server.url, timeout_seconds=0.5), 1, tmp_path / "calls.jsonl").summary
+        assert (summary.faults, summary.parsed) == ({kind: 2}, 2)
 
 
 def test_pauses_grow_and_heed_the_server_within_limits() -> None:
@@ -404,9 +437,9 @@ def test_parameters_that_are_refused_are_given_up_once(tmp_path: Path, capsys: p
     def script(asked: Asked) -> fake_endpoint.Answer:
         if "logprobs" in asked.body:
             return refusal(400, "logprobs are not available for this model")
-        if "max_tokens" in asked.body:
-            return refusal(400, "Unsupported parameter; and what of temperature?", param="max_tokens")
-        return refusal(422, "Unsupported value: 'temperature'") if "temperature" in asked.body else fair(asked)
+        if "temperature" in asked.body:
+            return refusal(400, "Unsupported value; max_tokens is another matter", param="temperature")
+        return refusal(422, "Unsupported parameter: 'max_tokens'") if "max_tokens" in asked.body else fair(asked)
 
     with serving(script) as server:
         judging = described(url=server.url, concurrency=1)
@@ -554,10 +587,12 @@ def test_where_nobody_is_there_the_run_stops_early(tmp_path: Path) -> None:
 
 
 def test_a_reply_that_utf8_cannot_hold_is_kept(tmp_path: Path) -> None:
-    with serving(lambda asked: fake_endpoint.Answer(json.dumps(completion("\ud800 Hm.\nVerdict: 1").body))) as server:
+    with serving(
+        lambda asked: fake_endpoint.Answer(json.dumps(completion(f"\ud800.\nVerdict: {prefers(asked, longer)}").body))
+    ) as server:
         found = heard(described(url=server.url), 1, tmp_path / "calls.jsonl")
     judge.write(found.judgments, tmp_path / "judgments.jsonl")
-    assert found.summary.parsed == 2
+    assert found.judgments[0].explanation == "?."
 
 
 def test_a_changed_question_or_judge_is_asked_anew(tmp_path: Path) -> None:
@@ -583,6 +618,7 @@ def test_a_changed_question_or_judge_is_asked_anew(tmp_path: Path) -> None:
 
 RUNS = """
 import sys
+import threading
 from pathlib import Path
 from preferent import run
 from preferent.error import Interrupted
@@ -596,6 +632,9 @@ try:
     with run.stoppable():
         print(panel.hear(judge, pairs, Endpoint.of(judge), Path(sys.argv[2])).summary.made)
 except Interrupted as left:
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
     print(left)
     sys.exit(left.exit_code)
 """
@@ -684,6 +723,17 @@ def test_a_torn_line_is_cut_off_and_told_wherever_it_was_torn(
             if end < len(whole):
                 ledger.add(call(2), replies[2])
         assert path.read_bytes() == whole
+
+
+def test_a_reply_counts_when_it_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "calls.jsonl"
+    synced: list[int] = []
+    with Ledger.open(path, IDENTITY) as ledger:
+        fsync = os.fsync
+        monkeypatch.setattr(os, "fsync", lambda file: (fsync(file), synced.append(path.read_bytes().count(b"\n"))))
+        ledger.add(call(0), Reply("zero"))
+        ledger.add(call(1), Reply("one"))
+    assert synced == [1, 2]
 
 
 def test_a_line_that_another_process_tore_is_cut_off_before_the_next(tmp_path: Path) -> None:

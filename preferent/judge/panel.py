@@ -96,7 +96,6 @@ def _gather(judge: Judge, juror: Juror, calls: Sequence[Call], ledger: Ledger) -
             bar.update(len(found.replies), faults=len(found.faults))
     if found.failed:
         raise _stopped(judge, found, len(calls), ledger.path)
-    found.replies = {call: found.replies[call] for call in calls}
     return found
 
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import fsum
 from typing import Any, Literal
 
 from preferent import winrate
@@ -103,7 +104,7 @@ def summarize(
         first_slot=slot.win_rate if slot else None,
         first_slot_interval=slot.interval if slot else None,
         calls=len(replies),
-        seconds=sum(reply.seconds for reply in replies.values()),
+        seconds=fsum(reply.seconds for reply in replies.values()),
         tokens=sum(used) if used else None,
         log_probs=sum(verdict.probability is not None for verdict in flat),
         made=made,
@@ -128,7 +129,7 @@ def warnings(summary: Summary, name: str, max_tokens: int) -> tuple[str, ...]:
         asked = summary.parsed + summary.unparsable
         found.append(
             f"WARNING: {name}: {summary.unparsable} of {asked} replies ({summary.unparsable_share:.1%}) give no "
-            "verdict that can be read; they are kept and counted, and no win rate rests on them"
+            "verdict that can be read; they are kept and counted, and the win rate leaves them out"
         )
     if summary.cut:
         found.append(f"{name}: {summary.cut} replies were cut off at max_tokens = {max_tokens}; raise it")

@@ -3,7 +3,6 @@
 import contextlib
 import http.client
 import socket
-import threading
 import time
 import urllib.parse
 import urllib.request
@@ -83,19 +82,20 @@ class Response:
 
 
 class Wire:
-    """An exchange that may take `timeout` seconds in all; `hang_up` ends it from another thread."""
+    """An exchange that may take `timeout` seconds; `hang_up` ends it from another thread, also where it is `overdue`
+    since its reply trickles."""
 
     def __init__(self, address: Address, timeout: float) -> None:
         self._connection, self._target = address.connection(timeout)
         self._deadline = time.monotonic() + timeout
-        self._over = threading.Event()
+        self._over = False
 
     @property
     def overdue(self) -> bool:
         return time.monotonic() >= self._deadline
 
     def hang_up(self) -> None:
-        self._over.set()
+        self._over = True
         sock = self._connection.sock
         if sock is not None:
             with contextlib.suppress(OSError):
@@ -106,7 +106,7 @@ class Wire:
         met = "no connection"
         try:
             self._connection.connect()
-            if self._over.is_set():
+            if self._over:
                 raise TimeoutError("hung up")
             met = "cut off"
             self._connection.request("POST", self._target, body, dict(headers))
@@ -124,8 +124,6 @@ class Wire:
         while part := response.read1(1 << 16):
             parts.append(part)
             size += len(part)
-            if self.overdue or self._over.is_set():
-                raise TimeoutError("the reply takes too long")
             if size > LARGEST:
                 raise http.client.HTTPException(f"the reply is longer than {LARGEST} bytes")
         said = response.headers.get("Content-Length", "")
