@@ -81,8 +81,9 @@ class Desk:
     def overview(self, reveal: bool = False) -> dict[str, Any]:
         """What the owner's page shows; which model is ahead only where that is asked for."""
         with self._lock:
-            found = overview.figures(self.questions, self._queues, self.histories)
-            return found | ({"win_rate": overview.rates(self.questions, self.histories)} if reveal else {})
+            histories = {name: history.copy() for name, history in self.histories.items()}
+        found = overview.figures(self.questions, self._queues, histories)  # slow, and nobody waits for it
+        return found | ({"win_rate": overview.rates(self.questions, histories)} if reveal else {})
 
     def harvest(self) -> Harvest:
         """What there is for the owner's files, as of now."""

@@ -61,6 +61,10 @@ class History:
     undone: dict[str, Vote] = field(default_factory=dict)
     flags: dict[str, str] = field(default_factory=dict)
 
+    def copy(self) -> "History":
+        """The same, as it stands; what is added later is not in it."""
+        return History(dict(self.votes), dict(self.undone), dict(self.flags))
+
     def add(self, event: Event) -> None:
         """Let an event happen."""
         if event.kind == "vote":

@@ -3,15 +3,15 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import combinations
 from statistics import median
 from typing import Any
 
 from preferent import winrate
 from preferent.label.event import CHOICES, History, Vote
-from preferent.label.question import Question
+from preferent.label.question import Question, Verdict
 
 OUTCOMES = {"A": 1.0, "tie": 0.5, "B": 0.0}
-Votes = Mapping[str, Mapping[str, Vote]]
 
 
 def figures(
@@ -27,7 +27,7 @@ def figures(
         "choices": {choice: chosen[choice] for choice in CHOICES},
         "flags": sum(len(history.flags) for history in histories.values()),
         "annotators": [_annotator(name, questions, queues.get(name, ()), votes[name]) for name in sorted(votes)],
-        "agreement": None,
+        "agreement": agreement(questions, histories),
     }
 
 
@@ -53,6 +53,38 @@ def _annotator(
     }
 
 
+def agreement(questions: Mapping[str, Question], histories: Mapping[str, History]) -> dict[str, Any] | None:
+    """How far people who answered the same questions agree, control questions left out; None where nobody did.
+
+    `percent` is over all `pairs` of votes on one question, `cohen` is Cohen's kappa of every two people, `krippendorff`
+    is alpha over all of them, whoever answered what, with its 95 % interval. That both are bad is a tie; a skip is no
+    vote.
+    """
+    verdicts = {
+        name: {key: vote.verdict for key, vote in history.votes.items() if vote.verdict and not questions[key].gold}
+        for name, history in sorted(histories.items())
+    }
+    said: list[tuple[Verdict, Verdict]] = []
+    cohen = {}
+    for one, other in combinations(verdicts, 2):
+        both = [(verdicts[one][key], verdicts[other][key]) for key in verdicts[one] if key in verdicts[other]]
+        if both:
+            said += both
+            cohen[f"{one}|{other}"] = winrate.agreement.cohen([a for a, _ in both], [b for _, b in both])
+    if not said:
+        return None
+    keys = list(dict.fromkeys(key for given in verdicts.values() for key in given))
+    ratings = [[OUTCOMES[given[key]] if key in given else None for key in keys] for given in verdicts.values()]
+    alpha = winrate.agreement.alpha(ratings, [questions[key].prompt.key for key in keys])
+    return {
+        "percent": winrate.agreement.percent([a for a, _ in said], [b for _, b in said]),
+        "krippendorff": alpha.alpha,
+        "interval": alpha.interval,
+        "cohen": cohen,
+        "pairs": len(said),
+    }
+
+
 def rates(questions: Mapping[str, Question], histories: Mapping[str, History]) -> list[dict[str, Any]]:
     """Who is ahead, for each pair of models: what the owner sees only on asking for it."""
     found: dict[tuple[str, str], list[tuple[float, str, float]]] = {}
@@ -66,6 +98,6 @@ def rates(questions: Mapping[str, Question], histories: Mapping[str, History]) -
 
 
 def _rate(models: tuple[str, str], rows: Sequence[tuple[float, str, float]]) -> dict[str, Any]:
-    outcomes, prompts, _weights = zip(*rows, strict=True)
-    rate = winrate.win_rate(outcomes, prompts)
+    outcomes, prompts, weights = zip(*rows, strict=True)
+    rate = winrate.win_rate(outcomes, prompts, weights=weights)
     return {"model_a": models[0], "model_b": models[1]} | asdict(rate)
