@@ -322,8 +322,12 @@ def test_a_click_on_the_answer_chooses_it_once(chromium, team):  # noqa: F811
         press(page, "p")
         look(page)
         _, left, _ = texts(page)
-        page.dblclick("#left-text")  # a word is selected, one answer is given
+        page.click("#left-text")
         done(page, 1)
+        look(page)
+        page.hover("[data-choice=tie]")
+        page.mouse.down(click_count=2)  # the second press of a double click
+        page.mouse.up(click_count=2)
         look(page)
         assert page.inner_text("#count") == "1 of 12"
         box = page.locator("#right-text .plain").bounding_box()
@@ -419,6 +423,7 @@ def test_nothing_is_saved_before_the_server_says_so_and_a_lost_reply_loses_nothi
         page.click("#retry")
         done(page, 2)
         assert (lose["replies"], page.inner_text("#state")) == (-1, "saved")
+        assert not page.locator("#notice").is_visible()  # the same key again: nothing was answered twice
         assert not page.locator("#trouble").is_visible()
         assert page.evaluate("Object.keys(localStorage).filter((name) => name.includes('outbox'))") == []
     assert team.person("dan").get("/api/queue")["done"] == 2
