@@ -183,6 +183,22 @@ def test_no_cell_is_a_formula(text: str) -> None:
     assert table.guarded(-1.5) == -1.5
 
 
+def test_hostile_texts_in_a_table_are_whole_and_no_formulas(tmp_path: Path) -> None:
+    """Every cell begins with nothing that a spreadsheet runs, and is the text itself, or that after an apostrophe."""
+    texts = [*HOSTILE, '=HYPERLINK("https://evil.example")', "+cmd|' /C calc'!A0", "-2+3", "@SUM(1)", 'a,\n"b"\r\n=c']
+    rows = [
+        Judgment(str(i), text, text, text, text, "A", 1.0, text, text, {"note": text}) for i, text in enumerate(texts)
+    ]
+    (tmp_path / "x.csv").write_bytes(table.made(exchange.Comparison("x", {}, {}, rows)).encode())
+    with open(tmp_path / "x.csv", encoding="utf-8", newline="") as file:
+        read = list(csv.DictReader(file))
+    assert len(read) == len(texts)
+    for row, text in zip(read, texts, strict=True):
+        for column in ("context", "response_a", "explanation", "judge", "note"):
+            assert row[column] in (text, f"'{text}")
+            assert not row[column].startswith(table.FORMULA)
+
+
 def test_a_table_holds_what_the_judgments_hold(tmp_path: Path) -> None:
     comparison = exchange.read(made(tmp_path))
     rows = list(csv.DictReader(table.made(comparison).splitlines(keepends=True)))

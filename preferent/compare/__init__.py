@@ -37,6 +37,7 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path, names: Sequence[str
     `model.NAME` the folder of a model of `compare.judges`. `names` are what the sides are called,
     in that order.
     """
+    hearing.check(recipe)
     files = {side: answer.predictions(inputs[side]) for side in sides(inputs)}
     models = located(recipe, {name: inputs[name] for name in inputs if name == "judge" or graph.is_reward(name)})
     models |= hearing.models(recipe, inputs)

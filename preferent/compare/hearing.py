@@ -22,6 +22,13 @@ def models(recipe: Recipe, inputs: Mapping[str, Path]) -> dict[str, Path]:
     return {name: hub.resolve(str(inputs.get(name, judge.model))) for name, judge in here.items()}
 
 
+def check(recipe: Recipe) -> None:
+    """Refuse an endpoint that cannot be asked, before anything is loaded."""
+    for judge in recipe.compare.judges:
+        if judge.url is not None:
+            Endpoint.of(judge)
+
+
 def templates(recipe: Recipe) -> dict[str, Path]:
     """The rubrics that judges bring along, by input name."""
     given = [Path(judge.template) for judge in recipe.compare.judges if judge.template is not None]

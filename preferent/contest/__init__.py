@@ -14,12 +14,17 @@ from preferent.contest.jury import Jury
 from preferent.contest.side import Side
 from preferent.error import PreferentError, UsageError
 from preferent.recipe import Recipe
+from preferent.winrate import change
 
 KEPT = (
-    *("seed", "instruction", "prompt_sequence_length", "target_sequence_length"),
+    *("large_model_reference", "seed", "instruction", "prompt_sequence_length", "target_sequence_length"),
     *("precision", "threads", "device", "sampler", "infer", "compare"),
 )
 """What a comparison takes over of the recipe it starts from: how prompts are read and answered, and who judges."""
+
+
+SMALLEST = 0.01
+"""Distance from one half below which nobody looks for a difference."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,28 @@ def compare(asked: Asked) -> list[str]:
     else:
         folder = _together(asked, side.of(asked.sides, asked.names), called)
     found = run.read_json(folder / "metrics.json")
-    return [pipeline.sentence(found), *exchange.write(folder, asked.formats)]
+    return [pipeline.sentence(found), *advice(found), *exchange.write(folder, asked.formats)]
+
+
+def advice(found: Mapping[str, Any]) -> list[str]:
+    """Where the headline's interval holds one half: what so many prompts can show, and how many it takes, each prompt
+    counted as one verdict, however often it was judged."""
+    if found["headline"] is None:
+        return []
+    judge = found["judges"][found["headline"]]
+    low, high = judge["interval"]
+    if not low <= 0.5 <= high:
+        return []
+    ties = judge["tie"] / judge["n"]
+    least = change.detectable(judge["prompts"], tie_share=ties) if ties < 1 else None
+    if least is None:
+        return [f"so few prompts ({judge['prompts']}) show no difference, however large; compare on more"]
+    wanted = max(abs(judge["win_rate"] - 0.5), SMALLEST)
+    needed = change.sample_size(0.5 + wanted, tie_share=ties)
+    return [
+        f"the interval holds 50 %: {judge['prompts']} prompts would show, four times in five, a rate of {least:.0%} or "
+        f"more; to see one of {0.5 + wanted:.0%} you need about {needed}"
+    ]
 
 
 def _alone(asked: Asked, called: Jury) -> Path:
@@ -114,7 +140,7 @@ def _base(asked: Asked, sides: Sequence[Side]) -> Recipe:
     else:
         values = {}
     kept = {name: values[name] for name in KEPT if name in values}
-    models = [one.model() for one in sides if one.kind != "file"]
+    models = [one.place for one in sides if one.kind == "model"]
     return recipe.parse({"large_model_reference": models[0] if models else "none"} | kept)[0]
 
 
