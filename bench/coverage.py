@@ -19,7 +19,8 @@ from scipy.special import expit
 from preferent import winrate
 from preferent.winrate import agreement, change, length, rating
 
-RATES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+RATES = (0.1, 0.2, 0.3, 0.4, 0.5)
+"""True win rates; those above one half are the mirror images of these, as are their intervals."""
 NODES, MASS = np.polynomial.hermite_e.hermegauss(80)
 
 
@@ -83,7 +84,7 @@ def covered(
 
 
 def headline(counts: Sequence[int], trials: Callable[[int], int]) -> None:
-    """Coverage by judge and number of prompts: the least and most over nine true win rates, and the mean width."""
+    """Coverage by judge and number of prompts: the least and most over the true win rates, and the mean width."""
     print("| judge | " + " | ".join(f"{count} prompts" for count in counts) + " |")
     print("|---" * (len(counts) + 1) + "|")
     least = dict.fromkeys(counts, 1.0)
@@ -121,7 +122,7 @@ def others(trials: int) -> None:
         ("Krippendorff's alpha, four judges, a third missing", 30, "jackknife", alphas(30, trials)),
         ("Krippendorff's alpha, four judges, a third missing", 100, "bootstrap", alphas(100, trials // 8)),
         ("Bradley-Terry rating, three models, ties", 30, "sandwich", ratings(30, trials, "interval")),
-        ("Bradley-Terry rating, three models, ties", 100, "sandwich", ratings(100, trials, "interval")),
+        ("Bradley-Terry rating, three models, ties", 99, "sandwich", ratings(99, trials, "interval")),
         ("Bradley-Terry rating, three models, ties", 100, "bootstrap", ratings(100, trials // 8, "bootstrap")),
         ("length-controlled win rate", 30, "sandwich", controlled(30, trials)),
         ("length-controlled win rate", 100, "sandwich", controlled(100, trials)),
@@ -193,7 +194,7 @@ def main() -> None:
     scale = 20 if quick else 1
     headline(
         (30, 100) if quick else (30, 100, 500, 2000),
-        lambda count: {30: 4000, 100: 4000, 500: 1000, 2000: 500}[count] // scale,
+        lambda count: {30: 4000, 100: 4000, 500: 2000, 2000: 1500}[count] // scale,
     )
     print()
     others(2000 // scale)

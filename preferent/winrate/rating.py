@@ -194,7 +194,8 @@ def _ratings(
     order = len(estimate) > len(models)
 
     def by_model(limits: np.ndarray | None) -> dict[str, Interval | None]:
-        return {table.models[index]: _interval(limits, index, SCALE, CENTER) for index in best}
+        found = {table.models[index]: _interval(limits, index, SCALE, CENTER) for index in best}
+        return found if anchor is None or limits is None else found | {anchor: (CENTER, CENTER)}
 
     return Ratings(
         models=models,
@@ -211,7 +212,8 @@ def _ratings(
 
 
 def _interval(limits: np.ndarray | None, index: int, scale: float, center: float) -> Interval | None:
-    if limits is None or not np.all(np.isfinite(limits[:, index])):
+    """None, too, where all prompts say the very same: that does not tell how sure they are."""
+    if limits is None or not 1e-9 < limits[1, index] - limits[0, index] < math.inf:
         return None
     low, high = center + scale * limits[:, index]
     return float(low), float(high)
