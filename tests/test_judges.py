@@ -451,6 +451,13 @@ def test_parameters_that_are_refused_are_given_up_once(tmp_path: Path, capsys: p
     assert capsys.readouterr().err.count("asked without") == 3
 
 
+def test_the_parameter_that_a_complaint_is_about_is_given_up_and_no_other(tmp_path: Path) -> None:
+    refused = refusal(400, "Unsupported value; logprobs and max_tokens are another matter", param="temperature")
+    with serving(lambda asked: refused if "temperature" in asked.body else fair(asked)) as server:
+        heard(described(url=server.url, concurrency=1), 1, tmp_path / "calls.jsonl")
+        assert server.bodies[-1].keys() == {"model", "messages", "max_tokens", "logprobs", "top_logprobs"}
+
+
 @pytest.mark.parametrize(("votes", "temperature", "sent"), [(1, None, 0), (3, None, 1), (3, 0.3, 0.3)])
 def test_the_temperature_is_0_for_one_vote_and_1_for_several(
     tmp_path: Path, votes: int, temperature: float | None, sent: float
