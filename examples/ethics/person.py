@@ -49,7 +49,7 @@ def opinion(taste: Outside, item: dict[str, Any]) -> dict[str, Any]:
     left, right = taste.score([prompt + item["left"], prompt + item["right"]])
     margin = abs(left - right)
     choice = "tie" if margin == 0 else "left" if left > right else "right"
-    return {"choice": choice, "strength": None if choice == "tie" else 1 + sum(margin >= limit for limit in CLEAR)}
+    return {"choice": choice, "strength": None if choice == "tie" else 1 + int(sum(margin >= limit for limit in CLEAR))}
 
 
 def main() -> None:
