@@ -473,6 +473,24 @@ CASES: dict[str, tuple[str, Change, Change]] = {
         put(VERDICT, "judges judge length_correlation", 0.7),
         put(VERDICT, "judges judge length_correlation", 0.4),
     ),
+    "judge-follows-place": (
+        SUSPICIOUS,
+        put(VERDICT, "judges judge order", {"first_slot": 0.62, "first_slot_interval": [0.55, 0.69]}),
+        both(
+            put(VERDICT, "judges judge order", {"first_slot": 0.62, "first_slot_interval": [0.49, 0.7]}),
+            put(VERDICT, "judges reward order", {"first_slot": 0.59, "first_slot_interval": [0.55, 0.63]}),
+        ),
+    ),
+    "verdicts-unparsable": (
+        SUSPICIOUS,
+        put(VERDICT, "judges judge order", {"unparsable_share": 0.021}),
+        put(VERDICT, "judges judge order", {"unparsable_share": 0.02}),
+    ),
+    "judge-against-people": (
+        SICK,
+        put(VERDICT, "against_people", {"judge": {"accuracy": 0.4, "intervals": {"accuracy": [0.31, 0.49]}}}),
+        put(VERDICT, "against_people", {"judge": {"accuracy": 0.4, "intervals": {"accuracy": [0.29, 0.51]}}}),
+    ),
     "length-changed": (
         SUSPICIOUS,
         put(VERDICT, "length", lengths(35.0, 5.0)),

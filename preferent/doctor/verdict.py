@@ -10,6 +10,10 @@ AGREEMENT = 0.5
 """Two coins agree on half of the pairs."""
 BY_LENGTH = 0.5
 """Spearman's correlation from which on length says more than a quarter of what the ranks say."""
+BY_PLACE = 0.1
+"""Distance from one half of how often the answer shown first is chosen."""
+UNPARSABLE = 0.02
+"""Share of replies without a verdict."""
 LENGTHS = 1.5
 """Times longer or shorter; judges, people among them, prefer the longer answer (Dubois et al. 2024)."""
 ERRORS = 2.0
@@ -117,6 +121,46 @@ def judge_follows_length(history: History) -> Iterator[Finding]:
             )
 
 
+def judge_follows_place(history: History) -> Iterator[Finding]:
+    for name, found in history.verdict.get("judges", {}).items():
+        order = found.get("order", {})
+        share, interval = order.get("first_slot"), order.get("first_slot_interval")
+        if interval and not interval[0] <= 0.5 <= interval[1] and abs(share - 0.5) > BY_PLACE:
+            yield Finding(
+                "judge-follows-place",
+                SUSPICIOUS,
+                f"Where an answer stands decides much of what {name} says: that cancels over both orders, and says nothing.",
+                (Evidence(FILE, f"judges.{name}.order.first_slot", f"{share:.3f}"),),
+                "Take a stronger judge, or more votes; trust it no further than it agrees with people.",
+            )
+
+
+def verdicts_unparsable(history: History) -> Iterator[Finding]:
+    for name, found in history.verdict.get("judges", {}).items():
+        share = found.get("order", {}).get("unparsable_share", 0.0)
+        if share > UNPARSABLE:
+            yield Finding(
+                "verdicts-unparsable",
+                SUSPICIOUS,
+                f"Of {name} many replies held no verdict; its win rate is over the others.",
+                (Evidence(FILE, f"judges.{name}.order.unparsable_share", f"{share:.3f}"),),
+                "Compare with judges.*.unparsable_as_ties; raise max_tokens, or change the judge's template.",
+            )
+
+
+def judge_against_people(history: History) -> Iterator[Finding]:
+    for name, found in history.verdict.get("against_people", {}).items():
+        interval = found["intervals"].get("accuracy")
+        if interval and interval[1] < 0.5:
+            yield Finding(
+                "judge-against-people",
+                SICK,
+                f"{name} contradicts people on most pairs on which both chose a side.",
+                (Evidence(FILE, f"against_people.{name}.accuracy", f"{found['accuracy']:.3f}"),),
+                "Do not go by this judge: compare.headline: people; and see what it rewards on those pairs.",
+            )
+
+
 def length_changed(history: History) -> Iterator[Finding]:
     length = history.verdict.get("length")
     if not length or abs(length["difference"]) <= ERRORS * length["standard_error"]:
@@ -174,6 +218,9 @@ RULES = (
     no_judge,
     judges_disagree,
     judge_follows_length,
+    judge_follows_place,
+    verdicts_unparsable,
+    judge_against_people,
     length_changed,
     answers_identical,
     ends_less_often,
