@@ -114,10 +114,11 @@ def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(server):
     assert (owner.session["annotator"], owner.session["owner"]) == (None, True)
 
 
+@pytest.mark.parametrize("path", ["/api/vote", "/"])
 @pytest.mark.parametrize("method", ["HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "get"])
-def test_other_methods_do_nothing(server, method):
+def test_other_methods_do_nothing(server, method, path):
     stranger = server.stranger()
-    stranger.send(method, "/api/vote", None, **good(server))
+    stranger.send(method, path, None, **good(server))
     assert stranger.status == 405
 
 
