@@ -77,7 +77,7 @@ def test_votes_differ_where_they_are_drawn(tiny: Path) -> None:
     juror = local(tiny, votes=2)
     texts = [reply.text for _, reply in juror.ask(calls(juror))]
     explanations = [verdict.parse(text).explanation for text in texts]
-    assert all(one != other for one, other in zip(explanations[::2], explanations[1::2], strict=True))
+    assert any(one != other for one, other in zip(explanations[::2], explanations[1::2], strict=True))
 
 
 def test_a_label_is_the_likeliest_or_drawn() -> None:
