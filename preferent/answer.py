@@ -30,13 +30,26 @@ OPTIONAL = ("tokens", "ended", "kl", "kl_k1", "scores")
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """What the columns of a file are called, where not as in `CALLED`; each of `tags` is a column to slice by."""
+    """What columns are called, where not as in `CALLED`; each of `tags` is a column to slice by.
+
+    A name holds for the files whose first row has it.
+    """
 
     id: str | None = None
     prompt: str | None = None
     answer: str | None = None
     reference: str | None = None
     tags: tuple[str, ...] = ()
+
+    def among(self, row: Row) -> "Columns":
+        """The names that a row has."""
+        one = {name: column for name in CALLED if (column := getattr(self, name)) in row}
+        return Columns(**one, tags=tuple(column for column in self.tags if column in row))
+
+    def missing(self, rows: Sequence[Row]) -> list[str]:
+        """The names that none of these rows has."""
+        every = [*(getattr(self, name) for name in CALLED), *self.tags]
+        return [column for column in every if column is not None and not any(column in row for row in rows)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +87,7 @@ def predictions(path: Path) -> Path:
 
 def read(path: Path, columns: Columns | None = None) -> list[Answer]:
     """The answers in a file. Rows without an id are known by their prompt, the second of one prompt as its second."""
-    named = columns or Columns()
+    named = (columns or Columns()).among(first(path))
     answers: list[Answer] = []
     prompts: Counter[str] = Counter()
     ids: dict[str, str] = {}
@@ -93,6 +106,11 @@ def read(path: Path, columns: Columns | None = None) -> list[Answer]:
     if not answers:
         raise DataError(f"{path}: holds no predictions")
     return answers
+
+
+def first(path: Path) -> Row:
+    """The first row of a file, as it stands there; an empty one where it has none."""
+    return next((row for _, row in _rows(path)), {})
 
 
 def row(answer: Answer) -> dict[str, Any]:

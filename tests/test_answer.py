@@ -53,9 +53,18 @@ def test_columns_are_named_by_flag(tmp_path: Path) -> None:
     run.write_jsonl(tmp_path / "x.jsonl", rows)
     found = answer.read(tmp_path / "x.jsonl", Columns("n", "q", "a1", "gold", ("topic", "hard")))
     assert found == [Answer("7", "Why?", "So.", "Because.", tags=("topic=law", "hard=True"))]
-    for columns, missing in [(Columns(answer="a2"), "a2"), (Columns(answer="a1", tags=("lang",)), "lang")]:
-        with pytest.raises(DataError, match=rf"x\.jsonl:1: has no column {missing}; it has n, q, prompt"):
-            answer.read(tmp_path / "x.jsonl", columns)
+    first = answer.first(tmp_path / "x.jsonl")
+    assert Columns(answer="a1", prompt="nobody", tags=("topic", "lang")).missing([first, {}]) == ["nobody", "lang"]
+    run.write_jsonl(tmp_path / "y.jsonl", [rows[0], rows[0] | {"n": 8, "a2": "x"}, {"n": 9, "q": "Who?"}])
+    with pytest.raises(DataError, match=r"y\.jsonl:3: has no column a1; it has n, q"):
+        answer.read(tmp_path / "y.jsonl", Columns("n", "q", "a1", tags=("topic",)))
+
+
+def test_a_name_holds_for_the_files_that_have_such_a_column(tmp_path: Path) -> None:
+    run.write_jsonl(tmp_path / "mine.jsonl", [{"prompt": "Why?", "said": "x", "answer": "no"}])
+    run.write_jsonl(tmp_path / "theirs.jsonl", [{"prompt": "Why?", "output": "y"}])
+    columns = Columns(answer="said")
+    assert [answer.read(tmp_path / f"{name}.jsonl", columns)[0].text for name in ("mine", "theirs")] == ["x", "y"]
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,10 @@ def test_a_judge_that_cannot_be_asked_changes_no_run(tmp_path: Path, done: list[
     assert [words[0] for words in done] == ["compare"]
 
 
-def test_what_is_wrong_is_said_before_anything_is_made(tmp_path: Path, done: list[tuple[str, ...]]) -> None:
+def test_what_is_wrong_is_said_before_anything_is_made(
+    tmp_path: Path, done: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     a, b = answered(tmp_path / "a.jsonl", ["x"] * 3), answered(tmp_path / "b.jsonl", ["y"] * 3)
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -176,6 +179,7 @@ def test_what_is_wrong_is_said_before_anything_is_made(tmp_path: Path, done: lis
         ([a, b, "--judge", empty, "--judge", empty], UsageError, "there can be one reward model"),
         ([a, b, "--votes", "2"], UsageError, "votes: is for language models"),
         ([a, b, "--write", "excel"], UsageError, "no such format"),
+        ([a, b, "--answer-column", "sad", "--tag-columns", "topic"], UsageError, "sad, topic: no file of answers has"),
         ([a, b, "--in", "a=x"], UsageError, "--in is for the stage alone"),
         (["--recipe", a], UsageError, r"no --out"),
         (["--recipe", a, "--out", tmp_path / "o", "--prompts", a], UsageError, "--prompts is for sides that are named"),
@@ -189,7 +193,7 @@ def test_what_is_wrong_is_said_before_anything_is_made(tmp_path: Path, done: lis
         with pytest.raises(kind, match=message):
             command("compare", *words)
     assert not done
-    assert not (tmp_path / "runs").exists()
+    assert not list(tmp_path.glob("runs/*/comparison"))
 
 
 def verdict_of(win: int, tie: int, loss: int) -> dict[str, Any]:

@@ -111,6 +111,8 @@ def _together(asked: Asked, sides: Sequence[Side], called: Jury) -> Path:
         prompts = _prompts(asked.prompts, sides, folder, base.infer.max_prompts)
         files = [_answered(one, prompts if asked.prompts else None, folder) for one in sides]
         keys = ["a", "b", *(f"side.{one.name}" for one in sides[2:])]
+        if missing := asked.columns.missing([answer.first(path) for path in files]):
+            raise UsageError(f"{', '.join(missing)}: no file of answers has such a column")
         given = {key: answer.read(path, asked.columns) for key, path in zip(keys, files, strict=True)}
         joined = answer.join(given, asked.shared)
         inputs = _judged_by(called.inputs, sides)

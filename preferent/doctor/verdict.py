@@ -129,7 +129,7 @@ def judge_follows_place(history: History) -> Iterator[Finding]:
             yield Finding(
                 "judge-follows-place",
                 SUSPICIOUS,
-                f"Where an answer stands decides much of what {name} says: that cancels over both orders, and says nothing.",
+                f"Where an answer stands decides much of what {name} says: it cancels, and tells nothing.",
                 (Evidence(FILE, f"judges.{name}.order.first_slot", f"{share:.3f}"),),
                 "Take a stronger judge, or more votes; trust it no further than it agrees with people.",
             )
