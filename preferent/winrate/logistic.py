@@ -60,8 +60,8 @@ def lasso(
         slope = strength * design.T @ (weights * (chance - outcomes))
         curve = strength * (design.T * (weights * chance * (1 - chance))) @ design
         step = _descended(theta, slope, curve) - theta
-        if np.abs(step).max() < 1e-13:
-            break
+        if np.abs(step).max() < 1e-8:  # which is the last one: the next would be its square
+            return np.asarray(theta + step)
         size = 1.0
         while cost(theta + size * step) > now and size > 1e-10:
             size /= 2
@@ -79,6 +79,6 @@ def _descended(theta: np.ndarray, slope: np.ndarray, curve: np.ndarray) -> np.nd
             bend = curve[place, place] + 1e-300
             aim = bend * found[place] - slope[place] - curve[place] @ (found - theta)
             found[place] = np.sign(aim) * max(abs(aim) - 1, 0.0) / bend
-        if np.abs(found - before).max() < 1e-15:
+        if np.abs(found - before).max() < 1e-14:
             break
     return found
