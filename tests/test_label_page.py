@@ -110,7 +110,7 @@ def test_no_file_of_the_page_reads_a_text_as_markup_or_code(path):
         r"|\beval\b|new Function|\.style\b|style=|\bon[a-z]+=\"|<script(?! type=\"module\" src=\"/static/)|<style"
     )
     assert re.findall(forbidden, text) == []
-    assert max(map(len, text.splitlines())) < 400
+    assert path.suffix != ".js" or max(map(len, text.splitlines())) <= 120
     assert len(text.splitlines()) <= 400
 
 
@@ -276,7 +276,7 @@ def test_every_screen_is_accessible_and_fits(chromium, tmp_path, device, scheme)
     ]
     file = write_rows(tmp_path / "rows.jsonl", rows)
     with (
-        serving(tmp_path / "labels", file=file, seed=1, strengths=3) as server,
+        serving(tmp_path / "labels", file=file, seed=1, strengths=3 if scheme == "light" else 9) as server,
         visit(chromium, server.address, ("401",), color_scheme=scheme, **device) as page,
     ):
 

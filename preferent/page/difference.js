@@ -8,7 +8,8 @@ const TABLE_CELLS = 4_000_000;
 
 // Words and signs, each with the blanks that follow it; blanks at the very start follow an empty word.
 function words(text) {
-  return [...text.matchAll(/([\p{L}\p{M}\p{N}_]+|[^\s\p{L}\p{M}\p{N}_]|^(?=\s))(\s*)/gu)].map((found) => [found[1], found[2]]);
+  const found = text.matchAll(/([\p{L}\p{M}\p{N}_]+|[^\s\p{L}\p{M}\p{N}_]|^(?=\s))(\s*)/gu);
+  return [...found].map(([, word, blanks]) => [word, blanks]);
 }
 
 // Pairs of places [i, j] of a longest common subsequence of a[a0..a1) and b[b0..b1), by the table of lengths.

@@ -9,7 +9,8 @@ export class Unreachable extends Error {}
 export async function request(path, body) {
   const options = { credentials: "same-origin", cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MILLISECONDS) };
   if (body !== undefined) {
-    Object.assign(options, { method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json" } });
+    const headers = { "Content-Type": "application/json" };
+    Object.assign(options, { method: "POST", body: JSON.stringify(body), headers });
   }
   try {
     const response = await fetch(path, options);

@@ -1,6 +1,7 @@
 // Nodes are made here and nowhere else: texts go in as text, so that no text is ever read as markup.
 
-// element("p", {class: "small", hidden: true, click: handler}, "text", node ...); functions listen to the event so named.
+// element("p", {class: "small", hidden: true, click: handler}, "text", node ...); a function listens to the event that
+// its name says.
 export function element(tag, properties = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {

@@ -15,9 +15,12 @@ const BEHIND = "The last question was answered in another tab or window. This is
 const STATES = { saved: "saved", saving: "saving", unsaved: "not saved", alone: "no server" };
 const TROUBLES = {
   unsaved:
-    "Not saved: the server does not answer. Your answer is kept in this browser, and this page goes on by itself as soon as the server is back.",
+    "Not saved: the server does not answer. Your answer is kept in this browser, " +
+    "and this page goes on by itself as soon as the server is back.",
   alone: "The server does not answer. This page goes on by itself as soon as it is back.",
 };
+const WRONG_LINK = "The link is not complete, or belongs to another set of questions.";
+const NO_LINK = "There was no link, or it is no longer valid.";
 const SECTIONS = ["question", "end", "closed"];
 const FIRST_GLANCE_MILLISECONDS = 300;
 const PAUSE_MILLISECONDS = 1000;
@@ -135,8 +138,9 @@ async function refresh(notice = "") {
 }
 
 function expired() {
-  const kept = outbox.waiting().length ? " Your last answer is kept in this browser and is sent when you open the new one." : "";
-  close(`The link that this page was opened with is no longer valid.${kept}`);
+  const words = "The link that this page was opened with is no longer valid.";
+  const kept = " Your last answer is kept in this browser, and is sent when you open the new link.";
+  close(outbox.waiting().length ? words + kept : words);
 }
 
 // What the server said to a deed of the outbox.
@@ -232,8 +236,7 @@ async function start() {
   help.draw();
   const { status, body } = await patiently(null);
   if (status !== 200) {
-    const isGiven = location.hash.length > 1;
-    return close(isGiven ? "The link is not complete, or belongs to another set of questions." : "There was no link, or it is no longer valid.");
+    return close(location.hash.length > 1 ? WRONG_LINK : NO_LINK);
   }
   question.offer(body.strengths);
   help.draw();

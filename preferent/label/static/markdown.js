@@ -1,6 +1,6 @@
-// Markdown as nodes: headings, lists, tables, quotes, code, bold, italics. It builds elements and gives them texts, never
-// markup: HTML stays text, a link is its words and its address, a picture is its description and its address, and
-// nothing can be pressed or is fetched. Time grows with the length of the text, whatever the text.
+// Markdown as nodes: headings, lists, tables, quotes, code, bold, italics. It builds elements and gives them texts,
+// never markup: HTML stays text, a link is its words and its address, a picture is its description and its address,
+// and nothing can be pressed or is fetched. Time grows with the length of the text, whatever the text.
 
 import { element } from "/static/element.js";
 
@@ -22,7 +22,7 @@ export function markdown(text) {
 
 function starts(lines, at) {
   const line = lines[at];
-  return FENCE.test(line) || HEADING.test(line) || RULE.test(line) || QUOTE.test(line) || ITEM.test(line) || isTable(lines, at);
+  return [FENCE, HEADING, RULE, QUOTE, ITEM].some((start) => start.test(line)) || isTable(lines, at);
 }
 
 function isTable(lines, at) {
@@ -84,7 +84,8 @@ function quote(lines, at, parent, depth) {
 function list(lines, at, parent, depth) {
   const marker = ITEM.exec(lines[at])[2];
   const ordered = /\d/.test(marker);
-  const box = element(ordered ? "ol" : "ul", ordered ? { start: String(parseInt(marker)), dir: "auto" } : { dir: "auto" });
+  const numbering = ordered ? { start: String(parseInt(marker)) } : {};
+  const box = element(ordered ? "ol" : "ul", { ...numbering, dir: "auto" });
   const isNext = (line) => line !== undefined && ITEM.exec(line)?.[2].at(-1) === marker.at(-1) && !RULE.test(line);
   while (isNext(lines[at])) {
     const [inner, end] = listItem(lines, at);

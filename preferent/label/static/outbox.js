@@ -16,7 +16,8 @@ function uuid() {
 
 export class Outbox {
   // `owner` tells this annotator of this folder from any other that the browser has seen at this address.
-  // `on.state("saved" | "saving" | "unsaved")`; `on.settled(deed, status, body)` for each deed that the server took or refused.
+  // Calls `on.state("saved" | "saving" | "unsaved")`, and `on.settled(deed, status, body)` for each deed that the
+  // server took or refused.
   constructor(owner, on) {
     this.prefix = `preferent.outbox.${owner}.`;
     this.on = on;

@@ -4,6 +4,7 @@ import { openSession, request, Unreachable } from "/static/api.js";
 import { element, find } from "/static/element.js";
 
 const HIDDEN = "Hidden, so that whoever still answers questions is not swayed by it.";
+const NO_AGREEMENT = "No question was answered by two people yet, so there is no agreement to measure.";
 const POLL_MILLISECONDS = 2000;
 const CHOICES = { left: "Left is better", right: "Right is better", tie: "Tie", both_bad: "Both bad", skip: "Skipped" };
 
@@ -23,8 +24,9 @@ function between(interval, shape) {
   return interval ? `, 95 % interval ${shape(interval[0])} to ${shape(interval[1])}` : "";
 }
 
-function figure(name, value, more = "") {
-  return element("div", { class: "figure" }, element("dt", {}, name), element("dd", {}, element("strong", {}, value), more));
+function figure(name, value) {
+  const shown = element("dd", {}, element("strong", {}, value));
+  return element("div", { class: "figure" }, element("dt", {}, name), shown);
 }
 
 function number(text) {
@@ -38,15 +40,17 @@ function bar(share, name) {
 function person(one) {
   const gold = one.gold_total ? `${one.gold_right} of ${one.gold_total}` : "–";
   const time = one.median_seconds == null ? "–" : `${one.median_seconds.toFixed(1)} s`;
-  const progress = element("td", {}, bar(one.total ? one.done / one.total : 0, `Progress of ${one.name}`), element("span", { class: "small" }, ` ${one.done} of ${one.total}`));
-  return element("tr", {}, element("th", { scope: "row" }, element("bdi", {}, one.name)), progress,
-    ...[percent(one.left_share), percent(one.tie_share), String(one.skips), time, gold, ago(one.last)].map(number)); // prettier-ignore
+  const done = bar(one.total ? one.done / one.total : 0, `Progress of ${one.name}`);
+  const progress = element("td", {}, done, element("span", { class: "small" }, ` ${one.done} of ${one.total}`));
+  const numbers = [percent(one.left_share), percent(one.tie_share), String(one.skips), time, gold, ago(one.last)];
+  const name = element("th", { scope: "row" }, element("bdi", {}, one.name));
+  return element("tr", {}, name, progress, ...numbers.map(number));
 }
 
-// `last` is a time, in seconds since 1970 or as ISO 8601 text.
+// `last` is a time in seconds since 1970.
 function ago(last) {
-  if (last === null || last === undefined) return "–";
-  const seconds = Math.max(0, Date.now() / 1000 - (typeof last === "number" ? last : Date.parse(last) / 1000));
+  if (last === null) return "–";
+  const seconds = Math.max(0, Date.now() / 1000 - last);
   if (seconds < 60) return "just now";
   if (seconds < 3600) return `${Math.floor(seconds / 60)} min ago`;
   return seconds < 86400 ? `${Math.floor(seconds / 3600)} h ago` : `${Math.floor(seconds / 86400)} d ago`;
@@ -55,19 +59,29 @@ function ago(last) {
 function choice([name, count], total) {
   const words = CHOICES[name] ?? name;
   const share = total ? count / total : 0;
-  return element("tr", {}, element("th", { scope: "row" }, words), number(String(count)), number(percent(share)), element("td", {}, bar(share, words)));
+  const name = element("th", { scope: "row" }, words);
+  const picture = element("td", {}, bar(share, words));
+  return element("tr", {}, name, number(String(count)), number(percent(share)), picture);
 }
 
 function agreementWords(agreement) {
-  if (!agreement || !agreement.pairs) return "Nobody has answered a question that somebody else answered too, so there is no agreement to measure yet.";
+  if (!agreement?.pairs) return NO_AGREEMENT;
   const pairs = agreement.pairs === 1 ? "one pair of answers" : `${agreement.pairs} pairs of answers`;
-  return `Two people gave the same answer in ${percent(agreement.percent)} of ${pairs} to the same question. Krippendorff’s alpha is ${decimal(agreement.krippendorff)}${between(agreement.interval, decimal)}; 0 is chance, 1 is perfect.`;
+  const same = `Two people gave the same answer in ${percent(agreement.percent)} of ${pairs} to the same question.`;
+  const alpha = decimal(agreement.krippendorff) + between(agreement.interval, decimal);
+  return `${same} Krippendorff’s alpha is ${alpha}; 0 is chance, 1 is perfect.`;
+}
+
+function twoPeople([pair, kappa]) {
+  const names = pair.split("|").flatMap((name, at) => [at ? " and " : "", element("bdi", {}, name)]);
+  return element("tr", {}, element("th", { scope: "row" }, ...names), number(decimal(kappa)));
 }
 
 function rate(one) {
   const [a, b] = [one.model_a, one.model_b].map((name) => element("bdi", {}, name));
   const words = ` wins ${percent(one.win_rate)} against `;
-  const counts = `${between(one.interval, percent)}. ${one.win} won, ${one.tie} tied, ${one.loss} lost; a tie counts as half.`;
+  const interval = between(one.interval, percent);
+  const counts = `${interval}. ${one.win} won, ${one.tie} tied, ${one.loss} lost; a tie counts as half.`;
   return element("p", { class: "sentence" }, a, words, b, counts);
 }
 
@@ -90,8 +104,7 @@ function show(overview) {
   find("choices").tBodies[0].replaceChildren(...Object.entries(choices).map((one) => choice(one, total)));
   find("agreement-words").textContent = agreementWords(agreement);
   const kappas = Object.entries(agreement?.cohen ?? {});
-  find("cohen").tBodies[0].replaceChildren(...kappas.map(([pair, kappa]) =>
-    element("tr", {}, element("th", { scope: "row" }, ...pair.split("|").flatMap((name, at) => [at ? " and " : "", element("bdi", {}, name)])), number(decimal(kappa))))); // prettier-ignore
+  find("cohen").tBodies[0].replaceChildren(...kappas.map(twoPeople));
   find("cohen-scroll").hidden = !kappas.length;
   if (overview.win_rate && isRevealed) showRates(overview.win_rate);
   find("results").hidden = false;
@@ -155,6 +168,7 @@ async function start() {
   try {
     const { status, body } = await openSession();
     if (status !== 200 || !body.owner) return close();
+    find("tools").hidden = body.annotator === null;
   } catch (error) {
     if (!(error instanceof Unreachable)) throw error;
     showState(false);

@@ -13,7 +13,8 @@ export function marked(text, runs, own) {
   if (!text.trim()) return absent(text);
   const tag = own === "removed" ? "del" : "ins";
   const shown = runs.filter((run) => run.kind === "same" || run.kind === own);
-  return element("div", { class: "plain" }, ...shown.map((run) => (run.kind === own ? element(tag, {}, run.text) : run.text)));
+  const nodes = shown.map((run) => (run.kind === own ? element(tag, {}, run.text) : run.text));
+  return element("div", { class: "plain" }, ...nodes);
 }
 
 function absent(text) {

@@ -59,7 +59,8 @@ export class Question {
     this.choose(previous?.choice ?? null);
     this.draw();
     for (const box of SCROLLED) find(box).scrollTop = 0;
-    if (item.prompt.length > 1) find("prompt").scrollTop = find("prompt").scrollHeight; // the last turn is to be answered
+    // Of a conversation the last turn is to be answered.
+    if (item.prompt.length > 1) find("prompt").scrollTop = find("prompt").scrollHeight;
   }
 
   draw() {
