@@ -59,9 +59,9 @@ function ago(last) {
 function choice([name, count], total) {
   const words = CHOICES[name] ?? name;
   const share = total ? count / total : 0;
-  const name = element("th", { scope: "row" }, words);
+  const head = element("th", { scope: "row" }, words);
   const picture = element("td", {}, bar(share, words));
-  return element("tr", {}, name, number(String(count)), number(percent(share)), picture);
+  return element("tr", {}, head, number(String(count)), number(percent(share)), picture);
 }
 
 function agreementWords(agreement) {
