@@ -87,6 +87,8 @@ def test_the_verbs():
         "preferent export",
         "preferent env",
         *(f"preferent {stage}" for stage in cli.STAGES),
+        "preferent agree",
+        "preferent label",
         "preferent doctor",
     ]
 
@@ -100,7 +102,11 @@ def test_help_is_short_and_complete(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["preferent", "preferent run", "preferent ppo", "preferent data check", "preferent doctor"]
+    "name",
+    [
+        *("preferent", "preferent run", "preferent ppo", "preferent data check", "preferent doctor"),
+        *("preferent compare", "preferent agree", "preferent label"),
+    ],
 )
 def test_help_imports_nothing_heavy(name):
     words = name.split()[1:]
@@ -294,8 +300,9 @@ def test_google_cloud_keys_are_named(course, monkeypatch, capsys):
 
     def execute(recipe, out, from_stage, of_run):
         seen.append((out, from_stage, of_run))
-        judge = {"win_rate": 0.6, "interval": [0.5, 0.7], "n": 10, "independent": True}
-        found = {"headline": "judge", "judges": {"judge": judge}, "kl": None}
+        judge = {"win_rate": 0.6, "interval": [0.5, 0.7], "n": 10, "independent": True, "kind": "reward_model"}
+        sides = [{"key": "a", "name": "tuned"}, {"key": "b", "name": "base"}]
+        found = {"headline": "judge", "judges": {"judge": judge}, "kl": None, "sides": sides}
         run.write_json(out / "comparison/metrics.json", found)
         return pipeline.Run(out)
 
