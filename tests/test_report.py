@@ -335,14 +335,16 @@ def test_wins_losses_disputed_and_random_are_disjoint() -> None:
     assert [group for _, group in example.picked([], ("", []), 60)] == [[], [], [], []]
     alone = dict(example.picked([1.0, None, None, None, None, None], ("", []), 6))
     assert (alone["biggest wins"], alone["biggest losses"]) == ([0], [])
+    none = dict(example.picked([0.0, 0.0, 1.0, 0.0], ("", []), 6))
+    assert (none["biggest wins"], none["biggest losses"]) == ([2], []), "a tie is no win"
 
 
 def test_examples_are_of_the_headline_judge(tmp_path: Path) -> None:
-    make_comparison(tmp_path, [f"t{i}" for i in range(9)])
+    make_comparison(tmp_path, [f"t{i}" for i in range(9)], lead=0.0)
     metrics = run.read_json(tmp_path / "comparison" / "metrics.json")
     rows = example.chosen(tmp_path, metrics, 60)
     assert len(rows) == 9
-    first = {"side": "tuned", "text": "t8", "score": 2.0, "tokens": None, "repeated": False}
+    first = {"side": "tuned", "text": "t8", "score": 1.0, "tokens": None, "repeated": False}
     assert rows[0]["answers"][0] == first
     assert [row["group"] for row in rows] == ["biggest wins"] * 3 + ["biggest losses"] * 3 + ["random"] * 3
     assert rows[3]["id"] == "0"

@@ -232,6 +232,9 @@ def test_rounds_stand_one_a_row_all_against_the_base(tmp_path: Path) -> None:
     ]
     assert [len(one.points) for one in shown.charts[0].series[:2]] == [4, 3]
     assert verdict.others(found, jurors(found)).rows == []
+    del found["judges"]["people"]
+    shown = rounds.section(found, [str(tmp_path / "one"), str(tmp_path / "gone")], jurors(found))
+    assert shown is not None and shown.rows[1][2] == by_people[1], "of round 1 they said it, of this one not yet"
     assert rounds.section(metrics(judge=judge(0.5, 0.6)), [], jurors(found)) is None
 
 

@@ -90,15 +90,14 @@ def _apart(pair: Said, ones: Sequence[str], others: Sequence[str | None]) -> flo
 def picked(
     leads: Sequence[float | None], apart: tuple[str, Sequence[float]], count: int
 ) -> list[tuple[str, list[int]]]:
-    """Places by group: the greatest leads, the least, those judged furthest apart, and some others in a fixed random
-    order. A place is in one group only; the random ones fill up what the other groups leave."""
+    """Places by group: the greatest leads of either side, those judged furthest apart, and some others in a fixed
+    random order. A place is in one group only; the random ones fill up what the other groups leave."""
     name, gaps = apart
-    scored = [(-value, place) for place, value in enumerate(leads) if value is not None]
-    by_lead = [place for _, place in sorted(scored)]
+    by_lead = sorted((place for place, value in enumerate(leads) if value), key=lambda place: -(leads[place] or 0.0))
     each = min(count, len(leads)) // (4 if any(gaps) else 3)
     disputed = sorted((place for place, gap in enumerate(gaps) if gap > 0), key=lambda place: (-gaps[place], place))
-    best = by_lead[:each]
-    worst = [place for place in by_lead[::-1][:each] if place not in best]
+    best = [place for place in by_lead[:each] if (leads[place] or 0.0) > 0]
+    worst = [place for place in by_lead[::-1][:each] if (leads[place] or 0.0) < 0]
     far = [place for place in disputed if place not in best and place not in worst][:each]
     taken = {*best, *worst, *far}
     order = [int(i) for i in draw.permutation(0, "report", 0, len(leads)) if int(i) not in taken]

@@ -48,14 +48,14 @@ KNOWN = {
 
 
 def jurors(metrics: Figures, recipe: Recipe) -> dict[str, Juror]:
-    """Everybody who judged, and the truth, by the name in the files."""
+    """Everybody who judged, people (of an earlier round, if not of this) and the truth, by the name in the files."""
     colours = cycle((5, 6))
     models = {judge.name: judge.model for judge in recipe.compare.judges}
     found = {}
     for name, figures in metrics.get("judges", {}).items():
         what = f"the language model {models[name]}" if name in models else "a language model"
         found[name] = KNOWN.get(name) or Juror(name, what, next(colours), figures.get("independent", True), True)
-    return found | {"truth": KNOWN["truth"]}
+    return found | {name: KNOWN[name] for name in ("people", "truth")}
 
 
 def whom(found: Figures) -> str:

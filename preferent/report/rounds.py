@@ -36,37 +36,33 @@ def section(metrics: Figures, continues: Sequence[str], jurors: Mapping[str, Jur
     if not earlier:
         return None
     sides = ["b", *sorted(earlier, key=lambda key: int(key.removeprefix(verdict.ROUND))), "a"]
-    verdicts = [_read(folder) for folder in continues] + [metrics]
-    against = {name: against_base(name, metrics, sides, verdicts) for name in metrics.get("judges", {})}
-    against = {name: found for name, found in against.items() if any(found[1:])}
-    names = list(against)
-    kl = [None, *(found and found.get("kl") for found in verdicts)]
-    ratings = {name: {one["side"]: one for one in found} for name, found in metrics.get("rating", {}).items()}
-    heads = (
-        [jurors[name].title for name in names] + ["KL"] * any(kl) + [f"Rating, {jurors[name].name}" for name in ratings]
-    )
-    rows = [
-        (
-            _name(place, len(sides)),
-            *(_rate(against[name][place]) for name in names),
-            *([_divergence(kl[place] if place < len(kl) else None, place)] if any(kl) else []),
-            *(verdict.rated(found.get(side)) for found in ratings.values()),
+    then = [*map(_read, continues), *[None] * len(earlier)][: len(earlier)]
+    said = [None, *then, metrics]
+    asked = dict.fromkeys([*metrics.get("judges", {}), "people"])
+    against = {name: against_base(name, metrics, sides, said) for name in asked}
+    against = {name: found for name, found in against.items() if any(found)}
+    columns = [(jurors[name].title, [_rate(one) for one in found]) for name, found in against.items()]
+    if any(one and one.get("kl") for one in said):
+        columns.append(
+            ("KL", ["0", *((number(one["kl"]["mean"]) if one and one.get("kl") else "") for one in said[1:])])
         )
-        for place, side in enumerate(sides)
-    ]
-    return Rounds(heads, rows, draw(against, jurors), steps(metrics, sides, jurors))
+    for name, found in list(metrics.get("rating", {}).items())[:1]:
+        rated = {one["side"]: verdict.rated(one) for one in found}
+        columns.append((f"Rating, {jurors[name].name}", [rated.get(side, "") for side in sides]))
+    named = ["0, the base model", *map(str, range(1, len(sides) - 1)), f"{len(sides) - 1}, this run"]
+    rows = list(zip(named, *(cells for _, cells in columns), strict=True))
+    return Rounds([head for head, _ in columns], rows, draw(against, jurors), steps(metrics, sides, jurors))
 
 
-def against_base(name: str, metrics: Figures, sides: Sequence[str], verdicts: Sequence[Figures | None]) -> list[Any]:
+def against_base(name: str, metrics: Figures, sides: Sequence[str], said: Sequence[Figures | None]) -> list[Any]:
     """A judge's figures of every round against the base, None where it gave none.
 
-    People judged earlier rounds when those were made: what they said is in the verdicts of those runs.
+    People judged earlier rounds when those were made: what they said is in the verdicts of those runs, `said`.
     """
-    found: list[Any] = [None, *(between(metrics, name, side, "b") for side in sides[1:-1]), metrics["judges"][name]]
-    if name == "people":
-        said = [(verdict or {}).get("judges", {}).get(name) for verdict in verdicts]
-        found = [None, *(here or then for here, then in zip(found[1:], said, strict=False))]
-    return found + [None] * (len(sides) - len(found))
+    found = [None, *(between(metrics, name, side, "b") for side in sides[1:-1]), metrics["judges"].get(name)]
+    if name != "people":
+        return found
+    return [here or (then or {}).get("judges", {}).get(name) for here, then in zip(found, said, strict=True)]
 
 
 def between(metrics: Figures, name: str, side: str, other: str) -> Figures | None:
@@ -116,17 +112,8 @@ def draw(against: Mapping[str, Sequence[Any]], jurors: Mapping[str, Juror]) -> l
     return [drawn] if drawn and against else []
 
 
-def _name(place: int, count: int) -> str:
-    """What a round is called."""
-    return "0, the base model" if place == 0 else f"{place}, this run" if place == count - 1 else str(place)
-
-
 def _rate(found: Figures | None) -> str:
     return "" if found is None else f"{percent(found['win_rate'], 1)} ({span(found['interval'])})"
-
-
-def _divergence(found: Figures | None, place: int) -> str:
-    return "0" if place == 0 else "" if found is None else number(found["mean"])
 
 
 def _read(folder: str) -> Figures | None:

@@ -33,7 +33,7 @@ function answer(one, choice) {
   const title = element("h3", "", capital(one.side));
   if (one.side === choice) title.append(element("span", "won", "preferred"));
   if (typeof one.score === "number") title.append(element("span", "", "score " + short(one.score)));
-  if (typeof one.tokens === "number") title.append(element("span", "", one.tokens + " tokens"));
+  if (typeof one.tokens === "number") title.append(element("span", "", one.tokens + (one.tokens === 1 ? " token" : " tokens")));
   if (one.repeated) title.append(element("span", "often", "its most frequent answer"));
   box.append(title, passage(one.text));
   return box;
