@@ -36,7 +36,7 @@ class Run:
         return self._rows(f"predictions/{model}/text.jsonl")
 
     def judgments(self) -> list[dict[str, Any]]:
-        """What the judges said, in the AutoSxS columns: A is the tuned model, B the base."""
+        """What the judges said, in the AutoSxS columns, and whose answers `model_a` and `model_b` are."""
         return self._rows("comparison/judgments.jsonl")
 
     def verdict(self) -> dict[str, Any]:

@@ -119,6 +119,26 @@ def test_comparator_scores_by_the_headline_judge(tmp_path: Path) -> None:
     assert "kl" not in [field["name"] for field in found["metadata"]["custom_fields_schema"]]
 
 
+def test_comparator_scores_each_verdict_for_a(tmp_path: Path) -> None:
+    """Whichever answer stood first; the application itself turns nothing."""
+    second = comparator.made(exchange.read(made(tmp_path)))["examples"][1]
+    by = [(rating["custom_fields"]["judge"], rating) for rating in second["individual_rater_scores"]]
+    assert [(r["score"], r["rating_label"], r["is_flipped"]) for name, r in by if name == "gpt"] == [
+        (1.5, "A is better", False),
+        (-1.5, "B is better", True),
+    ]
+
+
+def test_where_a_won_everything_the_application_keeps_its_scale(tmp_path: Path) -> None:
+    comparison = exchange.read(made(tmp_path, "gpt", people=False))
+    for one in comparison.judgments:
+        one.extra["verdicts"] = verdicts("A", "A")  # type: ignore[index]
+        one.extra.pop("score_a", None)  # type: ignore[attr-defined]
+    found = comparator.made(comparison)
+    assert [example["score"] for example in found["examples"]] == [1.5] * 5
+    assert {rating["score"] for example in found["examples"] for rating in example["individual_rater_scores"]} == {0.99}
+
+
 def test_every_declared_field_is_in_every_example(tmp_path: Path) -> None:
     found = comparator.made(exchange.read(made(tmp_path)))
     schema = found["metadata"]["custom_fields_schema"]

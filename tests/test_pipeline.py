@@ -270,6 +270,21 @@ def test_the_verdict_in_a_sentence(tmp_path, headline, kl, expected):
     assert pipeline.Run(tmp_path).headline() == expected
 
 
+@pytest.mark.parametrize(
+    ("kind", "names", "expected"),
+    [
+        ("people", ["tuned", "base"], "4 people prefer the tuned model to the base in 63.0% of 400 verdicts"),
+        ("language_model", ["new", "old"], "it, a language model, prefers new to old in 63.0% of 400 verdicts"),
+        ("reward_model", ["tuned", "old"], "an independent judge prefers tuned to old in 63.0% of 400 pairs"),
+    ],
+)
+def test_the_sentence_says_who_judged_whom(kind, names, expected):
+    judge = {"win_rate": 0.63, "interval": [0.58, 0.68], "n": 400, "independent": True, "kind": kind, "annotators": 4}
+    sides = [{"key": key, "name": name} for key, name in zip("ab", names, strict=True)]
+    told = pipeline.sentence({"headline": "it", "judges": {"it": judge}, "kl": None, "sides": sides})
+    assert told == f"{expected} (95 % interval 58.0% to 68.0%)"
+
+
 def test_the_door_is_free_of_torch():
     code = (
         "import sys, preferent, preferent.pipeline; assert callable(preferent.run); assert 'torch' not in sys.modules"
