@@ -120,6 +120,8 @@ def test_prompts_that_say_half_count_as_no_more_than_there_are_verdicts() -> Non
     """All net 1/2: nothing varies, so what is told is told by 40 verdicts, and not without end."""
     found = rate.net(np.array([1.0, 0.5] * 20), [str(i // 2) for i in range(40)], np.ones(40))
     assert (found.won, found.lost, found.effective) == (0.5, 0.0, 40.0)
+    almost = [1.0, 1.0, 0.5, 0.5] * 9 + [1.0, 0.5, 0.5, 0.5]
+    assert rate.net(np.array(almost), [str(i // 4) for i in range(40)], np.ones(40)).effective == 40.0
 
 
 def test_asking_again_for_the_same_answer_changes_no_share_and_no_worth() -> None:

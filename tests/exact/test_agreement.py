@@ -64,10 +64,10 @@ def test_cohen_is_that_of_other_programs(weights: Any, n: int) -> None:
 
 
 def test_a_weighted_disagreement_costs_its_distance() -> None:
-    """A for B costs twice what A for a tie does, or four times; margins (.5, 0, .5) by (.5, .5, 0)."""
-    a, b = ["A", "A", "B", "B"], ["B", "tie", "B", "tie"]
-    assert agreement.cohen(a, b, "linear") == pytest.approx(1 - (3 + 1) / (4 * (0.25 * 1 + 0.25 * 2 + 0.25 * 1)))
-    assert agreement.cohen(a, b, "quadratic") == pytest.approx(1 - (5 + 1) / (4 * (0.25 * 1 + 0.25 * 4 + 0.25 * 1)))
+    """A for B costs twice what A for a tie does, or four times; margins (1/2, 0, 1/2) by (3/4, 1/4, 0) of B, tie, A."""
+    a, b = ["A", "A", "B", "B"], ["B", "tie", "B", "B"]
+    assert agreement.cohen(a, b, "linear") == pytest.approx(1 - (2 + 1) / (4 * (1 / 8 + 2 * 3 / 8 + 1 / 8)))
+    assert agreement.cohen(a, b, "quadratic") == pytest.approx(1 - (4 + 1) / (4 * (1 / 8 + 4 * 3 / 8 + 1 / 8)))
     with pytest.raises(ValueError, match="both_bad"):
         agreement.cohen(["A"], ["both_bad"], "linear")
 
@@ -103,15 +103,28 @@ def test_krippendorffs_exact_fraction() -> None:
     assert agreement.krippendorff(whole) == agreement.krippendorff(KRIPPENDORFF_2011)
 
 
-def test_alpha_by_its_definition() -> None:
+@pytest.mark.parametrize("missing", [0.0, 0.2, 0.5])
+def test_alpha_by_its_definition(missing: float) -> None:
     """Over all pairs of values: within units, weighted 1 / (m - 1), against any two values at all."""
-    ratings = np.array(KRIPPENDORFF_2011)
+    uniform = draw.uniforms(4, "ratings", np.arange(5)[:, None], np.arange(60)).reshape(5, 3, 20)
+    ratings = np.where(uniform[:, 0] < missing, NAN, np.floor(uniform[:1, 1] * 4 + uniform[:, 2] * 2))
     units = [[value for value in column if value == value] for column in ratings.T]
     units = [unit for unit in units if len(unit) > 1]
     values = [value for unit in units for value in unit]
-    within = sum(sum((x - y) ** 2 for x, y in itertools.permutations(unit, 2)) / (len(unit) - 1) for unit in units)
-    among = sum((x - y) ** 2 for x, y in itertools.permutations(values, 2)) / (len(values) - 1)
-    assert agreement.krippendorff(ratings, "interval") == pytest.approx(1 - within / among, abs=1e-12)
+
+    def rank(x: float) -> float:
+        return sum(value < x for value in values) + sum(value == x for value in values) / 2
+
+    for level, distance in {
+        "nominal": lambda x, y: x != y,
+        "ordinal": lambda x, y: (rank(x) - rank(y)) ** 2,
+        "interval": lambda x, y: (x - y) ** 2,
+    }.items():
+        within = sum(
+            sum(distance(x, y) for x, y in itertools.permutations(unit, 2)) / (len(unit) - 1) for unit in units
+        )
+        among = sum(distance(x, y) for x, y in itertools.permutations(values, 2)) / (len(values) - 1)
+        assert agreement.krippendorff(ratings, level) == pytest.approx(1 - within / among, abs=1e-12)
 
 
 def test_alpha_of_two_values_is_the_same_at_every_level() -> None:
