@@ -117,6 +117,10 @@ def others(trials: int) -> None:
     print("| interval of | prompts | method | coverage |")
     print("|---|---|---|---|")
     for name, count, method, cases in (
+        ("win rate, a tenth of the prompts asked eight times as often", 30, "headline", lopsided(30, trials)),
+        ("win rate, a tenth of the prompts asked eight times as often", 100, "headline", lopsided(100, trials)),
+        ("win rate of pairs selected with probability .2 or .8, weighted", 60, "headline", selected(60, trials)),
+        ("win rate of pairs selected with probability .2 or .8, weighted", 200, "headline", selected(200, trials)),
         ("Cohen's kappa", 30, "jackknife", kappas(30, trials)),
         ("Cohen's kappa", 100, "bootstrap", kappas(100, trials // 8)),
         ("Krippendorff's alpha, four judges, a third missing", 30, "jackknife", alphas(30, trials)),
@@ -134,6 +138,27 @@ def others(trials: int) -> None:
 
 Cases = Iterator[tuple[float, tuple[float, float] | None]]
 """The true value and the interval of each trial."""
+
+
+def lopsided(prompts: int, trials: int) -> Cases:
+    """The hardest judge above, asked in both orders once, or of one prompt in ten eight times; the true rate is .1."""
+    judge = Judge("lopsided", 4.0, 0.0, 0.0, 8)
+    source = keyed(1, f"often {prompts}")
+    for y in simulated(judge, 0.1, prompts, trials):
+        asked = np.arange(8) < np.where(source.random(prompts) < 0.1, 8, 1)[:, None, None]
+        row, _, _ = np.nonzero(np.broadcast_to(asked, y.shape))
+        yield 0.1, winrate.win_rate(y[np.broadcast_to(asked, y.shape)], row).interval
+
+
+def selected(pairs: int, trials: int) -> Cases:
+    """Half of all pairs are won with probability .3 and asked about with .8, the others with .9 and .2."""
+    source = keyed(1, f"selected {pairs}")
+    for _ in range(trials):
+        hard, won, asked = source.random((3, pairs))
+        probability = np.where(hard < 0.5, 0.8, 0.2)
+        kept = asked < probability
+        y = (won < np.where(hard < 0.5, 0.3, 0.9)) * 1.0
+        yield 0.6, winrate.win_rate(y[kept], np.arange(pairs)[kept], weights=1 / probability[kept]).interval
 
 
 def kappas(prompts: int, trials: int) -> Cases:

@@ -40,7 +40,11 @@ TESTED = {
     "batch.py": ("tests/test_batch.py", "tests/exact/test_padding.py"),
     "score.py": ("tests/test_score.py", "tests/exact/test_score.py", "tests/exact/test_padding.py"),
     "scale.py": ("tests/test_score.py", "tests/exact/test_score.py"),
-    "winrate.py": ("tests/test_winrate.py", "tests/exact/test_verdict.py"),
+    "winrate/rate.py": ("tests/test_winrate.py", "tests/exact/test_verdict.py"),
+    "winrate/measure.py": ("tests/test_winrate.py", "tests/exact/test_verdict.py"),
+    "winrate/calibration.py": ("tests/test_winrate.py", "tests/exact/test_reward_model.py"),
+    "winrate/agreement.py": ("tests/exact/test_agreement.py",),
+    "winrate/change.py": ("tests/exact/test_change.py",),
 }
 
 
