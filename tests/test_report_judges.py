@@ -212,7 +212,7 @@ def test_rounds_stand_one_a_row_all_against_the_base(tmp_path: Path) -> None:
     shown = rounds.section(found, [str(tmp_path / "one"), str(tmp_path / "gone")], jurors(found))
     assert shown is not None
     assert shown.heads == ["Independent judge", "People", "KL", "Rating, independent judge"]
-    assert [row[0] for row in shown.rows] == ["0, the base model", "1", "2", "3, this run"]
+    assert [row[0] for row in shown.rows] == ["Round 0, the base model", "Round 1", "Round 2", "Round 3, this run"]
     by_judge, by_people, kl, rating = zip(*(row[1:] for row in shown.rows), strict=True)
     assert by_judge[1:] == (
         f"55.0{GAP}% (45.0–60.0{GAP}%)",

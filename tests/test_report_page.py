@@ -87,7 +87,9 @@ def test_word_differences_one_by_one_and_all(chromium, usual):
 def test_what_the_tuned_model_says_most_is_marked(chromium, usual):
     with visit(chromium, usual, viewport=DESKTOP) as page:
         page.goto(usual)
-        assert "The tuned model gives one and the same answer to 12 of 60 prompts" in page.locator(".doubts").inner_text()
+        assert (
+            "The tuned model gives one and the same answer to 12 of 60 prompts" in page.locator(".doubts").inner_text()
+        )
         marked = page.locator(".answer", has_text="its most frequent answer")
         assert marked.count() == page.locator(".answer", has_text="I do not know.").count() > 0
 

@@ -49,7 +49,8 @@ def section(metrics: Figures, continues: Sequence[str], jurors: Mapping[str, Jur
     for name, found in list(metrics.get("rating", {}).items())[:1]:
         rated = {one["side"]: verdict.rated(one) for one in found}
         columns.append((f"Rating, {jurors[name].name}", [rated.get(side, "") for side in sides]))
-    named = ["0, the base model", *map(str, range(1, len(sides) - 1)), f"{len(sides) - 1}, this run"]
+    last = len(sides) - 1
+    named = ["Round 0, the base model", *(f"Round {place}" for place in range(1, last)), f"Round {last}, this run"]
     rows = list(zip(named, *(cells for _, cells in columns), strict=True))
     return Rounds([head for head, _ in columns], rows, draw(against, jurors), steps(metrics, sides, jurors))
 
