@@ -137,7 +137,7 @@ def test_the_p_value_and_the_interval_are_one() -> None:
     for case in range(300):
         uniform = draw.uniforms(2, "dual", case, np.arange(46))
         values = np.where(uniform[:20] < uniform[40], 1.0, np.where(uniform[:20] < uniform[41] + 0.4, 0.5, 0.0))
-        names = np.floor(uniform[20:40] * (2 + 18 * uniform[42]))
+        names = np.arange(20) if case % 3 == 0 else np.floor(uniform[20:40] * (2 + 18 * uniform[42]))
         weights = None if uniform[43] < 0.5 else 0.2 + uniform[20:40]
         low, high = winrate.win_rate(values, names, weights=weights).interval
         assert (winrate.p_value(values, names, weights) < 0.05) == (not low <= 0.5 <= high)
@@ -157,6 +157,8 @@ def test_weights_are_hajeks() -> None:
 def test_one_heavy_prompt_says_next_to_nothing() -> None:
     low, high = winrate.win_rate(outcomes(6, 0, 6), own(12), weights=[1e6] + [1.0] * 11).interval
     assert (low, high) == (0.0, 1.0)
+    low, high = winrate.win_rate([1.0, 0.0], own(2), weights=[3.0, 1.0]).interval
+    assert 0 < low < high < 1
     low, high = winrate.win_rate(outcomes(6, 0, 6), own(12), weights=[4.0] + [1.0] * 11).interval
     plain = winrate.win_rate(outcomes(6, 0, 6), own(12)).interval
     assert high - low > plain[1] - plain[0]

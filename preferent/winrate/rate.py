@@ -122,10 +122,10 @@ def design_effect(outcomes: Sequence[float] | np.ndarray, prompts: Sequence[str]
     _, cluster, size = np.unique(np.asarray(prompts), return_inverse=True, return_counts=True)
     n, clusters = outcomes.size, size.size
     residual = outcomes - outcomes.mean()
-    independent = n / (n - 1) * np.sum(residual**2) if n > 1 else 0.0
-    if clusters == 1 or independent == 0:
+    apart, together = np.sum(residual**2), np.sum(np.bincount(cluster, residual) ** 2)
+    if clusters == 1 or apart == 0:
         return float(np.sum(size**2) / n)
-    return float(clusters / (clusters - 1) * np.sum(np.bincount(cluster, residual) ** 2) / independent)
+    return float(clusters / (clusters - 1) * together / (n / (n - 1) * apart))
 
 
 def wilson(successes: float, n: float, level: float = 0.95) -> tuple[float, float]:
