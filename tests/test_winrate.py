@@ -87,7 +87,7 @@ def test_one_prompt_says_nothing() -> None:
     assert winrate.win_rate(outcomes(3, 0, 0), ["same"] * 3).interval == (0.0, 1.0)
 
 
-@pytest.mark.parametrize("bad", [([], []), ([1.0], ["a", "b"]), ([0.7], ["a"])])
+@pytest.mark.parametrize("bad", [([], []), ([1.0], ["a", "b"]), ([0.7], ["a"]), ([1.0, 0.7], ["a", "b"])])
 def test_what_is_no_outcome_is_refused(bad: tuple[list[float], list[str]]) -> None:
     with pytest.raises(ValueError, match="outcome"):
         winrate.win_rate(*bad)
@@ -203,6 +203,7 @@ def test_wilson_is_statsmodels_and_the_win_rate_without_ties() -> None:
         assert ours == pytest.approx(proportion_confint(successes, n, method="wilson"), abs=1e-12)
         assert ours == pytest.approx(winrate.win_rate(outcomes(successes, 0, n - successes), own(n)).interval, abs=1e-9)
     assert winrate.wilson(0, 0) == (0.0, 1.0)
+    assert all(winrate.wilson(n, n)[1] <= 1 and winrate.wilson(0, n)[0] >= 0 for n in range(1, 200))
     narrow, wide = winrate.wilson(3, 10, 0.8), winrate.wilson(3, 10, 0.99)
     assert wide[0] < narrow[0] < narrow[1] < wide[1]
 

@@ -67,8 +67,8 @@ def fleiss(counts: Sequence[Sequence[int]] | np.ndarray) -> float | None:
     Every pair needs as many judges, not always the same ones; `krippendorff` takes what is missing.
     """
     counts = np.asarray(counts, dtype=np.float64)
-    judges = counts.sum(1)
-    if counts.size == 0 or judges[0] < 2 or np.any(judges != judges[0]):
+    judges = counts.sum(-1)
+    if counts.ndim < 2 or judges[0] < 2 or np.any(judges != judges[0]):
         raise ValueError("every pair needs the same number of judges, two or more: Krippendorff's alpha takes others")
     observed = float(np.mean(np.sum(counts * (counts - 1), 1) / (judges * (judges - 1))))
     expected = float(np.sum((counts.sum(0) / counts.sum()) ** 2))
@@ -99,7 +99,7 @@ def _alpha(counts: np.ndarray, values: np.ndarray, level: Level) -> float | None
     total = counts.sum(0)
     if not total.any():
         return None
-    coincidences = (counts / (judges - 1)).T @ counts - np.diag((counts / (judges - 1)).sum(0))
+    coincidences = (counts / (judges - 1)).T @ counts  # but for the diagonal, where nothing is lost
     ranks = np.cumsum(total) - total / 2
     scale = {"nominal": None, "ordinal": ranks, "interval": values}[level]
     cost = 1 - np.eye(len(values)) if scale is None else np.subtract.outer(scale, scale) ** 2

@@ -83,8 +83,11 @@ def test_fleiss_table() -> None:
 def test_fleiss_needs_as_many_judges_everywhere() -> None:
     with pytest.raises(ValueError, match="same number of judges"):
         agreement.fleiss([[2, 0], [1, 0]])
-    with pytest.raises(ValueError, match="two or more"):
-        agreement.fleiss([[1, 0], [0, 1]])
+    for few in ([[1, 0], [0, 1]], []):
+        with pytest.raises(ValueError, match="two or more"):
+            agreement.fleiss(few)
+    assert agreement.fleiss([[2, 0], [0, 2]]) == 1
+    assert agreement.fleiss([[2]]) is None
 
 
 @pytest.mark.parametrize(("level", "published"), [("nominal", 0.743), ("ordinal", 0.815), ("interval", 0.849)])
@@ -136,7 +139,7 @@ def test_alpha_of_two_values_is_the_same_at_every_level() -> None:
 def test_alpha_of_ranks_knows_only_their_order() -> None:
     ratings = np.array(KRIPPENDORFF_2011)
     assert agreement.krippendorff(ratings**3, "ordinal") == pytest.approx(agreement.krippendorff(ratings, "ordinal"))
-    assert agreement.krippendorff(2 * ratings - 7, "interval") == pytest.approx(
+    assert agreement.krippendorff(ratings / 100 - 7, "interval") == pytest.approx(
         agreement.krippendorff(ratings, "interval"), abs=1e-12
     )
 
@@ -158,6 +161,18 @@ def test_perfect_agreement_is_one_and_opposition_below_zero() -> None:
     assert agreement.cohen(a, a) == agreement.cohen(a, a, "quadratic") == 1
     assert agreement.cohen(["A", "B"], ["B", "A"]) == -1
     assert agreement.between(a, a, own(40)).kappa_interval is None
+
+
+def test_limits_stay_between_minus_one_and_one() -> None:
+    a = ["A", "B"] * 6
+    found = agreement.between([*a, "A"], [*a[::-1], "A"], own(13))
+    assert found.kappa_interval is not None and found.kappa_interval[0] == -1
+    judge, people = [*a, "A"], [*a[::-1], "A"]
+    assert agreement.against_people(judge, people, own(13)).intervals["cohens_kappa"] == found.kappa_interval
+    opposed = agreement.alpha([[0, 1] * 6 + [0], [1, 0] * 6 + [0]], own(13))
+    assert opposed.interval is not None and opposed.interval[0] == -1
+    agreed = agreement.between([*a, "A"], [*a, "B"], own(13))
+    assert agreed.kappa_interval is not None and agreed.kappa_interval[1] == 1
 
 
 def test_between_is_the_figures_apart() -> None:
@@ -222,6 +237,7 @@ def test_against_people_is_scikit_learns() -> None:
     assert found.intervals["baseline_model_win_rate"] == (1 - high, 1 - low)
     human = np.mean([agreement.CHOICES.index(x) / 2 for x in people])
     assert found.human_preference_model_win_rate == pytest.approx(human)
+    assert found.human_preference_baseline_model_win_rate == pytest.approx(1 - human)
 
 
 def test_against_people_who_only_tie_or_never_choose_a() -> None:
