@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from preferent import cli, contest, label, recipe, run, winrate
+from preferent.compare import tally
 from preferent.contest import jury, side
 from preferent.error import DataError, PlatformError, PreferentError, UsageError
 from preferent.record import Judgment
@@ -198,7 +199,8 @@ def test_what_is_wrong_is_said_before_anything_is_made(
 
 def verdict_of(win: int, tie: int, loss: int) -> dict[str, Any]:
     rate = winrate.win_rate([1.0] * win + [0.5] * tie + [0.0] * loss, list(map(str, range(win + tie + loss))))
-    return {"headline": "judge", "judges": {"judge": dataclasses.asdict(rate)}}
+    judge = dataclasses.asdict(rate)
+    return {"headline": "judge", "judges": {"judge": judge}, "sample_size": tally.needed(judge)}
 
 
 def test_an_open_verdict_says_how_many_prompts_it_takes() -> None:
@@ -210,6 +212,7 @@ def test_an_open_verdict_says_how_many_prompts_it_takes() -> None:
     assert "show no difference, however large" in contest.advice(verdict_of(1, 1, 1))[0]
     assert "show no difference, however large" in contest.advice(verdict_of(0, 9, 0))[0]
     assert contest.advice({"headline": None}) == []
+    assert tally.needed(verdict_of(55, 0, 45)["judges"]["judge"])["prompts"] == change.sample_size(0.55)
 
 
 def test_what_sides_are_called(tmp_path: Path) -> None:

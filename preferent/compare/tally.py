@@ -18,6 +18,8 @@ from preferent.winrate import change, length, rating
 SLICED_FROM = 40
 """Prompts from which on they are also cut into four by length."""
 LENGTH = "prompt "
+SMALLEST = 0.01
+"""Distance from one half below which nobody looks for a difference."""
 SHUFFLES = 20
 Row = dict[str, Any]
 
@@ -35,6 +37,7 @@ def verdict(
     if headline is not None:
         rate = judges[headline]["win_rate"]
         metrics |= {"autosxs_model_a_win_rate": rate, "autosxs_model_b_win_rate": 1 - rate}
+        metrics["sample_size"] = needed(judges[headline])
     metrics |= {
         "judges": judges,
         "rates": rates(ordered, answers, prompts),
@@ -68,6 +71,20 @@ def judged(opinion: Opinion, answers: Answers, prompts: Mapping[str, str], label
     found["length_controlled"] = controlled(said, measured[0], measured[1], prompts)
     found["slices"] = slices(said, prompts, labels)
     return found
+
+
+def needed(judge: Mapping[str, Any]) -> Row | None:
+    """Where a judge's interval holds one half: how many `prompts` it takes to see its `win_rate`, and the least rate
+    that so many as there are would show (`detectable`; None where they are too few to show any). Each prompt is counted
+    as one verdict, however often it was judged."""
+    low, high = judge["interval"]
+    if not low <= 0.5 <= high:
+        return None
+    ties = judge["tie"] / judge["n"]
+    least = change.detectable(judge["prompts"], tie_share=ties) if ties < 1 else None
+    wanted = 0.5 + max(abs(judge["win_rate"] - 0.5), SMALLEST)
+    prompts = change.sample_size(wanted, tie_share=ties) if wanted <= 1 - ties / 2 else None
+    return {"win_rate": wanted, "prompts": prompts, "detectable": least}
 
 
 def rate(said: Outcomes, prompts: Mapping[str, str]) -> Row:

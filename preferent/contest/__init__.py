@@ -14,17 +14,12 @@ from preferent.contest.jury import Jury
 from preferent.contest.side import Side
 from preferent.error import PreferentError, UsageError
 from preferent.recipe import Recipe
-from preferent.winrate import change
 
 KEPT = (
     *("large_model_reference", "seed", "instruction", "prompt_sequence_length", "target_sequence_length"),
     *("precision", "threads", "device", "sampler", "infer", "compare"),
 )
 """What a comparison takes over of the recipe it starts from: how prompts are read and answered, and who judges."""
-
-
-SMALLEST = 0.01
-"""Distance from one half below which nobody looks for a difference."""
 
 
 @dataclass(frozen=True)
@@ -56,23 +51,16 @@ def compare(asked: Asked) -> list[str]:
 
 
 def advice(found: Mapping[str, Any]) -> list[str]:
-    """Where the headline's interval holds one half: what so many prompts can show, and how many it takes, each prompt
-    counted as one verdict, however often it was judged."""
-    if found["headline"] is None:
+    """Where the headline's interval holds one half: what so many prompts can show, and how many it takes."""
+    if not (size := found.get("sample_size")):
         return []
-    judge = found["judges"][found["headline"]]
-    low, high = judge["interval"]
-    if not low <= 0.5 <= high:
-        return []
-    ties = judge["tie"] / judge["n"]
-    least = change.detectable(judge["prompts"], tie_share=ties) if ties < 1 else None
-    if least is None:
-        return [f"so few prompts ({judge['prompts']}) show no difference, however large; compare on more"]
-    wanted = max(abs(judge["win_rate"] - 0.5), SMALLEST)
-    needed = change.sample_size(0.5 + wanted, tie_share=ties)
+    there = found["judges"][found["headline"]]["prompts"]
+    if size["detectable"] is None:
+        return [f"so few prompts ({there}) show no difference, however large; compare on more"]
+    wanted = f"; to see one of {size['win_rate']:.0%} you need about {size['prompts']}" if size["prompts"] else ""
     return [
-        f"the interval holds 50 %: {judge['prompts']} prompts would show, four times in five, a rate of {least:.0%} or "
-        f"more; to see one of {0.5 + wanted:.0%} you need about {needed}"
+        f"the interval holds 50 %: {there} prompts would show, four times in five, a rate of "
+        f"{size['detectable']:.0%} or more{wanted}"
     ]
 
 

@@ -186,7 +186,7 @@ def _repeated(metrics: Figures) -> Iterator[str]:
 def sample_size(metrics: Figures) -> str:
     """How many prompts it would take, where the interval holds one half and the file says it."""
     found = metrics.get("sample_size")
-    if not found:
+    if not found or found["prompts"] is None:
         return ""
     return f"To show a win rate of {percent(found['win_rate'], 1)}, about {found['prompts']} prompts are needed."
 
