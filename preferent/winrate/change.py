@@ -108,7 +108,7 @@ def sample_size(
     the variance of an outcome where the true rate is one half and `win_rate`, D the `design_effect` of m `verdicts` a
     prompt: 1 + (m - 1) times the correlation of a prompt's verdicts. z₁ and z₂ are normal quantiles.
     """
-    return math.ceil(_needed(win_rate, power, tie_share, design_effect / verdicts, level) - 1e-9)
+    return math.ceil(_needed(win_rate, power, tie_share, design_effect / verdicts, level))
 
 
 def detectable(
@@ -131,12 +131,12 @@ def detectable(
 
 
 def _needed(rate: float, power: float, tie_share: float, effect: float, level: float) -> float:
-    if not (tie_share / 2 <= rate <= 1 - tie_share / 2 and rate != 0.5 and 0 <= tie_share < 1 and 0 < power < 1):
+    if not (tie_share / 2 <= rate <= 1 - tie_share / 2 and rate != 0.5 and tie_share >= 0 and 0 < power < 1):
         raise ValueError(
             f"a win rate of {rate:g} with a share of ties of {tie_share:g} and a power of {power:g}: "
             "the rate is not one half, and at least half of the ties away from 0 and from 1"
         )
     null, true = (1 - tie_share) / 4, rate - tie_share / 4 - rate**2
     quantiles = float(ndtri((1 + level) / 2)), float(ndtri(power))
-    reach = quantiles[0] * math.sqrt(null) + quantiles[1] * math.sqrt(true)
+    reach = quantiles[0] * math.sqrt(null) + quantiles[1] * math.sqrt(max(true, 0.0))
     return effect * reach**2 / (rate - 0.5) ** 2

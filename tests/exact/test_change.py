@@ -60,7 +60,7 @@ def test_holm_is_statsmodels() -> None:
     for size in (1, 2, 7):
         values = draw.uniforms(8, "holm", np.arange(size), 0) ** 3
         assert change.holm(values) == pytest.approx(multipletests(values, method="holm")[1], abs=1e-12)
-    assert change.holm([]) == []
+    assert change.holm([]) == [] and change.holm([0.9, 0.8]) == [1.0, 1.0]
     assert change.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
 
 
@@ -106,6 +106,11 @@ def test_how_many_prompts_by_hand(rate: float, ties: float, needed: int) -> None
     assert change.sample_size(rate, tie_share=ties) == needed == np.ceil(by_hand)
 
 
+def test_as_many_ties_as_can_be_leave_no_noise_and_no_error() -> None:
+    for ties in np.arange(0, 1, 0.01):
+        assert change.sample_size(1 - ties / 2, tie_share=ties) >= 1
+
+
 def test_verdicts_of_a_prompt_save_prompts_as_far_as_they_differ() -> None:
     once = change.sample_size(0.6)
     assert change.sample_size(0.6, design_effect=4.0, verdicts=4) == once
@@ -120,6 +125,8 @@ def test_what_is_detectable_takes_as_many_prompts(ties: float, effect: float, ve
         assert rate is not None
         assert change.sample_size(rate, 0.8, ties, effect, verdicts) in (prompts, prompts + 1)
         assert change.sample_size(rate + 1e-4, 0.8, ties, effect, verdicts) <= prompts
+    assert change.detectable(194) == pytest.approx(0.6, abs=2e-4)
+    assert change.detectable(100, tie_share=1.0) is None
     assert change.detectable(3) is None and change.detectable(1000, tie_share=0.999) is None
 
 
@@ -136,7 +143,10 @@ def test_the_advice_is_kept(rate: float, ties: float, effect: int) -> None:
     assert found == pytest.approx(rate, abs=2e-3)
 
 
-@pytest.mark.parametrize(("rate", "ties"), [(0.5, 0.0), (0.9, 0.3), (0.05, 0.2), (0.6, 1.0)])
-def test_impossible_wishes_are_refused(rate: float, ties: float) -> None:
+@pytest.mark.parametrize(
+    ("rate", "ties", "power"),
+    [(0.5, 0, 0.8), (0.9, 0.3, 0.8), (0.08, 0.2, 0.8), (0.6, 1, 0.8), (0.6, -0.1, 0.8), (0.6, 0, 1.0), (0.6, 0, 0.0)],
+)
+def test_impossible_wishes_are_refused(rate: float, ties: float, power: float) -> None:
     with pytest.raises(ValueError, match="win rate of"):
-        change.sample_size(rate, tie_share=ties)
+        change.sample_size(rate, power, ties)
