@@ -4,20 +4,18 @@ A row says how it is written: GCPC's prediction rows (ours), AlpacaEval's `model
 an object or CSV row whose columns are called as people call them, or as they are named.
 """
 
-import csv
-import io
-import json
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from preferent import sheet
 from preferent.error import DataError, PlatformError
 from preferent.record import Message, Prompt, digest
+from preferent.sheet import Row
 
-Row = Mapping[str, Any]
 CALLED = {
     "id": ("id", "uid", "question_id"),
     "prompt": ("prompt", "input_text", "instruction", "question"),
@@ -91,7 +89,7 @@ def read(path: Path, columns: Columns | None = None) -> list[Answer]:
     answers: list[Answer] = []
     prompts: Counter[str] = Counter()
     ids: dict[str, str] = {}
-    for place, row in _rows(path):
+    for place, row in sheet.rows(path):
         answer = _answer(row, place, named)
         if not answer.id:
             prompts[answer.prompt] += 1
@@ -110,7 +108,7 @@ def read(path: Path, columns: Columns | None = None) -> list[Answer]:
 
 def first(path: Path) -> Row:
     """The first row of a file, as it stands there; an empty one where it has none."""
-    return next((row for _, row in _rows(path)), {})
+    return next((row for _, row in sheet.rows(path)), {})
 
 
 def row(answer: Answer) -> dict[str, Any]:
@@ -200,65 +198,6 @@ def _complete(joined: Answers) -> list[Answer]:
         tags = tuple(dict.fromkeys(tag for other in others for tag in other.tags))
         rows.append(replace(answer, prompt=prompt, reference=reference, tags=tags))
     return rows
-
-
-def _rows(path: Path) -> Iterator[tuple[str, Row]]:
-    """The objects in a JSON list, in JSON lines, or in a CSV file, with their places."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise PlatformError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8: byte {error.object[error.start]:#04x} at {error.start}") from None
-    if path.suffix.lower() in (".csv", ".tsv"):
-        yield from _table(path, text)
-    elif path.suffix.lower() == ".json" and text.lstrip().startswith("["):
-        yield from _listed(path, text)
-    else:
-        for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                yield f"{path}:{number}", _object(line, f"{path}:{number}")
-
-
-def _object(line: str, place: str) -> Row:
-    try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{place}: not JSON: {error.msg}") from None
-    if not isinstance(value, dict):
-        raise DataError(f"{place}: not a prediction row: {line[:40]} is no object")
-    return value
-
-
-def _listed(path: Path, text: str) -> Iterator[tuple[str, Row]]:
-    """The objects of one JSON list, each with the line that it begins at."""
-    decoder, at, line, start = json.JSONDecoder(), text.index("[") + 1, 1, 0
-    while True:
-        at += len(text[at:]) - len(text[at:].lstrip(" \t\r\n,"))
-        line, start = line + text.count("\n", start, at), at
-        place = f"{path}:{line}"
-        if text[at : at + 1] == "]":
-            return
-        try:
-            value, at = decoder.raw_decode(text, at)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{place}: not JSON: {error.msg} (line {error.lineno})") from None
-        if not isinstance(value, dict):
-            raise DataError(f"{place}: not a prediction row: {str(value)[:40]} is no object")
-        yield place, value
-
-
-def _table(path: Path, text: str) -> Iterator[tuple[str, Row]]:
-    """The rows of a CSV or TSV file with a header; the place is the line that a row ends at."""
-    csv.field_size_limit(sys.maxsize)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-    for values in reader:
-        place = f"{path}:{reader.line_num}"
-        if None in values:
-            raise DataError(f"{place}: has more cells than the header has names; quote cells that hold a comma")
-        if None in values.values():
-            raise DataError(f"{place}: has fewer cells than the header has names: {', '.join(map(str, values))}")
-        yield place, values
 
 
 def _answer(row: Row, place: str, named: Columns) -> Answer:

@@ -4,18 +4,15 @@ Ours (AutoSxS columns), preference rows, AlpacaEval's annotations, Arena-Hard's 
 CSV whose columns are named.
 """
 
-import csv
-import io
 import json
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from preferent.error import DataError, PlatformError
+from preferent import sheet
+from preferent.error import DataError
+from preferent.sheet import Row
 
-Row = Mapping[str, Any]
 SWAPPED = {"A": "B", "B": "A", "tie": "tie"}
 WORDS = {
     **dict.fromkeys(("a", "model a", "model_a", "model_1", "0", "left", "output_1", "1st"), "A"),
@@ -50,7 +47,7 @@ class Opinion:
 def read(path: Path, columns: Sequence[str] | None = None) -> list[Opinion]:
     """Every opinion in a file; a row that holds none is an error."""
     found: list[Opinion] = []
-    for place, row in _rows(path):
+    for place, row in sheet.rows(path):
         reader = _named(columns) if columns else _reader(row, place)
         try:
             found += reader(row, place, path.stem)
@@ -59,40 +56,6 @@ def read(path: Path, columns: Sequence[str] | None = None) -> list[Opinion]:
     if not found:
         raise DataError(f"{path}: holds no judgments")
     return found
-
-
-def _rows(path: Path) -> Iterator[tuple[str, Row]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise PlatformError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8: byte {error.object[error.start]:#04x} at {error.start}") from None
-    if path.suffix.lower() == ".csv":
-        csv.field_size_limit(sys.maxsize)
-        table = csv.DictReader(io.StringIO(text, newline=""))
-        yield from ((f"{path}:{table.line_num}", row) for row in table)
-        return
-    if text.lstrip().startswith("["):
-        rows = _json(text, str(path))
-        yield from ((f"{path}:[{number}]", _row(row, f"{path}:[{number}]")) for number, row in enumerate(rows))
-        return
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield f"{path}:{number}", _row(_json(line, f"{path}:{number}"), f"{path}:{number}")
-
-
-def _json(text: str, place: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{place}: not JSON: {error.msg}") from None
-
-
-def _row(value: Any, place: str) -> Row:
-    if not isinstance(value, dict):
-        raise DataError(f"{place}: {str(value)[:40]} is no object")
-    return value
 
 
 Reader = Callable[[Row, str, str], list[Opinion]]
