@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,7 @@ def sentence(found: Mapping[str, Any]) -> str:
     judge = found["judges"][found["headline"]]
     low, high = judge["interval"]
     who = {
-        "people": f"{judge.get('annotators') or 'several'} people prefer",
+        "people": "one person prefers" if judge.get("annotators") == 1 else f"{judge.get('annotators')} people prefer",
         "language_model": f"{found['headline']}, a language model, prefers",
         "reward_model": "an independent judge prefers",
     }[judge["kind"]]
@@ -147,6 +147,8 @@ def with_labels(recipe: Recipe, earlier: Path) -> Recipe:
         )
     given = [*paths(recipe.preference_dataset), *labels]
     values = recipe.model_dump(mode="json") | {"continues": chain, "preference_dataset": list(dict.fromkeys(given))}
+    if recipe.data.format not in ("auto", "gcpc"):
+        print(f"data.format: {recipe.data.format} becomes auto, as labels are written as gcpc", file=sys.stderr)
     values["data"]["format"] = "auto"
     return parse(values)[0]
 
@@ -243,7 +245,10 @@ def _keep_base(tasks: Sequence[Task], recipe: Recipe, root: Path) -> None:
     """Take over the base model that the last round trained, where this round would make the same."""
     for task in tasks:
         source, target = Path(recipe.continues[-1]) / task.folder, root / task.folder
-        if task.stage == "sft" and not (target / "stage.json").exists() and finished(task, recipe, source.parent):
+        if task.stage != "sft" or (target / "stage.json").exists():
+            continue
+        here = replace(task, outside={name: str(hub.resolve(model)) for name, model in task.outside.items()})
+        if finished(here, recipe, source.parent):
             _take(source, target)
 
 

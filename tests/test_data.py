@@ -441,3 +441,20 @@ def test_a_group_of_several_parts_is_held_out(tmp_path, rounds):
     second = prepare(tmp_path, "three/data", **given | {"preference_dataset": [*given["preference_dataset"], more]})
     assert_disjoint(second)
     assert trained in {row.prompt.input_text for row in prompts_of(second, "preference", "test")}
+
+
+def test_eval_rows_that_an_earlier_round_learnt_from_judge_nothing(tmp_path, rounds):
+    first, _, given = rounds
+    learnt = [row.prompt.input_text for row in prompts_of(first, "preference", "train")][:4]
+    fresh = [f"E{i}" for i in range(20)]
+    held = write(tmp_path, "eval.jsonl", [pair(text, "x", "y", 0) for text in (*learnt, *fresh)])
+    out = prepare(tmp_path, "four/data", **given | {"eval_dataset": held})
+    assert_disjoint(out)
+    evaluated = {
+        row.prompt.input_text for part in ("validation", "test") for row in prompts_of(out, "preference", part)
+    }
+    assert evaluated.isdisjoint(learnt) and evaluated >= set(fresh)
+    trained = {row.prompt.input_text for part in ("train", "judge") for row in prompts_of(out, "preference", part)}
+    assert trained >= set(learnt)
+    found = counts(out)
+    assert sum(found["parts"]["preference"].values()) + found["taken_out"]["preference"] == 400 + 160 + 24

@@ -152,7 +152,10 @@ def _content(record: Preference | Prompt) -> str:
 
 
 def _divide(recipe: Recipe, sources: Sources) -> Parts:
-    """Every row to its part, with its group; rows that share a group with held-out rows are taken out of training."""
+    """Every row to its part, with its group; rows that share a group with held-out rows are taken out of training.
+
+    Eval rows that an earlier round has learnt from judge nothing: they are taken out.
+    """
     eval_pairs, eval_prompts = sources.eval_pairs or [], sources.eval_prompts or []
     before, was_in = _earlier(recipe)
     kinds: list[Sequence[Preference | Prompt]] = [sources.pairs, sources.prompts, eval_pairs, eval_prompts, before]
@@ -161,12 +164,14 @@ def _divide(recipe: Recipe, sources: Sources) -> Parts:
     known = _known(of_before, was_in)
     part = _part_of(recipe, sources, of_pairs, of_prompts, [*of_eval_pairs, *of_eval_prompts], known)
 
-    held = {*of_eval_pairs, *of_eval_prompts}
+    held = {of for of in (*of_eval_pairs, *of_eval_prompts) if part[of] != "train"}
     pairs, pairs_out = _deal_out(sources.pairs, of_pairs, part, held, sources.eval_pairs is not None)
     prompts, prompts_out = _deal_out(sources.prompts, of_prompts, part, held, sources.eval_prompts is not None)
-    for name in PARTS:
+    for name in ("validation", "test"):
         pairs[name] += [row for row, of in zip(eval_pairs, of_eval_pairs, strict=True) if part[of] == name]
         prompts[name] += [row for row, of in zip(eval_prompts, of_eval_prompts, strict=True) if part[of] == name]
+    pairs_out += sum(part[of] == "train" for of in of_eval_pairs)
+    prompts_out += sum(part[of] == "train" for of in of_eval_prompts)
     if graph.judged(recipe):
         training = [of for of in of_pairs if part[of] == "train"]
         learnt = [isinstance(row, Preference) for row in before]

@@ -134,18 +134,20 @@ def _row(
 ) -> dict[str, Any]:
     """What the page needs of one pair: texts as they are, numbers as numbers."""
     judgments = [one for found in pair.values() for one in found]
-    first = next(iter(pair.get(headline or "", judgments)))
+    first, judged = judgments[0], pair.get(headline or "", ())
+    balance = sum(WON[one.choice] for one in judged)
+    scored = next(iter(judged), first).extra
     found = {side: rows.get(first.id, {}) for side, rows in predictions.items()}
     answers = {"tuned": first.response_a, "base": first.response_b} | {
         side: row["prediction"] for side, row in found.items() if side not in ("tuned", "base") and "prediction" in row
     }
-    scores = {"tuned": first.extra.get("score_a"), "base": first.extra.get("score_b")}
+    scores = {"tuned": scored.get("score_a"), "base": scored.get("score_b")}
     return {
         "group": group,
         "id": first.id,
         "prompt": shortened(first.inference_context),
         "reference": shortened(found["tuned"].get("inputs", {}).get("targets_pretokenized", "")),
-        "choice": SIDE[first.choice],
+        "choice": ("tuned" if balance > 0 else "base" if balance < 0 else "tie") if judged else None,
         "kl": found["tuned"].get("kl"),
         "verdicts": [spoken(one) for one in judgments],
         "answers": [
