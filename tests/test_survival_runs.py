@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 from test_mistakes import content, here, main, pairs, write
 
-from preferent import cli, cluster, run
+from preferent import cluster, run
+from preferent.cli import action
 from preferent.error import Interrupted
 
 Record = Callable[[str, object], None]
@@ -221,7 +222,7 @@ def test_a_signal_at_the_very_end_is_not_lost(monkeypatch: pytest.MonkeyPatch) -
         "import os, signal, time; signal.signal(15, lambda *_: os._exit(0)); os.kill(os.getppid(), 15); time.sleep(20)"
     )
     assert cluster.run_here([sys.executable, "-c", code]) == 143
-    monkeypatch.setattr(cli, "_do_env", lambda given: setattr(run.stop(), "signal_number", signal.SIGTERM))
+    monkeypatch.setattr(action, "do_env", lambda given: setattr(run.stop(), "signal_number", signal.SIGTERM))
     assert main("env") == 143
 
 

@@ -172,4 +172,4 @@ def changed(metrics: Row, headline: Sequence[Opinion], prompts: Mapping[str, str
     if not headline:
         return found
     said = outcomes(headline[0].said[A_B])
-    return found | asdict(change.paired(said.values, [prompts[id] for id in said.ids]))
+    return found | asdict(change.paired(said.values, [prompts[id] for id in said.ids], said.weights))

@@ -26,13 +26,16 @@ class Paired:
     p_exact: float
 
 
-def paired(outcomes: Sequence[float], prompts: Sequence[str]) -> Paired:
-    """Whether one side is better on the same prompts, from outcomes [n] of 1, 1/2 and 0."""
+def paired(
+    outcomes: Sequence[float], prompts: Sequence[str], weights: Sequence[float] | np.ndarray | None = None
+) -> Paired:
+    """Whether one side is better on the same prompts, from outcomes [n] of 1, 1/2 and 0; `weights` [n] are of `p`
+    alone, as in `win_rate`: counts and the sign test are of the prompts that were asked about."""
     _, cluster = np.unique(np.asarray(prompts), return_inverse=True)
     balance = np.bincount(cluster, 2 * np.asarray(outcomes, dtype=np.float64) - 1)
     better, worse = int(np.sum(balance > 0)), int(np.sum(balance < 0))
     even = len(balance) - better - worse
-    return Paired(better, worse, even, p_value(outcomes, prompts), sign_test(better, worse))
+    return Paired(better, worse, even, p_value(outcomes, prompts, weights), sign_test(better, worse))
 
 
 def sign_test(better: int, worse: int) -> float:

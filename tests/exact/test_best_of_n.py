@@ -14,10 +14,13 @@ import pytest
 from conftest import quiet_recipe
 from scipy.stats import chisquare, norm
 
-from preferent import best_of, compare, infer, metric, rejection, run
+from preferent import answer, best_of, infer, metric, rejection, run
+from preferent.compare import tally
+from preferent.compare.opinion import by_scores
 from preferent.error import UsageError
 from preferent.scale import Scale
 
+BEST_AND_BASE = {"a": "best", "b": "base"}
 REFERENCE, REWARDS = [0.5, 0.3, 0.15, 0.05], [0.0, 1.0, 2.0, 3.0]
 BOUNDS = [(1, 0.0), (2, 0.1931471806), (4, 0.6362943611), (16, 1.8350887222), (64, 3.1745080834)]
 BOUNDS += [(1024, 5.9324483681), (12_500, 8.4335639233), (60_000, 10.0021165079)]
@@ -182,11 +185,10 @@ def test_the_stage_samples_the_law(tmp_path: Path, rewards: list[float]) -> None
     assert min(row["kl"] for row in best) > 0.01
     assert "best_of" not in base[0] and "score" not in base[0]
 
-    answers = compare.join(
-        {"a": compare.read(tmp_path / "best/text.jsonl"), "b": compare.read(tmp_path / "base/text.jsonl")}
-    )
+    answers = answer.join({side: answer.read(tmp_path / f"{name}/text.jsonl") for side, name in BEST_AND_BASE.items()})
     scores = {side: np.array([scored[answer.text] for answer in given]) for side, given in answers.items()}
-    _, metrics = compare.verdict(answers, {"reward": scores}, "reward", None)
+    opinion = by_scores("reward", scores, answers, None, BEST_AND_BASE)
+    _, metrics = tally.verdict(answers, [opinion], "reward", BEST_AND_BASE)
     assert metrics["best_of"]["n"] == n and metrics["best_of"]["kl_bound"] == best_of.kl_bound(n)
     for k, score in metrics["best_of"]["score"].items():
         expected = float(best_of.law(REFERENCE, rewards, int(k)) @ rewards)
