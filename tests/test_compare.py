@@ -13,14 +13,16 @@ import pytest
 
 from preferent import answer, compare, judge, run
 from preferent.answer import Answer
-from preferent.compare import hearing, people, scoring
+from preferent.compare import figure, hearing, people, scoring, tally
 from preferent.compare.opinion import Opinion, by_scores, paired
 from preferent.compare.tally import verdict
 from preferent.error import DataError, PlatformError, UsageError
 from preferent.judge.juror import Call, Reply, Scripted
+from preferent.judge.vote import Outcomes
 from preferent.recipe import Judge as RecipeJudge
 from preferent.recipe import parse
 from preferent.record import Judgment, Message, Prompt
+from preferent.winrate import length
 
 PROMPTS = ["Be brief.\n\n\nWhy?", "Be brief.\n\n\nWho?", "Be brief.\n\n\nWhat?", "Be brief.\n\n\nWhen?"]
 TUNED = ["the cat sat", "You.", "Same.", "Soon, very soon."]
@@ -326,6 +328,11 @@ def test_a_vote_is_about_its_answers_whoever_stood_first(tmp_path: Path, capsys:
     assert "2 votes are about answers that are not compared here" in capsys.readouterr().err
 
 
+def test_a_vote_that_does_not_say_which_stood_first_is_turned() -> None:
+    turned = people.swapped(vote(0, "A", "ann", first=None))
+    assert (turned.choice, turned.extra["first"]) == ("B", None)
+
+
 def test_votes_may_be_about_other_sides(tmp_path: Path) -> None:
     three = sides() | {"original": answers(["Old."] * 4, tokens=[1] * 4)}
     old = dataclasses.replace(vote(0, "B", "ann"), response_b="Old.")
@@ -472,3 +479,39 @@ def test_a_changed_rubric_is_a_changed_comparison(tmp_path: Path, monkeypatch: p
     assert set(hearing.templates(recipe)) == {"template 0"}
     with pytest.raises(UsageError, match=r"--in model\.other: compare\.judges has no local model"):
         compare.main(recipe, inputs | {"model.other": tmp_path}, out)
+
+
+def test_known_difficulties_make_the_length_control_alpaca_evals() -> None:
+    """The regression is on pairs: a judge heard twice on each says the same as one heard once."""
+    rng = np.random.default_rng(5)
+    n = 60
+    hard, lengths = rng.normal(size=n), rng.integers(3, 40, size=(2, n))
+    outcomes = (rng.random(n) < 1 / (1 + np.exp(-hard - 0.05 * (lengths[0] - lengths[1])))).astype(float)
+    ids = [str(i) for i in range(n)]
+    texts = {"a": lengths[0], "b": lengths[1]}
+    given = {
+        side: [
+            Answer(
+                id, f"prompt {id}", "", "x", tokens=int(tokens),
+                asked=Prompt(f"prompt {id}", extra={"instruction_difficulty": float(value)}),
+            )
+            for id, tokens, value in zip(ids, texts[side], hard, strict=True)
+        ]
+        for side in ("a", "b")
+    }  # fmt: skip
+    known = figure.difficulty(given["a"])
+    assert known == dict(zip(ids, hard.tolist(), strict=True))
+    asked = {id: f"prompt {id}" for id in ids}
+    weights = [1.0] * n
+    once = tally.controlled(Outcomes(outcomes, ids, weights), *lengths, asked, known)
+    wanted = length.alpaca(outcomes, *lengths, hard)
+    order = np.argsort(ids)
+    assert once is not None and once["form"] == "alpaca"
+    assert once["win_rate"] == length.alpaca(outcomes[order], *lengths[:, order], hard[order]).win_rate
+    assert once["win_rate"] == pytest.approx(wanted.win_rate, abs=0.02)
+    twice = Outcomes(np.repeat(outcomes, 2), np.repeat(ids, 2).tolist(), weights * 2)
+    assert tally.controlled(twice, *np.repeat(lengths, 2, axis=1), asked, known) == once
+    some = [*given["a"][:-1], dataclasses.replace(given["a"][-1], asked=Prompt("prompt"))]
+    assert figure.difficulty(some) is None
+    minimal = tally.controlled(Outcomes(outcomes, ids, weights), *lengths, asked, None)
+    assert minimal is not None and minimal["form"] == "minimal" and minimal["win_rate"] != once["win_rate"]

@@ -68,7 +68,8 @@ def judged(opinion: Opinion, answers: Answers, prompts: Mapping[str, str], label
         found["unparsable_as_ties"] = {name: ties[name] for name in ("win_rate", "interval")}
     place = {answer.id: index for index, answer in enumerate(answers["a"])}
     measured = [[lengths[side][place[id]] for id in said.ids] for side in A_B]
-    found["length_controlled"] = controlled(said, measured[0], measured[1], prompts)
+    difficulty = figure.difficulty(answers["a"])
+    found["length_controlled"] = controlled(said, measured[0], measured[1], prompts, difficulty)
     found["slices"] = slices(said, prompts, labels)
     return found
 
@@ -92,11 +93,24 @@ def rate(said: Outcomes, prompts: Mapping[str, str]) -> Row:
     return asdict(winrate.win_rate(said.values, [prompts[id] for id in said.ids], weights=said.weights))
 
 
-def controlled(said: Outcomes, a: Sequence[float], b: Sequence[float], prompts: Mapping[str, str]) -> Row | None:
-    """The win rate at equal length; None where it cannot be told from these verdicts."""
-    found = length.controlled(said.values, a, b, [prompts[id] for id in said.ids], weights=said.weights)
+def controlled(
+    said: Outcomes,
+    a: Sequence[float],
+    b: Sequence[float],
+    prompts: Mapping[str, str],
+    difficulty: Mapping[str, float] | None,
+) -> Row | None:
+    """The win rate at equal length, where difficulties are known by AlpacaEval's whole regression on each pair's mean
+    verdict; None where it cannot be told from these verdicts."""
+    if difficulty is None:
+        found = length.controlled(said.values, a, b, [prompts[id] for id in said.ids], weights=said.weights)
+    else:
+        ids, pair = np.unique(np.asarray(said.ids), return_inverse=True)
+        mean = [np.bincount(pair, values) / np.bincount(pair) for values in (said.values, a, b)]
+        found = length.alpaca(*mean, [difficulty[id] for id in ids])
     shown = ("win_rate", "interval", "raw", "extreme")
-    return None if found.win_rate is None else {name: getattr(found, name) for name in shown}
+    form = {"form": "minimal" if difficulty is None else "alpaca"}
+    return None if found.win_rate is None else {name: getattr(found, name) for name in shown} | form
 
 
 def sliced(answers: Answers) -> dict[str, list[str]]:
