@@ -53,7 +53,7 @@ def numbered(count):
     ]
 
 
-PEOPLE = ["ada", "ben", "cleo", "dan", "eve", "fay", "gus", "hal", "ida"]
+PEOPLE = ["ada", "ben", "cleo", "dan", "eve", "fay", "gus", "hal", "ida", "jan"]
 """One for each test that shares the team's server."""
 
 
@@ -453,6 +453,25 @@ def test_two_tabs_agree_on_what_was_answered(chromium, team):  # noqa: F811
 
 
 @pytest.mark.acceptance
+def test_a_vote_that_another_tab_sent_is_waited_for_no_longer(chromium, team):  # noqa: F811
+    with visit(chromium, team.address, (DEAD,), **DESKTOP) as page:
+        enter(page, team.link("jan"))
+        page.route("**/api/vote", lambda route: route.abort())
+        press(page, "1")
+        page.wait_for_selector("#state[data-state=unsaved]")
+        other = page.context.new_page()
+        enter(other, team.address)  # the server is back for this tab: it sends what the first one kept
+        done(other, 1)
+        page.click("#retry")
+        done(page, 1)
+        assert page.inner_text("#number") == "Question 2"
+        page.unroute("**/api/vote")
+        press(page, "2")
+        done(page, 2)
+    assert team.person("jan").get("/api/queue")["done"] == 2
+
+
+@pytest.mark.acceptance
 def test_without_a_link_the_page_says_so_and_a_new_link_opens_it(chromium, team):  # noqa: F811
     with visit(chromium, team.address, ("401", "403"), **DESKTOP) as page:
         for address in ("/", "/#nonsense"):
@@ -640,11 +659,14 @@ def answer_hostile(page, count):
 
 @pytest.mark.acceptance
 def test_the_owner_sees_the_answers_come_in(chromium, team):  # noqa: F811
-    with visit(chromium, team.address, **DESKTOP) as page:
+    with visit(chromium, team.address, (DEAD,), **DESKTOP) as page:
         person = team.person("gus")
         queue = person.get("/api/queue")
+        tries = ["lost"]  # the first way in is not answered: it is tried again
+        page.route("**/api/session", lambda route: route.abort() if tries and tries.pop() else route.continue_())
         page.goto(team.link(""))
         page.wait_for_selector("#results:not([hidden])")
+        assert (tries, "#" in page.url) == ([], False)
         row = page.locator("#people tr", has_text="gus")
         assert "0 of 12" in row.inner_text()
         for choice in ("left", "right", "right", "tie"):

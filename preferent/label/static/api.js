@@ -1,6 +1,7 @@
 // The one way to the server: JSON there and back.
 
 const PATIENCE_MILLISECONDS = 10_000;
+const PAUSE_MILLISECONDS = 1000;
 
 // The server did not answer, or only that it cannot now: the same request may be sent again.
 export class Unreachable extends Error {}
@@ -18,6 +19,19 @@ export async function request(path, body) {
     return { status: response.status, body: await response.json() };
   } catch (error) {
     throw error instanceof Unreachable ? error : new Unreachable(String(error));
+  }
+}
+
+// Ask until the server answers; `tell` each time that it does not.
+export async function patiently(ask, tell) {
+  for (;;) {
+    try {
+      return await ask();
+    } catch (error) {
+      if (!(error instanceof Unreachable)) throw error;
+      tell();
+      await new Promise((resolve) => setTimeout(resolve, PAUSE_MILLISECONDS));
+    }
   }
 }
 

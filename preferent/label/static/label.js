@@ -1,6 +1,6 @@
 // The page on which people say which of two answers is better.
 
-import { openSession, request, Unreachable } from "/static/api.js";
+import { openSession, patiently, request } from "/static/api.js";
 import { Clock } from "/static/clock.js";
 import { find } from "/static/element.js";
 import { Help } from "/static/help.js";
@@ -23,7 +23,6 @@ const WRONG_LINK = "The link is not complete, or belongs to another set of quest
 const NO_LINK = "There was no link, or it is no longer valid.";
 const SECTIONS = ["question", "end", "closed"];
 const FIRST_GLANCE_MILLISECONDS = 300;
-const PAUSE_MILLISECONDS = 1000;
 
 const clock = new Clock();
 const question = new Question();
@@ -113,22 +112,13 @@ function close(words) {
   find("closed-title").focus();
 }
 
-// Ask until the server answers.
-async function patiently(path) {
-  for (;;) {
-    try {
-      return await (path ? request(path) : openSession());
-    } catch (error) {
-      if (!(error instanceof Unreachable)) throw error;
-      showState("alone");
-      await new Promise((resolve) => setTimeout(resolve, PAUSE_MILLISECONDS));
-    }
-  }
+function alone() {
+  showState("alone");
 }
 
 async function refresh(notice = "") {
   const before = question.item;
-  const { status, body } = await patiently("/api/queue");
+  const { status, body } = await patiently(() => request("/api/queue"), alone);
   if (!notice && (isWaiting || question.item !== before)) return; // a vote was quicker, and its answer is newer
   if (status === 401) return expired();
   if (status !== 200) return close(body.error);
@@ -163,7 +153,10 @@ function settledFlag(deed, status, body) {
 async function send(path, body) {
   const isBlocking = path !== "/api/flag";
   if (isBlocking) wait(true);
-  if (!(await outbox.put(path, body))) expired();
+  if (!(await outbox.put(path, body))) return expired();
+  if (!isBlocking || !isWaiting) return;
+  wait(false); // another tab sent it, and has the answer
+  await refresh();
 }
 
 function vote(choice) {
@@ -234,7 +227,7 @@ function listen() {
 async function start() {
   listen();
   help.draw();
-  const { status, body } = await patiently(null);
+  const { status, body } = await patiently(openSession, alone);
   if (status !== 200) {
     return close(location.hash.length > 1 ? WRONG_LINK : NO_LINK);
   }

@@ -1,6 +1,6 @@
 // The owner's page: how far it is, who answered how, and how well people agree; live while it is looked at.
 
-import { openSession, request, Unreachable } from "/static/api.js";
+import { openSession, patiently, request, Unreachable } from "/static/api.js";
 import { element, find } from "/static/element.js";
 
 const HIDDEN = "Hidden, so that whoever still answers questions is not swayed by it.";
@@ -165,14 +165,9 @@ async function start() {
   find("reveal").addEventListener("click", reveal);
   find("write").addEventListener("click", write);
   addEventListener("hashchange", () => location.hash.length > 1 && location.reload());
-  try {
-    const { status, body } = await openSession();
-    if (status !== 200 || !body.owner) return close();
-    find("tools").hidden = body.annotator === null;
-  } catch (error) {
-    if (!(error instanceof Unreachable)) throw error;
-    showState(false);
-  }
+  const { status, body } = await patiently(openSession, () => showState(false));
+  if (status !== 200 || !body.owner) return close();
+  find("tools").hidden = body.annotator === null;
   return follow();
 }
 
