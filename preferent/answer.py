@@ -23,7 +23,16 @@ CALLED = {
     "reference": ("reference", "target", "ground_truth"),
 }
 """What others call the columns that we look for, the first that a row has."""
-OPTIONAL = ("tokens", "ended", "kl", "kl_k1", "scores")
+OPTIONAL = {
+    "tokens": "a whole number",
+    "ended": "true or false",
+    "kl": "a number",
+    "kl_k1": "a number",
+    "scores": "a list of numbers",
+}
+"""What only our own rows say besides, and what it is."""
+SEPARATOR = "\n\n\n"
+"""What stands between an instruction and the prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,15 +128,15 @@ def row(answer: Answer) -> dict[str, Any]:
     return {"inputs": asked, "prediction": answer.text, "id": answer.id} | known | tags
 
 
-def join(sides: Answers, shared: bool = False) -> dict[str, list[Answer]]:
-    """The sides' rows in the order of a: by id, or by prompt where a side has no id in common with a.
+def join(sides: Answers, shared: bool = False, prompts: Sequence[Prompt] = ()) -> dict[str, list[Answer]]:
+    """The sides' rows in the order of a: by id, or by prompt where the ids join none or none that are asked alike.
 
     Every side must answer the same prompts, unless `shared`: then those that all answer are kept, and the rest is
-    counted on stderr.
+    counted on stderr. Rows that do not say what was asked take it from `prompts`, by id.
     """
-    keyed = {side: {answer.id: answer for answer in answers} for side, answers in sides.items()}
-    if any(not keyed["a"].keys() & rows.keys() for rows in keyed.values()):
-        keyed = {side: _by_prompt(answers) for side, answers in sides.items()}
+    asked = _by_id(prompts)
+    sides = {side: [_filled(answer, asked.get(answer.id)) for answer in answers] for side, answers in sides.items()}
+    keyed = _keyed(sides, asked)
     common = [key for key in keyed["a"] if all(key in rows for rows in keyed.values())]
     _count(keyed, len(common), shared)
     joined = {side: [rows[key] for key in common] for side, rows in keyed.items()}
@@ -139,9 +148,30 @@ def join(sides: Answers, shared: bool = False) -> dict[str, list[Answer]]:
 
 
 def known(answers: Sequence[Answer], prompts: Sequence[Prompt]) -> list[Answer]:
-    """The answers with what was asked, by the ids that `infer` gives them, and with the tags that the data give it."""
-    asked = {prompt.id or prompt.key: prompt for prompt in prompts}
-    return [_known(answer, asked.get(answer.id)) for answer in answers]
+    """The answers with what was asked, by the ids that `infer` gives them or else by its text, and with the tags that
+    the data give it; those that no prompt is found for are counted on stderr."""
+    asked = _by_id(prompts)
+    texts = {_text(prompt): prompt for prompt in reversed(prompts)}
+    found = [
+        _known(one, asked.get(one.id) or texts.get(one.prompt) or texts.get(_ending(one.prompt))) for one in answers
+    ]
+    if lost := sum(answer.asked is None for answer in found):
+        print(
+            f"{lost} of {len(found)} answers are to no row of the prompts file, neither by id nor by prompt; it says "
+            "no tags and turns of them",
+            file=sys.stderr,
+        )
+    return found
+
+
+def _by_id(prompts: Sequence[Prompt]) -> dict[str, Prompt]:
+    """Prompts by the ids that `infer` gives their answers."""
+    return {prompt.id or prompt.key: prompt for prompt in prompts}
+
+
+def _filled(answer: Answer, asked: Prompt | None) -> Answer:
+    """The answer, with its prompt where it does not say it."""
+    return answer if answer.prompt or asked is None else replace(answer, prompt=_text(asked))
 
 
 def _known(answer: Answer, asked: Prompt | None) -> Answer:
@@ -156,6 +186,49 @@ def tags_of(value: object) -> tuple[str, ...]:
     if isinstance(value, str):
         value = value.split(",")
     return tuple(str(tag).strip() for tag in value if str(tag).strip()) if isinstance(value, list) else ()
+
+
+def _keyed(sides: Answers, asked: Mapping[str, Prompt]) -> dict[str, dict[str, Answer]]:
+    """The sides' rows by what joins them; ids that join what was asked differently are refused."""
+    by_id = {side: {answer.id: answer for answer in answers} for side, answers in sides.items()}
+    by_prompt = {side: _by_prompt(answers) for side, answers in sides.items()}
+    if any(not by_id["a"].keys() & rows.keys() for rows in by_id.values()):
+        return by_prompt
+    for side, rows in by_id.items():
+        common = [id for id in by_id["a"] if id in rows]
+        differ = [id for id in common if not _alike(by_id["a"][id].prompt, rows[id].prompt, asked.get(id))]
+        if len(differ) == len(common) and all(one.keys() == by_prompt["a"].keys() for one in by_prompt.values()):
+            return by_prompt
+        if differ:
+            raise DataError(
+                f"{differ[0]}: a and {side} say different prompts under this id, as under {len(differ)} of the "
+                f"{len(common)} ids that both have; give the rows ids that agree, leave ids out to join them by "
+                "prompt, or say which column is the prompt: --prompt-column NAME"
+            )
+    return by_id
+
+
+def _alike(one: str, other: str, asked: Prompt | None) -> bool:
+    """Whether two prompts ask the same, whatever the instruction or the chat template; an unknown one may."""
+    if one.endswith(other) or other.endswith(one) or _ending(one) == _ending(other):
+        return True
+    text = "" if asked is None else (asked.messages[-1].content if asked.messages else asked.input_text).strip()
+    return bool(text) and text in one and text in other
+
+
+def _ending(prompt: str) -> str:
+    """A prompt without an instruction before it."""
+    return prompt.partition(SEPARATOR)[2] or prompt
+
+
+def _text(prompt: Prompt) -> str:
+    """What was asked, as one text."""
+    return _conversation(prompt.messages) if prompt.messages else prompt.input_text
+
+
+def _conversation(turns: Sequence[Message]) -> str:
+    alone = len(turns) == 1 and turns[0].role == "user"
+    return turns[0].content if alone else "\n\n".join(f"{turn.role}: {turn.content}" for turn in turns)
 
 
 def _count(keyed: Mapping[str, Mapping[str, Answer]], common: int, shared: bool) -> None:
@@ -223,8 +296,26 @@ def _ours(row: Row, inputs: Row, place: str) -> Answer:
     prompt, text, reference = texts
     if not (isinstance(prompt, str) and isinstance(text, str) and isinstance(reference, str)):
         raise DataError(f"{place}: inputs_pretokenized, targets_pretokenized and prediction are texts")
-    optional: dict[str, Any] = {name: row.get(name) for name in OPTIONAL}
-    return Answer(_id(row.get("id")), prompt, reference, text, **optional)
+    return Answer(_id(row.get("id")), prompt, reference, text, **_optional(row, place))
+
+
+def _optional(row: Row, place: str) -> dict[str, Any]:
+    """What a row of ours says besides, each of its type."""
+    found = {name: row[name] for name in OPTIONAL if row.get(name) is not None}
+    for name, value in found.items():
+        if name == "ended":
+            fits = isinstance(value, bool)
+        elif name == "scores":
+            fits = isinstance(value, list) and all(_is_number(score) for score in value)
+        else:
+            fits = _is_number(value) and (name != "tokens" or isinstance(value, int))
+        if not fits:
+            raise DataError(f"{place}: {name} is {str(value)[:40]}, not {OPTIONAL[name]}")
+    return found
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _arena(row: Row, place: str) -> Answer:
@@ -237,9 +328,7 @@ def _arena(row: Row, place: str) -> Answer:
     if not all(isinstance(content, str) for content in contents):
         raise DataError(f"{place}: the content of each message is a text, or an object with an answer")
     said = tuple(Message(str(turn.get("role")), text) for turn, text in zip(turns[:-1], contents[:-1], strict=True))
-    alone = len(said) == 1 and said[0].role == "user"
-    prompt = said[0].content if alone else "\n\n".join(f"{turn.role}: {turn.content}" for turn in said)
-    return Answer(_id(_first(row, "id")), prompt, "", contents[-1])
+    return Answer(_id(_first(row, "id")), _conversation(said), "", contents[-1])
 
 
 def _named(row: Row, place: str, named: Columns) -> Answer:
@@ -259,8 +348,7 @@ def _named(row: Row, place: str, named: Columns) -> Answer:
         if not isinstance(found[name], str | None):
             raise DataError(f"{place}: the {name} is {str(found[name])[:40]}, not a text")
     reference = found["reference"] if isinstance(found["reference"], str) else ""
-    optional = {name: row[name] for name in OPTIONAL if isinstance(row.get(name), int | float | list)}
-    return Answer(_id(found["id"]), found["prompt"] or "", reference, found["answer"], **optional)
+    return Answer(_id(found["id"]), found["prompt"] or "", reference, found["answer"])
 
 
 def _first(row: Row, name: str) -> Any:

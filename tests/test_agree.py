@@ -153,6 +153,23 @@ def test_what_compare_writes_for_others_agrees_with_itself(tmp_path: Path) -> No
     assert [(one["n"], one["percent"]) for one in same] == [(4, 1.0)]
 
 
+def test_our_table_says_what_our_judgments_say(tmp_path: Path) -> None:
+    exchange.write(made(tmp_path), ["csv"])
+    judged, tabled = (opinion.read(tmp_path / name) for name in ("judgments.jsonl", "judgments.csv"))
+    there = {(one.rater, one.unit): (one.one, one.other, one.choice, one.prompt) for one in tabled}
+    assert {key: there[key] for key in ((one.rater, one.unit) for one in judged)} == {
+        (one.rater, one.unit): (one.one, one.other, one.choice, one.prompt) for one in judged
+    }
+    assert there["gpt", "2"][2] is None
+    assert there["gpt", "1"][0] == "=1+1"
+
+
+def test_a_ragged_table_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("id,choice\n1,A,more\n")
+    with pytest.raises(DataError, match=r"x\.csv:2: has more cells"):
+        opinion.read(tmp_path / "x.csv")
+
+
 def test_files_about_other_pairs_are_refused(tmp_path: Path) -> None:
     other = [row | {"id": "x", "response_a": "other"} for row in ours()[:1]]
     files = [wrote(tmp_path, "a.jsonl", ours()), wrote(tmp_path, "b.jsonl", other)]

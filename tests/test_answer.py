@@ -9,7 +9,7 @@ import pytest
 from preferent import answer, run
 from preferent.answer import Answer, Columns
 from preferent.error import DataError, PlatformError
-from preferent.record import Prompt
+from preferent.record import Message, Prompt
 
 PROMPTS = ["Why?", 'Who,\n"you"?', "Was soll das? \U0001f600"]
 TEXTS = ["Because.", "Me.", ""]
@@ -80,10 +80,14 @@ def test_tags_as_rows_give_them(value: Any, tags: tuple[str, ...]) -> None:
     assert answer.tags_of(value) == tags
 
 
-def test_tags_come_from_the_row_and_from_the_data() -> None:
+def test_tags_come_from_the_row_and_from_the_data(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [Answer("1", "Why?", "", "x", tags=("row",)), Answer("2", "Who?", "", "y")]
     prompts = [Prompt("Why?", id="1", extra={"tags": ["data", "row"]}), Prompt("What?", id="3")]
     assert [one.tags for one in answer.known(rows, prompts)] == [("row", "data"), ()]
+    assert "1 of 2 answers are to no row of the prompts file" in capsys.readouterr().err
+    foreign = [Answer("x", "Why?", "", "x"), Answer("y", "Be kind.\n\n\nWhat?", "", "y")]
+    assert [one.asked for one in answer.known(foreign, prompts)] == prompts
+    assert capsys.readouterr().err == ""
 
 
 def test_our_rows_are_written_as_they_are_read(tmp_path: Path) -> None:
@@ -93,13 +97,48 @@ def test_our_rows_are_written_as_they_are_read(tmp_path: Path) -> None:
     assert answer.read(tmp_path / "x.jsonl") == [full, bare]
 
 
+@pytest.mark.parametrize(
+    "more",
+    [{"tokens": 1.5}, {"tokens": True}, {"ended": 1}, {"kl": "0.5"}, {"kl_k1": [1]}, {"scores": 1}, {"scores": ["1"]}],
+)
+def test_what_our_rows_say_besides_has_its_type_and_is_no_word_of_others(tmp_path: Path, more: dict[str, Any]) -> None:
+    run.write_jsonl(tmp_path / "ours.jsonl", [OURS[0] | more])
+    with pytest.raises(DataError, match=rf"ours\.jsonl:1: {next(iter(more))} is .*, not "):
+        answer.read(tmp_path / "ours.jsonl")
+    run.write_jsonl(tmp_path / "theirs.jsonl", [{"id": "1", "prompt": "Why?", "answer": "x"} | more | {"kl": 1.0}])
+    assert answer.read(tmp_path / "theirs.jsonl") == [Answer("1", "Why?", "", "x")]
+
+
 def test_rows_are_joined_by_id_in_the_order_of_a() -> None:
     a = [Answer(str(i), f"p{i}", "", f"a{i}") for i in range(3)]
-    b = [Answer(str(i), "another template", "", f"b{i}") for i in range(3)]
+    b = [Answer(str(i), f"Be kind.\n\n\np{i}", "", f"b{i}") for i in range(3)]
     joined = answer.join({"a": a, "b": b[::-1]})
     assert [(x.text, y.text) for x, y in zip(joined["a"], joined["b"], strict=True)] == [
         ("a0", "b0"), ("a1", "b1"), ("a2", "b2"),
     ]  # fmt: skip
+
+
+def test_ids_that_contradict_the_prompts_are_refused_or_left_for_the_prompts() -> None:
+    a = [Answer(str(i), f"p{i}", "", f"a{i}") for i in range(3)]
+    one_off = [a[0], Answer("1", "other", "", "b1"), Answer("2", "another", "", "b2")]
+    with pytest.raises(DataError, match=r"1: a and b say different prompts .* 2 of the 3 ids[\s\S]*--prompt-column"):
+        answer.join({"a": a, "b": one_off})
+    turned = [Answer(str((i + 1) % 3), f"p{i}", "", f"b{i}") for i in range(3)]
+    joined = answer.join({"a": a, "b": turned})
+    assert [(x.text, y.text) for x, y in zip(joined["a"], joined["b"], strict=True)] == [
+        ("a0", "b0"), ("a1", "b1"), ("a2", "b2"),
+    ]  # fmt: skip
+    kind = [Answer(one.id, f"Be kind.\n\n\n{one.prompt}", "", one.text) for one in a]
+    terse = [Answer(one.id, f"Be terse.\n\n\n{one.prompt}", "", one.text) for one in a]
+    assert len(answer.join({"a": kind, "b": terse})["b"]) == 3
+
+
+def test_chat_templates_may_differ_around_what_the_prompts_file_asks() -> None:
+    a, b = [Answer("1", "<s>Why? </s>", "", "x")], [Answer("1", "[INST] Why? [/INST]", "", "y")]
+    with pytest.raises(DataError, match="different prompts"):
+        answer.join({"a": a, "b": b})
+    prompts = [Prompt(messages=(Message("user", "Why? "),), id="1")]
+    assert answer.join({"a": a, "b": b}, prompts=prompts)["b"] == b
 
 
 def test_rows_of_other_ids_are_joined_by_prompt_each_turn_with_its_like() -> None:
@@ -142,6 +181,7 @@ def test_what_was_asked_may_stand_in_another_file() -> None:
     assert (joined["a"][0].prompt, joined["a"][0].reference, joined["a"][0].tags) == ("Why?", "So.", ("law",))
     with pytest.raises(DataError, match="1: no file says what was asked"):
         answer.join({"a": a, "b": a})
+    assert answer.join({"a": a, "b": a}, prompts=[Prompt("Who?", id="1")])["a"][0].prompt == "Who?"
 
 
 def test_two_rows_of_one_id_are_refused(tmp_path: Path) -> None:

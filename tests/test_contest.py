@@ -110,7 +110,7 @@ def test_people_judge_two_files_and_what_was_judged_trains(tmp_path: Path, capsy
     people = votes(tmp_path / "people.jsonl", "B", "Base.", "Tuned.")  # who saw the base first
     words = ["compare", a, b, "--judge", f"people={people}", "--out", tmp_path / "out", "--write", "preferences,alpaca"]
     command(*words)
-    assert "1 people prefer a to b in 100.0% of 3 verdicts" in capsys.readouterr().out
+    assert "one person prefers a to b in 100.0% of 3 verdicts" in capsys.readouterr().out
     rows = run.read_jsonl(tmp_path / "out/comparison/preferences.jsonl")
     assert [(row["input_text"], row[f"candidate_{row['choice']}"]) for row in rows] == [(p, "Tuned.") for p in WORDS]
     assert [row["preference"] for row in run.read_json(tmp_path / "out/comparison/annotations.json")] == [2.0] * 3
@@ -244,6 +244,48 @@ def test_who_judges(tmp_path: Path) -> None:
     ]
     values = {"large_model_reference": "x", "compare": {"judges": found.judges}}
     assert len(recipe.parse(values)[0].compare.judges) == 3  # names that a recipe takes
+
+
+def test_the_prompts_file_says_what_files_of_ids_and_answers_do_not(tmp_path: Path) -> None:
+    run.write_jsonl(tmp_path / "p.jsonl", [{"prompt": p, "id": str(i), "tags": ["t"]} for i, p in enumerate(WORDS)])
+    for name in ("a", "b"):
+        run.write_jsonl(tmp_path / f"{name}.jsonl", [{"id": str(i), "answer": f"{name}{i}"} for i in range(3)])
+    sides = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    command("compare", *sides, "--prompts", tmp_path / "p.jsonl", "--out", tmp_path / "out")
+    rows = run.read_jsonl(tmp_path / "out/comparison/answers.jsonl")
+    assert [(row["prompt"], row["tags"]) for row in rows] == [(p, ["t"]) for p in WORDS]
+
+
+def test_people_may_be_a_folder_that_holds_their_judgments(tmp_path: Path) -> None:
+    with pytest.raises(PlatformError, match=r"no judgments\.jsonl in this folder"):
+        jury.of([f"people={tmp_path}"], {})
+    there = votes(tmp_path / "judgments.jsonl", "A")
+    assert jury.of([f"people={tmp_path}"], {}).inputs == {"people": there}
+
+
+FLAGS: list[list[str]] = [["--names", "x,y"], ["--out", "o"], ["--prompts", "p.jsonl"], ["--recipe", "r.yaml"]]
+FLAGS += [["--shared"], ["--id-column", "n"], ["--tag-columns", "t"], ["--set", "seed=1"]]
+
+
+def test_a_finished_comparison_stays_as_it_is_and_refuses_what_it_would_not_read(
+    tmp_path: Path, done: list[tuple[str, ...]]
+) -> None:
+    a, b = answered(tmp_path / "a.jsonl", ["x"] * 3), answered(tmp_path / "b.jsonl", ["y"] * 3)
+    command("compare", a, b, "--out", tmp_path / "out")
+    done.clear()
+    command("compare", tmp_path / "out", "--write", "csv")
+    assert (tmp_path / "out/comparison/judgments.csv").is_file()
+    for flag in FLAGS:
+        with pytest.raises(UsageError, match=f"is a finished comparison.*leave out {flag[0]}"):
+            command("compare", tmp_path / "out", *flag)
+    one = finished(tmp_path / "one")
+    for flag in FLAGS[:-1]:
+        with pytest.raises(UsageError, match=f"one run alone.*leave out {flag[0]}"):
+            command("compare", one, *flag)
+    (tmp_path / "out/comparison/metrics.json").unlink()
+    with pytest.raises(UsageError, match="comparison: is no run"):
+        command("compare", tmp_path / "out/comparison")
+    assert not done
 
 
 def test_sampled_pairs_of_one_model_differ_by_the_seed(tmp_path: Path, done: list[tuple[str, ...]]) -> None:

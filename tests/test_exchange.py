@@ -94,7 +94,7 @@ def test_comparator_by_hand(tmp_path: Path) -> None:
     assert first["score"] == pytest.approx(3 * (sigma - 0.5))
     assert second["score"] == pytest.approx(-first["score"])
     assert third["score"] == 0
-    assert (first["tags"], first["custom_fields"]["length"]) == (["short"], [3, 2])
+    assert (first["tags"], first["custom_fields"]["length"]) == (["short"], [2, 2])  # words: b has no tokens
     ratings = last["individual_rater_scores"]
     assert [(r["custom_fields"]["judge"], r["score"], r["rating_label"], r["is_flipped"]) for r in ratings] == [
         ("judge", 0.0, "same", False),
@@ -200,6 +200,7 @@ def test_position_says_nothing_and_is_where_people_saw_it(tmp_path: Path) -> Non
 def test_no_cell_is_a_formula(text: str) -> None:
     assert table.guarded(text) == f"'{text}"
     assert table.guarded(f"a{text}") == f"a{text}"
+    assert [table.unguarded(str(table.guarded(each))) for each in (text, f"'{text}", "'x")] == [text, f"'{text}", "'x"]
     assert table.guarded(-1.5) == -1.5
 
 
@@ -224,7 +225,7 @@ def test_a_table_holds_what_the_judgments_hold(tmp_path: Path) -> None:
     rows = list(csv.DictReader(table.made(comparison).splitlines(keepends=True)))
     assert len(rows) == len(comparison.judgments) == 5 + 5 + 4
     assert rows[1]["response_a"] == "'=1+1"
-    assert [row["choice"] for row in rows if row["judge"] == "gpt"] == CHOSEN
+    assert [row["choice"] for row in rows if row["judge"] == "gpt"] == ["A", "tie", "", "tie", "B"]  # none parsed
     assert float(rows[0]["score_a"]) == 1.0
 
 

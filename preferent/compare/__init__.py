@@ -49,9 +49,10 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path, names: Sequence[str
         stage = run.stage("compare", out, fields=fields, inputs=files | models | beside, rerun=True)
         if stage.done:
             return
-        answers = answer.join({side: answer.read(path) for side, path in files.items()})
-        if "prompts" in inputs:
-            answers["a"] = answer.known(answers["a"], dataset.load_prompts(inputs["prompts"]))
+        prompts = dataset.load_prompts(inputs["prompts"]) if "prompts" in inputs else []
+        answers = answer.join({side: answer.read(path) for side, path in files.items()}, prompts=prompts)
+        if prompts:
+            answers["a"] = answer.known(answers["a"], prompts)
         opinions = _opinions(recipe, models | beside, answers, called, out.parent / "calls")
         judgments, metrics = verdict(answers, opinions, choose(recipe, opinions), called)
         judge.write(judgments, out / "judgments.jsonl")

@@ -74,7 +74,7 @@ def _sides(vote: Judgment, place: int | None, answers: Answers, names: Mapping[s
 def swapped(vote: Judgment) -> Judgment:
     """The same vote with the answers in the other order."""
     extra = dict(vote.extra)
-    if "first" in extra:
+    if extra.get("first") in FIRST:
         extra["first"] = FIRST[extra["first"]]
     return replace(
         vote, response_a=vote.response_b, response_b=vote.response_a, choice=SWAPPED[vote.choice], extra=extra

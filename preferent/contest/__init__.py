@@ -67,13 +67,18 @@ def advice(found: Mapping[str, Any]) -> list[str]:
 def _alone(asked: Asked, called: Jury) -> Path:
     """The comparison folder of a run, judged again by whoever came to it; or one that is there and stays as it is."""
     folder = Path(asked.sides[0])
-    if (folder / "judgments.jsonl").is_file() and not (folder / "recipe.yaml").exists() and not asked.judges:
-        return folder
+    if (there := _finished(folder)) is not None:
+        if unread := _flags(asked):
+            raise UsageError(f"{folder}: is a finished comparison, which stays as it is; leave out {', '.join(unread)}")
+        return there
     found = side.of(asked.sides)[0]
     if found.kind != "run":
         raise UsageError(f"{folder}: compare it with what? Give a second side; one alone is a run or a comparison")
-    if asked.prompts or asked.names or asked.out:
-        raise UsageError(f"{folder}: one run alone is compared on its own test prompts, in its own folder")
+    if unread := [flag for flag in _flags(asked) if flag not in ("--judge", "--set")]:
+        raise UsageError(
+            f"{folder}: one run alone is compared on its own test prompts, in its own folder; leave out "
+            f"{', '.join(unread)}"
+        )
     with run.locked(folder):
         again = _with_judges(found.recipe(), called, asked.settings)
         task = next(task for task in graph.build(again) if task.stage == "compare").at(folder)
@@ -90,6 +95,24 @@ def _alone(asked: Asked, called: Jury) -> Path:
     return folder / "comparison"
 
 
+def _finished(folder: Path) -> Path | None:
+    """The finished comparison that a folder is, or that lies in the folder of a comparison of several sides."""
+    inner = folder / "comparison"
+    if (inner / "metrics.json").is_file() and not (folder / "data").exists():
+        return inner
+    whole = all((folder / name).is_file() for name in ("judgments.jsonl", "metrics.json"))
+    return folder if whole and not (folder / "recipe.yaml").exists() else None
+
+
+def _flags(asked: Asked) -> list[str]:
+    """The flags that were given of those that say how answers are made, read and judged."""
+    given: dict[str, object] = {"--judge": asked.judges, "--names": asked.names, "--out": asked.out}
+    given |= {"--prompts": asked.prompts, "--set": asked.settings, "--recipe": asked.recipe, "--shared": asked.shared}
+    given |= {f"--{name}-column": getattr(asked.columns, name) for name in answer.CALLED}
+    given["--tag-columns"] = asked.columns.tags
+    return [flag for flag, value in given.items() if value]
+
+
 def _together(asked: Asked, sides: Sequence[Side], called: Jury) -> Path:
     """Two or more sides, in a folder of their own."""
     folder = asked.out or Path("runs") / f"compare-{'-'.join(one.name for one in sides)}"
@@ -102,7 +125,7 @@ def _together(asked: Asked, sides: Sequence[Side], called: Jury) -> Path:
         if missing := asked.columns.missing([answer.first(path) for path in files]):
             raise UsageError(f"{', '.join(missing)}: no file of answers has such a column")
         given = {key: answer.read(path, asked.columns) for key, path in zip(keys, files, strict=True)}
-        joined = answer.join(given, asked.shared)
+        joined = answer.join(given, asked.shared, dataset.load_prompts(prompts) if prompts is not None else [])
         inputs = _judged_by(called.inputs, sides)
         for key, one in zip(keys, sides, strict=True):
             path = folder / "sides" / f"{one.name}.jsonl"

@@ -33,14 +33,23 @@ def of(words: Sequence[str], how: dict[str, Any]) -> Jury:
             name, path = ("people", word.removeprefix("people=")) if word.startswith("people=") else ("judge", word)
             if name in jury.inputs:
                 raise UsageError(f"--judge {word}: there can be one {'reward model' if name == 'judge' else name}")
-            if not Path(path).exists():
-                raise PlatformError(f"--judge {word}: no such file or folder; a judge is {FORMS}")
-            jury.inputs[name] = Path(path)
+            jury.inputs[name] = _there(name, Path(path), word)
     if how and not jury.judges:
         raise UsageError(
             f"{', '.join(sorted(how))}: is for language models; name one: --judge URL#MODEL or local:MODEL"
         )
     return jury
+
+
+def _there(name: str, path: Path, word: str) -> Path:
+    """The reward model's folder, or the people's file: itself, or the `judgments.jsonl` in a folder."""
+    if not path.exists():
+        raise PlatformError(f"--judge {word}: no such file or folder; a judge is {FORMS}")
+    if name == "people" and path.is_dir():
+        path = path / "judgments.jsonl"
+        if not path.is_file():
+            raise PlatformError(f"--judge {word}: there is no judgments.jsonl in this folder; a judge is {FORMS}")
+    return path
 
 
 def _add(jury: Jury, judge: dict[str, Any]) -> None:

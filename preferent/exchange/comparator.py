@@ -50,8 +50,9 @@ def _example(
 ) -> Row:
     row = comparison.rows[id]
     headline = said.get(comparison.headline or "", {}).get(id, ())
+    unit = comparison.metrics["length"]["unit"]
     expected = [value for one in headline if (value := vote.expectation(one)) is not None]
-    given: Row = {"id": id, "length": [_length(row["answers"][side]) for side in ("a", "b")]}
+    given: Row = {"id": id, "length": [_length(row["answers"][side], unit) for side in ("a", "b")]}
     given["kl"] = row["answers"]["a"]["kl"]
     given |= {f"choice of {name}": _chosen(judged.get(id, ())) for name, judged in said.items()}
     return {
@@ -72,9 +73,9 @@ def score(expected: float) -> float:
     return 3 * (expected - 0.5)
 
 
-def _length(answer: Mapping[str, Any]) -> int:
-    """In tokens, or in words where they were not counted."""
-    return len(answer["text"].split()) if answer["tokens"] is None else int(answer["tokens"])
+def _length(answer: Mapping[str, Any], unit: str) -> int:
+    """In the unit of the whole comparison: tokens, or words where not all of them were counted."""
+    return int(answer["tokens"]) if unit == "tokens" else len(answer["text"].split())
 
 
 def _chosen(judgments: Sequence[Judgment]) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from preferent import sheet
 from preferent.error import DataError
+from preferent.exchange import table
 from preferent.sheet import Row
 
 SWAPPED = {"A": "B", "B": "A", "tie": "tie"}
@@ -72,7 +73,10 @@ def _reader(row: Row, place: str) -> Reader:
 
 
 def _ours(row: Row, place: str, _stem: str) -> list[Opinion]:
-    """Judgments with AutoSxS columns; of a language model with several verdicts the choice that they come to."""
+    """Judgments with AutoSxS columns, or the table made of them; of a language model with several verdicts the choice
+    that they come to."""
+    if table.COLUMNS.keys() <= row.keys():
+        row = table.read(row)
     rater = str(row.get("annotator") or row.get("judge") or "autorater")
     said = row.get("verdicts")
     unparsable = said is not None and all(verdict["choice"] is None for verdict in said)

@@ -3,8 +3,10 @@
 import csv
 import io
 from collections.abc import Mapping
+from typing import Any
 
 from preferent.exchange.comparison import Comparison
+from preferent.judge import vote
 from preferent.record import Judgment
 
 COLUMNS = {
@@ -36,9 +38,24 @@ def made(comparison: Comparison) -> str:
 
 def _row(judgment: Judgment) -> Mapping[str, object]:
     cells = {column: getattr(judgment, name) for column, name in COLUMNS.items()}
+    cells["choice"] = judgment.choice if vote.parsed(judgment) else ""
     return cells | {column: judgment.extra.get(column) for column in EXTRA}
 
 
 def guarded(cell: object) -> object:
-    """A cell that is shown as it is: a text that could be taken for a formula begins with an apostrophe."""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
+    """A cell that is shown as it is: a text that could be taken for a formula begins with an apostrophe.
+
+    So does one that begins so already, and therefore `unguarded` gives back every text.
+    """
+    return f"'{cell}" if isinstance(cell, str) and cell.lstrip("'").startswith(FORMULA) else cell
+
+
+def unguarded(cell: str) -> str:
+    """The text that `guarded` made a cell of."""
+    return cell[1:] if cell.startswith("'") and cell.lstrip("'").startswith(FORMULA) else cell
+
+
+def read(cells: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of the file by the names of a judgment's fields, its texts as they were."""
+    texts = {column: unguarded(cell) if isinstance(cell, str) else cell for column, cell in cells.items()}
+    return {COLUMNS.get(column, column): cell for column, cell in texts.items()}

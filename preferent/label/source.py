@@ -36,6 +36,8 @@ def from_file(path: Path, columns: tuple[str, str, str] | None = None) -> Materi
     found = foreign.read(path, columns)
     once = list({each.key: each for each in found.questions}.values())
     notes = [f"{len(found.votes)} votes taken over, of {len({vote.annotator for vote in found.votes})} people"]
+    if found.repeated:
+        notes.append(f"{found.repeated} votes of somebody who voted again on the same pair were left out")
     if found.unread:
         values = ", ".join(f"{value} ({count})" for value, count in found.unread.most_common(5))
         notes.append(f"{found.unread.total()} answers are no vote and were left out: {values}")
@@ -55,28 +57,30 @@ def from_rows(path: Path, gold: bool = False) -> Material:
     pairs = dataset.kept(dataclasses.replace(reading, dropped=bad))
     asked = [question.from_preference(pair, gold) for pair in pairs]
     once = distinct(asked)
-    notes = [f"{len(same)} rows with identical answers left out"] if same else []
-    return Material(once, notes=notes + _repeated(asked, once))
+    return Material(once, notes=_same(len(same)) + _repeated(asked, once))
 
 
 def _is_unjudged(path: Path) -> bool:
-    """Whether the first row is a pair without a choice."""
+    """Whether the first row is a pair without a choice, as it also stands in skips.jsonl."""
     first = next((row for _, row in source.rows(str(path)) if isinstance(row, dict)), {})
-    return first.keys() >= PAIR and "choice" not in first
+    return first.keys() >= PAIR and first.get("choice") is None
 
 
 def _unjudged(path: Path) -> Material:
-    """Pairs that say nothing of which is better; each is read as if it were a tie."""
-    asked = []
+    """Pairs that say nothing of which is better; each is read as if it were a tie. Equal answers are left out."""
+    asked, same = [], 0
     for number, row in source.rows(str(path)):
         try:
-            if isinstance(row, str) or "choice" in row:
+            if isinstance(row, str) or row.get("choice") is not None:
                 raise layout.Unusable(row if isinstance(row, str) else "a choice: the first row of the file has none")
             asked.append(question.from_preference(layout.gcpc_preference({**row, "choice": "tie"})))
         except layout.Unusable as reason:
+            if str(reason) == "equal candidates":
+                same += 1
+                continue
             raise DataError(f"{path}:{number}: {reason}") from None
     once = distinct([dataclasses.replace(each, imported=None) for each in asked])
-    return Material(once, notes=_repeated(asked, once))
+    return Material(once, notes=_same(same) + _repeated(asked, once))
 
 
 def from_predictions(
@@ -84,9 +88,10 @@ def from_predictions(
 ) -> Material:
     """The pairs of answers in two prediction files, with the prompts as the data have them if their file is given."""
     read = {side: answer.read(answer.predictions(path)) for side, path in (("a", a), ("b", b))}
-    sides = answer.join(read)
-    if prompts is not None:
-        sides["a"] = answer.known(sides["a"], dataset.load_prompts(prompts))
+    asked = dataset.load_prompts(prompts) if prompts is not None else []
+    sides = answer.join(read, prompts=asked)
+    if asked:
+        sides["a"] = answer.known(sides["a"], asked)
     opening = f"{instruction}\n\n\n" if instruction else ""
     found = []
     for one, other in zip(sides["a"], sides["b"], strict=True):
@@ -116,6 +121,10 @@ def distinct(questions: Sequence[Question]) -> list[Question]:
     for each in questions:
         found.setdefault(digest(each.prompt.key, *sorted((each.a, each.b))), each)
     return list(found.values())
+
+
+def _same(number: int) -> list[str]:
+    return [f"{number} rows with identical answers left out"] if number else []
 
 
 def _repeated(questions: Sequence[Question], once: Sequence[Question]) -> list[str]:
