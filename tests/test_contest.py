@@ -399,7 +399,7 @@ def test_a_run_alone_is_judged_again_by_people(
     run.write_jsonl(folder / "data/prompt/test.jsonl", [{"input_text": p, "id": p} for p in WORDS])
     votes(folder / "labels/judgments.jsonl", "A")
     command("compare", folder, "--write", "csv")
-    assert "1 people prefer the tuned model to the base in 100.0% of 3 verdicts" in capsys.readouterr().out
+    assert "one person prefers the tuned model to the base in 100.0% of 3 verdicts" in capsys.readouterr().out
     found = run.read_json(folder / "comparison/metrics.json")
     assert set(found["judges"]) == {"reward", "people"}
     assert "people" in (folder / "report.html").read_text()
