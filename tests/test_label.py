@@ -49,6 +49,12 @@ WRONG = [
     ({"host": "0.0.0.0"}, "say who they are"),
     ({"url": "ftp://x"}, "--url ftp://x"),
     ({"url": "https://x/path"}, "without a path"),
+    ({"url": "http://[::1"}, "is no address"),
+    ({"url": "http://x:99999"}, "is no address"),
+    ({"host": "[::1]", "annotators": ["ann"]}, "without brackets: ::1"),
+    ({"port": 65536}, "--port 65536"),
+    ({"port": -1}, "--port -1"),
+    ({"judgments": "j.jsonl"}, "only --select informative"),
 ]
 
 
@@ -75,6 +81,14 @@ def test_pairs_without_a_choice_can_be_asked(tmp_path):
     mixed.write_text((tmp_path / "rows.jsonl").read_text() + json.dumps({"input_text": "p"}) + "\n")
     with pytest.raises(DataError, match=r"mixed.jsonl:4: missing key: candidate_0"):
         source.from_file(mixed)
+
+
+def test_pairs_without_a_choice_may_be_identical_or_have_been_skipped(tmp_path):
+    rows = run.read_jsonl(pairs(tmp_path / "rows.jsonl", 3, choice=None))
+    run.write_jsonl(tmp_path / "rows.jsonl", [*rows, rows[0] | {"candidate_1": "zero 0", "id": "s"}])
+    found = source.from_file(tmp_path / "rows.jsonl")
+    assert [each.imported for each in found.questions] == [None] * 3
+    assert found.notes == ["1 rows with identical answers left out"]
 
 
 def test_a_choice_that_is_there_is_kept_and_not_shown(tmp_path):

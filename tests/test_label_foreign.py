@@ -176,3 +176,54 @@ def test_the_owner_is_told_what_was_taken_over_and_what_was_not(tmp_path):
         '1 answers are no vote and were left out: "what?" (1)',
         "1 rows ask again what an earlier one asks, and are asked once",
     ]
+
+
+def named(results, control):
+    return [result | {"from_name": control} for result in results]
+
+
+def test_one_control_is_read_and_what_others_say_is_counted(read):
+    found = read([task([*pairwise("left"), *named(choices("text2"), "issues")], i) for i in range(3)])
+    assert [vote.body["choice"] for vote in found.votes] == ["left"] * 3
+    assert found.unread == {'{"issues": "text2"}': 3}
+    often = [task([*choices("text1"), *named(choices("tie" if i else "rude"), "issues")], i) for i in range(3)]
+    assert [vote.body["choice"] for vote in read(often).votes] == ["left"] * 3
+
+
+def test_of_several_votes_of_one_person_the_latest_stands(read):
+    later = task(pairwise("right"), created_at="2022-01-01T00:00:00Z")
+    for rows in ([task(pairwise("left")), later], [later, task(pairwise("left"))]):
+        found = read(rows)
+        assert [vote.body["choice"] for vote in found.votes] == ["right"] and found.repeated == 1
+
+
+def test_where_nobody_is_named_every_vote_is_another_persons(read):
+    one = task(pairwise("left"), completed_by=None)
+    found = read([one, one, task(pairwise("right"), 2, completed_by=None)])
+    assert [vote.annotator for vote in found.votes] == [f"label-studio unnamed {i}" for i in (1, 2, 1)]
+    assert found.repeated == 0
+
+
+def test_the_responses_of_argilla_1_are_read(read):
+    given = [
+        {"user_id": "u1", "status": "submitted", "values": {"preference": {"value": "response_2"}}},
+        {"user_id": "u2", "status": "draft", "values": {"preference": {"value": "response_1"}}},
+    ]
+    found = read([argilla(responses=given)])
+    assert [(vote.annotator, vote.body["choice"]) for vote in found.votes] == [("argilla u1", "right")]
+    assert found.unread == {'{"draft": "response_1"}': 1}
+
+
+@pytest.mark.parametrize(
+    "row, says",
+    [
+        (argilla(responses={"preference": "A"}), "record 1: responses to preference: is to be a list of objects"),
+        (argilla(responses=["A"]), "record 1: responses"),
+        (argilla(prompt=["hi"], response_1="x", response_2="y"), "record 1: prompt"),
+        (task("left"), "record 1: result"),
+        (task([{"type": "pairwise", "value": "left"}]), "record 1: value: is to be an object"),
+    ],
+)
+def test_what_has_another_shape_is_placed(read, row, says):
+    with pytest.raises(DataError, match=says):
+        read([row])

@@ -77,12 +77,20 @@ def test_rates_weigh_a_vote_by_one_over_its_probability():
         Question(f"s{i}", Prompt(input_text=f"s{i}"), "a", "b", "tuned", "base", probability=0.25) for i in range(2)
     ]
     asked = world(2) | {each.key: each for each in often}
-    (rate,) = overview.rates(asked, votes(asked, ann="AABB"))
+    (rate,) = overview.rates(asked, votes(asked, ann="AABB"), {})
     assert (rate["model_a"], rate["model_b"], rate["n"]) == ("tuned", "base", 4)
     assert rate["win_rate"] == pytest.approx(2 / (2 + 2 * 4))
 
 
 def test_rates_are_told_apart_by_models():
     asked = world(2) | {each.key: each for each in [Question("x", Prompt(input_text="x"), "a", "b", "one", "two")]}
-    found = overview.rates(asked, votes(asked, ann="AtB"))
+    found = overview.rates(asked, votes(asked, ann="AtB"), {})
     assert [(each["model_a"], each["win_rate"]) for each in found] == [("one", 0.0), ("tuned", 0.75)]
+
+
+def test_an_identical_pair_is_a_tie_of_whoever_got_past_it():
+    same = Question("s", Prompt(input_text="s"), "a", "a", "tuned", "base")
+    asked = world(2)
+    said = votes(asked, ann="AA", bob="AA")
+    (rate,) = overview.rates(asked | {same.key: same}, said, {"ann": {same.key}})
+    assert (rate["n"], rate["win_rate"]) == (5, pytest.approx(4.5 / 5))

@@ -144,3 +144,9 @@ def test_pairs_without_a_judgment_of_these_answers_are_named():
         )
     turned = [dataclasses.replace(each, response_a=each.response_b, response_b=each.response_a) for each in judgments]
     assert len(selection.choose(asked, 5, "informative", turned, 1)) == 5
+
+
+def test_questions_with_the_same_id_are_told_apart_by_their_answers():
+    asked = [Question("r", Prompt(input_text=f"p{i}"), f"a{i}", f"b{i}") for i in range(2)]
+    rows = [judgment("r", "a0", "b0", "A", 0.9), judgment("r", "b1", "a1", "A", 0.6)]
+    assert selection._told(asked, rows) == pytest.approx([0.2, 0.8])

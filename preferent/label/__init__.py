@@ -77,6 +77,12 @@ def serve(
     place = _place(folder, out)
     material = _material(folder, file, predictions, prompts, models, columns)
     controls = source.from_rows(gold, gold=True) if gold else Material([])
+    if judgments is not None and select != "informative":
+        raise UsageError(
+            f"--judgments {judgments}: only --select informative looks at judgments; give it, or leave these"
+        )
+    if port is not None and not 0 <= port < 2**16:
+        raise UsageError(f"--port {port}: is a number from 0 to 65535; 0 takes any that is free")
     if folder and judgments is None and (folder / "comparison/judgments.jsonl").exists():
         judgments = folder / "comparison/judgments.jsonl"
     plan = Plan(

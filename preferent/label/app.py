@@ -61,7 +61,7 @@ class Site:
         """What a page may know: whose it is and what it may ask. `folder` tells these questions from any others that
         a browser sees at this address."""
         strengths = list(range(1, self.desk.settings["strengths"] + 1)) or None
-        said = {"annotator": name or None, "owner": self.alone or not name, "strengths": strengths, "blind": True}
+        said = {"annotator": name or None, "owner": self.alone or not name, "strengths": strengths}
         return said | {"folder": self.cookie}
 
     async def session(self, request: Request) -> Response:

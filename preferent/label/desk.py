@@ -83,7 +83,10 @@ class Desk:
         with self._lock:
             histories = {name: history.copy() for name, history in self.histories.items()}
         found = overview.figures(self.questions, self._queues, histories)  # slow, and nobody waits for it
-        return found | ({"win_rate": overview.rates(self.questions, histories)} if reveal else {})
+        if not reveal:
+            return found
+        passed = harvest.passed(self.settings, list(self.questions.values()), histories)
+        return found | {"win_rate": overview.rates(self.questions, histories, passed)}
 
     def harvest(self) -> Harvest:
         """What there is for the owner's files, as of now."""

@@ -8,8 +8,8 @@ right, left being the first answer) or `choices`.
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ ENDINGS = ("1", "2"), ("a", "b"), ("0", "1"), ("left", "right")
 WORDS = ("", "response", "answer", "model", "option", "output", "text", "reply", "candidate")
 TIES = ("tie", "draw", "same", "equal", "similar", "both", "bothgood", "bothareequal", "nopreference")
 BAD = ("bothbad", "bothbadtie", "neither", "none")
+SKIPPED = "", ""
+"""Stands for the control of an annotation that was cancelled."""
 SKIPS = ("skip", "unsure", "cantsay", "cannotsay", "notsure")
 
 
@@ -41,13 +43,18 @@ class Answer:
     at: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Import:
-    """What was found in a file: questions, votes on them, and values that are no vote, by how often they came."""
+    """What was found in a file: questions, votes on them, and values that are no vote, by how often they came.
+
+    Of several votes of one person on one question the latest stands; `repeated` counts the others. Where nobody is
+    named, each vote on a question is another person's.
+    """
 
     questions: list[Question]
     votes: list[Event]
     unread: Counter[str]
+    repeated: int = 0
 
 
 def is_foreign(path: Path) -> bool:
@@ -78,21 +85,25 @@ def read(path: Path, columns: Columns | None = None) -> Import:
     kind = kinds.pop()
     content = [row["fields"] if kind == "argilla" else row["data"] for row in rows]
     columns = columns or _columns(content[0], path)
-    said = _argilla(rows, columns) if kind == "argilla" else [_label_studio(row) for row in rows]
-    found = Import([], [], Counter())
+    said = (_argilla if kind == "argilla" else _label_studio)(rows, columns, path)
+    found, standing = Import([], [], Counter()), dict[tuple[str, str], Event]()
+    unnamed = Counter[str]()
     for number, (row, fields, answers) in enumerate(zip(rows, content, said, strict=True), start=1):
         asked = _question(row, fields, columns, f"{path}: record {number}")
         found.questions.append(asked)
-        for place, answer in enumerate(answers):
+        for answer in answers:
             choice = _choice(answer.value, columns)
             if choice is None:
                 found.unread[json.dumps(answer.value, ensure_ascii=False)[:60]] += 1
                 continue
+            unnamed[asked.key] += not answer.annotator
+            who = f"{kind} {answer.annotator or f'unnamed {unnamed[asked.key]}'}"
             body = {"choice": choice, "first": "a", "strength": None, "note": "", "seconds": answer.seconds}
-            key = digest("import", asked.key, str(place))
-            found.votes.append(
-                Event(f"{kind} {answer.annotator}", key, "vote", asked.key, body | {"origin": kind}, answer.at)
-            )
+            vote = Event(who, digest("import", asked.key), "vote", asked.key, body | {"origin": kind}, answer.at)
+            earlier = standing.get((who, asked.key))
+            found.repeated += earlier is not None
+            standing[who, asked.key] = earlier if earlier and earlier.at > vote.at else vote
+    found.votes.extend(standing.values())
     return found
 
 
@@ -137,7 +148,10 @@ def _question(row: Row, fields: Row, columns: Columns, place: str) -> Question:
     if not isinstance(a, str) or not isinstance(b, str):
         raise DataError(f"{place}: {columns[1]} and {columns[2]} are to be two texts; see --columns")
     if isinstance(prompt, list):
-        turns = tuple(Message(str(turn.get("role")), str(turn.get("content"))) for turn in prompt)
+        turns = tuple(
+            Message(str(turn.get("role")), str(turn.get("content")))
+            for turn in _objects(prompt, f"{place}: {columns[0]}")
+        )
         asked = Prompt(messages=turns)
     else:
         asked = Prompt(input_text="" if prompt is None else str(prompt))
@@ -145,15 +159,9 @@ def _question(row: Row, fields: Row, columns: Columns, place: str) -> Question:
     return Question(id, asked, a, b, columns[1], columns[2], context=question.text(asked))
 
 
-def _argilla(rows: Sequence[Row], columns: Columns) -> list[list[Answer]]:
+def _argilla(rows: Sequence[Row], columns: Columns, path: Path) -> list[list[Answer]]:
     """Who said what of each record, to the question whose answers are most often one of the two answers."""
-    said = [
-        {
-            name: [Answer(str(each.get("user_id")), each.get("value")) for each in responses or []]
-            for name, responses in (row["responses"] or {}).items()
-        }
-        for row in rows
-    ]
+    said = [_responses(row["responses"], f"{path}: record {number}") for number, row in enumerate(rows, start=1)]
     readable = Counter(
         name
         for answers in said
@@ -165,23 +173,76 @@ def _argilla(rows: Sequence[Row], columns: Columns) -> list[list[Answer]]:
     return [answers.get(asked, []) for answers in said]
 
 
-def _label_studio(row: Row) -> list[Answer]:
-    """Who said what of a task; an annotation that was cancelled is a skip."""
-    found = []
-    for annotation in row.get("annotations") or []:
+def _responses(responses: object, place: str) -> dict[str, list[Answer]]:
+    """The answers to each question; in Argilla 1 the responses are a list, each by one user to all questions."""
+    found: dict[str, list[Answer]] = {}
+    if isinstance(responses, list):
+        for response in _objects(responses, f"{place}: responses"):
+            who, status = _name(response.get("user_id")), response.get("status") or "submitted"
+            for name, given in _object(response.get("values"), f"{place}: values").items():
+                value = _object(given, f"{place}: {name}").get("value")
+                found.setdefault(name, []).append(Answer(who, value if status == "submitted" else {status: value}))
+        return found
+    for name, given in _object(responses, f"{place}: responses").items():
+        answers = _objects(given, f"{place}: responses to {name}")
+        found[name] = [Answer(_name(each.get("user_id")), each.get("value")) for each in answers]
+    return found
+
+
+def _label_studio(rows: Sequence[Row], columns: Columns, path: Path) -> list[list[Answer]]:
+    """Who said what of each task, by one control of the file: a pairwise one, or the choices most often read as a vote.
+
+    What was said by other controls stands under their names, and is no vote.
+    """
+    said = [list(_results(row, f"{path}: record {number}")) for number, row in enumerate(rows, start=1)]
+    readable = Counter(
+        control for results in said for control, answer in results if _choice(answer.value, columns) is not None
+    )
+    controls = [control for control in readable if control != SKIPPED]
+    asked = max(controls, key=lambda control: (control[0] == "pairwise", readable[control]), default=SKIPPED)
+    return [
+        [
+            answer if control in (asked, SKIPPED) else replace(answer, value={control[1]: answer.value})
+            for control, answer in results
+        ]
+        for results in said
+    ]
+
+
+def _results(row: Row, place: str) -> Iterator[tuple[tuple[str, str], Answer]]:
+    """The answers to a task, each with the type and the name of its control; an annotation cancelled is a skip."""
+    for annotation in _objects(row.get("annotations"), f"{place}: annotations"):
         who = annotation.get("completed_by")
-        name = str(who.get("id", who.get("email")) if isinstance(who, dict) else who)
+        name = _name(who.get("id", who.get("email")) if isinstance(who, dict) else who)
         rest = annotation.get("lead_time"), _when(annotation.get("created_at"))
         if annotation.get("was_cancelled"):
-            found.append(Answer(name, "skip", *rest))
+            yield SKIPPED, Answer(name, "skip", *rest)
             continue
-        for result in annotation.get("result") or []:
-            value = result.get("value") or {}
-            if result.get("type") == "pairwise":
-                found.append(Answer(name, value.get("selected"), *rest))
-            elif result.get("type") == "choices":
-                found.append(Answer(name, next(iter(value.get("choices") or [None])), *rest))
-    return found
+        for result in _objects(annotation.get("result"), f"{place}: result"):
+            kind, value = str(result.get("type")), _object(result.get("value"), f"{place}: value")
+            if kind in ("pairwise", "choices"):
+                given = value.get("selected" if kind == "pairwise" else "choices")
+                one = given[0] if isinstance(given, list) and len(given) == 1 else given
+                yield (kind, str(result.get("from_name"))), Answer(name, one, *rest)
+
+
+def _name(value: object) -> str:
+    """Who answered; empty where the file does not say."""
+    return "" if value is None else str(value)
+
+
+def _object(value: object, place: str) -> Row:
+    """A JSON object of the export, or an empty one where there is none."""
+    if not isinstance(value, dict | None):
+        raise DataError(f"{place}: is to be an object, not {json.dumps(value, ensure_ascii=False)[:60]}")
+    return value or {}
+
+
+def _objects(value: object, place: str) -> list[Row]:
+    """A list of JSON objects, or an empty one where there is none."""
+    if not isinstance(value, list | None) or not all(isinstance(each, dict) for each in value or []):
+        raise DataError(f"{place}: is to be a list of objects, not {json.dumps(value, ensure_ascii=False)[:60]}")
+    return value or []
 
 
 def _when(text: object) -> float:
@@ -199,6 +260,8 @@ def _choice(value: object, columns: Columns) -> Choice | None:
         if not isinstance(one, int) or not isinstance(other, int):
             return None
         return "tie" if one == other else "left" if one < other else "right"
+    if isinstance(value, dict):
+        return None
     said = _plain(str(value))
     fixed: Sequence[tuple[Choice, Sequence[str]]] = (("tie", TIES), ("both_bad", BAD), ("skip", SKIPS))
     for choice, words in fixed:

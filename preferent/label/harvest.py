@@ -40,7 +40,7 @@ def made(settings: Mapping[str, Any], questions: Sequence[Question], histories: 
     """What the votes say, in the order of the questions and of the annotators' names."""
     found = Harvest()
     names = sorted(histories)
-    passed = _passed(settings, questions, histories)
+    past = passed(settings, questions, histories)
     for question in questions:
         key = question.key
         for name in names:
@@ -49,7 +49,7 @@ def made(settings: Mapping[str, Any], questions: Sequence[Question], histories: 
                 found.rows["flags"].append(_flag(question, name, history.flags[key]))
             if key in history.votes:
                 _add(found, question, name, history.votes[key], key in history.flags)
-            elif key in passed.get(name, ()):
+            elif key in past.get(name, ()):
                 found.identical += 1
                 found.rows["judgments"].append(_judgment(question, name, None))
     return found
@@ -137,7 +137,7 @@ def _flag(question: Question, annotator: str, note: str) -> Row:
     return {name: value for name, value in row.items() if name != "choice"} | {"note": note}
 
 
-def _passed(
+def passed(
     settings: Mapping[str, Any], questions: Sequence[Question], histories: Mapping[str, History]
 ) -> dict[str, set[str]]:
     """The identical pairs that every annotator got past: those that stand before the last question they answered."""

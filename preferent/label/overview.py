@@ -1,7 +1,7 @@
 """What the owner sees while people vote: progress, how each of them votes, and how far they agree."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from itertools import combinations
 from statistics import median
@@ -85,14 +85,20 @@ def agreement(questions: Mapping[str, Question], histories: Mapping[str, History
     }
 
 
-def rates(questions: Mapping[str, Question], histories: Mapping[str, History]) -> list[dict[str, Any]]:
-    """Who is ahead, for each pair of models: what the owner sees only on asking for it."""
+def rates(
+    questions: Mapping[str, Question], histories: Mapping[str, History], passed: Mapping[str, Collection[str]]
+) -> list[dict[str, Any]]:
+    """Who is ahead, for each pair of models: what the owner sees only on asking for it.
+
+    As in the judgments, a pair of identical answers is a tie of everybody who `passed` it.
+    """
     found: dict[tuple[str, str], list[tuple[float, str, float]]] = {}
-    for history in histories.values():
-        for key, vote in history.votes.items():
+    for name, history in histories.items():
+        said = {key: vote.verdict for key, vote in history.votes.items()}
+        for key, verdict in (dict.fromkeys(passed.get(name, ()), "tie") | said).items():
             asked = questions[key]
-            if asked.gold is None and vote.verdict is not None:
-                row = OUTCOMES[vote.verdict], asked.prompt.key, 1 / asked.probability
+            if asked.gold is None and verdict is not None:
+                row = OUTCOMES[verdict], asked.prompt.key, 1 / asked.probability
                 found.setdefault((asked.model_a, asked.model_b), []).append(row)
     return [_rate(models, rows) for models, rows in sorted(found.items())]
 

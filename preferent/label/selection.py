@@ -88,19 +88,20 @@ def choose(
 
 def _told(questions: Sequence[Question], judgments: Sequence[Judgment]) -> np.ndarray:
     """The informativeness [n] of the questions, by judgments of these very answers."""
-    answers = {question.id: (question.a, question.b) for question in questions}
-    told: dict[str, list[float]] = {}
+    told: dict[tuple[str, str, str], list[float]] = {}
     for judgment in judgments:
-        judged, p = (judgment.response_a, judgment.response_b), probability_a(judgment)
-        if answers.get(judgment.id) in (judged, judged[::-1]):
-            told.setdefault(judgment.id, []).append(p if answers[judgment.id] == judged else 1 - p)
-    missing = [question.id for question in questions if question.id not in told]
+        id, a, b, p = judgment.id, judgment.response_a, judgment.response_b, probability_a(judgment)
+        told.setdefault((id, a, b), []).append(p)
+        if a != b:
+            told.setdefault((id, b, a), []).append(1 - p)
+    pairs = [(question.id, question.a, question.b) for question in questions]
+    missing = [pair[0] for pair in pairs if pair not in told]
     if missing:
         raise DataError(
             f"{len(missing)} of {len(questions)} pairs have no judgment of their two answers (the first is "
             f"{missing[0]}); give --judgments of the same answers, or take --select random"
         )
-    return np.array([informativeness(told[question.id]) for question in questions])
+    return np.array([informativeness(told[pair]) for pair in pairs])
 
 
 def _drawn(questions: Sequence[Question], probabilities: np.ndarray, seed: int, purpose: str) -> dict[str, Question]:

@@ -40,6 +40,8 @@ def listen(host: str, port: int | None, before: int | None) -> socket.socket:
 
 def origins(host: str, port: int, url: str | None) -> list[str]:
     """The addresses that people may reach the server at; the first is the one that links name."""
+    if host.startswith("["):
+        raise UsageError(f"--host {host}: write it without brackets: {host.strip('[]')}")
     own = socket.gethostname() if host in ANYWHERE else f"[{host}]" if ":" in host else host
     local = ["127.0.0.1", "localhost"] if host in (*ANYWHERE, "127.0.0.1", "localhost") else []
     found = [*([_origin(url)] if url else []), *(_origin(f"http://{name}:{port}") for name in [own, *local])]
@@ -48,7 +50,11 @@ def origins(host: str, port: int, url: str | None) -> list[str]:
 
 def _origin(url: str) -> str:
     """An address as browsers write the origin of a page: in small letters, without the port that the scheme has."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise UsageError(f"{url}: is no address: {error}; see --host and --url") from None
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
         raise UsageError(f"--url {url}: write it as https://NAME or http://NAME:PORT, without a path")
     usual = {"http": ":80", "https": ":443"}[parts.scheme]

@@ -75,7 +75,7 @@ def _unjudged(path: Path) -> Material:
                 raise layout.Unusable(row if isinstance(row, str) else "a choice: the first row of the file has none")
             asked.append(question.from_preference(layout.gcpc_preference({**row, "choice": "tie"})))
         except layout.Unusable as reason:
-            if str(reason) == "equal candidates":
+            if str(reason).startswith("equal candidates:"):
                 same += 1
                 continue
             raise DataError(f"{path}:{number}: {reason}") from None
