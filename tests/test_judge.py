@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from preferent import judge
-from preferent.error import DataError
+from preferent.error import DataError, PlatformError
 
 PAIRS = [
     judge.Pair("1", "Be brief.", "Why?", "Because.", "No."),
@@ -66,4 +66,14 @@ def test_a_bad_row_is_named(tmp_path: Path, change: dict[str, object]) -> None:
         judge.read(path)
     path.write_text(f"{json.dumps(good)}\n{{\n")
     with pytest.raises(DataError, match=r"judgments\.jsonl:2: not JSON"):
+        judge.read(path)
+
+
+def test_a_file_that_is_missing_or_no_text_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "judgments.jsonl"
+    with pytest.raises(PlatformError, match=r"judgments\.jsonl: no such file"):
+        judge.read(path)
+    good = dict.fromkeys(judge.COLUMNS[:5], "x") | {"choice": "A", "confidence": 0.7}
+    path.write_bytes(json.dumps(good).encode() + b'\n{"id": "\xff"}\n')
+    with pytest.raises(DataError, match=r"judgments\.jsonl:2: not UTF-8: byte 0xff at position 8"):
         judge.read(path)

@@ -199,6 +199,7 @@ def test_probabilities_of_a_label_in_pieces_and_in_dress() -> None:
         {},
         {"content": None},
         {"content": [{}]},
+        {"content": ["1"]},
         {"content": [{"token": "1", "logprob": "x"}]},
         {"tokens": ["1"]},
         7,
@@ -456,6 +457,50 @@ def test_the_parameter_that_a_complaint_is_about_is_given_up_and_no_other(tmp_pa
     with serving(lambda asked: refused if "temperature" in asked.body else fair(asked)) as server:
         heard(described(url=server.url, concurrency=1), 1, tmp_path / "calls.jsonl")
         assert server.bodies[-1].keys() == {"model", "messages", "max_tokens", "logprobs", "top_logprobs"}
+
+
+@pytest.mark.parametrize(
+    "complaint",
+    [
+        refusal(400, "This model's maximum context length is 4096 tokens; reduce the messages or max_tokens."),
+        refusal(400, "maximum context length exceeded", param="messages", code="context_length_exceeded"),
+        refusal(422, "prompt is too long: 5000 tokens > 4096 maximum"),
+        refusal(413, "Payload"),
+    ],
+)
+def test_a_question_that_is_too_long_stays_without_verdict(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], complaint: fake_endpoint.Answer
+) -> None:
+    with serving(lambda asked: complaint if "\nWhy 1?\n" in asked.text else fair(asked)) as server:
+        found = heard(described(url=server.url, concurrency=1), 4, tmp_path / "calls.jsonl")
+        assert (len(server.bodies), all("max_tokens" in body for body in server.bodies)) == (8, True)
+    assert (found.summary.unparsable, found.summary.parsed) == (2, 6)
+    reconcile(found.summary)
+    said = capsys.readouterr().err
+    assert said.count("does not take a question of this length") == 1
+    assert "WARNING: gpt: 2 of 8 replies" in said
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [refusal(400, "max_tokens is too large: 512"), refusal(400, "The value is too large", param="max_tokens")],
+)
+def test_a_value_that_is_too_large_is_no_question_that_is(tmp_path: Path, refused: fake_endpoint.Answer) -> None:
+    with serving(lambda asked: refused if "max_tokens" in asked.body else fair(asked)) as server:
+        assert heard(described(url=server.url), 2, tmp_path / "calls.jsonl").summary.parsed == 4
+
+
+def test_what_came_beside_a_refusal_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = endpoint.wait
+    monkeypatch.setattr(endpoint, "wait", lambda running, *_: whole(running))
+
+    def script(asked: Asked) -> fake_endpoint.Answer:
+        return refusal(400, "no") if "\nWhy 1?\n" in asked.text and longer(*asked.responses) else fair(asked)
+
+    path = tmp_path / "calls.jsonl"
+    with serving(script) as server, pytest.raises(PlatformError, match="answered 400: no"):
+        heard(described(url=server.url, concurrency=8), 4, path)
+    assert len(path.read_text(encoding="utf-8").splitlines()) == 7
 
 
 @pytest.mark.parametrize(("votes", "temperature", "sent"), [(1, None, 0), (3, None, 1), (3, 0.3, 0.3)])

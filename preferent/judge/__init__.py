@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from preferent import run
-from preferent.error import DataError
+from preferent.error import DataError, PlatformError
 from preferent.record import Judgment
 
 COLUMNS = (
@@ -83,13 +83,16 @@ def write(judgments: Sequence[Judgment], path: Path) -> None:
 
 def read(path: Path) -> list[Judgment]:
     """The judgments in a JSONL file with AutoSxS columns; `judge` and `explanation` may be missing."""
-    with open(path, encoding="utf-8") as file:
-        return [_parsed(line, f"{path}:{number}") for number, line in enumerate(file, start=1) if line.strip()]
-
-
-def _parsed(line: str, place: str) -> Judgment:
     try:
-        row: dict[str, Any] = json.loads(line)
+        with open(path, "rb") as file:
+            return [_parsed(line, f"{path}:{number}") for number, line in enumerate(file, start=1) if line.strip()]
+    except FileNotFoundError:
+        raise PlatformError(f"{path}: no such file; judgments are read from there") from None
+
+
+def _parsed(line: bytes, place: str) -> Judgment:
+    try:
+        row: dict[str, Any] = json.loads(line.decode("utf-8"))
         values = {name: str(row[name]) for name in COLUMNS[:5]}
         return Judgment(
             **values,
@@ -101,6 +104,9 @@ def _parsed(line: str, place: str) -> Judgment:
         )
     except json.JSONDecodeError as error:
         raise DataError(f"{place}: not JSON: {error.msg}") from None
+    except UnicodeDecodeError as error:
+        byte = f"byte {error.object[error.start]:#04x} at position {error.start}"
+        raise DataError(f"{place}: not UTF-8: {byte}; save the file as UTF-8") from None
     except (KeyError, TypeError, ValueError) as error:
         wanted = ", ".join(COLUMNS[:7])
         raise DataError(

@@ -1,6 +1,7 @@
 """Chat completions as OpenAI-compatible endpoints speak of them: the request's body, and what an answer's body says."""
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,10 @@ ALTERNATIVES = 20
 MAY_BE_REFUSED = ("logprobs", "max_tokens", "temperature")
 """Parameters that some endpoints or models do not take, in the words of their complaint."""
 REFUSALS = (400, 422)
+TOO_LARGE = 413
+WINDOW = re.compile(r"context[ _](length|size|window)")
+LONG = re.compile(r"too (long|large)|exceeds the maximum")
+"""How complaints about the length of one question are worded; the second is also said of a parameter's value."""
 
 
 def temperature(judge: Judge) -> float:
@@ -39,6 +44,14 @@ def body(judge: Judge, call: Call, refused: frozenset[str]) -> bytes:
     if judge.log_probs and "logprobs" not in refused:
         asked |= {"logprobs": True, "top_logprobs": ALTERNATIVES}
     return json.dumps(asked, allow_nan=False).encode()
+
+
+def too_long(status: int, answer: bytes) -> bool:
+    """Whether a complaint is about the length of this question, so that others may still be answered."""
+    said = complaint(answer).lower()
+    of_value = any(name in _about(answer) for name in MAY_BE_REFUSED)
+    worded = bool(WINDOW.search(said)) or (bool(LONG.search(said)) and not of_value)
+    return status == TOO_LARGE or (status in REFUSALS and worded)
 
 
 def refused(judge: Judge, before: frozenset[str], status: int, answer: bytes) -> str | None:

@@ -71,7 +71,8 @@ class Endpoint:
                 if not running:
                     return
                 self._hang_up(lambda wire: wire.overdue)
-                for future in wait(running, LOOK_EVERY, FIRST_COMPLETED).done:
+                done = wait(running, LOOK_EVERY, FIRST_COMPLETED).done
+                for future in sorted(done, key=lambda one: one.exception() is not None):  # what came is kept first
                     yield running.pop(future), future.result()
         finally:
             self._leaving.set()
@@ -123,6 +124,10 @@ class Endpoint:
                 raise Fault(str(response.status), said, response.headers.get("Retry-After"))
             if completion.filtered(response.body):
                 return Reply(f"(The endpoint did not let the question pass: {said})")
+            if completion.too_long(response.status, response.body):
+                told = "does not take a question of this length, which stays without verdict, as will others silently"
+                self._tell("long", f"{self.judge.name}: {self.judge.url} {told}: {said}")
+                return Reply(f"(The question is too long for the endpoint: {said})")
             named = completion.refused(self.judge, refused, response.status, response.body)
             if named is None:
                 raise self._stopped(response, said)

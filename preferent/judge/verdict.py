@@ -77,7 +77,7 @@ def tokens_of(choice: Mapping[str, Any]) -> list[Token]:
     """The tokens of an OpenAI-compatible reply's choice; empty where it gives none, or not in this form."""
     try:
         return list(_tokens(choice["logprobs"]["content"]))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, AttributeError):
         return []
 
 
