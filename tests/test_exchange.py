@@ -297,6 +297,7 @@ def generated(seed: int, folder: Path) -> tuple[int, Path]:
         "headline": judges[0] if judges else None,
         "judges": dict.fromkeys(judges),
         "sides": [{"key": "a", "name": "tuned"}, {"key": "b", "name": "base"}],
+        "length": {"unit": "words"},
     }
     joined = {"a": answers["a"], "b": answers["b"]}
     rows_by_id = {row["id"]: row for row in compare.rows(joined)}
