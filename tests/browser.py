@@ -81,7 +81,7 @@ def visit(chromium: "Browser", origin: str, allowed: tuple[str, ...] = (), **opt
     """
     faults: list[str] = []
     context = chromium.new_context(**options)
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(30_000)
     watch(context, origin, allowed, faults)
     try:
         yield context.new_page()
