@@ -364,8 +364,8 @@ def _compare(recipe: Recipe) -> Task:
 
 
 def templates(recipe: Recipe) -> list[str]:
-    """The rubrics that the recipe's judges bring along."""
-    return [judge.template for judge in recipe.compare.judges if judge.template is not None]
+    """The rubrics that the recipe's judges bring along, each once."""
+    return list(dict.fromkeys(judge.template for judge in recipe.compare.judges if judge.template is not None))
 
 
 def _report() -> Task:

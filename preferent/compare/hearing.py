@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from preferent import hub
+from preferent import graph, hub
 from preferent.answer import Answers
 from preferent.compare.opinion import A_B, Opinion, called, paired
 from preferent.error import DataError, UsageError
@@ -31,8 +31,7 @@ def check(recipe: Recipe) -> None:
 
 def templates(recipe: Recipe) -> dict[str, Path]:
     """The rubrics that judges bring along, by input name."""
-    given = [Path(judge.template) for judge in recipe.compare.judges if judge.template is not None]
-    return {f"template {number}": path for number, path in enumerate(dict.fromkeys(given))}
+    return {f"template {number}": Path(path) for number, path in enumerate(graph.templates(recipe))}
 
 
 def opinions(
