@@ -27,7 +27,7 @@ mutants: $(READY)
 
 acceptance: $(BROWSER)
 	$(BIN)/python -m pytest -q -rs $(SIDE_BY_SIDE) -m 'acceptance and not slow'
-	PREFERENT_EXAMPLES=1000 $(BIN)/python -m pytest -q tests/test_dataset.py -k breaks_the_reader
+	PREFERENT_EXAMPLES=1000 $(BIN)/python -m pytest -q tests/data/test_formats.py -k breaks_the_reader
 
 measure: $(BROWSER)
 	$(BIN)/python -m pytest -q -m slow

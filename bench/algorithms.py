@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "examples" / "ethics"))
 
 import outside
 
-from preferent import run
+from preferent import files
 
 ROOT = Path(__file__).parent.parent
 SHORT = ("sft.train_steps=300", "reward.members=1", "reinforcement_learning_train_steps=60", "dpo.train_steps=120")
@@ -69,13 +69,13 @@ def settings(out: Path) -> list[str]:
 
 def mean_reward(reward: outside.Reward, folder: Path, model: str) -> float:
     """The mean normalised score of a model's answers to the test prompts."""
-    rows = run.read_jsonl(folder / "predictions" / model / "text.jsonl")
+    rows = files.read_jsonl(folder / "predictions" / model / "text.jsonl")
     texts, answers = [r["inputs"]["inputs_pretokenized"] for r in rows], [r["prediction"] for r in rows]
     return float(np.mean(reward.score_texts(texts, answers)))
 
 
 def row(name: str, folder: Path, judge: outside.Outside, reward: outside.Reward, minutes: str) -> str:
-    found = run.read_json(folder / "comparison" / "metrics.json")
+    found = files.read_json(folder / "comparison" / "metrics.json")
     ours = found["judges"]["judge"]
     theirs = outside.verdict(judge, folder)
     cells = [

@@ -1,4 +1,4 @@
-"""How often the intervals of preferent.winrate hold the truth, and how often sample-size advice is kept: by simulation.
+"""How often intervals of preferent.evaluation.statistics hold the truth and sample-size advice is kept: by simulation.
 
 python bench/coverage.py [--quick]
 
@@ -16,8 +16,8 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import expit
 
-from preferent import winrate
-from preferent.winrate import agreement, change, length, rating
+from preferent.evaluation import statistics
+from preferent.evaluation.statistics import agreement, length_control, paired_tests, rating, win_rates
 
 RATES = (0.1, 0.2, 0.3, 0.4, 0.5)
 """True win rates; those above one half are the mirror images of these, as are their intervals."""
@@ -78,7 +78,9 @@ def covered(
 ) -> tuple[float, float]:
     """The share of intervals that hold the true rate, and their mean width."""
     names = np.repeat(np.arange(prompts), judge.rows)
-    found = [winrate.win_rate(y.ravel(), names, level).interval for y in simulated(judge, rate, prompts, trials, seed)]
+    found = [
+        statistics.win_rate(y.ravel(), names, level).interval for y in simulated(judge, rate, prompts, trials, seed)
+    ]
     low, high = np.array(found).T
     return float(np.mean((low <= rate) & (rate <= high))), float(np.mean(high - low))
 
@@ -104,11 +106,11 @@ def advice(trials: int) -> None:
     print("| true win rate | ties | prompts | power found |")
     print("|---|---|---|---|")
     for rate, ties in ((0.55, 0.0), (0.6, 0.0), (0.6, 0.3), (0.7, 0.0), (0.7, 0.3)):
-        prompts = change.sample_size(rate, tie_share=ties)
+        prompts = paired_tests.sample_size(rate, tie_share=ties)
         uniform = keyed(1, f"advice {rate} {ties}").random((trials, prompts))
         win = rate - ties / 2
         drawn = np.where(uniform < win, 1.0, np.where(uniform < win + ties, 0.5, 0.0))
-        found = np.mean([change.p_value(row, np.arange(prompts)) < 0.05 for row in drawn])
+        found = np.mean([win_rates.p_value(row, np.arange(prompts)) < 0.05 for row in drawn])
         print(f"| {rate} | {ties} | {prompts} | {found:.3f} |", flush=True)
 
 
@@ -147,7 +149,7 @@ def lopsided(prompts: int, trials: int) -> Cases:
     for y in simulated(judge, 0.1, prompts, trials):
         asked = np.arange(8) < np.where(source.random(prompts) < 0.1, 8, 1)[:, None, None]
         row, _, _ = np.nonzero(np.broadcast_to(asked, y.shape))
-        yield 0.1, winrate.win_rate(y[np.broadcast_to(asked, y.shape)], row).interval
+        yield 0.1, statistics.win_rate(y[np.broadcast_to(asked, y.shape)], row).interval
 
 
 def selected(pairs: int, trials: int) -> Cases:
@@ -158,7 +160,7 @@ def selected(pairs: int, trials: int) -> Cases:
         probability = np.where(hard < 0.5, 0.8, 0.2)
         kept = asked < probability
         y = (won < np.where(hard < 0.5, 0.3, 0.9)) * 1.0
-        yield 0.6, winrate.win_rate(y[kept], np.arange(pairs)[kept], weights=1 / probability[kept]).interval
+        yield 0.6, statistics.win_rate(y[kept], np.arange(pairs)[kept], weights=1 / probability[kept]).interval
 
 
 def kappas(prompts: int, trials: int) -> Cases:
@@ -208,7 +210,9 @@ def controlled(prompts: int, trials: int) -> Cases:
         lengths = np.repeat(100 + 30 * z, 2)
         yield (
             0.6,
-            length.controlled(1.0 * y, lengths, np.full(2 * prompts, 100.0), np.repeat(np.arange(prompts), 2)).interval,
+            length_control.controlled(
+                1.0 * y, lengths, np.full(2 * prompts, 100.0), np.repeat(np.arange(prompts), 2)
+            ).interval,
         )
 
 

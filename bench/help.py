@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 
-from preferent.cli import parser
+from preferent.cli.arguments import parser
 
 LIMIT_SECONDS = 0.25
 TIMES = 5

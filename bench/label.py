@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from labelling import Person, serving
 
-from preferent import run
+from preferent import files
 
 LIMIT = 0.050
 ANSWER = "It was the best of times, it was the worst of times, it was the age of wisdom. " * 8
@@ -54,7 +54,7 @@ def measure(people: int, votes: int, questions: int, pause: float) -> np.ndarray
             }
             for i in range(questions)
         ]
-        run.write_jsonl(Path(folder) / "rows.jsonl", rows)
+        files.write_jsonl(Path(folder) / "rows.jsonl", rows)
         given = {"file": Path(folder) / "rows.jsonl", "annotators": names, "overlap": people, "seed": 0}
         with serving(Path(folder) / "labels", **given) as server:
             found: multiprocessing.Queue[list[float]] = multiprocessing.Queue()

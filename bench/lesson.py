@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from preferent import run
-from preferent.lesson import truth
+from preferent import files
+from preferent.quickstart import true_preference
 
 HEADER = (
     "| seed | minutes | KL | wins | 95 % interval | both ended | faithful | ended | judge | greedy: wins | faithful |\n"
@@ -39,8 +39,8 @@ def greedy(root: Path) -> dict[str, Any]:
             *("infer", "--recipe", recipe, "--set", "infer.sampling_strategy=greedy"),
             *("--in", f"model={root / model / 'model'}", "--in", f"prompts={prompts}", "--out", out),
         )
-        answers.append(run.read_jsonl(out / "text.jsonl"))
-    return truth.verdict(*answers)
+        answers.append(files.read_jsonl(out / "text.jsonl"))
+    return true_preference.verdict(*answers)
 
 
 def measured(root: Path, seed: int) -> tuple[str, dict[str, bool]]:
@@ -50,8 +50,8 @@ def measured(root: Path, seed: int) -> tuple[str, dict[str, bool]]:
     if fresh:
         preferent("quickstart", root, "--seed", seed)
     minutes = (time.monotonic() - began) / 60 if fresh else float("nan")
-    gold, likeliest = run.read_json(root / "comparison/gold.json"), greedy(root)
-    found = run.read_json(root / "comparison/metrics.json")
+    gold, likeliest = files.read_json(root / "comparison/gold.json"), greedy(root)
+    found = files.read_json(root / "comparison/metrics.json")
     judged = found["judges"][found["headline"]]["win_rate"]
     low, high = gold["interval"]
     cells = [

@@ -16,7 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from preferent import cluster, graph, memory, plan, recipe, run
+from preferent import files
+from preferent.commands import plan
+from preferent.config import memory_estimate, recipe, stage_graph
+from preferent.pipelines.launchers import child_process
 
 LIMIT = 0.15
 ROWS = 80
@@ -91,8 +94,8 @@ def main() -> None:
 def compare(name: str, configuration: Configuration, folder: Path) -> Iterator[tuple[str, float]]:
     """Run the stages of a configuration; print a line and give planned / measured for each that holds models."""
     found, given = prepare(name, configuration, folder)
-    tasks = graph.build(found)
-    needs = {need.stage: need for need in memory.needs(given, [task.name for task in tasks])}
+    tasks = stage_graph.build(found)
+    needs = {need.stage: need for need in memory_estimate.needs(given, [task.name for task in tasks])}
     for task in tasks:
         if task.name not in ("sft", "reward", "ppo", "infer-tuned"):
             continue
@@ -104,7 +107,7 @@ def compare(name: str, configuration: Configuration, folder: Path) -> Iterator[t
         yield task.name, ratio
 
 
-def prepare(name: str, configuration: Configuration, folder: Path) -> tuple[recipe.Recipe, memory.Given]:
+def prepare(name: str, configuration: Configuration, folder: Path) -> tuple[recipe.Recipe, memory_estimate.ModelFacts]:
     """Make texts, model, recipe and data of a configuration; the recipe and what its plan depends on."""
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary, model, out = configuration.sizes["vocab-size"], folder / f"{name}-model", folder / name
@@ -119,8 +122,8 @@ def prepare(name: str, configuration: Configuration, folder: Path) -> tuple[reci
     references = {"large_model_reference": str(model), "preference_dataset": str(folder / f"{name}.jsonl")}
     found, _ = recipe.parse(values | references)
     out.mkdir(exist_ok=True)
-    run.write_atomic(out / "recipe.yaml", recipe.dump(found))
-    perform(graph.build(found)[0].command(str(out)), folder / f"{name}-data.log")
+    files.write_atomic(out / "recipe.yaml", recipe.dump(found))
+    perform(stage_graph.build(found)[0].command(str(out)), folder / f"{name}-data.log")
     given = plan.given(found, out / "data", plan.longest_prompt(found, out / "data"))
     assert given is not None
     return found, given
@@ -131,7 +134,7 @@ def perform(words: Sequence[str], log: Path) -> int:
     with log.open("wb") as written:
         actions = [(os.POSIX_SPAWN_DUP2, written.fileno(), 1), (os.POSIX_SPAWN_DUP2, written.fileno(), 2)]
         argv = [sys.executable, "-m", "preferent", *words]
-        child = os.posix_spawn(sys.executable, argv, cluster.ALLOCATOR | os.environ, file_actions=actions)
+        child = os.posix_spawn(sys.executable, argv, child_process.ALLOCATOR | os.environ, file_actions=actions)
         _, status, usage = os.wait4(child, 0)
     if status:
         sys.exit(f"{' '.join(words)} failed; it said:\n{log.read_text()}")

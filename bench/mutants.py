@@ -36,15 +36,16 @@ HEAVY = (
     *("tensorboard.summary.writer.event_file_writer", "hypothesis", "jinja2", "sentencepiece"),
 )
 TESTED = {
-    "objective.py": ("tests/test_objective.py", "tests/exact"),
-    "batch.py": ("tests/test_batch.py", "tests/exact/test_padding.py"),
-    "score.py": ("tests/test_score.py", "tests/exact/test_score.py", "tests/exact/test_padding.py"),
-    "scale.py": ("tests/test_score.py", "tests/exact/test_score.py"),
-    "winrate/rate.py": ("tests/test_winrate.py", "tests/exact/test_verdict.py"),
-    "winrate/measure.py": ("tests/test_winrate.py", "tests/exact/test_verdict.py"),
-    "winrate/calibration.py": ("tests/test_winrate.py", "tests/exact/test_reward_model.py"),
-    "winrate/agreement.py": ("tests/exact/test_agreement.py",),
-    "winrate/change.py": ("tests/exact/test_change.py",),
+    "models/vocabulary.py": ("tests/training/test_losses.py", "tests/exact"),
+    "training/losses.py": ("tests/training/test_losses.py", "tests/exact"),
+    "models/batching.py": ("tests/models/test_batching.py", "tests/exact/test_padding.py"),
+    "rewards/scoring.py": ("tests/rewards/test_scoring.py", "tests/exact/test_score.py", "tests/exact/test_padding.py"),
+    "rewards/normalization.py": ("tests/rewards/test_scoring.py", "tests/exact/test_score.py"),
+    "evaluation/statistics/win_rates.py": ("tests/evaluation/test_statistics.py", "tests/exact/test_verdict.py"),
+    "evaluation/statistics/means.py": ("tests/evaluation/test_statistics.py", "tests/exact/test_verdict.py"),
+    "evaluation/statistics/calibration.py": ("tests/evaluation/test_statistics.py", "tests/exact/test_reward_model.py"),
+    "evaluation/statistics/agreement.py": ("tests/exact/test_agreement.py",),
+    "evaluation/statistics/paired_tests.py": ("tests/exact/test_change.py",),
 }
 
 

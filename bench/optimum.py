@@ -14,7 +14,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 import enumerable
-import test_optimum as problem
+from training import test_optimum as problem
 
 SEEDS = (0, 1, 2)
 LONG = {"epochs": 1, "batch_size": 1024, "steps": 400}
@@ -26,7 +26,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "remax": LONG,
     "grpo": {"epochs": 4},
 }
-"""What differs from `tests/test_optimum.py`: without other answers or a critic the noise is larger, so the batch is."""
+"""What differs from `tests/training/test_optimum.py`: without other answers or a critic noise and batch are larger."""
 UNBIASED = set(SETTINGS) - {"grpo"}
 
 

@@ -1,4 +1,4 @@
-"""Our side of `ppo_against_trl.py`: one step of `preferent.ppo` at a time, through the functions of its own loop.
+"""Our side of `ppo_against_trl.py`: one step of `training.ppo` at a time, through the functions of its own loop.
 
 Counted: sampling, scoring, `assemble` (log-probabilities recomputed, reference, full-vocabulary KL and entropy, values,
 advantages) and `learn` (4 epochs of policy and critic). Not counted, as on the other side: logging, validation, saving.
@@ -13,12 +13,16 @@ import torch
 import transformers
 from worker import Line
 
-from preferent import model, ppo, recipe, score
-from preferent.record import Prompt
-from preferent.sampler import Local, Params
-from preferent.scale import Normalizer, Scale
-from preferent.score import Reward, RewardModel
-from preferent.world import World
+from preferent.config import recipe
+from preferent.data.types import Prompt
+from preferent.models import language_models
+from preferent.models.world import World
+from preferent.rewards import scoring
+from preferent.rewards.normalization import Normalizer, ScoreNormalization
+from preferent.rewards.scoring import CombinedReward, RewardModel
+from preferent.rollouts.local_sampler import LocalSampler
+from preferent.rollouts.sampler import Params
+from preferent.training import ppo
 
 
 def main() -> None:
@@ -51,15 +55,15 @@ def main() -> None:
     }
     wanted, _ = recipe.parse(values)
     world = World.of(wanted)
-    policy = model.load_policy(asked.folder / "policy", world, lora_dim=0)
-    scorer = model.load_scorer(asked.folder / "reward", world)
-    parts = ppo.Networks(
+    policy = language_models.load_policy(asked.folder / "policy", world, lora_dim=0)
+    scorer = language_models.load_scorer(asked.folder / "reward", world)
+    parts = ppo.PPONetworks(
         policy,
         policy.reference(),
         scorer.critic(),
-        Reward({"reward": RewardModel.of(scorer, wanted)}, Scale.of(wanted, 1)),
+        CombinedReward({"reward": RewardModel.of(scorer, wanted)}, ScoreNormalization.of(wanted, 1)),
         Normalizer(),
-        Local(policy, wanted.seed),
+        LocalSampler(policy, wanted.seed),
     )
     state = ppo.start(wanted, parts)
     params = Params(asked.answer, stop_at_eos=False)
@@ -75,7 +79,7 @@ def main() -> None:
         with line.phase("generation"):
             rollouts = parts.sampler.sample(ids, items, "rollout", state.step, params)
         with line.phase("scoring"):
-            rollouts = score.scored(parts.reward, rollouts, prompts, policy.tokenizer)
+            rollouts = scoring.scored(parts.reward, rollouts, prompts, policy.tokenizer)
             batch = ppo.assemble(wanted, state, rollouts, parts)
         with line.phase("training"):
             ppo.learn(wanted, state, batch, parts)

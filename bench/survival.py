@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from faults import saved, whole  # noqa: E402
 
-from preferent import checkpoint  # noqa: E402
+from preferent.models import checkpoint  # noqa: E402
 
 COUNTS = {"KILLS": "40", "DAMAGES": "200", "PHASES": "11", "FULL_DISKS": "8"}
 TESTS = ("test_kill.py", "test_survival_stages.py", "test_survival.py", "test_survival_runs.py")
@@ -35,7 +35,7 @@ WRITES = ("mkdir", "mkdirat", "ftruncate", "fallocate", "write", "pwrite64", "fs
 SAVE = """
 import os, sys; from pathlib import Path
 from faults import saved
-from preferent.error import PlatformError
+from preferent.errors import PlatformError
 os.write(2, b"BEGIN")
 try:
     saved(Path(sys.argv[1]), 3)
@@ -52,7 +52,7 @@ def tests(name: str) -> list[Row]:
         results = Path(folder, "results.xml")
         argv = [sys.executable, "-m", "pytest", "-q", "-rs", "-o", "junit_family=legacy", f"--junitxml={results}"]
         environment = os.environ | {f"PREFERENT_{key}": count for key, count in COUNTS.items()}
-        words = ["-m", "acceptance or not acceptance", f"tests/{name}"]
+        words = ["-m", "acceptance or not acceptance", f"tests/pipelines/{name}"]
         done = subprocess.run([*argv, *words], cwd=ROOT, env=environment, stdout=sys.stderr)
         found = ElementTree.parse(results).iterfind(".//property[@name='survival']")
         rows = [ast.literal_eval(one.attrib["value"]) for one in found]

@@ -12,9 +12,9 @@ import yaml
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from preferent.cli import parser
-from preferent.recipe import Recipe, inner_section, listed_section
-from preferent.recipe.section import Section
+from preferent.cli.arguments import parser
+from preferent.config.recipe import Recipe, inner_section, listed_section
+from preferent.config.sections import Section
 
 HERE = Path(__file__).parent
 
@@ -58,7 +58,7 @@ that cannot be used, 5 training diverged, 130 and 143 stopped by a signal.
 
 def recipe_page() -> str:
     """The recipe's reference, a table a section."""
-    from preferent.gcpc import MODELS
+    from preferent.config.gcpc_names import MODELS
 
     models = "\n".join(f"| `{name}` | `{hub}` | `{reward}` |" for name, (hub, reward) in MODELS.items())
     tables = "\n".join(_sections(Recipe, ""))

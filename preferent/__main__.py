@@ -1,5 +1,5 @@
 """`python -m preferent` is `preferent`."""
 
-from preferent.cli import main
+from preferent.cli.main import main
 
 main()

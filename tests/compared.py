@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from preferent import judge, run, winrate
-from preferent.answer import Answer
-from preferent.compare.opinion import Opinion, by_scores, called, paired
-from preferent.compare.tally import verdict
-from preferent.judge import tally
-from preferent.record import Judgment
+from preferent import files
+from preferent.data.judgments import write
+from preferent.data.predictions import Answer
+from preferent.data.types import Judgment
+from preferent.evaluation import statistics
+from preferent.evaluation.comparison_summary import verdict
+from preferent.evaluation.judge_results import JudgeResults, by_scores, called, paired
+from preferent.evaluation.judges import judge_summary
 
 SENTENCE = "the sun rose over a quiet river and nobody asked why boats had left before dawn"
 PEOPLE = ("ann", "bob", "eve")
@@ -57,10 +59,10 @@ def make(
     better = lead + generator.normal(size=n)
     opinions = [opinion(name, answers, names, better, generator, unparsable, words or {}, headline) for name in judges]
     judgments, metrics = verdict(answers, opinions, headline, names)
-    judge.write(judgments, root / "comparison" / "judgments.jsonl")
-    run.write_json(root / "comparison" / "metrics.json", metrics)
+    write(judgments, root / "comparison" / "judgments.jsonl")
+    files.write_json(root / "comparison" / "metrics.json", metrics)
     for side, rows in answers.items():
-        run.write_jsonl(root / "predictions" / names[side] / "text.jsonl", [prediction(one) for one in rows])
+        files.write_jsonl(root / "predictions" / names[side] / "text.jsonl", [prediction(one) for one in rows])
     return metrics
 
 
@@ -90,7 +92,7 @@ def opinion(
     unparsable: float,
     words: Mapping[str, Sequence[str]],
     headline: str | None,
-) -> Opinion:
+) -> JudgeResults:
     """What one judge says, by chance and by `better`, how much the tuned answer of each pair is."""
     n = len(better)
     if name in ("judge", "reward"):
@@ -108,13 +110,13 @@ def opinion(
             rows.append(asked(one, place, better[place] + generator.normal(size=2), generator, unparsable, words))
     kind = "people" if name == "people" else "language_model"
     facts = voters(rows) if name == "people" else {"order": summary(rows).order()}
-    return Opinion(name, kind, {("a", "b"): called(rows, names["a"], names["b"])}, facts=facts)
+    return JudgeResults(name, kind, {("a", "b"): called(rows, names["a"], names["b"])}, facts=facts)
 
 
 def voters(rows: Sequence[Judgment]) -> dict[str, Any]:
     """Who voted, and how often for what stood first."""
     decided = [(one, "A" if one.extra["first"] == "a" else "B") for one in rows if one.choice != "tie"]
-    slot = winrate.win_rate([float(one.choice == first) for one, first in decided], [one.id for one, _ in decided])
+    slot = statistics.win_rate([float(one.choice == first) for one, first in decided], [one.id for one, _ in decided])
     return {
         "annotators": len({one.extra["annotator"] for one in rows}),
         "both_bad": sum(one.extra["both_bad"] for one in rows),
@@ -122,10 +124,10 @@ def voters(rows: Sequence[Judgment]) -> dict[str, Any]:
     }
 
 
-def summary(rows: Sequence[Judgment]) -> tally.Summary:
+def summary(rows: Sequence[Judgment]) -> judge_summary.JudgeSummary:
     """What a language model did."""
-    verdicts = [[tally.Verdict(**one) for one in row.extra["verdicts"]] for row in rows]
-    return tally.summarize(verdicts, 1, {}, 0, ())
+    verdicts = [[judge_summary.JudgeVerdict(**one) for one in row.extra["verdicts"]] for row in rows]
+    return judge_summary.summarize(verdicts, 1, {}, 0, ())
 
 
 def voted(

@@ -24,7 +24,7 @@ SENTENCES = [
 
 def quiet_recipe(**values: Any) -> Any:
     """A recipe for tests: one thread, fp32, small sequences, and what the test asks for."""
-    from preferent import recipe
+    from preferent.config import recipe
 
     base = {
         "large_model_reference": "model",
@@ -41,14 +41,14 @@ def quiet_recipe(**values: Any) -> Any:
 def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """A function that makes a small Llama-2-shaped model folder with a SentencePiece-style tokenizer and no pad
     token."""
-    from preferent import scratch
+    from preferent.models import from_scratch
 
     text = tmp_path_factory.mktemp("text") / "text.txt"
     text.write_text("\n".join(SENTENCES))
 
     def make(seed: int = 0, vocab_size: int = 384) -> Path:
         folder = tmp_path_factory.mktemp("models") / f"model-{seed}"
-        scratch.make(
+        from_scratch.make(
             [text], folder, vocab_size=vocab_size, hidden_size=32, layers=2, heads=4, key_value_heads=2,
             intermediate_size=64, max_position_embeddings=128, seed=seed,
         )  # fmt: skip
@@ -73,9 +73,11 @@ def make_run(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
     import numpy as np
     import torch
 
-    from preferent import export, graph, model, recipe, run
-    from preferent.scale import Scale
-    from preferent.world import World
+    from preferent import files
+    from preferent.config import recipe, stage_graph
+    from preferent.models import language_models, saving
+    from preferent.models.world import World
+    from preferent.rewards.normalization import ScoreNormalization
 
     def nudged(network: Any, folder: Path) -> None:
         generator = torch.Generator().manual_seed(1)
@@ -83,7 +85,7 @@ def make_run(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
             for name, parameter in network.trainable().items():
                 if parameter.dim() > 1 and not name.startswith("score"):
                     parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
-        export.save(network, folder, dict(network.trainable()), "# test\n")
+        saving.save(network, folder, dict(network.trainable()), "# test\n")
 
     def make(rank: int = 0, sft: bool = False, prompt: dict[str, Any] | None = None, **values: Any) -> Path:
         folder = tmp_path_factory.mktemp("runs") / "run"
@@ -92,17 +94,17 @@ def make_run(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
         found = quiet_recipe(large_model_reference=str(tiny), **values)
         world = World.of(found)
         if sft:
-            nudged(model.load_policy(tiny, world, 0), base)
-        nudged(model.load_policy(base, world, rank), folder / "policy/model")
-        for seed, path in enumerate(graph.rewards(found).values(), start=3):
-            nudged(model.load_scorer(base, world, rank, seed=seed), folder / path)
-        run.write_atomic(folder / "recipe.yaml", recipe.dump(found))
-        kept = Scale.of(found, found.reward.members)
+            nudged(language_models.load_policy(tiny, world, 0), base)
+        nudged(language_models.load_policy(base, world, rank), folder / "policy/model")
+        for seed, path in enumerate(stage_graph.rewards(found).values(), start=3):
+            nudged(language_models.load_scorer(base, world, rank, seed=seed), folder / path)
+        files.write_atomic(folder / "recipe.yaml", recipe.dump(found))
+        kept = ScoreNormalization.of(found, found.reward.members)
         kept.fit({name: np.array([0.5]) for term in kept.terms for name in term.members}, "bias").write(
             folder / "policy/score.json"
         )
-        run.write_jsonl(folder / "data/prompt/train.jsonl", [prompt or {"input_text": "the cat"}])
-        run.write_atomic(folder / "policy/DONE", "")
+        files.write_jsonl(folder / "data/prompt/train.jsonl", [prompt or {"input_text": "the cat"}])
+        files.write_atomic(folder / "policy/DONE", "")
         return folder
 
     return make

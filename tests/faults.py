@@ -18,8 +18,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save
 
-from preferent import checkpoint, run
-from preferent.error import PlatformError
+from preferent.errors import PlatformError
+from preferent.models import checkpoint
+from preferent.runs import stages
 
 WRITES = ("open", "os.mkdir", "os.rename")
 EVENTS = (*WRITES, "os.remove", "os.rmdir")
@@ -82,7 +83,7 @@ class Fault:
             fsync(descriptor)
 
         os.fsync = synced
-        vars(run)["open"] = vars(checkpoint)["open"] = self._open
+        vars(stages)["open"] = vars(checkpoint)["open"] = self._open
         vars(checkpoint)["save_file"] = self._save_file
         sys.addaudithook(self._event)
 

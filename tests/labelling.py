@@ -1,6 +1,6 @@
 """A label server as a process of its own, and a person's side of its HTTP interface, for tests.
 
-with serving(out, file=rows, seed=1) as server:            # preferent.label.serve(out=out, file=rows, seed=1)
+with serving(out, file=rows, seed=1) as server:            # serving.serve(out=out, file=rows, ...)
     person = server.person()                               # or server.person("ann"); server.person("") is the owner
     queue = person.get("/api/queue")
     person.post("/api/vote", {"key": key(), "item": queue["item"]["item"], "choice": "left", "note": ""})
@@ -25,14 +25,15 @@ from typing import Any
 CODE = """
 import json, sys
 from pathlib import Path
-from preferent import label, run
+from preferent.labeling import serving
+from preferent.runs import interruption
 FILES = ("folder", "file", "prompts", "gold", "out", "judgments")
 given = json.loads(sys.argv[1])
 paths = {name: Path(given.pop(name)) for name in FILES if name in given}
 if "predictions" in given:
     given["predictions"] = tuple(map(Path, given["predictions"]))
-with run.stoppable() as wish:
-    label.serve(**paths, **given)
+with interruption.stoppable() as wish:
+    serving.serve(**paths, **given)
 sys.exit(128 + wish.signal_number if wish else 0)
 """
 
@@ -85,7 +86,7 @@ class Person:
 
 
 class Server:
-    """`preferent.label.serve(out=out, **given)` as a process; `out=None` among those that are given leaves it out."""
+    """`serving.serve(out=out, **given)` as a process; `out=None` leaves it out."""
 
     def __init__(self, out: Path, /, **given: Any) -> None:
         self.folder = out

@@ -118,7 +118,7 @@ class Nursery:
 
 def serve() -> None:
     """Fork a command for each line of standard input; answer with its exit code."""
-    from preferent import cli, dpo, infer, ppo, rejection, reward, sft  # noqa: F401 - imported once for all children
+    from preferent.training import sft  # noqa: F401 - imported once for all children
 
     for line in sys.stdin:
         argv, kill_after = json.loads(line)
@@ -148,11 +148,11 @@ def _status(child: int, kill_after: float | None) -> int:
 
 def _perform(argv: list[str]) -> None:
     """`preferent WORDS`, and leave."""
-    from preferent import cli
+    from preferent.cli import main
 
     sys.argv, code = argv, 1
     try:
-        cli.main()
+        main.main()
         code = 0
     except SystemExit as leave:
         code = leave.code if isinstance(leave.code, int) else 1

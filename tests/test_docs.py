@@ -17,12 +17,21 @@ from pathlib import Path
 import pytest
 import yaml
 
-from preferent import metric, recipe
+from preferent.config import recipe
+from preferent.runs import metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"(?:<!-- (?P<mark>[^\n]*) -->\n)?```(?P<language>\w+)\n(?P<text>.*?)^```$", re.M | re.S)
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+MATHEMATICS = {
+    "losses": "training",
+    "advantages": "training",
+    "vocabulary": "models",
+    "normalization": "rewards",
+    "scoring": "rewards",
+}
+"""The modules whose functions pages name, and their rooms."""
 
 SMALL = """
 large_model_reference: models/base
@@ -122,8 +131,9 @@ def test_the_tests_and_functions_that_a_page_names_exist(name):
     text = (ROOT / name).read_text()
     for path, function in re.findall(r"`(tests/[\w/]+\.py)::(\w+)", text):
         assert re.search(rf"^def {function}\(", (ROOT / path).read_text(), re.M), (path, function)
-    for module, function in re.findall(r"`(advantage|objective|scale|score)\.(?!json|py)(\w+)`", text):
-        assert hasattr(importlib.import_module(f"preferent.{module}"), function), (module, function)
+    for module, function in re.findall(rf"`({'|'.join(MATHEMATICS)})\.(?!json|py)(\w+)`", text):
+        place = importlib.import_module(f"preferent.{MATHEMATICS[module]}.{module}")
+        assert hasattr(place, function), (module, function)
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +160,7 @@ def test_blocks_that_need_a_run(name, small):
 def test_every_metric_is_defined(small):
     defined = set(re.findall(r"`([a-z_/0-9]+)`", (ROOT / "docs" / "metrics.md").read_text()))
     for stage in ("sft", "reward", "judge", "policy"):
-        for row in metric.read(small / "runs/small" / stage / "metrics.jsonl"):
+        for row in metrics.read(small / "runs/small" / stage / "metrics.jsonl"):
             assert row.keys() - {"step"} <= defined, stage
 
 

@@ -14,11 +14,15 @@ from scipy.sparse import vstack
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from preferent import dataset, graph, recipe, run, winrate
-from preferent.record import Preference
-from preferent.scale import Scale
-from preferent.score import Reward
-from preferent.world import World
+from preferent import files
+from preferent.config import recipe, stage_graph
+from preferent.data import datasets
+from preferent.data.formats import row_reader
+from preferent.data.types import Preference
+from preferent.evaluation import statistics
+from preferent.models.world import World
+from preferent.rewards.normalization import ScoreNormalization
+from preferent.rewards.scoring import CombinedReward
 
 
 class Outside:
@@ -50,33 +54,33 @@ def _rejected(pair: Preference) -> str:
 
 
 def pairs(path: Path) -> list[Preference]:
-    return dataset.kept(dataset.read([str(path)], "preference"))
+    return row_reader.kept(datasets.read([str(path)], "preference"))
 
 
-def optimised(folder: Path) -> Reward:
+def optimised(folder: Path) -> CombinedReward:
     """The reward that PPO raised in a run: the mean of its reward models."""
     asked, _ = recipe.load(folder / "recipe.yaml")
-    models = {name: folder / path for name, path in graph.rewards(asked).items()}
-    return Reward.load(asked, models, World.of(asked), Scale.read(folder / "policy/score.json"))
+    models = {name: folder / path for name, path in stage_graph.rewards(asked).items()}
+    return CombinedReward.load(asked, models, World.of(asked), ScoreNormalization.read(folder / "policy/score.json"))
 
 
-def accuracy(reward: Reward, pairs: Sequence[Preference]) -> float:
+def accuracy(reward: CombinedReward, pairs: Sequence[Preference]) -> float:
     """Share of pairs whose chosen answer the reward scores higher."""
     prompts = [p.prompt.input_text for p in pairs]
     chosen, rejected = (reward.score_texts(prompts, [side(p) for p in pairs]) for side in (_chosen, _rejected))
     return float((np.sign(chosen - rejected) / 2 + 0.5).mean())
 
 
-def verdict(judge: Outside, folder: Path) -> winrate.WinRate:
+def verdict(judge: Outside, folder: Path) -> statistics.WinRate:
     """Tuned against base on the same prompts; equal answers are ties."""
-    rows = {name: run.read_jsonl(folder / "predictions" / name / "text.jsonl") for name in ("tuned", "base")}
+    rows = {name: files.read_jsonl(folder / "predictions" / name / "text.jsonl") for name in ("tuned", "base")}
     assert [r["id"] for r in rows["tuned"]] == [r["id"] for r in rows["base"]]
     scores = {
         name: judge.score([r["inputs"]["inputs_pretokenized"] + r["prediction"] for r in found])
         for name, found in rows.items()
     }
     outcomes = np.sign(scores["tuned"] - scores["base"]) / 2 + 0.5
-    return winrate.win_rate(outcomes, [r["id"] for r in rows["tuned"]])
+    return statistics.win_rate(outcomes, [r["id"] for r in rows["tuned"]])
 
 
 def main() -> None:
@@ -97,7 +101,7 @@ def main() -> None:
                 f"outside judge {judge.accuracy(rows):.3f}"
             )
         found = verdict(judge, folder)
-        kl = run.read_json(folder / "comparison" / "metrics.json")["kl"]
+        kl = files.read_json(folder / "comparison" / "metrics.json")["kl"]
         print(
             f"{folder}: tuned preferred in {found.win_rate:.1%} of {found.n} "
             f"({found.interval[0]:.1%} to {found.interval[1]:.1%}), KL {kl['mean']:.2f} nats an answer"

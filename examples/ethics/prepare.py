@@ -15,8 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from preferent import dataset, draw
-from preferent.record import Preference
+from preferent import randomness
+from preferent.data import datasets
+from preferent.data.formats import row_reader
+from preferent.data.types import Preference
 
 OUTSIDE_SHARE = 0.25
 
@@ -27,7 +29,7 @@ def scenarios(pairs: Sequence[Preference]) -> set[str]:
 
 
 def read(data: Path, name: str) -> list[Preference]:
-    return dataset.kept(dataset.read([str(data / name)], "preference"))
+    return row_reader.kept(datasets.read([str(data / name)], "preference"))
 
 
 def write(out: Path, name: str, rows: Sequence[dict[str, Any]]) -> None:
@@ -54,7 +56,7 @@ def main() -> None:
     held_out = read(asked.data, "prefix.validation.jsonl.gz")
     unseen = scenarios(held_out) | scenarios(read(asked.data, "full.validation.jsonl.gz"))
 
-    parts = draw.split(0, "outside", [p.prompt.input_text for p in prefix], [OUTSIDE_SHARE])
+    parts = randomness.split(0, "outside", [p.prompt.input_text for p in prefix], [OUTSIDE_SHARE])
     outside = [p for p, part in zip(prefix, parts, strict=True) if part == 0]
     inside = [p for p, part in zip(prefix, parts, strict=True) if part == 1]
     # Every pair of `prefix` stands in `full` again, in one piece; only what is new there is added.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from preferent import best_of
+from preferent.evaluation.statistics import best_of
 
 
 def best_of_n(proxy: np.ndarray, values: np.ndarray, n: int) -> float:

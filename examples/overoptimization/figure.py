@@ -7,8 +7,8 @@ import numpy as np
 from curve import Fit
 from markupsafe import Markup
 
-from preferent.report import chart
-from preferent.report.chart import Point, Series
+from preferent.report import charts
+from preferent.report.charts import Point, Series
 
 STYLE = """
 text { font: 11px system-ui, sans-serif; fill: #5a5f6a; } .title { font-size: 14px; font-weight: 600; fill: #1d1f24; }
@@ -33,7 +33,7 @@ def draw(found: Mapping[str, Any], fits: Mapping[str, Mapping[str, Fit]]) -> str
         by_way(f"PPO on {small} pairs: gold", alone | found["ppo_ways"], "scatter"),
         by_way(f"Best-of-n on {small} pairs: gold", found["best_of_n_ways"], "dots"),
     ]
-    width, height = chart.WIDTH, TITLE + LEGEND + chart.HEIGHT
+    width, height = charts.WIDTH, TITLE + LEGEND + charts.HEIGHT
     places = [(column * width, row * (height + 16)) for row in range(2) for column in range(2)]
     body = Markup("").join(
         Markup('<g transform="translate({} {})">{}</g>').format(x, y, panel)
@@ -84,13 +84,13 @@ def by_way(title: str, paths: Mapping[str, Any], kind: Literal["scatter", "dots"
 
 def panel(title: str, series: Sequence[Series], names: Sequence[str]) -> Markup:
     """A chart under its title and the names of its colours."""
-    drawn = chart.draw(title, series, D, "reward above the base, log-odds", title)
+    drawn = charts.draw(title, series, D, "reward above the base, log-odds", title)
     assert drawn is not None
-    parts = [Markup('<text class="title" x="{}" y="16">{}</text>').format(chart.LEFT, title)]
-    step = (chart.WIDTH - chart.LEFT - chart.RIGHT) / len(names)
+    parts = [Markup('<text class="title" x="{}" y="16">{}</text>').format(charts.LEFT, title)]
+    step = (charts.WIDTH - charts.LEFT - charts.RIGHT) / len(names)
     for index, name in enumerate(names):
-        x = chart.LEFT + index * step
+        x = charts.LEFT + index * step
         parts.append(Markup('<circle class="dot c{}" cx="{}" cy="34" r="4"/>').format(index + 1, x + 4))
         parts.append(Markup('<text x="{}" y="38">{}</text>').format(x + 13, name))
     inner = Markup('<svg y="{}" width="{}" height="{}">{}</svg>')
-    return Markup("").join([*parts, inner.format(TITLE + LEGEND, chart.WIDTH, chart.HEIGHT, drawn.svg)])
+    return Markup("").join([*parts, inner.format(TITLE + LEGEND, charts.WIDTH, charts.HEIGHT, drawn.svg)])

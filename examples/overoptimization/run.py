@@ -23,9 +23,12 @@ import numpy as np
 import soup
 from curve import Fit, best_of_n
 
-from preferent import best_of, metric, recipe, run
-from preferent.score import RewardModel
-from preferent.world import World
+from preferent import files
+from preferent.config import recipe
+from preferent.evaluation.statistics import best_of
+from preferent.models.world import World
+from preferent.rewards.scoring import RewardModel
+from preferent.runs import metrics
 
 HERE = Path(__file__).resolve().parent
 SIZES = (150, 600, 2400, 9600)
@@ -165,10 +168,10 @@ def train(study: Study) -> None:
 def tuned(study: Study, name: str, zero: float) -> dict[str, list[float]]:
     """The path of a policy: d, the proxy that PPO saw, and gold above the base, means of a few steps each."""
     folder = study.out / name
-    samples = run.read_jsonl(folder / "rollouts" / "samples.jsonl")
+    samples = files.read_jsonl(folder / "rollouts" / "samples.jsonl")
     gold = soup.taste([row["input"] for row in samples], [row["answer"] for row in samples]) - zero
     points = np.array([row["step"] // STEPS_A_POINT for row in samples])
-    seen = [row for row in metric.read(folder / "metrics.jsonl") if row.get("reward") is not None]
+    seen = [row for row in metrics.read(folder / "metrics.jsonl") if row.get("reward") is not None]
     of_step = np.array([(row["step"] - 1) // STEPS_A_POINT for row in seen])
     each = np.unique(points)
     kl, proxy = (np.array([row[key] for row in seen]) for key in ("kl_loss", "reward"))
@@ -191,7 +194,7 @@ def best(proxy: np.ndarray, gold: np.ndarray) -> dict[str, list[float]]:
 
 def measure(study: Study) -> dict[str, Any]:
     """Every curve: best-of-n by each reward and by the ensemble's combinations, and PPO against each."""
-    rows = run.read_jsonl(study.out / "base" / "text.jsonl")
+    rows = files.read_jsonl(study.out / "base" / "text.jsonl")
     asked, answers = [row["inputs"]["inputs_pretokenized"] for row in rows], [row["prediction"] for row in rows]
     settings, _ = recipe.load(HERE / "recipe.yaml", study.asked())
     gold = soup.taste(asked, answers)
@@ -279,9 +282,9 @@ def main() -> None:
     prepare(study)
     train(study)
     found = measure(study)
-    run.write_json(study.out / "points.json", found)
-    run.write_atomic(study.out / "figure.svg", figure.draw(found, fits(found)))
-    run.write_atomic(study.out / "table.md", table(found))
+    files.write_json(study.out / "points.json", found)
+    files.write_atomic(study.out / "figure.svg", figure.draw(found, fits(found)))
+    files.write_atomic(study.out / "table.md", table(found))
     minutes, busy = (time.perf_counter() - started) / 60, sum(os.times()[:4]) / 60
     print(f"\n{table(found)}\n{study.out / 'figure.svg'}, in {minutes:.1f} minutes, {busy:.1f} of processor time")
 

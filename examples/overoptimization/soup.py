@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from preferent import draw, run
+from preferent import files, randomness
 
 INGREDIENTS = (
     "leek", "carrot", "onion", "garlic", "celery", "potato", "tomato", "pumpkin", "spinach", "cabbage", "lentil",
@@ -29,7 +29,7 @@ WORLD = 0
 
 
 def _normal(purpose: str, shape: tuple[int, ...]) -> np.ndarray:
-    u = draw.uniforms(WORLD, f"soup/{purpose}", np.arange(int(np.prod(shape)))[:, None], np.arange(2))
+    u = randomness.uniforms(WORLD, f"soup/{purpose}", np.arange(int(np.prod(shape)))[:, None], np.arange(2))
     return (np.sqrt(-2 * np.log1p(-u[:, 0])) * np.cos(2 * np.pi * u[:, 1])).reshape(shape)
 
 
@@ -38,7 +38,7 @@ def _tastes() -> tuple[np.ndarray, np.ndarray]:
     size = len(INGREDIENTS)
     v = QUALITY * _normal("quality", (size,))
     upper = np.triu(AFFINITY * _normal("affinity", (size, size)), 1)
-    upper *= draw.uniforms(WORLD, "soup/pairs", np.arange(size)[:, None], np.arange(size)) < SHARE_OF_PAIRS
+    upper *= randomness.uniforms(WORLD, "soup/pairs", np.arange(size)[:, None], np.arange(size)) < SHARE_OF_PAIRS
     return v - v.mean(), upper
 
 
@@ -65,7 +65,7 @@ def _taste(texts: Sequence[str]) -> np.ndarray:
 
 def openings(seed: int, part: str, count: int) -> list[str]:
     """Prompts: two different ingredients."""
-    u = draw.uniforms(seed, f"soup/{part}/opening", np.arange(count)[:, None], np.arange(2))
+    u = randomness.uniforms(seed, f"soup/{part}/opening", np.arange(count)[:, None], np.arange(2))
     first = (u[:, 0] * len(INGREDIENTS)).astype(int)
     second = (first + 1 + (u[:, 1] * (len(INGREDIENTS) - 1)).astype(int)) % len(INGREDIENTS)
     return [f"{INGREDIENTS[a]} {INGREDIENTS[b]}:" for a, b in zip(first, second, strict=True)]
@@ -73,7 +73,7 @@ def openings(seed: int, part: str, count: int) -> list[str]:
 
 def cooked(seed: int, part: str, prompts: Sequence[str]) -> list[str]:
     """What a cook adds to each opening."""
-    u = draw.uniforms(seed, f"soup/{part}/answer", np.arange(len(prompts))[:, None], np.arange(1 + 2 * LONGEST))
+    u = randomness.uniforms(seed, f"soup/{part}/answer", np.arange(len(prompts))[:, None], np.arange(1 + 2 * LONGEST))
     return [_answer(prompt.removesuffix(":").split(), row) for prompt, row in zip(prompts, u, strict=True)]
 
 
@@ -90,7 +90,7 @@ def demonstrations(seed: int, count: int, path: Path) -> None:
     """Openings and what a cook adds, to imitate."""
     asked = openings(seed, "text", count)
     rows = zip(asked, cooked(seed, "text", asked), strict=True)
-    run.write_jsonl(path, [{"input_text": prompt, "output_text": answer} for prompt, answer in rows])
+    files.write_jsonl(path, [{"input_text": prompt, "output_text": answer} for prompt, answer in rows])
 
 
 def preferences(seed: int, part: str, count: int, path: Path) -> None:
@@ -98,14 +98,14 @@ def preferences(seed: int, part: str, count: int, path: Path) -> None:
     asked = openings(seed, part, count)
     first, second = cooked(seed, f"{part}/0", asked), cooked(seed, f"{part}/1", asked)
     likes = 1 / (1 + np.exp(taste(asked, first) - taste(asked, second)))
-    choice = (draw.uniforms(seed, f"soup/{part}/choice", np.arange(count), 0) < likes).astype(int)
+    choice = (randomness.uniforms(seed, f"soup/{part}/choice", np.arange(count), 0) < likes).astype(int)
     rows: list[dict[str, Any]] = [
         {"input_text": prompt, "candidate_0": one, "candidate_1": other, "choice": int(which)}
         for prompt, one, other, which in zip(asked, first, second, choice, strict=True)
     ]
-    run.write_jsonl(path, rows)
+    files.write_jsonl(path, rows)
 
 
 def prompts(seed: int, part: str, count: int, copies: int, path: Path) -> None:
     """Openings alone, each `copies` times."""
-    run.write_jsonl(path, [{"input_text": p} for p in openings(seed, part, count) for _ in range(copies)])
+    files.write_jsonl(path, [{"input_text": p} for p in openings(seed, part, count) for _ in range(copies)])

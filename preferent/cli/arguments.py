@@ -4,8 +4,8 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from preferent.cli import action, versus
-from preferent.cli.action import Arguments
+from preferent.cli import actions, comparison_verbs
+from preferent.cli.actions import Arguments
 
 STAGES = {
     "sft": "supervised fine-tuning on answers or plain text; inputs: model",
@@ -30,33 +30,40 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="store_true", help="show the version and leave")
     top.add_argument("--debug", action="store_true", help="show the Python traceback of an error")
     verbs = top.add_subparsers(title="verbs", metavar="VERB", required=False)
-    _run(_verb(verbs, "run", action.do_run, "do everything that a recipe asks for; the same command again resumes"))
-    _quickstart(_verb(verbs, "quickstart", action.do_quickstart, "the whole job on a little world made here, offline"))
+    _run(_verb(verbs, "run", actions.do_run, "do everything that a recipe asks for; the same command again resumes"))
+    _quickstart(_verb(verbs, "quickstart", actions.do_quickstart, "the whole job on a little world made here, offline"))
     _data(verbs.add_parser("data", help="look at data, convert it, prepare it", description="Data, three ways."))
-    _scratch(_verb(verbs, "scratch", action.do_scratch, "make a small Llama-2-architecture model from nothing"))
-    _plan(_verb(verbs, "plan", action.do_plan, "say what a run would do and need: steps, tokens, memory by part, disk"))
+    _scratch(_verb(verbs, "scratch", actions.do_scratch, "make a small Llama-2-architecture model from nothing"))
+    _plan(
+        _verb(verbs, "plan", actions.do_plan, "say what a run would do and need: steps, tokens, memory by part, disk")
+    )
     _try(
         _verb(
-            verbs, "try", action.do_try, "talk to a run's base and tuned model side by side; prompts are lines of stdin"
+            verbs,
+            "try",
+            actions.do_try,
+            "talk to a run's base and tuned model side by side; prompts are lines of stdin",
         )
     )
-    _export(_verb(verbs, "export", action.do_export, "write what a run made as a folder for other programs"))
-    _env(_verb(verbs, "env", action.do_env, "what this computer is and what is installed on it, for a bug report"))
+    _export(_verb(verbs, "export", actions.do_export, "write what a run made as a folder for other programs"))
+    _env(_verb(verbs, "env", actions.do_env, "what this computer is and what is installed on it, for a bug report"))
     for stage, text in STAGES.items():
-        words = _verb(verbs, stage, action.do_stage, text)
-        versus.compare(words) if stage == "compare" else _stage(words, stage)
-    versus.agree(_verb(verbs, "agree", versus.do_agree, "how far judges agree, with each other and with people"))
-    versus.label(
+        words = _verb(verbs, stage, actions.do_stage, text)
+        comparison_verbs.compare(words) if stage == "compare" else _stage(words, stage)
+    comparison_verbs.agree(
+        _verb(verbs, "agree", comparison_verbs.do_agree, "how far judges agree, with each other and with people")
+    )
+    comparison_verbs.label(
         _verb(
             verbs,
             "label",
-            versus.do_label,
+            comparison_verbs.do_label,
             "ask people which of two answers is better: a page in the browser, alone or in a team",
         )
     )
     _doctor(
         _verb(
-            verbs, "doctor", action.do_doctor, "look in a run for what is known to go wrong; exit code 4 if it is sick"
+            verbs, "doctor", actions.do_doctor, "look in a run for what is known to go wrong; exit code 4 if it is sick"
         )
     )
     return top
@@ -164,10 +171,12 @@ def _env(verb: argparse.ArgumentParser) -> None:
 def _data(verb: argparse.ArgumentParser) -> None:
     verbs = verb.add_subparsers(title="verbs", metavar="VERB", required=True)
     check = _verb(
-        verbs, "check", action.do_check, "what is in files, and what is wrong with them; exit code 4 on a bad row"
+        verbs, "check", actions.do_check, "what is in files, and what is wrong with them; exit code 4 on a bad row"
     )
-    convert = _verb(verbs, "convert", action.do_convert, "write rows of any format in another")
-    prepare = _verb(verbs, "prepare", action.do_stage, "read, check and split the data of a recipe, disjoint by prompt")
+    convert = _verb(verbs, "convert", actions.do_convert, "write rows of any format in another")
+    prepare = _verb(
+        verbs, "prepare", actions.do_stage, "read, check and split the data of a recipe, disjoint by prompt"
+    )
     for reader in (check, convert):
         reader.add_argument("paths", nargs="+", metavar="PATH", help="files, globs in quotes, or hf://OWNER/NAME")
         reader.add_argument(

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-from preferent import dataset
-from preferent.data import group
-from preferent.data.count import Tally, tally
-from preferent.dataset import Dropped, Kind, Reading
-from preferent.error import DataError
-from preferent.record import Demonstration, Preference, Prompt
-from preferent.tokenizer import Tokenizer
+from preferent.data import splits
+from preferent.data.counts import PreferenceCounts, count_preferences
+from preferent.data.formats import row_reader, row_sources
+from preferent.data.formats.row_reader import Dropped, Kind, RecordsRead
+from preferent.data.tokenizer import Tokenizer
+from preferent.data.types import Demonstration, Preference, Prompt
+from preferent.errors import DataError
 
 ENDLESS = 1 << 40
 SHOWN = 20
@@ -20,7 +20,7 @@ Record = Preference | Prompt | Demonstration
 
 
 @dataclass(frozen=True, slots=True)
-class Lengths:
+class LengthHistogram:
     """Token lengths: how many texts have at most `bounds[i]` tokens and more than the bound before, and those cut."""
 
     limit: int
@@ -42,9 +42,9 @@ class FileCheck:
     dropped: list[Dropped]
     without_prompt: int
     repeated_prompts: int
-    tally: Tally | None
-    prompt_lengths: Lengths | None = None
-    answer_lengths: Lengths | None = None
+    tally: PreferenceCounts | None
+    prompt_lengths: LengthHistogram | None = None
+    answer_lengths: LengthHistogram | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Check:
         return not any(each.dropped for each in self.files)
 
 
-def check(
+def check_files(
     paths: Sequence[str],
     kind: Kind | None = None,
     format: str = "auto",
@@ -72,16 +72,16 @@ def check(
     """Read files and say what is in them; with a tokenizer's folder also how long the texts are and which are cut."""
     loaded = None if tokenizer is None else Tokenizer.load(tokenizer)
     files, labels = [], {}
-    for file in dataset.expand(paths):
+    for file in row_sources.expand(paths):
         found = _kind(file) if kind is None else kind
-        reading = dataset.read_rows([file], found, format)
+        reading = row_reader.read_rows([file], found, format)
         prompts = [record if isinstance(record, Prompt) else record.prompt for record in reading.records]
-        lengths: tuple[Lengths | None, Lengths | None] = (None, None)
+        lengths: tuple[LengthHistogram | None, LengthHistogram | None] = (None, None)
         if loaded is not None:
             lengths = _lengths(loaded, reading.records, prompts, instruction, prompt_tokens, target_tokens)
         files.append(_file(file, found, reading, prompts, *lengths))
         tied = [record for record in reading.records if not isinstance(record, Demonstration)]
-        labels[file] = {label for record in tied for label in group.labels(record)}
+        labels[file] = {label for record in tied for label in splits.labels(record)}
     shared = {(a, b): len(labels[a] & labels[b]) for a, b in combinations(labels, 2) if labels[a] & labels[b]}
     return Check(files, shared)
 
@@ -89,7 +89,7 @@ def check(
 def _kind(file: str) -> Kind:
     """What a file looks like; a file of which no row looks like anything is read as preferences, to name its faults."""
     try:
-        return dataset.detect([file])[0]
+        return row_reader.detect([file])[0]
     except DataError:
         return "preference"
 
@@ -97,10 +97,10 @@ def _kind(file: str) -> Kind:
 def _file(
     file: str,
     kind: Kind,
-    reading: Reading[Record],
+    reading: RecordsRead[Record],
     prompts: Sequence[Prompt],
-    prompt_lengths: Lengths | None,
-    answer_lengths: Lengths | None,
+    prompt_lengths: LengthHistogram | None,
+    answer_lengths: LengthHistogram | None,
 ) -> FileCheck:
     pairs = [record for record in reading.records if isinstance(record, Preference)]
     asked = [prompt.key for prompt in prompts if not prompt.is_empty]
@@ -113,7 +113,7 @@ def _file(
         reading.dropped,
         len(prompts) - len(asked),
         len(asked) - len(set(asked)),
-        tally(pairs) if kind == "preference" else None,
+        count_preferences(pairs) if kind == "preference" else None,
         prompt_lengths,
         answer_lengths,
     )
@@ -126,7 +126,7 @@ def _lengths(
     instruction: str | None,
     prompt_tokens: int,
     target_tokens: int,
-) -> tuple[Lengths | None, Lengths | None]:
+) -> tuple[LengthHistogram | None, LengthHistogram | None]:
     """How long prompts (with instruction and template) and answers (with EOS) are."""
     said = [
         (record.prompt, answer)
@@ -141,14 +141,14 @@ def _lengths(
     return _histogram(asked, prompt_tokens), _histogram([ids for ids, _ in answered], target_tokens)
 
 
-def _histogram(texts: Sequence[Sequence[int]], limit: int) -> Lengths | None:
+def _histogram(texts: Sequence[Sequence[int]], limit: int) -> LengthHistogram | None:
     """Lengths in bins that end at powers of two."""
     lengths = [len(ids) for ids in texts]
     if not lengths:
         return None
     bins = Counter(1 << max(length - 1, 0).bit_length() for length in lengths)
     cut = sum(length > limit for length in lengths)
-    return Lengths(limit, len(lengths), cut, max(lengths), dict(sorted(bins.items())))
+    return LengthHistogram(limit, len(lengths), cut, max(lengths), dict(sorted(bins.items())))
 
 
 def render(result: Check) -> str:
@@ -178,7 +178,7 @@ def _describe(each: FileCheck) -> str:
     return "\n".join(lines)
 
 
-def _drawn(what: str, lengths: Lengths) -> list[str]:
+def _drawn(what: str, lengths: LengthHistogram) -> list[str]:
     share = lengths.cut / lengths.texts
     lines = [f"  {what} tokens: longest {lengths.longest}; {lengths.cut} ({share:.1%}) are cut at {lengths.limit}"]
     most = max(lengths.histogram.values())

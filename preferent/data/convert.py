@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from preferent import dataset
-from preferent.dataset import Dropped
-from preferent.error import UsageError
+from preferent.data.formats import row_reader, row_sources, row_writer
+from preferent.data.formats.row_reader import Dropped
+from preferent.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,17 +20,17 @@ class Conversion:
     dropped: list[Dropped]
 
 
-def convert(paths: Sequence[str], out: Path, to: str = "gcpc", format: str = "auto") -> Conversion:
+def convert_files(paths: Sequence[str], out: Path, to: str = "gcpc", format: str = "auto") -> Conversion:
     """Read files of any format and write one file of the format `to`.
 
     A format that names the chosen answer holds no ties, and one made of conversations no answers without a prompt:
     both are left out and counted, as are bad rows.
     """
-    files = dataset.expand(paths)
+    files = row_sources.expand(paths)
     if out.exists() and any(Path(file).exists() and out.samefile(file) for file in files):
         raise UsageError(f"{out}: is one of the files to read; write to another")
-    if to not in dataset.FORMATS:
-        raise UsageError(f"format {to}: unknown; the formats are {', '.join(dataset.FORMATS)}")
-    reading = dataset.read_rows(files, dataset.detect(files)[0], format)
-    written = dataset.write(reading.records, out, to)
+    if to not in row_writer.FORMATS:
+        raise UsageError(f"format {to}: unknown; the formats are {', '.join(row_writer.FORMATS)}")
+    reading = row_reader.read_rows(files, row_reader.detect(files)[0], format)
+    written = row_writer.write(reading.records, out, to)
     return Conversion(reading.read, written.rows, written.ties, written.without_prompt, reading.dropped)

@@ -8,14 +8,17 @@ from itertools import compress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from preferent import dataset, graph, run
-from preferent.data import group
-from preferent.data.count import tally
-from preferent.dataset import Dropped, Reading
-from preferent.error import DataError, UsageError
-from preferent.recipe import Recipe, pick
-from preferent.recipe.section import paths
-from preferent.record import Preference, Prompt, digest
+from preferent import files
+from preferent.config import stage_graph
+from preferent.config.recipe import Recipe, pick
+from preferent.config.sections import paths
+from preferent.data import datasets, splits
+from preferent.data.counts import count_preferences
+from preferent.data.formats import row_reader, row_sources, row_writer
+from preferent.data.formats.row_reader import Dropped, RecordsRead
+from preferent.data.types import Preference, Prompt, digest
+from preferent.errors import DataError, UsageError
+from preferent.runs import stages
 
 PARTS = ("validation", "test", "train")
 FEW = 10
@@ -24,7 +27,7 @@ T = TypeVar("T", Preference, Prompt)
 
 
 @dataclass
-class Sources:
+class DataSources:
     """The rows of a recipe's files; `eval_pairs` is None where the eval rows are prompts, or there are none."""
 
     pairs: list[Preference]
@@ -36,7 +39,7 @@ class Sources:
 
 
 @dataclass
-class Parts:
+class DataParts:
     """Rows by part: `validation`, `test`, `train`, and for preferences `judge`; `taken_out` counts rows in none."""
 
     pairs: dict[str, list[Preference]]
@@ -51,9 +54,9 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
     The files are the recipe's. Raises `DataError` where more rows than `data.max_dropped` allows cannot be used, or
     where nothing is left to train on.
     """
-    with run.locked(out):
+    with stages.locked(out):
         files = inputs | _files(recipe)
-        stage = run.stage("data", out, pick(recipe, *graph.FIELDS["data"]), files)
+        stage = stages.open_stage("data", out, pick(recipe, *stage_graph.FIELDS["data"]), files)
         if stage.done:
             return
         sources = _read(recipe)
@@ -67,25 +70,29 @@ def _files(recipe: Recipe) -> dict[str, Path]:
     named = {source: paths(getattr(recipe, source)) for source in SOURCES}
     if not named["preference_dataset"] and not named["prompt_dataset"]:
         raise UsageError("recipe: preference_dataset is missing: name the files of preferences, or prompts to tune on")
-    if not named["preference_dataset"] and graph.trains(recipe):
+    if not named["preference_dataset"] and stage_graph.trains(recipe):
         raise UsageError("recipe: preference_dataset is missing: name the files of preferences, or give ppo.reward")
-    if graph.judged(recipe) and recipe.compare.judge_share == 0:
+    if stage_graph.judged(recipe) and recipe.compare.judge_share == 0:
         raise UsageError("recipe: compare.judge_share: 0 leaves an independent judge nothing; give it a share above 0")
-    named["continues"] = graph.dealt(recipe)
-    found = {source: [name for name in dataset.expand(given) if "://" not in name] for source, given in named.items()}
+    named["continues"] = stage_graph.dealt(recipe)
+    found = {
+        source: [name for name in row_sources.expand(given) if "://" not in name] for source, given in named.items()
+    }
     return {f"{source}.{i}": Path(name) for source, names in found.items() for i, name in enumerate(names)}
 
 
-def _usable(recipe: Recipe, name: str, reading: Reading[T], sources: Sources, given: str | list[str] | None) -> list[T]:
+def _usable(
+    recipe: Recipe, name: str, reading: RecordsRead[T], sources: DataSources, given: str | list[str] | None
+) -> list[T]:
     """The records of a reading, counted; a warning for what is dropped, an error where it is too much."""
-    records = dataset.kept(reading, recipe.data.max_dropped)
+    records = row_reader.kept(reading, recipe.data.max_dropped)
     if reading.dropped:
         print(f"{len(reading.dropped)} of {reading.read} rows dropped, see dropped.jsonl:", file=sys.stderr)
         print("\n".join(f"  {row}" for row in reading.dropped[:5]), file=sys.stderr)
     sources.dropped += [_dropped_row(name, row) for row in reading.dropped]
     counts = {"files": paths(given), "format": reading.format, "read": reading.read, "kept": len(records)}
     pairs = cast(list[Preference], [record for record in records if isinstance(record, Preference)])
-    sources.counts[name] = counts | {"dropped": reading.reasons} | (asdict(tally(pairs)) if pairs else {})
+    sources.counts[name] = counts | {"dropped": reading.reasons} | (asdict(count_preferences(pairs)) if pairs else {})
     return records
 
 
@@ -93,11 +100,11 @@ def _dropped_row(name: str, row: Dropped) -> dict[str, Any]:
     return {"dataset": name, "file": row.file, "line": row.line, "reason": row.reason}
 
 
-def _read(recipe: Recipe) -> Sources:
-    sources = Sources([], [], None, None)
+def _read(recipe: Recipe) -> DataSources:
+    sources = DataSources([], [], None, None)
     format = recipe.data.format
     if recipe.preference_dataset is not None:
-        reading = dataset.read(paths(recipe.preference_dataset), "preference", format)
+        reading = datasets.read(paths(recipe.preference_dataset), "preference", format)
         sources.pairs = _usable(recipe, "preference", reading, sources, recipe.preference_dataset)
     if recipe.prompt_dataset is None:
         sources.prompts = asked(sources.pairs)
@@ -114,12 +121,12 @@ def _read(recipe: Recipe) -> Sources:
 
 
 def _read_prompts(
-    recipe: Recipe, name: str, given: str | list[str], sources: Sources
+    recipe: Recipe, name: str, given: str | list[str], sources: DataSources
 ) -> tuple[list[Preference] | None, list[Prompt]]:
     """The prompts in files, and the preferences where the rows are such."""
-    if dataset.detect(paths(given))[0] != "preference":
-        return None, _usable(recipe, name, dataset.read(paths(given), "prompt"), sources, given)
-    reading = dataset.read(paths(given), "preference", "auto")
+    if row_reader.detect(paths(given))[0] != "preference":
+        return None, _usable(recipe, name, datasets.read(paths(given), "prompt"), sources, given)
+    reading = datasets.read(paths(given), "preference", "auto")
     pairs = _usable(recipe, name, reading, sources, given)
     return pairs, asked(pairs)
 
@@ -151,7 +158,7 @@ def _content(record: Preference | Prompt) -> str:
     return digest(record.prompt.key, record.candidate_0, record.candidate_1)
 
 
-def _divide(recipe: Recipe, sources: Sources) -> Parts:
+def _divide(recipe: Recipe, sources: DataSources) -> DataParts:
     """Every row to its part, with its group; rows that share a group with held-out rows are taken out of training.
 
     Eval rows that an earlier round has learnt from judge nothing: they are taken out.
@@ -159,7 +166,7 @@ def _divide(recipe: Recipe, sources: Sources) -> Parts:
     eval_pairs, eval_prompts = sources.eval_pairs or [], sources.eval_prompts or []
     before, was_in = _earlier(recipe)
     kinds: list[Sequence[Preference | Prompt]] = [sources.pairs, sources.prompts, eval_pairs, eval_prompts, before]
-    names = iter(group.components([group.labels(row) for rows in kinds for row in rows]))
+    names = iter(splits.components([splits.labels(row) for rows in kinds for row in rows]))
     of_pairs, of_prompts, of_eval_pairs, of_eval_prompts, of_before = ([next(names) for _ in rows] for rows in kinds)
     known = _known(of_before, was_in)
     part = _part_of(recipe, sources, of_pairs, of_prompts, [*of_eval_pairs, *of_eval_prompts], known)
@@ -172,27 +179,27 @@ def _divide(recipe: Recipe, sources: Sources) -> Parts:
         prompts[name] += [row for row, of in zip(eval_prompts, of_eval_prompts, strict=True) if part[of] == name]
     pairs_out += sum(part[of] == "train" for of in of_eval_pairs)
     prompts_out += sum(part[of] == "train" for of in of_eval_prompts)
-    if graph.judged(recipe):
+    if stage_graph.judged(recipe):
         training = [of for of in of_pairs if part[of] == "train"]
         learnt = [isinstance(row, Preference) for row in before]
         known = _known(list(compress(of_before, learnt)), list(compress(was_in, learnt)))
         fresh = [of for of in training if of not in known]
         judged = {of: int(part != "judge") for of, part in known.items()}
-        judged |= group.deal(recipe.seed, "judge", fresh, [recipe.compare.judge_share])
+        judged |= splits.deal(recipe.seed, "judge", fresh, [recipe.compare.judge_share])
         rows = list(zip(pairs["train"], training, strict=True))
         pairs["judge"] = [row for row, of in rows if judged[of] == 0]
         pairs["train"] = [row for row, of in rows if judged[of] != 0]
     shared = {*of_pairs, *of_eval_pairs} & {*of_prompts, *of_eval_prompts}
     groups = {"all": len(part), "shared": len(shared), **Counter(part.values())}
-    return Parts(pairs, prompts, {"preference": pairs_out, "prompt": prompts_out}, groups)
+    return DataParts(pairs, prompts, {"preference": pairs_out, "prompt": prompts_out}, groups)
 
 
 def _earlier(recipe: Recipe) -> tuple[list[Preference | Prompt], list[str]]:
     """The rows of the rounds that this run continues, and the part that each was in."""
     rows: list[Preference | Prompt] = []
     parts: list[str] = []
-    for file in map(Path, dataset.expand(graph.dealt(recipe))):
-        rows += dataset.load_preferences(file) if file.parent.name == "preference" else dataset.load_prompts(file)
+    for file in map(Path, row_sources.expand(stage_graph.dealt(recipe))):
+        rows += datasets.load_preferences(file) if file.parent.name == "preference" else datasets.load_prompts(file)
         parts += [file.stem] * (len(rows) - len(parts))
     return rows, parts
 
@@ -206,7 +213,7 @@ def _known(groups: Sequence[str], parts: Sequence[str]) -> dict[str, str]:
 
 def _part_of(
     recipe: Recipe,
-    sources: Sources,
+    sources: DataSources,
     of_pairs: Sequence[str],
     of_prompts: Sequence[str],
     of_eval: Sequence[str],
@@ -219,10 +226,10 @@ def _part_of(
     """
     shares, none = [recipe.data.validation_share, recipe.data.test_share], [0.0, 0.0]
     part = {of: PARTS.index("train" if name == "judge" else name) for of, name in known.items()}
-    part |= group.deal(recipe.seed, "eval", [of for of in of_eval if of not in part], [0.5])
+    part |= splits.deal(recipe.seed, "eval", [of for of in of_eval if of not in part], [0.5])
     for of_rows, replaced in ((of_pairs, sources.eval_pairs), (of_prompts, sources.eval_prompts)):
         free = [of for of in of_rows if of not in part]
-        part |= group.deal(recipe.seed, "split", free, shares if replaced is None else none)
+        part |= splits.deal(recipe.seed, "split", free, shares if replaced is None else none)
     return {of: PARTS[index] for of, index in part.items()}
 
 
@@ -237,7 +244,7 @@ def _deal_out(
     return parts, len(rows) - sum(map(len, parts.values()))
 
 
-def _check(recipe: Recipe, parts: Parts) -> None:
+def _check(recipe: Recipe, parts: DataParts) -> None:
     """Nothing to train on is an error; few rows to measure by are a warning."""
     if not parts.prompts["train"]:
         raise DataError(
@@ -246,7 +253,7 @@ def _check(recipe: Recipe, parts: Parts) -> None:
         )
     if recipe.preference_dataset is None:
         return
-    for name in ("train", "judge") if graph.judged(recipe) else ("train",):
+    for name in ("train", "judge") if stage_graph.judged(recipe) else ("train",):
         if not any(pair.choice != "tie" for pair in parts.pairs[name]):
             raise DataError(
                 f"no preference is left for the part {name!r}: too few prompts, or only ties; give more preferences, "
@@ -254,7 +261,7 @@ def _check(recipe: Recipe, parts: Parts) -> None:
             )
 
 
-def _warn(recipe: Recipe, parts: Parts) -> None:
+def _warn(recipe: Recipe, parts: DataParts) -> None:
     counted = {f"prompt/{name}": len(parts.prompts[name]) for name in PARTS}
     if recipe.preference_dataset is not None:
         counted |= {f"preference/{name}": len(parts.pairs[name]) for name in PARTS}
@@ -265,7 +272,7 @@ def _warn(recipe: Recipe, parts: Parts) -> None:
         print("raise data.validation_share and data.test_share, or name an eval_dataset", file=sys.stderr)
 
 
-def _write(recipe: Recipe, sources: Sources, parts: Parts, out: Path) -> list[str]:
+def _write(recipe: Recipe, sources: DataSources, parts: DataParts, out: Path) -> list[str]:
     """Write the parts and the counts; returns the names of the files."""
     _warn(recipe, parts)
     kinds: dict[str, dict[str, Any]] = {"prompt": parts.prompts}
@@ -274,10 +281,10 @@ def _write(recipe: Recipe, sources: Sources, parts: Parts, out: Path) -> list[st
     names = []
     for kind, by_part in kinds.items():
         for name, rows in by_part.items():
-            dataset.write(rows, out / kind / f"{name}.jsonl")
+            row_writer.write(rows, out / kind / f"{name}.jsonl")
             names.append(f"{kind}/{name}.jsonl")
-    run.write_jsonl(out / "dropped.jsonl", sources.dropped)
+    files.write_jsonl(out / "dropped.jsonl", sources.dropped)
     rows_of = {kind: {name: len(rows) for name, rows in by_part.items()} for kind, by_part in kinds.items()}
     counts = sources.counts | {"parts": rows_of, "groups": parts.groups, "taken_out": parts.taken_out}
-    run.write_json(out / "counts.json", counts)
+    files.write_json(out / "counts.json", counts)
     return [*names, "dropped.jsonl", "counts.json"]

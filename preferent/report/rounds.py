@@ -6,11 +6,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from preferent import run
-from preferent.report import chart, verdict
-from preferent.report.chart import Chart, Series
-from preferent.report.forest import Table, number, percent, row, span
-from preferent.report.jury import Juror
+from preferent import files
+from preferent.report import charts, verdict_section
+from preferent.report.charts import Chart, Series
+from preferent.report.interval_tables import IntervalTable, number, percent, row, span
+from preferent.report.judge_names import ReportedJudge
 
 AT_BASE: Mapping[str, Any] = {"win_rate": 0.5, "interval": (0.5, 0.5)}
 """The base model against itself."""
@@ -21,21 +21,21 @@ Figures = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Rounds:
+class RoundsSection:
     """`heads` name the columns of `rows`, one a round; `steps` are rounds against the one before."""
 
     heads: Sequence[str]
     rows: Sequence[tuple[str, ...]]
     charts: Sequence[Chart]
-    steps: Table
+    steps: IntervalTable
 
 
-def section(metrics: Figures, continues: Sequence[str], jurors: Mapping[str, Juror]) -> Rounds | None:
+def section(metrics: Figures, continues: Sequence[str], jurors: Mapping[str, ReportedJudge]) -> RoundsSection | None:
     """Every round of a run that continues others; None where it continues none."""
-    earlier = [side["key"] for side in metrics.get("sides", []) if side["key"].startswith(verdict.ROUND)]
+    earlier = [side["key"] for side in metrics.get("sides", []) if side["key"].startswith(verdict_section.ROUND)]
     if not earlier:
         return None
-    sides = ["b", *sorted(earlier, key=lambda key: int(key.removeprefix(verdict.ROUND))), "a"]
+    sides = ["b", *sorted(earlier, key=lambda key: int(key.removeprefix(verdict_section.ROUND))), "a"]
     then = [*map(_read, continues), *[None] * len(earlier)][: len(earlier)]
     said = [None, *then, metrics]
     asked = dict.fromkeys([*metrics.get("judges", {}), "people"])
@@ -47,12 +47,12 @@ def section(metrics: Figures, continues: Sequence[str], jurors: Mapping[str, Jur
             ("KL", ["0", *((number(one["kl"]["mean"]) if one and one.get("kl") else "") for one in said[1:])])
         )
     for name, found in list(metrics.get("rating", {}).items())[:1]:
-        rated = {one["side"]: verdict.rated(one) for one in found}
+        rated = {one["side"]: verdict_section.rated(one) for one in found}
         columns.append((f"Rating, {jurors[name].name}", [rated.get(side, "") for side in sides]))
     last = len(sides) - 1
     named = ["Round 0, the base model", *(f"Round {place}" for place in range(1, last)), f"Round {last}, this run"]
     rows = list(zip(named, *(cells for _, cells in columns), strict=True))
-    return Rounds([head for head, _ in columns], rows, draw(against, jurors), steps(metrics, sides, jurors))
+    return RoundsSection([head for head, _ in columns], rows, draw(against, jurors), steps(metrics, sides, jurors))
 
 
 def against_base(name: str, metrics: Figures, sides: Sequence[str], said: Sequence[Figures | None]) -> list[Any]:
@@ -82,7 +82,7 @@ def swapped(found: Figures) -> Figures:
     )
 
 
-def steps(metrics: Figures, sides: Sequence[str], jurors: Mapping[str, Juror]) -> Table:
+def steps(metrics: Figures, sides: Sequence[str], jurors: Mapping[str, ReportedJudge]) -> IntervalTable:
     """Every round but the first against the one before it."""
     rows = []
     for place, (before, side) in enumerate(pairwise(sides[1:]), start=2):
@@ -90,10 +90,12 @@ def steps(metrics: Figures, sides: Sequence[str], jurors: Mapping[str, Juror]) -
             if found := between(metrics, name, side, before):
                 what, juror = f"Round {place} against round {place - 1}", jurors[name]
                 rows.append(row(what, found["win_rate"], found["interval"], colour=juror.colour, note=juror.title))
-    return Table("Each round against the one before", ("Which, and who judged", "Win rate", "95 % interval"), rows)
+    return IntervalTable(
+        "Each round against the one before", ("Which, and who judged", "Win rate", "95 % interval"), rows
+    )
 
 
-def draw(against: Mapping[str, Sequence[Any]], jurors: Mapping[str, Juror]) -> list[Chart]:
+def draw(against: Mapping[str, Sequence[Any]], jurors: Mapping[str, ReportedJudge]) -> list[Chart]:
     """Win rate against the base, round by round, a line a judge."""
     series = []
     last = max((len(found) for found in against.values()), default=1) - 1
@@ -106,10 +108,10 @@ def draw(against: Mapping[str, Sequence[Any]], jurors: Mapping[str, Juror]) -> l
         series.append(Series(jurors[name].name, points, jurors[name].colour, "dots", spans))
     low = min([0.5, *(bound for one in series for bound, _ in one.spans)])
     high = max([0.5, *(bound for one in series for _, bound in one.spans)])
-    axes = chart.Axes((-0.15, last + 0.25), (max(0.0, low - 0.05), min(1.0, high + 0.05)), range(last + 1))
+    axes = charts.Axes((-0.15, last + 0.25), (max(0.0, low - 0.05), min(1.0, high + 0.05)), range(last + 1))
     series.append(Series("the base itself", [(-0.15, 0.5), (last + 0.25, 0.5)], 4, "guide"))
     caption = "Upright lines are 95 % intervals. Round 0 is the base model."
-    drawn = chart.draw("Win rate against the base", series, "round", "win rate", caption, axes)
+    drawn = charts.draw("Win rate against the base", series, "round", "win rate", caption, axes)
     return [drawn] if drawn and against else []
 
 
@@ -120,4 +122,4 @@ def _rate(found: Figures | None) -> str:
 def _read(folder: str) -> Figures | None:
     """What an earlier run says of itself, where it still is."""
     path = Path(folder) / "comparison" / "metrics.json"
-    return run.read_json(path) if path.exists() else None
+    return files.read_json(path) if path.exists() else None

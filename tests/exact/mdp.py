@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from preferent import objective
+from preferent.models import vocabulary
 
 LETTERS, END, LONGEST = 3, 3, 3
 BETA = 0.5
@@ -48,7 +48,7 @@ class Mdp:
 
     def log_probs(self, logits: Tensor) -> Tensor:
         """Of every token of every answer [Y, A] under logits [S, K], by the project's own function; 0 at padding."""
-        flat = objective.log_probs_of(logits[self.states[self.mask]], self.ids[self.mask])
+        flat = vocabulary.log_probs_of(logits[self.states[self.mask]], self.ids[self.mask])
         return torch.zeros(self.mask.shape, dtype=flat.dtype).masked_scatter(self.mask, flat)
 
     def optimum(self, beta: float) -> tuple[Tensor, Tensor]:

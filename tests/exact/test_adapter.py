@@ -7,11 +7,13 @@ import pytest
 import torch
 from conftest import quiet_recipe
 
-from preferent import experience, export, model
-from preferent.optimizer import Optimizer, Schedule
-from preferent.record import Rollout
-from preferent.sampler import Local, Params
-from preferent.world import World
+from preferent.data.types import Rollout
+from preferent.models import language_models, saving
+from preferent.models.world import World
+from preferent.rollouts import measurement
+from preferent.rollouts.local_sampler import LocalSampler
+from preferent.rollouts.sampler import Params
+from preferent.training.optimizer import Optimizer, Schedule
 
 SHAPE = 12, 10
 
@@ -21,8 +23,8 @@ def world() -> World:
     return World.of(quiet_recipe())
 
 
-def adapted(folder: Path, world: World, moved: bool) -> model.Policy:
-    policy = model.load_policy(folder, world, lora_dim=2)
+def adapted(folder: Path, world: World, moved: bool) -> language_models.Policy:
+    policy = language_models.load_policy(folder, world, lora_dim=2)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in policy.trainable().values():
@@ -31,45 +33,45 @@ def adapted(folder: Path, world: World, moved: bool) -> model.Policy:
     return policy
 
 
-def answered(policy: model.Policy) -> list[Rollout]:
+def answered(policy: language_models.Policy) -> list[Rollout]:
     asked = [np.array([1, *range(270, 272 + i % 5)], np.int32) for i in range(SHAPE[0])]
-    return Local(policy, 0).sample(asked, range(SHAPE[0]), "rollout", 0, Params(SHAPE[1]))
+    return LocalSampler(policy, 0).sample(asked, range(SHAPE[0]), "rollout", 0, Params(SHAPE[1]))
 
 
-def micros(policy: model.Policy, rollouts: list[Rollout]) -> list[experience.Micro]:
-    return experience.micro_batches(rollouts, 200, policy.tokenizer.pad_id, policy.world.device)
+def micros(policy: language_models.Policy, rollouts: list[Rollout]) -> list[measurement.Micro]:
+    return measurement.micro_batches(rollouts, 200, policy.tokenizer.pad_id, policy.world.device)
 
 
 def test_a_fresh_adapter_is_the_base_to_the_last_bit_and_the_first_kl_is_zero(tiny: Path, world: World) -> None:
-    policy, plain = adapted(tiny, world, moved=False), model.load_policy(tiny, world)
+    policy, plain = adapted(tiny, world, moved=False), language_models.load_policy(tiny, world)
     rollouts = answered(plain)
     for one, other in zip(answered(policy), rollouts, strict=True):
         assert one.ids.tolist() == other.ids.tolist() and (one.sampler_log_probs == other.sampler_log_probs).all()
     parts = micros(policy, rollouts)
-    with_itself = experience.measure(policy, policy.reference(), parts, SHAPE, 1.0)
-    with_base = experience.measure(policy, plain, parts, SHAPE, 1.0)
+    with_itself = measurement.measure(policy, policy.reference(), parts, SHAPE, 1.0)
+    with_base = measurement.measure(policy, plain, parts, SHAPE, 1.0)
     assert (with_itself.k1 == 0).all() and (with_base.k1 == 0).all()
     assert with_itself.kl.abs().max() <= 1e-6
-    assert torch.equal(with_itself.log_probs, experience.measure(plain, None, parts, SHAPE, 1.0).log_probs)
+    assert torch.equal(with_itself.log_probs, measurement.measure(plain, None, parts, SHAPE, 1.0).log_probs)
 
 
 def test_a_moved_adapter_off_is_a_separate_copy_of_the_reference(tiny: Path, world: World) -> None:
-    policy, plain = adapted(tiny, world, moved=True), model.load_policy(tiny, world)
+    policy, plain = adapted(tiny, world, moved=True), language_models.load_policy(tiny, world)
     parts = micros(policy, answered(policy))
-    off, copy = (experience.measure(policy, other, parts, SHAPE, 1.0) for other in (policy.reference(), plain))
+    off, copy = (measurement.measure(policy, other, parts, SHAPE, 1.0) for other in (policy.reference(), plain))
     assert torch.equal(off.k1, copy.k1) and torch.equal(off.kl, copy.kl)
     assert off.kl.mean() > 1e-3
-    alone = experience.measure(policy.reference(), None, parts, SHAPE, 1.0)
-    assert torch.equal(alone.log_probs, experience.measure(plain, None, parts, SHAPE, 1.0).log_probs)
+    alone = measurement.measure(policy.reference(), None, parts, SHAPE, 1.0)
+    assert torch.equal(alone.log_probs, measurement.measure(plain, None, parts, SHAPE, 1.0).log_probs)
 
 
 def test_the_merged_model_is_the_adapted_one(tiny: Path, world: World, tmp_path: Path) -> None:
     policy = adapted(tiny, world, moved=True)
     parts = micros(policy, answered(policy))
-    before = experience.measure(policy, policy.reference(), parts, SHAPE, 1.0)
-    export.save_merged(policy, tmp_path / "merged", "# test\n")
-    merged, plain = model.load_policy(tmp_path / "merged", world), model.load_policy(tiny, world)
-    after = experience.measure(merged, plain, parts, SHAPE, 1.0)
+    before = measurement.measure(policy, policy.reference(), parts, SHAPE, 1.0)
+    saving.save_merged(policy, tmp_path / "merged", "# test\n")
+    merged, plain = language_models.load_policy(tmp_path / "merged", world), language_models.load_policy(tiny, world)
+    after = measurement.measure(merged, plain, parts, SHAPE, 1.0)
     assert merged.peft is None
     assert torch.allclose(before.log_probs, after.log_probs, atol=1e-5)
     assert torch.allclose(before.kl, after.kl, atol=1e-5)
@@ -78,12 +80,12 @@ def test_the_merged_model_is_the_adapted_one(tiny: Path, world: World, tmp_path:
 @pytest.mark.parametrize("kind", ["policy", "scorer"])
 def test_only_adapters_and_the_head_learn_and_their_state_is_two_moments(tiny: Path, world: World, kind: str) -> None:
     ids = torch.tensor([[1, 270, 280, 290, 300]])
-    network: model.Policy | model.Scorer
+    network: language_models.Policy | language_models.Scorer
     if kind == "policy":
-        network = model.load_policy(tiny, world, lora_dim=2)
+        network = language_models.load_policy(tiny, world, lora_dim=2)
         loss = network.logits(network.hidden(ids)[0]).log_softmax(-1)[:, 270].sum()
     else:
-        network = model.load_scorer(tiny, world, lora_dim=2, seed=1)
+        network = language_models.load_scorer(tiny, world, lora_dim=2, seed=1)
         loss = network.scores(network.hidden(ids)).sum()
     trainable = network.trainable()
     optimizer = Optimizer(trainable, Schedule(0.1), 1.0)

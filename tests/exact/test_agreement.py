@@ -8,8 +8,9 @@ import pytest
 from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score, precision_score, recall_score
 from statsmodels.stats.inter_rater import cohens_kappa, fleiss_kappa
 
-from preferent import draw, winrate
-from preferent.winrate import agreement, resample
+from preferent import randomness
+from preferent.evaluation import statistics
+from preferent.evaluation.statistics import agreement, resampling
 
 NAN = float("nan")
 FLEISS_1971 = """
@@ -30,7 +31,7 @@ def own(n: int) -> list[str]:
 
 def verdicts(purpose: str, n: int, follow: float = 0.6) -> tuple[list[str], list[str]]:
     """Two judges' verdicts, who follow the same answer with a probability."""
-    uniform = draw.uniforms(3, purpose, np.arange(5)[:, None], np.arange(n))
+    uniform = randomness.uniforms(3, purpose, np.arange(5)[:, None], np.arange(n))
     answer, one, other = (np.digitize(row, [0.4, 0.6]) for row in uniform[:3])
     a, b = (np.where(row < follow, answer, own) for row, own in zip(uniform[3:], (one, other), strict=True))
     return [agreement.CHOICES[i] for i in a], [agreement.CHOICES[i] for i in b]
@@ -109,7 +110,7 @@ def test_krippendorffs_exact_fraction() -> None:
 @pytest.mark.parametrize("missing", [0.0, 0.2, 0.5])
 def test_alpha_by_its_definition(missing: float) -> None:
     """Over all pairs of values: within units, weighted 1 / (m - 1), against any two values at all."""
-    uniform = draw.uniforms(4, "ratings", np.arange(5)[:, None], np.arange(60)).reshape(5, 3, 20)
+    uniform = randomness.uniforms(4, "ratings", np.arange(5)[:, None], np.arange(60)).reshape(5, 3, 20)
     ratings = np.where(uniform[:, 0] < missing, NAN, np.floor(uniform[:1, 1] * 4 + uniform[:, 2] * 2))
     units = [[value for value in column if value == value] for column in ratings.T]
     units = [unit for unit in units if len(unit) > 1]
@@ -131,7 +132,7 @@ def test_alpha_by_its_definition(missing: float) -> None:
 
 
 def test_alpha_of_two_values_is_the_same_at_every_level() -> None:
-    ratings = (draw.uniforms(4, "binary", np.arange(3)[:, None], np.arange(40)) < 0.5) * 1.0
+    ratings = (randomness.uniforms(4, "binary", np.arange(3)[:, None], np.arange(40)) < 0.5) * 1.0
     found = [agreement.krippendorff(ratings, level) for level in ("nominal", "ordinal", "interval")]
     assert found == pytest.approx([found[0]] * 3, abs=1e-12)
 
@@ -150,7 +151,7 @@ def test_what_chance_explains_is_undefined() -> None:
     assert agreement.fleiss([[3, 0], [3, 0]]) is None
     assert agreement.krippendorff([[1, 1], [1, 1]]) is None
     assert agreement.krippendorff([[1, 2, NAN]]) is None
-    assert agreement.alpha([[1, NAN], [NAN, 2]], own(2)) == agreement.Alpha(None, None, 0)
+    assert agreement.alpha([[1, NAN], [NAN, 2]], own(2)) == agreement.AlphaAgreement(None, None, 0)
     found = agreement.between(["A"] * 5, ["A"] * 5, own(5))
     assert (found.percent, found.kappa, found.kappa_interval) == (1.0, None, None)
     assert found.percent_interval[0] < 0.7
@@ -182,8 +183,8 @@ def test_between_is_the_figures_apart() -> None:
     assert (found.n, found.prompts) == (80, 40)
     assert (found.percent, found.kappa) == (agreement.percent(a, b), agreement.cohen(a, b))
     same = [float(x == y) for x, y in zip(a, b, strict=True)]
-    assert found.percent_interval == winrate.win_rate(same, names).interval
-    assert found.kappa_interval == resample.jackknife(
+    assert found.percent_interval == statistics.win_rate(same, names).interval
+    assert found.kappa_interval == resampling.jackknife(
         lambda rows: agreement.cohen([a[i] for i in rows], [b[i] for i in rows]), names
     )
 
@@ -232,8 +233,8 @@ def test_against_people_is_scikit_learns() -> None:
     outcomes = [agreement.CHOICES.index(x) / 2 for x in judge]
     assert found.model_win_rate == pytest.approx(np.mean(outcomes), abs=1e-12)
     assert found.model_win_rate + found.baseline_model_win_rate == pytest.approx(1)
-    assert found.intervals["model_win_rate"] == winrate.win_rate(outcomes, names).interval
-    low, high = winrate.win_rate(outcomes, names).interval
+    assert found.intervals["model_win_rate"] == statistics.win_rate(outcomes, names).interval
+    low, high = statistics.win_rate(outcomes, names).interval
     assert found.intervals["baseline_model_win_rate"] == (1 - high, 1 - low)
     human = np.mean([agreement.CHOICES.index(x) / 2 for x in people])
     assert found.human_preference_model_win_rate == pytest.approx(human)

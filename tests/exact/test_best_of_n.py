@@ -14,11 +14,16 @@ import pytest
 from conftest import quiet_recipe
 from scipy.stats import chisquare, norm
 
-from preferent import answer, best_of, infer, metric, rejection, run
-from preferent.compare import tally
-from preferent.compare.opinion import by_scores
-from preferent.error import UsageError
-from preferent.scale import Scale
+from preferent import files
+from preferent.data import predictions
+from preferent.errors import UsageError
+from preferent.evaluation import comparison_summary
+from preferent.evaluation.inference import generate
+from preferent.evaluation.judge_results import by_scores
+from preferent.evaluation.statistics import best_of
+from preferent.rewards.normalization import ScoreNormalization
+from preferent.runs import metrics, stages
+from preferent.training import rejection_sampling
 
 BEST_AND_BASE = {"a": "best", "b": "base"}
 REFERENCE, REWARDS = [0.5, 0.3, 0.15, 0.05], [0.0, 1.0, 2.0, 3.0]
@@ -171,9 +176,9 @@ def test_the_stage_samples_the_law(tmp_path: Path, rewards: list[float]) -> None
     rows, n = 1_500, 4
     reference = enumerable.make(tmp_path / "reference", ("v",), max_tokens=1, temperature=0.7, seed=1).folder
     inputs = bandit(tmp_path / "model", rewards, rows) | {"reference": reference}
-    infer.main(recipe_of(n), inputs, tmp_path / "best")
-    infer.main(recipe_of(1), inputs, tmp_path / "base")
-    best, base = (run.read_jsonl(tmp_path / name / "text.jsonl") for name in ("best", "base"))
+    generate.main(recipe_of(n), inputs, tmp_path / "best")
+    generate.main(recipe_of(1), inputs, tmp_path / "base")
+    best, base = (files.read_jsonl(tmp_path / name / "text.jsonl") for name in ("best", "base"))
     law = best_of.law(REFERENCE, rewards, n)
     assert chisquare(counts([row["prediction"] for row in best]), law * rows).pvalue > 0.01
     assert chisquare(counts([row["prediction"] for row in base]), np.array(REFERENCE) * rows).pvalue > 0.01
@@ -185,10 +190,12 @@ def test_the_stage_samples_the_law(tmp_path: Path, rewards: list[float]) -> None
     assert min(row["kl"] for row in best) > 0.01
     assert "best_of" not in base[0] and "score" not in base[0]
 
-    answers = answer.join({side: answer.read(tmp_path / f"{name}/text.jsonl") for side, name in BEST_AND_BASE.items()})
+    answers = predictions.join(
+        {side: predictions.read(tmp_path / f"{name}/text.jsonl") for side, name in BEST_AND_BASE.items()}
+    )
     scores = {side: np.array([scored[answer.text] for answer in given]) for side, given in answers.items()}
     opinion = by_scores("reward", scores, answers, None, BEST_AND_BASE)
-    _, metrics = tally.verdict(answers, [opinion], "reward", BEST_AND_BASE)
+    _, metrics = comparison_summary.verdict(answers, [opinion], "reward", BEST_AND_BASE)
     assert metrics["best_of"]["n"] == n and metrics["best_of"]["kl_bound"] == best_of.kl_bound(n)
     for k, score in metrics["best_of"]["score"].items():
         expected = float(best_of.law(REFERENCE, rewards, int(k)) @ rewards)
@@ -202,9 +209,9 @@ def test_several_need_a_reward_and_one_needs_none(tmp_path: Path) -> None:
     inputs = bandit(tmp_path / "model", REWARDS, 2)
     recipe = quiet_recipe(infer={"sampling_strategy": "temperature_sampling", "best_of": 2})
     with pytest.raises(UsageError, match="the reward model is missing: give --in reward=FOLDER"):
-        infer.main(recipe, inputs, tmp_path / "out")
+        generate.main(recipe, inputs, tmp_path / "out")
     with pytest.raises(UsageError, match="--in reward chooses among several answers"):
-        infer.main(quiet_recipe(), inputs | {"reward": tmp_path}, tmp_path / "out")
+        generate.main(quiet_recipe(), inputs | {"reward": tmp_path}, tmp_path / "out")
     with pytest.raises(UsageError, match=r"infer\.best_of: needs infer\.sampling_strategy"):
         quiet_recipe(infer={"best_of": 2})
 
@@ -222,14 +229,14 @@ def test_rejection_sampling_ends_at_the_law_of_the_best_of_n(tmp_path: Path, rou
     section |= {"learning_rate": 3e-3, "micro_batch_tokens": 100_000}
     recipe = recipe_of(1, method="rejection_sampling", rejection=section, kl_coeff=0.0)
     prompts = {"train": inputs["prompts"], "validation": tmp_path / "model/few.jsonl"}
-    rejection.main(recipe, {"model": inputs["model"]} | prompts, tmp_path / "out")
-    assert run.read_stage(tmp_path / "out")["facts"]["best_step"] == rounds * 40
+    rejection_sampling.main(recipe, {"model": inputs["model"]} | prompts, tmp_path / "out")
+    assert stages.read_stage(tmp_path / "out")["facts"]["best_step"] == rounds * 40
     problem = enumerable.Problem(tmp_path / "model", ("v",), 1, 0.7)
     order = [problem.texts().index(letter) for letter in LETTERS]
     learnt = np.exp(problem.log_probs(tmp_path / "out/model"))[0, order]
     law = best_of.law(REFERENCE, REWARDS, equals)
     print(learnt, law)
     assert learnt == pytest.approx(law, abs=0.025)
-    kept = metric.read(tmp_path / "out/metrics.jsonl")[1 + 40 * (rounds - 1)]["rejection/kept"]
-    bias = Scale.read(tmp_path / "out/score.json").normalizer("reward").bias
+    kept = metrics.read(tmp_path / "out/metrics.jsonl")[1 + 40 * (rounds - 1)]["rejection/kept"]
+    bias = ScoreNormalization.read(tmp_path / "out/score.json").normalizer("reward").bias
     assert kept + bias == pytest.approx(float(law @ REWARDS), abs=0.05)

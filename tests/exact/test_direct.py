@@ -12,17 +12,21 @@ import numpy as np
 import pytest
 import torch
 from conftest import quiet_recipe
-from test_optimum import SEEDS, bandit, mdp
-from test_reward import rows
+from training.test_optimum import SEEDS, bandit, mdp
+from training.test_reward_model import rows
 
-from preferent import checkpoint, dataset, dpo, export, metric, model, objective, run
-from preferent.error import DataError
-from preferent.optimizer import Optimizer, Schedule
-from preferent.pairs import Pairs
-from preferent.recipe import Recipe
-from preferent.record import Preference, Prompt
-from preferent.tokenizer import Tokenizer
-from preferent.world import World
+from preferent import files
+from preferent.config.recipe import Recipe
+from preferent.data import datasets
+from preferent.data.tokenizer import Tokenizer
+from preferent.data.types import Preference, Prompt
+from preferent.errors import DataError
+from preferent.models import checkpoint, language_models, saving
+from preferent.models.world import World
+from preferent.runs import metrics
+from preferent.training import dpo, losses
+from preferent.training.optimizer import Optimizer, Schedule
+from preferent.training.preference_pairs import PreferencePairs
 
 BETA = 1.0
 
@@ -37,20 +41,20 @@ def numbers(*values: float) -> torch.Tensor:
 
 def test_losses_at_the_start() -> None:
     """Where the policy is its reference every log-ratio is zero."""
-    assert float(objective.dpo_loss(zeros(5), zeros(5), 0.1)) == pytest.approx(5 * math.log(2), abs=1e-12)
-    assert float(objective.dpo_loss(zeros(), zeros(), 3.0, 0.2)) == pytest.approx(math.log(2), abs=1e-12)
-    assert float(objective.ipo_loss(zeros(2), zeros(2), 0.1)) == pytest.approx(2 * 25.0, abs=1e-12)
-    anchor = objective.kto_anchor(zeros(4))
-    assert float(objective.kto_loss(zeros(3), zeros(3), anchor, 0.1)) == pytest.approx(3 * 0.5, abs=1e-12)
-    assert float(objective.kto_loss(zeros(), zeros(), anchor, 0.1, 1.5, 0.5)) == pytest.approx(0.5 * 1.0, abs=1e-12)
-    assert float(objective.kto_loss(zeros(), zeros(), anchor, 0.1, 4.0, 0.0)) == pytest.approx(0.5 * 2.0, abs=1e-12)
+    assert float(losses.dpo_loss(zeros(5), zeros(5), 0.1)) == pytest.approx(5 * math.log(2), abs=1e-12)
+    assert float(losses.dpo_loss(zeros(), zeros(), 3.0, 0.2)) == pytest.approx(math.log(2), abs=1e-12)
+    assert float(losses.ipo_loss(zeros(2), zeros(2), 0.1)) == pytest.approx(2 * 25.0, abs=1e-12)
+    anchor = losses.kto_anchor(zeros(4))
+    assert float(losses.kto_loss(zeros(3), zeros(3), anchor, 0.1)) == pytest.approx(3 * 0.5, abs=1e-12)
+    assert float(losses.kto_loss(zeros(), zeros(), anchor, 0.1, 1.5, 0.5)) == pytest.approx(0.5 * 1.0, abs=1e-12)
+    assert float(losses.kto_loss(zeros(), zeros(), anchor, 0.1, 4.0, 0.0)) == pytest.approx(0.5 * 2.0, abs=1e-12)
 
 
 @pytest.mark.parametrize(("ratio", "loss"), [(0.0, 0.693147), (10.0, 0.313262), (20.0, 0.126928)])
 def test_worked_numbers_of_dpo(ratio: float, loss: float) -> None:
     """The values in torchtune's test of its DPO loss: beta 0.1, h = 0, 10, 20."""
     for chosen, rejected in ((ratio, 0.0), (0.0, -ratio), (ratio + 3, 3.0)):
-        found = objective.dpo_loss(numbers(chosen), numbers(rejected), 0.1)
+        found = losses.dpo_loss(numbers(chosen), numbers(rejected), 0.1)
         assert float(found) == pytest.approx(loss, abs=1e-6)
 
 
@@ -62,7 +66,7 @@ def test_gradient_at_the_start() -> None:
     reference = log_probs.detach()
     by_hand = torch.autograd.grad(log_probs[1] - log_probs[4], table, retain_graph=True)[0]
     for wrong in (0.0, 0.1):
-        loss = objective.dpo_loss((log_probs - reference)[1:2], (log_probs - reference)[4:5], beta, wrong)
+        loss = losses.dpo_loss((log_probs - reference)[1:2], (log_probs - reference)[4:5], beta, wrong)
         found = torch.autograd.grad(loss, table, retain_graph=True)[0]
         assert torch.allclose(found, -beta / 2 * (1 - 2 * wrong) * by_hand, atol=1e-14)
 
@@ -80,26 +84,26 @@ def least(loss: Callable[[torch.Tensor], torch.Tensor]) -> float:
 
 @pytest.mark.parametrize("beta", [0.05, 0.5])
 def test_minima(beta: float) -> None:
-    assert least(lambda h: objective.ipo_loss(h, zeros(), beta)) == pytest.approx(1 / (2 * beta), abs=1e-9)
-    smoothed = least(lambda h: objective.dpo_loss(h, zeros(), beta, 0.2))
+    assert least(lambda h: losses.ipo_loss(h, zeros(), beta)) == pytest.approx(1 / (2 * beta), abs=1e-9)
+    smoothed = least(lambda h: losses.dpo_loss(h, zeros(), beta, 0.2))
     assert smoothed == pytest.approx(math.log(0.8 / 0.2) / beta, abs=1e-6)
 
 
 def test_reference_free_loss() -> None:
     """-log sigmoid(2 * (-1 - -1.5) - 0.5) = log(1 + e^-0.5); the margin moves the loss, not what is preferred."""
-    found = objective.reference_free_loss(numbers(-1.0), numbers(-1.5), 2.0, 0.5)
+    found = losses.reference_free_loss(numbers(-1.0), numbers(-1.5), 2.0, 0.5)
     assert float(found) == pytest.approx(0.4740769842, abs=1e-9)
-    found = objective.reference_free_loss(numbers(-1.0), numbers(-1.5), 2.0)
+    found = losses.reference_free_loss(numbers(-1.0), numbers(-1.5), 2.0)
     assert float(found) == pytest.approx(0.3132616875, abs=1e-9)
 
 
 def test_kto_anchor_and_loss() -> None:
     ratios = numbers(1.0, 4.0).requires_grad_()
-    anchor = objective.kto_anchor(ratios)
+    anchor = losses.kto_anchor(ratios)
     assert float(anchor) == 2.5 and not anchor.requires_grad, "the mean, not scaled by beta, without a gradient"
-    assert float(objective.kto_anchor(numbers(1.0, -4.0))) == 0.0, "an estimate of a divergence is not below zero"
+    assert float(losses.kto_anchor(numbers(1.0, -4.0))) == 0.0, "an estimate of a divergence is not below zero"
     chosen, rejected = numbers(4.5).requires_grad_(), numbers(0.5).requires_grad_()
-    loss = objective.kto_loss(chosen, rejected, anchor, 0.5, desirable=2.0, undesirable=3.0)
+    loss = losses.kto_loss(chosen, rejected, anchor, 0.5, desirable=2.0, undesirable=3.0)
     at_one = 1 / (1 + math.exp(-1.0))
     assert float(loss.detach()) == pytest.approx(0.5 * (2 + 3) * (1 - at_one), abs=1e-12)
     slopes = torch.autograd.grad(loss, (chosen, rejected))
@@ -119,7 +123,7 @@ def test_the_loss_has_the_kl_regularised_optimum(beta: float) -> None:
     def closure() -> torch.Tensor:
         descent.zero_grad()
         ratios = table.log_softmax(-1) - reference
-        loss = objective.dpo_loss(ratios[one], ratios[two], beta, wrong)
+        loss = losses.dpo_loss(ratios[one], ratios[two], beta, wrong)
         loss.backward()
         return loss
 
@@ -143,7 +147,7 @@ VARIANTS: list[dict[str, Any]] = [
 @pytest.fixture
 def inputs(tiny: Path, tmp_path: Path) -> dict[str, Path]:
     for name, part in {"train": rows(48, 0), "validation": rows(16, 5), "test": rows(16, 9)}.items():
-        run.write_jsonl(tmp_path / f"{name}.jsonl", part)
+        files.write_jsonl(tmp_path / f"{name}.jsonl", part)
     return {"model": tiny} | {name: tmp_path / f"{name}.jsonl" for name in ("train", "validation", "test")}
 
 
@@ -155,7 +159,7 @@ def recipe_of(variant: dict[str, Any], steps: int, **section: Any) -> Recipe:
 
 def tuned(recipe: Recipe, inputs: dict[str, Path], out: Path) -> list[dict[str, Any]]:
     dpo.main(recipe, inputs, out)
-    return metric.read(out / "metrics.jsonl")
+    return metrics.read(out / "metrics.jsonl")
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
@@ -186,7 +190,7 @@ def test_starts_at_log_2_and_learns(inputs: dict[str, Path], tmp_path: Path) -> 
     assert first["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert [first[f"rewards/{side}"] for side in ("chosen", "rejected")] == pytest.approx([0, 0], abs=1e-5)
     assert found[-1]["margin"] == pytest.approx(found[-1]["rewards/chosen"] - found[-1]["rewards/rejected"], abs=1e-5)
-    facts = run.read_json(tmp_path / "out/stage.json")["facts"]
+    facts = files.read_json(tmp_path / "out/stage.json")["facts"]
     assert facts["quality"]["test"]["accuracy"] == 1.0 and facts["quality"]["test"]["loss"] < 0.6
     least_step = min((row for row in found if "validation/loss" in row), key=lambda row: row["validation/loss"])["step"]
     assert facts["best_step"] == least_step
@@ -196,7 +200,7 @@ def test_kto_starts_at_half_and_learns(inputs: dict[str, Path], tmp_path: Path) 
     found = tuned(recipe_of({"method": "kto"}, 30, validation_every=5), inputs, tmp_path / "out")
     assert found[0]["loss"] == pytest.approx(0.5, abs=1e-6) and found[0]["anchor"] == pytest.approx(0, abs=1e-5)
     assert all(row["anchor"] >= 0 for row in found)
-    assert run.read_json(tmp_path / "out/stage.json")["facts"]["quality"]["test"]["accuracy"] > 0.9
+    assert files.read_json(tmp_path / "out/stage.json")["facts"]["quality"]["test"]["accuracy"] > 0.9
 
 
 def test_an_adapter_is_trained_and_saved(inputs: dict[str, Path], tmp_path: Path) -> None:
@@ -211,9 +215,9 @@ def sigma(x: float) -> float:
 
 def test_what_the_stage_makes_a_loss_of(tiny: Path) -> None:
     """Two pairs: log-ratios 1.5 and 0.5 chosen, -1 and -2 rejected; answers of 2 and 5, of 5 and 1 tokens."""
-    chosen = dpo.Answered([], np.array([2, 5]), torch.tensor([-3.5, -4.5]))
-    rejected = dpo.Answered([], np.array([5, 1]), torch.tensor([-4.0, -2.0]))
-    part = dpo.Part(pairs_of(tiny, ["a dog"]), chosen, rejected, None)
+    chosen = dpo.AnsweredPairs([], np.array([2, 5]), torch.tensor([-3.5, -4.5]))
+    rejected = dpo.AnsweredPairs([], np.array([5, 1]), torch.tensor([-4.0, -2.0]))
+    part = dpo.PairSubset(pairs_of(tiny, ["a dog"]), chosen, rejected, None)
     found, places = torch.tensor([[-2.0, -4.0], [-5.0, -4.0]]), np.array([0, 1])
 
     def loss(anchor: torch.Tensor | None = None, **values: Any) -> float:
@@ -238,9 +242,9 @@ def test_what_the_stage_makes_a_loss_of(tiny: Path) -> None:
     assert sums["rewards/chosen"] == pytest.approx(1.0, abs=1e-5) and sums["log_probs/chosen"] == -6.0
 
 
-def pairs_of(tiny: Path, prompts: list[str]) -> Pairs:
+def pairs_of(tiny: Path, prompts: list[str]) -> PreferencePairs:
     preferences = [Preference(Prompt(p), f" {p} good", f" {p} bad one", 0) for p in prompts]
-    return Pairs.of(preferences, Tokenizer.load(tiny), recipe_of(VARIANTS[0], 1))
+    return PreferencePairs.of(preferences, Tokenizer.load(tiny), recipe_of(VARIANTS[0], 1))
 
 
 def test_mismatched_answers_are_to_other_prompts(tiny: Path) -> None:
@@ -262,8 +266,8 @@ def test_mismatched_answers_are_to_other_prompts(tiny: Path) -> None:
 
 def test_kto_measures_its_anchor_on_mismatched_answers(inputs: dict[str, Path]) -> None:
     recipe = recipe_of({"method": "kto"}, 1)
-    policy = model.load_policy(inputs["model"], World.of(recipe), lora_dim=0)
-    pairs = Pairs.of(dataset.load_preferences(inputs["test"]), policy.tokenizer, recipe)
+    policy = language_models.load_policy(inputs["model"], World.of(recipe), lora_dim=0)
+    pairs = PreferencePairs.of(datasets.load_preferences(inputs["test"]), policy.tokenizer, recipe)
     part = dpo.refer(recipe, policy, pairs, inputs["test"])
     ids, tokens = dpo.mismatched(pairs, recipe.seed, inputs["test"])
     before = dpo.measured(recipe, policy, ids, tokens)
@@ -280,7 +284,7 @@ def test_log_probs_are_those_of_the_sampled_policy(tmp_path: Path) -> None:
     """Summed over the answer with its EOS, at `sampler.temperature`, as enumeration has them."""
     problem = mdp(tmp_path / "reference", 0)
     recipe = quiet_recipe(sampler={"temperature": problem.temperature})
-    policy = model.load_policy(problem.folder, World.of(recipe))
+    policy = language_models.load_policy(problem.folder, World.of(recipe))
     ids = [np.array([enumerable.IDS[p], *a], np.int32) for p in problem.prompts for a in problem.answers()]
     tokens = np.array([len(row) - 1 for row in ids])
     found = dpo.measured(recipe, policy, ids, tokens).view(len(problem.prompts), -1)
@@ -329,15 +333,15 @@ def tune(problem: enumerable.Problem, out: Path, seed: int, count: int, **values
         dpo=section,
     )
     made = preferences(problem, count)
-    run.write_jsonl(out / "train.jsonl", made)
-    run.write_jsonl(out / "few.jsonl", made[:: max(1, len(made) // 100)])
+    files.write_jsonl(out / "train.jsonl", made)
+    files.write_jsonl(out / "few.jsonl", made[:: max(1, len(made) // 100)])
     parts = {"train": out / "train.jsonl", "validation": out / "few.jsonl", "test": out / "few.jsonl"}
     dpo.main(recipe, {"model": problem.folder} | parts, out / "policy")
-    policy = model.load_policy(problem.folder, World.of(recipe), lora_dim=0)
+    policy = language_models.load_policy(problem.folder, World.of(recipe), lora_dim=0)
     saved = checkpoint.latest(out / "policy/checkpoints")
     assert saved is not None and saved.step == steps
     masters = {name: saved.tensors[f"master.{name}"] for name in policy.trainable()}
-    export.save(policy, out / "policy/last", masters, "# the last policy\n")
+    saving.save(policy, out / "policy/last", masters, "# the last policy\n")
     return out / "policy/last"
 
 
@@ -359,7 +363,7 @@ def test_exact_gradients_find_the_optimum_of_a_token_mdp(tmp_path: Path, seed: i
     optimizer, without its batches."""
     problem = mdp(tmp_path / "reference", seed)
     recipe = quiet_recipe(sampler={"temperature": problem.temperature})
-    policy = model.load_policy(problem.folder, World.of(recipe), lora_dim=0)
+    policy = language_models.load_policy(problem.folder, World.of(recipe), lora_dim=0)
     ids = [np.array([enumerable.IDS[p], *a], np.int32) for p in problem.prompts for a in problem.answers()]
     tokens = np.array([len(row) - 1 for row in ids])
     reward, reference = torch.tensor(problem.table()), torch.tensor(problem.log_probs(problem.folder))
@@ -371,10 +375,10 @@ def test_exact_gradients_find_the_optimum_of_a_token_mdp(tmp_path: Path, seed: i
     for step in range(400):
         ratios = dpo.log_probs(recipe, policy, ids, tokens).view(reference.shape).double() - reference
         chosen = BETA * (ratios[:, one] - ratios[:, two])
-        slope = torch.autograd.grad(objective.dpo_loss(chosen, torch.zeros_like(chosen), 1.0, wrong), chosen)[0]
+        slope = torch.autograd.grad(losses.dpo_loss(chosen, torch.zeros_like(chosen), 1.0, wrong), chosen)[0]
         (chosen * slope.detach() * weight / weight.sum()).sum().backward()
         optimizer.step(step)
-    export.save(policy, tmp_path / "last", optimizer.masters, "# the last policy\n")
+    saving.save(policy, tmp_path / "last", optimizer.masters, "# the last policy\n")
     found = enumerable.outcome(problem, tmp_path / "last", BETA)
     print(found)
     assert found.gap < 0.01, found

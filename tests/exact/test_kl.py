@@ -9,9 +9,11 @@ import torch
 from conftest import quiet_recipe
 
 from exact.mdp import Mdp
-from preferent import experience, model, objective
-from preferent.sampler import Local, Params
-from preferent.world import World
+from preferent.models import language_models, vocabulary
+from preferent.models.world import World
+from preferent.rollouts import measurement
+from preferent.rollouts.local_sampler import LocalSampler
+from preferent.rollouts.sampler import Params
 
 F64 = torch.float64
 
@@ -22,19 +24,19 @@ def test_k1_between_gaussians_is_unbiased_with_the_known_deviation(mean: float) 
     grid = torch.linspace(-12, 12, 4001, dtype=F64)
     here, there = -(grid**2) / 2, -((grid - mean) ** 2) / 2
     ids = torch.arange(len(grid))
-    log_p = objective.log_probs_of(here.expand(len(grid), -1), ids)
-    k1 = log_p - objective.log_probs_of(there.expand(len(grid), -1), ids)
+    log_p = vocabulary.log_probs_of(here.expand(len(grid), -1), ids)
+    k1 = log_p - vocabulary.log_probs_of(there.expand(len(grid), -1), ids)
     expected = (log_p.exp() * k1).sum()
     deviation = (log_p.exp() * (k1 - expected) ** 2).sum().sqrt()
     assert expected.item() == pytest.approx(mean**2 / 2, rel=1e-9)
     assert (deviation / expected).item() == pytest.approx(2 / mean, rel=1e-9)
-    _, kl = objective.entropy_and_kl(here[None], there[None])
+    _, kl = vocabulary.entropy_and_kl(here[None], there[None])
     assert kl.item() == pytest.approx(mean**2 / 2, rel=1e-9)
 
 
 def test_entropy_of_a_gaussian() -> None:
     grid = torch.linspace(-12, 12, 4001, dtype=F64)
-    entropy, _ = objective.entropy_and_kl(-(grid[None] ** 2) / 2, None)
+    entropy, _ = vocabulary.entropy_and_kl(-(grid[None] ** 2) / 2, None)
     wanted = 0.5 * math.log(2 * math.pi * math.e) - math.log(24 / 4000)
     assert entropy.item() == pytest.approx(wanted, abs=1e-10)
 
@@ -46,7 +48,7 @@ def test_k1_of_public_tests() -> None:
         return torch.stack([found, torch.log(-torch.expm1(found))], dim=1)
 
     logits, reference = log_odds([-1.0] * 3), log_odds([0.0, -15.0, -30.0])
-    log_probs, k1, *_ = experience._measure(logits, reference, torch.zeros(3, dtype=torch.long))
+    log_probs, k1, *_ = measurement._measure(logits, reference, torch.zeros(3, dtype=torch.long))
     assert log_probs.tolist() == pytest.approx([-1] * 3)
     assert k1.tolist() == pytest.approx([-1, 14, 29])
 
@@ -58,7 +60,7 @@ def test_the_kl_of_an_answer_is_the_expected_sum_over_its_tokens(seed: int) -> N
     logits, _ = mdp.optimum(0.5)
     k1 = mdp.log_probs(logits) - mdp.log_probs(mdp.reference)
     chance = mdp.log_probs(logits).sum(-1).exp()
-    _, kl = objective.entropy_and_kl(logits, mdp.reference)
+    _, kl = vocabulary.entropy_and_kl(logits, mdp.reference)
     sums = torch.where(mdp.mask, kl[mdp.states], 0.0).sum(-1)
     exact = (chance * k1.sum(-1)).sum()
     assert (chance * sums).sum().item() == pytest.approx(exact.item(), abs=1e-12)
@@ -69,19 +71,19 @@ def test_the_kl_of_an_answer_is_the_expected_sum_over_its_tokens(seed: int) -> N
 def test_both_estimates_agree_on_rollouts(tiny: Path) -> None:
     """A policy moved off its reference: the means of 400 answers differ by less than 4 standard errors of their
     difference, and the sum over the vocabulary varies less."""
-    policy = model.load_policy(tiny, World.of(quiet_recipe()), lora_dim=2)
+    policy = language_models.load_policy(tiny, World.of(quiet_recipe()), lora_dim=2)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in policy.trainable().values():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
     asked = [np.array([1, *range(270, 272 + i % 7)], np.int32) for i in range(400)]
-    rollouts = Local(policy, 0).sample(asked, range(400), "rollout", 0, Params(8, temperature=0.7))
-    micros = experience.micro_batches(rollouts, 4096, policy.tokenizer.pad_id, policy.world.device)
-    found = experience.measure(policy, policy.reference(), micros, (400, 8), 0.7)
+    rollouts = LocalSampler(policy, 0).sample(asked, range(400), "rollout", 0, Params(8, temperature=0.7))
+    micros = measurement.micro_batches(rollouts, 4096, policy.tokenizer.pad_id, policy.world.device)
+    found = measurement.measure(policy, policy.reference(), micros, (400, 8), 0.7)
     k1, kl = found.k1.sum(-1).double(), found.kl.sum(-1).double()
     assert kl.mean() > 0.1 and (found.kl >= -1e-6).all()
     assert (kl - k1).mean().abs() < 4 * (kl - k1).std() / 20
     assert kl.var() < 0.7 * k1.var()
-    mask = experience.answer_mask(rollouts, policy.world.device)
+    mask = measurement.answer_mask(rollouts, policy.world.device)
     for name in ("log_probs", "k1", "kl", "entropy"):
         assert (getattr(found, name)[:, : mask.shape[1]][~mask] == 0).all(), name

@@ -9,13 +9,13 @@ from scipy.special import expit
 from scipy.stats import t as student
 from sklearn.linear_model import LogisticRegression
 
-from preferent import draw, winrate
-from preferent.winrate import length, logistic
+from preferent import randomness
+from preferent.evaluation.statistics import length_control, logistic_regression
 
 
 def judged(prompts: int, purpose: str = "length", at_equal: float = 0.6, liking: float = 1.5) -> tuple[Any, ...]:
     """Outcomes with ties, lengths of both sides and prompts, two verdicts each, by a judge who likes length."""
-    uniform = draw.uniforms(6, purpose, np.arange(4)[:, None], np.arange(2 * prompts))
+    uniform = randomness.uniforms(6, purpose, np.arange(4)[:, None], np.arange(2 * prompts))
     z = np.repeat(uniform[0, :prompts] - uniform[1, :prompts], 2) * 3
     chance = expit(np.log(at_equal / (1 - at_equal)) + liking * np.tanh(z))
     outcomes = np.where(uniform[3] < 0.2, 0.5, (uniform[2] < (chance - 0.1) / 0.8) * 1.0)
@@ -30,8 +30,8 @@ def features(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("weighted", [False, True])
 def test_the_minimal_form_is_another_programs_regression(weighted: bool) -> None:
     outcomes, a, b, prompts = judged(80)
-    weights = 1 + draw.uniforms(6, "weights", np.arange(160), 0) if weighted else None
-    found = length.controlled(outcomes, a, b, prompts, weights)
+    weights = 1 + randomness.uniforms(6, "weights", np.arange(160), 0) if weighted else None
+    found = length_control.controlled(outcomes, a, b, prompts, weights)
     groups = np.unique(prompts, return_inverse=True)[1]
     model = sm.GLM(outcomes, features(a, b), family=sm.families.Binomial(), freq_weights=weights)
     other = model.fit(tol=1e-14, cov_type="cluster", cov_kwds={"groups": groups, "use_correction": False})
@@ -46,7 +46,7 @@ def test_what_was_won_by_length_is_given_back() -> None:
     """Even answers, one side longer by a standard deviation or so: raw far from one half, controlled near it."""
     outcomes, a, b, prompts = judged(1500, "longer", at_equal=0.5, liking=2.0)
     kept = a > b - 15
-    found = length.controlled(outcomes[kept], a[kept], b[kept], np.array(prompts)[kept])
+    found = length_control.controlled(outcomes[kept], a[kept], b[kept], np.array(prompts)[kept])
     assert found.raw > 0.6
     assert found.interval is not None and found.interval[0] < 0.5 < found.interval[1]
     assert found.win_rate == pytest.approx(0.5, abs=0.04)
@@ -55,14 +55,17 @@ def test_what_was_won_by_length_is_given_back() -> None:
 
 def test_swapping_sides_turns_the_rate_round() -> None:
     outcomes, a, b, prompts = judged(50)
-    one, other = length.controlled(outcomes, a, b, prompts), length.controlled(1 - outcomes, b, a, prompts)
+    one, other = (
+        length_control.controlled(outcomes, a, b, prompts),
+        length_control.controlled(1 - outcomes, b, a, prompts),
+    )
     assert one.win_rate is not None and other.win_rate == pytest.approx(1 - one.win_rate, abs=1e-12)
     assert other.coefficient == pytest.approx(one.coefficient, abs=1e-11)
 
 
 def test_answers_of_equal_length_keep_their_rate() -> None:
     outcomes, a, _, prompts = judged(50)
-    found = length.controlled(outcomes, a, a, prompts)
+    found = length_control.controlled(outcomes, a, a, prompts)
     assert (found.win_rate, found.coefficient, found.extreme) == (pytest.approx(found.raw, abs=1e-12), None, False)
 
 
@@ -76,12 +79,12 @@ def test_answers_of_equal_length_keep_their_rate() -> None:
     ],
 )
 def test_what_cannot_be_told_is_not(outcomes: list[float], a: list[float], b: list[float]) -> None:
-    found = length.controlled(outcomes, a, b, [str(i) for i in range(4)])
+    found = length_control.controlled(outcomes, a, b, [str(i) for i in range(4)])
     assert (found.win_rate, found.interval, found.raw) == (None, None, np.mean(outcomes))
 
 
 def test_one_prompt_has_a_rate_and_no_end_of_doubt() -> None:
-    found = length.controlled([1.0, 0.0, 0.0, 1.0], [5, 6, 4, 6], [5] * 4, ["p"] * 4)
+    found = length_control.controlled([1.0, 0.0, 0.0, 1.0], [5, 6, 4, 6], [5] * 4, ["p"] * 4)
     assert found.win_rate is not None and found.interval == (0.0, 1.0)
 
 
@@ -102,11 +105,11 @@ def test_one_prompt_has_a_rate_and_no_end_of_doubt() -> None:
     ],
 )
 def test_extreme_changes(raw: float, controlled: float, is_extreme: bool) -> None:
-    assert length.extreme(raw, controlled) is is_extreme
+    assert length_control.extreme(raw, controlled) is is_extreme
 
 
 def instructions(n: int) -> tuple[np.ndarray, ...]:
-    uniform = draw.uniforms(7, "instructions", np.arange(4)[:, None], np.arange(n))
+    uniform = randomness.uniforms(7, "instructions", np.arange(4)[:, None], np.arange(n))
     difficulty = 2 * uniform[0] - 1
     ahead = 400 * (uniform[1] - 0.35)
     chance = expit(0.3 + 0.8 * difficulty + 1.2 * np.tanh(ahead / 120))
@@ -118,8 +121,8 @@ def test_the_penalised_fit_is_scikit_learns(strength: float) -> None:
     """Outcomes between 0 and 1 as two weighted rows each, as AlpacaEval fits them."""
     outcomes, a, b, difficulty = instructions(120)
     design = np.column_stack([np.tanh((b - a) / np.std(b - a, ddof=1)), difficulty, np.ones(120)])
-    weights = 0.5 + draw.uniforms(7, "weights", np.arange(120), 0)
-    ours = logistic.lasso(design, outcomes, weights, strength)
+    weights = 0.5 + randomness.uniforms(7, "weights", np.arange(120), 0)
+    ours = logistic_regression.lasso(design, outcomes, weights, strength)
     other = LogisticRegression(
         C=strength, l1_ratio=1.0, solver="saga", fit_intercept=False, tol=1e-13, max_iter=100_000, random_state=0
     )
@@ -137,7 +140,7 @@ def test_alpaca_by_hand() -> None:
     """The whole regression, from its parts: strength by five folds of another program, then no difference of length."""
     outcomes, a, b, difficulty = instructions(150)
     z = (b - a) / np.std(b - a, ddof=1)
-    gamed = length.Gamed([0.9, 0.8, 0.1, 0.3], [-0.5, 0.7, 0.1, 2.0], [0.2, -0.4, 0.5, 0.0])
+    gamed = length_control.Gamed([0.9, 0.8, 0.1, 0.3], [-0.5, 0.7, 0.1, 2.0], [0.2, -0.4, 0.5, 0.0])
     design = np.concatenate(
         [
             np.column_stack([np.tanh(gamed.length), gamed.difficulty, np.zeros(4)]),
@@ -164,9 +167,9 @@ def test_alpaca_by_hand() -> None:
             loss.append(-np.mean(weights[fold == held] * (y * np.log(chance) + (1 - y) * np.log(1 - chance))))
         losses.append(np.mean(loss))
     strength = np.logspace(-4, 4, 10)[np.argmin(losses)]
-    assert length.best_strength(design, wanted, weights) == strength
+    assert length_control.best_strength(design, wanted, weights) == strength
     theta = fitted(np.arange(len(design)), strength)
-    found = length.alpaca(outcomes, a, b, difficulty, gamed)
+    found = length_control.alpaca(outcomes, a, b, difficulty, gamed)
     assert found.win_rate == pytest.approx(expit(difficulty * theta[1] + theta[2]).mean(), abs=1e-5)
     assert found.coefficient == pytest.approx(-theta[0], abs=1e-4)
     assert found.raw == pytest.approx(outcomes.mean()) and found.raw > found.win_rate + 0.03
@@ -175,6 +178,6 @@ def test_alpaca_by_hand() -> None:
 
 def test_alpaca_and_the_minimal_form_agree_where_difficulty_says_nothing() -> None:
     outcomes, a, b, prompts = judged(100)
-    one = length.alpaca(outcomes, a, b, np.zeros(200))
-    other = winrate.length.controlled(outcomes, a, b, prompts)
+    one = length_control.alpaca(outcomes, a, b, np.zeros(200))
+    other = length_control.controlled(outcomes, a, b, prompts)
     assert one.win_rate == pytest.approx(other.win_rate, abs=0.01)

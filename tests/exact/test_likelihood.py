@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from preferent import objective
+from preferent.models import vocabulary
 
 TOKENS, WIDTH, VOCABULARY = 12, 4, 5
 
@@ -25,7 +25,7 @@ def test_logits_are_kept_up_to_a_number_and_computed_twice_above_it(
 ) -> None:
     """Once a chunk, and once more a chunk in the backward pass; a chunk holds at least one token, and all where they
     fit exactly."""
-    monkeypatch.setattr(objective, "CHUNK_ELEMENTS", elements)
+    monkeypatch.setattr(vocabulary, "CHUNK_ELEMENTS", elements)
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(VOCABULARY, WIDTH, generator=generator, dtype=torch.float64).requires_grad_(gradient)
     hidden = torch.randn(TOKENS, WIDTH, generator=generator, dtype=torch.float64)
@@ -37,7 +37,7 @@ def test_logits_are_kept_up_to_a_number_and_computed_twice_above_it(
         return states @ weight.T
 
     with torch.set_grad_enabled(gradient):
-        found = objective.chunked_log_probs(hidden, ids, head, VOCABULARY)
+        found = vocabulary.chunked_log_probs(hidden, ids, head, VOCABULARY)
     if gradient:
         (slope,) = torch.autograd.grad(found.sum(), weight)
         probabilities = (hidden @ weight.T).detach().softmax(-1)

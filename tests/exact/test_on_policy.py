@@ -15,7 +15,8 @@ import torch
 from scipy.optimize import root
 from torch import Tensor
 
-from preferent import advantage, objective
+from preferent.models import vocabulary
+from preferent.training import advantages, losses
 
 F64 = torch.float64
 EOS = 2
@@ -63,27 +64,27 @@ def expected_gradient(make: Advantages, samples: int) -> Tensor:
     k1 = (log_probs - token_log_probs(reference)).detach()
     rows = torch.tensor([*itertools.product(range(len(ANSWERS)), repeat=samples)]).flatten()
     mask = MASK[rows]
-    rewards = objective.shaped_rewards(SCORES[rows], k1[rows], mask, BETA)
+    rewards = losses.shaped_rewards(SCORES[rows], k1[rows], mask, BETA)
     chance = log_probs.detach().sum(-1)[rows].view(-1, samples).sum(-1).exp()
     weights = (chance / samples).repeat_interleave(samples)[:, None]
     advantages = weights * make(rewards, mask, samples)
     tokens = log_probs[rows][mask]
-    loss, _ = objective.policy_loss(tokens, tokens.detach(), advantages[mask], 0.2)
+    loss, _ = losses.policy_loss(tokens, tokens.detach(), advantages[mask], 0.2)
     return -torch.autograd.grad(loss, policy)[0]
 
 
 def greedy(rewards: Tensor, mask: Tensor, samples: int) -> Tensor:
-    return advantage.remax(rewards, mask, torch.full((len(mask),), 1.5, dtype=F64))
+    return advantages.remax(rewards, mask, torch.full((len(mask),), 1.5, dtype=F64))
 
 
 @pytest.mark.parametrize(
     ("make", "samples", "factor"),
     [
-        (advantage.rloo, 2, 1.0),
-        (advantage.rloo, 3, 1.0),
-        (advantage.dr_grpo, 2, 1 / 2),
-        (advantage.dr_grpo, 3, 2 / 3),
-        (advantage.reinforce_plus_plus, 1, 1.0),
+        (advantages.rloo, 2, 1.0),
+        (advantages.rloo, 3, 1.0),
+        (advantages.dr_grpo, 2, 1 / 2),
+        (advantages.dr_grpo, 3, 2 / 3),
+        (advantages.reinforce_plus_plus, 1, 1.0),
         (greedy, 1, 1.0),
     ],
     ids=["rloo-2", "rloo-3", "dr_grpo-2", "dr_grpo-3", "reinforce_plus_plus", "remax"],
@@ -95,12 +96,12 @@ def test_the_expected_gradient_is_that_of_the_objective(make: Advantages, sample
 
 def test_with_a_group_mean_the_returns_to_go_keep_a_part_of_the_gradient() -> None:
     """The mean of the group contains the answer's own return R, of which E[R grad log pi] is the gradient of J."""
-    exact, found = exact_gradient(*tables()), expected_gradient(advantage.reinforce_plus_plus, 3)
+    exact, found = exact_gradient(*tables()), expected_gradient(advantages.reinforce_plus_plus, 3)
     assert torch.allclose(found, 2 / 3 * exact, rtol=0, atol=1e-13)
 
 
 def test_dividing_by_the_deviation_turns_the_gradient() -> None:
-    exact, found = exact_gradient(*tables()).flatten(), expected_gradient(advantage.grpo, 3).flatten()
+    exact, found = exact_gradient(*tables()).flatten(), expected_gradient(advantages.grpo, 3).flatten()
     aside = found - exact * (exact @ found) / (exact @ exact)
     assert aside.norm() / found.norm() > 0.02
 
@@ -112,7 +113,7 @@ def test_k2_as_a_loss_has_the_gradient_of_the_kl_at_each_token_and_of_no_more() 
     log_probs, theirs = token_log_probs(policy), token_log_probs(reference)
     chance = log_probs.detach().sum(-1).exp()
     weights = chance[:, None].expand_as(log_probs)[MASK]
-    loss = objective.kl_loss(log_probs[MASK], theirs[MASK], weights)
+    loss = losses.kl_loss(log_probs[MASK], theirs[MASK], weights)
     found = torch.autograd.grad(loss, policy, retain_graph=True)[0]
     ours, fixed = policy.log_softmax(-1), reference.log_softmax(-1)
     visits = torch.cat([t(1.0), ours.detach()[0, :2].exp()])
@@ -131,7 +132,7 @@ def test_what_the_other_estimators_would_do_as_a_loss() -> None:
     chance, log_ratio = ours.detach().exp(), ours - fixed
     k1 = torch.autograd.grad((chance * log_ratio).sum(), logits, retain_graph=True)[0]
     assert k1.abs().max() < 1e-15
-    k2 = torch.autograd.grad(objective.kl_loss(ours, fixed, chance), logits, retain_graph=True)[0]
+    k2 = torch.autograd.grad(losses.kl_loss(ours, fixed, chance), logits, retain_graph=True)[0]
     kl = torch.autograd.grad((ours.exp() * log_ratio).sum(), logits, retain_graph=True)[0]
     assert torch.allclose(k2, kl, rtol=0, atol=1e-15)
     k3 = torch.autograd.grad((chance * ((-log_ratio).exp() - 1 + log_ratio)).sum(), logits, retain_graph=True)[0]
@@ -145,7 +146,7 @@ def test_moments_of_k2(shift: float, bias: float, spread: float) -> None:
     nodes, weights = np.polynomial.hermite_e.hermegauss(40)
     x, w = torch.from_numpy(nodes), torch.from_numpy(weights / weights.sum())
     one = torch.ones(1, dtype=F64)
-    k2 = torch.stack([objective.kl_loss(-(v**2)[None] / 2, -((v - shift) ** 2)[None] / 2, one) for v in x])
+    k2 = torch.stack([losses.kl_loss(-(v**2)[None] / 2, -((v - shift) ** 2)[None] / 2, one) for v in x])
     true = shift**2 / 2
     mean = float((w * k2).sum())
     assert mean / true - 1 == pytest.approx(bias, abs=1e-9)
@@ -154,9 +155,9 @@ def test_moments_of_k2(shift: float, bias: float, spread: float) -> None:
 
 def test_kl_loss_of_public_tests() -> None:
     """NeMo-RL test_loss_functions.py: log-prob -1, reference 0, -15, -30."""
-    found = [objective.kl_loss(t(-1.0), t(r), t(1.0)).item() for r in (0.0, -15.0, -30.0)]
+    found = [losses.kl_loss(t(-1.0), t(r), t(1.0)).item() for r in (0.0, -15.0, -30.0)]
     assert found == [0.5, 98.0, 420.5]
-    assert objective.kl_loss(t(-1.0, -1.0), t(0.0, 1.0), t(2.0, 0.5)).item() == 2.0
+    assert losses.kl_loss(t(-1.0, -1.0), t(0.0, 1.0), t(2.0, 0.5)).item() == 2.0
 
 
 def alone(*scores: float) -> tuple[Tensor, Tensor]:
@@ -166,25 +167,25 @@ def alone(*scores: float) -> tuple[Tensor, Tensor]:
 
 def test_leave_one_out_of_public_tests() -> None:
     """TRL test_rloo_trainer.py: three answers to each of four prompts; NeMo-RL test_utils.py: returns 1, 2, 3."""
-    found = advantage.rloo(*alone(1, 2, 5, 8, 2, 3, 6, 9, 3, 4, 7, 10), 4)[:, 0].tolist()
+    found = advantages.rloo(*alone(1, 2, 5, 8, 2, 3, 6, 9, 3, 4, 7, 10), 4)[:, 0].tolist()
     assert found[0] == pytest.approx(1 - 5) and found[5] == pytest.approx(3 - 17 / 3)
-    assert advantage.rloo(*alone(1, 2, 3), 3)[:, 0].tolist() == [1 - 2.5, 0, 3 - 1.5]
-    assert advantage.dr_grpo(*alone(1, 2, 3), 3)[:, 0].tolist() == [-1, 0, 1]
-    assert advantage.grpo(*alone(1, 2, 3), 3)[:, 0].tolist() == pytest.approx([-1, 0, 1], abs=2e-6)
-    assert advantage.grpo(*alone(1, 3, 9, 5), 2)[:, 0].tolist() == pytest.approx(
+    assert advantages.rloo(*alone(1, 2, 3), 3)[:, 0].tolist() == [1 - 2.5, 0, 3 - 1.5]
+    assert advantages.dr_grpo(*alone(1, 2, 3), 3)[:, 0].tolist() == [-1, 0, 1]
+    assert advantages.grpo(*alone(1, 2, 3), 3)[:, 0].tolist() == pytest.approx([-1, 0, 1], abs=2e-6)
+    assert advantages.grpo(*alone(1, 3, 9, 5), 2)[:, 0].tolist() == pytest.approx(
         [-math.sqrt(0.5), math.sqrt(0.5), math.sqrt(0.5), -math.sqrt(0.5)], abs=2e-6
     )
-    assert advantage.grpo(*alone(4, 4, 4), 3).abs().max() == 0
+    assert advantages.grpo(*alone(4, 4, 4), 3).abs().max() == 0
 
 
 def test_returns_to_go() -> None:
     rewards, mask = torch.stack([t(1.0, 2.0, 4.0), t(3.0, 5.0, 99.0)]), torch.tensor([[True] * 3, [True, True, False]])
-    assert advantage.returns_to_go(rewards, mask).tolist() == [[7, 6, 4], [8, 5, 0]]
-    assert advantage.returns_to_go(rewards, mask, 0.5).tolist() == [[3, 4, 4], [5.5, 5, 0]]
-    assert advantage.reinforce_plus_plus(rewards, mask, 1).tolist() == [[7, 6, 4], [8, 5, 0]]
-    assert advantage.reinforce_plus_plus(rewards, mask, 2).tolist() == [[-0.5, -1.5, -3.5], [0.5, -2.5, 0]]
-    assert advantage.remax(rewards, mask, t(1.0, 2.0)).tolist() == [[6, 5, 3], [6, 3, 0]]
-    for make in (advantage.rloo, advantage.dr_grpo):
+    assert advantages.returns_to_go(rewards, mask).tolist() == [[7, 6, 4], [8, 5, 0]]
+    assert advantages.returns_to_go(rewards, mask, 0.5).tolist() == [[3, 4, 4], [5.5, 5, 0]]
+    assert advantages.reinforce_plus_plus(rewards, mask, 1).tolist() == [[7, 6, 4], [8, 5, 0]]
+    assert advantages.reinforce_plus_plus(rewards, mask, 2).tolist() == [[-0.5, -1.5, -3.5], [0.5, -2.5, 0]]
+    assert advantages.remax(rewards, mask, t(1.0, 2.0)).tolist() == [[6, 5, 3], [6, 3, 0]]
+    for make in (advantages.rloo, advantages.dr_grpo):
         assert (make(rewards, mask, 2)[~mask] == 0).all()
 
 
@@ -192,25 +193,25 @@ def test_dual_clip_of_public_tests() -> None:
     """NeMo-RL test_loss_functions.py: A = 1, -1, -4, ratio = .5, 1, 10, c = 3 -> -.5, 1, 12."""
     advantages, ratio = t(1, -1, -4), t(0.5, 1, 10)
     each = [
-        objective.policy_loss(ratio[i : i + 1].log(), t(0), advantages[i : i + 1], 0.2, None, 3.0)[0].item()
+        losses.policy_loss(ratio[i : i + 1].log(), t(0), advantages[i : i + 1], 0.2, None, 3.0)[0].item()
         for i in range(3)
     ]
     assert each == pytest.approx([-0.5, 1, 12])
-    assert objective.policy_loss(ratio.log(), t(0, 0, 0), advantages, 0.2)[0].item() == pytest.approx(40.5)
-    good = objective.policy_loss(t(math.log(0.1)), t(0), t(1), 0.2, None, 3.0)[0].item()
+    assert losses.policy_loss(ratio.log(), t(0, 0, 0), advantages, 0.2)[0].item() == pytest.approx(40.5)
+    good = losses.policy_loss(t(math.log(0.1)), t(0), t(1), 0.2, None, 3.0)[0].item()
     assert good == pytest.approx(-0.1), "a good token's loss is never bounded by it"
 
 
 def test_the_upper_clip_may_be_higher() -> None:
     for ratio, advantage_, loss in ((1.5, 1, -1.28), (1.25, 1, -1.25), (0.5, -1, 0.8), (1.5, -1, 1.5)):
-        found = objective.policy_loss(t(math.log(ratio)), t(0), t(advantage_), 0.2, 0.28)[0].item()
+        found = losses.policy_loss(t(math.log(ratio)), t(0), t(advantage_), 0.2, 0.28)[0].item()
         assert found == pytest.approx(loss)
 
 
 def test_the_entropy_and_its_gradient() -> None:
     """d H / d logit_i = -p_i (log p_i + H); a token that is masked has no part in it."""
     logits = t(0.3, -1.0, 0.5, -math.inf)[None].requires_grad_()
-    found = objective.chunked_entropy(torch.ones(1, 1, dtype=F64), lambda h: logits * h, 4)
+    found = vocabulary.chunked_entropy(torch.ones(1, 1, dtype=F64), lambda h: logits * h, 4)
     p = logits.detach()[0, :3].softmax(-1)
     entropy = float(-(p * p.log()).sum())
     assert found.item() == pytest.approx(entropy, abs=1e-14)
@@ -230,13 +231,13 @@ def bandit_gradient(logits: Tensor, make: Advantages, samples: int, beta: float,
     mask = torch.ones(len(rows), 1, dtype=torch.bool)
     log_probs = logits.clone().requires_grad_().log_softmax(-1)
     k1 = (log_probs - reference.log()).detach()
-    shaped = objective.shaped_rewards(rewards[rows], k1[rows][:, None], mask, 0.0 if in_loss else beta)
+    shaped = losses.shaped_rewards(rewards[rows], k1[rows][:, None], mask, 0.0 if in_loss else beta)
     chance = ways * log_probs.detach()[rows].view(-1, samples).sum(-1).exp()
     weights = (chance / samples).repeat_interleave(samples)
     tokens = log_probs[rows]
-    loss, _ = objective.policy_loss(tokens, tokens.detach(), weights * make(shaped, mask, samples)[:, 0], 0.2)
+    loss, _ = losses.policy_loss(tokens, tokens.detach(), weights * make(shaped, mask, samples)[:, 0], 0.2)
     if in_loss:
-        loss = loss + beta * objective.kl_loss(tokens, reference.log()[rows], weights)
+        loss = loss + beta * losses.kl_loss(tokens, reference.log()[rows], weights)
     slope = torch.autograd.grad(loss, log_probs)[0]
     return slope - log_probs.detach().exp() * slope.sum()
 
@@ -247,7 +248,7 @@ def grpo_optimum(samples: int, beta: float) -> Tensor:
 
     def slope(free: np.ndarray) -> np.ndarray:
         logits = torch.from_numpy(np.append(free, 0.0))
-        return bandit_gradient(logits, advantage.grpo, samples, beta, in_loss=True)[:3].numpy()
+        return bandit_gradient(logits, advantages.grpo, samples, beta, in_loss=True)[:3].numpy()
 
     start = (reference.log() + rewards / (2 * beta)).numpy()
     free = root(slope, start[:3] - start[3], tol=1e-10).x
@@ -266,10 +267,10 @@ def gap(policy: Tensor, beta: float) -> float:
 @pytest.mark.parametrize(
     ("make", "samples", "in_loss"),
     [
-        (advantage.rloo, 4, False),
-        (advantage.rloo, 2, True),
-        (advantage.dr_grpo, 4, False),
-        (advantage.reinforce_plus_plus, 1, False),
+        (advantages.rloo, 4, False),
+        (advantages.rloo, 2, True),
+        (advantages.dr_grpo, 4, False),
+        (advantages.reinforce_plus_plus, 1, False),
         (greedy, 1, False),
     ],
     ids=["rloo", "rloo with k2 as loss", "dr_grpo", "reinforce_plus_plus", "remax"],
@@ -290,7 +291,7 @@ def test_grpo_has_another_optimum() -> None:
     reference, rewards = P1
     for beta in (0.5, 1.0):
         best = reference.log() + rewards / beta
-        assert bandit_gradient(best, advantage.grpo, 8, beta, in_loss=True).abs().max() > 1e-3
+        assert bandit_gradient(best, advantages.grpo, 8, beta, in_loss=True).abs().max() > 1e-3
     gaps = [gap(grpo_optimum(samples, 0.5), 0.5) for samples in (2, 4, 8)]
     assert gaps == pytest.approx([0.3870, 0.1113, 0.0335], abs=1e-4)
 

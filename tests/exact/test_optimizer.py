@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import Parameter
 
-from preferent import objective
-from preferent.optimizer import Optimizer, Schedule
+from preferent.training import losses
+from preferent.training.optimizer import Optimizer, Schedule
 
 EPS = 1e-5
 GRADIENTS = [1e-7, 1e-5, -1e-5, 3e-3, -1.0, 50.0]
@@ -73,5 +73,5 @@ def test_gradients_are_scaled_to_the_global_norm_where_they_exceed_it() -> None:
 def test_the_kl_controller_is_proportional_between_its_limits(kl: float, factor: float) -> None:
     coefficient = 0.15
     for _ in range(10):
-        coefficient = objective.next_kl_coeff(coefficient, kl, 6.0, 10_000, 512)
+        coefficient = losses.next_kl_coeff(coefficient, kl, 6.0, 10_000, 512)
     assert coefficient == pytest.approx(0.15 * (1 + factor * 0.0512) ** 10, rel=1e-12)

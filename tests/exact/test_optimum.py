@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from exact.mdp import BETA, Mdp
-from preferent import objective
+from preferent.models import vocabulary
+from preferent.training import losses
 
 SEEDS = [0, 1, 2]
 
@@ -17,9 +18,9 @@ def measured(mdp: Mdp, logits: torch.Tensor, values: torch.Tensor, gae_lambda: f
     """Rewards, advantages and returns [Y, A] of every answer, as PPO computes them."""
     k1 = mdp.log_probs(logits) - mdp.log_probs(mdp.reference)
     noise = torch.where(mdp.mask, k1, 77.0)
-    rewards = objective.shaped_rewards(mdp.worth, noise, mdp.mask, BETA)
+    rewards = losses.shaped_rewards(mdp.worth, noise, mdp.mask, BETA)
     beyond = torch.where(mdp.mask, values[mdp.states], -55.0)
-    return rewards, *objective.gae(rewards, beyond, mdp.mask, 1.0, gae_lambda)
+    return rewards, *losses.gae(rewards, beyond, mdp.mask, 1.0, gae_lambda)
 
 
 @pytest.mark.parametrize(
@@ -35,12 +36,12 @@ def test_a_bandit_with_known_numbers(beta: float, reward: float, kl: float, best
     reference = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=torch.float64).log().expand(4, 4)
     worth, drawn = torch.arange(4, dtype=torch.float64), torch.arange(4)
     logits = reference + worth / beta
-    log_probs = objective.log_probs_of(logits, drawn)
-    k1 = (log_probs - objective.log_probs_of(reference, drawn))[:, None]
+    log_probs = vocabulary.log_probs_of(logits, drawn)
+    k1 = (log_probs - vocabulary.log_probs_of(reference, drawn))[:, None]
     mask = torch.ones(4, 1, dtype=torch.bool)
-    rewards = objective.shaped_rewards(worth, k1, mask, beta)
-    advantages, _ = objective.gae(rewards, torch.full((4, 1), best, dtype=torch.float64), mask, 1.0, 0.95)
-    _, found = objective.entropy_and_kl(logits, reference)
+    rewards = losses.shaped_rewards(worth, k1, mask, beta)
+    advantages, _ = losses.gae(rewards, torch.full((4, 1), best, dtype=torch.float64), mask, 1.0, 0.95)
+    _, found = vocabulary.entropy_and_kl(logits, reference)
     assert found.tolist() == pytest.approx([kl] * 4, abs=1e-9)
     assert (log_probs.exp() * worth).sum().item() == pytest.approx(reward, abs=1e-9)
     assert rewards[:, 0].tolist() == pytest.approx([best] * 4, abs=1e-9)
@@ -84,7 +85,7 @@ def test_the_policy_gradient_is_that_of_the_objective_whatever_the_critic_says(s
         with torch.no_grad():
             _, advantages, _ = measured(mdp, logits, values.double(), 1.0)
         log_probs = mdp.log_probs(logits)[mdp.mask]
-        loss, sums = objective.policy_loss(log_probs, log_probs.detach(), (advantages * chance)[mdp.mask], 0.2)
+        loss, sums = losses.policy_loss(log_probs, log_probs.detach(), (advantages * chance)[mdp.mask], 0.2)
         (found,) = torch.autograd.grad(-loss, logits)
         assert torch.allclose(found, expected, atol=1e-13)
         assert sums["clipfrac"] == 0 and sums["approxkl"] == 0 and sums["ratio"] == mdp.mask.sum()
@@ -98,6 +99,6 @@ def test_the_gradient_vanishes_at_the_optimum(seed: int) -> None:
     log_probs = mdp.log_probs(logits)[mdp.mask]
     _, advantages, _ = measured(mdp, best, values * 0, 1.0)
     chance = mdp.log_probs(best).sum(-1).exp()[:, None].expand(mdp.mask.shape)
-    loss, _ = objective.policy_loss(log_probs, log_probs.detach(), (advantages * chance)[mdp.mask], 0.2)
+    loss, _ = losses.policy_loss(log_probs, log_probs.detach(), (advantages * chance)[mdp.mask], 0.2)
     (gradient,) = torch.autograd.grad(loss, logits)
     assert gradient.abs().max() <= 1e-13

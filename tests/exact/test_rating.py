@@ -8,9 +8,10 @@ import pytest
 import statsmodels.api as sm
 from scipy.special import expit, logit
 
-from preferent import draw, winrate
-from preferent.winrate import rating
-from preferent.winrate.rating import Game
+from preferent import randomness
+from preferent.evaluation import statistics
+from preferent.evaluation.statistics import rating
+from preferent.evaluation.statistics.rating import Game
 
 BASEBALL = ("Milwaukee", "Detroit", "Toronto", "New York", "Boston", "Cleveland", "Baltimore")
 WON = (
@@ -36,7 +37,7 @@ def tournament(prompts: int, purpose: str = "games", delta: float = 0.7, bias: f
     strength = {"x": delta, "y": 0.0, "z": -delta}
     games = []
     for place, (a, b) in enumerate(("xy", "xz", "yz")):
-        uniform = draw.uniforms(5, f"{purpose} {place}", np.arange(prompts)[:, None], np.arange(5))
+        uniform = randomness.uniforms(5, f"{purpose} {place}", np.arange(prompts)[:, None], np.arange(5))
         for prompt, (tie, one, other, again, tied) in enumerate(uniform):
             chances = [expit(strength[a] - strength[b] + sign * bias) for sign in (1, -1)]
             first = 0.5 if tie < 0.2 else float(one < (chances[0] - 0.1) / 0.8)
@@ -114,7 +115,7 @@ def test_two_models_in_closed_form() -> None:
     rate = outcomes.mean()
     assert found.strength["a"] == pytest.approx(logit(rate), abs=1e-12)
     assert found.rating["a"] == pytest.approx(1000 + 400 * math.log10(rate / (1 - rate)), abs=1e-9)
-    error = winrate.mean(outcomes, [str(i) for i in range(20)]).standard_error
+    error = statistics.mean(outcomes, [str(i) for i in range(20)]).standard_error
     assert error is not None and found.covariance is not None
     assert math.sqrt(found.covariance[0][0]) == pytest.approx(error / (rate * (1 - rate)), rel=1e-12)
 

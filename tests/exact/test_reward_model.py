@@ -14,9 +14,12 @@ from scipy.stats import norm, spearmanr
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from preferent import draw, objective, quality, reward, run, scratch, trivial, winrate
-from preferent.quality import Scored
-from preferent.record import Choice, Preference, Prompt
+from preferent import files, randomness
+from preferent.data.types import Choice, Preference, Prompt
+from preferent.evaluation import bag_of_words, reward_quality, statistics
+from preferent.evaluation.reward_quality import Scored
+from preferent.models import from_scratch
+from preferent.training import losses, reward_model
 
 BAYES = {0.5: (0.631127, 0.639951), 1.0: (0.725213, 0.539500), 2.0: (0.828012, 0.375348), 4.0: (0.905858, 0.217352)}
 """Accuracy and loss of the true reward where rewards are N(0, s²) and labels Bradley-Terry, by s."""
@@ -35,7 +38,7 @@ def maximum_likelihood(size: int, *pairs: Any) -> np.ndarray:
 
     def loss() -> torch.Tensor:
         optimizer.zero_grad()
-        value = weight * objective.pair_loss(table[chosen], table[rejected], wrong)
+        value = weight * losses.pair_loss(table[chosen], table[rejected], wrong)
         value.backward()
         return value
 
@@ -58,11 +61,11 @@ def test_bradley_terry_is_recovered(s: float) -> None:
     """Within 1 % of Bayes accuracy and loss; the reliability curve is the identity."""
     size, count = 150, 90_000
     truth = s * ndtri((np.arange(size) + 0.5) / size)
-    pairs = np.stack([np.floor(draw.uniforms(0, name, np.arange(count), 0) * size).astype(int) for name in "ab"])
+    pairs = np.stack([np.floor(randomness.uniforms(0, name, np.arange(count), 0) * size).astype(int) for name in "ab"])
     pairs = pairs[:, pairs[0] != pairs[1]]
 
     def labelled(purpose: str) -> np.ndarray:
-        first = draw.uniforms(0, purpose, np.arange(pairs.shape[1]), 0) < expit(truth[pairs[0]] - truth[pairs[1]])
+        first = randomness.uniforms(0, purpose, np.arange(pairs.shape[1]), 0) < expit(truth[pairs[0]] - truth[pairs[1]])
         return np.where(first, pairs, pairs[::-1])
 
     chosen, rejected = labelled("train")
@@ -77,7 +80,7 @@ def test_bradley_terry_is_recovered(s: float) -> None:
 
     chosen, rejected = labelled("test")
     confidence = expit(np.abs(found[chosen] - found[rejected]))
-    for one in winrate.reliability(confidence, quality.won(found[chosen] - found[rejected])):
+    for one in statistics.reliability(confidence, reward_quality.won(found[chosen] - found[rejected])):
         error = np.sqrt(one.confidence * (1 - one.confidence) / one.count)
         assert abs(one.accuracy - one.confidence) < 4 * error + 0.01
 
@@ -105,18 +108,18 @@ def test_estimates_vary_as_the_fisher_information_says() -> None:
 
 
 def test_calibration_of_worked_numbers() -> None:
-    bins = winrate.reliability([0.5, 0.54, 0.55, 0.97, 0.99, 1.0], [0.5, 0.0, 1.0, 1.0, 1.0, 0.0])
+    bins = statistics.reliability([0.5, 0.54, 0.55, 0.97, 0.99, 1.0], [0.5, 0.0, 1.0, 1.0, 1.0, 0.0])
     assert [(one.count, one.accuracy) for one in bins] == [(2, 0.25), (1, 1.0), (3, pytest.approx(2 / 3))]
     assert [one.confidence for one in bins] == pytest.approx([0.52, 0.55, 2.96 / 3])
     expected = (2 * abs(0.52 - 0.25) + abs(0.55 - 1.0) + 3 * abs(2.96 / 3 - 2 / 3)) / 6
-    assert winrate.calibration_error(bins) == pytest.approx(expected, abs=1e-12)
+    assert statistics.calibration_error(bins) == pytest.approx(expected, abs=1e-12)
 
 
 def test_rank_correlation_is_scipys() -> None:
     generator = np.random.default_rng(1)
     x, y = generator.integers(0, 20, 200), generator.normal(size=200)
     for other in (y, x + 5 * y, -x):
-        assert winrate.rank_correlation(x, other) == pytest.approx(spearmanr(x, other).statistic, abs=1e-12)
+        assert statistics.rank_correlation(x, other) == pytest.approx(spearmanr(x, other).statistic, abs=1e-12)
 
 
 ANSWERS = [
@@ -127,9 +130,11 @@ ANSWERS = [
 
 def test_the_bag_of_words_is_scikit_learns() -> None:
     chosen, rejected = ANSWERS[0::2], ANSWERS[1::2]
-    words = trivial.Words.learn(chosen, rejected)
-    pattern = trivial.WORD.pattern
-    other = TfidfVectorizer(token_pattern=pattern, ngram_range=(1, 2), min_df=trivial.LEAST).fit([*chosen, *rejected])
+    words = bag_of_words.BagOfWords.learn(chosen, rejected)
+    pattern = bag_of_words.WORD.pattern
+    other = TfidfVectorizer(token_pattern=pattern, ngram_range=(1, 2), min_df=bag_of_words.LEAST).fit(
+        [*chosen, *rejected]
+    )
     assert list(words.places) == sorted(other.vocabulary_)
     order = [other.vocabulary_[term] for term in words.places]
     assert abs(words.features(ANSWERS) - other.transform(ANSWERS)[:, order]).max() < 1e-12
@@ -137,7 +142,7 @@ def test_the_bag_of_words_is_scikit_learns() -> None:
     differences = (words.features(chosen) - words.features(rejected)).toarray()
     mirrored = np.concatenate([differences, -differences])
     labels = np.repeat([1, 0], len(differences))
-    model = LogisticRegression(C=0.5 / trivial.PENALTY, fit_intercept=False, tol=1e-12, max_iter=10_000)
+    model = LogisticRegression(C=0.5 / bag_of_words.PENALTY, fit_intercept=False, tol=1e-12, max_iter=10_000)
     assert words.weights == pytest.approx(model.fit(mirrored, labels).coef_[0], abs=1e-6)
     assert words.scores(chosen) - words.scores(rejected) == pytest.approx(differences @ words.weights, abs=1e-12)
 
@@ -167,12 +172,12 @@ def held_out(count: int = 60, **changed: Any) -> Scored:
 @pytest.mark.parametrize("count", [1, 2, 4, 7, 60, 301])
 def test_buckets_hold_every_pair_once(count: int) -> None:
     pairs = held_out(count)
-    found = quality.details(pairs, [])
+    found = reward_quality.details(pairs, [])
     for name in ("reliability", "by_confidence", "by_strength"):
         assert sum(one["count"] for one in found[name]) in (count, 0 if count == 1 else count), name
     right = sum(one["count"] * one["share"] for one in found["by_confidence"])
     assert right == pytest.approx(pairs.right.sum())
-    assert found["accuracy"]["share"] == pytest.approx(quality.figures(pairs)["accuracy"])
+    assert found["accuracy"]["share"] == pytest.approx(reward_quality.figures(pairs)["accuracy"])
     for low, high in zip(found["by_confidence"], found["by_confidence"][1:], strict=False):
         assert low["high"] < high["low"] and low["confidence"] < high["confidence"]
 
@@ -180,19 +185,19 @@ def test_buckets_hold_every_pair_once(count: int) -> None:
 def test_buckets_of_worked_numbers() -> None:
     keys = np.array([3.0, 1.0, 1.0, 2.0, 3.0, 3.0])
     pairs = held_out(6, chosen=np.array([1.0, 1, 0, 0, 0, 1]), rejected=np.array([0.0, 0, 1, 0, 1, 0]))
-    found = quality.buckets(pairs, keys, np.array([True, True, True, True, True, False]))
+    found = reward_quality.buckets(pairs, keys, np.array([True, True, True, True, True, False]))
     assert [(one["low"], one["high"], one["count"], one["share"]) for one in found] == [
         (1.0, 1.0, 2, 0.5),
         (2.0, 2.0, 1, 0.5),
         (3.0, 3.0, 2, 0.5),
     ]
-    many = quality.buckets(held_out(60), np.arange(60) // 7, np.ones(60, bool))
+    many = reward_quality.buckets(held_out(60), np.arange(60) // 7, np.ones(60, bool))
     spans = [(one["low"], one["high"], one["count"]) for one in many]
     assert spans == [(0, 1, 14), (2, 3, 14), (4, 5, 14), (6, 6, 7), (7, 8, 11)], "seven equal keys stay together"
 
 
 def test_a_share_without_ties_has_wilsons_interval() -> None:
-    found = quality.share(np.array([1.0] * 30 + [0.0] * 10), [str(i) for i in range(40)])
+    found = reward_quality.share(np.array([1.0] * 30 + [0.0] * 10), [str(i) for i in range(40)])
     z, p, n = ndtri(0.975), 0.75, 40
     middle, half = (p + z * z / (2 * n)) / (1 + z * z / n), z * np.sqrt(p * (1 - p) / n + (z / (2 * n)) ** 2)
     half /= 1 + z * z / n
@@ -215,13 +220,13 @@ def test_pairs_of_one_prompt_are_one_cluster_where_there_are_enough_prompts() ->
 
 def test_the_lead_over_a_rule() -> None:
     pairs = held_out(4, chosen=np.array([1.0, 1, 0, 1]), rejected=np.array([0.0, 0, 1, 0]))
-    found = quality.lead(pairs, np.array([1.0, 0.0, 0.0, 0.5]))
+    found = reward_quality.lead(pairs, np.array([1.0, 0.0, 0.0, 0.5]))
     assert found["lead"] == pytest.approx(0.75 - 0.375)
     low, high = found["lead_interval"]
     assert -1 <= low < found["lead"] < high <= 1
     even = held_out(400, chosen=np.tile([1.0, 0.0], 200), rejected=np.tile([0.0, 1.0], 200))
-    found = quality.lead(even, np.tile([0.0, 1.0, 0.0, 0.0], 100))
-    plain = winrate.win_rate(np.tile([1.0, 0.0, 1.0, 0.5], 100), [str(i) for i in range(400)])
+    found = reward_quality.lead(even, np.tile([0.0, 1.0, 0.0, 0.0], 100))
+    plain = statistics.win_rate(np.tile([1.0, 0.0, 1.0, 0.5], 100), [str(i) for i in range(400)])
     assert found["lead"] == pytest.approx(2 * plain.win_rate - 1)
     assert found["lead_interval"] == pytest.approx([2 * limit - 1 for limit in plain.interval], abs=2e-3)
 
@@ -231,12 +236,12 @@ def test_rules_position_and_length() -> None:
     chosen, rejected = np.array([5, 7, 9, 4, 6, 6]), np.array([3, 8, 2, 4, 5, 1])
     preferences = [Preference(Prompt(), " good", " bad", 0) for _ in chosen]
     pairs = Scored(preferences, chosen.astype(float), rejected.astype(float), chosen, rejected)
-    found = quality.details(pairs, preferences)
+    found = reward_quality.details(pairs, preferences)
     shares = {name: rule["share"] for name, rule in found["rules"].items()}
     assert shares == pytest.approx({"longer": 4.5 / 6, "shorter": 1.5 / 6, "first": 1.0, "words": 1.0})
     assert found["rules"]["longer"]["lead"] == 0
     assert found["mean_confidence"] == pytest.approx(expit([2, 1, 7, 0, 1, 5]).mean())
-    assert quality.figures(pairs)["length_correlation"] == pytest.approx(1.0)
+    assert reward_quality.figures(pairs)["length_correlation"] == pytest.approx(1.0)
     assert found["length"]["longer_preferred"]["share"] == 1.0 and found["length"]["longer_preferred"]["count"] == 5
     assert found["length"]["longer_won"]["share"] == 1.0 and found["length"]["shorter_won"]["share"] == 0.0
     assert found["position"]["first_chosen"]["share"] == 1.0
@@ -246,7 +251,7 @@ def test_rules_position_and_length() -> None:
     swapped = Scored(
         [p.swap() for p in preferences], *(getattr(pairs, n) for n in list(pairs.__dataclass_fields__)[1:])
     )
-    turned = quality.position(swapped)
+    turned = reward_quality.position(swapped)
     assert turned["first_chosen"]["share"] == 0.0 and turned["correlation"] == -found["position"]["correlation"]
 
 
@@ -255,17 +260,17 @@ def test_mistakes_are_the_surest_with_their_place(tmp_path: Path) -> None:
     preferences = [Preference(Prompt(f"p{i}"), " a", " b", i % 2, source=f"{place}:{i + 1}") for i in range(30)]
     margins = np.where(np.arange(30) < 25, -np.arange(30.0), 1.0)
     pairs = held_out(30, preferences=preferences, chosen=margins, rejected=np.zeros(30))
-    found = quality.mistakes(pairs, tmp_path)
+    found = reward_quality.mistakes(pairs, tmp_path)
     assert [row["source"] for row in found] == [f"data/test.jsonl:{i + 1}" for i in range(24, 4, -1)]
     assert found[0] | {"score_0": -24.0, "score_1": 0.0, "choice": 0, "input_text": "p24"} == found[0]
     assert found[1] | {"score_0": 0.0, "score_1": -23.0, "choice": 1} == found[1]
-    assert found[0]["confidence"] == pytest.approx(1.0) and len(found) == quality.MISTAKES
+    assert found[0]["confidence"] == pytest.approx(1.0) and len(found) == reward_quality.MISTAKES
     right = held_out(30, preferences=preferences, chosen=np.ones(30), rejected=np.zeros(30))
-    assert quality.mistakes(right, tmp_path) == []
+    assert reward_quality.mistakes(right, tmp_path) == []
 
 
 def test_samples_lie_beside_what_people_compared() -> None:
-    found = quality.beside(
+    found = reward_quality.beside(
         np.array([0.0, 2.0, 0.0, 2.0]), np.array([1.0, 1.0, 1.0, 3.0]), np.array([0.0, -1.0, -1.0, 1.0])
     )
     assert found["sampled"] == {"mean": 1.0, "sd": 1.0}
@@ -282,18 +287,18 @@ def test_the_stage_recovers_bradley_terry(tmp_path: Path) -> None:
     true_right = {}
     for part, count in counts.items():
         first, second = (
-            np.floor(draw.uniforms(0, f"{part} {n}", np.arange(count), 0) * size).astype(int) for n in "ab"
+            np.floor(randomness.uniforms(0, f"{part} {n}", np.arange(count), 0) * size).astype(int) for n in "ab"
         )
         second = np.where(first == second, (second + 1) % size, second)
-        choice = (draw.uniforms(0, part, np.arange(count), 0) > expit(truth[first] - truth[second])).astype(int)
+        choice = (randomness.uniforms(0, part, np.arange(count), 0) > expit(truth[first] - truth[second])).astype(int)
         rows = [
             {"input_text": "Name:", "candidate_0": names[i], "candidate_1": names[j], "choice": int(c)}
             for i, j, c in zip(first, second, choice, strict=True)
         ]
-        run.write_jsonl(tmp_path / f"{part}.jsonl", rows)
+        files.write_jsonl(tmp_path / f"{part}.jsonl", rows)
         true_right[part] = np.mean((truth[first] > truth[second]) == (choice == 0))
     (tmp_path / "text.txt").write_text("Name:" + "".join(names))
-    scratch.make(
+    from_scratch.make(
         [tmp_path / "text.txt"], tmp_path / "model", vocab_size=300, hidden_size=32, layers=1, heads=2,
         key_value_heads=2, intermediate_size=64, max_position_embeddings=32, seed=0,
     )  # fmt: skip
@@ -302,7 +307,7 @@ def test_the_stage_recovers_bradley_terry(tmp_path: Path) -> None:
         reward_model_train_steps=300, prompt_sequence_length=8, target_sequence_length=6, reward=section
     )
     inputs = {"model": tmp_path / "model"} | {part: tmp_path / f"{part}.jsonl" for part in counts}
-    reward.main(recipe, inputs, tmp_path / "reward")
+    reward_model.main(recipe, inputs, tmp_path / "reward")
     found = json.loads((tmp_path / "reward/quality.json").read_text())
     assert found["test"]["accuracy"] == pytest.approx(true_right["test"], rel=0.01)
     assert found["test"]["accuracy"] == pytest.approx(BAYES[2.0][0], rel=0.03)

@@ -10,16 +10,21 @@ import pytest
 import torch
 from conftest import quiet_recipe
 
-from preferent import experience, export, hub, model, recipe, run, scale, score, warm
-from preferent.error import PlatformError, UsageError
-from preferent.model import Scorer
-from preferent.record import Message, Prompt, Rollout
-from preferent.rollouts import Ledger
-from preferent.sampler import Local, Prompts, rollout_params
-from preferent.scale import Normalizer, Scale, Term
-from preferent.score import Reward, RewardModel, UserFunction
-from preferent.tokenizer import Tokenizer
-from preferent.world import World
+from preferent import files
+from preferent.config import model_reference, recipe
+from preferent.data.tokenizer import Tokenizer
+from preferent.data.types import Message, Prompt, Rollout
+from preferent.errors import PlatformError, UsageError
+from preferent.models import language_models, saving, weight_averaging
+from preferent.models.language_models import Scorer
+from preferent.models.world import World
+from preferent.rewards import normalization, scoring
+from preferent.rewards.normalization import Normalizer, ScoreNormalization, Term
+from preferent.rewards.scoring import CombinedReward, RewardModel, UserFunction
+from preferent.rollouts import measurement
+from preferent.rollouts.local_sampler import LocalSampler
+from preferent.rollouts.sampler import Prompts, rollout_params
+from preferent.rollouts.store import RolloutStore
 
 RAW = np.array([[1.0, 2.0], [3.0, 2.0], [5.0, -1.0]])
 """Three members' scores of two answers: means 3 and 1, biased variances 8/3 and 2."""
@@ -32,8 +37,8 @@ def rollouts(raw: list[float], lengths: list[int], ended: list[bool]) -> list[Ro
     ]
 
 
-def one(bias: float = 0.0, gain: float = 1.0) -> Scale:
-    return Scale((Term("reward", 1.0, {"reward": Normalizer(bias, gain)}),))
+def one(bias: float = 0.0, gain: float = 1.0) -> ScoreNormalization:
+    return ScoreNormalization((Term("reward", 1.0, {"reward": Normalizer(bias, gain)}),))
 
 
 @pytest.mark.parametrize("kind", ["bias", "std", "none"])
@@ -57,14 +62,14 @@ def test_a_preference_probability_is_unchanged_by_a_bias() -> None:
 @pytest.mark.parametrize(
     ("how", "expected"), [("mean", [3.0, 1.0]), ("worst", [1.0, -1.0]), ("variance", [3 - 0.1 * 8 / 3, 1 - 0.1 * 2])]
 )
-def test_an_ensemble_by_hand(how: scale.Combine, expected: list[float]) -> None:
-    assert scale.combined(RAW, how, 0.1) == pytest.approx(expected, abs=1e-12)
+def test_an_ensemble_by_hand(how: normalization.Combine, expected: list[float]) -> None:
+    assert normalization.combined(RAW, how, 0.1) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("how", ["mean", "worst", "variance", "weights"])
-def test_equal_members_are_as_one(how: scale.Combine) -> None:
+def test_equal_members_are_as_one(how: normalization.Combine) -> None:
     same = np.repeat(RAW[:1], 4, axis=0)
-    assert scale.combined(same, how, 0.7) == pytest.approx(RAW[0], abs=1e-12)
+    assert normalization.combined(same, how, 0.7) == pytest.approx(RAW[0], abs=1e-12)
 
 
 @pytest.mark.parametrize("how", ["mean", "worst", "variance"])
@@ -73,7 +78,7 @@ def test_each_member_is_normalised_on_its_own(how: str) -> None:
     raw = np.array([0.5, -1.0, 2.0, 4.5])
     asked = quiet_recipe(reward={"combine": how, "members": 2, "normalize": "std"})
     members = {"reward": raw, "reward-2": 3 * raw - 100}
-    found = Scale.of(asked, 2).fit(members, "std")
+    found = ScoreNormalization.of(asked, 2).fit(members, "std")
     assert found(members) == pytest.approx((raw - raw.mean()) / raw.std(), abs=1e-12)
 
 
@@ -81,31 +86,31 @@ def test_a_sum_by_hand_and_as_a_file(tmp_path: Path) -> None:
     parts = [{"source": "reward", "weight": 2.0}, {"source": "m:short", "weight": -0.5}]
     asked = quiet_recipe(ppo={"reward": parts}, reward={"members": 2, "combine": "worst"})
     raw = {"reward": np.array([1.0, 3.0]), "reward-2": np.array([2.0, 0.0]), "short": np.array([10.0, 20.0])}
-    found = Scale.of(asked, 2).fit(raw, "bias")
+    found = ScoreNormalization.of(asked, 2).fit(raw, "bias")
     # members: (-1, 1) and (1, -1), the worst is -1 for both; short: (-5, 5)
     assert found(raw).tolist() == [2 * -1 - 0.5 * -5, 2 * -1 - 0.5 * 5]
     assert found.unfitted()(raw).tolist() == [2 * 1 - 0.5 * 10, 2 * 0 - 0.5 * 20]
     found.write(tmp_path / "score.json")
-    assert Scale.read(tmp_path / "score.json") == found
+    assert ScoreNormalization.read(tmp_path / "score.json") == found
     assert found.formula() == "2 · worst(reward − 2, reward-2 − 1) + -0.5 · (short − 15)"
     assert found.normalizer("short") == Normalizer(15.0, -0.5)
 
 
 def test_overlong_by_hand() -> None:
-    assert scale.overlong(np.array([1, 6, 7, 8, 9, 10]), 10, 4).tolist() == [0, 0, 0.25, 0.5, 0.75, 1]
+    assert normalization.overlong(np.array([1, 6, 7, 8, 9, 10]), 10, 4).tolist() == [0, 0, 0.25, 0.5, 0.75, 1]
 
 
 def test_the_order_is_clip_then_length_then_missing_eos() -> None:
     rows = rollouts([9.0, 9.0, -9.0, 9.0], [6, 12, 10, 12], [True, True, True, False])
     ppo = {"reward_clip": 2.0, "overlong_tokens": 4, "overlong_penalty": 3.0, "missing_eos_score": -7.0}
-    found = score.final_scores(rows, one(bias=1.0), quiet_recipe(ppo=ppo))
+    found = scoring.final_scores(rows, one(bias=1.0), quiet_recipe(ppo=ppo))
     assert found.tolist() == [2.0, 2 - 3.0, -2 - 1.5, -7.0]
-    off = score.final_scores(rows, one(bias=1.0), quiet_recipe(ppo={"missing_eos_score": None}))
+    off = scoring.final_scores(rows, one(bias=1.0), quiet_recipe(ppo={"missing_eos_score": None}))
     assert off.tolist() == [8.0, 8.0, -10.0, 8.0] and off.dtype == np.float32
 
 
 def saved(scorer: Scorer, folder: Path) -> Path:
-    export.save(scorer, folder, dict(scorer.trainable()), "# test\n")
+    saving.save(scorer, folder, dict(scorer.trainable()), "# test\n")
     return folder
 
 
@@ -122,23 +127,23 @@ IDS = [np.array([1, *range(260, 260 + n)]) for n in (3, 5, 9)]
 
 
 def scores(scorer: Scorer) -> np.ndarray:
-    return experience.last_scores(scorer, IDS, 1000)
+    return measurement.last_scores(scorer, IDS, 1000)
 
 
 def test_averaging_linear_heads_is_averaging_scores(tiny: Path, tmp_path: Path) -> None:
     world = World.of(ASKED)
-    members = [model.load_scorer(tiny, world, 0, seed) for seed in (1, 2, 3)]
+    members = [language_models.load_scorer(tiny, world, 0, seed) for seed in (1, 2, 3)]
     folders = [saved(member, tmp_path / str(i)) for i, member in enumerate(members)]
     each = np.stack([scores(member) for member in members])
     assert np.ptp(each, axis=0).min() > 1e-3
-    assert np.allclose(scores(warm.load(folders, world)), each.mean(axis=0), atol=1e-6)
+    assert np.allclose(scores(weight_averaging.load(folders, world)), each.mean(axis=0), atol=1e-6)
 
 
 @pytest.mark.parametrize("rank", [0, 2])
 def test_equal_members_average_to_themselves(tiny: Path, tmp_path: Path, rank: int) -> None:
     world = World.of(ASKED)
-    folder = saved(nudged(model.load_scorer(tiny, world, rank, 1), 5), tmp_path / "member")
-    alone, mean = model.load_scorer(folder, world), warm.load([folder] * 3, world)
+    folder = saved(nudged(language_models.load_scorer(tiny, world, rank, 1), 5), tmp_path / "member")
+    alone, mean = language_models.load_scorer(folder, world), weight_averaging.load([folder] * 3, world)
     if rank == 0:
         others = dict(alone.body.named_parameters())
         assert all(torch.equal(p, others[name]) for name, p in mean.body.named_parameters())
@@ -149,27 +154,29 @@ def test_adapters_average_to_the_mean_of_their_merged_weights(tiny: Path, tmp_pa
     world = World.of(ASKED)
     adapters, full = [], []
     for seed in (1, 2):
-        adapters.append(saved(nudged(model.load_scorer(tiny, world, 2, seed), seed), tmp_path / f"adapter-{seed}"))
+        adapters.append(
+            saved(nudged(language_models.load_scorer(tiny, world, 2, seed), seed), tmp_path / f"adapter-{seed}")
+        )
         full.append(tmp_path / f"full-{seed}")
-        export.save_merged(model.load_scorer(adapters[-1], world), full[-1], "# test\n")
-    mean = warm.load(adapters, world)
-    expected = scores(warm.load(full, world))
-    assert np.abs(scores(model.load_scorer(full[0], world)) - expected).max() > 1e-2
+        saving.save_merged(language_models.load_scorer(adapters[-1], world), full[-1], "# test\n")
+    mean = weight_averaging.load(adapters, world)
+    expected = scores(weight_averaging.load(full, world))
+    assert np.abs(scores(language_models.load_scorer(full[0], world)) - expected).max() > 1e-2
     assert np.allclose(scores(mean), expected, atol=1e-5)
     critic = mean.critic()
     assert np.allclose(scores(critic), expected, atol=1e-5)
     with torch.no_grad():
         next(iter(critic.trainable().values())).add_(1.0)
     assert np.allclose(scores(mean), expected, atol=1e-5), "critic and reward model share weights"
-    export.save_merged(mean, tmp_path / "out", "# test\n")
-    assert np.allclose(scores(model.load_scorer(tmp_path / "out", world)), expected, atol=1e-5)
+    saving.save_merged(mean, tmp_path / "out", "# test\n")
+    assert np.allclose(scores(language_models.load_scorer(tmp_path / "out", world)), expected, atol=1e-5)
 
 
 def test_only_models_that_started_from_one_are_averaged(tiny: Path, tmp_path: Path) -> None:
     world = World.of(ASKED)
-    folders = [saved(model.load_scorer(tiny, world, rank, 1), tmp_path / str(rank)) for rank in (0, 2)]
+    folders = [saved(language_models.load_scorer(tiny, world, rank, 1), tmp_path / str(rank)) for rank in (0, 2)]
     with pytest.raises(UsageError, match=r"reward\.combine: weights averages models that started from one"):
-        warm.load(folders, world)
+        weight_averaging.load(folders, world)
 
 
 CONVERSATION = Prompt(messages=(Message("user", "Mary found"),), context="Be kind.")
@@ -188,7 +195,7 @@ def seen(reward: RewardModel, monkeypatch: pytest.MonkeyPatch, *arguments: objec
         return np.zeros(len(sequences), np.float32)
 
     with monkeypatch.context() as patch:
-        patch.setattr(experience, "last_scores", last_scores)
+        patch.setattr(measurement, "last_scores", last_scores)
         reward.score(*arguments)
     return [ids.tolist() for ids in found]
 
@@ -206,7 +213,9 @@ def test_another_model_reads_the_conversation_in_its_own_template(
     ours, theirs = make_model(seed=1), make_model(seed=2, vocab_size=330)
     (ours / "chat_template.jinja").write_text(OURS)
     (theirs / "chat_template.jinja").write_text(THEIRS)
-    reward = RewardModel.of(model.load_scorer(theirs, World.of(ASKED), seed=1), quiet_recipe(prompt_sequence_length=90))
+    reward = RewardModel.of(
+        language_models.load_scorer(theirs, World.of(ASKED), seed=1), quiet_recipe(prompt_sequence_length=90)
+    )
     policy, other = Tokenizer.load(ours), reward.scorer.tokenizer
     rows = [answered(policy, CONVERSATION, " a key.", ended) for ended in (True, False)]
     found = seen(reward, monkeypatch, rows, [CONVERSATION] * 2, policy)
@@ -222,7 +231,7 @@ def test_another_model_reads_the_conversation_in_its_own_template(
 
 
 def test_the_score_is_read_at_the_end_token_of_the_very_ids(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reward = RewardModel.of(model.load_scorer(tiny, World.of(ASKED), seed=1), ASKED)
+    reward = RewardModel.of(language_models.load_scorer(tiny, World.of(ASKED), seed=1), ASKED)
     tokenizer, prompts = reward.scorer.tokenizer, [Prompt("Mary found"), Prompt("He")]
     rows = [answered(tokenizer, prompt, " a key.", True) for prompt in prompts]
     sequences = seen(reward, monkeypatch, rows, prompts, tokenizer)
@@ -243,15 +252,15 @@ def test_raw_scores_go_by_the_names_of_the_sources(tiny: Path) -> None:
         heard.extend(prompts)
         return [float(len(answer)) for answer in answers]
 
-    kind = RewardModel.of(model.load_scorer(tiny, World.of(asked), seed=1), asked)
+    kind = RewardModel.of(language_models.load_scorer(tiny, World.of(asked), seed=1), asked)
     sources = {"length": UserFunction("m:length", length, "Go on."), "kind": kind}
-    reward, tokenizer = Reward(sources, Scale.of(asked, 1)), kind.scorer.tokenizer
+    reward, tokenizer = CombinedReward(sources, ScoreNormalization.of(asked, 1)), kind.scorer.tokenizer
     prompt = Prompt("Mary found")
-    found = score.scored(reward, [answered(tokenizer, prompt, " a key.", True)], [prompt], tokenizer)
+    found = scoring.scored(reward, [answered(tokenizer, prompt, " a key.", True)], [prompt], tokenizer)
     assert heard == ["Go on.\n\n\nMary found"] and found[0].scores["length"] == 7
     expected = 2 * 7 + found[0].scores["kind"]
-    assert score.final_scores(found, reward.scale, asked).tolist() == pytest.approx([expected])
-    means = score.metrics(found, reward.scale)
+    assert scoring.final_scores(found, reward.scale, asked).tolist() == pytest.approx([expected])
+    means = scoring.metrics(found, reward.scale)
     assert means["objective/scores_raw"] == pytest.approx(expected)
     assert (means["objective/scores/length"], means["objective/scores/kind"]) == (7, found[0].scores["kind"])
     assert reward.critic_name(tokenizer) == "kind"
@@ -282,41 +291,41 @@ def test_errors_name_the_place_in_the_recipe(tiny: Path) -> None:
     parts = [{"source": "m:f"}, {"source": "nowhere at all"}]
     asked = quiet_recipe(large_model_reference=str(tiny), ppo={"reward": parts})
     with pytest.raises(PlatformError, match=r"^ppo\.reward\.1\.source: nowhere at all: no such folder"):
-        hub.check(asked)
+        model_reference.check(asked)
     asked = quiet_recipe(ppo={"reward": [{"source": str(tiny), "name": "rm"}]})
     with pytest.raises(UsageError, match=r"^ppo\.reward\.0\.source: .* is no reward model"):
-        Reward.load(asked, {"reward.rm": tiny}, World.of(asked))
+        CombinedReward.load(asked, {"reward.rm": tiny}, World.of(asked))
     with pytest.raises(UsageError, match=r"^ppo\.reward\.0\.source: give its folder: --in reward\.rm="):
-        Reward.load(asked, {}, World.of(asked))
+        CombinedReward.load(asked, {}, World.of(asked))
     asked = quiet_recipe(ppo={"reward": [{"source": "no_such_module:f"}]})
     with pytest.raises(UsageError, match=r"^ppo\.reward\.0\.source: no_such_module:f cannot be imported"):
-        Reward.load(asked, {}, World.of(asked))
+        CombinedReward.load(asked, {}, World.of(asked))
 
 
 def test_what_is_no_reward_model_is_told(tiny: Path, tmp_path: Path) -> None:
-    folder = saved(model.load_scorer(tiny, World.of(ASKED), 0, 1), tmp_path / "member")
-    config = run.read_json(folder / "config.json")
+    folder = saved(language_models.load_scorer(tiny, World.of(ASKED), 0, 1), tmp_path / "member")
+    config = files.read_json(folder / "config.json")
     names = {str(i): f"LABEL_{i}" for i in range(2)}
-    run.write_json(
+    files.write_json(
         folder / "config.json", config | {"id2label": names, "label2id": {v: int(k) for k, v in names.items()}}
     )
     with pytest.raises(UsageError, match="gives 2 numbers, a reward model gives one"):
-        model.load_scorer(folder, World.of(ASKED))
+        language_models.load_scorer(folder, World.of(ASKED))
 
 
 def test_the_scale_is_fitted_once_and_read_back(tiny: Path, tmp_path: Path) -> None:
     asked = quiet_recipe(ppo={"reward": "m:length", "normalize_prompts": 3}, reward={"normalize": "std"})
-    policy = model.load_policy(tiny, World.of(asked))
+    policy = language_models.load_policy(tiny, World.of(asked))
     seen: list[int] = []
 
     def length(prompts: list[str], answers: list[str]) -> list[float]:
         seen.append(len(answers))
         return [float(number) for number in range(len(answers))]
 
-    reward = Reward({"reward": UserFunction("m:length", length)}, Scale.of(asked, 0))
+    reward = CombinedReward({"reward": UserFunction("m:length", length)}, ScoreNormalization.of(asked, 0))
     prompts = Prompts.of([Prompt(word) for word in ("Mary", "A dog", "He wrote", "In the")], policy, asked)
     for _ in range(2):
-        found = score.fitted(asked, policy, reward, Local(policy, 0), prompts, tmp_path)
+        found = scoring.fitted(asked, policy, reward, LocalSampler(policy, 0), prompts, tmp_path)
         assert seen == [3]
         assert found.scale({"reward": np.array([1.0, 2.0])}) == pytest.approx([0, math.sqrt(1.5)])
 
@@ -328,34 +337,38 @@ def test_averaged_weights_are_of_what_the_run_trains_alone(
     monkeypatch.chdir(tmp_path)
     parts = [{"source": "reward"}, {"source": "of_length:length"}]
     asked = quiet_recipe(ppo={"reward": parts}, reward={"members": 2, "combine": "weights"})
-    members = [saved(model.load_scorer(tiny, World.of(asked), 0, seed), tmp_path / str(seed)) for seed in (1, 2)]
-    reward = Reward.load(asked, dict(zip(("reward", "reward-2"), members, strict=True)), World.of(asked))
+    members = [
+        saved(language_models.load_scorer(tiny, World.of(asked), 0, seed), tmp_path / str(seed)) for seed in (1, 2)
+    ]
+    reward = CombinedReward.load(asked, dict(zip(("reward", "reward-2"), members, strict=True)), World.of(asked))
     assert {name: type(source) for name, source in reward.sources.items()} == {
         "reward": RewardModel,
         "length": UserFunction,
     }
-    averaged = warm.load(members, World.of(asked))
+    averaged = weight_averaging.load(members, World.of(asked))
     assert np.allclose(scores(reward.sources["reward"].scorer), scores(averaged), atol=1e-7)
 
 
 def test_only_what_the_recipe_names_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = quiet_recipe(ppo={"reward": [{"source": "reward"}, {"source": "hub/Other-RM"}]})
-    monkeypatch.setattr(hub, "resolve", lambda name: Path("/downloaded") / name)
+    monkeypatch.setattr(model_reference, "resolve", lambda name: Path("/downloaded") / name)
     given = {"reward": Path("r"), "reward.Other_RM": Path("hub/Other-RM")}
-    assert score.located(asked, given) == {"reward": Path("r"), "reward.Other_RM": Path("/downloaded/hub/Other-RM")}
-    assert score.located(asked, {"reward": Path("r")}) == {"reward": Path("r")}
+    assert scoring.located(asked, given) == {"reward": Path("r"), "reward.Other_RM": Path("/downloaded/hub/Other-RM")}
+    assert scoring.located(asked, {"reward": Path("r")}) == {"reward": Path("r")}
 
 
 def test_validation_charges_the_kl_it_measures(tiny: Path, tmp_path: Path) -> None:
     asked = quiet_recipe(kl_coeff=0.5, ppo={"reward": "m:length", "missing_eos_score": None})
-    policy, reference = (model.load_policy(tiny, World.of(asked), lora_dim=0) for _ in range(2))
+    policy, reference = (language_models.load_policy(tiny, World.of(asked), lora_dim=0) for _ in range(2))
     with torch.no_grad():
         for parameter in policy.trainable().values():
             parameter.mul_(1.3)
-    reward = Reward({"reward": UserFunction("m:length", lambda prompts, answers: [2.0] * len(answers))}, one())
+    reward = CombinedReward({"reward": UserFunction("m:length", lambda prompts, answers: [2.0] * len(answers))}, one())
     prompts = Prompts.of([Prompt(word) for word in ("Mary", "A dog", "He wrote")], policy, asked)
-    found = score.validated(asked, reward, policy, reference, Local(policy, 0), prompts, 7, Ledger(tmp_path), 1000)
-    rollouts = Local(policy, 0).sample(prompts.ids, range(3), "eval", 7, rollout_params(asked))
+    found = scoring.validated(
+        asked, reward, policy, reference, LocalSampler(policy, 0), prompts, 7, RolloutStore(tmp_path), 1000
+    )
+    rollouts = LocalSampler(policy, 0).sample(prompts.ids, range(3), "eval", 7, rollout_params(asked))
     assert (tmp_path / "validation-000007.safetensors").exists()
     assert found["validation/kl"] > 0.01 and found["validation/score"] == 2.0
     assert found["validation/objective"] == pytest.approx(2 - 0.5 * found["validation/kl"])

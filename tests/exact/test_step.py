@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 import torch
 from conftest import quiet_recipe
-from test_ppo import experience as taken
-from test_ppo import networks, recipe_of
+from training.test_ppo import experience as taken
+from training.test_ppo import networks, recipe_of
 
-from preferent import model, objective, ppo
+from preferent.models import language_models, vocabulary
+from preferent.training import ppo
+from preferent.training.ppo import update
 
 TEMPERATURE = 0.7
 
 
-def step(ending: Path, tmp_path: Path, **section: Any) -> tuple[Any, ppo.Networks, ppo.Experience]:
+def step(ending: Path, tmp_path: Path, **section: Any) -> tuple[Any, ppo.PPONetworks, ppo.TrainingBatch]:
     """Recipe, networks with a critic and a reference that differ, and a step's experience."""
     recipe = recipe_of(sampler={"temperature": TEMPERATURE}, kl_coeff=0.3, ppo=section)
     parts = networks(ending, recipe)
@@ -31,17 +33,17 @@ def step(ending: Path, tmp_path: Path, **section: Any) -> tuple[Any, ppo.Network
 
 
 @pytest.fixture(scope="module")
-def made(ending: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ppo.Networks, ppo.Experience]:
+def made(ending: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ppo.PPONetworks, ppo.TrainingBatch]:
     return step(ending, tmp_path_factory.mktemp("step"), minibatches=1)
 
 
-def cleared(parts: ppo.Networks) -> None:
+def cleared(parts: ppo.PPONetworks) -> None:
     for network in (parts.policy, parts.critic):
         for parameter in network.trainable().values():
             parameter.grad = None
 
 
-def test_nothing_that_is_learnt_from_has_a_gradient(made: tuple[Any, ppo.Networks, ppo.Experience]) -> None:
+def test_nothing_that_is_learnt_from_has_a_gradient(made: tuple[Any, ppo.PPONetworks, ppo.TrainingBatch]) -> None:
     _, _, batch = made
     for name in ("values", "scores", "advantages", "returns"):
         assert not getattr(batch, name).requires_grad, name
@@ -49,7 +51,7 @@ def test_nothing_that_is_learnt_from_has_a_gradient(made: tuple[Any, ppo.Network
 
 
 def test_rewards_advantages_and_returns_are_those_of_the_definition(
-    made: tuple[Any, ppo.Networks, ppo.Experience],
+    made: tuple[Any, ppo.PPONetworks, ppo.TrainingBatch],
 ) -> None:
     """Charged k1 at every token, the score at the last; returns less values are the advantages before whitening."""
     recipe, _, batch = made
@@ -70,10 +72,10 @@ def test_rewards_advantages_and_returns_are_those_of_the_definition(
 
 
 def test_at_ratio_one_nothing_is_clipped_and_the_loss_is_minus_the_mean_advantage(
-    made: tuple[Any, ppo.Networks, ppo.Experience],
+    made: tuple[Any, ppo.PPONetworks, ppo.TrainingBatch],
 ) -> None:
     recipe, parts, batch = made
-    found = ppo.learning.update(recipe, batch, batch.minibatches[0], parts)
+    found = update.update(recipe, batch, batch.minibatches[0], parts)
     cleared(parts)
     assert (found["val/ratio"], found["policy/approxkl"], found["policy/clipfrac"]) == (1.0, 0.0, 0.0)
     assert found["loss/policy"] == pytest.approx(-batch.advantages[batch.mask].mean().item(), abs=1e-6)
@@ -81,20 +83,20 @@ def test_at_ratio_one_nothing_is_clipped_and_the_loss_is_minus_the_mean_advantag
 
 
 def test_the_first_value_loss_is_half_the_mean_square_of_the_advantages(
-    made: tuple[Any, ppo.Networks, ppo.Experience],
+    made: tuple[Any, ppo.PPONetworks, ppo.TrainingBatch],
 ) -> None:
     recipe, parts, batch = made
-    found = ppo.learning.update(recipe, batch, batch.minibatches[0], parts)
+    found = update.update(recipe, batch, batch.minibatches[0], parts)
     cleared(parts)
     raw = (batch.returns - batch.values)[batch.mask].double()
     assert found["loss/value"] == pytest.approx(0.5 * raw.square().mean().item(), rel=1e-4)
 
 
-def test_the_first_gradient_is_reinforces(made: tuple[Any, ppo.Networks, ppo.Experience]) -> None:
+def test_the_first_gradient_is_reinforces(made: tuple[Any, ppo.PPONetworks, ppo.TrainingBatch]) -> None:
     """That of -mean(A log pi), with log pi from the plain forward pass of the whole rows, divided by temperature."""
     recipe, parts, batch = made
     policy = parts.policy
-    ppo.learning.update(recipe, batch, batch.minibatches[0], parts)
+    update.update(recipe, batch, batch.minibatches[0], parts)
     found = torch.cat([p.grad.flatten() for p in policy.trainable().values() if p.grad is not None])
     cleared(parts)
     total = torch.zeros(())
@@ -111,11 +113,11 @@ def test_the_first_gradient_is_reinforces(made: tuple[Any, ppo.Networks, ppo.Exp
 
 
 def test_the_critics_gradient_is_that_of_half_the_squared_error_and_none_reaches_the_policy(
-    made: tuple[Any, ppo.Networks, ppo.Experience],
+    made: tuple[Any, ppo.PPONetworks, ppo.TrainingBatch],
 ) -> None:
     recipe, parts, batch = made
     critic = parts.critic
-    ppo.learning.update(recipe, batch, batch.minibatches[0], parts)
+    update.update(recipe, batch, batch.minibatches[0], parts)
     found = torch.cat([p.grad.flatten() for p in critic.trainable().values() if p.grad is not None])
     cleared(parts)
     total = torch.zeros(())
@@ -131,22 +133,22 @@ def test_the_critics_gradient_is_that_of_half_the_squared_error_and_none_reaches
 
 
 def test_the_reference_charges_the_policy_at_the_same_temperature(
-    made: tuple[Any, ppo.Networks, ppo.Experience],
+    made: tuple[Any, ppo.PPONetworks, ppo.TrainingBatch],
 ) -> None:
     _, parts, batch = made
-    plain = model.load_policy(parts.policy.source, parts.policy.world)
+    plain = language_models.load_policy(parts.policy.source, parts.policy.world)
     for row, rollout in enumerate(batch.rollouts[:4]):
         ids = torch.from_numpy(np.concatenate([rollout.prompt_ids, rollout.ids]).astype(np.int64))
         asked, said = len(rollout.prompt_ids), ids[len(rollout.prompt_ids) :]
         with torch.no_grad():
             rows = [n.logits(n.hidden(ids[None])[0, asked - 1 : -1], TEMPERATURE) for n in (parts.policy, plain)]
-        ours, theirs = (objective.log_probs_of(logits, said) for logits in rows)
+        ours, theirs = (vocabulary.log_probs_of(logits, said) for logits in rows)
         assert torch.allclose(batch.measured.k1[row, : len(said)], ours - theirs, atol=1e-5)
 
 
-def test_the_objective_charges_what_was_measured(made: tuple[Any, ppo.Networks, ppo.Experience]) -> None:
+def test_the_objective_charges_what_was_measured(made: tuple[Any, ppo.PPONetworks, ppo.TrainingBatch]) -> None:
     recipe, _, batch = made
-    state = ppo.State(0, None, None, {"kl_coeff": 0.3})  # type: ignore[arg-type]
+    state = ppo.PPOState(0, None, None, {"kl_coeff": 0.3})  # type: ignore[arg-type]
     found = ppo.summary(batch, state)
     charged = 0.3 * batch.measured.k1.sum(-1).mean().item()
     assert found["objective/rlhf_reward"] == pytest.approx(batch.scores.mean().item() - charged, abs=1e-6)

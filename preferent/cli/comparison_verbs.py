@@ -1,0 +1,332 @@
+"""The verbs that put answers side by side: compare, agree, label; their words, and what each does."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from preferent.cli.actions import Arguments, do_stage
+from preferent.errors import UsageError
+
+COMPARE = """\
+Compare answers side by side, and have them judged.
+  preferent compare RUN                     its tuned model with its base, again: with labels or judges that came to it
+  preferent compare RUN RUN ...             runs, models (with --prompts) or files of answers, two or more
+  preferent compare COMPARISON --write ...  a finished comparison in other formats, without judging again
+  preferent compare --recipe R --in a=FILE --in b=FILE --out DIR   the stage alone, as a run does it; other inputs:
+    judge, reward, score, prompts, people, original, side.NAME, model.NAME
+"""
+TASKS = ("summarization", "question_answering", "helpfulness")
+FORMATS = ("comparator", "alpaca", "preferences", "csv")
+USERS: tuple[str, ...] = (
+    "prompts",
+    "judge",
+    "task",
+    "template",
+    "votes",
+    "key_variable",
+    "shared",
+    "id_column",
+    "prompt_column",
+)
+USERS += ("answer_column", "reference_column", "tag_columns")
+"""What only the form with sides reads."""
+
+
+def compare(verb: argparse.ArgumentParser) -> None:
+    """The words of `compare`."""
+    verb.formatter_class = argparse.RawDescriptionHelpFormatter
+    verb.description = COMPARE
+    verb.set_defaults(stage="compare", do=do_compare)
+    verb.add_argument(
+        "sides",
+        nargs="*",
+        metavar="SIDE",
+        help="a run, a model (folder or hub id), or a file of answers; the first is a",
+    )
+    verb.add_argument("--prompts", type=Path, metavar="FILE", help="what models are asked; also tells tags and turns")
+    verb.add_argument("--names", type=_names, default=(), metavar="A,B", help="what the sides are called")
+    _judges(verb)
+    _columns(verb)
+    verb.add_argument(
+        "--shared",
+        action="store_true",
+        help="compare what all sides answer, and count the rest, which is else an error",
+    )
+    verb.add_argument("--write", type=_names, default=(), metavar="FORMAT,…", help=f"also write: {', '.join(FORMATS)}")
+    verb.add_argument("--recipe", type=Path, metavar="FILE", help="the recipe; with sides: how models answer")
+    _repeatable(verb, "--set", "settings", "KEY=VALUE", "replace a field of the recipe")
+    _repeatable(verb, "--in", "inputs", "NAME=PATH", "what the stage reads, by name")
+    verb.add_argument(
+        "--out", type=Path, metavar="DIR", help="where it goes (default: runs/compare-NAMES; of one run its own folder)"
+    )
+
+
+def _judges(verb: argparse.ArgumentParser) -> None:
+    _repeatable(
+        verb,
+        "--judge",
+        "judge",
+        "JUDGE",
+        "who judges: a reward model's folder, people=FILE, URL#MODEL (an OpenAI-compatible endpoint) or local:MODEL",
+    )
+    verb.add_argument("--task", choices=TASKS, help="rubric of language models that judge (default: helpfulness)")
+    verb.add_argument("--template", metavar="FILE", help="a rubric of your own for them")
+    verb.add_argument("--votes", type=int, metavar="N", help="verdicts in each of the two orders (default: 1)")
+    verb.add_argument("--key-variable", metavar="NAME", help="the environment variable that holds the endpoint's key")
+
+
+def _columns(verb: argparse.ArgumentParser) -> None:
+    for name in ("id", "prompt", "answer", "reference"):
+        verb.add_argument(f"--{name}-column", metavar="NAME", help=f"the column of the {name} in files of answers")
+    verb.add_argument("--tag-columns", type=_names, default=(), metavar="NAME,…", help="columns to slice the result by")
+
+
+def do_compare(given: Arguments) -> None:
+    if not given.sides:
+        _stage(given)
+        return
+    if given.inputs:
+        raise UsageError("compare: --in is for the stage alone; name the sides, or the inputs, not both")
+    compare_runs = import_module("preferent.commands.compare_runs")
+    columns = import_module("preferent.data.predictions").Columns
+    how = {"task": given.task, "template": given.template, "votes": given.votes, "key_variable": given.key_variable}
+    asked = compare_runs.ComparisonRequest(
+        given.sides,
+        given.names,
+        given.prompts,
+        given.judge,
+        {name: value for name, value in how.items() if value is not None},
+        columns(given.id_column, given.prompt_column, given.answer_column, given.reference_column, given.tag_columns),
+        given.shared,
+        given.recipe,
+        given.settings,
+        _known(given.write),
+        given.out,
+    )
+    print("\n".join(compare_runs.compare(asked)))
+
+
+def _stage(given: Arguments) -> None:
+    """The form without sides."""
+    for name in ("recipe", "out"):
+        if getattr(given, name) is None:
+            raise UsageError(f"compare: name two sides; or for the stage alone --recipe, --in and --out (no --{name})")
+    for name in USERS:
+        if getattr(given, name):
+            raise UsageError(f"compare: --{name.replace('_', '-')} is for sides that are named; the stage reads --in")
+    formats = _known(given.write)
+    do_stage(given, names=given.names)
+    for line in import_module("preferent.evaluation.exports").write(given.out, formats):
+        print(line)
+
+
+def _known(formats: Sequence[str]) -> Sequence[str]:
+    for name in formats:
+        if name not in FORMATS:
+            raise UsageError(f"--write {name}: no such format; there are {', '.join(FORMATS)}")
+    return formats
+
+
+def agree(verb: argparse.ArgumentParser) -> None:
+    """The words of `agree`."""
+    verb.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE", help="judgments, labels or annotations, any format"
+    )
+    verb.add_argument("--people", type=Path, metavar="FILE", help="the file whose verdicts are taken for the truth")
+    verb.add_argument(
+        "--columns",
+        type=_names,
+        metavar="ID,CHOICE[,WHO]",
+        help="the columns of a CSV file or of foreign rows: what was judged, the choice, and who chose",
+    )
+    verb.add_argument("--json", action="store_true", help="the figures as JSON")
+
+
+def do_agree(given: Arguments) -> None:
+    judge_agreement = import_module("preferent.evaluation.judge_agreement")
+    found = judge_agreement.between_files(given.files, given.people, given.columns)
+    print(json.dumps(found, indent=1, ensure_ascii=False) if given.json else judge_agreement.render(found))
+
+
+def label(verb: argparse.ArgumentParser) -> None:
+    """The words of `label`."""
+    verb.add_argument(
+        "folder",
+        nargs="?",
+        type=Path,
+        metavar="FOLDER",
+        help="a run, whose tuned model is put beside its base (votes go to RUN/labels), or a folder that label made",
+    )
+    verb.add_argument(
+        "--file",
+        type=Path,
+        metavar="FILE",
+        help="ask about the pairs in a file: preference rows in any format, pairs without a choice, or an export of "
+        "Argilla or Label Studio, whose votes are taken over",
+    )
+    verb.add_argument(
+        "--predictions", nargs=2, type=Path, metavar=("A", "B"), help="ask about the answers in two prediction files"
+    )
+    verb.add_argument(
+        "--prompts",
+        type=Path,
+        metavar="FILE",
+        help="the prompts that were answered, as the data have them (with --predictions), or to be answered by --model",
+    )
+    _repeatable(
+        verb,
+        "--model",
+        "model",
+        "MODEL",
+        "answer the prompts with it first: twice with one model, once each with two",
+    )
+    verb.add_argument(
+        "--on",
+        choices=("test", "train"),
+        default="test",
+        help="of a run: its test prompts, for the verdict, or its training prompts, for the next round, which base and "
+        "tuned model answer first (default: test)",
+    )
+    _asking(verb)
+    _serving(verb)
+
+
+def _asking(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--columns",
+        type=_names,
+        metavar="PROMPT,A,B",
+        help="what the fields of a foreign export are called, where they cannot be told by their names",
+    )
+    verb.add_argument("--out", type=Path, metavar="DIR", help="where votes and exports go (default: RUN/labels)")
+    verb.add_argument(
+        "--export", action="store_true", help="write the files from the votes there are, and serve nothing"
+    )
+    verb.add_argument(
+        "--annotators",
+        type=_names,
+        default=(),
+        metavar="NAME,…",
+        help="who takes part: a link for each, and one for the owner (default: one person, alone)",
+    )
+    verb.add_argument(
+        "--overlap", type=int, default=1, metavar="K", help="how many of them answer each question (default: 1)"
+    )
+    verb.add_argument(
+        "--strengths", type=int, default=0, metavar="N", help="ask how clear the choice was, on a scale of 1 to N"
+    )
+    verb.add_argument(
+        "--gold", type=Path, metavar="FILE", help="control questions: preference rows whose choice is known"
+    )
+    verb.add_argument(
+        "--gold-share",
+        type=float,
+        default=0.1,
+        metavar="SHARE",
+        help="their share of everybody's questions (default: 0.1)",
+    )
+    verb.add_argument(
+        "--select",
+        choices=("random", "informative"),
+        default="random",
+        help="which pairs are asked, with --number: a fair draw, or those a judge is unsure of (default: random)",
+    )
+    verb.add_argument("--number", type=int, metavar="N", help="ask about so many of the pairs (default: all)")
+    verb.add_argument(
+        "--judgments",
+        type=Path,
+        metavar="FILE",
+        help="the judgments that tell which pairs are informative (default for a run: its comparison/judgments.jsonl)",
+    )
+    verb.add_argument(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="order and sides are drawn from it (default: a secret number, kept with the votes)",
+    )
+
+
+def _serving(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="the address to listen at; anything but this computer's own needs --annotators (default: 127.0.0.1)",
+    )
+    verb.add_argument(
+        "--port", type=int, metavar="N", help="the port (default: the one of last time, else the first free from 8484)"
+    )
+    verb.add_argument(
+        "--url", metavar="URL", help="the address that people reach it at, where that is another (a proxy or a tunnel)"
+    )
+
+
+ASKING = (
+    "annotators",
+    "overlap",
+    "strengths",
+    "gold",
+    "gold_share",
+    "seed",
+    "select",
+    "judgments",
+    "host",
+    "port",
+    "url",
+)
+"""Arguments that go to the server as they are."""
+
+
+def do_label(given: Arguments) -> None:
+    serving = import_module("preferent.labeling.serving")
+    place = _place(given)
+    if given.export:
+        print(serving.export(place))
+        return
+    asked: dict[str, Any] = {name: getattr(given, name) for name in ASKING} | {"number": given.number}
+    if given.model or given.on == "train":
+        found = _sampled(given, place)
+        asked |= {"predictions": found.predictions, "prompts": found.prompts, "models": found.models, "out": place}
+    else:
+        two = None if given.predictions is None else tuple(given.predictions)
+        columns = None if given.columns is None else tuple(given.columns)
+        asked |= {"folder": given.folder, "file": given.file, "predictions": two, "prompts": given.prompts}
+        asked |= {"columns": columns, "out": given.out}
+    serving.serve(**asked)
+
+
+def _place(given: Arguments) -> Path:
+    """Where the votes go."""
+    if given.out is not None:
+        return Path(given.out)
+    if given.folder is None:
+        raise UsageError("label: where should the votes go? Name a run, or --out DIR")
+    if given.on == "train":
+        return Path(given.folder) / "labels/train"
+    return Path(given.folder)
+
+
+def _sampled(given: Arguments, place: Path) -> Any:
+    """Answers that are made first: of base and tuned model of a run to what it trained on, or of the models named."""
+    compare_runs = import_module("preferent.commands.compare_runs")
+    if given.on == "train":
+        if given.folder is None or given.model or given.prompts or given.file or given.predictions:
+            raise UsageError("label: --on train is for a run alone: preferent label RUN --on train")
+        return compare_runs.of_run(given.folder, place, given.number)
+    if given.prompts is None or given.folder or given.file or given.predictions or len(given.model) > 2:
+        raise UsageError(
+            "label: --model answers prompts: preferent label --prompts FILE --model M [--model M] --out DIR"
+        )
+    return compare_runs.sampled(given.prompts, given.model, place, given.number)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Names with commas between them, for argparse."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _repeatable(verb: argparse.ArgumentParser, flag: str, name: str, metavar: str, text: str) -> None:
+    verb.add_argument(flag, dest=name, action="append", default=[], metavar=metavar, help=f"{text}; repeatable")

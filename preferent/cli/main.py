@@ -1,0 +1,80 @@
+"""The only door: `preferent VERB …`. A verb imports what it needs when it runs, so that help is instant."""
+
+import os
+import sys
+import traceback
+from types import TracebackType
+
+from preferent import files
+from preferent.cli.actions import Arguments
+from preferent.cli.arguments import STAGES, parser
+from preferent.errors import PlatformError, PreferentError, smaller
+from preferent.runs import interruption, stages
+
+__all__ = ["STAGES", "main", "parser"]
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, told without importing torch."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )
+
+
+def _known(error: BaseException) -> PreferentError | None:
+    """The error as one for the user, unless it is a bug of ours."""
+    if isinstance(error, PreferentError):
+        return error
+    if _out_of_memory(error):
+        stage = next((word for word in sys.argv[1:] if word in STAGES), "ppo")
+        first = str(error).split("\n")[0][:200]
+        return PlatformError(f"out of memory{f': {first}' if first else ''}\n{smaller(stage)}")
+    if why := files.refusal(error):
+        named = isinstance(error, OSError) and error.filename
+        return PlatformError(f"{named or 'disk'}: {why}; mend that, then the same command goes on")
+    return None
+
+
+def _unexpected(kind: type[BaseException], error: BaseException, _trace: TracebackType | None) -> None:
+    """Stands in for Python's traceback where something happened that nobody foresaw."""
+    if kind is KeyboardInterrupt:  # before or after the work, where nobody listens for it
+        return
+    print(
+        f"preferent: unexpected {kind.__name__}: {error}\n"
+        f"This is a bug in preferent. What is on disk is whole. To see where it happened: "
+        f"preferent --debug {' '.join(sys.argv[1:])}",
+        file=sys.stderr,
+    )
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code."""
+    top = parser()
+    given = top.parse_args()
+    debug = given.debug or "PREFERENT_DEBUG" in os.environ
+    if debug:
+        os.environ["PREFERENT_DEBUG"] = "1"  # for the stages that `run` starts
+    else:
+        sys.excepthook = _unexpected
+    if given.version:
+        print(stages.versions()["preferent"])
+    elif not hasattr(given, "do"):
+        top.print_help()
+    else:
+        _leave(given, debug)
+
+
+def _leave(given: Arguments, debug: bool) -> None:
+    try:
+        with interruption.stoppable() as wish:
+            given.do(given)
+            wish.check()
+    except Exception as error:
+        if known := _known(error):
+            if debug:
+                traceback.print_exc()
+            print(f"preferent: {known}", file=sys.stderr)
+            sys.exit(known.exit_code)
+        raise

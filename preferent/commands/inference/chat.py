@@ -1,0 +1,142 @@
+"""Talk to a run's base and tuned model side by side in the terminal."""
+
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from preferent.config.recipe import Recipe
+from preferent.data.formats import row_reader
+from preferent.data.types import Message, Prompt
+from preferent.models import language_models
+from preferent.models.language_models import Policy
+from preferent.models.world import World
+from preferent.pipelines import finished_run
+from preferent.pipelines.finished_run import FinishedRun
+from preferent.rewards.normalization import ScoreNormalization
+from preferent.rewards.scoring import CombinedReward, located
+from preferent.rollouts.local_sampler import LocalSampler
+from preferent.rollouts.sampler import Params
+
+
+@dataclass(frozen=True, slots=True)
+class ChatAnswer:
+    """A model's answer, whether it ended, its length in tokens, and its score as PPO saw it."""
+
+    text: str
+    ended: bool
+    tokens: int
+    score: float | None
+
+
+@dataclass(frozen=True)
+class ChatTurn:
+    """Base and tuned model of a run, and how they are asked."""
+
+    base: Policy
+    tuned: Policy
+    reward: CombinedReward | None
+    recipe: Recipe
+    params: Params
+    converses: bool
+
+    def prompt(self, line: str) -> Prompt:
+        """What somebody typed, as a prompt of the kind that the run was trained on; or the prompt of a row of data."""
+        if (found := row_reader.prompt_in(line)) is not None:
+            return found
+        return Prompt(messages=(Message("user", line),)) if self.converses else Prompt(input_text=line)
+
+    def answers(self, line: str, item: int) -> tuple[ChatAnswer, ChatAnswer]:
+        """The answers of base and tuned model; `item` keys their randomness, which is the same for both."""
+        prompt = self.prompt(line)
+        return self._answer(self.base, prompt, item), self._answer(self.tuned, prompt, item)
+
+    def _answer(self, policy: Policy, prompt: Prompt, item: int) -> ChatAnswer:
+        tokenizer, instruction = policy.tokenizer, self.recipe.instruction
+        ids, _ = tokenizer.encode_prompt(prompt, instruction, self.recipe.prompt_sequence_length)
+        sampler = LocalSampler(policy, self.recipe.seed, 1)
+        rollouts = sampler.sample([np.asarray(ids, np.int32)], [item], "infer", 0, self.params)
+        text = tokenizer.decode_answer(prompt, instruction, rollouts[0].ids.tolist())
+        score = None
+        if self.reward is not None:
+            score = float(self.reward.scale(self.reward.raw(rollouts, [prompt], tokenizer))[0])
+        return ChatAnswer(text, rollouts[0].ended, len(rollouts[0].ids), score)
+
+
+def talk(folder: Path, temperature: float | None, greedy: bool, tokens: int | None, seed: int | None) -> None:
+    """Answer each line of stdin with both models, until it ends; what is None is as the run's `infer` does it."""
+    found = finished_run.of(folder)
+    changes = {"target_sequence_length": tokens, "seed": seed}
+    recipe = found.recipe.model_copy(update={name: value for name, value in changes.items() if value is not None})
+    language_models.check_length(found.tuned, recipe)
+    pair = load(found, recipe, chosen(recipe, temperature, greedy))
+    console = Console(highlight=False)
+    for item, line in enumerate(lines(console)):
+        shown(console, line, *pair.answers(line, item))
+
+
+def chosen(recipe: Recipe, temperature: float | None, greedy: bool) -> Params:
+    """How tokens are chosen: as asked, else as the recipe's `infer` does."""
+    settings = recipe.sampler
+    as_infer = recipe.infer.sampling_strategy == "greedy" and temperature is None
+    params = Params(recipe.target_sequence_length, temperature or settings.temperature, settings.top_p, settings.top_k)
+    return replace(params, greedy=greedy or as_infer)
+
+
+def load(found: FinishedRun, recipe: Recipe, params: Params) -> ChatTurn:
+    """Both models of a run, and its reward unless a function is in it; with LoRA base and tuned model share one
+    backbone."""
+    world = World.of(recipe)
+    tuned = language_models.load_policy(found.tuned, world)
+    base = tuned.reference() if tuned.peft is not None else language_models.load_policy(found.base(), world)
+    reward = None
+    if found.rewards and all(part.kind != "function" for part in recipe.ppo.parts):
+        scale = ScoreNormalization.read(found.folder / "policy/score.json")
+        inputs = located(recipe, found.rewards)
+        reward = CombinedReward.load(recipe, inputs, world, scale)
+    return ChatTurn(base, tuned, reward, recipe, params, found.converses())
+
+
+def lines(console: Console) -> Iterator[str]:
+    """The lines of stdin that hold something; a terminal is asked for each."""
+    if not sys.stdin.isatty():
+        yield from (line.rstrip("\r\n") for line in sys.stdin if line.strip())
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is lost by leaving at once
+    console.print("Type a prompt; base and tuned model answer it. Ctrl-D ends.", style="dim")
+    while True:
+        try:
+            line = console.input("[bold]> [/bold]")
+        except EOFError:
+            console.print()
+            return
+        if line.strip():
+            yield line
+
+
+def shown(console: Console, line: str, base: ChatAnswer, tuned: ChatAnswer) -> None:
+    """Print both answers beside each other."""
+    title = None if sys.stdin.isatty() else Text(readable(line), style="bold")
+    table = Table(title=title, title_justify="left", expand=True)
+    for name in ("base", "tuned"):
+        table.add_column(name, ratio=1, overflow="fold")
+    table.add_row(*(Text(readable(answer.text)) for answer in (base, tuned)))
+    table.add_row(*(Text(facts(answer), style="dim") for answer in (base, tuned)))
+    console.print(table)
+
+
+def facts(answer: ChatAnswer) -> str:
+    """Length, whether it ended, and score, in a line."""
+    parts = [f"{answer.tokens} token{'' if answer.tokens == 1 else 's'}", *([] if answer.ended else ["did not end"])]
+    return ", ".join([*parts, *([] if answer.score is None else [f"score {answer.score:.2f}"])])
+
+
+def readable(text: str) -> str:
+    """A text that cannot command the terminal: control characters are shown as a replacement sign."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -1,0 +1,223 @@
+"""What leaves a run: its policy or its reward model as a folder for other programs, with a card that says how."""
+
+import shutil
+from pathlib import Path
+
+import torch
+
+from preferent import files
+from preferent.commands import chat_template_export
+from preferent.config import model_reference, stage_graph
+from preferent.config.recipe import Recipe, tuned_by
+from preferent.data.tokenizer import Tokenizer
+from preferent.errors import PreferentError, UsageError
+from preferent.models import language_models, saving, weight_averaging
+from preferent.models.language_models import Network, Scorer
+from preferent.models.world import World
+from preferent.pipelines import finished_run, run
+from preferent.pipelines.finished_run import FinishedRun
+
+MERGED = """# {name}, tuned from human preferences
+
+{method} from {base}, by preferent. {verdict}
+
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    model = AutoModelForCausalLM.from_pretrained("{folder}")
+
+or `vllm serve {folder}`. {asked}
+"""
+ADAPTER = """# {name}, tuned from human preferences: a LoRA adapter
+
+{method} from {base}, by preferent. {verdict} The adapter holds only what changed; the model below it is needed too.
+
+    from peft import AutoPeftModelForCausalLM
+    model = AutoPeftModelForCausalLM.from_pretrained("{folder}")
+
+or `vllm serve {below} --enable-lora --lora-modules {name}={folder}`. {asked}
+"""
+REWARD = """# {name}: a reward model
+
+Trained on human preferences by preferent. It gives one number, the raw score of prompt and answer, read at the last
+token, which is the EOS that closes the answer. {template}
+
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    tokenizer = AutoTokenizer.from_pretrained("{folder}")
+    model = AutoModelForSequenceClassification.from_pretrained("{folder}", num_labels=1)
+    chat = [{{"role": "user", "content": "..."}}, {{"role": "assistant", "content": "..."}}]
+    text = tokenizer.apply_chat_template(chat, tokenize=False)
+    score = model(**tokenizer(text, return_tensors="pt")).logits.item()
+
+RewardBench reads it as it is:
+
+    rewardbench --model {folder} --dataset PAIRS.jsonl --load_json --max_length {longest} --batch_size 8
+
+where a row of PAIRS.jsonl has `prompt`, `chosen` and `rejected`. A longer text loses its end there, and with it the
+place where the score is read: leave such rows out.
+"""
+OURS = """Its chat template writes that text, the instruction of the run included, without BOS,
+which the tokenizer puts in front."""
+THEIRS = """Its chat template is the model's own{context}; if it writes
+BOS too, encode its text with add_special_tokens=False."""
+GGUF = """How to run this model with llama.cpp and Ollama. Start in this folder.
+
+1. Make a GGUF file (llama.cpp and its Python requirements at hand, as LLAMA_CPP):
+
+     python LLAMA_CPP/convert_hf_to_gguf.py . --outfile model.gguf --outtype {dtype}
+
+   Smaller, with some loss: LLAMA_CPP/build/bin/llama-quantize model.gguf model-q8.gguf Q8_0
+   (then name that file in the first line of Modelfile).
+
+2. Ollama, which reads the Modelfile beside this text:
+
+     ollama create {name} -f Modelfile
+     ollama run {name}
+
+3. Or llama.cpp alone, with a prompt written out as below:
+
+     LLAMA_CPP/build/bin/llama-completion -m model.gguf -no-cnv -f PROMPT.txt -n {answer} \\
+       {sampling} --min-p 0 --repeat-penalty 1
+
+{template}
+Leave out spaces at the end of a prompt: the answer begins with its own.
+"""
+NO_TEMPLATE = """The chat template of this model does more than put texts around the turns, so the Modelfile has no
+TEMPLATE: Ollama takes the one inside the GGUF file if it knows it. Compare what it asks with
+tokenizer.apply_chat_template before you believe its answers.
+"""
+TEMPLATE = """The TEMPLATE in Modelfile asks as preferent asks in this run{turns};
+SYSTEM is the run's instruction, where it has one:
+
+{example}
+"""
+
+
+def deliver(run_folder: Path, out: Path, what: str) -> str:
+    """Write `what` (merged, adapter, reward or gguf) of a run to the folder `out`; returns a line for the user.
+
+    Raises `UsageError` where `out` holds something, or the run has no such thing.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out}: is there already; name a new folder with --out")
+    found = finished_run.of(run_folder)
+    {"merged": merged, "adapter": adapter, "reward": reward, "gguf": gguf}[what](found, out)
+    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file()) / 1e6
+    return f"{out}: {what}, {size:,.1f} MB; {'GGUF.txt' if what == 'gguf' else 'README.md'} says how it is used"
+
+
+def merged(found: FinishedRun, out: Path) -> None:
+    """The tuned policy as one full model in the Hugging Face layout, in the dtype of its base."""
+    policy = language_models.load_policy(found.tuned, _world(found.recipe))
+    _save(policy, out, _card(MERGED, found, out, policy.source))
+
+
+def adapter(found: FinishedRun, out: Path) -> None:
+    """The tuned policy as its LoRA adapter, in PEFT's layout, which names the model it sits on."""
+    if not found.adapter:
+        raise UsageError(f"{found.folder}: every weight of its policy was trained, there is no adapter; --what merged")
+    base = language_models.adapter_base(found.tuned)
+    shutil.copytree(found.tuned, out, dirs_exist_ok=True)
+    config = files.read_json(out / "adapter_config.json")
+    files.write_json(out / "adapter_config.json", config | {"base_model_name_or_path": model_reference.name_of(base)})
+    saving.copy_licences(base, out)
+    files.write_atomic(out / "README.md", _card(ADAPTER, found, out, found.tuned))
+
+
+def reward(found: FinishedRun, out: Path) -> None:
+    """The reward model that the run trained, as RewardBench loads it; of an ensemble every member, each in a folder of
+    its own, or the one of averaged weights where that is the reward."""
+    trained = [found.rewards[name] for name in stage_graph.members(found.rewards)]
+    if not trained:
+        named = ", ".join(part.source for part in found.recipe.ppo.parts)
+        why = f"its method is {found.recipe.method}" if stage_graph.direct(found.recipe) else f"its reward was {named}"
+        raise UsageError(f"{found.folder}: trained no reward model: {why}")
+    world = _world(found.recipe)
+    if found.recipe.reward.combine == "weights":
+        _member(found, weight_averaging.load(trained, world), out)
+        return
+    for name, source in zip(stage_graph.members(found.rewards), trained, strict=True):
+        _member(found, language_models.load_scorer(source, world), out / name if len(trained) > 1 else out)
+
+
+def _member(found: FinishedRun, scorer: Scorer, out: Path) -> None:
+    """One reward model: a full sequence classifier with one label, and a chat template."""
+    longest = found.recipe.prompt_sequence_length + found.recipe.target_sequence_length
+    name, instruction = found.folder.resolve().name, found.recipe.instruction
+    llama2 = found.converses() and scorer.tokenizer.is_llama2
+    ours = llama2 or not found.converses()
+    context = f", and the run's instruction is the system text: {instruction!r}" if instruction else ""
+    template = OURS if ours else THEIRS.format(context=context)
+    _save(scorer, out, REWARD.format(name=name, folder=out, longest=longest, template=template))
+    if ours:
+        files.write_atomic(out / "chat_template.jinja", chat_template_export.score_template(llama2, instruction))
+
+
+def gguf(found: FinishedRun, out: Path) -> None:
+    """The merged policy, and beside it a Modelfile for Ollama and the commands that make a GGUF file."""
+    merged(found, out)
+    tokenizer, recipe = Tokenizer.load(out), found.recipe
+    bos, eos = (files.read_json(out / "tokenizer_config.json").get(f"{role}_token") or "" for role in ("bos", "eos"))
+    adds_bos = tokenizer.bos_id is not None and tokenizer.encode_text("a")[:1] == [tokenizer.bos_id]
+    template = chat_template_export.go_template(tokenizer, bos if adds_bos else "", found.converses())
+    files.write_atomic(out / "Modelfile", chat_template_export.modelfile(template, eos, recipe))
+    turns = "" if found.converses() else " (one prompt at a time: of a conversation, the last message)"
+    stored = files.read_json(out / "config.json").get("dtype")
+    text = GGUF.format(
+        name=found.folder.resolve().name.lower(),
+        dtype={"bfloat16": "bf16", "float16": "f16"}.get(stored, "f32"),
+        answer=recipe.target_sequence_length,
+        sampling=_sampling(recipe),
+        template=NO_TEMPLATE if template is None else TEMPLATE.format(turns=turns, example=template),
+    )
+    files.write_atomic(out / "GGUF.txt", text)
+
+
+def _sampling(recipe: Recipe) -> str:
+    """How the run's answers are chosen, as options of llama.cpp."""
+    if recipe.infer.sampling_strategy == "greedy":
+        return "--temp 0"
+    return f"--temp {recipe.sampler.temperature} --top-p {recipe.sampler.top_p} --top-k {recipe.sampler.top_k}"
+
+
+def _world(recipe: Recipe) -> World:
+    """On the CPU and in fp32, so that merging rounds once."""
+    return World(0, 1, torch.device("cpu"), torch.float32, torch.get_num_threads(), recipe.trust_remote_code)
+
+
+def _save(network: Network, out: Path, card: str) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if network.peft is None:
+        saving.save(network, out, {}, card)
+    else:
+        saving.save_merged(network, out, card)
+
+
+def _card(text: str, found: FinishedRun, out: Path, source: Path) -> str:
+    return text.format(
+        name=found.folder.resolve().name,
+        folder=out,
+        method=tuned_by(found.recipe),
+        base=_base_name(found),
+        below=model_reference.name_of(language_models.adapter_base(found.tuned)) if found.adapter else "",
+        verdict=_verdict(found.folder),
+        asked=_asked(found.recipe),
+    )
+
+
+def _base_name(found: FinishedRun) -> str:
+    """What the tuning started from, as others would name it."""
+    tuned_first = " after supervised fine-tuning" if found.recipe.sft is not None else ""
+    return f"`{found.recipe.large_model_reference.rstrip('/').split('/')[-1]}`{tuned_first}"
+
+
+def _asked(recipe: Recipe) -> str:
+    if recipe.instruction is None:
+        return ""
+    return f"Prompts were asked under this instruction, joined to them as in the run: {recipe.instruction!r}."
+
+
+def _verdict(folder: Path) -> str:
+    """The run's verdict in a sentence; empty where nobody compared."""
+    try:
+        return f"The verdict: {run.Run(folder).headline()}."
+    except PreferentError:
+        return ""

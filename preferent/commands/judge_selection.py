@@ -1,0 +1,63 @@
+"""Who judges, as a command line names them: a reward model, people, language models here or at an endpoint."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from preferent.config.comparison_sections import RESERVED_JUDGES
+from preferent.errors import PlatformError, UsageError
+
+ENDPOINT = re.compile(r"(https?://[^#\s]+)#(\S+)")
+FORMS = "a reward model's folder, people=FILE, URL#MODEL or local:MODEL"
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeSelection:
+    """Inputs of the stage (`judge`, `people`), and entries of the recipe's `compare.judges`."""
+
+    inputs: dict[str, Path] = field(default_factory=dict)
+    judges: list[dict[str, Any]] = field(default_factory=list)
+
+
+def of(words: Sequence[str], how: dict[str, Any]) -> JudgeSelection:
+    """The judges that words name; `how` are the fields that all language models among them share."""
+    jury = JudgeSelection()
+    for word in words:
+        if found := ENDPOINT.fullmatch(word):
+            _add(jury, {"url": found[1], "model": found[2]} | how)
+        elif word.startswith("local:") and word.removeprefix("local:"):
+            _add(jury, {"model": word.removeprefix("local:")} | how)
+        else:
+            name, path = ("people", word.removeprefix("people=")) if word.startswith("people=") else ("judge", word)
+            if name in jury.inputs:
+                raise UsageError(f"--judge {word}: there can be one {'reward model' if name == 'judge' else name}")
+            jury.inputs[name] = _there(name, Path(path), word)
+    if how and not jury.judges:
+        raise UsageError(
+            f"{', '.join(sorted(how))}: is for language models; name one: --judge URL#MODEL or local:MODEL"
+        )
+    return jury
+
+
+def _there(name: str, path: Path, word: str) -> Path:
+    """The reward model's folder, or the people's file: itself, or the `judgments.jsonl` in a folder."""
+    if not path.exists():
+        raise PlatformError(f"--judge {word}: no such file or folder; a judge is {FORMS}")
+    if name == "people" and path.is_dir():
+        path = path / "judgments.jsonl"
+        if not path.is_file():
+            raise PlatformError(f"--judge {word}: there is no judgments.jsonl in this folder; a judge is {FORMS}")
+    return path
+
+
+def _add(jury: JudgeSelection, judge: dict[str, Any]) -> None:
+    """Add a language model under a name of its own."""
+    last = re.split(r"[/\\]", judge["model"].rstrip("/\\"))[-1]
+    name = re.sub(r"[^\w-]+", "-", last).strip("-_") or "model"
+    taken = [*RESERVED_JUDGES, *(other["name"] for other in jury.judges)]
+    free = next(
+        name if n == 1 else f"{name}-{n}" for n in range(1, 99) if (name if n == 1 else f"{name}-{n}") not in taken
+    )
+    jury.judges.append({"name": free} | judge)

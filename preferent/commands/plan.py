@@ -1,0 +1,249 @@
+"""What a run would do, told before it does it: without weights, tokenizer or network."""
+
+import shlex
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from preferent import files
+from preferent.config import memory_estimate, model_reference, model_shape, stage_graph
+from preferent.config.algorithms import algorithm
+from preferent.config.gcpc_names import resolve_model
+from preferent.config.memory_estimate import MemoryNeed, ModelFacts
+from preferent.config.model_shape import Shape
+from preferent.config.recipe import Recipe, reward_reference
+from preferent.config.sections import RewardPart, SftSection, paths
+from preferent.config.stage_graph import Task
+from preferent.data import datasets, prepare
+from preferent.data.formats import row_reader
+from preferent.data.tokenizer import Tokenizer
+from preferent.runs import environment, progress
+
+LENGTHS = "token lengths, and so how much is truncated (needs the tokenizer: preferent data check FILES --model MODEL)"
+SIZE = "the model's size, and so memory, time, and what lora_dim and learning_rate left open become"
+
+
+PARTS = ("policy", "reference", "reward", "critic", "optimizer", "gradients", "activations", "KV cache")
+"""The columns of the memory table; beside them the baseline of any stage, and its peak."""
+
+
+def describe(recipe: Recipe, ignored: Sequence[str], out: Path, sizes: bool = False) -> str:
+    """The stages of a recipe with their rows, steps, epochs and commands, what is ignored and what is not known yet.
+
+    The data are really read, checked and split, in a temporary folder: counts are exact, and errors are the run's own.
+    With `sizes` also memory, tokens and disk, where the models' shapes are at hand.
+    """
+    tasks = stage_graph.build(recipe)
+    model_reference.check(recipe)
+    with tempfile.TemporaryDirectory() as folder:
+        prepare.main(recipe, {}, Path(folder))
+        counts = files.read_json(Path(folder) / "counts.json")
+        needed = list(_sizes(recipe, Path(folder))) if sizes else []
+    sections = [
+        ("models", _models(recipe)),
+        ("data", _data(counts)),
+        ("stages", _stages(recipe, counts["parts"])),
+        ("memory, tokens and disk, at the most", needed),
+        ("commands", [f"preferent {shlex.join(task.command(str(out)))}" for task in tasks]),
+        ("ignored: means something only on Google Cloud", ignored),
+        ("not known yet", (*_hub(recipe), LENGTHS, *([] if sizes else [SIZE]))),
+    ]
+    parts = [f"{title}\n" + "".join(f"  {line}\n" for line in lines) for title, lines in sections if lines]
+    return f"run directory {out}\n\n" + "\n".join(parts).rstrip()
+
+
+def _named(reference: str) -> str:
+    resolved = resolve_model(reference)
+    return reference if resolved == reference else f"{reference} = {resolved}"
+
+
+def _models(recipe: Recipe) -> list[str]:
+    tasks = {task.name: task for task in stage_graph.build(recipe)}
+    lines = [f"to tune         {_named(recipe.large_model_reference)}"]
+    if "reward" in tasks:
+        lines.append(f"reward from     {_start(tasks['reward'])}")
+    others = [] if stage_graph.direct(recipe) else [part for part in recipe.ppo.parts if part.kind != "reward"]
+    lines += [f"reward          {_other(part)}" for part in others]
+    if stage_graph.direct(recipe):
+        lines.append(f"reward          none: method is {recipe.method}")
+    lines.append(f"reference       {_reference(recipe, tasks)}")
+    return lines
+
+
+def _reference(recipe: Recipe, tasks: Mapping[str, Task]) -> str:
+    if recipe.kl_coeff == 0:
+        return "none: kl_coeff is 0"
+    if recipe.method == "dpo" and recipe.dpo.loss == "reference_free":
+        return "none: dpo.loss is reference_free"
+    return _start(next(task for task in tasks.values() if task.folder == "policy"))
+
+
+def _other(part: RewardPart) -> str:
+    """A part of the reward that the run does not train."""
+    return f"the function {part.source}" if part.kind == "function" else f"the model {_named(part.source)}"
+
+
+def _start(task: Task) -> str:
+    """What a task starts from: a stage of this run, or what the user named."""
+    return task.inputs["model"] if "model" in task.inputs else _named(task.outside["model"])
+
+
+def _hub(recipe: Recipe) -> Iterator[str]:
+    references = recipe.large_model_reference, reward_reference(recipe), *stage_graph.foreign(recipe).values()
+    for reference in dict.fromkeys(references):
+        if not Path(reference).exists():
+            yield f"whether {resolve_model(reference)} can be had from the hub"
+
+
+def _data(counts: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for name in ("preference", "prompt", "eval"):
+        found = counts.get(name)
+        if found is None:
+            continue
+        if "read" not in found:
+            lines.append(f"{name:<15} {found['kept']:,} rows, from the preferences")
+            continue
+        dropped = ", ".join(f"{count:,} {reason}" for reason, count in found["dropped"].items()) or "none"
+        ties = f", {found['ties']:,} ties" if found.get("ties") else ""
+        lines.append(
+            f"{name:<15} {found['read']:,} rows ({found['format']}), {found['kept']:,} kept{ties}; dropped: {dropped}"
+        )
+    for kind, rows in counts["parts"].items():
+        lines.append(f"{kind + ' parts':<15} " + ", ".join(f"{part} {count:,}" for part, count in rows.items()))
+    return lines
+
+
+def _stages(recipe: Recipe, parts: Mapping[str, Mapping[str, int]]) -> list[str]:
+    lines = []
+    if recipe.sft is not None:
+        lines.append(_sft(recipe.sft))
+    reward = "reward_model_train_steps", recipe.reward_model_train_steps, recipe.reward.batch_size
+    if stage_graph.rewards(recipe):
+        times = f", {recipe.reward.members} members" if recipe.reward.members > 1 else ""
+        lines.append(_steps("reward", *reward, parts["preference"]["train"], "pairs") + times)
+    if stage_graph.judged(recipe):
+        lines.append(_steps("judge", *reward, parts["preference"]["judge"], "pairs"))
+    lines.append(_tuning(recipe, parts))
+    prompts = min(recipe.infer.max_prompts or parts["prompt"]["test"], parts["prompt"]["test"])
+    models = "base, tuned, original" if recipe.sft is not None else "base, tuned"
+    best = f", tuned the best of {recipe.infer.best_of}" if recipe.infer.best_of > 1 else ""
+    lines.append(f"infer    {prompts:,} test prompts each: {models} ({recipe.infer.sampling_strategy}{best})")
+    lines.append(f"compare  tuned against base, judged by: {_judge(recipe)}")
+    lines.append(f"report   {min(recipe.report.pairs, prompts)} pairs shown")
+    return lines
+
+
+def _tuning(recipe: Recipe, parts: Mapping[str, Mapping[str, int]]) -> str:
+    if stage_graph.direct(recipe):
+        steps = "dpo.train_steps", recipe.dpo.train_steps, recipe.dpo.batch_size
+        return _steps(recipe.method, *steps, parts["preference"]["train"], "pairs")
+    if recipe.method == "rejection_sampling":
+        section = recipe.rejection
+        prompts = min(section.prompts, parts["prompt"]["train"])
+        return (
+            f"rejection {section.rounds:,} rounds of {section.samples:,} answers to {prompts:,} prompts, then "
+            f"{section.train_steps:,} steps of {section.batch_size:,} on the best"
+        )
+    samples = algorithm(recipe.ppo).samples
+    tuning = recipe.reinforcement_learning_train_steps, recipe.ppo.batch_size // samples
+    line = _steps("ppo", "reinforcement_learning_train_steps", *tuning, parts["prompt"]["train"], "prompts")
+    return line if samples == 1 else f"{line}, {samples} answers to each"
+
+
+def _sft(section: SftSection) -> str:
+    files = paths(section.dataset)
+    if row_reader.detect(files)[0] == "demonstration":
+        reading = datasets.read(files, "demonstration")
+        return _steps("sft", "sft.train_steps", section.train_steps, section.batch_size, len(reading.records), "rows")
+    texts = datasets.read(files, "text")
+    return (
+        f"sft      {section.train_steps:,} steps of {section.batch_size:,} sequences packed from {texts.read:,} texts"
+    )
+
+
+def _steps(name: str, field: str, steps: int, batch: int, rows: int, unit: str) -> str:
+    epochs = progress.epochs(field, steps, batch, rows)
+    return f"{name:<8} {steps:,} steps of {batch:,} = {epochs:.1f} epochs of {rows:,} {unit}"
+
+
+def _judge(recipe: Recipe) -> str:
+    if stage_graph.judged(recipe):
+        return "a second reward model, trained on other preferences"
+    what = " + ".join("the reward model" if part.kind == "reward" else part.source for part in recipe.ppo.parts)
+    return f"{what} that was optimised (not independent)"
+
+
+def _sizes(recipe: Recipe, folder: Path) -> Iterator[str]:
+    """Memory by stage and part, tokens and disk, from the shapes of the models and the prepared data in a folder."""
+    references = recipe.large_model_reference, reward_reference(recipe), *stage_graph.foreign(recipe).values()
+    for reference in dict.fromkeys(name for name in references if shape(name) is None):
+        yield f"not known: the shape of {_named(reference)}; give a folder with its config.json (of Llama's kind)"
+    longest = longest_prompt(recipe, folder)
+    found = given(recipe, folder, longest)
+    if found is None:
+        return
+    allowed = "" if longest else " (as the recipe allows: there is no tokenizer here to count them)"
+    yield (
+        f"{found.shape.policy:,} parameters, computed in {'bf16' if found.bytes == 2 else 'fp32'}; prompts of at most "
+        f"{found.prompt} tokens{allowed}"
+    )
+    stages = [task.name for task in stage_graph.build(recipe)]
+    yield from table(memory_estimate.needs(found, stages))
+    if not stage_graph.direct(recipe):
+        yield f"rollouts: {memory_estimate.rollout_tokens(found):,} tokens, prompts included"
+    stored = memory_estimate.disk(found, stages)
+    yield "disk: " + ", ".join(f"{name} {size(count)}" for name, count in stored.items()) + "; before what is freed"
+
+
+def given(recipe: Recipe, folder: Path, longest: int | None) -> ModelFacts | None:
+    """What the needs depend on, with the prepared data in a folder and its longest prompt, where that is known; None
+    where a model's shape is not known."""
+    policy, reward = shape(recipe.large_model_reference), shape(reward_reference(recipe))
+    if policy is None or reward is None:
+        return None
+    on_gpu = recipe.device != "cpu" and bool(environment.describe()["gpus"])
+    bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and (on_gpu or environment.cpu_has_bf16()))
+    prompts = files.read_json(folder / "counts.json")["parts"]["prompt"]
+    length = longest or recipe.prompt_sequence_length
+    others = tuple(found for name in stage_graph.foreign(recipe).values() if (found := shape(name)) is not None)
+    return ModelFacts(recipe, policy, reward, 2 if bf16 else 4, length, prompts, _packs(recipe), on_gpu, others)
+
+
+def _packs(recipe: Recipe) -> bool:
+    """Whether supervised fine-tuning reads plain text, which it packs into sequences of one length."""
+    return recipe.sft is not None and row_reader.detect(paths(recipe.sft.dataset))[0] == "text"
+
+
+def table(needs: Sequence[MemoryNeed]) -> Iterator[str]:
+    """A line a stage: its parts, what every stage holds before its models, and the peak with the phase it is in."""
+    yield f"{'':<7}" + "".join(f"{name:>12}" for name in (*PARTS, "baseline", "peak"))
+    for need in needs:
+        cells = [*(need.most(name) for name in PARTS), memory_estimate.BASELINE, need.peak]
+        yield (
+            f"{need.stage:<7}" + "".join(f"{size(cell) if cell else '-':>12}" for cell in cells) + f"  in {need.phase}"
+        )
+
+
+def size(count: int) -> str:
+    """Bytes as people read them."""
+    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"
+
+
+def shape(reference: str) -> Shape | None:
+    """The shape of a model: from its folder's config.json, or of Llama 2, which is known; else None."""
+    path = Path(reference) / "config.json"
+    return Shape.of(files.read_json(path)) if path.is_file() else model_shape.LLAMA_2.get(resolve_model(reference))
+
+
+def longest_prompt(recipe: Recipe, folder: Path) -> int | None:
+    """Tokens of the longest prompt of the prepared data, where the model's tokenizer is at hand."""
+    source = Path(recipe.large_model_reference)
+    if not (source / "tokenizer.json").is_file():
+        return None
+    prompts = [
+        p for part in ("train", "validation", "test") for p in datasets.load_prompts(folder / f"prompt/{part}.jsonl")
+    ]
+    encoded = Tokenizer.load(source).encode_prompts(prompts, recipe.instruction, recipe.prompt_sequence_length)
+    return max((len(ids) for ids, _ in encoded), default=None)

@@ -1,0 +1,322 @@
+"""How much memory and disk the stages of a run take, as formulas over the shapes of a model: no weights, no torch.
+
+Symbols: D hidden size, K = key-value heads x head size, Q = heads x head size, I size inside the MLP, L layers, V
+vocabulary, n parameters, t parameters that learn, b bytes of a number in computation (fp32 4, bf16 2), P and A tokens
+of a prompt and of an answer. All results are bytes or counts. A stage's peak is what stays all the time plus the
+largest of its phases, which do not overlap. The formulas are those of Llama's architecture.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from preferent.config.algorithms import algorithm
+from preferent.config.model_shape import (
+    HEAP_BELOW,
+    LLAMA_2,
+    Shape,
+    head_gradient,
+    keeps_attention,
+    kept_activations,
+    kv_cache,
+    logits,
+    measuring,
+    passing_activations,
+    rank_of,
+    sampling,
+)
+from preferent.config.recipe import Recipe
+
+__all__ = [
+    "BASELINE",
+    "HEAP_BELOW",
+    "LLAMA_2",
+    "ModelFacts",
+    "MemoryNeed",
+    "Shape",
+    "head_gradient",
+    "keeps_attention",
+    "kept_activations",
+    "kv_cache",
+    "passing_activations",
+]
+
+BASELINE = 430 << 20
+"""What a stage holds before any weight is there: interpreter, torch, transformers, peft (measured, CPU build)."""
+HEAP_LOSS = 1.25
+"""What activations on that heap take of their size, since freed tensors leave gaps that others do not fit (measured,
+under `cluster.ALLOCATOR`: 1.2 to 1.35)."""
+MASTER_AND_MOMENTS = 12
+"""Bytes that a checkpoint keeps of a parameter that learns: fp32 master and the two moments of AdamW."""
+
+
+@dataclass(frozen=True)
+class MemoryNeed:
+    """The memory of one stage: `parts` stay, `phases` come one at a time. Bytes."""
+
+    stage: str
+    parts: Mapping[str, int]
+    phases: Mapping[str, Mapping[str, int]]
+
+    @property
+    def phase(self) -> str:
+        """The name of the largest phase."""
+        return max(self.phases, key=lambda name: sum(self.phases[name].values()))
+
+    @property
+    def peak(self) -> int:
+        """Baseline, all parts, and the largest phase."""
+        return BASELINE + sum(self.parts.values()) + sum(self.phases[self.phase].values())
+
+    def most(self, name: str) -> int:
+        """A part, or the most that any phase has of something."""
+        return self.parts.get(name, 0) + max(phase.get(name, 0) for phase in self.phases.values())
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What the needs of a recipe depend on: shapes of policy and reward model, `bytes` a number in computation, the
+    longest prompt in tokens, how many prompts there are in each part, whether `sft` packs plain text, whether a GPU
+    computes, and the shapes of further reward models that the recipe names."""
+
+    recipe: Recipe
+    shape: Shape
+    reward_shape: Shape
+    bytes: int
+    prompt: int
+    prompts: Mapping[str, int]
+    packed: bool = False
+    on_gpu: bool = False
+    others: tuple[Shape, ...] = ()
+
+    @property
+    def length(self) -> int:
+        """The longest sequence."""
+        return self.prompt + self.recipe.target_sequence_length
+
+    @property
+    def whole(self) -> int:
+        """The longest sequence whose attention weights are kept whole; 0 where fused attention keeps none."""
+        return self.length if keeps_attention(self.recipe, not self.on_gpu, self.bytes == 2) else 0
+
+    def tokens(self, limit: int, rows: int) -> int:
+        """Padded tokens of a micro-batch: whole sequences within the limit, and no more than there are rows."""
+        return self.length * max(1, min(limit // self.length, rows))
+
+    def held(self, shape: Shape, tokens: int, count: int) -> int:
+        """What activations of `count` bytes take with what the allocator loses: on a CPU, of small tensors."""
+        large = tokens * shape.hidden_size * self.bytes >= HEAP_BELOW
+        return count if self.on_gpu or large else round(HEAP_LOSS * count)
+
+    def rewards(self) -> int:
+        """The weights of what is optimised: the members of the ensemble, or one of their weights averaged, and the
+        models that the recipe names."""
+        section = self.recipe.reward
+        trained = any(part.kind == "reward" for part in self.recipe.ppo.parts)
+        members = 1 if section.combine == "weights" else section.members
+        return self.bytes * (trained * members * self.reward_shape.scorer + sum(o.scorer for o in self.others))
+
+    def measuring(self, rows: int) -> dict[str, int]:
+        """What the log-probabilities of `rows` answers take, a micro-batch at a time."""
+        tokens = self.tokens(self.recipe.ppo.micro_batch_tokens, rows)
+        answers = tokens // self.length * self.recipe.target_sequence_length
+        return {"activations": measuring(self.shape, tokens, answers, self.bytes)}
+
+
+def optimizer(trained: int, b: int, lora: bool) -> int:
+    """Moments of AdamW (8 t), and fp32 masters (4 t) of what computes in bf16; LoRA weights are fp32 themselves."""
+    return trained * (8 if lora or b == 4 else 12)
+
+
+def decoding(given: ModelFacts, rows: int) -> dict[str, int]:
+    """What sampling `rows` answers at once takes."""
+    cache = kv_cache(given.shape, rows, given.length, given.bytes)
+    return {"KV cache": cache, "activations": sampling(given.shape, rows, given.prompt, given.bytes)}
+
+
+def sft(given: ModelFacts) -> MemoryNeed:
+    """Policy and optimizer; a micro-batch's activations beside the gradients of those before it, or all gradients."""
+    section, shape, b = given.recipe.sft, given.shape, given.bytes
+    assert section is not None
+    rank = rank_of(section.lora_dim, 4, shape)
+    trained = shape.lora(rank) if rank else shape.policy
+    length = section.sequence_length or given.length
+    rows = max(1, min(section.micro_batch_tokens // length, section.batch_size))
+    targets = rows * (length if given.packed else given.recipe.target_sequence_length)
+    kept = kept_activations(shape, rows * length, b, rank > 0, given.recipe.gradient_checkpointing, given.whole)
+    parts = {"policy": shape.policy * b + (4 * trained if rank else 0), "optimizer": optimizer(trained, b, rank > 0)}
+    earlier = 4 * trained if rows < section.batch_size else 0
+    learn = {
+        "gradients": earlier + head_gradient(shape, b, rank > 0),
+        "activations": given.held(shape, rows * length, kept) + logits(shape, targets, b),
+    }
+    return MemoryNeed("sft", parts, {"learn": learn, "step": {"gradients": 4 * trained}})
+
+
+def reward(given: ModelFacts, stage: str) -> MemoryNeed:
+    """Reward model, optimizer; a batch's activations, or at the end the best checkpoint (12 t) beside the weights."""
+    section, shape, b = given.recipe.reward, given.reward_shape, given.bytes
+    rank = rank_of(section.lora_dim, 4, shape)
+    trained = shape.lora(rank) + shape.hidden_size if rank else shape.scorer
+    tokens = given.tokens(section.micro_batch_tokens, 2 * section.batch_size)
+    kept = kept_activations(shape, tokens, b, rank > 0, given.recipe.gradient_checkpointing, given.whole)
+    parts = {"reward": shape.scorer * b + (4 * trained if rank else 0), "optimizer": optimizer(trained, b, rank > 0)}
+    earlier = 4 * trained if tokens < 2 * section.batch_size * given.length else 0
+    learn = {"gradients": earlier, "activations": given.held(shape, tokens, kept)}
+    step = {"gradients": 4 * trained}
+    return MemoryNeed(stage, parts, {"learn": learn, "step": step, "finish": {"best": MASTER_AND_MOMENTS * trained}})
+
+
+def ppo(given: ModelFacts) -> MemoryNeed:
+    """Policy, reference, reward model, critic, two optimizers; then sampling, learning, or at the end the best policy.
+
+    With LoRA the reference is the policy's backbone and the critic the reward model's.
+    """
+    recipe, shape, b = given.recipe, given.shape, given.bytes
+    section = recipe.ppo
+    has_reward = any(part.kind == "reward" for part in section.parts)
+    scorer = given.reward_shape if has_reward else given.shape
+    rank = rank_of(section.lora_dim, 1, shape)
+    critic_rank = rank_of(recipe.reward.lora_dim, 4, scorer) if has_reward else rank
+    critic_rank *= recipe.reward.members if recipe.reward.combine == "weights" and has_reward else 1
+    trained = shape.lora(rank) if rank else shape.policy
+    with_critic = algorithm(section).critic
+    critic = 0 if not with_critic else scorer.lora(critic_rank) + scorer.hidden_size if critic_rank else scorer.scorer
+    referred = recipe.kl_coeff > 0 and not rank
+    parts = {
+        "policy": shape.policy * b + (4 * trained if rank else 0),
+        "reference": shape.policy * b if referred else 0,
+        "reward": given.rewards(),
+        "critic": with_critic * (0 if critic_rank and has_reward else scorer.scorer * b)
+        + (4 * critic if critic_rank else 0),
+        "optimizer": optimizer(trained, b, rank > 0) + optimizer(critic, b, critic_rank > 0),
+        "average": 4 * trained if section.ema_decay is not None else 0,
+    }
+    rows = max(1, section.batch_size // section.minibatches)
+    tokens = given.tokens(section.micro_batch_tokens, rows)
+    answers = tokens // given.length * recipe.target_sequence_length
+    kept = max(
+        kept_activations(s, tokens, b, r > 0, recipe.gradient_checkpointing, given.whole)
+        for s, r in ((shape, rank), (scorer, critic_rank))
+    )
+    limits = {"train": section.normalize_prompts, "validation": section.validation_prompts}
+    asked = [min(limit, given.prompts[part]) for part, limit in limits.items()]
+    decoded = min(recipe.sampler.rows, max(section.batch_size, *asked))
+    held = given.held(shape, tokens, kept) + logits(shape, answers, b)
+    gradients = 4 * (trained + critic) + head_gradient(shape, b, rank > 0)
+    phases = {
+        "learn": {"gradients": gradients, "activations": held},
+        "measure": given.measuring(section.batch_size),
+        "sample": decoding(given, decoded),
+        "finish": {"best": MASTER_AND_MOMENTS * trained},
+    }
+    return MemoryNeed("ppo", parts, phases)
+
+
+def dpo(given: ModelFacts) -> MemoryNeed:
+    """Policy and optimizer, no reference: before it learns the policy is its own. A batch's activations, or at the end
+    the best checkpoint (12 t) beside the weights."""
+    section, shape, b = given.recipe.dpo, given.shape, given.bytes
+    rank = rank_of(section.lora_dim, 4, shape)
+    trained = shape.lora(rank) if rank else shape.policy
+    tokens = given.tokens(section.micro_batch_tokens, 2 * section.batch_size)
+    answers = tokens // given.length * given.recipe.target_sequence_length
+    kept = kept_activations(shape, tokens, b, rank > 0, given.recipe.gradient_checkpointing, given.whole)
+    parts = {"policy": shape.policy * b + (4 * trained if rank else 0), "optimizer": optimizer(trained, b, rank > 0)}
+    earlier = 4 * trained if tokens < 2 * section.batch_size * given.length else 0
+    learn = {
+        "gradients": earlier + head_gradient(shape, b, rank > 0),
+        "activations": given.held(shape, tokens, kept) + logits(shape, answers, b),
+    }
+    step = {"gradients": 4 * trained}
+    return MemoryNeed("dpo", parts, {"learn": learn, "step": step, "finish": {"best": MASTER_AND_MOMENTS * trained}})
+
+
+def rejection(given: ModelFacts) -> MemoryNeed:
+    """Policy, reference, reward models, optimizer; then sampling, learning, or at the end the best policy."""
+    recipe, shape, b = given.recipe, given.shape, given.bytes
+    section, rank = recipe.rejection, rank_of(recipe.rejection.lora_dim, 4, given.shape)
+    trained = shape.lora(rank) if rank else shape.policy
+    tokens = given.tokens(section.micro_batch_tokens, section.batch_size)
+    answers = tokens // given.length * recipe.target_sequence_length
+    kept = kept_activations(shape, tokens, b, rank > 0, recipe.gradient_checkpointing, given.whole)
+    phases = {
+        "learn": {
+            "gradients": 4 * trained + head_gradient(shape, b, rank > 0),
+            "activations": given.held(shape, tokens, kept) + logits(shape, answers, b),
+        },
+        "measure": given.measuring(min(recipe.ppo.validation_prompts, given.prompts["validation"])),
+        "sample": decoding(
+            given, min(recipe.sampler.rows, section.samples * min(section.prompts, given.prompts["train"]))
+        ),
+        "finish": {"best": MASTER_AND_MOMENTS * trained},
+    }
+    parts = {
+        "policy": shape.policy * b + (4 * trained if rank else 0),
+        "reference": shape.policy * b if recipe.kl_coeff > 0 and not rank else 0,
+        "reward": given.rewards(),
+        "optimizer": optimizer(trained, b, rank > 0),
+    }
+    return MemoryNeed("rejection", parts, phases)
+
+
+def infer(given: ModelFacts) -> MemoryNeed:
+    """The tuned policy and the base, each whole, and what chooses among answers; sampling, then the KL between them."""
+    recipe, shape, b = given.recipe, given.shape, given.bytes
+    asked = min(recipe.infer.max_prompts or given.prompts["test"], given.prompts["test"])
+    rows = min(recipe.sampler.rows, 256, asked * recipe.infer.best_of)
+    parts = {"policy": shape.policy * b, "reference": shape.policy * b}
+    if recipe.infer.best_of > 1 and recipe.ppo.reward is None:
+        parts["reward"] = given.rewards()
+    return MemoryNeed("infer", parts, {"sample": decoding(given, rows), "measure": given.measuring(rows)})
+
+
+def needs(given: ModelFacts, stages: list[str]) -> list[MemoryNeed]:
+    """The needs of those of the stages that hold models, by the names that a run gives them."""
+    found = []
+    for stage in stages:
+        if stage == "sft":
+            found.append(sft(given))
+        elif stage in ("reward", "judge"):
+            found.append(reward(given, stage))
+        elif stage == "ppo":
+            found.append(ppo(given))
+        elif stage == "dpo":
+            found.append(dpo(given))
+        elif stage == "rejection":
+            found.append(rejection(given))
+    return [*found, infer(given)]
+
+
+def disk(given: ModelFacts, stages: list[str]) -> dict[str, int]:
+    """Bytes on disk at the most: checkpoints (12 t each, of all that learn; one more while one is written, and of each
+    the best so far), models in their stored dtype, rollouts (25 bytes a token in columns and in plain words)."""
+    recipe, shape, scorer = given.recipe, given.shape, given.reward_shape
+    ranks = {
+        "sft": 0 if recipe.sft is None else rank_of(recipe.sft.lora_dim, 4, shape),
+        "reward": rank_of(recipe.reward.lora_dim, 4, scorer),
+        "ppo": rank_of(recipe.ppo.lora_dim, 1, shape),
+        "dpo": rank_of(recipe.dpo.lora_dim, 4, shape),
+        "rejection": rank_of(recipe.rejection.lora_dim, 4, shape),
+    }
+    kept = {"checkpoints": 0, "models": 0}
+    for stage in stages:
+        scores = stage == "judge" or stage.startswith("reward")
+        if not scores and stage not in ("sft", "ppo", "dpo", "rejection"):
+            continue
+        rank, one = ranks["reward" if scores else stage], scorer if scores else shape
+        full = one.scorer if scores else one.policy
+        trained = one.lora(rank) if rank else full
+        has_critic = stage == "ppo" and algorithm(recipe.ppo).critic
+        critic = 0 if not has_critic else scorer.lora(ranks["reward"]) if ranks["reward"] else scorer.scorer
+        copies = recipe.keep_checkpoints + 1
+        kept["checkpoints"] += MASTER_AND_MOMENTS * copies * (trained + critic + trained)
+        kept["models"] += 4 * trained if rank and stage != "sft" else full * one.stored
+    return kept | ({"rollouts": 25 * rollout_tokens(given)} if "ppo" in stages else {})
+
+
+def rollout_tokens(given: ModelFacts) -> int:
+    """Tokens of prompts and answers in all rollouts, at the most."""
+    recipe, section = given.recipe, given.recipe.rejection
+    if recipe.method == "rejection_sampling":
+        return section.rounds * min(section.prompts, given.prompts["train"]) * section.samples * given.length
+    return recipe.reinforcement_learning_train_steps * recipe.ppo.batch_size * given.length

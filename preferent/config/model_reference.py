@@ -1,0 +1,140 @@
+"""Where a model reference leads: a local folder, a GCPC alias, or a repository on the Hugging Face hub."""
+
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from preferent import files
+from preferent.config.gcpc_names import resolve_model
+from preferent.config.recipe import Recipe, reward_reference
+from preferent.errors import PlatformError, UsageError
+
+PATTERNS = ["*.json", "*.safetensors", "*.jinja", "LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", "*.model", "*.py"]
+
+
+def resolve(reference: str) -> Path:
+    """The folder of a model reference, downloaded where it is not local.
+
+    Raises `PlatformError` with the steps to take where the repository is gated, missing or out of reach.
+    """
+    local = Path(reference)
+    if local.exists():
+        return local.resolve()
+    return _download(*_repository(reference))
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse a model to tune that can be seen, without network or loading it, to be none or to read too little.
+
+    Of the model that the reward model starts from only the second is looked for.
+    """
+    folder = Path(recipe.large_model_reference)
+    if not folder.exists():
+        _repository(recipe.large_model_reference)
+    elif not (folder / "adapter_config.json").exists():
+        require_config(folder)
+        config = files.read_json(folder / "config.json")
+        if isinstance(config, dict):
+            require_writer(folder, config.get("architectures"), bool(config.get("is_encoder_decoder")))
+    for part in recipe.ppo.parts:
+        if part.kind == "model":
+            with placed(part.place):
+                _check_reward(part.source, recipe)
+    for source in dict.fromkeys((folder, Path(reward_reference(recipe)))):
+        if (source / "config.json").exists():
+            require_length(source, _longest(files.read_json(source / "config.json")), recipe)
+
+
+def _check_reward(reference: str, recipe: Recipe) -> None:
+    """Refuse what can be seen to be no reward model, or to read too little."""
+    if not Path(reference).exists():
+        _repository(reference)
+    elif (Path(reference) / "config.json").exists():
+        require_length(Path(reference), _longest(files.read_json(Path(reference) / "config.json")), recipe)
+
+
+@contextlib.contextmanager
+def placed(place: str) -> Iterator[None]:
+    """Put where a recipe names a model in front of what is wrong with it."""
+    try:
+        yield
+    except (PlatformError, UsageError) as error:
+        raise type(error)(f"{place}: {error}") from None
+
+
+def _longest(config: Any) -> int | None:
+    """The tokens that a model reads, where its config.json says so."""
+    if not isinstance(config, dict):
+        return None
+    text = config.get("text_config")
+    found = (text if isinstance(text, dict) else config).get("max_position_embeddings")
+    return found if isinstance(found, int) else None
+
+
+def require_config(folder: Path) -> None:
+    """Refuse a folder that holds no model."""
+    if not (folder / "config.json").exists():
+        raise PlatformError(
+            f"{folder}: is no model: there is no config.json in it; give a folder in the Hugging Face layout"
+        )
+
+
+def require_length(source: Path, longest: int | None, recipe: Recipe) -> None:
+    """Refuse prompts and answers that together are longer than the model can read."""
+    asked = recipe.prompt_sequence_length + recipe.target_sequence_length
+    if longest is not None and asked > longest:
+        raise UsageError(
+            f"prompt_sequence_length + target_sequence_length: {asked} tokens, but {source} reads {longest}; "
+            f"lower one of them"
+        )
+
+
+def require_writer(source: Path, architectures: Sequence[str] | None, is_encoder_decoder: bool) -> None:
+    """Refuse a model that writes no text, by what its configuration says of it."""
+    names = " ".join(architectures or ())
+    if "SequenceClassification" in names or is_encoder_decoder:
+        raise UsageError(
+            f"{source}: is a {names}, not a causal language model; large_model_reference wants one that writes text"
+        )
+
+
+def _repository(reference: str) -> tuple[str, str | None]:
+    """The hub's repository and revision that a reference names."""
+    repository, _, revision = resolve_model(reference).partition("@")
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", repository, re.ASCII):
+        raise PlatformError(f"{reference}: no such folder, and no hub id (OWNER/NAME) either")
+    return repository, revision or None
+
+
+def _download(repository: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=PATTERNS))
+    except GatedRepoError:
+        raise PlatformError(
+            f"{repository}: is gated. Ask for access at https://huggingface.co/{repository}, make a token under your "
+            f"account's settings, run `hf auth login` (or set HF_TOKEN), and start again"
+        ) from None
+    except RepositoryNotFoundError:
+        raise PlatformError(
+            f"{repository}: no such repository on the hub, or it is private; check the spelling, or run `hf auth login`"
+        ) from None
+    except RevisionNotFoundError:
+        raise PlatformError(f"{repository}: has no revision {revision}; name another, or none") from None
+    except Exception as error:
+        raise PlatformError(
+            f"{repository}: the hub is out of reach ({type(error).__name__}) and the model is not in the cache. "
+            f"Connect, or download it elsewhere and give its folder as large_model_reference"
+        ) from error
+
+
+def name_of(source: Path) -> str:
+    """What to call a resolved folder in a saved file: OWNER/NAME@REVISION for one in the hub's cache, else its path."""
+    for parent in source.parents:
+        if parent.name.startswith("models--") and source.parent.name == "snapshots":
+            return parent.name.removeprefix("models--").replace("--", "/")
+    return str(source)

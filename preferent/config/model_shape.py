@@ -1,0 +1,165 @@
+"""The sizes of a model of Llama's architecture, and what its passes hold, as formulas over them; symbols as in
+`preferent.config.memory_estimate`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from preferent.config.recipe import Recipe
+
+LARGE = 200_000_000
+"""Parameters above which a recipe's null means LoRA."""
+CHUNK_ELEMENTS = 1 << 25
+"""Logits kept at once for the backward pass; more are computed again."""
+HEAP_BELOW = 8 << 20
+"""Bytes below which a stage's allocator takes a tensor from its heap; larger ones it takes from the system one by
+one."""
+LOGIT_ROWS = 256
+"""Rows of logits that are taken through a softmax at once."""
+WHOLE_ATTENTION_TOKENS = 256
+"""Longest sequence whose attention weights are kept whole, where that is faster."""
+
+
+def keeps_attention(recipe: Recipe, on_cpu: bool, bf16: bool) -> bool:
+    """Whether attention weights are kept whole: the fused bf16 attention of a CPU is slower than plain matrix products,
+    whose memory grows with the square of the length."""
+    return on_cpu and bf16 and recipe.prompt_sequence_length + recipe.target_sequence_length <= WHOLE_ATTENTION_TOKENS
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The sizes of a decoder-only model of Llama's architecture; `stored` is the bytes of a number in its files."""
+
+    vocab_size: int
+    hidden_size: int
+    layers: int
+    heads: int
+    key_value_heads: int
+    head_size: int
+    intermediate_size: int
+    tied: bool = False
+    stored: int = 2
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "Shape | None":
+        """From the contents of a config.json; None where it is not of an architecture whose sizes are known here."""
+        if config.get("model_type") not in ("llama", "mistral", "qwen2", "qwen3"):
+            return None
+        hidden, heads = config["hidden_size"], config["num_attention_heads"]
+        dtype = config.get("dtype") or config.get("torch_dtype") or "float32"
+        return cls(
+            vocab_size=config["vocab_size"],
+            hidden_size=hidden,
+            layers=config["num_hidden_layers"],
+            heads=heads,
+            key_value_heads=config.get("num_key_value_heads") or heads,
+            head_size=config.get("head_dim") or hidden // heads,
+            intermediate_size=config["intermediate_size"],
+            tied=bool(config.get("tie_word_embeddings")),
+            stored=4 if dtype == "float32" else 2,
+        )
+
+    @property
+    def query(self) -> int:
+        """Q"""
+        return self.heads * self.head_size
+
+    @property
+    def key_value(self) -> int:
+        """K"""
+        return self.key_value_heads * self.head_size
+
+    @property
+    def backbone(self) -> int:
+        """Parameters without output head: V D + L (2 D Q + 2 D K + 3 D I + 2 D) + D."""
+        matrices = 2 * self.query + 2 * self.key_value + 3 * self.intermediate_size + 2
+        return self.vocab_size * self.hidden_size + self.layers * self.hidden_size * matrices + self.hidden_size
+
+    @property
+    def policy(self) -> int:
+        """Parameters of a causal language model: the backbone and, unless tied, V D."""
+        return self.backbone + (0 if self.tied else self.vocab_size * self.hidden_size)
+
+    @property
+    def scorer(self) -> int:
+        """Parameters of a sequence classifier with one label: the backbone and D."""
+        return self.backbone + self.hidden_size
+
+    def lora(self, rank: int) -> int:
+        """Parameters of an adapter on all linear layers: rank times the sum of their inputs and outputs."""
+        attention = 2 * (self.hidden_size + self.query) + 2 * (self.hidden_size + self.key_value)
+        return rank * self.layers * (attention + 3 * (self.hidden_size + self.intermediate_size))
+
+
+LLAMA_2 = {
+    "meta-llama/Llama-2-7b-hf": Shape(32000, 4096, 32, 32, 32, 128, 11008),
+    "meta-llama/Llama-2-13b-hf": Shape(32000, 5120, 40, 40, 40, 128, 13824),
+    "meta-llama/Llama-2-7b-chat-hf": Shape(32000, 4096, 32, 32, 32, 128, 11008),
+    "meta-llama/Llama-2-13b-chat-hf": Shape(32000, 5120, 40, 40, 40, 128, 13824),
+}
+"""The shapes of the models that have a name of their own."""
+
+
+def rank_of(asked: int | None, default: int, shape: Shape) -> int:
+    """The LoRA rank that a recipe's null stands for: `default` above 200M parameters, else 0 (full)."""
+    return asked if asked is not None else default if shape.policy > LARGE else 0
+
+
+def kept_activations(
+    shape: Shape, tokens: int, b: int, lora: bool = False, checkpointing: bool = False, whole: int = 0
+) -> int:
+    """What the backward pass needs of `tokens`: each layer's inputs, norms, attention and MLP.
+
+    Per token and layer: 2 (4 + 2 b) D for the norms; b 4 Q for attention, whose keys and values are repeated for every
+    head; b 4 I for the MLP. Under LoRA the norms need b D less each, and bf16 trades b (2 D + I) for fp32 copies of
+    what goes into adapters: 4 (5 D + Q + I). Where attention weights are kept whole, over sequences of `whole` tokens,
+    (4 + b) T a head besides, in fp32 and rounded. With checkpointing one layer of these and b D of every layer. On top
+    what one MLP's backward holds: b (3 I + 2 D).
+    """
+    hidden, inner = shape.hidden_size, shape.intermediate_size
+    layer = 2 * (4 + 2 * b) * hidden + b * (4 * shape.query + 4 * inner)
+    if lora:
+        layer -= 2 * b * hidden
+    if lora and b < 4:
+        layer += 4 * (5 * hidden + shape.query + inner) - b * (2 * hidden + inner)
+    layer += (4 + b) * whole * shape.heads
+    layers = layer + shape.layers * b * hidden if checkpointing else shape.layers * layer
+    return tokens * layers + passing_activations(shape, tokens, b)
+
+
+def passing_activations(shape: Shape, tokens: int, b: int) -> int:
+    """What a forward pass without gradients holds at its widest, inside one MLP: b (3 I + 2 D) a token."""
+    return tokens * b * (3 * shape.intermediate_size + 2 * shape.hidden_size)
+
+
+def logits(shape: Shape, tokens: int, b: int) -> int:
+    """Logits of `tokens` and their gradient, at most `CHUNK_ELEMENTS` at once: 2 b min(tokens V, 2^25); and a softmax
+    of 256 rows of them with what went in, in fp32: 8 V a row."""
+    rows = min(tokens, LOGIT_ROWS)
+    return 2 * b * min(tokens * shape.vocab_size, CHUNK_ELEMENTS) + 8 * rows * shape.vocab_size
+
+
+def head_gradient(shape: Shape, b: int, lora: bool) -> int:
+    """The output head's gradient of one micro-batch, before it is added to that of the others while all activations
+    are still there: b V D. Under LoRA the head does not learn."""
+    return 0 if lora else b * shape.vocab_size * shape.hidden_size
+
+
+def measuring(shape: Shape, tokens: int, answers: int, b: int) -> int:
+    """What log-probabilities and KL under policy and reference take: a forward pass over `tokens`, both logits of the
+    `answers` among them, and of 256 rows five fp32 numbers a logit."""
+    rows = min(answers, LOGIT_ROWS)
+    both = 2 * b * min(answers * shape.vocab_size, CHUNK_ELEMENTS)
+    return passing_activations(shape, tokens, b) + both + 5 * 4 * rows * shape.vocab_size
+
+
+def kv_cache(shape: Shape, rows: int, tokens: int, b: int) -> int:
+    """Keys and values of `rows` sequences of `tokens`, allocated once: 2 b L K rows tokens."""
+    return 2 * b * shape.layers * shape.key_value * rows * tokens
+
+
+def sampling(shape: Shape, rows: int, prompt: int, b: int) -> int:
+    """What decoding needs besides the cache: the widest layer over the prompts and the mask of their lengths
+    (rows P^2 (1 + b)), or, once a token is chosen, 28 V a row (fp32 logits and log-probs, fp64 sums)."""
+    prompts = passing_activations(shape, rows * prompt, b) + rows * prompt * prompt * (1 + b)
+    return max(prompts, 28 * rows * shape.vocab_size)

@@ -1,0 +1,316 @@
+"""The recipe: everything a run is asked to do, typed, checked and resolved once.
+
+The flat core is GCPC's `parameter_values`; sections hold what GCPC hid. A field's description is its documentation:
+the reference page and the messages are made from it.
+"""
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
+
+from preferent.config.algorithms import GROUPED, algorithm
+from preferent.config.comparison_sections import RESERVED_JUDGES, CompareSection, JudgeSection, ReportSection
+from preferent.config.gcpc_names import CLOUD_ONLY, MODELS, resolve_model
+from preferent.config.sections import (
+    ONE,
+    SEVERAL,
+    Count,
+    DataSection,
+    DPOSection,
+    Files,
+    InferSection,
+    NotNegative,
+    Positive,
+    PPOSection,
+    RejectionSection,
+    RewardSection,
+    RewardSource,
+    SamplerSection,
+    Section,
+    SftSection,
+)
+from preferent.errors import PlatformError, UsageError
+
+
+class Recipe(Section):
+    large_model_reference: str
+    """The model to tune: a GCPC alias, a hub id with optional @revision, or a local path."""
+    reward_model_reference: str | None = None
+    """What the reward model starts from; default: GCPC's pairing, else the model to tune."""
+    preference_dataset: Files | None = None
+    """Files of preferences; paths, globs, or `hf://` data sets."""
+    prompt_dataset: Files | None = None
+    """Files of prompts; default: the prompts of the preferences."""
+    eval_dataset: Files | None = None
+    """Files of held-out prompts or preferences; default: shares split off by prompt."""
+    instruction: str | None = None
+    """Put before every prompt (three newlines between), or as system text in a conversation."""
+    prompt_sequence_length: Annotated[int, Field(ge=1, le=131072)] = 512
+    """Tokens of a prompt; a longer one loses its beginning, never instruction or tail."""
+    target_sequence_length: Annotated[int, Field(ge=1, le=131072)] = 64
+    """Tokens of an answer."""
+    reward_model_train_steps: Count = 1000
+    """Reward model steps; a step is one batch of pairs."""
+    reinforcement_learning_train_steps: Count = 1000
+    """Steps of method reinforcement_learning; a step is one batch of rollouts."""
+    reward_model_learning_rate_multiplier: Positive = 1.0
+    """Times reward.learning_rate."""
+    reinforcement_learning_rate_multiplier: Positive = 1.0
+    """Times ppo.learning_rate and ppo.critic_learning_rate."""
+    method: Literal["reinforcement_learning", "dpo", "kto", "rejection_sampling"] = "reinforcement_learning"
+    """How the policy is tuned: against the reward (section ppo), on the preferences themselves (section dpo), or by
+    imitating the best of several answers (section rejection)."""
+    kl_coeff: Annotated[float, Field(ge=0.0)] = 0.1
+    """Weight of the KL penalty, in score units a nat; 0 loads no reference. beta of DPO and KTO."""
+    continues: tuple[str, ...] = ()
+    """Runs that this one continues, the first round first; `run --with-labels` fills it in. What they held out stays
+    held out, and their policies stand beside this one's in comparison and report."""
+    seed: NotNegative = 0
+    """All randomness is a function of it."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the models; trained weights are kept in fp32. auto: bf16 where the processor has it."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the models run."""
+    threads: Count | None = None
+    """CPU threads; default: one a core."""
+    deterministic: bool = False
+    """On a GPU: only kernels that give the same bits every time."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, a third more time."""
+    trust_remote_code: bool = False
+    """Run Python code that a model repository ships."""
+    checkpoint_every: Count = 100
+    """Steps between checkpoints."""
+    keep_checkpoints: Count = 2
+    """Checkpoints kept besides the best."""
+    data: DataSection = DataSection()
+    sft: SftSection | None = None
+    reward: RewardSection = RewardSection()
+    ppo: PPOSection = PPOSection()
+    dpo: DPOSection = DPOSection()
+    rejection: RejectionSection = RejectionSection()
+    sampler: SamplerSection = SamplerSection()
+    infer: InferSection = InferSection()
+    compare: CompareSection = CompareSection()
+    report: ReportSection = ReportSection()
+
+    @field_validator("large_model_reference", "reward_model_reference")
+    @classmethod
+    def _not_blank(cls, value: str | None) -> str | None:
+        if value is not None and not value.strip():
+            raise ValueError("is empty")
+        if value is not None:
+            try:
+                resolve_model(value)
+            except UsageError as error:
+                raise ValueError(str(error)) from None
+        return value
+
+    @model_validator(mode="after")
+    def _tuning_by_reward(self) -> "Recipe":
+        if self.ppo.minibatches > self.ppo.batch_size:
+            raise ValueError("ppo.minibatches is larger than ppo.batch_size")
+        samples = algorithm(self.ppo).samples
+        if self.ppo.batch_size % samples:
+            raise ValueError(
+                f"ppo.batch_size ({self.ppo.batch_size}) is no multiple of the {samples} answers to a prompt"
+            )
+        if self.ppo.algorithm in GROUPED and samples < 2:
+            raise ValueError(
+                f"ppo.samples_per_prompt: {self.ppo.algorithm} holds an answer against others to its prompt"
+            )
+        if self.ppo.ptx_coeff and self.ppo.ptx_dataset is None and self.sft is None:
+            raise ValueError("ppo.ptx_coeff: name ppo.ptx_dataset, the text that it weighs")
+        if self.ppo.kl_target is not None and self.kl_coeff == 0:
+            raise ValueError("ppo.kl_target moves kl_coeff, which must start above 0")
+        if self.ppo.overlong_tokens is not None and self.ppo.overlong_tokens > self.target_sequence_length:
+            raise ValueError("ppo.overlong_tokens is larger than target_sequence_length")
+        return self
+
+    @model_validator(mode="after")
+    def _what_does_not_go_together(self) -> "Recipe":
+        if self.reward.combine in ("worst", "variance") and self.reward.normalize == "none":
+            raise ValueError(
+                f"reward.combine: {self.reward.combine} compares members, each of which must be normalised: "
+                "set reward.normalize to bias or std"
+            )
+        if self.infer.best_of > 1 and self.method in ("dpo", "kto"):
+            raise ValueError(f"infer.best_of: method {self.method} has no reward to choose by")
+        if self.infer.best_of > 1 and self.infer.sampling_strategy == "greedy":
+            raise ValueError("infer.best_of: needs infer.sampling_strategy: temperature_sampling, else all are equal")
+        if self.data.validation_share + self.data.test_share >= 1:
+            raise ValueError("data.validation_share and data.test_share leave nothing to train on")
+        return self
+
+    @model_validator(mode="after")
+    def _direct_methods(self) -> "Recipe":
+        if self.method not in ("dpo", "kto"):
+            return self
+        dpo, kto = self.dpo, self.method == "kto"
+        if self.kl_coeff == 0:
+            raise ValueError(f"kl_coeff is beta of method: {self.method}, which must be above 0; 0.1 is the default")
+        if kto and dpo.loss != "sigmoid":
+            raise ValueError(f"dpo.loss: {dpo.loss} is of method: dpo; method: kto has a loss of its own")
+        if dpo.label_smoothing and (kto or dpo.loss != "sigmoid"):
+            raise ValueError("dpo.label_smoothing is of method: dpo with dpo.loss: sigmoid; drop it")
+        if dpo.target_margin and dpo.loss != "reference_free":
+            raise ValueError("dpo.target_margin is of method: dpo with dpo.loss: reference_free; drop it")
+        if not kto and (dpo.desirable_weight != 1 or dpo.undesirable_weight != 1):
+            raise ValueError("dpo.desirable_weight and dpo.undesirable_weight are of method: kto; drop them")
+        if self.ppo.reward is not None:
+            raise ValueError(f"ppo.reward is a reward to optimise; method: {self.method} has none: drop one of them")
+        if self.compare.judge == "reward":
+            raise ValueError(f"compare.judge: reward judges by the reward that method: {self.method} does not have")
+        return self
+
+    @model_validator(mode="after")
+    def _headline(self) -> "Recipe":
+        known = [name for name in RESERVED_JUDGES if name != "truth"] + [judge.name for judge in self.compare.judges]
+        if self.compare.headline is not None and self.compare.headline not in known:
+            raise ValueError(f"compare.headline: {self.compare.headline} is no judge; there are {', '.join(known)}")
+        return self
+
+
+def names(section: type[Section] = Recipe, prefix: str = "") -> Iterator[str]:
+    """Every dotted key that a recipe may hold."""
+    for name, field in section.model_fields.items():
+        yield prefix + name
+        inner = inner_section(field)
+        if inner is not None:
+            yield from names(inner, f"{prefix}{name}.")
+
+
+def inner_section(field: FieldInfo) -> type[Section] | None:
+    """The section that a field holds, optional or not; none where it holds a list of them."""
+    return None if get_origin(field.annotation) is tuple else _section(field)
+
+
+def listed_section(field: FieldInfo) -> type[Section] | None:
+    """The section of which a field holds a list."""
+    return _section(field) if get_origin(field.annotation) is tuple else None
+
+
+def _section(field: FieldInfo) -> type[Section] | None:
+    for kind in (field.annotation, *get_args(field.annotation)):
+        if isinstance(kind, type) and issubclass(kind, Section):
+            return kind
+    return None
+
+
+def _problems(error: ValidationError, place: str) -> str:
+    lines = []
+    for item in error.errors():
+        parts = [str(part) for part in item["loc"] if part not in (ONE, SEVERAL)]
+        key = ".".join(part for part in parts if not part.startswith(("constrained", "function")))
+        key = key.removesuffix(".str").removesuffix(".list[str]")
+        if item["type"] == "extra_forbidden":
+            inside = re.match(r"(ppo\.reward|compare\.judges)\.\d+\.", key)
+            listed: dict[str, type[Section]] = {"ppo.reward": RewardSource, "compare.judges": JudgeSection}
+            known = [inside[0] + name for name in listed[inside[1]].model_fields] if inside else list(names())
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            near = near or difflib.get_close_matches(key.split(".")[-1], [n.split(".")[-1] for n in names()], n=1)
+            lines.append(f"{place}: unknown key '{key}'" + (f"; did you mean '{near[0]}'?" if near else ""))
+        elif item["type"] == "missing":
+            lines.append(f"{place}: '{key}' is missing")
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            shown = "" if not key or isinstance(item["input"], dict) else f" (given: {item['input']!r})"
+            lines.append(f"{place}: {key + ': ' if key else ''}{message}{shown}")
+    return "\n".join(dict.fromkeys(lines))
+
+
+def parse(values: Any, place: str = "recipe") -> tuple[Recipe, list[str]]:
+    """The recipe that a dictionary describes, and the Google Cloud keys in it that mean nothing here."""
+    if not isinstance(values, dict):
+        given = "nothing" if values is None else f"a {type(values).__name__}"
+        raise UsageError(f"{place}: a recipe is a mapping of keys to values, as in kl_coeff: 0.1; this is {given}")
+    ignored = [key for key in values if key in CLOUD_ONLY]
+    try:
+        return Recipe.model_validate({k: v for k, v in values.items() if k not in CLOUD_ONLY}), ignored
+    except ValidationError as error:
+        raise UsageError(_problems(error, place)) from None
+
+
+def assign(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """`values` with each `dotted.key=yaml` of `overrides` put in."""
+    result = dict(values)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise UsageError(f"--set {override}: write it as key=value, for example --set ppo.epochs=2")
+        *sections, last = key.strip().split(".")
+        target = result
+        for section in sections:
+            inner = target.get(section)
+            target[section] = dict(inner) if isinstance(inner, dict) else {}
+            target = target[section]
+        try:
+            target[last] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UsageError(f"--set {override}: the value is not YAML; put a text in quotes") from None
+    return result
+
+
+def read(path: Path) -> Any:
+    """What a YAML file says; errors name the file and the line."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise PlatformError(f"{path}: no such recipe; docs/recipe.md shows how to write one") from None
+    except IsADirectoryError:
+        own = path / "recipe.yaml"
+        way = f"`preferent run {own} --out {path}` goes on with the run in it" if own.is_file() else "give a YAML file"
+        raise UsageError(f"{path}: is a folder; {way}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise PlatformError(f"{path}: cannot be read as a recipe: {error}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise UsageError(f"{place}: not YAML: {getattr(error, 'problem', None) or error}") from None
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, list[str]]:
+    """The recipe in a YAML file with `--set` overrides, and the Google Cloud keys in it that are ignored."""
+    values = read(path)
+    return parse(assign(values, overrides) if isinstance(values, dict) else values, str(path))
+
+
+def dump(recipe: Recipe) -> str:
+    """The resolved recipe as YAML, every default written out."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def reward_reference(recipe: Recipe) -> str:
+    """The model that the reward model starts from: the recipe's, GCPC's pairing, or the model to tune."""
+    if recipe.reward_model_reference is not None:
+        return recipe.reward_model_reference
+    name = recipe.large_model_reference.lower().replace("_", "-")
+    is_alias = name in MODELS and not Path(recipe.large_model_reference).exists()
+    return MODELS[name][1] if is_alias else recipe.large_model_reference
+
+
+def tuned_by(recipe: Recipe) -> str:
+    """What people call the way in which the policy is tuned."""
+    losses = {"sigmoid": "DPO", "ipo": "IPO", "reference_free": "SimPO"}
+    methods = {"reinforcement_learning": "PPO", "dpo": losses[recipe.dpo.loss], "kto": "KTO"}
+    return methods.get(recipe.method, "rejection sampling")
+
+
+def pick(recipe: Recipe, *keys: str) -> dict[str, Any]:
+    """The named fields, dotted fields and sections of a recipe as plain values: what a stage depends on."""
+    values = recipe.model_dump(mode="json")
+    return {key: _reach(values, key) for key in keys}
+
+
+def _reach(values: dict[str, Any], key: str) -> Any:
+    """The value under a dotted key; None below a section that is off."""
+    found: Any = values
+    for part in key.split("."):
+        found = None if found is None else found[part]
+    return found

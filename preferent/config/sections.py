@@ -1,0 +1,350 @@
+"""The sections of a recipe: what GCPC hid, each field with its type, its default and its meaning."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
+
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Count = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[int, Field(ge=0)]
+Paths = str | list[str]
+
+
+def paths(value: Paths | None) -> list[str]:
+    """A field that holds one path or several, as a list."""
+    return [] if value is None else [value] if isinstance(value, str) else list(value)
+
+
+def _local(value: Paths | None) -> Paths | None:
+    for path in paths(value):
+        if not path.strip():
+            raise ValueError("a path is empty")
+        if path.startswith("gs://"):
+            raise ValueError(
+                f"{path} is in Google Cloud Storage, which is not read from here; copy the files "
+                f"(gcloud storage cp '{path}' data/) and name the copies: data/{Path(path).name}"
+            )
+    return value
+
+
+Files = Annotated[Paths, AfterValidator(_local)]
+
+
+class Section(BaseModel):
+    """A part of the recipe: an unknown key is an error, a value keeps its type."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class DataSection(Section):
+    max_dropped: Share = 0.01
+    """Share of unusable rows that `run` drops with a warning; above it the run stops with exit code 4."""
+    format: Literal["auto", "gcpc", "trl", "hh", "openai"] = "auto"
+    """Format of the preference rows; `auto` looks at the rows."""
+    validation_share: Share = 0.05
+    """Share of the prompts kept for validation (early stopping, selection, budget) where there is no `eval_dataset`."""
+    test_share: Share = 0.05
+    """Share of the prompts kept for the verdict and the reported accuracy."""
+
+
+class SftSection(Section):
+    dataset: Files
+    """Files to imitate: prompt/answer rows (`input_text`, `output_text`) or plain text (`text`)."""
+    train_steps: Count = 1000
+    """Optimizer steps; a step is one batch."""
+    batch_size: Count = 64
+    """Sequences in a batch."""
+    sequence_length: Count | None = None
+    """Tokens of a packed plain-text sequence; default: prompt_sequence_length + target_sequence_length."""
+    lora_dim: NotNegative | None = None
+    """LoRA rank; 0 trains every weight; default: 4 above 200M parameters, else 0. A LoRA result is merged."""
+    learning_rate: Positive | None = None
+    """Peak learning rate; default: 1e-4 with LoRA, 1e-5 full."""
+    warmup_steps: NotNegative = 0
+    """Steps over which the learning rate rises linearly from zero."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the learning rate goes on after the warm-up: constant, or to zero at the last step."""
+    max_grad_norm: Positive = 1.0
+    """Global gradient norm above which the gradient is scaled down."""
+    validation_every: Count = 100
+    """Steps between evaluations on validation rows."""
+    micro_batch_tokens: Count = 4096
+    """Padded tokens computed at once; changes memory and speed, not the result."""
+
+
+class RewardSection(Section):
+    lora_dim: NotNegative | None = None
+    """LoRA rank of the reward model; 0 trains every weight; default: 4 above 200M parameters, else 0."""
+    learning_rate: Positive | None = None
+    """Learning rate before the multiplier; default: 1e-4 with LoRA, 1e-5 full."""
+    batch_size: Count = 64
+    """Pairs in a batch."""
+    warmup_steps: NotNegative = 0
+    """Steps over which the learning rate rises linearly from zero."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the learning rate goes on after the warm-up: constant, or to zero at the last step."""
+    max_grad_norm: Positive = 1.0
+    """Global gradient norm above which the gradient is scaled down."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    """Decoupled weight decay of AdamW."""
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
+    """Probability that a label is wrong: bounds the margin that the loss asks for; measured losses are without it."""
+    margin: Annotated[float, Field(ge=0.0)] = 0.0
+    """Times a pair's `strength`: by how much its chosen answer should win. Llama 2: 1 or 1/3, strengths 3, 2, 1, 0."""
+    ties: Literal["drop", "soft"] = "drop"
+    """Pairs of which neither was chosen: left out of training, or trained on towards equal scores."""
+    centering: Annotated[float, Field(ge=0.0)] = 0.0
+    """Weight of (score chosen + score rejected)², which holds scores near zero; 0.01 is usual."""
+    validation_every: Count = 50
+    """Steps between evaluations on validation pairs; the checkpoint of least validation loss is kept."""
+    early_stopping_patience: Count | None = None
+    """Stop after this many evaluations in a row without a better validation loss; default: never."""
+    members: Count = 1
+    """Reward models trained, alike but for the seed of head and data order; together they are the reward."""
+    combine: Literal["mean", "worst", "variance", "weights"] = "mean"
+    """How members make one score: their mean, the least, mean - variance_coeff * variance (Coste 2024), or one model of
+    their averaged weights (WARM, Ramé 2024)."""
+    variance_coeff: Annotated[float, Field(ge=0.0)] = 0.1
+    """Of combine variance: weight of the members' variance, divided by their number (ddof 0)."""
+    normalize: Literal["bias", "std", "none"] = "bias"
+    """Before tuning: subtract the mean score of the reference's answers, of each reward model and function on its own;
+    `std` also divides by their deviation."""
+    micro_batch_tokens: Count = 4096
+    """Padded tokens computed at once; changes memory and speed, not the result."""
+
+
+class RewardSource(Section):
+    source: Annotated[str, Field(min_length=1)]
+    """The word `reward`, `module:function`, or a reward model's folder or hub id."""
+    weight: float = 1.0
+    """What its normalised score is multiplied by."""
+    name: Annotated[str, Field(pattern=r"^\w+$")] | None = None
+    """What its scores are called; default: from the source."""
+
+
+@dataclass(frozen=True, slots=True)
+class RewardPart:
+    """A reward that is summed: `source` is the word reward, `module:function` or a model's reference, as `kind` says;
+    `place` is where the recipe names it."""
+
+    name: str
+    kind: Literal["reward", "function", "model"]
+    source: str
+    weight: float
+    place: str
+
+
+def parts(sources: list[RewardSource]) -> tuple[RewardPart, ...]:
+    """A list of sources, each with a name."""
+    found = []
+    for number, given in enumerate(sources):
+        kind: Literal["reward", "function", "model"] = "model"
+        last = given.source.partition("@")[0].rstrip("/").split("/")[-1]
+        if given.source == "reward":
+            kind = "reward"
+        elif re.fullmatch(r"[\w.]+:[\w.]+", given.source):
+            kind, last = "function", given.source.split(":")[1]
+        name = given.name or re.sub(r"\W+", "_", last)
+        found.append(RewardPart(name, kind, given.source, given.weight, f"ppo.reward.{number}.source"))
+    return tuple(found)
+
+
+def _told_apart(sources: list[RewardSource]) -> list[RewardSource]:
+    """Sources whose names differ, what this run trains once at most."""
+    found = parts(sources)
+    if sum(part.kind == "reward" for part in found) > 1:
+        raise ValueError("what this run trains (`reward`) is named twice; give it once, with the sum of the weights")
+    names = [part.name for part in found]
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            raise ValueError(
+                f"sources {names.index(name)} and {number} are both called {name}; give one another `name`"
+            )
+    return sources
+
+
+def _shape(value: Any) -> str:
+    return SEVERAL if isinstance(value, list) else ONE
+
+
+ONE, SEVERAL = "a text", "a list"
+"""What pydantic calls the two shapes of `ppo.reward` in the place of an error."""
+Rewards = Annotated[
+    Annotated[str, Tag(ONE)]
+    | Annotated[list[RewardSource], Field(min_length=1), AfterValidator(_told_apart), Tag(SEVERAL)],
+    Discriminator(_shape),
+]
+
+
+class PPOSection(Section):
+    algorithm: Literal["ppo", "rloo", "grpo", "dr_grpo", "reinforce_plus_plus", "remax"] = "ppo"
+    """How an answer's advantage is estimated: by a critic (ppo), or against other answers to its prompt, the batch, or
+    the greedy answer."""
+    batch_size: Count = 64
+    """Rollouts in a step, all answers to a prompt counted."""
+    samples_per_prompt: Count | None = None
+    """Answers sampled to each prompt of a step; default: 4 in rloo, 8 in grpo and dr_grpo, else 1."""
+    minibatches: Count = 1
+    """Optimizer steps an epoch; each minibatch is made of whole micro-batches."""
+    epochs: Count | None = None
+    """Passes over the rollouts of a step; default: 4 in ppo, else 1."""
+    lora_dim: NotNegative | None = None
+    """LoRA rank of the policy; 0 trains every weight; default: 1 above 200M parameters, else 0."""
+    learning_rate: Positive | None = None
+    """Policy learning rate before the multiplier; default: 1e-4 with LoRA, 1e-6 full."""
+    critic_learning_rate: Positive | None = None
+    """Critic learning rate before the multiplier; default: 1e-4 with LoRA, 5e-6 full."""
+    warmup_steps: NotNegative = 0
+    """Steps over which both learning rates rise linearly from zero."""
+    schedule: Literal["constant", "linear"] = "constant"
+    """How the learning rates go on after the warm-up: constant, or linearly to zero at the last step."""
+    max_grad_norm: Positive = 1.0
+    """Global gradient norm above which the gradient is scaled down, policy and critic each."""
+    clip_range: Positive = 0.2
+    """Epsilon of the clipped policy ratio."""
+    clip_range_high: Positive | None = None
+    """Epsilon above 1 where it should be another ("clip higher", Yu 2025: 0.28); default: clip_range."""
+    dual_clip: Annotated[float, Field(gt=1.0)] | None = None
+    """Bounds the loss of a bad token at this many times its advantage (Ye 2020: 3); null: off."""
+    entropy_coeff: Annotated[float, Field(ge=0.0)] = 0.0
+    """Weight of the entropy of the policy, nats a token, in the loss."""
+    value_clip_range: Positive | None = 0.2
+    """How far a value may move from its rollout value before the loss is clipped; null: no clipping."""
+    vf_coeff: Positive = 0.1
+    """Weight of the value loss."""
+    critic_warmup_steps: NotNegative = 0
+    """First steps in which the critic learns and the policy does not."""
+    gamma: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Discount."""
+    gae_lambda: Annotated[float, Field(ge=0.0, le=1.0)] = 0.95
+    """Lambda of generalized advantage estimation."""
+    whiten_rewards: bool = False
+    """Scale a step's rewards to deviation 1, their mean kept (Ziegler 2019)."""
+    whiten_advantages: bool | None = None
+    """Shift and scale a step's advantages to mean 0 and deviation 1; default: in ppo and reinforce_plus_plus."""
+    kl_in: Literal["reward", "loss"] | None = None
+    """Where the KL penalty stands: in the reward (k1) or in the loss (k2); default: in the reward, in grpo the loss."""
+    missing_eos_score: float | None = -1.0
+    """Replaces the score of an answer that did not end, after everything else; null: off."""
+    reward_clip: Positive | None = None
+    """The normalised score is clipped to plus or minus this; null: off."""
+    overlong_tokens: Count | None = None
+    """The last so many tokens of target_sequence_length, over which a penalty on length rises linearly (the soft
+    overlong punishment of Yu 2025); null: off."""
+    overlong_penalty: Positive = 1.0
+    """Score units that an answer as long as target_sequence_length loses."""
+    kl_target: Positive | None = None
+    """Nats an answer at which the adaptive controller holds the KL, moving kl_coeff (Ziegler 2019); null: fixed."""
+    kl_horizon: Count = 10000
+    """Episodes over which the adaptive controller acts."""
+    kl_budget: Positive | None = None
+    """Nats an answer on validation prompts above which training stops."""
+    ema_decay: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """Validate and deliver the moving average of the policy's weights with this decay a step; null: off."""
+    ptx_coeff: Annotated[float, Field(ge=0.0)] = 0.0
+    """Weight of the loss on `ptx_dataset` mixed in (PPO-ptx, Ouyang 2022), nats a token."""
+    ptx_dataset: Files | None = None
+    """Plain text or demonstrations that the policy should not forget; default: sft.dataset."""
+    reward: Rewards | None = None
+    """`module:function` from (prompts, answers), two lists of text, to a list of scores; replaces the reward model. Or
+    a list of {source, weight, name}, whose weighted sum is the reward; a source is the word `reward` (what this run
+    trains), `module:function`, or a reward model's folder or hub id. Default: what this run trains."""
+    validation_every: Count = 25
+    """Steps between evaluations on validation prompts (selection, budget, early stopping)."""
+    validation_prompts: Count = 256
+    """Validation prompts used, at most."""
+    early_stopping_patience: Count | None = None
+    """Stop after this many evaluations in a row without a better score - kl_coeff * KL; default: never."""
+    normalize_prompts: Count = 256
+    """Training prompts whose reference answers set the reward's bias."""
+    micro_batch_tokens: Count = 4096
+    """Padded tokens computed at once; changes memory and speed, not the result."""
+
+    @property
+    def parts(self) -> tuple[RewardPart, ...]:
+        """What the reward is the weighted sum of."""
+        if self.reward is None:
+            return (RewardPart("reward", "reward", "reward", 1.0, "ppo.reward"),)
+        if isinstance(self.reward, str):
+            return (RewardPart("reward", "function", self.reward, 1.0, "ppo.reward"),)
+        return parts(self.reward)
+
+
+class DPOSection(Section):
+    loss: Literal["sigmoid", "ipo", "reference_free"] = "sigmoid"
+    """Of method dpo: DPO (Rafailov 2023), IPO (Azar 2024), or length-normalised without a reference (SimPO, Meng 2024).
+    beta is kl_coeff; log-probabilities are at sampler.temperature."""
+    train_steps: Count = 1000
+    """Optimizer steps; a step is one batch of pairs."""
+    batch_size: Count = 64
+    """Pairs in a batch."""
+    lora_dim: NotNegative | None = None
+    """LoRA rank of the policy; 0 trains every weight; default: 4 above 200M parameters, else 0."""
+    learning_rate: Positive | None = None
+    """Peak learning rate; default: 1e-4 with LoRA, 1e-6 full."""
+    warmup_steps: NotNegative = 0
+    """Steps over which the learning rate rises linearly from zero."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the learning rate goes on after the warm-up: constant, or to zero at the last step."""
+    max_grad_norm: Positive = 1.0
+    """Global gradient norm above which the gradient is scaled down."""
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
+    """Probability that a label is wrong (conservative DPO, Mitchell 2023); of the sigmoid loss."""
+    target_margin: Annotated[float, Field(ge=0.0)] = 0.0
+    """By how much the chosen answer should win in the reference-free loss (gamma of SimPO)."""
+    desirable_weight: Positive = 1.0
+    """Of method kto: weight of chosen answers (lambda_D, Ethayarajh 2024)."""
+    undesirable_weight: Positive = 1.0
+    """Of method kto: weight of rejected answers (lambda_U)."""
+    validation_every: Count = 50
+    """Steps between evaluations on validation pairs; the checkpoint of least validation loss is kept."""
+    early_stopping_patience: Count | None = None
+    """Stop after this many evaluations in a row without a better validation loss; default: never."""
+    micro_batch_tokens: Count = 4096
+    """Padded tokens computed at once; changes memory and speed, not the result."""
+
+
+class RejectionSection(Section):
+    rounds: Count = 4
+    """Times that answers are sampled, the best kept, and the policy fine-tuned on them (Touvron 2023, section 3.2)."""
+    prompts: Count = 512
+    """Training prompts answered in a round."""
+    samples: Count = 8
+    """Answers sampled to each prompt, of which the reward's favourite is kept."""
+    train_steps: Count = 50
+    """Optimizer steps of a round; a step is one batch of kept answers, of this and all earlier rounds."""
+    batch_size: Count = 64
+    """Kept answers in a batch."""
+    lora_dim: NotNegative | None = None
+    """LoRA rank of the policy; 0 trains every weight; default: 4 above 200M parameters, else 0."""
+    learning_rate: Positive | None = None
+    """Peak learning rate; default: 1e-4 with LoRA, 1e-5 full."""
+    max_grad_norm: Positive = 1.0
+    """Global gradient norm above which the gradient is scaled down."""
+    micro_batch_tokens: Count = 4096
+    """Padded tokens computed at once; changes memory and speed, not the result."""
+
+
+class SamplerSection(Section):
+    temperature: Positive = 1.0
+    """Logits are divided by it in policy, old policy and reference."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Keep the fewest tokens that hold this probability; 1 is off. Rollouts always sample the full distribution."""
+    top_k: NotNegative = 0
+    """Keep this many tokens; 0 is off. Rollouts always sample the full distribution."""
+    rows: Count = 256
+    """Answers decoded at once."""
+
+
+class InferSection(Section):
+    sampling_strategy: Literal["greedy", "temperature_sampling"] = "greedy"
+    """How the verdict's answers are made."""
+    best_of: Count = 1
+    """Answers sampled to each prompt, of which the tuned model's is the one with the highest reward; base and original
+    give one."""
+    max_prompts: Count | None = 1000
+    """Test prompts answered, at most; null: all."""

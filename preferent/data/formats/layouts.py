@@ -1,0 +1,311 @@
+"""What a row says: one function a format, from a JSON object to a record, or `Unusable` with the reason."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+from preferent.data.types import Choice, Demonstration, Message, Preference, Prompt
+
+Row = dict[str, Any]
+HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
+ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+PARTS = frozenset({"input_text", "messages", "context", "candidate_0", "candidate_1", "choice", "output_text", "text"})
+CANONICAL = PARTS | {"id", "group", "strength", "annotator", "reference"}
+
+
+class Unusable(Exception):
+    """A row is no record of the kind asked for; the text is `category: detail`."""
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def keys_of(row: Row) -> str:
+    """The keys of a row, for a message."""
+    return ", ".join(key[:40] for key in sorted(row)[:8]) or "nothing"
+
+
+def _require(row: Row, *keys: str) -> None:
+    """Refuse a row in which one of the keys is missing; called before any is taken, to tell what the row has."""
+    for key in keys:
+        if key not in row:
+            raise Unusable(f"missing key: {key} (the row has: {keys_of(row)})")
+
+
+def _text(row: Row, key: str) -> str:
+    """Take a text that must be there."""
+    _require(row, key)
+    value = row.pop(key)
+    if not isinstance(value, str):
+        raise Unusable(f"wrong type: {key} is {_shown(value)}, not a text")
+    return value
+
+
+def _optional(row: Row, key: str) -> str | None:
+    """Take a text that may be absent or null."""
+    value = row.pop(key, None)
+    if value is not None and not isinstance(value, str):
+        raise Unusable(f"wrong type: {key} is {_shown(value)}, not a text; rename the key if it means something else")
+    return value
+
+
+def _name(row: Row, key: str) -> str:
+    """Take a name: a text or a whole number; empty where absent."""
+    value = row.get(key)
+    if isinstance(value, int) and not isinstance(value, bool):
+        row[key] = str(value)
+    return _optional(row, key) or ""
+
+
+def _number(row: Row, key: str) -> float | None:
+    value = row.pop(key, None)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e300:
+        raise Unusable(f"wrong type: {key} is {_shown(value)}, not a number; rename the key if it means something else")
+    return float(value)
+
+
+def _content(value: object) -> str:
+    """The text of a message: a text, or a list of text parts."""
+    if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
+        parts = [part.get("text") if part.get("type") == "text" else None for part in value]
+        texts = [part for part in parts if isinstance(part, str)]
+        value = "".join(texts) if len(texts) == len(parts) else value
+    if not isinstance(value, str):
+        raise Unusable(f"wrong type: the content of a message is {_shown(value)}, not a text")
+    return value
+
+
+def _messages(value: object) -> tuple[Message, ...]:
+    """Turns of a conversation, each an object with `role` (GCPC: `author`) and `content`."""
+    if not isinstance(value, list) or not value:
+        raise Unusable(f"bad messages: {_shown(value)} is not a list of messages")
+    turns = []
+    for turn in value:
+        if not isinstance(turn, dict) or "content" not in turn:
+            raise Unusable(f"bad messages: {_shown(turn)} is no object with role and content")
+        role = turn.get("role", turn.get("author"))
+        if not isinstance(role, str) or role not in ROLES:
+            raise Unusable(f"bad messages: the role of a message is {_shown(role)}, not system, user or assistant")
+        turns.append(Message(ROLES[role], _content(turn["content"])))
+    return tuple(turns)
+
+
+def _conversation(turns: Sequence[Message], context: str | None) -> Prompt:
+    """A prompt from turns that begin with an optional system text and end with the user."""
+    if turns and turns[0].role == "system":
+        if context is not None:
+            raise Unusable("bad messages: a context and a system message; give one of them")
+        context, turns = turns[0].content, turns[1:]
+    roles = [turn.role for turn in turns]
+    if "system" in roles:
+        raise Unusable("bad messages: a system message after the first")
+    if not roles or roles[0] != "user" or roles[-1] != "user":
+        raise Unusable(f"bad messages: a prompt begins and ends with the user, not {' '.join(roles[-3:]) or 'nothing'}")
+    if not all(turn.content for turn in turns):
+        raise Unusable("bad messages: a message is empty")
+    return Prompt(messages=tuple(turns), context=context)
+
+
+def _asked(row: Row) -> Prompt:
+    """Take the prompt of a GCPC row: `input_text`, or `messages` with an optional `context`."""
+    if "messages" not in row:
+        return Prompt(input_text=_text(row, "input_text"))
+    if _optional(row, "input_text"):
+        raise Unusable("two prompts: both input_text and messages; give one of them")
+    return _conversation(_messages(row.pop("messages")), _optional(row, "context"))
+
+
+def _extra(row: Row, format: str) -> Mapping[str, Any]:
+    """What is left of a row; a key that means something in the canonical row gets the format's name before it."""
+    return {f"{format}.{key}" if key in CANONICAL else key: value for key, value in row.items()}
+
+
+def _finish(row: Row, format: str, prompt: Prompt, candidates: tuple[str, str], choice: Choice) -> Preference:
+    """A preference from its parts and the rest of its row."""
+    if candidates[0] == candidates[1]:
+        raise Unusable(f"equal candidates: both are {_shown(candidates[0])}")
+    group, reference, id = _name(row, "group"), _optional(row, "reference"), _name(row, "id")
+    prompt = Prompt(prompt.input_text, prompt.messages, prompt.context, reference, group=group)
+    strength, annotator = _number(row, "strength"), _name(row, "annotator") or None
+    return Preference(prompt, *candidates, choice, id, strength, annotator, _extra(row, format))
+
+
+def gcpc_preference(row: Row) -> Preference:
+    """`input_text` or `messages` (+ `context`), `candidate_0`, `candidate_1`, `choice`."""
+    _require(row, "candidate_0", "candidate_1", "choice")
+    prompt = _asked(row)
+    candidates = _text(row, "candidate_0"), _text(row, "candidate_1")
+    choice = row.pop("choice")
+    if isinstance(choice, bool | float) or choice not in (0, 1, "tie"):
+        raise Unusable(f'bad choice: {_shown(choice)}; it is 0, 1 or "tie"')
+    return _finish(row, "gcpc", prompt, candidates, cast(Choice, choice))
+
+
+def _answer(turns: Sequence[Message], key: str) -> str:
+    """The text of the one assistant message that an answer is."""
+    if len(turns) != 1 or turns[0].role != "assistant":
+        raise Unusable(f"bad answer: {key} is not one assistant message after the shared prompt")
+    return turns[0].content
+
+
+def _shared(first: str, second: str) -> int:
+    """Length of the longest common prefix of two texts."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(first), len(second)))
+
+
+def _words_shared(first: str, second: str) -> int:
+    """Length of the longest common prefix of two texts that ends before white space."""
+    length = _shared(first, second)
+    while length and not (first[length : length + 1] or second[length : length + 1]).isspace():
+        length -= 1
+    return length
+
+
+def trl_preference(row: Row) -> Preference:
+    """TRL: `prompt`, `chosen`, `rejected` as texts or conversations; without `prompt` it is what the answers share."""
+    prompt, chosen, rejected = row.pop("prompt", None), row.pop("chosen", None), row.pop("rejected", None)
+    if chosen is None or rejected is None:
+        raise Unusable(f"missing key: {'chosen' if chosen is None else 'rejected'}")
+    if isinstance(chosen, str) and isinstance(rejected, str):
+        if prompt is None:
+            cut = _words_shared(chosen, rejected)
+            prompt, chosen, rejected = chosen[:cut], chosen[cut:], rejected[cut:]
+        asked = Prompt(input_text=prompt) if isinstance(prompt, str) else _conversation(_messages(prompt), None)
+        return _finish(row, "trl", asked, (chosen, rejected), 0)
+    first, second = _messages(chosen), _messages(rejected)
+    if len(first) == 1 and prompt is not None:
+        turns = (Message("user", prompt),) if isinstance(prompt, str) else _messages(prompt)
+    else:
+        turns, first, second = _turns_shared(first, second, prompt)
+    return _finish(row, "trl", _conversation(turns, None), (_answer(first, "chosen"), _answer(second, "rejected")), 0)
+
+
+def _turns_shared(
+    first: tuple[Message, ...], second: tuple[Message, ...], prompt: object
+) -> tuple[tuple[Message, ...], tuple[Message, ...], tuple[Message, ...]]:
+    """Two whole conversations as what they share and their two last turns; `prompt` may repeat what they share."""
+    shared = first[:-1]
+    if len(second) != len(first) or second[:-1] != shared:
+        raise Unusable("bad answer: chosen and rejected differ before their last message")
+    repeated = [turn.content for turn in shared if turn.role == "user"]
+    if isinstance(prompt, str) and prompt.strip() not in (turn.strip() for turn in repeated):
+        raise Unusable("two prompts: prompt is not among the messages that chosen and rejected share")
+    if isinstance(prompt, list) and _messages(prompt) != shared:
+        raise Unusable("two prompts: prompt is not what chosen and rejected share")
+    return shared, first[-1:], second[-1:]
+
+
+def hh_preference(row: Row) -> Preference:
+    """Anthropic HH: `chosen` and `rejected` are dialogues that differ after the last Assistant mark they share."""
+    _require(row, "chosen", "rejected")
+    chosen, rejected = _text(row, "chosen"), _text(row, "rejected")
+    shared = chosen.rfind(ASSISTANT, 0, _shared(chosen, rejected))
+    if shared < 0 or HUMAN not in chosen[:shared]:
+        raise Unusable("bad dialogue: chosen and rejected share no opening of Human and Assistant")
+    cut = shared + len(ASSISTANT)
+    if any(mark in answer for mark in (HUMAN, ASSISTANT) for answer in (chosen[cut:], rejected[cut:])):
+        raise Unusable("bad dialogue: chosen and rejected differ before their last turn")
+    return _finish(row, "hh", Prompt(input_text=chosen[:cut]), (chosen[cut:], rejected[cut:]), 0)
+
+
+def openai_preference(row: Row) -> Preference:
+    """OpenAI: `input` with `messages`, `preferred_output` and `non_preferred_output`, one assistant message each."""
+    _require(row, "input", "preferred_output", "non_preferred_output")
+    given = row.pop("input")
+    if not isinstance(given, dict) or "messages" not in given:
+        raise Unusable("missing key: input.messages")
+    asked = _conversation(_messages(given["messages"]), None)
+    rest = {key: value for key, value in given.items() if key != "messages" and value not in ([], None, True)}
+    if rest:
+        row["input"] = rest
+    chosen = _answer(_messages(row.pop("preferred_output")), "preferred_output")
+    rejected = _answer(_messages(row.pop("non_preferred_output")), "non_preferred_output")
+    return _finish(row, "openai", asked, (chosen, rejected), 0)
+
+
+def prompt(row: Row) -> Prompt:
+    """`input_text`, `messages` (+ `context`), or `prompt` as text or messages; never empty."""
+    if "prompt" in row and "input_text" not in row and "messages" not in row:
+        given = row.pop("prompt")
+        asked = Prompt(input_text=given) if isinstance(given, str) else _conversation(_messages(given), None)
+    else:
+        asked = _asked(row)
+    if asked.is_empty:
+        raise Unusable("empty prompt: there is nothing to answer")
+    group, reference, id = _name(row, "group"), _optional(row, "reference"), _name(row, "id")
+    return Prompt(asked.input_text, asked.messages, asked.context, reference, id, group, _extra(row, "prompt"))
+
+
+def demonstration(row: Row) -> Demonstration:
+    """`input_text` and `output_text`; `prompt` and `completion`; or `messages` whose last one is the answer."""
+    asked, output = _shown_answer(row)
+    if asked.is_empty:
+        raise Unusable("empty prompt: write plain text as rows with the key text")
+    if not output:
+        raise Unusable("empty answer: there is nothing to learn")
+    id, group = _name(row, "id"), _name(row, "group")
+    asked = Prompt(asked.input_text, asked.messages, asked.context, group=group)
+    return Demonstration(asked, output, id, _extra(row, "demonstration"))
+
+
+def _shown_answer(row: Row) -> tuple[Prompt, str]:
+    if "completion" in row:
+        if "prompt" not in row:
+            raise Unusable("missing key: prompt")
+        given, answer = row.pop("prompt"), row.pop("completion")
+        asked = Prompt(input_text=given) if isinstance(given, str) else _conversation(_messages(given), None)
+        return asked, answer if isinstance(answer, str) else _answer(_messages(answer), "completion")
+    if "output_text" in row:
+        return _asked(row), _text(row, "output_text")
+    if "messages" in row:
+        turns = _messages(row.pop("messages"))
+        return _conversation(turns[:-1], _optional(row, "context")), _answer(turns[-1:], "the last of messages")
+    raise Unusable(f"missing key: output_text (the row has: {keys_of(row)})")
+
+
+def text(row: Row) -> Demonstration:
+    """`text`: plain text, as a demonstration without a prompt."""
+    output = _text(row, "text")
+    if not output.strip():
+        raise Unusable("empty text: there is nothing to learn")
+    return Demonstration(Prompt(), output, _name(row, "id"), _extra(row, "text"))
+
+
+PREFERENCE: dict[str, Callable[[Row], Preference]] = {
+    "gcpc": gcpc_preference,
+    "trl": trl_preference,
+    "hh": hh_preference,
+    "openai": openai_preference,
+}
+"""Preference formats by name."""
+
+
+def preference_format(row: Row) -> str:
+    """Which preference format a row looks like, whole or with an answer missing; empty for none."""
+    if row.keys() & {"candidate_0", "candidate_1"}:
+        return "gcpc"
+    if row.keys() & {"preferred_output", "non_preferred_output"}:
+        return "openai"
+    if not row.keys() & {"chosen", "rejected"}:
+        return ""
+    answer = row.get("chosen", row.get("rejected"))
+    dialogue = isinstance(answer, str) and HUMAN in answer and ASSISTANT in answer
+    return "hh" if dialogue and "prompt" not in row else "trl"
+
+
+def kind(row: Row) -> str:
+    """Which kind of record a row looks like: preference, demonstration, prompt or text; empty for none."""
+    if preference_format(row):
+        return "preference"
+    messages = row.get("messages")
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    ends = last.get("role", last.get("author")) if isinstance(last, dict) else None
+    if "output_text" in row or "completion" in row or ends == "assistant":
+        return "demonstration"
+    if row.keys() & {"input_text", "messages", "prompt"}:
+        return "prompt"
+    return "text" if "text" in row else ""

@@ -1,0 +1,117 @@
+"""Judges: which of two answers to a prompt is better, and the file their verdicts are kept in.
+
+A judge is anything that turns pairs into judgments, one each, in order. Judgments are stored in the AutoSxS columns.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from preferent import files
+from preferent.data.types import Judgment
+from preferent.errors import DataError, PlatformError
+
+COLUMNS = (
+    "id",
+    "inference_instruction",
+    "inference_context",
+    "response_a",
+    "response_b",
+    "choice",
+    "confidence",
+    "explanation",
+    "judge",
+)
+CHOICES: Mapping[str, Literal["A", "B", "tie"]] = {
+    "A": "A",
+    "B": "B",
+    "Model A": "A",
+    "Model B": "B",
+    "tie": "tie",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerPair:
+    """Two answers to one prompt; `instruction` and `context` are what AutoSxS calls them."""
+
+    id: str
+    instruction: str
+    context: str
+    response_a: str
+    response_b: str
+
+
+def from_scores(
+    pairs: Sequence[AnswerPair],
+    scores_a: Sequence[float] | np.ndarray,
+    scores_b: Sequence[float] | np.ndarray,
+    judge: str,
+) -> list[Judgment]:
+    """The verdicts of a reward model from its scores of both answers, [n] each.
+
+    The higher score wins. Its confidence is Bradley-Terry's, sigma(|score_a - score_b|). Equal answers are a tie
+    whatever rounding made of their scores.
+    """
+    return [_judgment(pair, float(a), float(b), judge) for pair, a, b in zip(pairs, scores_a, scores_b, strict=True)]
+
+
+def _judgment(pair: AnswerPair, score_a: float, score_b: float, judge: str) -> Judgment:
+    if not (math.isfinite(score_a) and math.isfinite(score_b)):
+        raise DataError(f"{judge}: scored {score_a} and {score_b} for {pair.id}; such a reward model cannot judge")
+    margin = 0.0 if pair.response_a == pair.response_b else score_a - score_b
+    return Judgment(
+        id=pair.id,
+        inference_instruction=pair.instruction,
+        inference_context=pair.context,
+        response_a=pair.response_a,
+        response_b=pair.response_b,
+        choice="A" if margin > 0 else "B" if margin < 0 else "tie",
+        confidence=1 / (1 + math.exp(-abs(margin))),
+        judge=judge,
+        extra={"score_a": score_a, "score_b": score_b},
+    )
+
+
+def write(judgments: Sequence[Judgment], path: Path) -> None:
+    """Write judgments as JSONL, one a line: the AutoSxS columns, the judge, and what is in `extra`."""
+    rows = [{name: getattr(judgment, name) for name in COLUMNS} | dict(judgment.extra) for judgment in judgments]
+    files.write_jsonl(path, rows)
+
+
+def read(path: Path) -> list[Judgment]:
+    """The judgments in a JSONL file with AutoSxS columns; `judge` and `explanation` may be missing."""
+    try:
+        with open(path, "rb") as file:
+            return [_parsed(line, f"{path}:{number}") for number, line in enumerate(file, start=1) if line.strip()]
+    except FileNotFoundError:
+        raise PlatformError(f"{path}: no such file; judgments are read from there") from None
+
+
+def _parsed(line: bytes, place: str) -> Judgment:
+    try:
+        row: dict[str, Any] = json.loads(line.decode("utf-8"))
+        values = {name: str(row[name]) for name in COLUMNS[:5]}
+        return Judgment(
+            **values,
+            choice=CHOICES[row["choice"]],
+            confidence=float(row["confidence"]),
+            judge=str(row.get("judge", "")),
+            explanation=str(row.get("explanation", "")),
+            extra={name: value for name, value in row.items() if name not in COLUMNS},
+        )
+    except json.JSONDecodeError as error:
+        raise DataError(f"{place}: not JSON: {error.msg}") from None
+    except UnicodeDecodeError as error:
+        byte = f"byte {error.object[error.start]:#04x} at position {error.start}"
+        raise DataError(f"{place}: not UTF-8: {byte}; save the file as UTF-8") from None
+    except (KeyError, TypeError, ValueError) as error:
+        wanted = ", ".join(COLUMNS[:7])
+        raise DataError(
+            f"{place}: not a judgment ({error!r}); it needs {wanted}, and a choice of A, B or tie"
+        ) from None

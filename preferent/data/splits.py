@@ -1,0 +1,51 @@
+"""Which rows belong together, and which part each group goes to."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from preferent import randomness
+from preferent.data.types import Preference, Prompt, digest
+
+
+def labels(record: Preference | Prompt) -> list[str]:
+    """What ties a row to others: its prompt, or without one its candidates, and the group it names."""
+    prompt = record if isinstance(record, Prompt) else record.prompt
+    named = [digest("group", prompt.group)] if prompt.group else []
+    if isinstance(record, Preference) and prompt.is_empty:
+        return [digest("text", record.candidate_0), digest("text", record.candidate_1), *named]
+    return [digest("prompt", prompt.key), *named]
+
+
+def components(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The group of every row: rows that share a label, directly or through others, are one (union-find).
+
+    A group's name is the smallest of its labels, so it depends on what is in it, not on the order of the rows.
+    """
+    parent: dict[str, str] = {}
+
+    def root(label: str) -> str:
+        parent.setdefault(label, label)
+        while parent[label] != label:
+            parent[label] = label = parent[parent[label]]
+        return label
+
+    for row in rows:
+        for label in row[1:]:
+            low, high = sorted((root(row[0]), root(label)))
+            parent[high] = low
+    return [root(row[0]) for row in rows]
+
+
+def deal(seed: int, purpose: str, rows: Sequence[str], shares: Sequence[float]) -> dict[str, int]:
+    """The part of every group that `rows` name: `shares[i]` of the groups to part i, the rest to the last.
+
+    A group that holds more rows than the largest share stays in the last part, as long as there are others: a giant,
+    such as one topic of a few, would swallow a part.
+    """
+    sizes = Counter(rows)
+    limit = max(1.0, max(shares, default=0.0) * len(rows))
+    small = sorted(group for group, size in sizes.items() if size <= limit)
+    dealt = small if len(small) > len(shares) else sorted(sizes)
+    parts = randomness.split(seed, purpose, dealt, shares)
+    last = dict.fromkeys(sizes, len(shares))
+    return last | {group: int(part) for group, part in zip(dealt, parts, strict=True)}

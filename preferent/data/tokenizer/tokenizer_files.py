@@ -1,0 +1,107 @@
+"""The files a tokenizer is kept in: found, read, and written again with the pad token named."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from preferent.errors import PlatformError
+from preferent.files import write_atomic, write_json
+
+SPECIAL = ("bos", "eos", "unk", "pad")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerFiles:
+    """A tokenizer's files: `backend` is `tokenizer.json` as text, `ids` what the model's configuration says."""
+
+    folder: Path
+    backend: str
+    config: dict[str, Any]
+    names: dict[str, str]
+    ids: dict[str, int]
+    template: str | None
+
+
+def read(folder: Path) -> TokenizerFiles:
+    """The files of a tokenizer; what is missing or broken is a `PlatformError` that says how to mend it."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise PlatformError(_missing(folder))
+    config, model, generation = (_object(folder / f"{name}_config.json") for name in ("tokenizer", "", "generation"))
+    names = _names(_object(folder / "special_tokens_map.json")) | _names(config)
+    return TokenizerFiles(
+        folder, _backend(path), config, names, _ids(generation) | _ids(model), _template(folder, config)
+    )
+
+
+def _missing(folder: Path) -> str:
+    if not folder.is_dir():
+        return f"{folder}: no such folder; a tokenizer is read from a model's folder"
+    if (folder / "tokenizer.model").exists() or (folder / "vocab.json").exists():
+        return (
+            f"{folder}: the tokenizer is only in an old format; write tokenizer.json beside it once, with\n"
+            f"  python -c \"from transformers import AutoTokenizer as T; T.from_pretrained('{folder}').save_pretrained("
+            f"'{folder}')\""
+        )
+    return f"{folder}: holds no tokenizer.json; copy the tokenizer's files of the model into it"
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; empty where there is none."""
+    path = path.with_name(path.name.removeprefix("_"))
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PlatformError(f"{path}: cannot be read as JSON: {error}; copy it again from the model") from None
+    if not isinstance(value, dict):
+        raise PlatformError(f"{path}: holds no JSON object; copy it again from the model")
+    return value
+
+
+def _backend(path: Path) -> str:
+    value = _object(path)
+    if not isinstance(value.get("model"), dict):
+        raise PlatformError(f"{path}: is no tokenizer of the `tokenizers` library (it has no model); copy it again")
+    return path.read_text(encoding="utf-8")
+
+
+def _names(config: dict[str, Any]) -> dict[str, str]:
+    """Special tokens by role, from texts or from objects with `content`."""
+    found = {role: config.get(f"{role}_token") for role in SPECIAL}
+    texts = {role: token.get("content") if isinstance(token, dict) else token for role, token in found.items()}
+    return {role: text for role, text in texts.items() if isinstance(text, str)}
+
+
+def _ids(config: dict[str, Any]) -> dict[str, int]:
+    """Special ids by role; of several end tokens the first."""
+    found = {role: config.get(f"{role}_token_id") for role in SPECIAL}
+    first = {role: id[0] if isinstance(id, list) and id else id for role, id in found.items()}
+    return {role: id for role, id in first.items() if isinstance(id, int)}
+
+
+def _template(folder: Path, config: dict[str, Any]) -> str | None:
+    """The chat template; of several the one named `default`, else the first."""
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    value = config.get("chat_template")
+    if isinstance(value, list):
+        named = {each["name"]: each["template"] for each in value if isinstance(each, dict) and "name" in each}
+        value = named.get("default", next(iter(named.values()), None))
+    return value if isinstance(value, str) else None
+
+
+def write(files: TokenizerFiles, names: dict[str, str], folder: Path) -> None:
+    """Write a tokenizer's files with the given special tokens named in its configuration."""
+    special = {f"{role}_token": text for role, text in names.items()}
+    config = {"tokenizer_class": "PreTrainedTokenizerFast"} | files.config | special
+    config.pop("chat_template", None)
+    write_atomic(folder / "tokenizer.json", files.backend)
+    write_json(folder / "tokenizer_config.json", config)
+    if (files.folder / "special_tokens_map.json").exists():
+        write_json(folder / "special_tokens_map.json", special)
+    if files.template is not None:
+        write_atomic(folder / "chat_template.jinja", files.template)

@@ -1,0 +1,79 @@
+"""`preferent doctor RUN`: what is known to go wrong, looked for in the files of a run.
+
+A rule is a function from the run's history to findings: it reads numbers that are in the files, and runs no model.
+"""
+
+import json
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from preferent.doctor import (
+    answer_rules,
+    comparison_rules,
+    curve_rules,
+    data_rules,
+    dpo_rules,
+    policy_rules,
+    reward_rules,
+)
+from preferent.doctor.findings import SICK, SUSPICIOUS, Finding
+from preferent.doctor.run_history import RunHistory, read
+from preferent.errors import DataError
+
+Rule = Callable[[RunHistory], Iterator[Finding]]
+
+RULES: tuple[Rule, ...] = (
+    *data_rules.RULES,
+    *curve_rules.RULES,
+    *reward_rules.RULES,
+    *policy_rules.RULES,
+    *dpo_rules.RULES,
+    *answer_rules.RULES,
+    *comparison_rules.RULES,
+)
+WIDTH = 100
+
+
+def main(root: Path, as_json: bool) -> None:
+    """Print what is wrong with a run directory; raises `DataError` where a finding is `sick`."""
+    history = read(root)
+    findings = examine(history)
+    print(listed(findings) if as_json else render(root, history, findings))
+    sick = sum(finding.severity == SICK for finding in findings)
+    if sick:
+        raise DataError(f"{root}: {sick} of {len(findings)} findings say that the run is sick")
+
+
+def examine(history: RunHistory) -> list[Finding]:
+    """All findings, the sick ones first."""
+    findings = [finding for rule in RULES for finding in rule(history)]
+    return sorted(findings, key=lambda finding: finding.severity != SICK)
+
+
+def listed(findings: Sequence[Finding]) -> str:
+    """The findings as a JSON list."""
+    return json.dumps([asdict(finding) for finding in findings], indent=1, ensure_ascii=False)
+
+
+def render(root: Path, history: RunHistory, findings: Sequence[Finding]) -> str:
+    """The findings in words, and what could not be looked at."""
+    counted = {severity: sum(one.severity == severity for one in findings) for severity in (SICK, SUSPICIOUS)}
+    found = ", ".join(f"{count} {severity}" for severity, count in counted.items() if count) or "nothing found"
+    parts = [f"{root}: {found}; {len(RULES)} rules", *map(_paragraph, findings)]
+    if history.missing:
+        parts.append(_wrapped(f"Not there, and so not looked at: {', '.join(history.missing)}"))
+    return "\n\n".join(parts)
+
+
+def _paragraph(finding: Finding) -> str:
+    evidence = [f"  {evidence}" for evidence in finding.evidence]
+    says, advice = _wrapped(finding.says, "  "), _wrapped(f"What to do: {finding.advice}", "  ")
+    return "\n".join([f"{finding.severity}: {finding.name}", says, *evidence, advice])
+
+
+def _wrapped(text: str, indent: str = "") -> str:
+    return textwrap.fill(
+        text, WIDTH, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )

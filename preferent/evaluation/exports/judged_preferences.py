@@ -1,0 +1,61 @@
+"""The judged pairs as preferences to train on (RLAIF, Bai et al. 2022): what the headline judge chose becomes data."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from preferent import randomness
+from preferent.data import judgment_outcomes
+from preferent.data.formats import row_writer
+from preferent.data.types import Choice, Judgment, Preference, digest
+from preferent.evaluation.exports.finished_comparison import Comparison
+
+CHOICES: dict[str, Choice] = {"A": 0, "B": 1, "tie": "tie"}
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedPreferences:
+    """The rows, in GCPC's keys, and how many judgments gave none: equal answers, and verdicts that say nothing."""
+
+    rows: list[dict[str, Any]]
+    identical: int
+    unparsable: int
+
+
+def made(comparison: Comparison) -> JudgedPreferences:
+    """One row for each judgment of the headline judge; ties are kept as such."""
+    judgments = [one for several in comparison.by(comparison.headline).values() for one in several]
+    told = [one for one in judgments if judgment_outcomes.parsed(one)]
+    useful = [one for one in told if one.response_a != one.response_b]
+    rows = [row_writer.row(_preference(comparison, one)) or {} for one in useful]
+    return JudgedPreferences(rows, len(told) - len(useful), len(judgments) - len(told))
+
+
+def _preference(comparison: Comparison, judgment: Judgment) -> Preference:
+    """A judgment as a preference. A stands at the place where people saw it, else where a coin keyed by the row puts
+    it: a fixed place would tell the models apart."""
+    prompt = comparison.prompt(judgment.id, judgment.inference_context)
+    models = {"model_0": comparison.name("a"), "model_1": comparison.name("b")}
+    known = {
+        name: judgment.extra[name]
+        for name in ("first", "both_bad", "note", "seconds", "probability")
+        if name in judgment.extra
+    }
+    pair = Preference(
+        replace(prompt, id=""),
+        judgment.response_a,
+        judgment.response_b,
+        CHOICES[judgment.choice],
+        judgment.id,
+        None if judgment.extra.get("strength") is None else float(judgment.extra["strength"]),
+        str(judgment.extra.get("annotator") or judgment.judge),
+        {**prompt.extra, "confidence": judgment.confidence, **known, **models},
+    )
+    if judgment.extra.get("first") == "a" or ("first" not in judgment.extra and _coin(pair) < 0.5):
+        return pair
+    changed = {**pair.extra, "model_0": models["model_1"], "model_1": models["model_0"]}
+    return replace(pair.swap(), extra=changed)
+
+
+def _coin(pair: Preference) -> float:
+    item = int(digest(pair.prompt.key, *sorted((pair.candidate_0, pair.candidate_1))), 16)
+    return float(randomness.uniforms(0, "position", item, 0))

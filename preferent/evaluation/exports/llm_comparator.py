@@ -1,0 +1,114 @@
+"""A comparison as Google's LLM Comparator reads it (its application shows tables and histograms in a browser).
+
+Every field that the schema declares is in every example, as the application stops at one that is missing. A score is
+3 (p - 1/2), where p is the outcome that the judge expects for A: above 0 A is better, and beyond 0.25 the application
+counts a win. An unparsable verdict has the score null.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from preferent.data import judgment_outcomes
+from preferent.data.types import Judgment
+from preferent.evaluation.exports.finished_comparison import Comparison
+
+Row = dict[str, Any]
+LABELS = {"A": "A is better", "B": "B is better", "tie": "same", None: "unparsable"}
+BELOW_ONE = 0.99
+"""Where no rating is below 1 the application takes another scale, with another middle."""
+
+
+def made(comparison: Comparison) -> Row:
+    """The JSON object."""
+    said = {name: comparison.by(name) for name in comparison.metrics["judges"]}
+    fields = _fields(comparison)
+    examples = [_example(comparison, id, said, fields) for id in comparison.rows]
+    ratings = [rating for example in examples for rating in example["individual_rater_scores"]]
+    scores = [rating["score"] for rating in ratings if rating["score"] is not None]
+    if scores and min(scores) >= 1:
+        for rating in ratings:
+            rating["score"] = None if rating["score"] is None else min(rating["score"], BELOW_ONE)
+    return {
+        "metadata": {"source_path": comparison.source, "custom_fields_schema": fields},
+        "models": [{"name": comparison.name(side)} for side in ("a", "b")],
+        "examples": examples,
+    }
+
+
+def _fields(comparison: Comparison) -> list[Row]:
+    """The custom fields: lengths, KL where every row has it, what each judge chose, and of each rating its judge."""
+    fields = [("id", "string"), ("length", "per_model_number")]
+    if all(row["answers"]["a"]["kl"] is not None for row in comparison.rows.values()) and comparison.rows:
+        fields.append(("kl", "number"))
+    fields += [(f"choice of {name}", "category") for name in comparison.metrics["judges"]]
+    fields += [("judge", "per_rating_string"), ("annotator", "per_rating_string")]
+    return [{"name": name, "type": kind} for name, kind in fields]
+
+
+def _example(
+    comparison: Comparison, id: str, said: Mapping[str, Mapping[str, Sequence[Judgment]]], fields: Sequence[Row]
+) -> Row:
+    row = comparison.rows[id]
+    headline = said.get(comparison.headline or "", {}).get(id, ())
+    unit = comparison.metrics["length"]["unit"]
+    expected = [value for one in headline if (value := judgment_outcomes.expectation(one)) is not None]
+    given: Row = {"id": id, "length": [_length(row["answers"][side], unit) for side in ("a", "b")]}
+    given["kl"] = row["answers"]["a"]["kl"]
+    given |= {f"choice of {name}": _chosen(judged.get(id, ())) for name, judged in said.items()}
+    return {
+        "input_text": row["prompt"],
+        "tags": list(row["tags"]),
+        "output_text_a": row["answers"]["a"]["text"],
+        "output_text_b": row["answers"]["b"]["text"],
+        "score": score(sum(expected) / len(expected)) if expected else None,
+        "individual_rater_scores": [
+            rating for judged in said.values() for one in judged.get(id, ()) for rating in _ratings(one)
+        ],
+        "custom_fields": {field["name"]: given[field["name"]] for field in fields if field["name"] in given},
+    }
+
+
+def score(expected: float) -> float:
+    """The application's score, from -1.5 (B) to 1.5 (A), of the outcome that is expected for A."""
+    return 3 * (expected - 0.5)
+
+
+def _length(answer: Mapping[str, Any], unit: str) -> int:
+    """In the unit of the whole comparison: tokens, or words where not all of them were counted."""
+    return int(answer["tokens"]) if unit == "tokens" else len(answer["text"].split())
+
+
+def _chosen(judgments: Sequence[Judgment]) -> str:
+    """What a judge chose; of several people who did not say the same, that they were divided."""
+    chosen = {one.choice if judgment_outcomes.parsed(one) else None for one in judgments}
+    if not chosen:
+        return "not asked"
+    return LABELS[chosen.pop()] if len(chosen) == 1 else "divided"
+
+
+def _ratings(judgment: Judgment) -> list[Row]:
+    """One rating for each verdict in a judgment, its score that for A; flipped is one whose judge saw B first."""
+    known = {"judge": judgment.judge, "annotator": str(judgment.extra.get("annotator") or "")}
+    several = judgment.extra.get("verdicts")
+    if several is None:
+        expected = judgment_outcomes.expectation(judgment)
+        flipped = judgment.extra.get("first") == "b"
+        return [_rating(judgment.choice, expected, flipped, judgment.explanation, known)]
+    ratings = []
+    for verdict in several:
+        choice = verdict["choice"]
+        expected = None if choice is None else verdict.get("probability")
+        expected = judgment_outcomes.OUTCOMES[choice] if expected is None and choice is not None else expected
+        told = judgment.explanation if choice == judgment.choice else ""
+        ratings.append(_rating(choice, expected, verdict["first"] == "b", told, known))
+    return ratings
+
+
+def _rating(choice: str | None, expected: float | None, flipped: bool, rationale: str, known: Row) -> Row:
+    return {
+        "score": None if expected is None else score(expected),
+        "rating_label": LABELS[choice],
+        "is_flipped": flipped,
+        "rationale": rationale,
+        "custom_fields": dict(known),
+    }

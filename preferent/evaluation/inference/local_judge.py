@@ -1,0 +1,176 @@
+"""A causal language model that judges here: its explanation is sampled, its verdict is read off its probabilities.
+
+After the explanation (or at once, where none is wanted) the three lines that a verdict may be are scored as
+continuations; the probabilities of their labels are the softmax of the sums of their tokens' log-probabilities. So
+every reply has a verdict. What is drawn depends on the seed and the call, never on which calls share a batch.
+"""
+
+import sys
+import time
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from preferent import files, randomness
+from preferent.config.comparison_sections import JudgeSection
+from preferent.config.recipe import Recipe
+from preferent.data.types import Message, Prompt, Rollout
+from preferent.evaluation.judges import chat_completion, reply_cache, verdict_parsing
+from preferent.evaluation.judges.protocol import Call, Reply
+from preferent.models import language_models
+from preferent.models.language_models import Policy
+from preferent.models.world import World
+from preferent.rollouts import local_sampler, measurement
+from preferent.rollouts.sampler import Params
+from preferent.runs import interruption
+
+DRAWN = "judge"
+"""The purpose of this module's random numbers."""
+
+
+@dataclass(frozen=True)
+class LocalModelJudge:
+    """A model in this process, as the recipe describes it; questions and replies that are decoded together have no more
+    than `positions` tokens: as many as the recipe's sampler is allowed."""
+
+    judge: JudgeSection
+    policy: Policy
+    seed: int
+    positions: int
+    micro_batch_tokens: int
+    identity: Mapping[str, Any]
+
+    @classmethod
+    def load(cls, judge: JudgeSection, recipe: Recipe, folder: Path, world: World) -> "LocalModelJudge":
+        """The judge from its model's folder."""
+        identity = {"model": files.fingerprint(folder), "seed": recipe.seed, "explanation": judge.explanation}
+        policy = language_models.load_policy(folder, world)
+        positions = recipe.sampler.rows * (recipe.prompt_sequence_length + recipe.target_sequence_length)
+        asked = identity | chat_completion.parameters(judge)
+        return cls(judge, policy, recipe.seed, positions, recipe.ppo.micro_batch_tokens, asked)
+
+    def ask(self, calls: Sequence[Call]) -> Generator[tuple[Call, Reply], None, None]:
+        """The calls' replies, some at a time."""
+        prompts = [self._prompt(call) for call in calls]
+        ids = [self._ids(prompt) for prompt in prompts]
+        self._warn([len(row) for row in ids])
+        longest = max((len(row) for row in ids), default=0) + self.judge.max_tokens
+        size = max(1, self.positions // longest)
+        for start in range(0, len(calls), size):
+            interruption.stop().check()
+            part = slice(start, start + size)
+            began = time.monotonic()
+            replies = self._replies(calls[part], prompts[part], ids[part])
+            seconds = (time.monotonic() - began) / len(replies)
+            for call, reply in zip(calls[part], replies, strict=True):
+                yield call, replace(reply, seconds=seconds)
+
+    def _prompt(self, call: Call) -> Prompt:
+        """A call as this model reads it: by its chat template, or as plain text where it has none."""
+        inert = self.policy.tokenizer.inert
+        messages = tuple(Message(message.role, inert(message.content)) for message in call.messages)
+        if self.policy.tokenizer.converses:
+            return Prompt(messages=messages)
+        return Prompt("\n\n".join(message.content for message in messages) + "\n\n")
+
+    def _ids(self, prompt: Prompt) -> np.ndarray:
+        ids, _ = self.policy.tokenizer.encode_prompt(prompt, None, sys.maxsize)
+        return np.asarray(ids, np.int32)
+
+    def _warn(self, lengths: Sequence[int]) -> None:
+        """Say how many questions are longer than what the model was made to read."""
+        longest = getattr(self.policy.body.config.get_text_config(), "max_position_embeddings", None)
+        more = self.judge.max_tokens if self.judge.explanation else 0
+        if longest and (over := sum(length + more > longest for length in lengths)):
+            print(
+                f"{self.judge.name}: {over} of {len(lengths)} questions, with the reply, are longer than the {longest} "
+                f"tokens that {self.policy.source} reads; its verdicts on them are doubtful",
+                file=sys.stderr,
+            )
+
+    def _replies(self, calls: Sequence[Call], prompts: Sequence[Prompt], ids: Sequence[np.ndarray]) -> list[Reply]:
+        items = [int(reply_cache.key(call, self.identity)[:15], 16) for call in calls]
+        explained = self._explained(prompts, ids, items) if self.judge.explanation else [Reply("", tokens=0)] * len(ids)
+        shares = self._shares(prompts, ids, [reply.text for reply in explained])
+        uniforms = randomness.uniforms(self.seed, f"{DRAWN} verdict", items, 0)
+        labels = [
+            chosen(row, chat_completion.temperature(self.judge), float(u))
+            for row, u in zip(shares, uniforms, strict=True)
+        ]
+        return [
+            replace(
+                reply,
+                text=_with_verdict(reply.text, label),
+                probabilities=dict(zip(verdict_parsing.LABELS, row.tolist(), strict=True)),
+                tokens=len(prompt) + (reply.tokens or 0),
+            )
+            for reply, label, row, prompt in zip(explained, labels, shares, ids, strict=True)
+        ]
+
+    def _explained(self, prompts: Sequence[Prompt], ids: Sequence[np.ndarray], items: Sequence[int]) -> list[Reply]:
+        """Explanations, each up to where it would give its verdict."""
+        temperature = chat_completion.temperature(self.judge)
+        params = Params(self.judge.max_tokens, temperature or 1.0, greedy=temperature == 0)
+        rollouts = local_sampler.LocalSampler(self.policy, self.seed, len(ids)).sample(ids, items, DRAWN, 0, params)
+        texts = [
+            self.policy.tokenizer.decode_answer(prompt, None, rollout.ids.tolist())
+            for prompt, rollout in zip(prompts, rollouts, strict=True)
+        ]
+        return [
+            Reply(
+                verdict_parsing.before(text),
+                tokens=len(rollout.ids),
+                cut=not rollout.ended and not verdict_parsing.LINE.search(text),
+            )
+            for text, rollout in zip(texts, rollouts, strict=True)
+        ]
+
+    def _shares(self, prompts: Sequence[Prompt], ids: Sequence[np.ndarray], before: Sequence[str]) -> np.ndarray:
+        """The probabilities [n, 3] of the labels after each explanation."""
+        tokenizer, count = self.policy.tokenizer, len(verdict_parsing.LABELS)
+        texts = [_with_verdict(text, label) for text in before for label in verdict_parsing.LABELS]
+        asked = [prompt for prompt in prompts for _ in verdict_parsing.LABELS]
+        answers = tokenizer.encode_answers(asked, None, texts, sys.maxsize)
+        rows = [np.asarray(answer[:-1], np.int32) for answer, _ in answers]
+        rollouts = [
+            Rollout(number, 0, 0, ids[number // count], row, np.zeros(len(row), np.float32), False)
+            for number, row in enumerate(rows)
+        ]
+        micros = measurement.micro_batches(
+            rollouts, self.micro_batch_tokens, tokenizer.pad_id, self.policy.world.device
+        )
+        shape = len(rows), max(len(row) for row in rows)
+        log_probs = measurement.measure(self.policy, None, micros, shape, 1.0).log_probs.double().cpu().numpy()
+        starts = np.repeat([_common(rows[at : at + count]) for at in range(0, len(rows), count)], count)
+        own = np.arange(shape[1]) >= starts[:, None]
+        return shares_of((log_probs * own).sum(-1).reshape(-1, count))
+
+
+def _common(rows: Sequence[np.ndarray]) -> int:
+    """How many ids the rows begin with in common."""
+    return next(
+        (place for place, ids in enumerate(zip(*rows, strict=False)) if len(set(ids)) > 1), len(min(rows, key=len))
+    )
+
+
+def shares_of(sums: np.ndarray) -> np.ndarray:
+    """Log-probabilities [n, 3] up to a constant as probabilities [n, 3] that sum to 1."""
+    likelihoods = np.exp(sums - sums.max(-1, keepdims=True))
+    shares: np.ndarray = likelihoods / likelihoods.sum(-1, keepdims=True)
+    return shares
+
+
+def chosen(shares: np.ndarray, temperature: float, uniform: float) -> str:
+    """The label of the largest of the probabilities [3], the first of equals; at a temperature above 0 one drawn."""
+    if temperature == 0:
+        return verdict_parsing.LABELS[int(shares.argmax())]
+    with np.errstate(divide="ignore"):
+        cumulative = shares_of(np.log(shares)[None] / temperature)[0].cumsum()
+    return verdict_parsing.LABELS[min(int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right")), 2)]
+
+
+def _with_verdict(explanation: str, label: str) -> str:
+    return f"{explanation}\nVerdict: {label}" if explanation else f"Verdict: {label}"

@@ -1,0 +1,69 @@
+"""What reward models think of every side's answers: an independent one, and the reward that was optimised."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from preferent.config import stage_graph
+from preferent.config.recipe import Recipe
+from preferent.data.predictions import Answers
+from preferent.errors import PlatformError
+from preferent.evaluation.judge_results import Scores
+from preferent.rewards.normalization import ScoreNormalization
+from preferent.runs import interruption, progress
+
+ROWS_AT_ONCE = 256
+
+Scorer = Callable[..., Sequence[float] | np.ndarray]
+"""(prompts, answers), two lists of text, and where they are known the prompts as records, to scores."""
+
+
+def located(recipe: Recipe, models: dict[str, Path]) -> dict[str, Path]:
+    """The reward models' folders; what is on the hub is downloaded."""
+    if not any(stage_graph.FOREIGN.fullmatch(name) for name in models):
+        return models
+    from preferent.rewards import scoring
+
+    return scoring.located(recipe, models)
+
+
+def scored(recipe: Recipe, inputs: Mapping[str, Path], answers: Answers) -> dict[str, Scores]:
+    """What the judge, and the reward that was optimised, think of every answer."""
+    there = bool(stage_graph.members(inputs)) or not stage_graph.trains(recipe)
+    rewarded = there and all(name in inputs for name in stage_graph.foreign(recipe))
+    if "judge" not in inputs and not rewarded:
+        return {}
+    from preferent.models import world
+    from preferent.rewards import scoring
+
+    here = world.World.of(recipe)
+    scores: dict[str, Scores] = {}
+    if "judge" in inputs:
+        judging = scoring.RewardModel.load(inputs["judge"], recipe, here)
+        scores["judge"] = ask(judging.score_texts, answers, "judge")
+    if rewarded:
+        found = ScoreNormalization.read(inputs["score"]) if "score" in inputs else None
+        optimised = scoring.CombinedReward.load(recipe, inputs, here, found)
+        scores["reward"] = ask(optimised.score_texts, answers, "reward")
+    return scores
+
+
+def ask(scorer: Scorer, answers: Answers, name: str) -> Scores:
+    """The raw scores [n] of every side's answers, all to the prompt as side a was given it."""
+    prompts = [answer.prompt for answer in answers["a"]]
+    records = [answer.asked for answer in answers["a"]]
+    scores: dict[str, list[float]] = {side: [] for side in answers}
+    with progress.bar(f"compare: {name}", total=len(prompts) * len(answers)) as bar:
+        for place, side in enumerate(answers):
+            texts = [answer.text for answer in answers[side]]
+            for start in range(0, len(texts), ROWS_AT_ONCE):
+                rows = slice(start, start + ROWS_AT_ONCE)
+                asked = [] if None in records else [records[rows]]
+                values = [float(value) for value in scorer(prompts[rows], texts[rows], *asked)]
+                if len(values) != len(texts[rows]):
+                    raise PlatformError(f"{name}: returned {len(values)} scores for {len(texts[rows])} answers")
+                scores[side] += values
+                bar.update(place * len(prompts) + len(scores[side]))
+                interruption.stop().check()
+    return {side: np.asarray(values) for side, values in scores.items()}

@@ -1,0 +1,140 @@
+"""A language model's verdicts counted: what could be read, what the order of showing decided, what it cost."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import fsum
+from typing import Any, Literal
+
+from preferent.evaluation import statistics
+from preferent.evaluation.judges.protocol import Call, Reply
+
+JudgeChoice = Literal["A", "B", "tie"]
+MUCH_UNPARSABLE = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeVerdict:
+    """One verdict: which answer was shown first ("a" or "b"), the vote, the choice (None: the reply gave none), and the
+    expected outcome for a, P(a is better) + P(tie) / 2, where the label's probabilities are known."""
+
+    first: Literal["a", "b"]
+    vote: int
+    choice: JudgeChoice | None
+    probability: float | None
+
+    @classmethod
+    def of(
+        cls, first: Literal["a", "b"], vote: int, label: str | None, shares: Mapping[str, float] | None
+    ) -> "JudgeVerdict":
+        """From the label of a reply, "1", "2", "tie" or None, and the labels' probabilities."""
+        if label is None:
+            return cls(first, vote, None, None)
+        sides: dict[str, JudgeChoice] = {"1": "A", "2": "B"} if first == "a" else {"1": "B", "2": "A"}
+        a_label = "1" if first == "a" else "2"
+        probability = None if shares is None else shares[a_label] + shares["tie"] / 2
+        return cls(first, vote, sides.get(label, "tie"), probability)
+
+    @property
+    def took_first(self) -> bool | None:
+        """Whether the answer shown first was chosen; None for a tie or no verdict."""
+        return None if self.choice in (None, "tie") else self.choice == self.first.upper()
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeSummary:
+    """What a judge did.
+
+    `verdicts` = `pairs` * 2 * `votes` = `parsed` + `unparsable` + `identical` * 2 * `votes`, where `identical` counts
+    pairs of equal answers, ties without a call. `consistent` is the share of the `both_orders` pairs and votes whose
+    verdict is the same in both orders; `first_slot` is the share of their verdicts for a side that chose the one shown
+    first, with its interval. `calls` are distinct questions; `seconds` and `tokens` are what these took, `log_probs`
+    counts verdicts whose probability is known. `made`, `cached` and `faults` tell of this run alone.
+    """
+
+    pairs: int
+    votes: int
+    verdicts: int
+    identical: int
+    parsed: int
+    unparsable: int
+    unparsable_share: float
+    cut: int
+    both_orders: int
+    consistent: float | None
+    first_slot: float | None
+    first_slot_interval: tuple[float, float] | None
+    calls: int
+    seconds: float
+    tokens: int | None
+    log_probs: int
+    made: int
+    cached: int
+    faults: Mapping[str, int]
+    warnings: tuple[str, ...] = ()
+
+    def order(self) -> dict[str, Any]:
+        """What does not change when the same command is given again."""
+        of_this_run = ("pairs", "votes", "made", "cached", "faults", "warnings")
+        return {name: value for name, value in asdict(self).items() if name not in of_this_run}
+
+
+def summarize(
+    judged: Sequence[Sequence[JudgeVerdict]],
+    votes: int,
+    replies: Mapping[Call, Reply],
+    made: int,
+    faults: Sequence[str],
+) -> JudgeSummary:
+    """The summary of the verdicts on each pair [n], of identical answers none, and of the replies they rest on."""
+    asked = [verdicts for verdicts in judged if verdicts]
+    flat = [verdict for verdicts in asked for verdict in verdicts]
+    unparsable = sum(verdict.choice is None for verdict in flat)
+    units = [(number, unit) for number, verdicts in enumerate(asked) for unit in _units(verdicts)]
+    decided = [(v.took_first, number) for number, unit in units for v in unit if v.took_first is not None]
+    slot = statistics.win_rate([float(took) for took, _ in decided], [str(n) for _, n in decided]) if decided else None
+    used = [reply.tokens for reply in replies.values() if reply.tokens is not None]
+    return JudgeSummary(
+        pairs=len(judged),
+        votes=votes,
+        verdicts=len(judged) * 2 * votes,
+        identical=len(judged) - len(asked),
+        parsed=len(flat) - unparsable,
+        unparsable=unparsable,
+        unparsable_share=unparsable / len(flat) if flat else 0.0,
+        cut=sum(reply.cut for reply in replies.values()),
+        both_orders=len(units),
+        consistent=sum(one.choice == other.choice for _, (one, other) in units) / len(units) if units else None,
+        first_slot=slot.win_rate if slot else None,
+        first_slot_interval=slot.interval if slot else None,
+        calls=len(replies),
+        seconds=fsum(reply.seconds for reply in replies.values()),
+        tokens=sum(used) if used else None,
+        log_probs=sum(verdict.probability is not None for verdict in flat),
+        made=made,
+        cached=len(replies) - made,
+        faults=dict(Counter(faults)),
+    )
+
+
+def _units(verdicts: Sequence[JudgeVerdict]) -> list[tuple[JudgeVerdict, JudgeVerdict]]:
+    """The votes whose verdicts in both orders could be read."""
+    by_vote: dict[int, list[JudgeVerdict]] = {}
+    for verdict in verdicts:
+        if verdict.choice is not None:
+            by_vote.setdefault(verdict.vote, []).append(verdict)
+    return [(unit[0], unit[1]) for unit in by_vote.values() if len(unit) == 2]
+
+
+def warnings(summary: JudgeSummary, name: str, max_tokens: int) -> tuple[str, ...]:
+    """What must be said aloud about a judge's replies."""
+    found = []
+    if summary.unparsable_share > MUCH_UNPARSABLE:
+        asked = summary.parsed + summary.unparsable
+        found.append(
+            f"WARNING: {name}: {summary.unparsable} of {asked} replies ({summary.unparsable_share:.1%}) give no "
+            "verdict that can be read; they are kept and counted, and the win rate leaves them out"
+        )
+    if summary.cut:
+        found.append(f"{name}: {summary.cut} replies were cut off at max_tokens = {max_tokens}; raise it")
+    return tuple(found)

@@ -1,0 +1,106 @@
+"""The replies of one judge, kept by what was asked: an answer that is there is not asked for again.
+
+One JSON object a line, appended; a line counts once it is on the disk whole. A line that was torn by a kill is cut off
+when the file is next written to, and several processes may write to one file.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from preferent import files
+from preferent.evaluation.judges.protocol import Call, Reply
+
+_FIELDS = ("text", "probabilities", "tokens", "cut", "seconds")
+
+
+def key(call: Call, identity: Mapping[str, Any]) -> str:
+    """The SHA-256 of all that a reply depends on: whom it comes from, what was asked, and the how manieth time."""
+    asked = [dict(identity), [[message.role, message.content] for message in call.messages], call.vote]
+    return hashlib.sha256(json.dumps(asked, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+class ReplyCache:
+    """A file of replies; `Ledger.open(path, identity)` opens it."""
+
+    def __init__(self, path: Path, identity: Mapping[str, Any], descriptor: int) -> None:
+        self.path, self._identity, self._file = path, identity, descriptor
+        with self._alone():
+            self._replies = self._read()
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, path: Path, identity: Mapping[str, Any]) -> Iterator["ReplyCache"]:
+        """The ledger of a judge, made where there is none."""
+        with files.writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                files.sync_folder(path.parent)
+                yield cls(path, identity, descriptor)
+            finally:
+                os.close(descriptor)
+
+    def get(self, call: Call) -> Reply | None:
+        """The reply that is kept for a call."""
+        return self._replies.get(key(call, self._identity))
+
+    def add(self, call: Call, reply: Reply) -> None:
+        """Keep a reply; it is on the disk when this returns."""
+        name = key(call, self._identity)
+        row = {"key": name} | {field: getattr(reply, field) for field in _FIELDS}
+        with files.writing(self.path), self._alone():
+            self._mend()
+            line = json.dumps(row, allow_nan=False).encode() + b"\n"
+            while line:
+                line = line[os.write(self._file, line) :]
+            os.fsync(self._file)
+        self._replies[name] = reply
+
+    def __len__(self) -> int:
+        return len(self._replies)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the file against other processes; the lock dies with the process."""
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def _mend(self) -> None:
+        """Cut off what stands behind the last whole line: somebody was killed while writing it."""
+        size = os.fstat(self._file).st_size
+        if size == 0 or os.pread(self._file, 1, size - 1) == b"\n":
+            return
+        whole = self.path.read_bytes()
+        end = whole.rfind(b"\n") + 1
+        os.ftruncate(self._file, end)
+        line = whole.count(b"\n") + 1
+        print(f"{self.path}:{line}: was cut off in the middle of a line; that call is made again", file=sys.stderr)
+
+    def _read(self) -> dict[str, Reply]:
+        """The replies in the file, the first of equal keys; what is no reply is told and asked for again."""
+        self._mend()
+        found: dict[str, Reply] = {}
+        with open(self.path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    row = json.loads(line)
+                    found.setdefault(str(row["key"]), _reply(row))
+                except (ValueError, KeyError, TypeError, RecursionError):
+                    print(f"{self.path}:{number}: is no reply; that call is made again", file=sys.stderr)
+        return found
+
+
+def _reply(row: Mapping[str, Any]) -> Reply:
+    given = row["probabilities"]
+    probabilities = None if given is None else {str(label): float(value) for label, value in given.items()}
+    return Reply(str(row["text"]), probabilities, row["tokens"], bool(row["cut"]), float(row["seconds"]))

@@ -1,0 +1,26 @@
+"""Win rates and how sure they are: wins, ties, intervals, agreement, ratings; numbers in, numbers out.
+
+An outcome is 1 (win), 1/2 (tie) or 0 (loss) of one side in one verdict; the win rate is the mean outcome. Rows about
+the same prompt are one cluster everywhere. docs/statistics.md says in words what each number means.
+"""
+
+from preferent.evaluation.statistics.calibration import Bin, calibration_error, reliability
+from preferent.evaluation.statistics.means import LengthComparison, Mean, lengths, mean, rank_correlation
+from preferent.evaluation.statistics.win_rates import METHOD, WinRate, design_effect, p_value, wilson, win_rate
+
+__all__ = [
+    "METHOD",
+    "Bin",
+    "LengthComparison",
+    "Mean",
+    "WinRate",
+    "calibration_error",
+    "design_effect",
+    "lengths",
+    "mean",
+    "p_value",
+    "rank_correlation",
+    "reliability",
+    "wilson",
+    "win_rate",
+]

@@ -1,0 +1,242 @@
+"""How far judges agree: with each other, several at once, and with people.
+
+Verdicts are any labels that can be sorted; those of a comparison are "A", "tie" and "B". A coefficient that is chance
+corrected is 1 for judges who always agree and 0 for those who agree as often as by chance. It is None where it is
+undefined: where nobody ever said anything but one and the same, chance alone explains all.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from preferent.evaluation.statistics import resampling
+from preferent.evaluation.statistics.win_rates import win_rate
+
+CHOICES = ("B", "tie", "A")
+"""The verdicts of a comparison in their order, a tie between the two."""
+
+Weights = Literal["linear", "quadratic"]
+Level = Literal["nominal", "ordinal", "interval"]
+Interval = tuple[float, float]
+
+
+def percent(a: Sequence[Any], b: Sequence[Any]) -> float:
+    """The share of pairs on which two judges gave the same verdict, ties included."""
+    return float(np.mean([one == other for one, other in zip(a, b, strict=True)]))
+
+
+def cohen(
+    a: Sequence[Any], b: Sequence[Any], weights: Weights | None = None, order: Sequence[Any] = CHOICES
+) -> float | None:
+    """Cohen's kappa of two judges (1960, Educational and Psychological Measurement 20:37): 1 - observed / expected
+    disagreement, what is expected being that of two who say as they do, but each without regard to the pair.
+
+    With `weights` (Cohen 1968) a disagreement costs the distance of its two labels in `order`, or that squared.
+    """
+    labels = order if weights else sorted({*a, *b})
+    return _kappa(_crossed(_places(a, labels), _places(b, labels), len(labels)), weights)
+
+
+def _places(verdicts: Sequence[Any], labels: Sequence[Any]) -> np.ndarray:
+    place = {label: index for index, label in enumerate(labels)}
+    if unknown := set(verdicts) - set(place):
+        raise ValueError(f"{sorted(unknown)} are not among the ordered labels {list(labels)}")
+    return np.array([place[verdict] for verdict in verdicts], dtype=np.int64)
+
+
+def _crossed(a: np.ndarray, b: np.ndarray, labels: int) -> np.ndarray:
+    """How often each two labels met, [labels, labels]."""
+    return np.bincount(a * labels + b, minlength=labels * labels).reshape(labels, labels)
+
+
+def _kappa(crossed: np.ndarray, weights: Weights | None = None) -> float | None:
+    n = int(crossed.sum())
+    if n == 0:
+        return None
+    distance = np.abs(np.subtract.outer(np.arange(len(crossed)), np.arange(len(crossed))))
+    cost = {None: np.minimum(distance, 1), "linear": distance, "quadratic": distance**2}[weights]
+    expected = float(np.sum(cost * np.outer(crossed.sum(1), crossed.sum(0)))) / n
+    return 1 - float(np.sum(cost * crossed)) / expected if expected > 0 else None
+
+
+def fleiss(counts: Sequence[Sequence[int]] | np.ndarray) -> float | None:
+    """Fleiss' kappa (1971, Psychological Bulletin 76:378) of `counts` [pairs, labels]: how many judges said what.
+
+    Every pair needs as many judges, not always the same ones; `krippendorff` takes what is missing.
+    """
+    counts = np.asarray(counts, dtype=np.float64)
+    judges = counts.sum(-1)
+    if counts.ndim < 2 or judges[0] < 2 or np.any(judges != judges[0]):
+        raise ValueError("every pair needs the same number of judges, two or more: Krippendorff's alpha takes others")
+    observed = float(np.mean(np.sum(counts * (counts - 1), 1) / (judges * (judges - 1))))
+    expected = float(np.sum((counts.sum(0) / counts.sum()) ** 2))
+    return (observed - expected) / (1 - expected) if expected < 1 else None
+
+
+def krippendorff(ratings: Sequence[Sequence[float | None]] | np.ndarray, level: Level = "nominal") -> float | None:
+    """Krippendorff's alpha of `ratings` [judges, pairs] as numbers, None or nan where a judge has not judged.
+
+    1 - observed / expected disagreement, over all that were judged twice or more (Krippendorff 2011, "Computing
+    Krippendorff's alpha-reliability"). `level` says what a disagreement costs: 1 whichever it is, as many ratings as
+    lie between the two, or their difference squared. For verdicts: {"B": 0, "tie": 0.5, "A": 1}.
+    """
+    counts, values = _tallied(ratings)
+    return _alpha(counts, values, level)
+
+
+def _tallied(ratings: Sequence[Sequence[float | None]] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many judges gave a pair each of the values, [pairs, values], and these values in order."""
+    table = np.asarray(ratings, dtype=np.float64)  # None becomes nan
+    values = np.unique(table[~np.isnan(table)])
+    return np.sum(table[:, :, None] == values, axis=0), values
+
+
+def _alpha(counts: np.ndarray, values: np.ndarray, level: Level) -> float | None:
+    judges = counts.sum(1)
+    counts, judges = counts[judges > 1], judges[judges > 1, None]
+    total = counts.sum(0)
+    if not total.any():
+        return None
+    coincidences = (counts / (judges - 1)).T @ counts  # but for the diagonal, where nothing is lost
+    ranks = np.cumsum(total) - total / 2
+    scale = {"nominal": None, "ordinal": ranks, "interval": values}[level]
+    cost = 1 - np.eye(len(values)) if scale is None else np.subtract.outer(scale, scale) ** 2
+    expected = float(np.sum(cost * np.outer(total, total)) / (total.sum() - 1))
+    return 1 - float(np.sum(cost * coincidences)) / expected if expected > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class PairAgreement:
+    """How far two judges agree on `n` pairs of `prompts` prompts: the share of equal verdicts, and Cohen's kappa."""
+
+    n: int
+    prompts: int
+    percent: float
+    percent_interval: Interval
+    kappa: float | None
+    kappa_interval: Interval | None
+
+
+def between(a: Sequence[Any], b: Sequence[Any], prompts: Sequence[str]) -> PairAgreement:
+    """Two judges' verdicts [n] on the same pairs; pairs of one prompt are one cluster.
+
+    The interval of the share is that of a win rate, of kappa by redrawing prompts (`resample.interval`).
+    """
+    same = win_rate([float(one == other) for one, other in zip(a, b, strict=True)], prompts)
+    labels = sorted({*a, *b})
+    x, y = _places(a, labels), _places(b, labels)
+
+    def kappa(rows: np.ndarray) -> float | None:
+        return _kappa(_crossed(x[rows], y[rows], len(labels)))
+
+    return PairAgreement(same.n, same.prompts, same.win_rate, same.interval, *_redrawn(kappa, prompts, -1.0))
+
+
+@dataclass(frozen=True, slots=True)
+class AlphaAgreement:
+    """Krippendorff's alpha over the `units` pairs that were judged twice or more."""
+
+    alpha: float | None
+    interval: Interval | None
+    units: int
+
+
+def alpha(
+    ratings: Sequence[Sequence[float | None]] | np.ndarray, prompts: Sequence[str], level: Level = "nominal"
+) -> AlphaAgreement:
+    """`krippendorff` of ratings [judges, pairs], with an interval by redrawing the `prompts` [pairs]."""
+    counts, values = _tallied(ratings)
+    twice = counts.sum(1) > 1
+    counts, kept = counts[twice], np.asarray(prompts)[twice]
+    found = _redrawn(lambda rows: _alpha(counts[rows], values, level), kept, -1.0)
+    return AlphaAgreement(*found, len(kept))
+
+
+@dataclass(frozen=True, slots=True)
+class AgainstPeople:
+    """A judge measured by people, in the names of AutoSxS; side a is the model, and what is looked for is its win.
+
+    Win rates are over all pairs, a tie half a win. The four counts are of the pairs that both decided: a true positive
+    is one that judge and people gave to a, a false positive one that the judge alone did; `tie_count` is the rest.
+    `intervals` has one for every share by its name, None where it has none. What would be 0/0 is None.
+    """
+
+    model_win_rate: float
+    baseline_model_win_rate: float
+    human_preference_model_win_rate: float
+    human_preference_baseline_model_win_rate: float
+    true_positive_count: int
+    false_positive_count: int
+    false_negative_count: int
+    true_negative_count: int
+    tie_count: int
+    accuracy: float | None
+    precision: float | None
+    recall: float | None
+    f1_score: float | None
+    cohens_kappa: float | None
+    intervals: dict[str, Interval | None]
+
+
+def against_people(judge: Sequence[str], people: Sequence[str], prompts: Sequence[str]) -> AgainstPeople:
+    """The verdicts "A", "B" or "tie" [n] of a judge and of people on the same pairs, clustered by prompt."""
+    said = np.stack([_places(one, CHOICES) / 2 for one in (judge, people)], axis=1)
+    names, decided = np.asarray(prompts), np.all(said != 0.5, axis=1)
+    judged, human = (win_rate(said[:, side], names) for side in (0, 1))
+    (model, true), clusters = (said[decided] == 1).T, names[decided]
+    (tn, fn), (fp, tp) = (map(int, row) for row in _crossed(1 * model, 1 * true, 2))
+    shares = {
+        "accuracy": _share(model == true, np.full(len(true), True), clusters),
+        "precision": _share(true, model, clusters),
+        "recall": _share(model, true, clusters),
+        "f1_score": _redrawn(lambda rows: _f1(model[rows], true[rows]), clusters, 0.0),
+        "cohens_kappa": _redrawn(lambda rows: _kappa(_crossed(1 * model[rows], 1 * true[rows], 2)), clusters, -1.0),
+    }
+    rates: dict[str, Interval | None] = {
+        "model_win_rate": judged.interval,
+        "baseline_model_win_rate": _other(judged.interval),
+        "human_preference_model_win_rate": human.interval,
+        "human_preference_baseline_model_win_rate": _other(human.interval),
+    }
+    return AgainstPeople(
+        model_win_rate=judged.win_rate,
+        baseline_model_win_rate=1 - judged.win_rate,
+        human_preference_model_win_rate=human.win_rate,
+        human_preference_baseline_model_win_rate=1 - human.win_rate,
+        true_positive_count=tp,
+        false_positive_count=fp,
+        false_negative_count=fn,
+        true_negative_count=tn,
+        tie_count=int(np.sum(~decided)),
+        **{name: share for name, (share, _) in shares.items()},
+        intervals=rates | {name: limits for name, (_, limits) in shares.items()},
+    )
+
+
+def _share(right: np.ndarray, among: np.ndarray, prompts: np.ndarray) -> tuple[float | None, Interval | None]:
+    if not among.any():
+        return None, None
+    found = win_rate(right[among].astype(np.float64), prompts[among])
+    return found.win_rate, found.interval
+
+
+def _f1(judge: np.ndarray, people: np.ndarray) -> float | None:
+    count = np.sum(judge) + np.sum(people)
+    return float(2 * np.sum(judge & people) / count) if count else None
+
+
+def _redrawn(
+    statistic: resampling.Statistic, prompts: Sequence[Any] | np.ndarray, least: float
+) -> tuple[float | None, Interval | None]:
+    """A statistic between `least` and 1, of all rows, and its interval."""
+    if not len(prompts):
+        return None, None
+    limits = resampling.interval(statistic, prompts)
+    whole = statistic(np.arange(len(prompts)))
+    return whole, None if limits is None else (max(limits[0], least), min(limits[1], 1.0))
+
+
+def _other(interval: Interval) -> Interval:
+    return 1 - interval[1], 1 - interval[0]

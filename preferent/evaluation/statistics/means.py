@@ -1,0 +1,56 @@
+"""Means with standard errors, lengths side by side, and rank correlation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import rankdata
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """A mean over prompts with its standard error (None for a single prompt); `n` counts rows."""
+
+    mean: float
+    standard_error: float | None
+    n: int
+
+
+def mean(values: Sequence[float] | np.ndarray, prompts: Sequence[str]) -> Mean:
+    """The mean over prompts of each prompt's mean of `values` [n]; rows with equal `prompts` [n] are one cluster."""
+    _, cluster, size = np.unique(np.asarray(prompts), return_inverse=True, return_counts=True)
+    means = np.bincount(cluster, np.asarray(values, dtype=np.float64)) / size
+    error = float(means.std(ddof=1) / np.sqrt(means.size)) if means.size > 1 else None
+    return Mean(float(means.mean()), error, len(values))
+
+
+@dataclass(frozen=True, slots=True)
+class LengthComparison:
+    """Mean lengths of two sides, the mean of a less b with its standard error, and where a is longer and shorter."""
+
+    mean_a: float
+    mean_b: float
+    difference: float
+    standard_error: float | None
+    share_longer: float
+    share_shorter: float
+
+
+def lengths(a: Sequence[float], b: Sequence[float], prompts: Sequence[str]) -> LengthComparison:
+    """How the lengths of paired answers, a [n] and b [n], differ."""
+    difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
+    apart = mean(difference, prompts)
+    longer, shorter = float(np.mean(difference > 0)), float(np.mean(difference < 0))
+    return LengthComparison(
+        mean(a, prompts).mean, mean(b, prompts).mean, apart.mean, apart.standard_error, longer, shorter
+    )
+
+
+def rank_correlation(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray) -> float:
+    """Spearman's rank correlation of x [n] and y [n], ties at their mean rank; 0 where either does not vary.
+
+    Ranks, because a reward has no scale of its own.
+    """
+    ranks = [rankdata(values) - (len(values) + 1) / 2 for values in (x, y)]
+    scale = float(np.sqrt(np.sum(ranks[0] ** 2) * np.sum(ranks[1] ** 2)))
+    return float(np.sum(ranks[0] * ranks[1]) / scale) if scale > 0 else 0.0

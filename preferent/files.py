@@ -1,0 +1,133 @@
+"""Files that are found whole or not at all, files that carry their own hash, and fingerprints of files and folders."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from preferent.errors import DataError, PlatformError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+UNWRITABLE = (*FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+
+
+def refusal(error: BaseException) -> str | None:
+    """Why the disk refused, where that is what an error tells, in whichever library it was met; else None."""
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:
+        return os.strerror(error.errno)
+    return next((os.strerror(number) for number in FULL if os.strerror(number) in str(error)), None)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Where the disk refuses what is written in the block: an error that names the path and the way out."""
+    try:
+        yield
+    except Exception as error:
+        if why := refusal(error):
+            raise PlatformError(f"{path}: cannot be written: {why}; mend that, then the same command goes on") from None
+        raise
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Write a file so that it is found whole or not at all, even after a power cut."""
+    data = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise PlatformError(
+            f"{path}: cannot be written ({len(data)} bytes needed): {error.strerror}; "
+            "make room, or choose another place; what is there is whole"
+        ) from None
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object that ends with the digest of its own text, for numbers that are computed with again."""
+    write_atomic(path, _sealed(value))
+
+
+def read_sealed(path: Path, way_out: str = "restore it") -> dict[str, Any]:
+    """What `write_sealed` wrote; `DataError` where any byte of it is another."""
+    data = path.read_bytes()
+    try:
+        value = json.loads(data)
+    except ValueError:
+        value = None
+    content = {key: kept for key, kept in value.items() if key != "sha256"} if isinstance(value, dict) else {}
+    if data != _sealed(content).encode():
+        raise DataError(f"{path}: damaged or changed by hand: its hash is not the one in it; {way_out}")
+    return content
+
+
+def _sealed(value: Mapping[str, Any]) -> str:
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    seal = {"sha256": hashlib.sha256(text.encode()).hexdigest()}
+    return json.dumps({**value, **seal}, indent=1, ensure_ascii=False) + "\n"
+
+
+def write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    write_atomic(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file that this package wrote."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not UTF-8: the file was changed by hand or damaged; restore it") from None
+    except json.JSONDecodeError as error:
+        place = f"{path}:{error.lineno}"
+        raise DataError(f"{place}: not JSON: {error.msg}; it was changed by hand or damaged: restore it") from None
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSONL file that this package wrote."""
+    with open(path, encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def sha256(path: Path) -> str:
+    """The hexadecimal SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def fingerprint(path: Path) -> str:
+    """A digest of a file's bytes, or of the names and bytes of all files below a folder."""
+    if not path.exists():
+        raise PlatformError(f"{path}: no such file or directory")
+    if path.is_file():
+        return sha256(path)
+    digest = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith(".")):
+        digest.update(f"{file.relative_to(path).as_posix()}\0{sha256(file)}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,84 @@
+"""What annotators did, as events that are only ever added, and what the events of one annotator add up to."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from preferent.labeling.questions import Question, Side, Verdict, other
+
+Kind = Literal["vote", "undo", "flag"]
+Choice = Literal["left", "right", "tie", "both_bad", "skip"]
+CHOICES: tuple[Choice, ...] = ("left", "right", "tie", "both_bad", "skip")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that an annotator did; `key` makes it happen once, however often it is sent. `body` is JSON."""
+
+    annotator: str
+    key: str
+    kind: Kind
+    item: str
+    body: Mapping[str, Any] = field(default_factory=dict)
+    at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class HumanVote:
+    """What an annotator said to a question; `first` is the side that stood left. `at` is in seconds since 1970."""
+
+    item: str
+    choice: Choice
+    first: Side
+    strength: int | None
+    note: str
+    seconds: float | None
+    at: float
+    origin: str = ""
+
+    @property
+    def side(self) -> Side | None:
+        """The side that was preferred, if one was."""
+        return {"left": self.first, "right": other(self.first)}.get(self.choice)
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """A, B or tie; None for a skip. That both are bad is a tie."""
+        if self.choice == "skip":
+            return None
+        return "tie" if self.side is None else "A" if self.side == "a" else "B"
+
+    def right(self, question: Question) -> bool | None:
+        """Whether it is the known verdict of a control question; None where there is none, and for a skip."""
+        return None if question.gold is None or self.verdict is None else self.verdict == question.gold
+
+
+@dataclass(slots=True)
+class AnnotatorHistory:
+    """The standing votes of one annotator, oldest first; those taken back and not given again; and flags with notes."""
+
+    votes: dict[str, HumanVote] = field(default_factory=dict)
+    undone: dict[str, HumanVote] = field(default_factory=dict)
+    flags: dict[str, str] = field(default_factory=dict)
+
+    def copy(self) -> "AnnotatorHistory":
+        """The same, as it stands; what is added later is not in it."""
+        return AnnotatorHistory(dict(self.votes), dict(self.undone), dict(self.flags))
+
+    def add(self, event: Event) -> None:
+        """Let an event happen."""
+        if event.kind == "vote":
+            self.undone.pop(event.item, None)
+            self.votes[event.item] = HumanVote(item=event.item, at=event.at, **event.body)
+        elif event.kind == "undo":
+            self.undone[event.item] = self.votes.pop(event.item)
+        else:
+            self.flags[event.item] = event.body["note"]
+
+
+def histories(events: Iterable[Event]) -> dict[str, AnnotatorHistory]:
+    """What the events add up to, by annotator."""
+    found: dict[str, AnnotatorHistory] = {}
+    for event in events:
+        found.setdefault(event.annotator, AnnotatorHistory()).add(event)
+    return found

@@ -1,0 +1,170 @@
+"""The files that come of votes: judgments for the comparison, preferences to train on, and what is neither."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from preferent import files
+from preferent.data import judgments
+from preferent.data.formats import row_writer
+from preferent.data.types import Choice, Judgment, Preference
+from preferent.labeling import assignment, events
+from preferent.labeling.database import Store
+from preferent.labeling.events import AnnotatorHistory, HumanVote
+from preferent.labeling.questions import Question, other
+
+Row = dict[str, Any]
+JUDGE = "people"
+Name = Literal["judgments", "preferences", "ties", "skips", "gold", "flags"]
+NAMES: tuple[Name, ...] = get_args(Name)
+
+
+@dataclass(slots=True)
+class LabelExports:
+    """The rows of every file. Votes = preferences + ties + skips + gold; judgments = preferences + ties + identical."""
+
+    rows: dict[Name, list[Row]] = field(default_factory=lambda: {name: [] for name in NAMES})
+    identical: int = 0
+
+    def __str__(self) -> str:
+        count = {name: len(rows) for name, rows in self.rows.items()}
+        bad = sum(row["both_bad"] for row in self.rows["ties"])
+        votes = count["preferences"] + count["ties"] + count["skips"] + count["gold"]
+        return (
+            f"{votes} votes: {count['preferences']} preferences, {count['ties']} ties ({bad} both bad), "
+            f"{count['skips']} skips, {count['gold']} on control questions; {count['judgments']} judgments, "
+            f"{self.identical} of them of identical answers that nobody was asked about; {count['flags']} flags"
+        )
+
+
+def made(
+    settings: Mapping[str, Any], questions: Sequence[Question], histories: Mapping[str, AnnotatorHistory]
+) -> LabelExports:
+    """What the votes say, in the order of the questions and of the annotators' names."""
+    found = LabelExports()
+    names = sorted(histories)
+    past = passed(settings, questions, histories)
+    for question in questions:
+        key = question.key
+        for name in names:
+            history = histories[name]
+            if key in history.flags:
+                found.rows["flags"].append(_flag(question, name, history.flags[key]))
+            if key in history.votes:
+                _add(found, question, name, history.votes[key], key in history.flags)
+            elif key in past.get(name, ()):
+                found.identical += 1
+                found.rows["judgments"].append(_judgment(question, name, None))
+    return found
+
+
+def _add(found: LabelExports, question: Question, annotator: str, vote: HumanVote, flagged: bool) -> None:
+    """Put a vote into the file that it belongs to, and into the judgments if it is one."""
+    row = _row(question, annotator, vote) | {"flagged": flagged}
+    if question.gold is not None:
+        gold = "tie" if question.gold == "tie" else 0 if question.gold == vote.first.upper() else 1
+        found.rows["gold"].append(row | {"gold": gold, "right": vote.right(question)})
+    elif vote.verdict is None:
+        found.rows["skips"].append(row)
+    else:
+        found.rows["preferences" if vote.side else "ties"].append(row)
+        found.rows["judgments"].append(_judgment(question, annotator, vote) | {"flagged": flagged})
+
+
+def _row(question: Question, annotator: str, vote: HumanVote) -> Row:
+    """A vote as a row of preferences: candidate 0 is what stood left. A skip has no choice."""
+    second = other(vote.first)
+    choice: Choice = "tie" if vote.side is None else 0 if vote.side == vote.first else 1
+    extra = {
+        "model_0": question.model(vote.first),
+        "model_1": question.model(second),
+        "first": vote.first,
+        "both_bad": vote.choice == "both_bad",
+        "note": vote.note,
+        "seconds": vote.seconds,
+        "at": vote.at,
+        "probability": question.probability,
+    }
+    candidates = question.answer(vote.first), question.answer(second)
+    extra |= _known(question, vote)
+    kept = {f"source.{name}" if name in extra else name: value for name, value in question.extra.items()}
+    prompt, strength = question.prompt, None if vote.strength is None else float(vote.strength)
+    row = row_writer.row(Preference(prompt, *candidates, choice, question.id, strength, annotator, kept | extra))
+    assert row is not None, "every row can be written as GCPC's"
+    if vote.choice == "skip":
+        row["choice"] = None
+    return row
+
+
+def _known(question: Question, vote: HumanVote | None) -> Row:
+    """What the source said already, and where a vote was taken over from."""
+    found = {"imported": question.imported, "origin": vote.origin if vote else None}
+    return {name: value for name, value in found.items() if value}
+
+
+def _judgment(question: Question, annotator: str, vote: HumanVote | None) -> Row:
+    """A judgment as a row; without a vote the tie of two identical answers."""
+    verdict = vote.verdict if vote else "tie"
+    assert verdict is not None, "a skip is no judgment"
+    said: Row = {
+        "model_a": question.model_a,
+        "model_b": question.model_b,
+        "annotator": annotator,
+        "both_bad": vote is not None and vote.choice == "both_bad",
+        "strength": vote.strength if vote else None,
+        "note": vote.note if vote else "",
+        "flagged": False,
+        "seconds": vote.seconds if vote else None,
+        "first": vote.first if vote else "a",
+        "probability": question.probability,
+        "gold": False,
+        "identical": vote is None,
+    }
+    judgment = Judgment(
+        id=question.id,
+        inference_instruction=question.instruction,
+        inference_context=question.context,
+        response_a=question.a,
+        response_b=question.b,
+        choice=verdict,
+        confidence=0.5 if verdict == "tie" else 1.0,
+        judge=JUDGE,
+        explanation=vote.note if vote else "",
+    )
+    return {name: getattr(judgment, name) for name in judgments.COLUMNS} | said | _known(question, vote)
+
+
+def _flag(question: Question, annotator: str, note: str) -> Row:
+    pair = Preference(question.prompt, question.a, question.b, "tie", question.id, annotator=annotator)
+    row = row_writer.row(pair, "gcpc") or {}
+    return {name: value for name, value in row.items() if name != "choice"} | {"note": note}
+
+
+def passed(
+    settings: Mapping[str, Any], questions: Sequence[Question], histories: Mapping[str, AnnotatorHistory]
+) -> dict[str, set[str]]:
+    """The identical pairs that every annotator got past: those that stand before the last question they answered."""
+    same = {question.key for question in questions if question.identical}
+    answered: dict[str, set[str]] = {}
+    for name, history in histories.items():
+        for key in history.votes:
+            answered.setdefault(key, set()).add(name)
+    found = {}
+    for name, keys in assignment.queues(settings, questions, answered).items():
+        votes = histories[name].votes if name in histories else {}
+        last = max((place for place, key in enumerate(keys) if key in votes), default=0)
+        left = [key for key in keys if key not in votes and key not in same]
+        found[name] = {key for key in (keys[:last] if left else keys if votes else []) if key in same}
+    return found
+
+
+def collect(store: Store) -> LabelExports:
+    """The harvest of everything in a store, as of now."""
+    return made(store.settings(), store.questions(), events.histories(store.events()))
+
+
+def write(found: LabelExports, folder: Path) -> None:
+    """Write all files, each whole or not at all."""
+    for name, rows in found.rows.items():
+        files.write_jsonl(folder / f"{name}.jsonl", rows)

@@ -1,0 +1,109 @@
+"""A question: two answers to one prompt, of which a person says which is better."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from preferent.data.types import Choice, Message, Preference, Prompt, digest
+
+Side = Literal["a", "b"]
+Verdict = Literal["A", "B", "tie"]
+VOTED = (
+    "model_0",
+    "model_1",
+    "first",
+    "both_bad",
+    "note",
+    "seconds",
+    "at",
+    "probability",
+    "flagged",
+    "imported",
+    "origin",
+)
+"""What an exported row says of the vote besides the pair; where such a row is asked again, it is left behind."""
+VERDICTS: Mapping[Choice, Verdict] = {0: "A", 1: "B", "tie": "tie"}
+"""What a preference's choice is in a question whose side a is candidate 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Two answers to one prompt; `id` is the name that the data give the pair.
+
+    `instruction` is what stood before the prompt when the models read it, `context` all else that they read.
+    `gold` is the known verdict of a control question, `imported` a verdict that the data already had and nobody is
+    shown; `probability` is that of having been selected; `extra` is what else the row of the data said.
+    """
+
+    id: str
+    prompt: Prompt
+    a: str
+    b: str
+    model_a: str = "a"
+    model_b: str = "b"
+    instruction: str = ""
+    context: str = ""
+    gold: Verdict | None = None
+    imported: Verdict | None = None
+    probability: float = 1.0
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """A digest of what is asked; everything that is drawn for a question is drawn by it."""
+        return digest("gold" if self.gold else "question", self.id, self.prompt.key, self.a, self.b)
+
+    @property
+    def identical(self) -> bool:
+        """Whether there is nothing to choose between: such a pair is a tie, and nobody is asked."""
+        return self.a == self.b
+
+    def answer(self, side: Side) -> str:
+        return self.a if side == "a" else self.b
+
+    def model(self, side: Side) -> str:
+        return self.model_a if side == "a" else self.model_b
+
+
+def other(side: Side) -> Side:
+    return "b" if side == "a" else "a"
+
+
+def shown(question: Question) -> list[dict[str, str]]:
+    """The prompt as turns, for the page: an instruction, a system text, then the conversation or the text."""
+    prompt = question.prompt
+    turns = [("instruction", question.instruction), ("system", prompt.context or "")]
+    turns += [(message.role, message.content) for message in prompt.messages] or [("user", prompt.input_text)]
+    return [{"role": role, "text": text} for role, text in turns if text]
+
+
+def from_preference(pair: Preference, gold: bool = False) -> Question:
+    """The question that a preference row answers; side a is candidate 0, and its models are named where it says so."""
+    verdict = VERDICTS[pair.choice]
+    model_a, model_b = (str(pair.extra.get(f"model_{place}", f"candidate_{place}")) for place in (0, 1))
+    id = pair.id or digest(pair.prompt.key, *sorted((pair.candidate_0, pair.candidate_1)))
+    extra = {name: value for name, value in pair.extra.items() if name not in VOTED}
+    answers = pair.candidate_0, pair.candidate_1
+    found = Question(id, pair.prompt, *answers, model_a, model_b, context=text(pair.prompt), extra=extra)
+    return dataclasses.replace(found, gold=verdict) if gold else dataclasses.replace(found, imported=verdict)
+
+
+def text(prompt: Prompt) -> str:
+    """A prompt as one text, for the columns of a judgment: each turn after its role where there are turns."""
+    if not prompt.messages:
+        return prompt.input_text
+    system = [] if prompt.context is None else [Message("system", prompt.context)]
+    return "\n\n".join(f"{turn.role}: {turn.content}" for turn in [*system, *prompt.messages])
+
+
+def row(question: Question) -> dict[str, Any]:
+    """A question as JSON can hold it."""
+    return dataclasses.asdict(question)
+
+
+def from_row(values: Mapping[str, Any]) -> Question:
+    """The question that `row` wrote."""
+    prompt = dict(values["prompt"])
+    prompt["messages"] = tuple(Message(**message) for message in prompt["messages"])
+    return Question(**{**values, "prompt": Prompt(**prompt)})

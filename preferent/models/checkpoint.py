@@ -1,0 +1,181 @@
+"""Checkpoints: a folder of safetensors with a manifest of hashes, written aside and renamed when whole."""
+
+import contextlib
+import ctypes
+import os
+import re
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from preferent import files
+from preferent.errors import DataError, PlatformError, UsageError
+from preferent.files import refusal, sha256, sync_folder, write_sealed
+
+SCHEMA = 1
+NAME = re.compile(r"step-\d{6,}")
+SHARD_BYTES = 2 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a stage needs to go on after `step` steps: tensors by name and a few plain numbers."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    scalars: dict[str, Any]
+
+
+def save(folder: Path, step: int, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any], keep: int) -> None:
+    """Write `folder/step-NNNNNN`; then remove all but the `keep` newest."""
+    target = _of(folder, step)
+    aside = folder / f".{target.name}.tmp-{os.getpid()}"
+    clean(folder)
+    try:
+        aside.mkdir(parents=True)
+        files = {}
+        for index, shard in enumerate(_shards(tensors)):
+            file = aside / f"{index:05d}.safetensors"
+            save_file(shard, file)
+            with open(file, "rb") as written:
+                os.fsync(written.fileno())
+            files[file.name] = {"sha256": sha256(file), "bytes": file.stat().st_size}
+        manifest = {"schema": SCHEMA, "step": step, "scalars": dict(scalars), "files": files}
+        write_sealed(aside / "manifest.json", manifest)
+        if not _holds(folder, manifest):
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(aside, target)
+            sync_folder(folder)
+    except (OSError, SafetensorError, PlatformError) as error:
+        raise PlatformError(
+            f"{target}: the checkpoint cannot be written: {refusal(error) or error}; make room, then the same "
+            "command goes on from the checkpoint before it"
+        ) from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    for old in steps(folder)[:-keep]:
+        shutil.rmtree(_of(folder, old))
+
+
+def forget(out: Path) -> None:
+    """Remove from `out/best` what no checkpoint in `out/checkpoints` calls the best."""
+    known = set()
+    for step in steps(out / "checkpoints"):
+        with contextlib.suppress(DataError):
+            known.add(_manifest(_of(out / "checkpoints", step))["scalars"].get("best_step"))
+    for other in steps(out / "best"):
+        if other not in known:
+            shutil.rmtree(_of(out / "best", other))
+
+
+def resume(out: Path) -> Checkpoint | None:
+    """Where a stage goes on: the newest whole checkpoint, if the best one that it knows of is whole too."""
+    saved = latest(out / "checkpoints")
+    if saved is not None and (best := saved.scalars.get("best_step")) is not None:
+        try:
+            verify(out / "best", best)
+        except DataError as damage:
+            raise DataError(
+                f"{damage}; it is the best so far, and nothing else holds it. Restore it from a copy; or train this "
+                f"stage again from its beginning: remove {out / 'checkpoints'} and {out / 'best'}"
+            ) from None
+    return saved
+
+
+def steps(folder: Path) -> list[int]:
+    """The steps of the checkpoints in a folder, oldest first."""
+    return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*") if NAME.fullmatch(path.name))
+
+
+def clean(folder: Path) -> None:
+    """Remove what a killed process left half-written."""
+    for path in folder.glob(".step-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def latest(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint that is whole; removes a damaged one, and says so. None: there is none."""
+    for step in reversed(steps(folder)):
+        try:
+            return read(folder, step)
+        except DataError as damage:
+            others = any(other < step for other in steps(folder))
+            way = "going back to the checkpoint before it" if others else "there is none before it: starting again"
+            print(f"{damage}; {way}", file=sys.stderr)
+            shutil.rmtree(_of(folder, step))
+    return None
+
+
+def read(folder: Path, step: int) -> Checkpoint:
+    """The checkpoint of a step; `DataError` where a byte of it is not what was written.
+
+    Its tensors are mapped from their files, so the memory that a finished loop has freed goes back to the system first.
+    """
+    manifest = verify(folder, step)
+    with contextlib.suppress(AttributeError):  # only glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
+    path = _of(folder, step)
+    tensors = {name: tensor for file in manifest["files"] for name, tensor in load_file(path / file).items()}
+    return Checkpoint(step, tensors, manifest["scalars"])
+
+
+def verify(folder: Path, step: int) -> dict[str, Any]:
+    """The manifest of a checkpoint that is whole; `DataError` otherwise."""
+    path = _of(folder, step)
+    manifest = _manifest(path)
+    if manifest["step"] != step:
+        raise DataError(f"{path}: holds step {manifest['step']}")
+    for name, facts in manifest["files"].items():
+        if not (path / name).is_file():
+            raise DataError(f"{path}: incomplete: {name} is missing")
+        if files.sha256(path / name) != facts["sha256"]:
+            raise DataError(f"{path}: {name} is damaged (its hash is not the manifest's)")
+    return manifest
+
+
+def _of(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:06d}"
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    """A checkpoint's manifest; `DataError` where it is missing or damaged. Every schema has its seal in one place."""
+    try:
+        manifest = files.read_sealed(path / "manifest.json")
+    except FileNotFoundError:
+        raise DataError(f"{path}: incomplete: manifest.json is missing") from None
+    except DataError:
+        raise DataError(f"{path}: manifest.json is damaged (its hash is not the one in it)") from None
+    if manifest["schema"] != SCHEMA:
+        raise UsageError(
+            f"{path}: checkpoint schema {manifest['schema']}, this version reads {SCHEMA}; use the preferent that "
+            "wrote it"
+        )
+    return manifest
+
+
+def _holds(folder: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether a folder has a whole checkpoint with this very manifest."""
+    try:
+        return verify(folder, manifest["step"]) == manifest
+    except (DataError, UsageError):
+        return False
+
+
+def _shards(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    shards: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, tensor in tensors.items():
+        count = tensor.numel() * tensor.element_size()
+        if shards[-1] and size + count > SHARD_BYTES:
+            shards.append({})
+            size = 0
+        shards[-1][name] = tensor.detach().to("cpu", copy=False).contiguous()
+        size += count
+    return shards

@@ -1,0 +1,369 @@
+"""Policy, reference, reward model and critic: Hugging Face models in and out, LoRA by PEFT.
+
+A `Policy` is a causal language model, a `Scorer` a sequence classifier with one label. Both give hidden states, and
+apply their head only where it is asked for. Dropout is off everywhere. With LoRA one frozen backbone serves two:
+policy and reference, reward model and critic.
+"""
+
+import contextlib
+import copy
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from safetensors import SafetensorError
+from torch import Tensor
+from torch.nn import Parameter
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+
+from preferent import files, randomness
+from preferent.config import model_reference
+from preferent.config.recipe import Recipe
+from preferent.data.tokenizer import Tokenizer
+from preferent.errors import PlatformError, UsageError
+from preferent.models.world import World
+
+LARGE = 200_000_000
+CRITIC = "critic"
+REWARD = "default"
+
+transformers.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+
+
+@dataclass(frozen=True)
+class Network:
+    """A transformer with its tokenizer: `body` is the Hugging Face model, `peft` its LoRA wrapper where there is one.
+
+    `adapter` names the LoRA adapter that is active in `hidden` (None: the bare backbone).
+    """
+
+    source: Path
+    body: PreTrainedModel
+    peft: PeftModel | None
+    adapter: str | None
+    tokenizer: Tokenizer
+    world: World
+
+    @contextlib.contextmanager
+    def _adapted(self) -> Iterator[None]:
+        if self.peft is None:
+            yield
+        elif self.adapter is None:
+            with self.peft.disable_adapter():
+                yield
+        else:
+            if self.peft.active_adapter != self.adapter:
+                self.peft.set_adapter(self.adapter)
+            yield
+
+    def hidden(
+        self,
+        ids: Tensor,
+        attention_mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        cache: Any = None,
+    ) -> Tensor:
+        """Hidden states [B, T, D] of token ids [B, T] after the last norm.
+
+        Rows padded on the right need no mask: nothing real looks at what comes after it.
+        """
+        with self._adapted():
+            out = self.body.base_model(
+                input_ids=ids,
+                attention_mask=attention_mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=cache is not None,
+            )
+        return out.last_hidden_state
+
+    def trainable(self) -> dict[str, Parameter]:
+        """The parameters that learn, by name."""
+        with self._adapted():
+            return {name: p for name, p in self.body.named_parameters() if p.requires_grad}
+
+    def freeze(self) -> None:
+        self.body.requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class Policy(Network):
+    """A causal language model. Pad and ids without a text are never sampled: their logits are -inf everywhere."""
+
+    masked_ids: Tensor = dataclasses.field(kw_only=True)
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self.body.config.get_text_config().vocab_size)
+
+    def logits(self, hidden: Tensor, temperature: float = 1.0) -> Tensor:
+        """Logits [n, V] of hidden states [n, D], divided by the temperature (then fp32), -inf at masked ids.
+
+        The mask is put in behind autograd's back: the derivative of a log-softmax is zero there anyway.
+        """
+        logits = raw_logits(self.body, hidden)
+        if temperature != 1:
+            logits = logits.float() / temperature
+        with torch.no_grad():
+            logits.index_fill_(-1, self.masked_ids, -math.inf)
+        return logits
+
+    def head(self, temperature: float) -> Callable[[Tensor], Tensor]:
+        return lambda hidden: self.logits(hidden, temperature)
+
+    def reference(self) -> "Policy":
+        """The policy before any tuning: the same backbone with the adapter off, or a frozen second copy."""
+        if self.peft is not None:
+            return dataclasses.replace(self, adapter=None)
+        return load_policy(self.source, self.world, lora_dim=None)
+
+
+@dataclass(frozen=True)
+class Scorer(Network):
+    """A sequence classifier with one label; its head computes in fp32."""
+
+    def scores(self, hidden: Tensor) -> Tensor:
+        """Raw scores [...] of hidden states [..., D]."""
+        with self._adapted():
+            return self.body.score(hidden.float()).squeeze(-1)
+
+    def critic(self) -> "Scorer":
+        """A critic that starts as a copy of this reward model: a second adapter, or a second full copy."""
+        if self.peft is None:
+            return dataclasses.replace(self, body=copy.deepcopy(self.body).requires_grad_(True))
+        config = self.peft.peft_config[self.adapter]
+        self.peft.add_adapter(CRITIC, dataclasses.replace(config, inference_mode=False))
+        state = dict(self.body.named_parameters())
+        for name, parameter in state.items():
+            if f".{CRITIC}." in name:
+                parameter.data = state[name.replace(f".{CRITIC}.", f".{self.adapter}.")].detach().float().clone()
+        critic = dataclasses.replace(self, adapter=CRITIC)
+        self.peft.set_adapter(CRITIC)
+        return critic
+
+
+def raw_logits(body: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """Logits as the model's own forward makes them: output head, then its scaling or soft cap."""
+    config = body.config.get_text_config()
+    logits: Tensor = body.get_output_embeddings()(hidden)
+    if scale := getattr(config, "logit_scale", None):
+        logits = logits * scale
+    if scaling := getattr(config, "logits_scaling", None):
+        logits = logits / scaling
+    if cap := getattr(config, "final_logit_softcapping", None):
+        logits = cap * torch.tanh(logits / cap)
+    return logits
+
+
+def load_policy(source: Path, world: World, lora_dim: int | None = None, checkpointing: bool = False) -> Policy:
+    """A causal language model from a folder (a full model or an adapter).
+
+    `lora_dim` None: frozen; 0: every weight learns; above: a fresh LoRA adapter of that rank on all linear layers
+    learns.
+    """
+    config = read_config(source, world.trust_remote_code)
+    model_reference.require_writer(source, config.architectures, config.is_encoder_decoder)
+    base, body = _load(AutoModelForCausalLM, source, config, world)
+    tokenizer = Tokenizer.load(source if (source / "tokenizer.json").exists() else base)
+    _probe(body, tokenizer, source)
+    peft = _existing_adapter(body, source, base)
+    body.requires_grad_(False)
+    if lora_dim is not None:
+        assert peft is None, "an adapter is merged before it is trained on"
+        peft = _adapt(body, lora_dim, TaskType.CAUSAL_LM, None) if lora_dim else None
+        if not lora_dim:
+            body.requires_grad_(True)
+    _checkpoint(body, checkpointing)
+    size = body.config.get_text_config().vocab_size
+    masked = torch.tensor(sorted({tokenizer.pad_id, *range(tokenizer.vocab_size, size)}), device=world.device)
+    return Policy(source, body, peft, REWARD if peft else None, tokenizer, world, masked_ids=masked)
+
+
+def load_scorer(
+    source: Path,
+    world: World,
+    lora_dim: int | None = None,
+    seed: int | None = None,
+    trainable: bool = False,
+    checkpointing: bool = False,
+) -> Scorer:
+    """A reward model from a folder.
+
+    With a `seed` it starts from a causal language model: the head is new, drawn from N(0, 1 / sqrt(D + 1)) (Stiennon et
+    al. 2020 as in their code), and `lora_dim` says what learns (0: everything). Without, the folder holds a reward
+    model, which is frozen unless `trainable`.
+    """
+    config = read_config(source, world.trust_remote_code)
+    if seed is None and "SequenceClassification" not in " ".join(config.architectures or []):
+        raise UsageError(
+            f"{source}: is no reward model (its config names {config.architectures}); train one with `preferent reward`"
+        )
+    if seed is None and not (source / "adapter_config.json").exists() and config.num_labels != 1:
+        raise UsageError(f"{source}: gives {config.num_labels} numbers, a reward model gives one (num_labels: 1)")
+    config.num_labels = 1
+    base, body = _load(AutoModelForSequenceClassification, source, config, world)
+    if "score" not in dict(body.named_children()):
+        raise UsageError(
+            f"{source}: is a {type(body).__name__}, which has no `score` head over the last token; a reward model here "
+            "is a decoder with one (LlamaForSequenceClassification and its like)"
+        )
+    tokenizer = Tokenizer.load(source if (source / "tokenizer.json").exists() else base)
+    body.config.get_text_config().pad_token_id = tokenizer.pad_id
+    body.score.float()
+    if seed is not None:
+        _draw_head(body.score.weight, seed)
+    peft = _existing_adapter(body, source, base)
+    body.requires_grad_(trainable)
+    if seed is not None:
+        peft = _adapt(body, lora_dim or 0, TaskType.SEQ_CLS, ["score"]) if lora_dim else None
+        if not lora_dim:
+            body.requires_grad_(True)
+    _checkpoint(body, checkpointing)
+    return Scorer(source, body, peft, REWARD if peft else None, tokenizer, world)
+
+
+def critic_from_policy(source: Path, world: World, lora_dim: int, checkpointing: bool = False) -> Scorer:
+    """A critic where no reward model is at hand: the policy's backbone under a head of zeros (Ziegler et al. 2019)."""
+    critic = load_scorer(source, world, lora_dim=lora_dim, seed=0, checkpointing=checkpointing)
+    with torch.no_grad():
+        for name, parameter in critic.body.named_parameters():
+            if name.startswith("score."):
+                parameter.zero_()
+    return critic
+
+
+def lora_dim(asked: int | None, source: Path, rank: int, world: World) -> int:
+    """The LoRA rank that a recipe's null stands for: `rank` above 200M parameters, else 0 (full)."""
+    if asked is not None:
+        return asked
+    with torch.device("meta"):
+        body = AutoModelForCausalLM.from_config(
+            read_config(source, world.trust_remote_code), trust_remote_code=world.trust_remote_code
+        )
+    return rank if sum(p.numel() for p in body.parameters()) > LARGE else 0
+
+
+def check_length(source: Path, recipe: Recipe) -> None:
+    """Refuse prompts and answers that together are longer than the model can read."""
+    longest = getattr(read_config(source, recipe.trust_remote_code).get_text_config(), "max_position_embeddings", None)
+    model_reference.require_length(source, longest, recipe)
+
+
+def read_config(source: Path, trust_remote_code: bool = False) -> Any:
+    """The Hugging Face configuration of a model folder; of an adapter, that of its base with the adapter's task."""
+    if (source / "adapter_config.json").exists():
+        adapter = files.read_json(source / "adapter_config.json")
+        config = read_config(adapter_base(source), trust_remote_code)
+        if adapter["task_type"] == "SEQ_CLS":
+            config.architectures = [(config.architectures or ["For"])[0].split("For")[0] + "ForSequenceClassification"]
+        return config
+    model_reference.require_config(source)
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).split("\n")[0][:200]
+        raise PlatformError(
+            f"{source}/config.json: transformers cannot read it: {first}; copy the model again, or if it ships its own "
+            "code set trust_remote_code: true"
+        ) from None
+    for name in vars(config.get_text_config()):
+        if "dropout" in name or name.endswith("_pdrop"):
+            setattr(config.get_text_config(), name, 0.0)
+    return config
+
+
+def adapter_base(source: Path) -> Path:
+    """The folder of the model that an adapter sits on; a relative path is relative to the adapter."""
+    name = files.read_json(source / "adapter_config.json")["base_model_name_or_path"]
+    beside = (source / name).resolve()
+    return beside if beside.exists() else model_reference.resolve(name)
+
+
+def _load(kind: Any, source: Path, config: Any, world: World) -> tuple[Path, PreTrainedModel]:
+    base = adapter_base(source) if (source / "adapter_config.json").exists() else source
+    if not any(base.glob("*.safetensors")):
+        raise PlatformError(
+            f"{base}: has no .safetensors weights; pickled ones are not read, since they can run code. "
+            f"Convert them once: AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            body, info = kind.from_pretrained(
+                base,
+                config=config,
+                dtype=world.dtype,
+                attn_implementation=world.attention,
+                output_loading_info=True,
+                trust_remote_code=world.trust_remote_code,
+                ignore_mismatched_sizes=True,
+            )
+        except (SafetensorError, OSError, ValueError) as error:
+            first = str(error).split("\n")[0][:200]
+            raise PlatformError(
+                f"{base}: cannot be loaded: {first}; the model is damaged, or of a kind that does not "
+                "fit: copy it again, or take another"
+            ) from None
+    missing = {name for name in info["missing_keys"] if not name.startswith("score.")}
+    missing |= {name for name, *_ in info["mismatched_keys"]}
+    if missing:
+        raise PlatformError(
+            f"{base}: {len(missing)} weights are missing or have another shape than config.json says, "
+            f"{sorted(missing)[0]} the first; the model is incomplete: copy it again"
+        )
+    return base, body.to(world.device).eval()
+
+
+def _existing_adapter(body: PreTrainedModel, source: Path, base: Path) -> PeftModel | None:
+    return None if source == base else PeftModel.from_pretrained(body, source, is_trainable=False)
+
+
+def _adapt(body: PreTrainedModel, rank: int, task: TaskType, heads: list[str] | None) -> PeftModel:
+    config = LoraConfig(
+        task_type=task,
+        r=rank,
+        lora_alpha=2 * rank,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        modules_to_save=heads,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        peft = get_peft_model(body, config)
+    for parameter in body.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return peft
+
+
+def _checkpoint(body: PreTrainedModel, checkpointing: bool) -> None:
+    if checkpointing:
+        body.gradient_checkpointing_enable({"use_reentrant": False})
+        body.train()
+
+
+def _draw_head(weight: Parameter, seed: int) -> None:
+    uniform = randomness.uniforms(seed, "head", np.arange(weight.numel()), np.array([[0], [1]]))
+    normal = np.sqrt(-2 * np.log1p(-uniform[0])) * np.cos(2 * np.pi * uniform[1])
+    with torch.no_grad():
+        weight.copy_(torch.from_numpy(normal / math.sqrt(weight.shape[-1] + 1)).view_as(weight))
+
+
+@torch.no_grad()
+def _probe(body: PreTrainedModel, tokenizer: Tokenizer, source: Path) -> None:
+    """Prove once that hidden states and head give the model's own logits: some families do more after the head."""
+    ids = torch.arange(1, 5, device=body.device)[None] % tokenizer.vocab_size
+    own = body(input_ids=ids, use_cache=False).logits.float()
+    ours = raw_logits(body, body.base_model(input_ids=ids, use_cache=False).last_hidden_state).float()
+    if not torch.allclose(own, ours, rtol=1e-3, atol=1e-3 * float(own.abs().max())):
+        raise UsageError(
+            f"{source}: {type(body).__name__} changes its logits in a way preferent does not know; please report it"
+        )

@@ -1,0 +1,77 @@
+"""Where the computation happens: process, device, threads and arithmetic."""
+
+import os
+import warnings
+from dataclasses import dataclass
+
+import torch
+
+from preferent.config.model_shape import keeps_attention
+from preferent.config.recipe import Recipe
+from preferent.errors import PlatformError
+from preferent.runs import environment
+
+# A team of threads that may shrink under load adds numbers in another order; this must be said before torch starts.
+os.environ.setdefault("OMP_DYNAMIC", "FALSE")
+os.environ.setdefault("MKL_DYNAMIC", "FALSE")
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """One process of `size`, its device, its threads, the dtype its models compute in, and which of transformers'
+    attentions they use (None: transformers chooses)."""
+
+    rank: int
+    size: int
+    device: torch.device
+    dtype: torch.dtype
+    threads: int
+    trust_remote_code: bool = False
+    attention: str | None = None
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> "World":
+        """Set the process up as the recipe asks: thread count, determinism, device and precision."""
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise PlatformError("WORLD_SIZE is above 1: preferent runs in one process; start it without torchrun")
+        threads = recipe.threads or environment.usable_cores()
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(recipe.deterministic)
+        warnings.filterwarnings("ignore", message=".*pin_memory.*")
+        device = _device(recipe.device)
+        dtype = _dtype(recipe.precision, device)
+        whole = keeps_attention(recipe, device.type == "cpu", dtype == torch.bfloat16)
+        attention = "eager" if whole else None
+        return cls(0, 1, device, dtype, threads, recipe.trust_remote_code, attention)
+
+    def facts(self) -> dict[str, object]:
+        """What decides, besides versions, whether two runs can be equal to the last bit; for `stage.json`."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+        return {
+            "device": name,
+            "threads": self.threads,
+            "precision": str(self.dtype).removeprefix("torch."),
+            "size": self.size,
+        }
+
+
+def _device(asked: str) -> torch.device:
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise PlatformError(
+            "device: cuda was asked for, and torch sees no GPU; use device: cpu, or install torch for CUDA"
+        )
+    return torch.device("cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _dtype(asked: str, device: torch.device) -> torch.dtype:
+    if asked == "auto":
+        asked = "bf16" if has_bf16(device) else "fp32"
+    return torch.bfloat16 if asked == "bf16" else torch.float32
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the processor multiplies bfloat16 natively (AVX512-BF16 or AMX on a CPU)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -1,0 +1,186 @@
+"""Executes the graph of a recipe in a run directory: skips what is done, runs the rest, says what failed."""
+
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from preferent import files
+from preferent.config import model_reference, stage_graph
+from preferent.config.recipe import Recipe, assign, dump, parse, pick
+from preferent.config.stage_graph import Task
+from preferent.data.formats import row_sources
+from preferent.errors import DataError, Interrupted, PreferentError, UsageError, smaller
+from preferent.pipelines.launchers import child_process
+from preferent.pipelines.run import Run
+from preferent.runs import interruption, stages
+from preferent.runs.stages import read_stage
+
+LINKED = (".safetensors",)
+
+
+def execute(
+    recipe: Recipe,
+    out: Path,
+    from_stage: str | None = None,
+    of_run: Path | None = None,
+    announce: Callable[[Task], None] = lambda task: None,
+) -> Run:
+    """Do everything the recipe asks for in the run directory `out`; what is done already is not done again.
+
+    With `from_stage` and `of_run` the stages before `from_stage` are taken from another run. `announce` is called with
+    each task that is about to be done. Raises `PreferentError` with the exit code of the stage that failed.
+    """
+    tasks = [task.at(out) for task in stage_graph.build(recipe)]
+    model_reference.check(recipe)
+    with stages.locked(out):
+        if from_stage is not None:
+            _adopt(tasks, from_stage, of_run, out)
+        if recipe.continues:
+            _keep_base(tasks, recipe, out)
+        before = (out / "recipe.yaml").read_bytes() if (out / "recipe.yaml").exists() else None
+        files.write_atomic(out / "recipe.yaml", dump(recipe))
+        worked = False
+        try:
+            for number, task in enumerate(tasks, start=1):
+                worked |= _perform(task, recipe, out, f"{number}/{len(tasks)} {task.name}", announce)
+        except PreferentError as error:
+            if before is not None and error.exit_code == UsageError.exit_code and not worked:
+                files.write_atomic(out / "recipe.yaml", before)
+            raise
+        finally:
+            _index(tasks, out)
+    return Run(out)
+
+
+def start(values: Mapping[str, Any], out: str | Path) -> Run:
+    """`execute` for a notebook: a recipe as a dictionary, a run directory."""
+    recipe, ignored = parse(dict(values))
+    if ignored:
+        print(f"ignored, they mean something only on Google Cloud: {', '.join(ignored)}", file=sys.stderr)
+    return execute(recipe, Path(out))
+
+
+def finished(task: Task, recipe: Recipe, root: Path) -> bool:
+    """Whether a task is done, of these very fields and inputs, as far as can be seen without starting it.
+
+    Raises `DataError` where it is, and what it made is not what it was then.
+    """
+    folder = root / task.folder
+    if not (folder / "DONE").exists() or not (folder / "stage.json").exists():
+        return False
+    old = stages.read_stage(folder)
+    asked = parse(assign(recipe.model_dump(mode="json"), task.settings))[0]
+    paths = {name: root / path for name, path in task.inputs.items()}
+    paths |= {name: Path(reference) for name, reference in task.outside.items()}
+    for name, given in task.files.items():
+        local = [file for file in row_sources.expand(given) if "://" not in file]
+        paths |= {f"{name}{i}": Path(file) for i, file in enumerate(local)}
+    same = (
+        old["fields"] == stages.flatten(pick(asked, *task.fields))
+        and set(old["inputs"]) == set(paths)
+        and all(path.exists() and files.fingerprint(path) == old["inputs"][name] for name, path in paths.items())
+    )
+    for name, digest in old["facts"].get("outputs", {}).items() if same else ():
+        if not (folder / name).exists() or files.fingerprint(folder / name) != digest:
+            raise DataError(
+                f"{folder / name}: was changed, damaged or removed since {task.name} made it; restore it, or remove "
+                f"{folder} to do that stage again"
+            )
+    return same
+
+
+def _perform(task: Task, recipe: Recipe, root: Path, title: str, announce: Callable[[Task], None]) -> bool:
+    """Do a task; says whether there was anything to do."""
+    interruption.stop().check()
+    if finished(task, recipe, root):
+        print(f"{title}: done already", file=sys.stderr)
+        return False
+    announce(task)
+    print(title, file=sys.stderr)
+    words = task.command(str(root))
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    code = child_process.run_here([sys.executable, "-m", "preferent", *words], env=environment)
+    if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+        raise Interrupted(f"stopped in {task.name}; the same command goes on from here", code - 128)
+    if code != 0:
+        killed = f" It was killed from outside, as happens when memory runs out.\n{smaller(task.stage)}\n"
+        failure = PreferentError(
+            f"{task.name} failed (exit code {code}); what is done is kept in {root}."
+            f"{killed if code == 128 + signal.SIGKILL else ' '}Once the cause is gone, "
+            f"the same command goes on from here; this stage alone: preferent {shlex.join(words)}"
+        )
+        failure.exit_code = code
+        raise failure
+    return True
+
+
+def _index(tasks: Sequence[Task], root: Path) -> None:
+    """Write `run.json`: for every stage its folder, whether it is done, and what its `stage.json` found out.
+
+    The report is made anew every time: it has no `stage.json` and no `DONE`.
+    """
+    stages = {}
+    for task in tasks:
+        folder = root / task.folder
+        path = folder / "stage.json"
+        stages[task.name] = {
+            "folder": task.folder,
+            "done": (folder / ("report.html" if task.stage == "report" else "DONE")).exists(),
+            "facts": read_stage(folder).get("facts", {}) if path.exists() else {},
+        }
+    files.write_json(root / "run.json", {"schema": 1, "stages": stages})
+
+
+def _adopt(tasks: Sequence[Task], from_stage: str, of_run: Path | None, root: Path) -> None:
+    """Take over the finished folders of the stages before `from_stage`; what is there already stays."""
+    first = next((i for i, task in enumerate(tasks) if from_stage in (task.name, task.folder)), None)
+    if first is None:
+        first = next((i for i, task in enumerate(tasks) if from_stage == task.stage), None)
+    if first is None:
+        raise UsageError(f"--from {from_stage}: no such stage; this recipe has {', '.join(t.name for t in tasks)}")
+    if of_run is None or not of_run.is_dir():
+        raise UsageError(f"--from {from_stage}: name the run to take the earlier stages from: --of OLD_RUN")
+    if of_run.resolve() == root.resolve():
+        raise UsageError(f"--from {from_stage} --of {of_run}: starts again in a new directory; name one with --out")
+    for task in tasks[:first]:
+        source, target = of_run / task.folder, root / task.folder
+        if not (target / "stage.json").exists() and (source / "DONE").exists():
+            _take(source, target)
+
+
+def _keep_base(tasks: Sequence[Task], recipe: Recipe, root: Path) -> None:
+    """Take over the base model that the last round trained, where this round would make the same."""
+    for task in tasks:
+        source, target = Path(recipe.continues[-1]) / task.folder, root / task.folder
+        if task.stage != "sft" or (target / "stage.json").exists():
+            continue
+        here = replace(
+            task, outside={name: str(model_reference.resolve(model)) for name, model in task.outside.items()}
+        )
+        if finished(here, recipe, source.parent):
+            _take(source, target)
+
+
+def _take(source: Path, target: Path) -> None:
+    """A copy of a finished stage's folder that is there whole or not at all."""
+    unfinished = target.with_name(f".{target.name}.taken")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.copytree(source, unfinished, copy_function=_link_or_copy, ignore=shutil.ignore_patterns(".*"))
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(unfinished, target)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    """Link weights, which are never written in place; copy everything else, and across file systems."""
+    if source.endswith(LINKED):
+        with contextlib.suppress(OSError):
+            os.link(source, target)
+            return
+    shutil.copy2(source, target)

@@ -1,0 +1,81 @@
+"""Ways to execute a command. Here: a process of its own, that gets our signals and does not outlive us."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+
+from preferent.config.model_shape import HEAP_BELOW
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+ALLOCATOR = {
+    "GLIBC_TUNABLES": ":".join(
+        (
+            "glibc.malloc.tcache_count=0",
+            "glibc.malloc.mxfast=0",
+            f"glibc.malloc.mmap_threshold={HEAP_BELOW}",
+            f"glibc.malloc.trim_threshold={1 << 30}",
+        )
+    )
+}
+"""How glibc allocates in a command; other C libraries do not read it. torch asks for memory at multiples of 64 bytes,
+for which glibc cuts a larger piece and keeps the ends in lists from which they never join the freed tensor between them
+again: the next tensor of that size does not fit. Without those lists (tcache_count, mxfast) it does; tensors from
+`HEAP_BELOW` on come from the system one by one, and the heap is kept between steps (trim_threshold), which saves page
+faults. Training a reward model of 27M parameters with LoRA in fp32, one thread, a run each: peak 1142 MiB and 31.4
+processor seconds, without this 1630 MiB and 31.4. A `mmap_threshold` of 256 KiB alone saves as much, but with more page
+faults: 62 processor seconds in a longer run of 44."""
+
+
+def run_here(argv: Sequence[str], cwd: Path | None = None, env: Mapping[str, str] | None = None) -> int:
+    """Run a command with our own output streams and return its exit code.
+
+    It is 128 + n where signal n ended the command, or came when it was at its end.
+
+    SIGINT and SIGTERM are passed on, once each: the command is in a process group of its own, so that a Ctrl-C in the
+    terminal does not reach it twice. On Linux it dies with us, however we die. It gets `ALLOCATOR`, unless the
+    environment says otherwise.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    given = ALLOCATOR | dict(os.environ if env is None else env)
+    preparation = _die_with_parent if sys.platform == "linux" else None
+    with (
+        subprocess.Popen(argv, cwd=cwd, env=given, process_group=0, preexec_fn=preparation) as process,
+        _forwarded(process) as signals,
+    ):
+        code = process.wait()
+    if code == 0 and signals:  # it was at its end already
+        return 128 + signals[-1]
+    return code if code >= 0 else 128 - code
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def _forwarded(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
+    """Pass SIGINT and SIGTERM on to a process while it lives, and list them; Python lets only the main thread do
+    that."""
+    signals: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield signals
+        return
+
+    def forward(number: int, _frame: FrameType | None) -> None:
+        signals.append(number)
+        process.send_signal(number)
+
+    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield signals
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

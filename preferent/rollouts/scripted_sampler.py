@@ -1,0 +1,29 @@
+"""A sampler that answers from a script: the fake of the `Sampler` seam."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from preferent.data.types import Rollout
+from preferent.rollouts.sampler import Params
+
+
+@dataclass(frozen=True)
+class ScriptedSampler:
+    """Answers taken from a function of (prompt ids, item): (answer ids, their log-probabilities, ended)."""
+
+    script: Callable[[np.ndarray, int], tuple[Sequence[int], Sequence[float], bool]]
+
+    def sample(
+        self, prompts: Sequence[np.ndarray], items: Sequence[int], purpose: str, step: int, params: Params
+    ) -> list[Rollout]:
+        rollouts = []
+        for prompt, item in zip(prompts, items, strict=True):
+            ids, log_probs, ended = self.script(prompt, item)
+            columns = (
+                np.asarray(ids[: params.max_tokens], np.int32),
+                np.asarray(log_probs[: params.max_tokens], np.float32),
+            )
+            rollouts.append(Rollout(item, 0, step, np.asarray(prompt, np.int32), *columns, ended))
+        return rollouts

@@ -1,0 +1,126 @@
+"""What this computer is and what is installed on it: for bug reports. It looks without importing torch."""
+
+import os
+import platform
+import re
+import subprocess
+from contextlib import suppress
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any
+
+from preferent.runs import stages
+
+PACKAGES = ("scipy", "pydantic", "datasets", "pyarrow", "ray", "vllm", "kfp")
+"""Packages that matter besides those of which a run records the version."""
+NVIDIA = ("nvidia-smi", "--query-gpu=name,memory.total,compute_cap,driver_version", "--format=csv,noheader,nounits")
+BF16_FROM = 8.0
+"""The CUDA compute capability from which a GPU multiplies bfloat16."""
+
+
+def describe() -> dict[str, Any]:
+    """Versions, platform, processor, memory, GPUs and threads, as plain values; no paths, no names, no secrets."""
+    versions = {name: version for name, version in stages.versions().items() if name != "machine"}
+    return {
+        "versions": versions | _installed(),
+        "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": usable_cores(),
+        "thread_settings": {k: os.environ[k] for k in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if k in os.environ},
+        "memory_gib": round(memory() / 2**30, 1),
+        "bf16_on_cpu": cpu_has_bf16(),
+        "torch_built_for": _torch_build(),
+        "gpus": _gpus(),
+    }
+
+
+def render(found: dict[str, Any]) -> str:
+    """What `describe` found, a line a fact."""
+    rows = [(name, version) for name, version in found["versions"].items()]
+    settings = "".join(f", {name}={value}" for name, value in found["thread_settings"].items())
+    rows += [
+        ("platform", found["platform"]),
+        ("processor", f"{found['processor']}, {found['cores']} cores"),
+        ("threads", f"{found['threads']} usable{settings}"),
+        ("memory", f"{found['memory_gib']} GiB"),
+        ("bf16 on CPU", "native" if found["bf16_on_cpu"] else "no: precision auto means fp32"),
+        ("torch is for", found["torch_built_for"]),
+    ]
+    for gpu in found["gpus"]:
+        bf16 = "bf16" if gpu["bf16"] else "no bf16"
+        rows.append(("GPU", f"{gpu['name']}, {gpu['memory_gib']} GiB, {bf16}, driver {gpu['driver']}"))
+    if not found["gpus"]:
+        rows.append(("GPU", "none"))
+    return "\n".join(f"{name:<13} {value}" for name, value in rows)
+
+
+def usable_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory() -> int:
+    """Bytes of main memory; what a container allows where that is less."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):
+            total = min(total, int(Path(path).read_text()))
+    return total
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the processor multiplies bfloat16 natively (AVX512-BF16 or AMX); False where Linux does not say."""
+    with suppress(OSError):
+        flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.M)
+        return flags is not None and bool({"avx512_bf16", "amx_tile"} & set(flags[1].split()))
+    return False
+
+
+def _processor() -> str:
+    with suppress(OSError):
+        found = re.search(r"^model name\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.M)
+        if found:
+            return found[1]
+    return platform.processor() or platform.machine()
+
+
+def _installed() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+def _torch_build() -> str:
+    """The accelerator that the installed torch was built for, read from its version file."""
+    spec = util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return "torch is not installed"
+    text = (Path(spec.origin).parent / "version.py").read_text(encoding="utf-8")
+    for name, title in (("cuda", "CUDA"), ("hip", "ROCm")):
+        if built := re.search(rf"^{name}\b[^=]*=\s*'([^']+)'", text, re.M):
+            return f"{title} {built[1]}"
+    return "CPU"
+
+
+def _gpus() -> list[dict[str, Any]]:
+    """NVIDIA's GPUs as the driver lists them; none where there is no driver or it does not answer."""
+    try:
+        done = subprocess.run(NVIDIA, capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [_gpu(line) for line in done.stdout.splitlines() if done.returncode == 0 and line.count(",") == 3]
+
+
+def _gpu(line: str) -> dict[str, Any]:
+    """One line of nvidia-smi: name, MiB, compute capability, driver; a number it does not know becomes 0."""
+    name, mebibytes, capability, driver = (word.strip() for word in line.split(","))
+    numbers = [float(word) if re.fullmatch(r"[\d.]+", word) else 0.0 for word in (mebibytes, capability)]
+    return {
+        "name": name,
+        "memory_gib": round(numbers[0] / 1024, 1),
+        "bf16": numbers[1] >= BF16_FROM,
+        "driver": driver,
+    }

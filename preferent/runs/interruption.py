@@ -1,0 +1,70 @@
+"""Leave in good order when a signal asks for it."""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from types import FrameType
+
+from preferent.errors import Interrupted
+
+SECONDS_TO_LEAVE = 4.0
+
+
+@dataclass
+class Stop:
+    """Whether a signal asked the program to leave, and which."""
+
+    signal_number: int = 0
+
+    def __bool__(self) -> bool:
+        return self.signal_number != 0
+
+    def check(self, save: Callable[[], None] | None = None) -> None:
+        """At a step boundary: if asked to leave, save and raise `Interrupted`."""
+        if self:
+            if save is not None:
+                save()
+            raise Interrupted("stopped; the same command goes on from here", self.signal_number)
+
+
+_stop: ContextVar[Stop] = ContextVar("stop", default=Stop())  # noqa: B039 - nobody writes to the default
+
+
+def stop() -> Stop:
+    """The wish to leave that the enclosing `stoppable` looks after; outside of one, a wish that nobody makes."""
+    return _stop.get()
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[Stop]:
+    """Turn SIGINT and SIGTERM into a wish that loops look at; leave anyway after 4 seconds, or at a second signal.
+
+    Leaving at once is safe: whatever is on disk is whole, and the unfinished step is done again.
+    """
+    wish = Stop()
+
+    def leave() -> None:
+        os._exit(128 + wish.signal_number)
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if wish:
+            leave()
+        wish.signal_number = number
+        print("\nstopping; the same command goes on from here (again: leave at once)", file=sys.stderr, flush=True)
+        timer = threading.Timer(SECONDS_TO_LEAVE, leave)
+        timer.daemon = True
+        timer.start()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    token = _stop.set(wish)
+    try:
+        yield wish
+    finally:
+        _stop.reset(token)
+        for number, handler in before.items():
+            signal.signal(number, handler)

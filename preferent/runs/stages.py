@@ -1,0 +1,171 @@
+"""The run directory: atomic files, fingerprints, locks, stage folders, and leaving when asked to.
+
+A stage folder holds `stage.json` (what was asked and of what) from the first moment and `DONE` at the end. Paths inside
+a run are relative to it, so a moved run still loads.
+"""
+
+import contextlib
+import fcntl
+import platform
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from preferent import files
+from preferent.errors import PlatformError, UsageError
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder against a second process; the lock dies with the process."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / ".lock", "w")  # noqa: SIM115 - held until the end of the block
+    except OSError as error:
+        raise PlatformError(
+            f"{folder}: cannot be used as a run directory: {error.strerror}; use another --out"
+        ) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"{folder}: another process is working here; wait for it, or use another --out") from None
+        yield
+
+
+def versions() -> dict[str, str]:
+    """The versions that decide whether two runs can be equal to the last bit."""
+    from importlib import metadata  # slow to import, and help does not need it
+
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for package in ("preferent", "numpy", "torch", "transformers", "peft", "tokenizers", "safetensors"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one mapping with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value})
+    return flat
+
+
+@dataclass
+class Stage:
+    """One stage's folder while the stage works in it."""
+
+    name: str
+    folder: Path
+    asked: dict[str, Any]
+    inputs: dict[str, Path]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def done(self) -> bool:
+        return (self.folder / "DONE").exists()
+
+    def record(self, **facts: Any) -> None:
+        """Add what was found out (device, threads, counts) to `stage.json`."""
+        self.facts.update(facts)
+        files.write_sealed(self.folder / "stage.json", self.asked | {"facts": self.facts})
+
+    def place(self, **facts: Any) -> None:
+        """Record where the stage computes (device, threads, precision), and say so when it is not where it began."""
+        moved = [f"{k} was {self.facts[k]}, is {v}" for k, v in facts.items() if self.facts.get(k, v) != v]
+        if moved:
+            print(f"{self.folder}: {'; '.join(moved)}: the result may differ in the last bits", file=sys.stderr)
+        self.record(**facts)
+
+    def finish(self, outputs: Sequence[str] = ()) -> None:
+        """Mark the stage done, with the fingerprints of its outputs; the marker is the last thing written."""
+        self.record(outputs={name: files.fingerprint(self.folder / name) for name in outputs})
+        files.write_atomic(self.folder / "DONE", "")
+
+
+def open_stage(
+    name: str,
+    folder: Path,
+    fields: Mapping[str, Any],
+    inputs: Mapping[str, Path],
+    extendable: Sequence[str] = (),
+    rerun: bool = False,
+) -> Stage:
+    """Open a stage's folder: start it, resume it, find it done, or refuse.
+
+    `fields` are the recipe's fields that this stage depends on, `inputs` the files and folders it reads. Both are
+    compared with what the folder was made from. A larger value of an `extendable` field reopens a finished stage.
+    A stage with `rerun` (cheap, nothing to lose), or one that has made nothing yet, starts afresh on any change; any
+    other refuses it.
+    """
+    previous = folder / "stage.json"
+    asked: dict[str, Any] = {
+        "schema": 1,
+        "stage": name,
+        "argv": sys.argv[1:],
+        "versions": versions(),
+        "fields": flatten(fields),
+        "inputs": {key: files.fingerprint(path) for key, path in inputs.items()},
+    }
+    facts: dict[str, Any] = {}
+    for unfinished in list(folder.rglob(".*.tmp-*")):  # by a process that was killed
+        shutil.rmtree(unfinished) if unfinished.is_dir() else unfinished.unlink(missing_ok=True)
+    if not previous.exists():
+        (folder / "DONE").unlink(missing_ok=True)
+    else:
+        old = read_stage(folder)
+        changes = _changes(old, asked, extendable, inputs)
+        made = any(path.name not in (".lock", "stage.json") for path in folder.iterdir())
+        if changes and made and not rerun:
+            lines = "\n".join(f"  {change}" for change in changes)
+            raise UsageError(
+                f"{folder}: was made from something else:\n{lines}\n"
+                f"Go back to the old values; or start again from here in a new directory, with the earlier stages of "
+                f"this run: preferent run RECIPE --out NEW_RUN --from {folder.name} --of {folder.parent}"
+            )
+        extended = any(asked["fields"].get(key) != old["fields"].get(key) for key in extendable)
+        if changes:
+            _empty(folder)
+        elif extended:
+            (folder / "DONE").unlink(missing_ok=True)
+        if not changes:
+            facts = old.get("facts", {})
+            if old.get("versions") != asked["versions"] and not (folder / "DONE").exists():
+                print(f"{folder}: resumed with other versions; the result may differ in the last bits", file=sys.stderr)
+    opened = Stage(name, folder, asked, dict(inputs), facts)
+    if not opened.done:
+        opened.record()
+    return opened
+
+
+def read_stage(folder: Path) -> dict[str, Any]:
+    """The `stage.json` of a folder."""
+    return files.read_sealed(folder / "stage.json", f"restore it, or remove {folder} to do this stage again")
+
+
+def _empty(folder: Path) -> None:
+    (folder / "DONE").unlink(missing_ok=True)
+    for path in folder.iterdir():
+        if path.name != ".lock":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _changes(
+    old: Mapping[str, Any], new: Mapping[str, Any], extendable: Sequence[str], inputs: Mapping[str, Path]
+) -> list[str]:
+    """What differs between two `stage.json`, one line each."""
+    lines = []
+    for key in sorted({*old["fields"], *new["fields"]}):
+        before, after = old["fields"].get(key), new["fields"].get(key)
+        if before != after and not (key in extendable and before is not None and after is not None and after > before):
+            lines.append(f"{key}: was {before!r}, is now {after!r}")
+    for key in sorted({*old["inputs"], *new["inputs"]}):
+        if old["inputs"].get(key) != new["inputs"].get(key):
+            path = inputs.get(key)
+            what = " (weights, tokenizer or chat template)" if path is not None and path.is_dir() else ""
+            lines.append(f"input {key}: its content changed{what}" + (f": {path}" if path is not None else ""))
+    return lines

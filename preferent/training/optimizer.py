@@ -1,0 +1,123 @@
+"""AdamW on fp32 master weights, learning-rate schedules, clipping by global norm."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from preferent.errors import DivergedError
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Learning rate by step: linear warm-up, then constant, or linear or cosine to zero at `steps`."""
+
+    learning_rate: float
+    warmup_steps: int = 0
+    kind: str = "constant"
+    steps: int = 0
+
+    def at(self, step: int) -> float:
+        """The rate of step `step`, counted from 0."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / (self.warmup_steps + 1)
+        if self.kind == "constant":
+            return self.learning_rate
+        done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        return self.learning_rate * (1 - done if self.kind == "linear" else 0.5 * (1 + math.cos(math.pi * done)))
+
+
+class Optimizer:
+    """AdamW (Loshchilov and Hutter 2019) over named parameters.
+
+    A parameter that computes in bf16 has an fp32 master here: gradients of micro-batches are added up in fp32, the
+    master moves, and the parameter gets the rounded master. An fp32 parameter is its own master.
+    """
+
+    def __init__(
+        self, parameters: Mapping[str, Parameter], schedule: Schedule, max_grad_norm: float, weight_decay: float = 0.0
+    ) -> None:
+        self.parameters = dict(parameters)
+        self.schedule = schedule
+        self.max_grad_norm = max_grad_norm
+        self.masters = {name: _master(parameter) for name, parameter in self.parameters.items()}
+        self._adam = torch.optim.AdamW(
+            self.masters.values(), lr=schedule.learning_rate, eps=1e-5, weight_decay=weight_decay, fused=True
+        )
+
+    def step(self, step: int) -> tuple[float, float]:
+        """Apply the gradients gathered since the last call; returns (learning rate, gradient norm before clipping)."""
+        rate = self.schedule.at(step)
+        for group in self._adam.param_groups:
+            group["lr"] = rate
+        norm = float(torch.nn.utils.clip_grad_norm_(self.masters.values(), self.max_grad_norm, foreach=True))
+        if not math.isfinite(norm):
+            raise DivergedError(f"step {step}: the gradient is not finite")
+        self._adam.step()
+        self._adam.zero_grad(set_to_none=True)
+        self._round()
+        return rate, norm
+
+    def discard(self) -> None:
+        """Forget the gradients gathered since the last call."""
+        self._adam.zero_grad(set_to_none=True)
+
+    def put(self, masters: Mapping[str, Tensor]) -> None:
+        """Set the masters, and the parameters with them; the moments stay."""
+        with torch.no_grad():
+            for name, master in self.masters.items():
+                master.copy_(masters[name])
+        self._round()
+
+    def _round(self) -> None:
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                if self.masters[name] is not parameter:
+                    parameter.copy_(self.masters[name])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Masters and moments by name, for a checkpoint."""
+        found = {f"master.{name}": master.detach() for name, master in self.masters.items()}
+        for name, master in self.masters.items():
+            for key, value in self._adam.state[master].items():
+                found[f"{key}.{name}"] = value
+        return found
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put masters and moments back, and the parameters with them."""
+        for name, master in self.masters.items():
+            keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}.{name}" in tensors]
+            self._adam.state[master] = {
+                key: tensors[f"{key}.{name}"].to(master.device if key != "step" else "cpu").clone() for key in keys
+            }
+        self.put({name: tensors[f"master.{name}"] for name in self.masters})
+
+
+@dataclass
+class TrainingState:
+    """How far the run is, the optimizer, and the few numbers that a checkpoint carries besides."""
+
+    step: int
+    optimizer: Optimizer
+    scalars: dict[str, Any] = field(default_factory=dict)
+
+
+def _master(parameter: Parameter) -> Tensor:
+    if parameter.dtype == torch.float32:
+        return parameter
+    master = parameter.detach().float().requires_grad_()
+
+    def gather(p: Tensor) -> None:
+        assert p.grad is not None
+        if master.grad is None:
+            master.grad = p.grad.float()
+        else:
+            master.grad.add_(p.grad)
+        p.grad = None
+
+    parameter.register_post_accumulate_grad_hook(gather)
+    return master

@@ -1,0 +1,39 @@
+"""The moving average of the policy's weights, which is what a run with `ppo.ema_decay` validates and delivers."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from preferent.training.optimizer import Optimizer
+
+
+class MovingAverage:
+    """average <- decay * average + (1 - decay) * weights after every step, in fp32 (Ouyang et al. 2022: .992)."""
+
+    def __init__(self, masters: Mapping[str, Tensor], decay: float) -> None:
+        self.decay = decay
+        self.weights = {name: master.detach().clone() for name, master in masters.items()}
+
+    @torch.no_grad()
+    def update(self, masters: Mapping[str, Tensor]) -> None:
+        for name, weight in self.weights.items():
+            weight.lerp_(masters[name].detach(), 1 - self.decay)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return dict(self.weights)
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, weight in self.weights.items():
+            weight.copy_(tensors[name])
+
+    @contextlib.contextmanager
+    def instead(self, optimizer: Optimizer) -> Iterator[None]:
+        """Within it the policy, and its optimizer's masters, are the average."""
+        now = {name: master.detach().clone() for name, master in optimizer.masters.items()}
+        optimizer.put(self.weights)
+        try:
+            yield
+        finally:
+            optimizer.put(now)

@@ -1,0 +1,269 @@
+"""Rejection-sampling fine-tuning: imitate the best of several answers of one's own, round after round.
+
+Touvron et al. 2023 (Llama 2), section 3.2.3. A round samples answers to some training prompts with the policy as it is
+now, keeps the one to each prompt that scores highest, of this and all earlier rounds, and fine-tunes on what is kept.
+Answers on disk are replayed on resume.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from preferent import randomness
+from preferent.config import model_reference, stage_graph
+from preferent.config.recipe import Recipe, pick
+from preferent.data import datasets
+from preferent.data.types import Rollout
+from preferent.errors import DataError, DivergedError
+from preferent.evaluation.statistics import best_of
+from preferent.models import checkpoint, language_models, saving
+from preferent.models.language_models import Policy
+from preferent.models.world import World
+from preferent.rewards import scoring
+from preferent.rewards.scoring import CombinedReward
+from preferent.rollouts.local_sampler import LocalSampler
+from preferent.rollouts.sampler import Prompts, Sampler, rollout_params
+from preferent.rollouts.store import RolloutStore
+from preferent.runs import interruption, progress, stages
+from preferent.runs.metrics import Metrics, tensorboard
+from preferent.training.optimizer import Optimizer, Schedule, TrainingState
+from preferent.training.sequences import Sequences, gather
+
+PROMPTS_AT_ONCE = 64
+"""Prompts whose answers are committed together."""
+
+
+@dataclass(frozen=True)
+class RejectionNetworks:
+    """The policy, and what judges it."""
+
+    policy: Policy
+    reference: Policy | None
+    reward: CombinedReward
+    sampler: Sampler
+
+
+@dataclass
+class Kept:
+    """The best answer to each prompt so far, with its normalised score."""
+
+    answers: dict[int, tuple[float, Rollout]] = field(default_factory=dict)
+
+    def offer(self, rollout: Rollout, value: float) -> None:
+        """Keep an answer that scores higher than what was kept of its prompt; of equals the earlier stays."""
+        if rollout.prompt_index not in self.answers or value > self.answers[rollout.prompt_index][0]:
+            self.answers[rollout.prompt_index] = value, rollout
+
+    def sequences(self) -> Sequences:
+        """What is imitated, by prompt."""
+        rollouts = [self.answers[index][1] for index in sorted(self.answers)]
+        return Sequences(
+            [np.concatenate([r.prompt_ids, r.ids]) for r in rollouts], [len(r.prompt_ids) for r in rollouts]
+        )
+
+    def mean(self) -> float:
+        """The mean score of what is kept."""
+        return float(np.mean([value for value, _ in self.answers.values()]))
+
+
+def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
+    """Stage `rejection`: model=, reward= (or recipe.ppo.reward), train=, validation= -> out/model, and what led to
+    it."""
+    world = World.of(recipe)
+    source = model_reference.resolve(str(inputs["model"]))
+    inputs = scoring.located(recipe, inputs)
+    language_models.check_length(source, recipe)
+    with stages.locked(out):
+        fields = pick(recipe, *stage_graph.FIELDS["rejection"])
+        stage = stages.open_stage(
+            "rejection", out, fields, inputs | {"model": source}, stage_graph.EXTENDABLE["rejection"]
+        )
+        if stage.done:
+            return
+        stage.place(**world.facts())
+        rank = language_models.lora_dim(recipe.rejection.lora_dim, source, 4, world)
+        policy = language_models.load_policy(source, world, rank, recipe.gradient_checkpointing)
+        prompts = Prompts.of(datasets.load_prompts(inputs["train"]), policy, recipe)
+        if not prompts.ids:
+            raise DataError(f"{inputs['train']}: holds no prompt to train on")
+        reference = policy.reference() if recipe.kl_coeff > 0 or policy.peft is not None else None
+        reward, sampler = (
+            CombinedReward.load(recipe, inputs, world),
+            LocalSampler(policy, recipe.seed, recipe.sampler.rows),
+        )
+        reward = scoring.fitted(recipe, policy, reward, sampler, prompts, out)
+        train(recipe, stage, RejectionNetworks(policy, reference, reward, sampler), prompts)
+
+
+def train(recipe: Recipe, stage: stages.Stage, networks: RejectionNetworks, prompts: Prompts) -> None:
+    """The rounds: collect answers, keep the best, learn them, validate; ends with the best checkpoint as the model."""
+    section, out = recipe.rejection, stage.folder
+    held_out = datasets.load_prompts(stage.inputs["validation"])[: recipe.ppo.validation_prompts]
+    validation = Prompts.of(held_out, networks.policy, recipe)
+    state = TrainingState(0, optimizer(recipe, networks.policy))
+    if saved := checkpoint.resume(out):
+        state.step, state.scalars = saved.step, dict(saved.scalars)
+        state.optimizer.restore(saved.tensors)
+    ledger, metrics, kept = RolloutStore(out / "rollouts"), Metrics(out / "metrics.jsonl"), Kept()
+    metrics.rewind(state.step + 1 if saved else 0)
+    ledger.rewind(state.step)
+    if not saved and validation.ids:
+        metrics.append(0, validate(recipe, state, networks, validation, ledger, out))
+    total = section.rounds * section.train_steps
+    with progress.bar("rejection", total, state.step) as bar:
+        for number in range(section.rounds):
+            started = time.perf_counter()
+            values = collect(recipe, state, number, networks, prompts, kept, ledger)
+            clock, sequences = {"sample": time.perf_counter() - started}, kept.sequences()
+            while state.step < (number + 1) * section.train_steps:
+                interruption.stop().check(lambda: save(recipe, state, out))
+                started = time.perf_counter()
+                values |= learn(recipe, state, number, networks.policy, sequences)
+                state.step += 1
+                clock["learn"] = time.perf_counter() - started
+                if state.step % section.train_steps == 0 and validation.ids:
+                    values |= validate(recipe, state, networks, validation, ledger, out)
+                metrics.append(state.step, values)
+                Metrics(out / "timings.jsonl").append(state.step, {name: round(t, 4) for name, t in clock.items()})
+                if state.step % recipe.checkpoint_every == 0 or state.step == total:
+                    save(recipe, state, out)
+                bar.update(state.step, loss=values["loss/imitation"])
+                values, clock = {}, {}
+    finish(stage, state, networks.policy)
+
+
+def optimizer(recipe: Recipe, policy: Policy) -> Optimizer:
+    """AdamW at a constant rate, the recipe's or the default by LoRA or full."""
+    section = recipe.rejection
+    rate = section.learning_rate or (1e-4 if policy.peft is not None else 1e-5)
+    schedule = Schedule(rate, 0, "constant", section.rounds * section.train_steps)
+    return Optimizer(policy.trainable(), schedule, section.max_grad_norm)
+
+
+def collect(
+    recipe: Recipe,
+    state: TrainingState,
+    number: int,
+    networks: RejectionNetworks,
+    prompts: Prompts,
+    kept: Kept,
+    ledger: RolloutStore,
+) -> dict[str, float]:
+    """Sample, score and commit the answers of a round, or replay them; keep the best. What the round's answers were
+    like, where nothing was learnt from them yet."""
+    section = recipe.rejection
+    count, fresh = min(section.prompts, len(prompts.ids)), state.step == number * section.train_steps
+    rows = randomness.rows(recipe.seed, "data", number, count, len(prompts.ids))
+    rollouts: list[Rollout] = []
+    for start in range(0, count, PROMPTS_AT_ONCE):
+        interruption.stop().check(lambda: save(recipe, state, ledger.folder.parent))
+        slots = np.arange(start, min(start + PROMPTS_AT_ONCE, count))
+        items = ((number * count + slots)[:, None] * section.samples + np.arange(section.samples)).ravel()
+        asked = rows[slots].repeat(section.samples)
+        make = sampling(recipe, state, networks, prompts, asked, items) if fresh else lost(ledger, number)
+        found = ledger.recorded(f"{number:06d}-{start:06d}", prompts.ids, make)
+        if fresh:
+            texts = [prompts.texts[i] for i in asked]
+            ledger.describe(state.step, texts, scoring.decoded(found, texts, networks.policy.tokenizer), found)
+        rollouts += found
+    scores = scoring.final_scores(rollouts, networks.reward.scale, recipe)
+    scores = scores.reshape(count, section.samples)
+    for slot, place in enumerate(best_of.best(scores)):
+        kept.offer(rollouts[slot * section.samples + place], float(scores[slot, place]))
+    if not fresh:
+        return {}
+    return {
+        "reward": float(scores.mean()),
+        "rejection/best": float(scores.max(-1).mean()),
+        "rejection/kept": kept.mean(),
+        "rejection/answers": len(kept.answers),
+        "tokens/length": float(np.mean([len(r.ids) for r in rollouts])),
+        "tokens/ended": float(np.mean([r.ended for r in rollouts])),
+    }
+
+
+def sampling(
+    recipe: Recipe,
+    state: TrainingState,
+    networks: RejectionNetworks,
+    prompts: Prompts,
+    asked: np.ndarray,
+    items: np.ndarray,
+) -> Callable[[], list[Rollout]]:
+    """How the answers to the prompts `asked` [n] are made: sampled under the keys `items` [n], and scored."""
+
+    def make() -> list[Rollout]:
+        ids, records = [prompts.ids[i] for i in asked], [prompts.records[i] for i in asked]
+        sampled = networks.sampler.sample(ids, items.tolist(), "rollout", state.step, rollout_params(recipe))
+        samples = items % recipe.rejection.samples
+        placed = [
+            replace(rollout, prompt_index=int(prompt), sample_index=int(sample))
+            for rollout, prompt, sample in zip(sampled, asked, samples, strict=True)
+        ]
+        return scoring.scored(networks.reward, placed, records, networks.policy.tokenizer)
+
+    return make
+
+
+def lost(ledger: RolloutStore, number: int) -> Callable[[], list[Rollout]]:
+    """The policy that gave answers which were learnt from is no more."""
+
+    def make() -> list[Rollout]:
+        folder = ledger.folder.parent
+        raise DataError(
+            f"{ledger.folder}: the answers of round {number} were learnt from and are damaged or gone; restore them, "
+            f"or remove {folder} to do this stage again"
+        )
+
+    return make
+
+
+def learn(recipe: Recipe, state: TrainingState, number: int, policy: Policy, sequences: Sequences) -> dict[str, float]:
+    """One optimizer step on a batch of kept answers, at the temperature at which they were sampled."""
+    section = recipe.rejection
+    within = state.step - number * section.train_steps
+    rows = randomness.rows(recipe.seed, f"kept {number}", within, section.batch_size, len(sequences))
+    part = sequences.part(rows)
+    loss = gather(policy, part, section.micro_batch_tokens, recipe.sampler.temperature)
+    if not math.isfinite(loss):
+        raise DivergedError(f"step {state.step}: the loss is not finite; lower rejection.learning_rate")
+    rate, norm = state.optimizer.step(state.step)
+    return {"loss/imitation": loss, "learning_rate": rate, "gradient_norm": norm}
+
+
+def validate(
+    recipe: Recipe, state: TrainingState, networks: RejectionNetworks, prompts: Prompts, ledger: RolloutStore, out: Path
+) -> dict[str, float]:
+    """Score and KL on validation prompts; keeps the best policy so far."""
+    found = scoring.validated(
+        recipe, networks.reward, networks.policy, networks.reference, networks.sampler, prompts, state.step, ledger,
+        recipe.rejection.micro_batch_tokens,
+    )  # fmt: skip
+    if found["validation/objective"] > state.scalars.get("best_objective", -math.inf):
+        state.scalars |= {"best_objective": found["validation/objective"], "best_step": state.step}
+        checkpoint.save(out / "best", state.step, state.optimizer.tensors(), {}, keep=1000)
+    return found
+
+
+def save(recipe: Recipe, state: TrainingState, out: Path) -> None:
+    """Checkpoint, then forget every best policy that no checkpoint knows."""
+    checkpoint.save(out / "checkpoints", state.step, state.optimizer.tensors(), state.scalars, recipe.keep_checkpoints)
+    checkpoint.forget(out)
+    tensorboard(out / "metrics.jsonl", out / "tensorboard")
+
+
+def finish(stage: stages.Stage, state: TrainingState, policy: Policy) -> None:
+    """Write the selected policy as the model, say which it is, and mark the stage done."""
+    out, step = stage.folder, state.scalars.get("best_step")
+    best = None if step is None else checkpoint.read(out / "best", step)
+    if best is not None:
+        state.optimizer.restore(best.tensors)
+    stage.record(**{key: state.scalars.get(key) for key in ("best_step", "best_objective")}, steps=state.step)
+    chosen = state.step if best is None else best.step
+    card = f"# Policy tuned by preferent\n\nRejection sampling from `{policy.source.name}`, step {chosen}.\n"
+    saving.save(policy, out / "model", state.optimizer.masters, card)
+    stage.finish(["model"])

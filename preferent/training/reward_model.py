@@ -1,0 +1,262 @@
+"""Train a reward model on preferences: the Bradley-Terry loss on scores read at the last answer token.
+
+The model starts from a causal language model under a new head (Stiennon et al. 2020); dropout is off; the checkpoint of
+least validation loss is kept, because a reward model overfits within a few epochs. Model files stay raw: the score's
+normalisation belongs to `ppo`.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from preferent import files, randomness
+from preferent.config import model_reference, stage_graph
+from preferent.config.recipe import Recipe, pick
+from preferent.data import datasets
+from preferent.data.tokenizer import Tokenizer
+from preferent.data.types import Preference
+from preferent.errors import DataError, DivergedError
+from preferent.evaluation import reward_quality
+from preferent.evaluation.reward_quality import Scored
+from preferent.models import batching, checkpoint, language_models, saving
+from preferent.models.language_models import Scorer
+from preferent.models.world import World
+from preferent.rollouts import measurement
+from preferent.rollouts.local_sampler import LocalSampler
+from preferent.rollouts.sampler import Params
+from preferent.runs import interruption, progress, stages
+from preferent.runs.metrics import Metrics, tensorboard
+from preferent.training import losses
+from preferent.training.optimizer import Optimizer, Schedule, TrainingState
+from preferent.training.preference_pairs import PreferencePairs, strengths
+
+SAMPLES = 64
+"""Answers of the model that the reward model starts from, for comparison: one to each of so many validation pairs."""
+
+
+def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
+    """Stage `reward`: model=, train=, validation=, test= -> out/model, out/quality.json, out/mistakes.jsonl."""
+    world = World.of(recipe)
+    source = model_reference.resolve(str(inputs["model"]))
+    language_models.check_length(source, recipe)
+    with stages.locked(out):
+        fields = pick(recipe, *stage_graph.FIELDS["reward"])
+        stage = stages.open_stage("reward", out, fields, inputs | {"model": source}, stage_graph.EXTENDABLE["reward"])
+        if stage.done:
+            return
+        rows = {name: datasets.load_preferences(inputs[name]) for name in ("train", "validation", "test")}
+        answers = sampled(recipe, world, source, decided(rows["validation"]))
+        rank = language_models.lora_dim(recipe.reward.lora_dim, source, 4, world)
+        scorer = language_models.load_scorer(
+            source, world, rank, recipe.seed, checkpointing=recipe.gradient_checkpointing
+        )
+        if recipe.reward.margin and not strengths(rows["train"]).any():
+            raise DataError(
+                f"{inputs['train']}: reward.margin is set, but no pair has a strength; give it, or no margin"
+            )
+        parts = {
+            name: encoded(recipe, preferences, scorer.tokenizer, training=name == "train")
+            for name, preferences in rows.items()
+        }
+        if not len(parts["train"]):
+            raise DataError(f"{inputs['train']}: holds no decided preference to train on")
+        steps = recipe.reward_model_train_steps
+        epochs = progress.epochs("reward_model_train_steps", steps, recipe.reward.batch_size, len(parts["train"]))
+        counts = {name: {"pairs": len(p), "ties": p.ties, "truncated": p.truncated} for name, p in parts.items()}
+        stage.place(**world.facts())
+        stage.record(counts=counts, epochs=round(epochs, 2), lora_dim=rank)
+        state = train(recipe, stage, scorer, parts)
+        held_out = {
+            name: scored(recipe, scorer, parts[name], decided(rows[name]))
+            for name in ("validation", "test")
+            if len(parts[name])
+        }
+        figures = report(held_out, rows["train"]) | beside(recipe, scorer, held_out.get("validation"), answers)
+        finish(stage, state, scorer, held_out, figures)
+
+
+def encoded(recipe: Recipe, preferences: Sequence[Preference], tokenizer: Tokenizer, training: bool) -> PreferencePairs:
+    """The pairs that train or measure a reward model, with the recipe's smoothing and margins."""
+    section = recipe.reward
+    soft = training and section.ties == "soft"
+    return PreferencePairs.of(preferences, tokenizer, recipe, soft, section.label_smoothing, section.margin)
+
+
+def train(recipe: Recipe, stage: stages.Stage, scorer: Scorer, parts: dict[str, PreferencePairs]) -> TrainingState:
+    """The loop: a batch of pairs, a step, now and then a validation; ends with the best checkpoint in the scorer."""
+    out, pairs = stage.folder, parts["train"]
+    state = TrainingState(0, optimizer(recipe, scorer))
+    if saved := checkpoint.resume(out):
+        state.step, state.scalars = saved.step, dict(saved.scalars)
+        state.optimizer.restore(saved.tensors)
+    metrics = Metrics(out / "metrics.jsonl")
+    metrics.rewind(state.step + 1 if saved else 0)
+    total = recipe.reward_model_train_steps
+    with progress.bar(stage.folder.name, total, state.step) as bar:
+        while state.step < total and state.scalars.get("stopped") is None:
+            interruption.stop().check(lambda: save(recipe, state, out))
+            started = time.perf_counter()
+            rows = randomness.rows(recipe.seed, "data", state.step, recipe.reward.batch_size, len(pairs))
+            values = learn(recipe, state, scorer, pairs, rows)
+            state.step += 1
+            Metrics(out / "timings.jsonl").append(state.step, {"learn": round(time.perf_counter() - started, 4)})
+            if state.step % recipe.reward.validation_every == 0 or state.step == total:
+                values |= validate(recipe, state, scorer, parts["validation"], out)
+            metrics.append(state.step, values)
+            if state.step % recipe.checkpoint_every == 0 or state.step == total or "stopped" in state.scalars:
+                save(recipe, state, out)
+            bar.update(state.step, rank_loss=values["rank_loss"], accuracy=values["accuracy"])
+    best = checkpoint.read(out / "best", state.scalars["best_step"]) if "best_step" in state.scalars else None
+    if best is not None:
+        state.optimizer.restore(best.tensors)
+    state.scalars["kept_step"] = state.step if best is None else best.step
+    return state
+
+
+def optimizer(recipe: Recipe, scorer: Scorer) -> Optimizer:
+    """AdamW with the recipe's rate, or the default by LoRA or full."""
+    reward = recipe.reward
+    rate = reward.learning_rate or (1e-4 if scorer.peft is not None else 1e-5)
+    rate *= recipe.reward_model_learning_rate_multiplier
+    schedule = Schedule(rate, reward.warmup_steps, reward.schedule, recipe.reward_model_train_steps)
+    return Optimizer(scorer.trainable(), schedule, reward.max_grad_norm, reward.weight_decay)
+
+
+def learn(
+    recipe: Recipe, state: TrainingState, scorer: Scorer, pairs: PreferencePairs, rows: np.ndarray
+) -> dict[str, float]:
+    """One optimizer step on the pairs at `rows`; the loss is the sum over them divided by their number."""
+    loss_sum, right, margin, center = 0.0, 0.0, 0.0, 0.0
+    for part in pairs.plan(rows, recipe.reward.micro_batch_tokens):
+        chosen, rejected = scores(scorer, [pairs.chosen[i] for i in part], [pairs.rejected[i] for i in part])
+        wrong, margins = (torch.from_numpy(values[part]).to(chosen) for values in (pairs.wrong, pairs.margins))
+        loss = losses.pair_loss(chosen, rejected, wrong, margins)
+        off_center = losses.centering(chosen, rejected)
+        ((loss + recipe.reward.centering * off_center) / len(rows)).backward()
+        loss_sum += float(loss.detach())
+        center += float(off_center.detach())
+        right += float((chosen > rejected).float().sum() + 0.5 * (chosen == rejected).float().sum())
+        margin += float((chosen - rejected).detach().sum())
+    if not math.isfinite(loss_sum):
+        raise DivergedError(f"step {state.step}: the loss is not finite; lower reward.learning_rate")
+    rate, norm = state.optimizer.step(state.step)
+    sums = {"rank_loss": loss_sum, "accuracy": right, "margin": margin, "centering": center}
+    means = {name: value / len(rows) for name, value in sums.items()}
+    return means | {"learning_rate": rate, "gradient_norm": norm}
+
+
+def scores(
+    scorer: Scorer, chosen: Sequence[np.ndarray], rejected: Sequence[np.ndarray]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores [b] of chosen and of rejected sequences, read at their last tokens, in one forward pass."""
+    sequences = [*chosen, *rejected]
+    device = scorer.world.device
+    tokens = torch.from_numpy(batching.pad([s.astype(np.int64) for s in sequences], scorer.tokenizer.pad_id)).to(device)
+    last = torch.tensor([len(s) - 1 for s in sequences], device=device)
+    found = scorer.scores(scorer.hidden(tokens)[torch.arange(len(sequences), device=device), last])
+    return found[: len(chosen)], found[len(chosen) :]
+
+
+def validate(
+    recipe: Recipe, state: TrainingState, scorer: Scorer, pairs: PreferencePairs, out: Path
+) -> dict[str, float]:
+    """Loss and accuracy on validation pairs; keeps the best model so far, and decides whether to stop."""
+    if not len(pairs):
+        return {}
+    found = reward_quality.figures(scored(recipe, scorer, pairs))
+    scalars, patience = state.scalars, recipe.reward.early_stopping_patience
+    if found["loss"] < scalars.get("best_loss", math.inf):
+        scalars |= {"best_loss": found["loss"], "best_step": state.step, "evaluations_since_best": 0}
+        checkpoint.save(out / "best", state.step, state.optimizer.tensors(), {}, keep=1000)
+    else:
+        scalars["evaluations_since_best"] = scalars.get("evaluations_since_best", 0) + 1
+    if patience is not None and scalars["evaluations_since_best"] >= patience:
+        scalars["stopped"] = f"no better validation loss in {patience} evaluations"
+    return {f"validation/{name}": found[name] for name in ("loss", "accuracy", "ece", "length_correlation")}
+
+
+def measured(recipe: Recipe, scorer: Scorer, pairs: PreferencePairs) -> tuple[np.ndarray, np.ndarray]:
+    """Raw scores, float64 [n], of the chosen and of the rejected answers."""
+    found = measurement.last_scores(scorer, [*pairs.chosen, *pairs.rejected], recipe.reward.micro_batch_tokens)
+    return found[: len(pairs)].astype(np.float64), found[len(pairs) :].astype(np.float64)
+
+
+def scored(recipe: Recipe, scorer: Scorer, pairs: PreferencePairs, preferences: Sequence[Preference] = ()) -> Scored:
+    """The pairs, encoded from these `preferences`, as the model scores them."""
+    return Scored(preferences, *measured(recipe, scorer, pairs), pairs.chosen_tokens, pairs.rejected_tokens)
+
+
+def decided(preferences: Sequence[Preference]) -> list[Preference]:
+    """Those that are no tie: what held-out pairs are made of."""
+    return [preference for preference in preferences if preference.choice != "tie"]
+
+
+@torch.no_grad()
+def sampled(
+    recipe: Recipe, world: World, source: Path, preferences: Sequence[Preference]
+) -> list[tuple[int, np.ndarray]]:
+    """Rows of `preferences` that have a prompt, each with its prompt and an answer of the untrained model at
+    temperature 1, as token ids; none where that model writes no text."""
+    asked = [i for i, preference in enumerate(preferences) if not preference.prompt.is_empty]
+    if not asked or "SequenceClassification" in " ".join(
+        language_models.read_config(source, recipe.trust_remote_code).architectures or ()
+    ):
+        return []
+    policy = language_models.load_policy(source, world)
+    rows = [asked[i] for i in randomness.permutation(recipe.seed, "samples", 0, len(asked))[:SAMPLES]]
+    found = policy.tokenizer.encode_prompts(
+        [preferences[i].prompt for i in rows], recipe.instruction, recipe.prompt_sequence_length
+    )
+    prompts = [np.asarray(ids, np.int32) for ids, _ in found]
+    sampler = LocalSampler(policy, recipe.seed, recipe.sampler.rows)
+    rollouts = sampler.sample(prompts, range(len(rows)), "samples", 0, Params(recipe.target_sequence_length))
+    return [(i, np.concatenate([one.prompt_ids, one.ids])) for i, one in zip(rows, rollouts, strict=True)]
+
+
+def report(held_out: dict[str, Scored], train: Sequence[Preference]) -> dict[str, Any]:
+    """Figures of every part, and details of the test pairs, or where there are none of the validation pairs."""
+    figures: dict[str, Any] = {name: reward_quality.figures(one) for name, one in held_out.items()}
+    if not held_out:
+        return figures | {"reliability": []}
+    name, pairs = list(held_out.items())[-1]
+    return figures | {"reported": name} | reward_quality.details(pairs, train)
+
+
+def beside(
+    recipe: Recipe, scorer: Scorer, pairs: Scored | None, answers: Sequence[tuple[int, np.ndarray]]
+) -> dict[str, Any]:
+    """How the sampled answers score beside the two that people compared."""
+    if pairs is None or not answers:
+        return {}
+    rows = [i for i, _ in answers]
+    found = measurement.last_scores(scorer, [ids for _, ids in answers], recipe.reward.micro_batch_tokens)
+    return {"samples": reward_quality.beside(found.astype(np.float64), pairs.chosen[rows], pairs.rejected[rows])}
+
+
+def save(recipe: Recipe, state: TrainingState, out: Path) -> None:
+    """Checkpoint, then forget every best model that no checkpoint knows."""
+    checkpoint.save(out / "checkpoints", state.step, state.optimizer.tensors(), state.scalars, recipe.keep_checkpoints)
+    checkpoint.forget(out)
+    tensorboard(out / "metrics.jsonl", out / "tensorboard")
+
+
+def finish(
+    stage: stages.Stage, state: TrainingState, scorer: Scorer, held_out: dict[str, Scored], figures: dict[str, Any]
+) -> None:
+    """Write the model, its quality and its worst mistakes, and mark the stage done."""
+    out, step = stage.folder, state.scalars["kept_step"]
+    worst = reward_quality.mistakes(held_out[figures["reported"]], out.parent) if held_out else []
+    files.write_jsonl(out / "mistakes.jsonl", worst)
+    files.write_json(out / "quality.json", figures | {"best_step": step})
+    stage.record(best_step=step, stopped=state.scalars.get("stopped"), steps=state.step)
+    test = figures.get("test")
+    accuracy = f", accuracy {test['accuracy']:.3f} on {test['count']} pairs" if test else ""
+    origin = f"From `{scorer.source.name}`, step {step}{accuracy}. Scores are raw."
+    card = f"# Reward model trained by preferent\n\n{origin}\n"
+    saving.save(scorer, out / "model", state.optimizer.masters, card)
+    stage.finish(["model", "quality.json", "mistakes.jsonl"])

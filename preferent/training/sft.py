@@ -1,0 +1,103 @@
+"""Supervised fine-tuning: imitate demonstrations (loss on answers), or read plain text (packed)."""
+
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+
+from preferent import randomness
+from preferent.config import model_reference, stage_graph
+from preferent.config.recipe import Recipe, pick
+from preferent.config.sections import SftSection, paths
+from preferent.data.formats import row_sources
+from preferent.errors import DivergedError
+from preferent.models import checkpoint, language_models, saving
+from preferent.models.language_models import Policy
+from preferent.models.world import World
+from preferent.runs import interruption, progress, stages
+from preferent.runs.metrics import Metrics, tensorboard
+from preferent.training.optimizer import Optimizer, Schedule, TrainingState
+from preferent.training.sequences import Sequences, gather, mean_loss, read
+
+VALIDATION_SHARE = 0.02
+VALIDATION_ROWS = 512
+
+
+def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
+    """Stage `sft`: model= and the files of sft.dataset -> out/model (a LoRA adapter is merged into it)."""
+    assert recipe.sft is not None, "the graph runs sft only where the recipe has it"
+    world = World.of(recipe)
+    source = model_reference.resolve(str(inputs["model"]))
+    with stages.locked(out):
+        named = row_sources.expand(paths(recipe.sft.dataset))
+        files = {f"dataset {i}": Path(name) for i, name in enumerate(named) if not name.startswith("hf://")}
+        fields = pick(recipe, *stage_graph.FIELDS["sft"])
+        stage = stages.open_stage("sft", out, fields, {"model": source} | files, stage_graph.EXTENDABLE["sft"])
+        if stage.done:
+            return
+        rank = language_models.lora_dim(recipe.sft.lora_dim, source, 4, world)
+        policy = language_models.load_policy(source, world, rank, recipe.gradient_checkpointing)
+        sequences = read(recipe, policy, paths(recipe.sft.dataset), recipe.sft.sequence_length)
+        part = randomness.split(recipe.seed, "sft", [str(i) for i in range(len(sequences))], [VALIDATION_SHARE])
+        held_out = sequences.part(np.flatnonzero(part == 0)[:VALIDATION_ROWS])
+        training = sequences.part(np.flatnonzero(part == 1))
+        epochs = progress.epochs("sft.train_steps", recipe.sft.train_steps, recipe.sft.batch_size, len(training))
+        stage.place(**world.facts())
+        stage.record(sequences=len(training), validation=len(held_out), epochs=round(epochs, 2), lora_dim=rank)
+        train(recipe.sft, recipe, stage, policy, training, held_out)
+
+
+def train(
+    sft: SftSection, recipe: Recipe, stage: stages.Stage, policy: Policy, sequences: Sequences, held_out: Sequences
+) -> None:
+    """The loop: a batch of sequences, a step, now and then a validation."""
+    out = stage.folder
+    rate = sft.learning_rate or (1e-4 if policy.peft is not None else 1e-5)
+    schedule = Schedule(rate, sft.warmup_steps, sft.schedule, sft.train_steps)
+    state = TrainingState(0, Optimizer(policy.trainable(), schedule, sft.max_grad_norm))
+    if saved := checkpoint.resume(out):
+        state.step, state.scalars = saved.step, dict(saved.scalars)
+        state.optimizer.restore(saved.tensors)
+    metrics = Metrics(out / "metrics.jsonl")
+    metrics.rewind(state.step + 1 if saved else 0)
+    with progress.bar("sft", sft.train_steps, state.step) as bar:
+        while state.step < sft.train_steps:
+            interruption.stop().check(lambda: save(recipe, state, out))
+            started = time.perf_counter()
+            rows = randomness.rows(recipe.seed, "data", state.step, sft.batch_size, len(sequences))
+            values = learn(sft, state, policy, sequences.part(rows))
+            state.step += 1
+            Metrics(out / "timings.jsonl").append(state.step, {"learn": round(time.perf_counter() - started, 4)})
+            if state.step % sft.validation_every == 0 or state.step == sft.train_steps:
+                values |= {"validation/loss": mean_loss(policy, held_out, sft.micro_batch_tokens)}
+            metrics.append(state.step, values)
+            if state.step % recipe.checkpoint_every == 0 or state.step == sft.train_steps:
+                save(recipe, state, out)
+            bar.update(state.step, loss=values["loss"])
+    finish(stage, state, policy)
+
+
+def learn(sft: SftSection, state: TrainingState, policy: Policy, sequences: Sequences) -> dict[str, float]:
+    """One optimizer step; the loss is the sum over the batch's target tokens divided by their number."""
+    loss = gather(policy, sequences, sft.micro_batch_tokens)
+    if not math.isfinite(loss):
+        raise DivergedError(f"step {state.step}: the loss is not finite; lower sft.learning_rate")
+    rate, norm = state.optimizer.step(state.step)
+    return {"loss": loss, "learning_rate": rate, "gradient_norm": norm}
+
+
+def save(recipe: Recipe, state: TrainingState, out: Path) -> None:
+    checkpoint.save(out / "checkpoints", state.step, state.optimizer.tensors(), state.scalars, recipe.keep_checkpoints)
+    tensorboard(out / "metrics.jsonl", out / "tensorboard")
+
+
+def finish(stage: stages.Stage, state: TrainingState, policy: Policy) -> None:
+    """Write the model, merged where it was an adapter, and mark the stage done."""
+    card = f"# Fine-tuned by preferent\n\nSupervised fine-tuning of `{policy.source.name}`, {state.step} steps.\n"
+    if policy.peft is None:
+        saving.save(policy, stage.folder / "model", state.optimizer.masters, card)
+    else:
+        saving.save_merged(policy, stage.folder / "model", card)
+    stage.record(steps=state.step)
+    stage.finish(["model"])

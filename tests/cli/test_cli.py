@@ -1,0 +1,339 @@
+"""The command line: help at once, errors that tell the way out, exit codes that scripts can rely on."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import yaml
+
+from preferent.cli import arguments, main
+from preferent.errors import DataError, DivergedError, Interrupted, PlatformError, UsageError
+
+COURSE = """
+preference_dataset: preference/*.jsonl
+prompt_dataset: prompt.jsonl
+eval_dataset: eval.jsonl
+large_model_reference: llama-2-7b
+reward_model_train_steps: 1410
+reinforcement_learning_train_steps: 320
+reward_model_learning_rate_multiplier: 1.0
+reinforcement_learning_rate_multiplier: 1.0
+kl_coeff: 0.1
+instruction: Summarize in less than 50 words
+project: my-project
+location: europe-west4
+"""
+
+
+def verbs(parser: argparse.ArgumentParser, name: str = "preferent") -> dict[str, argparse.ArgumentParser]:
+    found = {name: parser}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for word, inner in action.choices.items():
+                found |= verbs(inner, f"{name} {word}")
+    return found
+
+
+VERBS = verbs(arguments.parser())
+
+
+def call(monkeypatch, *words: str) -> int:
+    """The exit code of `preferent WORDS`, in this process."""
+    monkeypatch.setattr(sys, "argv", ["preferent", *words])
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    monkeypatch.setenv("PREFERENT_DEBUG", "")  # so that it is as before when the test is over
+    monkeypatch.delenv("PREFERENT_DEBUG")
+    try:
+        main.main()
+    except SystemExit as leave:
+        return leave.code or 0
+    return 0
+
+
+@pytest.fixture
+def course(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("preference").mkdir()
+    rows = [
+        {"input_text": f"post {i % 60} [summary]: ", "candidate_0": f" a{i}", "candidate_1": f" b{i}", "choice": i % 2}
+        for i in range(100)
+    ]
+    Path("preference/a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name in ("prompt", "eval"):
+        rows = [{"input_text": f"{name} {i} [summary]: "} for i in range(40)]
+        Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = Path("course.yaml")
+    path.write_text(COURSE)
+    return path
+
+
+def test_the_verbs():
+    assert list(VERBS) == [
+        "preferent",
+        "preferent run",
+        "preferent quickstart",
+        "preferent data",
+        "preferent data check",
+        "preferent data convert",
+        "preferent data prepare",
+        "preferent scratch",
+        "preferent plan",
+        "preferent try",
+        "preferent export",
+        "preferent env",
+        *(f"preferent {stage}" for stage in arguments.STAGES),
+        "preferent agree",
+        "preferent label",
+        "preferent doctor",
+    ]
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_help_is_short_and_complete(name):
+    options = [action for action in VERBS[name]._actions if not isinstance(action, argparse._SubParsersAction)]
+    assert len(options) <= 40
+    assert all(action.help for action in options)
+    assert VERBS[name].description
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("preferent", "preferent run", "preferent ppo", "preferent data check", "preferent doctor"),
+        *("preferent compare", "preferent agree", "preferent label"),
+    ],
+)
+def test_help_imports_nothing_heavy(name):
+    words = name.split()[1:]
+    code = f"""
+import sys
+sys.argv = ["preferent", *{words!r}, "--help"]
+from preferent.cli.main import main
+try:
+    main()
+except SystemExit as leave:
+    assert not leave.code
+heavy = {{"torch", "transformers", "pydantic", "numpy", "yaml", "rich", "scipy"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("usage: " + name)
+
+
+def test_python_dash_m_is_the_same():
+    done = subprocess.run([sys.executable, "-m", "preferent", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == "0.2.0\n"
+
+
+def test_without_a_verb_there_is_help(monkeypatch, capsys):
+    assert call(monkeypatch) == 0
+    assert "usage: preferent" in capsys.readouterr().out
+
+
+def test_the_course_runs_dry_without_a_hub(course):
+    """Offline: no name of a host can be resolved in this process."""
+    code = """
+import socket, sys
+def refuse(*arguments, **options):
+    raise AssertionError("the network was asked")
+socket.getaddrinfo = socket.socket.connect = refuse
+from preferent.cli.main import main
+main()
+assert "torch" not in sys.modules and "transformers" not in sys.modules and "huggingface_hub" not in sys.modules
+"""
+    words = ["run", str(course), "--dry-run"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for expected in (
+        "llama-2-7b = meta-llama/Llama-2-7b-hf",
+        "preference      100 rows (gcpc), 100 kept",
+        "ppo      320 steps of 64 = 512.0 epochs of 40 prompts",
+        "infer    20 test prompts each: base, tuned (greedy)",
+        "preferent ppo --recipe runs/course/recipe.yaml --in model=llama-2-7b",
+        "ignored: means something only on Google Cloud\n  project\n  location",
+        "whether meta-llama/Llama-2-7b-hf can be had from the hub",
+        "token lengths",
+    ):
+        assert expected in done.stdout
+    assert not Path("runs").exists()
+
+
+def test_a_dry_run_tells_the_rest(course, monkeypatch, capsys):
+    Path("texts.jsonl").write_text('{"text": "once"}\n{"text": "twice"}\n')
+    Path("preference/config.json").write_text("{}")
+    words = ["run", "course.yaml", "--dry-run", "--out", "elsewhere", "--set", "sft={dataset: texts.jsonl}"]
+    words += ["--set", "kl_coeff=0", "--set", "ppo.reward=module:function", "--set", "large_model_reference=preference"]
+    assert call(monkeypatch, *words) == 0
+    out = capsys.readouterr().out
+    assert "run directory elsewhere" in out
+    assert "to tune         preference\n" in out
+    assert "reward          the function module:function" in out
+    assert "reference       none: kl_coeff is 0" in out
+    assert "sft      1,000 steps of 64 sequences packed from 2 texts" in out
+    assert "base, tuned, original" in out
+    assert "from the hub" not in out
+
+
+def test_a_dry_run_fails_where_the_run_would(course, monkeypatch, capsys):
+    assert call(monkeypatch, "run", "course.yaml", "--dry-run", "--set", "prompt_dataset=nothing.jsonl") == 3
+    assert "nothing.jsonl" in capsys.readouterr().err
+    Path("prompt.jsonl").write_text('{"input_text": ""}\n')
+    assert call(monkeypatch, "run", "course.yaml", "--dry-run") == 4
+    assert "prompt.jsonl" in capsys.readouterr().err
+
+
+def stage(monkeypatch, error: BaseException | None = None) -> list:
+    """A stage that notes what it was called with, and fails as told."""
+    calls = []
+
+    def main(*given):
+        calls.append(given)
+        if error is not None:
+            raise error
+
+    module = types.ModuleType("preferent.training.ppo")
+    module.main = main
+    monkeypatch.setitem(sys.modules, "preferent.training.ppo", module)
+    return calls
+
+
+PPO = ("ppo", "--recipe", "course.yaml", "--in", "model=m", "--in", "train=t", "--in", "validation=v", "--out", "o")
+
+
+def test_a_stage_gets_recipe_inputs_and_folder(course, monkeypatch):
+    calls = stage(monkeypatch)
+    assert call(monkeypatch, *PPO, "--set", "ppo.epochs=2") == 0
+    recipe, inputs, out = calls[0]
+    assert recipe.ppo.epochs == 2
+    assert inputs == {"model": Path("m"), "train": Path("t"), "validation": Path("v")}
+    assert out == Path("o")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--in", "modle=m"], "--in modle=m: ppo does not read 'modle'; it reads model, train, validation, reward"),
+        (["--in", "model"], "--in model: write it as NAME=PATH"),
+        (["--in", "model=m"], "ppo: --in train=PATH is missing; it reads model, train, validation, reward"),
+    ],
+)
+def test_inputs_are_checked_by_name(course, monkeypatch, capsys, words, expected):
+    assert call(monkeypatch, "ppo", "--recipe", "course.yaml", "--out", "o", *words) == 2
+    assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (UsageError("why"), 2),
+        (PlatformError("why"), 3),
+        (DataError("why"), 4),
+        (DivergedError("why"), 5),
+        (Interrupted("why", 15), 143),
+        (OSError(28, "No space left on device", "f"), 3),
+        (MemoryError(), 3),
+        (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to allocate"), 3),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate"), 3),
+    ],
+)
+def test_a_foreseen_error_is_a_message_and_its_exit_code(course, monkeypatch, capsys, error, code):
+    stage(monkeypatch, error)
+    assert call(monkeypatch, *PPO) == code
+    shown = capsys.readouterr().err
+    assert shown.startswith("preferent: ")
+    assert "Traceback" not in shown
+
+
+def test_debug_shows_the_traceback(course, monkeypatch, capsys):
+    stage(monkeypatch, DataError("why"))
+    assert call(monkeypatch, "--debug", *PPO) == 4
+    assert "Traceback" in capsys.readouterr().err
+    assert os.environ["PREFERENT_DEBUG"] == "1"
+
+
+FAULTY = """
+import sys, types
+module = types.ModuleType("preferent.training.ppo")
+def main(*given): raise KeyError("surprise")
+module.main = main
+sys.modules["preferent.training.ppo"] = module
+from preferent.cli.main import main
+main()
+"""
+
+
+def test_an_unforeseen_error_says_that_it_is_a_bug(course):
+    done = subprocess.run([sys.executable, "-c", FAULTY, *PPO], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "unexpected KeyError: 'surprise'\nThis is a bug in preferent." in done.stderr
+    assert "preferent --debug ppo --recipe course.yaml" in done.stderr
+    assert "Traceback" not in done.stderr
+    done = subprocess.run([sys.executable, "-c", FAULTY, "--debug", *PPO], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [["rum"], ["run"], ["ppo", "--out", "o"], ["scratch", "--layers", "two"], ["--nonsense"]]
+)
+def test_wrong_usage_exits_with_2(monkeypatch, capsys, words):
+    assert call(monkeypatch, *words) == 2
+    assert "usage: preferent" in capsys.readouterr().err
+
+
+def test_a_wrong_recipe_exits_with_2_or_3(course, monkeypatch, capsys):
+    assert call(monkeypatch, "run", "nothing.yaml") == 3
+    course.write_text("kl_coef: 1\n")
+    assert call(monkeypatch, "run", "course.yaml") == 2
+    assert "course.yaml: unknown key 'kl_coef'; did you mean 'kl_coeff'?" in capsys.readouterr().err
+
+
+def test_google_cloud_keys_are_named(course, monkeypatch, capsys):
+    from preferent import files
+    from preferent.pipelines import executor, run
+
+    seen = []
+
+    def execute(recipe, out, from_stage, of_run):
+        seen.append((out, from_stage, of_run))
+        judge = {"win_rate": 0.6, "interval": [0.5, 0.7], "n": 10, "independent": True, "kind": "reward_model"}
+        sides = [{"key": "a", "name": "tuned"}, {"key": "b", "name": "base"}]
+        found = {"headline": "judge", "judges": {"judge": judge}, "kl": None, "sides": sides}
+        files.write_json(out / "comparison/metrics.json", found)
+        return run.Run(out)
+
+    monkeypatch.setattr(executor, "execute", execute)
+    assert call(monkeypatch, "run", "course.yaml", "--from", "ppo", "--of", "old") == 0
+    assert seen == [(Path("runs/course"), "ppo", Path("old"))]
+    shown = capsys.readouterr()
+    assert "ignored, they mean something only on Google Cloud: project, location" in shown.err
+    assert "an independent judge prefers the tuned model" in shown.out
+
+
+def test_data_is_checked_and_converted(course, monkeypatch, capsys):
+    assert call(monkeypatch, "data", "check", "preference/a.jsonl", "prompt.jsonl") == 0
+    assert "preference/a.jsonl: preference (gcpc), 100 rows, 100 usable" in capsys.readouterr().out
+    assert call(monkeypatch, "data", "convert", "preference/a.jsonl", "--to", "trl", "--out", "trl.jsonl") == 0
+    assert "trl.jsonl: 100 of 100 rows written" in capsys.readouterr().out
+    first = json.loads(Path("trl.jsonl").read_text().split("\n")[1])
+    assert first == {"prompt": "post 1 [summary]: ", "chosen": " b1", "rejected": " a1"}
+    with open("preference/a.jsonl", "a") as file:
+        file.write("nonsense\n")
+    assert call(monkeypatch, "data", "check", "preference/a.jsonl") == 4
+    shown = capsys.readouterr()
+    assert "preference/a.jsonl:101: " in shown.out
+    assert "1 of 101 rows cannot be used" in shown.err
+    assert call(monkeypatch, "data", "convert", "preference/a.jsonl", "--to", "trl", "--out", "trl.jsonl") == 0
+    shown = capsys.readouterr()
+    assert "trl.jsonl: 100 of 101 rows written, 1 bad rows left out" in shown.out
+    assert "preference/a.jsonl:101: " in shown.err
+
+
+def test_data_is_prepared(course, monkeypatch):
+    assert call(monkeypatch, "data", "prepare", "--recipe", "course.yaml", "--out", "r/data") == 0
+    assert yaml.safe_load(Path("r/data/counts.json").read_text())["parts"]["prompt"]["train"] == 40

@@ -1,0 +1,130 @@
+"""Base and tuned model side by side: they answer as `infer` does, of every kind of run, and a terminal is safe."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from preferent.commands.inference import chat
+from preferent.data.types import Message, Prompt
+from preferent.errors import UsageError
+from preferent.evaluation.inference import generate
+from preferent.models import language_models
+from preferent.models.world import World
+from preferent.pipelines import finished_run
+from preferent.rewards.normalization import ScoreNormalization
+from preferent.rewards.scoring import RewardModel
+from preferent.rollouts import local_sampler
+
+LLAMA2 = "{% if messages %}[INST] <<SYS>>{% endif %}"
+CHAT = {"messages": [{"author": "user", "content": "the cat"}]}
+LINES = ["the old man", "a silver key "]
+
+
+def call(folder: Path, text: str, *words: str) -> subprocess.CompletedProcess:
+    argv = [sys.executable, "-m", "preferent", "try", str(folder), *words]
+    return subprocess.run(argv, input=text, capture_output=True, text=True, env=None)
+
+
+def pair_of(folder: Path, temperature: float | None = None) -> chat.ChatTurn:
+    found = finished_run.of(folder)
+    return chat.load(found, found.recipe, chat.chosen(found.recipe, temperature, greedy=False))
+
+
+@pytest.mark.parametrize(("rank", "sft", "chat"), [(0, False, False), (0, True, False), (2, True, True)])
+def test_answers_are_those_of_infer(make_run, tiny, rank, sft, chat):
+    folder = make_run(rank, sft, CHAT if chat else None, instruction="Tell more.", prompt_sequence_length=90)
+    if chat:
+        for name in ("policy", "sft", "reward"):
+            (folder / name / "model/chat_template.jinja").write_text(LLAMA2)
+    pair, recipe = pair_of(folder), finished_run.of(folder).recipe
+    asked = [Prompt(messages=(Message("user", line),)) if chat else Prompt(input_text=line) for line in LINES]
+    world = World.of(recipe)
+    sources = (folder / "sft/model" if sft else tiny, folder / "policy/model")
+    base, tuned = (
+        [
+            row["prediction"]
+            for row in generate.answered(recipe, language_models.load_policy(source, world), None, asked, range(2))
+        ]
+        for source in sources
+    )
+    found = [pair.answers(line, item) for item, line in enumerate(LINES)]
+    assert [(one.text, other.text) for one, other in found] == list(zip(base, tuned, strict=True))
+    assert base != tuned
+
+
+def test_a_row_of_data_asks_its_prompt(make_run):
+    pair = pair_of(make_run())
+    assert pair.prompt('{"input_text": "one\\ntwo", "reference": "R"}').input_text == "one\ntwo"
+    assert pair.prompt('{"prompt": "Q", "chosen": "A", "rejected": "B"}').input_text == "Q"
+    for line in ('{"a": 1}', '{"input_text": 1}', "{", "[1]", "\udcff"):
+        assert pair.prompt(line).input_text == line
+
+
+def test_one_token_is_no_tokens():
+    assert chat.facts(chat.ChatAnswer("", True, 1, None)) == "1 token"
+
+
+def test_the_score_is_what_ppo_sees(make_run):
+    folder = make_run()
+    pair = pair_of(folder)
+    answer = pair.answers(LINES[0], 0)[1]
+    reward = RewardModel.load(folder / "reward/model", pair.recipe, pair.tuned.world)
+    prompt = Prompt(input_text=LINES[0])
+    ids = pair.tuned.tokenizer.encode_prompt(prompt, None, 32)[0]
+    sampled = local_sampler.LocalSampler(pair.tuned, 0, 1).sample([np.asarray(ids)], [0], "infer", 0, pair.params)
+    expected = reward.score_ids([np.asarray(ids)], [sampled[0].ids])[0] - 0.5
+    assert answer.score == pytest.approx(expected, abs=1e-5)
+    assert answer.tokens == len(sampled[0].ids)
+
+
+def test_the_asked_choice_of_tokens(make_run):
+    recipe = finished_run.of(make_run(sampler={"temperature": 0.7})).recipe
+    assert chat.chosen(recipe, None, greedy=False).greedy
+    warm = chat.chosen(recipe, 1.5, greedy=False)
+    assert (warm.greedy, warm.temperature, warm.max_tokens) == (False, 1.5, 12)
+    sampling = recipe.model_copy(update={"infer": recipe.infer.model_copy(update={"sampling_strategy": "t"})})
+    assert not chat.chosen(sampling, None, greedy=False).greedy
+    assert chat.chosen(sampling, None, greedy=False).temperature == 0.7
+    assert chat.chosen(sampling, None, greedy=True).greedy
+
+
+def test_the_score_is_that_of_all_members(make_run):
+    pair = pair_of(make_run(reward={"members": 2}))
+    shown = pair.answers("the old man", 0)[1].score
+    assert len(pair.reward.sources) == 2
+    alone = []
+    for name, member in pair.reward.sources.items():
+        term = dataclasses.replace(pair.reward.scale.terms[0], members={name: pair.reward.scale.normalizer(name)})
+        one = dataclasses.replace(pair.reward, sources={name: member}, scale=ScoreNormalization((term,)))
+        alone.append(dataclasses.replace(pair, reward=one))
+    each = [one.answers("the old man", 0)[1].score for one in alone]
+    assert each[0] != each[1] and shown == pytest.approx(sum(each) / 2)
+
+
+def test_lines_in_answers_out(make_run):
+    folder = make_run(2)
+    done = call(folder, "the old man\n\n[bold]a key\n", "--tokens", "3", "--temperature", "2", "--seed", "5")
+    assert done.returncode == 0, done.stderr
+    for word in ("the old man", "[bold]a key", "base", "tuned", "score", "3 tokens"):
+        assert word in done.stdout
+    assert done.stdout.count("tuned") == 2
+    assert call(folder, "the old man\n", "--tokens", "3", "--temperature", "2", "--seed", "6").stdout not in done.stdout
+
+
+def test_mistakes(make_run, tmp_path):
+    folder = make_run(ppo={"reward": "some:function"})
+    assert pair_of(folder).reward is None, "a function needs no model"
+    with pytest.raises(UsageError, match="152 tokens"):
+        chat.talk(folder, None, False, 120, None)
+    done = call(tmp_path, "")
+    assert done.returncode == 2 and "is no run directory" in done.stderr and "Traceback" not in done.stderr
+    for words in (("--temperature", "0"), ("--tokens", "0"), ("--temperature", "1", "--greedy")):
+        assert call(folder, "", *words).returncode == 2
+
+
+def test_an_answer_cannot_command_the_terminal():
+    assert chat.readable("a\x1b[2Jb\r\n\tc字") == "a�[2Jb�\n\tc字"

@@ -1,0 +1,178 @@
+"""What leaves a run loads in other programs, and computes there what it computes here."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import quiet_recipe
+from peft import AutoPeftModelForCausalLM
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from preferent.cli import main
+from preferent.commands import chat_template_export
+from preferent.commands.inference import export
+from preferent.data.tokenizer import Tokenizer
+from preferent.data.types import Message, Prompt
+from preferent.errors import PlatformError, UsageError
+from preferent.models import language_models, weight_averaging
+from preferent.models.world import World
+from preferent.pipelines import finished_run
+from preferent.rewards.scoring import RewardModel
+from preferent.rollouts import measurement
+
+IDS = torch.tensor([[1, 270, 280, 290, 275]])
+LLAMA2 = "{% if messages %}[INST] <<SYS>>{% endif %}"
+CHAT = {"messages": [{"author": "user", "content": "the cat"}]}
+
+
+def logits(folder: Path) -> torch.Tensor:
+    """What our own code says about the ids."""
+    policy = language_models.load_policy(folder, World.of(quiet_recipe()))
+    policy.masked_ids.resize_(0)
+    with torch.no_grad():
+        return policy.logits(policy.hidden(IDS)[0])
+
+
+@pytest.mark.parametrize(("rank", "sft"), [(0, False), (2, False), (2, True)])
+def test_merged_computes_the_same(make_run, tiny, tmp_path, rank, sft):
+    folder = make_run(rank, sft, instruction="Be brief.")
+    export.deliver(folder, tmp_path / "out", "merged")
+    assert not (tmp_path / "out/adapter_config.json").exists()
+    with torch.no_grad():
+        found = AutoModelForCausalLM.from_pretrained(tmp_path / "out")(IDS).logits[0]
+    assert torch.allclose(found, logits(folder / "policy/model"), atol=1e-5)
+    assert not torch.allclose(found, logits(tiny), atol=1e-2)
+    card = (tmp_path / "out/README.md").read_text()
+    assert "Be brief." in card and "{" not in card
+
+
+@pytest.mark.parametrize("sft", [False, True])
+def test_adapter_knows_its_base(make_run, tmp_path, sft):
+    folder = make_run(2, sft)
+    export.deliver(folder, tmp_path / "out", "adapter")
+    with torch.no_grad():
+        found = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out")(IDS).logits[0]
+    assert torch.allclose(found, logits(folder / "policy/model"), atol=1e-5)
+
+
+def test_every_member_of_an_ensemble_leaves(make_run, tmp_path):
+    folder = make_run(reward={"members": 2})
+    export.deliver(folder, tmp_path / "out", "reward")
+    for name in ("reward", "reward-2"):
+        ours = load_file(folder / name / "model/model.safetensors")["score.weight"]
+        assert torch.equal(load_file(tmp_path / "out" / name / "model.safetensors")["score.weight"], ours)
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+@pytest.mark.parametrize("instruction", [None, 'Say "it" so:\nshort.'])
+@pytest.mark.parametrize("chat", [False, True])
+def test_reward_scores_as_rewardbench_calls_it(make_run, tmp_path, rank, instruction, chat):
+    """Text by the chat template, ids by the tokenizer, score at the last token: what the run's own reward says."""
+    folder = make_run(rank, prompt=CHAT if chat else None, instruction=instruction)
+    if chat:
+        (folder / "reward/model/chat_template.jinja").write_text(LLAMA2)
+    export.deliver(folder, tmp_path / "out", "reward")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    scorer = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert scorer.config.num_labels == 1
+    messages = [{"role": "user", "content": "the old dog"}, {"role": "assistant", "content": "It ran."}]
+    if not chat:
+        messages[1]["content"] = " It ran."
+    inputs = tokenizer([tokenizer.apply_chat_template(messages, tokenize=False)] * 2, padding=True, return_tensors="pt")
+    assert inputs.input_ids[0, 0] == tokenizer.bos_token_id != inputs.input_ids[0, 1]
+    assert inputs.input_ids[0, -1] == tokenizer.eos_token_id
+    ours = RewardModel.load(folder / "reward/model", finished_run.of(folder).recipe, World.of(quiet_recipe()))
+    prompt = Prompt(messages=(Message("user", "the old dog"),)) if chat else Prompt(input_text="the old dog")
+    expected = ours.score_ids(
+        [ours.scorer.tokenizer.encode_prompt(prompt, instruction, 64)[0]],
+        [ours.scorer.tokenizer.encode_answer(prompt, instruction, messages[1]["content"], 64)[0]],
+    )
+    with torch.no_grad():
+        assert scorer(**inputs).logits[:, 0].tolist() == pytest.approx([expected[0]] * 2, abs=1e-5)
+    assert "--max_length 44 " in (tmp_path / "out/README.md").read_text()
+
+
+def test_averaged_weights_leave_as_one_model(make_run, tmp_path):
+    folder = make_run(2, reward={"members": 2, "combine": "weights"})
+    export.deliver(folder, tmp_path / "out", "reward")
+    members, world = list(finished_run.of(folder).rewards.values()), World.of(quiet_recipe())
+    ids = [np.array([1, 260, 270, 265])]
+    scores = [
+        measurement.last_scores(scorer, ids, 100)
+        for scorer in (
+            language_models.load_scorer(tmp_path / "out", world),
+            weight_averaging.load(members, world),
+            language_models.load_scorer(members[0], world),
+        )
+    ]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-5) and scores[0] != pytest.approx(scores[2], abs=1e-3)
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_gguf_has_a_modelfile(make_run, tmp_path, chat):
+    folder = make_run(2, prompt=CHAT if chat else None, instruction="Be brief.", sampler={"temperature": 0.7})
+    if chat:
+        (folder / "policy/model/chat_template.jinja").write_text(LLAMA2)
+    export.deliver(folder, tmp_path / "out", "gguf")
+    text = (tmp_path / "out/Modelfile").read_text()
+    template = re.search(r'^TEMPLATE """(.*?)"""$', text, re.M | re.S)[1]
+    assert template == chat_template_export.go_template(Tokenizer.load(tmp_path / "out"), "<s>", chat)
+    assert ("[INST]" in template) == chat and "<s>[INST] {{ if" not in template
+    for line in ('SYSTEM """Be brief."""', "PARAMETER temperature 0", "PARAMETER num_ctx 44", 'PARAMETER stop "</s>"'):
+        assert line in text.splitlines()
+    told = (tmp_path / "out/GGUF.txt").read_text()
+    assert "convert_hf_to_gguf.py . --outfile model.gguf --outtype f32" in told and template in told
+    assert (tmp_path / "out/model.safetensors").exists()
+
+
+def test_sampled_answers_are_sampled_there_too():
+    recipe = quiet_recipe(infer={"sampling_strategy": "temperature_sampling"}, sampler={"temperature": 0.7})
+    assert "PARAMETER temperature 0.7\n" in chat_template_export.modelfile(None, "</s>", recipe)
+    assert "TEMPLATE" not in chat_template_export.modelfile(None, "</s>", recipe)
+    with pytest.raises(UsageError, match='"""'):
+        chat_template_export.modelfile(None, "</s>", quiet_recipe(instruction='a """ b'))
+
+
+def test_licences_travel(make_run, tiny, tmp_path):
+    (tiny / "LICENSE.txt").write_text("mine")
+    try:
+        folder = make_run(2)
+        for what in ("merged", "adapter", "reward", "gguf"):
+            export.deliver(folder, tmp_path / what, what)
+            assert (tmp_path / what / "LICENSE.txt").read_text() == "mine"
+    finally:
+        (tiny / "LICENSE.txt").unlink()
+
+
+def test_what_cannot_be_had_is_refused(make_run, tmp_path, monkeypatch, capsys):
+    folder = make_run(ppo={"reward": "some:function"})
+    for what, why in (("adapter", "--what merged"), ("reward", "some:function")):
+        with pytest.raises(UsageError, match=why):
+            export.deliver(folder, tmp_path / "out", what)
+    with pytest.raises(UsageError, match="no run directory"):
+        export.deliver(tmp_path, tmp_path / "out", "merged")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/mine").write_text("precious")
+    monkeypatch.setattr("sys.argv", ["preferent", "export", str(folder), "--out", str(tmp_path / "full")])
+    with pytest.raises(SystemExit) as left:
+        main.main()
+    assert left.value.code == 2 and "is there already" in capsys.readouterr().err
+    assert (tmp_path / "full/mine").read_text() == "precious" and not (tmp_path / "out").exists()
+    (folder / "policy/DONE").unlink()
+    with pytest.raises(PlatformError, match="preferent run"):
+        export.deliver(folder, tmp_path / "out", "merged")
+
+
+def test_the_card_holds_the_verdict(make_run, tmp_path):
+    folder = make_run()
+    (folder / "comparison").mkdir()
+    judge = {"interval": [0.5, 0.7], "independent": True, "win_rate": 0.6, "n": 10, "kind": "reward_model"}
+    sides = [{"key": "a", "name": "tuned"}, {"key": "b", "name": "base"}]
+    verdict = {"headline": "judge", "judges": {"judge": judge}, "kl": {"mean": 1.25}, "sides": sides}
+    (folder / "comparison/metrics.json").write_text(json.dumps(verdict))
+    export.deliver(folder, tmp_path / "out", "merged")
+    assert "60.0% of 10 pairs" in (tmp_path / "out/README.md").read_text()

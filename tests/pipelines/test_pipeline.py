@@ -1,0 +1,423 @@
+"""A run: stages in order, nothing done twice, a failure that names the stage and the way on, a door for notebooks."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+import preferent
+from preferent import files
+from preferent.cli.arguments import parser
+from preferent.config import model_shape, recipe, stage_graph
+from preferent.errors import DataError, Interrupted, PlatformError, PreferentError, UsageError
+from preferent.evaluation import verdict_sentence
+from preferent.files import write_atomic
+from preferent.pipelines import executor, next_round, run
+from preferent.pipelines.launchers import child_process
+from preferent.runs import interruption
+from preferent.runs.stages import locked, open_stage
+
+VALUES = {"large_model_reference": "base", "preference_dataset": "p.jsonl"}
+RECIPE = {"large_model_reference": "m", "preference_dataset": "old.jsonl"}
+RERUN = ("infer", "compare")
+
+
+class Stages:
+    """Stands in for the process that does a stage: writes outputs that depend on the stage's fields and inputs."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.fail: dict[str, int] = {}
+
+    def __call__(self, argv, cwd=None, env=None):
+        assert argv[:3] == [sys.executable, "-m", "preferent"]
+        given = parser().parse_args(argv[3:])
+        found, _ = recipe.load(given.recipe, given.settings)
+        folder = given.out.relative_to(given.recipe.parent).as_posix()
+        task = next(task for task in stage_graph.build(found) if task.folder == folder)
+        self.calls.append(task.name)
+        if task.name in self.fail:
+            return self.fail[task.name]
+        if task.name == "report":
+            write_atomic(given.out / "report.html", "<html>")
+            return 0
+        inputs = {name: Path(path) for name, _, path in (word.partition("=") for word in given.inputs)}
+        for name, paths in task.files.items():
+            inputs |= {f"{name}{i}": Path(path) for i, path in enumerate(paths)}
+        fields = recipe.pick(found, *task.fields)
+        stage = open_stage(
+            task.stage, given.out, fields, inputs, stage_graph.EXTENDABLE.get(task.stage, ()), task.stage in RERUN
+        )
+        if not stage.done:
+            for name in task.outputs:
+                path = given.out / name
+                target = path / "model.safetensors" if name == "model" else path
+                write_atomic(target, json.dumps([stage.asked["fields"], stage.asked["inputs"]]) + "\n")
+            stage.finish(task.outputs)
+        return 0
+
+
+@pytest.fixture
+def stages(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.json").write_text("{}")
+    (tmp_path / "p.jsonl").write_text("{}\n")
+    found = Stages()
+    monkeypatch.setattr(child_process, "run_here", found)
+    return found
+
+
+def execute(out="r", from_stage=None, of_run=None, **values):
+    found, _ = recipe.parse(VALUES | values)
+    return executor.execute(found, Path(out), from_stage, of_run)
+
+
+ALL = ["data", "reward", "judge", "ppo", "infer-base", "infer-tuned", "compare", "report"]
+
+
+def test_a_run_does_every_stage_and_indexes_them(stages):
+    execute(kl_coeff=0.2)
+    assert stages.calls == ALL
+    index = files.read_json(Path("r/run.json"))
+    assert list(index["stages"]) == ALL
+    assert all(stage["done"] for stage in index["stages"].values())
+    assert index["stages"]["ppo"]["folder"] == "policy"
+    assert "score.json" in index["stages"]["ppo"]["facts"]["outputs"]
+    assert recipe.load(Path("r/recipe.yaml"))[0].kl_coeff == 0.2
+
+
+def test_what_is_done_is_not_started_again(stages):
+    execute()
+    stages.calls.clear()
+    execute()
+    assert stages.calls == ["report"]
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-1] + b"x")])
+def test_a_damaged_output_is_told_before_anything_is_made_of_it(stages, harm):
+    stages.fail["judge"] = 3
+    with pytest.raises(PreferentError, match="judge failed"):
+        execute()
+    stages.calls.clear()
+    harm(Path("r/reward/model/model.safetensors"))
+    with pytest.raises(DataError, match=r"r/reward/model: was changed, damaged or removed since reward made it"):
+        execute()
+    assert stages.calls == []
+
+
+def test_a_change_downstream_starts_only_downstream(stages):
+    execute()
+    stages.calls.clear()
+    execute(infer={"max_prompts": 7})
+    assert stages.calls == ["infer-base", "infer-tuned", "compare", "report"]
+
+
+def test_settings_that_change_no_result_start_nothing(stages):
+    execute()
+    stages.calls.clear()
+    execute(reward={"micro_batch_tokens": 4096}, sampler={"rows": 64}, checkpoint_every=7)
+    assert stages.calls == ["report"]
+
+
+def test_more_steps_extend_and_go_on_downstream(stages):
+    execute()
+    stages.calls.clear()
+    execute(reinforcement_learning_train_steps=2000)
+    assert stages.calls == ["ppo", "infer-tuned", "compare", "report"]
+
+
+def test_another_model_under_the_same_name_is_noticed(stages):
+    execute()
+    Path("base/config.json").write_text("{ }")
+    stages.calls.clear()
+    with pytest.raises(UsageError, match="input model: its content changed"):
+        execute()
+    assert stages.calls == ["reward"]
+
+
+def test_changed_data_are_noticed(stages):
+    execute()
+    Path("p.jsonl").write_text("{ }\n")
+    with pytest.raises(UsageError, match=r"input preference_dataset\.0: its content changed"):
+        execute()
+
+
+def test_a_moved_run_is_still_done(stages):
+    execute("a/r")
+    Path("a").rename("b")
+    stages.calls.clear()
+    execute("b/r")
+    assert stages.calls == ["report"]
+
+
+def test_a_failed_stage_is_named_with_its_exit_code_and_the_way_on(stages):
+    stages.fail["ppo"] = 5
+    with pytest.raises(PreferentError) as error:
+        execute()
+    assert error.value.exit_code == 5
+    assert str(error.value).startswith("ppo failed (exit code 5); what is done is kept in r.")
+    assert "preferent ppo --recipe r/recipe.yaml --in model=base" in str(error.value)
+    done = {name: stage["done"] for name, stage in files.read_json(Path("r/run.json"))["stages"].items()}
+    assert done == {name: name in ("data", "reward", "judge") for name in ALL}
+    stages.fail.clear()
+    stages.calls.clear()
+    execute()
+    assert stages.calls == ["ppo", "infer-base", "infer-tuned", "compare", "report"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_stage_stops_the_run(stages, number):
+    stages.fail["reward"] = 128 + number
+    with pytest.raises(Interrupted, match="stopped in reward; the same command goes on from here") as error:
+        execute()
+    assert error.value.exit_code == 128 + number
+    assert stages.calls == ["data", "reward"]
+
+
+def test_a_wish_to_leave_is_obeyed_between_stages(stages):
+    with interruption.stoppable() as wish, pytest.raises(Interrupted):
+        wish.signal_number = signal.SIGTERM
+        execute()
+    assert stages.calls == []
+
+
+def test_from_a_stage_takes_over_the_earlier_ones(stages):
+    execute("old")
+    stages.calls.clear()
+    execute("new", "ppo", Path("old"), kl_coeff=0.5)
+    assert stages.calls == ["ppo", "infer-base", "infer-tuned", "compare", "report"]
+    weights = [Path(name, "reward/model/model.safetensors").stat() for name in ("old", "new")]
+    assert weights[0].st_ino == weights[1].st_ino
+    data = [Path(name, "data/counts.json").stat() for name in ("old", "new")]
+    assert data[0].st_ino != data[1].st_ino
+
+
+def test_from_a_stage_again_resumes(stages):
+    execute("old")
+    stages.fail["ppo"] = 1
+    with pytest.raises(PreferentError):
+        execute("new", "ppo", Path("old"), kl_coeff=0.5)
+    stages.fail.clear()
+    stages.calls.clear()
+    execute("new", "ppo", Path("old"), kl_coeff=0.5)
+    assert stages.calls == ["ppo", "infer-base", "infer-tuned", "compare", "report"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "first"), [("judge", "judge"), ("policy", "ppo"), ("infer", "infer-base"), ("comparison", "compare")]
+)
+def test_from_knows_a_stage_by_its_name_and_by_its_folder(stages, stage, first):
+    execute("old")
+    stages.calls.clear()
+    execute("new", stage, Path("old"))
+    assert stages.calls == ALL[ALL.index(first) :]
+
+
+def test_from_is_refused_where_it_makes_no_sense(stages):
+    execute("old")
+    with pytest.raises(UsageError, match="--from sft: no such stage; this recipe has data, reward"):
+        execute("new", "sft", Path("old"))
+    with pytest.raises(UsageError, match="--of OLD_RUN"):
+        execute("new", "ppo")
+    with pytest.raises(UsageError, match="name one with --out"):
+        execute("old", "ppo", Path("old"))
+
+
+def test_a_run_directory_is_locked(stages):
+    with locked(Path("r")), pytest.raises(UsageError, match="another process is working here"):
+        execute()
+
+
+def test_the_door_for_notebooks(stages):
+    done = preferent.run(VALUES | {"project": "p"}, "r")
+    files.write_jsonl(Path("r/policy/metrics.jsonl"), [{"step": 0, "reward": 1.5}])
+    assert done.metrics() == [{"step": 0, "reward": 1.5}]
+    assert done.predictions() == files.read_jsonl(Path("r/predictions/tuned/text.jsonl"))
+    assert done.predictions("base") == files.read_jsonl(Path("r/predictions/base/text.jsonl"))
+    assert done.judgments() == files.read_jsonl(Path("r/comparison/judgments.jsonl"))
+    assert done.report() == Path("r/report.html")
+    with pytest.raises(PlatformError, match=r"r/sft/metrics\.jsonl: not there; in r there is: .*reward"):
+        done.metrics("sft")
+
+
+@pytest.mark.parametrize(
+    ("headline", "kl", "expected"),
+    [
+        (None, None, "no judge compared the tuned model with the base"),
+        (
+            "judge",
+            {"mean": 2.804},
+            "an independent judge prefers the tuned model to the base in 63.0% of 400 pairs "
+            "(95 % interval 58.1% to 67.6%); KL 2.80 nats",
+        ),
+        (
+            "reward",
+            None,
+            "the reward model that was optimised, no independent judge, prefers the tuned model to the base in 63.0% "
+            "of 400 pairs (95 % interval 58.1% to 67.6%)",
+        ),
+    ],
+)
+def test_the_verdict_in_a_sentence(tmp_path, headline, kl, expected):
+    judges = {
+        name: {"win_rate": 0.63, "interval": [0.581, 0.676], "n": 400, "independent": name == "judge"}
+        | {"kind": "reward_model"}
+        for name in ("judge", "reward")
+    }
+    sides = [{"key": "a", "name": "tuned"}, {"key": "b", "name": "base"}]
+    found = {"headline": headline, "judges": judges, "kl": kl, "sides": sides}
+    files.write_json(tmp_path / "comparison/metrics.json", found)
+    assert run.Run(tmp_path).headline() == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "names", "expected"),
+    [
+        ("people", ["tuned", "base"], "4 people prefer the tuned model to the base in 63.0% of 400 verdicts"),
+        ("language_model", ["new", "old"], "it, a language model, prefers new to old in 63.0% of 400 verdicts"),
+        ("reward_model", ["tuned", "old"], "an independent judge prefers tuned to old in 63.0% of 400 pairs"),
+    ],
+)
+def test_the_sentence_says_who_judged_whom(kind, names, expected):
+    judge = {"win_rate": 0.63, "interval": [0.58, 0.68], "n": 400, "independent": True, "kind": kind, "annotators": 4}
+    sides = [{"key": key, "name": name} for key, name in zip("ab", names, strict=True)]
+    told = verdict_sentence.verdict_sentence({"headline": "it", "judges": {"it": judge}, "kl": None, "sides": sides})
+    assert told == f"{expected} (95 % interval 58.0% to 68.0%)"
+
+
+def test_the_door_is_free_of_torch():
+    code = "import sys, preferent, preferent.pipelines.executor; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_command_runs_with_our_streams_and_tells_its_exit_code(capfd):
+    assert child_process.run_here([sys.executable, "-c", "print('hello'); raise SystemExit(7)"]) == 7
+    assert capfd.readouterr().out == "hello\n"
+    assert child_process.run_here([sys.executable, "-c", "import os; os.kill(os.getpid(), 15)"]) == 143
+
+
+def test_a_command_gets_the_allocator_unless_the_user_chose_one(monkeypatch, capfd):
+    show = [sys.executable, "-c", "import os; print(os.environ['GLIBC_TUNABLES'])"]
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    child_process.run_here(show)
+    assert f"glibc.malloc.mmap_threshold={model_shape.HEAP_BELOW}" in capfd.readouterr().out
+    child_process.run_here(show, env=os.environ | {"GLIBC_TUNABLES": "glibc.malloc.perturb=0"})
+    assert capfd.readouterr().out == "glibc.malloc.perturb=0\n"
+
+
+def test_a_command_has_a_process_group_of_its_own(capfd):
+    """So that a Ctrl-C in the terminal, which goes to a whole group, reaches it once: through us."""
+    child_process.run_here([sys.executable, "-c", "import os; print(os.getpgrp() == os.getpid())"])
+    assert capfd.readouterr().out == "True\n"
+
+
+CHILD = """
+import signal, sys, time
+def count(number, frame):
+    print("got", number, flush=True)
+    counts.append(number)
+counts = []
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, count)
+print("ready", flush=True)
+until = time.monotonic() + 10
+while not counts and time.monotonic() < until:
+    time.sleep(0.02)
+time.sleep(0.3)
+raise SystemExit(len(counts))
+"""
+
+PARENT = """
+import os, sys; from preferent.pipelines.launchers import child_process
+sys.exit(child_process.run_here([sys.executable, "-c", sys.argv[1]]))
+"""
+
+
+def parent(child: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", PARENT, child], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_passed_on(number):
+    process = parent(CHILD)
+    assert process.stdout.readline() == "ready\n"
+    os.killpg(process.pid, number)  # as a terminal does it
+    stdout, _ = process.communicate(timeout=20)
+    assert stdout == f"got {int(number)}\n"
+    assert process.returncode == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process die with its parent")
+def test_a_command_dies_with_us():
+    child = textwrap.dedent("""
+        import os, time
+        print(os.getpid(), flush=True)
+        time.sleep(60)
+    """)
+    process = parent(child)
+    number = int(process.stdout.readline())
+    process.kill()
+    process.wait()
+    for _ in range(100):
+        if not Path(f"/proc/{number}").exists() or "Z" in Path(f"/proc/{number}/stat").read_text().split()[2]:
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail("the command still runs")
+
+
+def labelled(folder: Path, **values: object) -> Path:
+    """A finished run, as far as the next round looks at it, on which people gave two preferences and a tie."""
+    (folder / "policy/model").mkdir(parents=True)
+    (folder / "policy/DONE").write_text("")
+    (folder / "recipe.yaml").write_text(recipe.dump(recipe.parse(RECIPE | values)[0]))
+    row = {"input_text": "a", "candidate_0": "b", "candidate_1": "c"}
+    files.write_jsonl(folder / "labels/train/preferences.jsonl", [row | {"choice": 0}, row | {"choice": 1}])
+    files.write_jsonl(folder / "labels/train/ties.jsonl", [row | {"choice": "tie"}])
+    return folder
+
+
+def test_the_next_round_learns_from_old_and_new_preferences(tmp_path: Path) -> None:
+    asked = recipe.parse(RECIPE)[0]
+    one = labelled(tmp_path / "one")
+    second = next_round.with_labels(asked, one)
+    assert second.continues == (str(one),)
+    assert second.preference_dataset == [
+        "old.jsonl",
+        f"{one}/labels/train/preferences.jsonl",
+        f"{one}/labels/train/ties.jsonl",
+    ]
+    two = labelled(tmp_path / "two", continues=[str(one)])
+    third = next_round.with_labels(asked, two)
+    assert third.continues == (str(one), str(two))
+    files = [f"{folder}/labels/train/{name}.jsonl" for folder in (one, two) for name in ("preferences", "ties")]
+    assert third.preference_dataset == ["old.jsonl", *files]
+    assert next_round.with_labels(second, two) == third, "a recipe that has the first round's labels gets them once"
+    sides = {name: path for task in stage_graph.build(third) for name, path in task.inputs.items() if "side." in name}
+    assert sides == {f"side.round-{i}": f"predictions/round-{i}/text.jsonl" for i in (1, 2)}
+
+
+def test_without_labels_there_is_no_next_round(tmp_path: Path) -> None:
+    one = labelled(tmp_path / "one")
+    (one / "labels/train/preferences.jsonl").write_text("")
+    with pytest.raises(PlatformError, match=r"preferences\.jsonl: no preferences to learn from.*--on train"):
+        next_round.with_labels(recipe.parse(RECIPE)[0], one)
+    with pytest.raises(UsageError, match="no run directory"):
+        next_round.with_labels(recipe.parse(RECIPE)[0], tmp_path)
+
+
+def test_what_people_said_is_read_once_it_is_there(tmp_path: Path) -> None:
+    task = next(task for task in stage_graph.build(recipe.parse(RECIPE)[0]) if task.name == "compare")
+    assert "people" not in task.at(tmp_path).inputs and "people" not in " ".join(task.command("run"))
+    files.write_jsonl(tmp_path / "labels/judgments.jsonl", [])
+    assert task.at(tmp_path).inputs["people"] == "labels/judgments.jsonl"
+    assert "people=run/labels/judgments.jsonl" in task.at(tmp_path).command("run")

@@ -1,0 +1,119 @@
+"""Sampling: what is drawn, from what, and that company in the batch does not matter."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import quiet_recipe
+from transformers import AutoModelForCausalLM
+
+from preferent import randomness
+from preferent.models import batching, language_models
+from preferent.models.world import World
+from preferent.rollouts import local_sampler
+from preferent.rollouts.local_sampler import LocalSampler
+from preferent.rollouts.sampler import Params
+from preferent.rollouts.scripted_sampler import ScriptedSampler
+
+
+@pytest.fixture(scope="module")
+def policy(tiny: Path) -> language_models.Policy:
+    return language_models.load_policy(tiny, World.of(quiet_recipe()))
+
+
+def prompts(policy: language_models.Policy, count: int = 7) -> list[np.ndarray]:
+    return [np.array([1, *range(270, 270 + 1 + 3 * i % 11)], np.int32) for i in range(count)]
+
+
+def test_choose_inverts_the_cumulative_distribution() -> None:
+    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().expand(6, 4)
+    uniforms = torch.tensor([0.0, 0.49, 0.51, 0.79, 0.81, 0.999], dtype=torch.float64)
+    chosen, log_probs = local_sampler.choose(logits, uniforms, Params(1))
+    assert chosen.tolist() == [0, 0, 1, 1, 2, 3]
+    assert log_probs.exp().tolist() == pytest.approx([0.5, 0.5, 0.3, 0.3, 0.15, 0.05], abs=1e-6)
+
+
+def test_choose_never_takes_what_is_masked() -> None:
+    logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]]).expand(3, 5)
+    chosen, _ = local_sampler.choose(logits, torch.tensor([0.0, 0.5, 1 - 2**-53], dtype=torch.float64), Params(1))
+    assert chosen.tolist() == [1, 3, 3]
+
+
+def test_frequencies_follow_the_distribution() -> None:
+    p = torch.tensor([0.5, 0.3, 0.15, 0.05])
+    uniforms = torch.from_numpy(randomness.uniforms(0, "test", np.arange(20_000), 0))
+    chosen, _ = local_sampler.choose(p.log().expand(20_000, 4), uniforms, Params(1))
+    share = torch.bincount(chosen, minlength=4) / 20_000
+    assert (share - p).abs().max() < 4 * (0.25 / 20_000) ** 0.5
+
+
+def test_top_k_and_top_p_and_greedy() -> None:
+    logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
+    late = torch.tensor([0.999], dtype=torch.float64)
+    assert local_sampler.choose(logits, late, Params(1, top_k=2))[0].item() == 1
+    assert local_sampler.choose(logits, late, Params(1, top_p=0.75))[0].item() == 1
+    assert local_sampler.choose(logits, late, Params(1, top_p=0.85))[0].item() == 2
+    chosen, log_prob = local_sampler.choose(logits, late, Params(1, greedy=True))
+    assert chosen.item() == 0 and log_prob.exp().item() == pytest.approx(0.5)
+
+
+def test_answers_do_not_depend_on_the_batch(policy: language_models.Policy) -> None:
+    asked = prompts(policy)
+    together = LocalSampler(policy, 0).sample(asked, range(7), "rollout", 0, Params(12))
+    for rows in (1, 3):
+        apart = LocalSampler(policy, 0, rows=rows).sample(asked, range(7), "rollout", 0, Params(12))
+        for left, right in zip(together, apart, strict=True):
+            assert left.ids.tolist() == right.ids.tolist() and left.ended == right.ended
+            assert np.allclose(left.sampler_log_probs, right.sampler_log_probs, atol=1e-5)
+    other = LocalSampler(policy, 1).sample(asked, range(7), "rollout", 0, Params(12))
+    assert [r.ids.tolist() for r in other] != [r.ids.tolist() for r in together]
+
+
+def test_log_probs_of_the_cache_are_those_of_a_full_forward(policy: language_models.Policy, tiny: Path) -> None:
+    plain = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
+    for rollout in LocalSampler(policy, 0).sample(prompts(policy), range(7), "rollout", 0, Params(12, temperature=0.7)):
+        ids = torch.from_numpy(np.concatenate([rollout.prompt_ids, rollout.ids]).astype(np.int64))[None]
+        with torch.no_grad():
+            logits = plain(ids).logits[0, len(rollout.prompt_ids) - 1 : -1] / 0.7
+        logits[:, policy.masked_ids] = -torch.inf
+        expected = logits.log_softmax(-1).gather(-1, torch.from_numpy(rollout.ids.astype(np.int64))[:, None])[:, 0]
+        assert np.allclose(rollout.sampler_log_probs, expected.numpy(), atol=1e-5)
+
+
+def test_left_and_right_padding_agree(policy: language_models.Policy) -> None:
+    rows = [row.astype(np.int64) for row in prompts(policy)]
+    right = torch.from_numpy(batching.pad(rows, policy.tokenizer.pad_id))
+    left = torch.from_numpy(batching.pad(rows, policy.tokenizer.pad_id, left=True))
+    mask = torch.from_numpy(batching.pad([np.ones_like(row) for row in rows], 0, left=True))
+    with torch.no_grad():
+        from_right = policy.hidden(right)
+        from_left = policy.hidden(left, mask, (mask.cumsum(-1) - 1).clamp_min(0))
+    for i, row in enumerate(rows):
+        one, other = policy.logits(from_right[i, : len(row)]), policy.logits(from_left[i, -len(row) :])
+        finite = torch.isfinite(one)
+        assert (one[finite] - other[finite]).abs().max() <= 1e-5
+
+
+def test_ended_answers_close_with_eos_and_nothing_follows(policy: language_models.Policy) -> None:
+    rollouts = LocalSampler(policy, 0).sample(prompts(policy, 200), range(200), "rollout", 0, Params(12))
+    eos_id = policy.tokenizer.eos_id
+    for rollout in rollouts:
+        assert (rollout.ids[-1] == eos_id) == rollout.ended and eos_id not in rollout.ids[:-1]
+        assert policy.tokenizer.pad_id not in rollout.ids
+        assert rollout.ended or len(rollout.ids) == 12
+    assert any(rollout.ended for rollout in rollouts)
+    through = LocalSampler(policy, 0).sample(
+        prompts(policy, 200), range(200), "rollout", 0, Params(12, stop_at_eos=False)
+    )
+    assert all(len(r.ids) == 12 and not r.ended for r in through)
+    for stopped, went_on in zip(rollouts, through, strict=True):
+        assert went_on.ids[: len(stopped.ids)].tolist() == stopped.ids.tolist()
+
+
+def test_scripted_answers() -> None:
+    scripted = ScriptedSampler(lambda prompt, item: ([5, 6, 2], [-1.0, -1.0, -0.5], True))
+    (rollout,) = scripted.sample([np.array([1])], [4], "rollout", 9, Params(12))
+    assert (
+        rollout.ids.tolist() == [5, 6, 2] and rollout.ended and rollout.policy_step == 9 and rollout.prompt_index == 4
+    )

@@ -1,0 +1,81 @@
+"""AdamW on masters: first steps in closed form, bf16 parameters, clipping, schedules, restoring."""
+
+import pytest
+import torch
+from torch.nn import Parameter
+
+from preferent.errors import DivergedError
+from preferent.training.optimizer import Optimizer, Schedule
+
+
+def made(value: list[float], dtype: torch.dtype = torch.float32, clip: float = 1e9) -> tuple[Parameter, Optimizer]:
+    parameter = Parameter(torch.tensor(value, dtype=dtype))
+    return parameter, Optimizer({"w": parameter}, Schedule(0.1), clip)
+
+
+def test_first_step_is_adams() -> None:
+    # |delta| = lr * |g| / (|g| + eps), eps = 1e-5: for g = 1e-5 half the learning rate.
+    parameter, optimizer = made([1.0, 1.0])
+    parameter.grad = torch.tensor([1e-5, -2.0])
+    rate, norm = optimizer.step(0)
+    assert parameter.tolist() == pytest.approx([1 - 0.05, 1 + 0.1], abs=1e-5)
+    assert (rate, norm) == (0.1, pytest.approx(2.0))
+
+
+def test_bf16_parameters_have_fp32_masters_and_gradients_add_up_in_fp32() -> None:
+    parameter, optimizer = made([1.0], torch.bfloat16)
+    for coefficient in (256.0, 1.0, 1.0):
+        (parameter * coefficient).sum().backward()
+    assert parameter.grad is None
+    assert optimizer.masters["w"].grad is not None and optimizer.masters["w"].grad.item() == 258.0
+    optimizer.step(0)
+    assert optimizer.masters["w"].item() == pytest.approx(0.9, abs=1e-6)
+    assert parameter.item() == torch.tensor(optimizer.masters["w"].item()).bfloat16().item()
+
+
+def test_small_updates_are_not_lost_in_bf16() -> None:
+    parameter = Parameter(torch.tensor([1.0], dtype=torch.bfloat16))
+    optimizer = Optimizer({"w": parameter}, Schedule(1e-4), 1e9)
+    for step in range(100):
+        parameter.sum().backward()
+        optimizer.step(step)
+    assert optimizer.masters["w"].item() == pytest.approx(0.99, abs=1e-3)
+    assert parameter.item() < 1
+
+
+def test_clipping_is_by_global_norm() -> None:
+    first, second = Parameter(torch.zeros(1)), Parameter(torch.zeros(1))
+    optimizer = Optimizer({"a": first, "b": second}, Schedule(0.1), 1.0)
+    first.grad, second.grad = torch.tensor([3.0]), torch.tensor([4.0])
+    _, norm = optimizer.step(0)
+    assert norm == 5.0
+    assert optimizer.tensors()["exp_avg.a"].item() == pytest.approx(0.1 * 0.6)
+
+
+def test_restored_optimizer_goes_on_bit_by_bit() -> None:
+    straight, whole = made([1.0, -2.0])
+    for step in range(4):
+        straight.grad = torch.tensor([0.3, -0.7]) * (step + 1)
+        whole.step(step)
+        if step == 1:
+            kept = {name: tensor.clone() for name, tensor in whole.tensors().items()}
+    resumed, other = made([0.0, 0.0])
+    other.restore(kept)
+    for step in (2, 3):
+        resumed.grad = torch.tensor([0.3, -0.7]) * (step + 1)
+        other.step(step)
+    assert torch.equal(straight, resumed)
+
+
+def test_gradient_that_is_not_finite_stops() -> None:
+    parameter, optimizer = made([1.0])
+    parameter.grad = torch.tensor([float("nan")])
+    with pytest.raises(DivergedError):
+        optimizer.step(0)
+    assert parameter.item() == 1.0
+
+
+def test_schedules() -> None:
+    assert [Schedule(1.0, 1, "linear", 5).at(step) for step in (0, 1, 3, 5)] == [0.5, 1.0, 0.5, 0.0]
+    assert Schedule(1.0, 0, "cosine", 4).at(2) == pytest.approx(0.5)
+    assert Schedule(1.0, 2).at(100) == 1.0

@@ -1,0 +1,239 @@
+"""Rejection sampling: what is kept and learnt, exact resume, the way to the law of the best of n."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import SENTENCES, quiet_recipe
+
+from preferent import files
+from preferent.config import memory_estimate, model_shape
+from preferent.data.types import Rollout
+from preferent.errors import DataError, UsageError
+from preferent.pipelines import run
+from preferent.rewards.normalization import ScoreNormalization
+from preferent.rollouts.store import from_columns, unsealed
+from preferent.runs import metrics, stages
+from preferent.training import rejection_sampling
+
+
+def vowels(prompts: list[str], answers: list[str]) -> list[float]:
+    """A reward with some variety: the share of vowels."""
+    return [sum(c in "aeiou" for c in answer) / (1 + len(answer)) for answer in answers]
+
+
+def recipe_of(**values: Any) -> Any:
+    section = {"rounds": 2, "prompts": 5, "samples": 3, "train_steps": 4, "batch_size": 4, "learning_rate": 1e-3}
+    section |= values.pop("rejection", {})
+    ppo = {"reward": "training.test_rejection_sampling:vowels", "validation_prompts": 4, "normalize_prompts": 6}
+    ppo |= {"missing_eos_score": None} | values.pop("ppo", {})
+    return quiet_recipe(method="rejection_sampling", rejection=section, ppo=ppo, checkpoint_every=3, **values)
+
+
+@pytest.fixture
+def inputs(tiny: Path, tmp_path: Path) -> dict[str, Path]:
+    rows = [{"input_text": text[:20]} for text in SENTENCES]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {"model": tiny, "train": tmp_path / "prompts.jsonl", "validation": tmp_path / "prompts.jsonl"}
+
+
+def answers_of(out: Path, name: str) -> list[Rollout]:
+    columns = unsealed((out / f"rollouts/{name}.safetensors").read_bytes())
+    assert columns is not None
+    return from_columns(columns, [np.array([0], np.int32)] * 99)
+
+
+def bits(out: Path) -> dict[str, str]:
+    places = ("model/*", "metrics.jsonl", "rollouts/*", "score.json")
+    files = sorted(path for place in places for path in out.glob(place))
+    return {path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_a_round_and_another(inputs: dict[str, Path], tmp_path: Path) -> None:
+    rejection_sampling.main(recipe_of(), inputs, tmp_path / "out")
+    rows = {row["step"]: row for row in metrics.read(tmp_path / "out/metrics.jsonl")}
+    assert list(rows) == list(range(9))
+    assert [step for step in rows if "reward" in rows[step]] == [1, 5]
+    assert [step for step in rows if "validation/score" in rows[step]] == [0, 4, 8]
+    assert all(rows[step]["rejection/best"] > rows[step]["reward"] for step in (1, 5))
+    assert rows[1]["rejection/kept"] == rows[1]["rejection/best"] and rows[1]["rejection/answers"] == 5
+    assert rows[5]["rejection/answers"] == 6, "the second round starts with the prompt that the first left out"
+    assert rows[0]["validation/kl"] == pytest.approx(0, abs=1e-6) and rows[8]["validation/kl"] > 1e-4
+    first, second = (answers_of(tmp_path / "out", f"{number:06d}-000000") for number in range(2))
+    assert len(first) == len(second) == 15
+    assert [r.sample_index for r in first] == [0, 1, 2] * 5
+    assert {r.policy_step for r in first} == {0} and {r.policy_step for r in second} == {4}
+    assert len({tuple(r.ids) for r in first[:3]}) > 1, "the samples of a prompt are drawn with one key"
+    samples = files.read_jsonl(tmp_path / "out/rollouts/samples.jsonl")
+    assert [row["step"] for row in samples] == [0] * 15 + [4] * 15
+    facts = stages.read_stage(tmp_path / "out")["facts"]
+    best = max((0, 4, 8), key=lambda step: rows[step]["validation/objective"])
+    assert facts["best_step"] == best and facts["steps"] == 8
+
+
+def test_stopped_anywhere_it_goes_on_with_the_same_bits(inputs: dict[str, Path], tmp_path: Path) -> None:
+    rejection_sampling.main(recipe_of(), inputs, tmp_path / "whole")
+    whole = bits(tmp_path / "whole")
+    for steps in (0, 3, 4, 6):
+        out = tmp_path / f"stopped-{steps}"
+        interrupted(inputs, out, steps)
+        rejection_sampling.main(recipe_of(), inputs, out)
+        assert bits(out) == whole, steps
+
+
+def interrupted(inputs: dict[str, Path], out: Path, steps: int) -> None:
+    """Leave, as a killed process does, in front of the optimizer step after `steps`."""
+
+    class Killed(BaseException):
+        pass
+
+    right = rejection_sampling.learn
+
+    def learn(recipe: Any, state: Any, *rest: Any) -> Any:
+        if state.step == steps:
+            raise Killed
+        return right(recipe, state, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rejection_sampling, "learn", learn)
+        with pytest.raises(Killed):
+            rejection_sampling.main(recipe_of(), inputs, out)
+
+
+def test_more_rounds_go_on(inputs: dict[str, Path], tmp_path: Path) -> None:
+    rejection_sampling.main(recipe_of(), inputs, tmp_path / "whole")
+    rejection_sampling.main(recipe_of(rejection={"rounds": 1}), inputs, tmp_path / "out")
+    rejection_sampling.main(recipe_of(), inputs, tmp_path / "out")
+    assert bits(tmp_path / "out") == bits(tmp_path / "whole")
+
+
+def test_answers_that_were_learnt_from_are_not_sampled_again(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """Before a step on them they are: the policy is still there that gave them."""
+    rejection_sampling.main(recipe_of(), inputs, tmp_path / "whole")
+    interrupted(inputs, tmp_path / "out", 4)
+    first, second = (tmp_path / f"out/rollouts/00000{number}-000000.safetensors" for number in range(2))
+    good = first.read_bytes()
+    second.unlink()
+    first.write_bytes(good[:-1] + b"x")
+    with pytest.raises(
+        DataError, match="the answers of round 0 were learnt from and are damaged or gone; restore them"
+    ):
+        rejection_sampling.main(recipe_of(), inputs, tmp_path / "out")
+    first.write_bytes(good)
+    rejection_sampling.main(recipe_of(), inputs, tmp_path / "out")
+    assert bits(tmp_path / "out") == bits(tmp_path / "whole")
+
+
+def rollout(prompt: int, token: int) -> Rollout:
+    ids = np.array([token], np.int32)
+    return Rollout(prompt, 0, 0, np.array([5, 6], np.int32), ids, np.zeros(1, np.float32), True)
+
+
+def test_the_best_ever_is_kept() -> None:
+    kept = rejection_sampling.Kept()
+    for prompt, token, value in [(7, 1, 0.5), (2, 1, -1.0), (7, 2, 0.25), (2, 2, 3.0), (7, 3, 0.5), (2, 3, 2.0)]:
+        kept.offer(rollout(prompt, token), value)
+    assert {prompt: (value, r.ids[0]) for prompt, (value, r) in kept.answers.items()} == {7: (0.5, 1), 2: (3.0, 2)}
+    assert kept.mean() == 1.75
+    sequences = kept.sequences()
+    assert [ids.tolist() for ids in sequences.ids] == [[5, 6, 2], [5, 6, 1]] and sequences.starts == [2, 2]
+
+
+def test_an_answer_that_did_not_end_is_kept_only_where_none_is_better(inputs: dict[str, Path], tmp_path: Path) -> None:
+    rejection_sampling.main(
+        recipe_of(rejection={"rounds": 1}, ppo={"missing_eos_score": -9.0}), inputs, tmp_path / "out"
+    )
+    row = metrics.read(tmp_path / "out/metrics.jsonl")[1]
+    found = answers_of(tmp_path / "out", "000000-000000")
+    bias = ScoreNormalization.read(tmp_path / "out/score.json").normalizer("reward").bias
+    scores = np.array([r.scores["reward"] - bias if r.ended else -9.0 for r in found]).reshape(5, 3)
+    assert row["rejection/best"] == pytest.approx(scores.max(-1).mean(), abs=1e-6)
+    assert row["reward"] == pytest.approx(scores.mean(), abs=1e-6)
+
+
+def test_without_a_reward_it_is_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="the reward model is missing"):
+        rejection_sampling.main(recipe_of(ppo={"reward": None}), inputs, tmp_path / "out")
+
+
+def test_what_it_needs() -> None:
+    """One policy that learns, no critic; a reference where every weight learns and a KL is charged."""
+    shape = model_shape.LLAMA_2["meta-llama/Llama-2-7b-hf"]
+    prompts = {"train": 1000, "validation": 10, "test": 10}
+
+    def need(**values: Any) -> memory_estimate.MemoryNeed:
+        found = quiet_recipe(method="rejection_sampling", preference_dataset="p.jsonl", **values)
+        return memory_estimate.rejection(memory_estimate.ModelFacts(found, shape, shape, 2, 32, prompts))
+
+    full, free, lora = need(rejection={"lora_dim": 0}), need(rejection={"lora_dim": 0}, kl_coeff=0), need()
+    assert full.parts["reference"] == 2 * shape.policy and free.parts["reference"] == lora.parts["reference"] == 0
+    assert lora.peak < full.peak and full.parts["reward"] == 2 * shape.scorer
+    two = quiet_recipe(method="rejection_sampling", rejection={"rounds": 3, "prompts": 5000, "samples": 2})
+    given = memory_estimate.ModelFacts(two, shape, shape, 2, 32, prompts)
+    assert memory_estimate.rollout_tokens(given) == 3 * 1000 * 2 * given.length
+    several = quiet_recipe(infer={"best_of": 4, "sampling_strategy": "temperature_sampling"})
+    assert (
+        memory_estimate.infer(memory_estimate.ModelFacts(several, shape, shape, 2, 32, prompts)).parts["reward"]
+        == 2 * shape.scorer
+    )
+
+
+RECIPE = """
+large_model_reference: model
+method: rejection_sampling
+preference_dataset: pairs.jsonl
+prompt_sequence_length: 24
+target_sequence_length: 10
+precision: fp32
+checkpoint_every: 5
+reward_model_train_steps: 6
+data: {validation_share: 0.2, test_share: 0.2}
+reward: {batch_size: 8, learning_rate: 1.0e-3, validation_every: 3}
+rejection: {rounds: 2, prompts: 12, samples: 3, train_steps: 4, batch_size: 8, lora_dim: 2, learning_rate: 1.0e-2}
+infer: {best_of: 3, sampling_strategy: temperature_sampling}
+"""
+
+
+@pytest.mark.acceptance
+def test_the_whole_job(make_model: Callable[..., Path], tmp_path: Path) -> None:
+    """A run by its one command; then plan and doctor, and the best of n of a model that nobody tuned."""
+    make_model(seed=7).rename(tmp_path / "model")
+    words = [word for sentence in SENTENCES for word in sentence.split()]
+    texts = [" ".join(words[i : i + 5]) for i in range(40)]
+    pairs = [
+        {"input_text": text, "candidate_0": f" {words[i]} a", "candidate_1": f" {words[i + 3]} be it", "choice": i % 2}
+        for i, text in enumerate(texts)
+    ]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+
+    def preferent(*words: str) -> str:
+        argv = [sys.executable, "-m", "preferent", *words]
+        done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode in (0, 4) and "Traceback" not in done.stderr, done.stderr
+        assert done.returncode == 0 or words[0] == "doctor", done.stderr
+        return done.stdout + done.stderr
+
+    said = preferent("run", "recipe.yaml", "--out", "run")
+    assert "keeping the best of 3 answers moves them at most 0.43 nats from the policy" in said
+    done = run.Run(tmp_path / "run")
+    assert done.verdict()["best_of"]["n"] == 3 and list(done.verdict()["best_of"]["score"]) == ["1", "2", "3"]
+    assert all(row["best_of"] == 3 for row in done.predictions()) and "best_of" not in done.predictions("base")[0]
+    assert "Rejection sampling: what is imitated" in done.report().read_text()
+    assert "tuned answers are the best of 3" in done.report().read_text()
+    assert (tmp_path / "run/policy/model/adapter_config.json").exists()
+    assert "2 rounds of 3 answers to " in preferent("plan", "recipe.yaml")
+    assert "rules" in preferent("doctor", "run")
+
+    inputs = ["--in", "prompts=run/data/prompt/test.jsonl", "--in", "model=model"]
+    preferent("infer", "--recipe", "recipe.yaml", *inputs, "--in", "reward=run/reward/model", "--out", "best")
+    preferent(
+        "compare", "--recipe", "recipe.yaml", "--in", "a=best", "--in", "b=run/predictions/base", "--out", "verdict"
+    )
+    assert files.read_json(tmp_path / "verdict/metrics.json")["best_of"]["n"] == 3

@@ -1,0 +1,67 @@
+"""Supervised fine-tuning: which tokens count, packing, and learning."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import SENTENCES, quiet_recipe
+from transformers import AutoModelForCausalLM
+
+from preferent.errors import DataError
+from preferent.models import language_models
+from preferent.models.world import World
+from preferent.runs import metrics
+from preferent.training import sequences, sft
+
+
+def recipe_of(path: Path, **section: Any) -> Any:
+    values = {"dataset": str(path), "train_steps": 12, "batch_size": 4, "learning_rate": 3e-3, "validation_every": 6}
+    return quiet_recipe(sft=values | section)
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in SENTENCES * 10))
+    return tmp_path / "text.jsonl"
+
+
+def test_loss_is_the_models_own_on_answers_only(tiny: Path) -> None:
+    policy = language_models.load_policy(tiny, World.of(quiet_recipe()))
+    rows = [np.array([1, 270, 280, 290, 2], np.int32), np.array([1, 271, 281], np.int32)]
+    found = sequences.loss_sum(policy, sequences.Sequences(rows, [3, 2]))
+    plain = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
+    expected = 0.0
+    for row, start in zip(rows, (3, 2), strict=True):
+        with torch.no_grad():
+            logits = plain(torch.from_numpy(row.astype(np.int64))[None]).logits[0]
+        logits[:, policy.masked_ids] = -torch.inf
+        log_probs = logits.log_softmax(-1)
+        expected -= sum(float(log_probs[place - 1, row[place]]) for place in range(start, len(row)))
+    assert found.item() == pytest.approx(expected, abs=1e-4)
+    assert sequences.target_count(policy, sequences.Sequences(rows, [3, 2])) == 3
+
+
+def test_plain_text_is_packed_and_learnt(tiny: Path, texts: Path, tmp_path: Path) -> None:
+    sft.main(recipe_of(texts, sequence_length=32), {"model": tiny}, tmp_path / "out")
+    rows = metrics.read(tmp_path / "out/metrics.jsonl")
+    assert rows[-1]["loss"] < rows[0]["loss"] - 0.3 and "validation/loss" in rows[-1]
+    AutoModelForCausalLM.from_pretrained(tmp_path / "out/model")
+
+
+def test_adapter_is_merged(tiny: Path, texts: Path, tmp_path: Path) -> None:
+    sft.main(recipe_of(texts, lora_dim=2, sequence_length=32), {"model": tiny}, tmp_path / "out")
+    assert (tmp_path / "out/model/model.safetensors").exists()
+    assert not (tmp_path / "out/model/adapter_config.json").exists()
+    before, after = (AutoModelForCausalLM.from_pretrained(path) for path in (tiny, tmp_path / "out/model"))
+    changed = [name for name, p in after.named_parameters() if not torch.equal(p, before.get_parameter(name))]
+    assert changed and all("proj" in name for name in changed)
+
+
+def test_preferences_are_refused(tiny: Path, tmp_path: Path) -> None:
+    row = {"input_text": "a", "candidate_0": " b", "candidate_1": " c", "choice": 0}
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(DataError, match="imitation wants"):
+        sft.main(recipe_of(tmp_path / "pairs.jsonl"), {"model": tiny}, tmp_path / "out")
