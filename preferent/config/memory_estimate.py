@@ -259,12 +259,23 @@ def rejection(given: ModelFacts) -> MemoryNeed:
     return MemoryNeed("rejection", parts, phases)
 
 
+def tuned_rank(given: ModelFacts) -> int:
+    """The LoRA rank of the policy that the run tunes; 0: every weight learns."""
+    recipe, shape = given.recipe, given.shape
+    if recipe.method == "reinforcement_learning":
+        return rank_of(recipe.ppo.lora_dim, 1, shape)
+    section = recipe.rejection if recipe.method == "rejection_sampling" else recipe.dpo
+    return rank_of(section.lora_dim, 4, shape)
+
+
 def infer(given: ModelFacts) -> MemoryNeed:
-    """The tuned policy and the base, each whole, and what chooses among answers; sampling, then the KL between them."""
+    """The tuned policy, the base (with LoRA the same backbone), and what chooses among answers; sampling, then the KL
+    between them."""
     recipe, shape, b = given.recipe, given.shape, given.bytes
     asked = min(recipe.infer.max_prompts or given.prompts["test"], given.prompts["test"])
     rows = min(recipe.sampler.rows, 256, asked * recipe.infer.best_of)
-    parts = {"policy": shape.policy * b, "reference": shape.policy * b}
+    shared = tuned_rank(given) > 0 and not recipe.continues
+    parts = {"policy": shape.policy * b, "reference": 0 if shared else shape.policy * b}
     if recipe.infer.best_of > 1 and recipe.ppo.reward is None:
         parts["reward"] = given.rewards()
     return MemoryNeed("infer", parts, {"sample": decoding(given, rows), "measure": given.measuring(rows)})

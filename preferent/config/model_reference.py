@@ -25,6 +25,21 @@ def resolve(reference: str) -> Path:
     return _download(*_repository(reference))
 
 
+def cached(reference: str) -> Path | None:
+    """The folder of a model reference as far as it is on this machine, found without network; None where it is not."""
+    local = Path(reference)
+    if local.exists():
+        return local.resolve()
+    from huggingface_hub import try_to_load_from_cache
+
+    with contextlib.suppress(PlatformError, UsageError, ValueError):  # a name that is none, for us or for the hub
+        repository, revision = _repository(reference)
+        for name in ("config.json", "adapter_config.json"):
+            if isinstance(file := try_to_load_from_cache(repository, name, revision=revision), str):
+                return Path(file).parent
+    return None
+
+
 def check(recipe: Recipe) -> None:
     """Refuse a model to tune that can be seen, without network or loading it, to be none or to read too little.
 
@@ -110,7 +125,12 @@ def _repository(reference: str) -> tuple[str, str | None]:
 
 def _download(repository: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=PATTERNS))
@@ -123,6 +143,8 @@ def _download(repository: str, revision: str | None) -> Path:
         raise PlatformError(
             f"{repository}: no such repository on the hub, or it is private; check the spelling, or run `hf auth login`"
         ) from None
+    except HFValidationError as error:
+        raise PlatformError(f"{repository}: is no name that the hub allows: {error}; check the spelling") from None
     except RevisionNotFoundError:
         raise PlatformError(f"{repository}: has no revision {revision}; name another, or none") from None
     except Exception as error:
@@ -132,9 +154,12 @@ def _download(repository: str, revision: str | None) -> Path:
         ) from error
 
 
-def name_of(source: Path) -> str:
-    """What to call a resolved folder in a saved file: OWNER/NAME@REVISION for one in the hub's cache, else its path."""
-    for parent in source.parents:
-        if parent.name.startswith("models--") and source.parent.name == "snapshots":
-            return parent.name.removeprefix("models--").replace("--", "/")
-    return str(source)
+def name_of(source: Path) -> tuple[str, str | None]:
+    """What to call a resolved folder in a saved file: of one in the hub's cache OWNER/NAME and commit, else its path.
+
+    The cache writes OWNER/NAME as models--OWNER--NAME; the hub gives no OWNER a name with `--`.
+    """
+    repository = source.parent.parent.name
+    if source.parent.name == "snapshots" and repository.startswith("models--"):
+        return repository.removeprefix("models--").replace("--", "/", 1), source.name
+    return str(source), None

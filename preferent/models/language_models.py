@@ -282,9 +282,29 @@ def read_config(source: Path, trust_remote_code: bool = False) -> Any:
 
 def adapter_base(source: Path) -> Path:
     """The folder of the model that an adapter sits on; a relative path is relative to the adapter."""
-    name = files.read_json(source / "adapter_config.json")["base_model_name_or_path"]
+    config = files.read_json(source / "adapter_config.json")
+    name, revision = config["base_model_name_or_path"], config.get("revision")
     beside = (source / name).resolve()
-    return beside if beside.exists() else model_reference.resolve(name)
+    return beside if beside.exists() else model_reference.resolve(f"{name}@{revision}" if revision else name)
+
+
+def rests_on(policy: Policy, source: Path) -> bool:
+    """Whether a policy that was loaded from an adapter is, with the adapter off, the model in `source` to the last bit.
+
+    That is so where its base has the same fingerprint and the same tokenizer, and the adapter changes neither biases
+    nor the weights that it is put on.
+    """
+    if policy.peft is None:
+        return False
+    config = policy.peft.peft_config[policy.adapter]
+    return (
+        isinstance(config, LoraConfig)
+        and config.bias == "none"
+        and config.init_lora_weights is True
+        and not config.layer_replication
+        and files.fingerprint(adapter_base(policy.source)) == files.fingerprint(source)
+        and Tokenizer.load(source).fingerprint == policy.tokenizer.fingerprint
+    )
 
 
 def _load(kind: Any, source: Path, config: Any, world: World) -> tuple[Path, PreTrainedModel]:

@@ -69,8 +69,9 @@ def _save_adapter(network: Network, folder: Path, final: Path) -> None:
     network.peft.save_pretrained(folder, selected_adapters=[network.adapter])
     config = files.read_json(folder / "adapter_config.json")
     inside = final.resolve().parents[1] in network.source.resolve().parents
-    config["base_model_name_or_path"] = (
-        os.path.relpath(network.source, final.resolve()) if inside else model_reference.name_of(network.source)
+    beside = os.path.relpath(network.source, final.resolve())
+    config["base_model_name_or_path"], config["revision"] = (
+        (beside, None) if inside else model_reference.name_of(network.source)
     )
     files.write_json(folder / "adapter_config.json", config)
 

@@ -119,7 +119,7 @@ def open_stage(
     else:
         old = read_stage(folder)
         changes = _changes(old, asked, extendable, inputs)
-        made = any(path.name not in (".lock", "stage.json") for path in folder.iterdir())
+        made = any(not path.name.startswith(".") and path.name != "stage.json" for path in folder.iterdir())
         if changes and made and not rerun:
             lines = "\n".join(f"  {change}" for change in changes)
             raise UsageError(

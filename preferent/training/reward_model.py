@@ -7,7 +7,8 @@ normalisation belongs to `ppo`.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ from preferent.training.preference_pairs import PreferencePairs, strengths
 
 SAMPLES = 64
 """Answers of the model that the reward model starts from, for comparison: one to each of so many validation pairs."""
+SAMPLED = ".samples.json"
+"""Those answers, as token ids: a stage that goes on reads them here."""
 
 
 def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
@@ -50,7 +53,7 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
         if stage.done:
             return
         rows = {name: datasets.load_preferences(inputs[name]) for name in ("train", "validation", "test")}
-        answers = sampled(recipe, world, source, decided(rows["validation"]))
+        answers = once(out / SAMPLED, partial(sampled, recipe, world, source, decided(rows["validation"])))
         rank = language_models.lora_dim(recipe.reward.lora_dim, source, 4, world)
         scorer = language_models.load_scorer(
             source, world, rank, recipe.seed, checkpointing=recipe.gradient_checkpointing
@@ -216,6 +219,12 @@ def sampled(
     sampler = LocalSampler(policy, recipe.seed, recipe.sampler.rows)
     rollouts = sampler.sample(prompts, range(len(rows)), "samples", 0, Params(recipe.target_sequence_length))
     return [(i, np.concatenate([one.prompt_ids, one.ids])) for i, one in zip(rows, rollouts, strict=True)]
+
+
+def once(path: Path, sample: Callable[[], list[tuple[int, np.ndarray]]]) -> list[tuple[int, np.ndarray]]:
+    """What `sample` returns, kept in a file over resumes."""
+    rows = files.kept(path, lambda: [{"pair": i, "ids": ids.tolist()} for i, ids in sample()])
+    return [(row["pair"], np.asarray(row["ids"], np.int32)) for row in rows]
 
 
 def report(held_out: dict[str, Scored], train: Sequence[Preference]) -> dict[str, Any]:

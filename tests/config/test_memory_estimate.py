@@ -165,6 +165,25 @@ def test_what_the_allocator_loses():
     assert dataclasses.replace(given, on_gpu=True).held(shape, 100, 1000) == 1000
 
 
+@pytest.mark.parametrize(
+    ("values", "models"),
+    [
+        ({}, 1),
+        ({"ppo": {"lora_dim": 0}}, 2),
+        ({"continues": ["runs/one"]}, 2),
+        ({"method": "dpo"}, 1),
+        ({"method": "kto", "dpo": {"lora_dim": 0}}, 2),
+        ({"method": "rejection_sampling", "rejection": {"lora_dim": 0}}, 2),
+        ({"method": "rejection_sampling", "ppo": {"lora_dim": 0}}, 1),
+    ],
+)
+def test_infer_holds_the_reference_under_the_adapter(values, models):
+    """Not for sure where it also answers with the policies of earlier rounds."""
+    shape = model_shape.LLAMA_2["meta-llama/Llama-2-7b-hf"]
+    parts = memory_estimate.infer(given_of(shape, 2, **values)).parts
+    assert parts["policy"] + parts["reference"] == models * 2 * shape.policy
+
+
 def test_measuring_the_kl_is_a_phase_of_its_own(tiny):
     """With a large vocabulary the logits of policy and reference outweigh what sampling takes."""
     wide = dataclasses.replace(shape_of(tiny), vocab_size=32000)

@@ -23,7 +23,7 @@ from faults import saved, tensors, whole
 from preferent.data.types import Rollout
 from preferent.errors import DataError, UsageError
 from preferent.evaluation.inference import generate
-from preferent.files import read_jsonl, read_sealed, write_atomic, write_sealed
+from preferent.files import kept, read_jsonl, read_sealed, write_atomic, write_sealed
 from preferent.models import checkpoint
 from preferent.rollouts import store
 from preferent.runs import metrics, stages
@@ -116,7 +116,7 @@ def write_metrics(folder: Path) -> None:
 
 
 def write_part(folder: Path) -> None:
-    generate.kept(folder / "0-1.json", lambda: [{"prediction": "new"}])
+    kept(folder / "0-1.json", lambda: [{"prediction": "new"}])
 
 
 def write_file(folder: Path) -> None:
@@ -313,9 +313,9 @@ def test_a_damaged_part_of_the_predictions_is_answered_again(
 ) -> None:
     write_part(tmp_path)
     path = tmp_path / "0-1.json"
-    assert generate.kept(path, partial(pytest.fail, "made again")) == [{"prediction": "new"}]
+    assert kept(path, partial(pytest.fail, "made again")) == [{"prediction": "new"}]
     path.write_text(path.read_text().replace("new", "old"))
-    assert generate.kept(path, lambda: [{"prediction": "new"}]) == [{"prediction": "new"}]
+    assert kept(path, lambda: [{"prediction": "new"}]) == [{"prediction": "new"}]
     assert "0-1.json: damaged or changed by hand" in capsys.readouterr().err
 
 

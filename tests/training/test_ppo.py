@@ -48,9 +48,11 @@ def networks(folder: Path, recipe: Recipe) -> ppo.PPONetworks:
 
 def recipe_of(**values: Any) -> Recipe:
     section = {"batch_size": 16, "minibatches": 2, "micro_batch_tokens": 120, "missing_eos_score": None}
-    section |= {"learning_rate": 1e-2, "critic_learning_rate": 1e-2, "reward": "training.test_ppo:letters"} | values.pop(
-        "ppo", {}
-    )
+    section |= {
+        "learning_rate": 1e-2,
+        "critic_learning_rate": 1e-2,
+        "reward": "training.test_ppo:letters",
+    } | values.pop("ppo", {})
     return quiet_recipe(ppo=section, **values)
 
 

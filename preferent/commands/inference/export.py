@@ -116,8 +116,8 @@ def adapter(found: FinishedRun, out: Path) -> None:
         raise UsageError(f"{found.folder}: every weight of its policy was trained, there is no adapter; --what merged")
     base = language_models.adapter_base(found.tuned)
     shutil.copytree(found.tuned, out, dirs_exist_ok=True)
-    config = files.read_json(out / "adapter_config.json")
-    files.write_json(out / "adapter_config.json", config | {"base_model_name_or_path": model_reference.name_of(base)})
+    config, (name, revision) = files.read_json(out / "adapter_config.json"), model_reference.name_of(base)
+    files.write_json(out / "adapter_config.json", config | {"base_model_name_or_path": name, "revision": revision})
     saving.copy_licences(base, out)
     files.write_atomic(out / "README.md", _card(ADAPTER, found, out, found.tuned))
 
@@ -197,10 +197,16 @@ def _card(text: str, found: FinishedRun, out: Path, source: Path) -> str:
         folder=out,
         method=tuned_by(found.recipe),
         base=_base_name(found),
-        below=model_reference.name_of(language_models.adapter_base(found.tuned)) if found.adapter else "",
+        below=_below(found) if found.adapter else "",
         verdict=_verdict(found.folder),
         asked=_asked(found.recipe),
     )
+
+
+def _below(found: FinishedRun) -> str:
+    """The model that the adapter sits on, as vLLM is told of it."""
+    name, revision = model_reference.name_of(language_models.adapter_base(found.tuned))
+    return f"{name} --revision {revision}" if revision else name
 
 
 def _base_name(found: FinishedRun) -> str:

@@ -2,8 +2,6 @@
 to a reference."""
 
 import dataclasses
-import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from preferent.config import model_reference, stage_graph
 from preferent.config.recipe import Recipe, pick
 from preferent.data import datasets
 from preferent.data.types import Prompt, Rollout
-from preferent.errors import DataError, UsageError
+from preferent.errors import UsageError
 from preferent.evaluation.statistics import best_of
 from preferent.models import language_models
 from preferent.models.language_models import Policy
@@ -48,11 +46,21 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
         stage.place(**world.facts())
         prompts = datasets.load_prompts(inputs["prompts"])[: recipe.infer.max_prompts]
         policy = language_models.load_policy(sources["model"], world)
-        reference = language_models.load_policy(sources["reference"], world) if "reference" in sources else None
+        reference = reference_of(policy, sources["reference"]) if "reference" in sources else None
         scale = ScoreNormalization.read(inputs["score"]) if "score" in inputs else None
         reward = CombinedReward.load(recipe, inputs, world, scale) if several else None
         answer(recipe, policy, reference, prompts, out, reward)
         stage.finish(["text.jsonl"])
+
+
+def reference_of(policy: Policy, source: Path) -> Policy:
+    """What the KL is measured from: the policy with its adapter off where that is the model in `source`, else that
+    model, loaded beside it."""
+    return (
+        policy.reference()
+        if language_models.rests_on(policy, source)
+        else language_models.load_policy(source, policy.world)
+    )
 
 
 def answer(
@@ -72,25 +80,13 @@ def answer(
             interruption.stop().check()
             items = range(start, min(start + size, len(prompts)))
             path = parts / f"{items.start:08d}-{items.stop:08d}.json"
-            rows += kept(path, partial(answered, recipe, policy, reference, prompts, items, reward))
+            rows += files.kept(path, partial(answered, recipe, policy, reference, prompts, items, reward))
             bar.update(items.stop)
     files.write_jsonl(out / "text.jsonl", rows)
     for path in parts.glob("*"):
         path.unlink()
     if parts.exists():
         parts.rmdir()
-
-
-def kept(path: Path, make: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """The rows of a part: read where they were written before, else made and written."""
-    if path.exists():
-        try:
-            return list(files.read_sealed(path, "its prompts are answered again")["rows"])
-        except DataError as damage:
-            print(damage, file=sys.stderr)
-    rows = make()
-    files.write_sealed(path, {"rows": rows})
-    return rows
 
 
 def answered(
