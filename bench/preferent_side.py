@@ -19,9 +19,10 @@ from preferent.models import language_models
 from preferent.models.world import World
 from preferent.rewards import scoring
 from preferent.rewards.normalization import Normalizer, ScoreNormalization
-from preferent.rewards.scoring import CombinedReward, RewardModel
-from preferent.rollouts.local_sampler import LocalSampler
-from preferent.rollouts.sampler import Params
+from preferent.rewards.scoring import CombinedReward, RewardModel, RolloutBatch
+from preferent.rollouts import sampler
+from preferent.rollouts.decoding import Params
+from preferent.rollouts.sampler import Prompts
 from preferent.training import ppo
 
 
@@ -63,11 +64,11 @@ def main() -> None:
         scorer.critic(),
         CombinedReward({"reward": RewardModel.of(scorer, wanted)}, ScoreNormalization.of(wanted, 1)),
         Normalizer(),
-        LocalSampler(policy, wanted.seed),
+        sampler.make(wanted, policy),
     )
     state = ppo.start(wanted, parts)
     params = Params(asked.answer, stop_at_eos=False)
-    prompts = [Prompt()] * len(ids)
+    prompts = Prompts(ids, [""] * len(ids), [Prompt()] * len(ids))
     line.ready(
         versions={"torch": torch.__version__, "transformers": transformers.__version__},
         precision=f"{asked.precision} compute, fp32 master weights",
@@ -79,7 +80,7 @@ def main() -> None:
         with line.phase("generation"):
             rollouts = parts.sampler.sample(ids, items, "rollout", state.step, params)
         with line.phase("scoring"):
-            rollouts = scoring.scored(parts.reward, rollouts, prompts, policy.tokenizer)
+            rollouts = scoring.scored(parts.reward, RolloutBatch(rollouts, prompts, policy.tokenizer))
             batch = ppo.assemble(wanted, state, rollouts, parts)
         with line.phase("training"):
             ppo.learn(wanted, state, batch, parts)

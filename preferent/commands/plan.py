@@ -246,4 +246,4 @@ def longest_prompt(recipe: Recipe, folder: Path) -> int | None:
         p for part in ("train", "validation", "test") for p in datasets.load_prompts(folder / f"prompt/{part}.jsonl")
     ]
     encoded = Tokenizer.load(source).encode_prompts(prompts, recipe.instruction, recipe.prompt_sequence_length)
-    return max((len(ids) for ids, _ in encoded), default=None)
+    return max((len(prompt.ids) for prompt in encoded), default=None)

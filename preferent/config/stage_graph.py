@@ -34,15 +34,14 @@ def _expand(*keys: str) -> tuple[str, ...]:
 
 _TEXT = ("seed", "instruction", "prompt_sequence_length", "target_sequence_length", "precision")
 
+_LIMITS = ("ppo.reward_clip", "ppo.overlong_tokens", "ppo.overlong_penalty", "ppo.missing_eos_score")
+"""What is done to a normalised score."""
 _SCORE = (
     "reward.normalize",
     "reward.combine",
     "reward.variance_coeff",
     "ppo.reward",
-    "ppo.reward_clip",
-    "ppo.overlong_tokens",
-    "ppo.overlong_penalty",
-    "ppo.missing_eos_score",
+    *_LIMITS,
     "ppo.normalize_prompts",
 )
 """What makes a score of an answer."""
@@ -92,6 +91,14 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "report": _expand("report"),
 }
 """What each stage depends on, as dotted keys for `recipe.pick`. Models and data are inputs: their content counts."""
+
+
+def fields(stage: str, recipe: Recipe) -> tuple[str, ...]:
+    """The fields that a stage of this recipe depends on: `infer` on the limits of a score only where it chooses by
+    scores."""
+    chooses = stage == "infer" and recipe.infer.best_of > 1
+    return (*FIELDS[stage], *_LIMITS) if chooses else FIELDS[stage]
+
 
 EXTENDABLE: dict[str, tuple[str, ...]] = {
     "sft": ("sft.train_steps",),
@@ -179,10 +186,6 @@ class Task:
         """The task as it is in a run directory: with those of its optional inputs that are there."""
         there = {name: path for name, path in self.optional.items() if (root / path).exists()}
         return replace(self, inputs={**self.inputs, **there}, optional={})
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        return FIELDS[self.stage]
 
     def command(self, root: str) -> tuple[str, ...]:
         """The words after `preferent` that do this task in the run directory `root`."""

@@ -11,6 +11,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import transformers
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from safetensors import SafetensorError
 from torch import Tensor
-from torch.nn import Parameter
+from torch.nn import Module, Parameter
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from preferent import files, randomness
@@ -64,6 +65,23 @@ class Network:
                 self.peft.set_adapter(self.adapter)
             yield
 
+    @cached_property
+    def _checkpointed(self) -> list[Module]:
+        """The modules whose activations are computed again in the backward pass."""
+        return [module for module in self.body.modules() if getattr(module, "gradient_checkpointing", False)]
+
+    @contextlib.contextmanager
+    def _without_checkpoints(self) -> Iterator[None]:
+        """Compute every activation once: transformers gives checkpointed layers no KV cache, so they see no context."""
+        layers = self._checkpointed
+        for layer in layers:
+            layer.gradient_checkpointing = False
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.gradient_checkpointing = True
+
     def hidden(
         self,
         ids: Tensor,
@@ -73,9 +91,11 @@ class Network:
     ) -> Tensor:
         """Hidden states [B, T, D] of token ids [B, T] after the last norm.
 
-        Rows padded on the right need no mask: nothing real looks at what comes after it.
+        Rows padded on the right need no mask: nothing real looks at what comes after it. Activations are checkpointed
+        only where a backward pass can follow.
         """
-        with self._adapted():
+        learns = torch.is_grad_enabled() and cache is None
+        with self._adapted(), contextlib.nullcontext() if learns else self._without_checkpoints():
             out = self.body.base_model(
                 input_ids=ids,
                 attention_mask=attention_mask,

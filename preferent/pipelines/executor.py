@@ -84,7 +84,7 @@ def finished(task: Task, recipe: Recipe, root: Path, digests: Digests) -> bool:
     asked = parse(assign(recipe.model_dump(mode="json"), task.settings))[0]
     paths = _inputs(task, root)
     same = (
-        old["fields"] == stages.flatten(pick(asked, *task.fields))
+        old["fields"] == stages.flatten(pick(asked, *stage_graph.fields(task.stage, asked)))
         and set(old["inputs"]) == set(paths)
         and all(digests.of(path) == old["inputs"][name] for name, path in paths.items())
     )

@@ -7,7 +7,6 @@ Answers on disk are replayed on resume.
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,8 +23,8 @@ from preferent.models import checkpoint, language_models, saving
 from preferent.models.language_models import Policy
 from preferent.models.world import World
 from preferent.rewards import scoring
-from preferent.rewards.scoring import CombinedReward
-from preferent.rollouts.local_sampler import LocalSampler
+from preferent.rewards.scoring import CombinedReward, RolloutBatch
+from preferent.rollouts import sampler
 from preferent.rollouts.sampler import Prompts, Sampler, rollout_params
 from preferent.rollouts.store import RolloutStore
 from preferent.runs import interruption, progress, stages
@@ -87,27 +86,25 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
         stage.place(**world.facts())
         rank = language_models.lora_dim(recipe.rejection.lora_dim, source, 4, world)
         policy = language_models.load_policy(source, world, rank, recipe.gradient_checkpointing)
-        prompts = Prompts.of(datasets.load_prompts(inputs["train"]), policy, recipe)
+        prompts = Prompts.of(datasets.load_prompts(inputs["train"]), policy.tokenizer, recipe)
         if not prompts.ids:
             raise DataError(f"{inputs['train']}: holds no prompt to train on")
         reference = policy.reference() if recipe.kl_coeff > 0 or policy.peft is not None else None
-        reward, sampler = (
-            CombinedReward.load(recipe, inputs, world),
-            LocalSampler(policy, recipe.seed, recipe.sampler.rows),
-        )
-        reward = scoring.fitted(recipe, policy, reward, sampler, prompts, out)
-        train(recipe, stage, RejectionNetworks(policy, reference, reward, sampler), prompts)
+        reward, engine = CombinedReward.load(recipe, inputs, world), sampler.make(recipe, policy)
+        reward = scoring.fitted(recipe, policy, reward, engine, prompts, out)
+        train(recipe, stage, RejectionNetworks(policy, reference, reward, engine), prompts)
 
 
 def train(recipe: Recipe, stage: stages.Stage, networks: RejectionNetworks, prompts: Prompts) -> None:
     """The rounds: collect answers, keep the best, learn them, validate; ends with the best checkpoint as the model."""
     section, out = recipe.rejection, stage.folder
     held_out = datasets.load_prompts(stage.inputs["validation"])[: recipe.ppo.validation_prompts]
-    validation = Prompts.of(held_out, networks.policy, recipe)
+    validation = Prompts.of(held_out, networks.policy.tokenizer, recipe)
     state = TrainingState(0, optimizer(recipe, networks.policy))
     if saved := checkpoint.resume(out):
         state.step, state.scalars = saved.step, dict(saved.scalars)
         state.optimizer.restore(saved.tensors)
+        networks.sampler.refresh(networks.policy)
     ledger, metrics, kept = RolloutStore(out / "rollouts"), Metrics(out / "metrics.jsonl"), Kept()
     metrics.rewind(state.step + 1 if saved else 0)
     ledger.rewind(state.step)
@@ -125,8 +122,9 @@ def train(recipe: Recipe, stage: stages.Stage, networks: RejectionNetworks, prom
                 values |= learn(recipe, state, number, networks.policy, sequences)
                 state.step += 1
                 clock["learn"] = time.perf_counter() - started
-                if state.step % section.train_steps == 0 and validation.ids:
-                    values |= validate(recipe, state, networks, validation, ledger, out)
+                if state.step % section.train_steps == 0:
+                    networks.sampler.refresh(networks.policy)
+                    values |= validate(recipe, state, networks, validation, ledger, out) if validation.ids else {}
                 metrics.append(state.step, values)
                 Metrics(out / "timings.jsonl").append(state.step, {name: round(t, 4) for name, t in clock.items()})
                 if state.step % recipe.checkpoint_every == 0 or state.step == total:
@@ -163,13 +161,18 @@ def collect(
         interruption.stop().check(lambda: save(recipe, state, ledger.folder.parent))
         slots = np.arange(start, min(start + PROMPTS_AT_ONCE, count))
         items = ((number * count + slots)[:, None] * section.samples + np.arange(section.samples)).ravel()
-        asked = rows[slots].repeat(section.samples)
-        make = sampling(recipe, state, networks, prompts, asked, items) if fresh else lost(ledger, number)
-        found = ledger.recorded(f"{number:06d}-{start:06d}", prompts.ids, make)
+        name, places = f"{number:06d}-{start:06d}", rows[slots].repeat(section.samples)
+        answers = ledger.replayed(name, prompts.ids)
+        if answers is None and not fresh:
+            raise lost(ledger, number)
+        if answers is None:
+            batch = sampled(recipe, state, networks, prompts, places, items)
+            answers = ledger.committed(name, scoring.scored(networks.reward, batch))
+        else:
+            batch = RolloutBatch(answers, prompts.part(places), networks.policy.tokenizer)
         if fresh:
-            texts = [prompts.texts[i] for i in asked]
-            ledger.describe(state.step, texts, scoring.decoded(found, texts, networks.policy.tokenizer), found)
-        rollouts += found
+            ledger.describe(state.step, batch.prompts.texts, batch.answers, answers)
+        rollouts += answers
     scores = scoring.final_scores(rollouts, networks.reward.scale, recipe)
     scores = scores.reshape(count, section.samples)
     for slot, place in enumerate(best_of.best(scores)):
@@ -186,40 +189,30 @@ def collect(
     }
 
 
-def sampling(
+def sampled(
     recipe: Recipe,
     state: TrainingState,
     networks: RejectionNetworks,
     prompts: Prompts,
-    asked: np.ndarray,
+    places: np.ndarray,
     items: np.ndarray,
-) -> Callable[[], list[Rollout]]:
-    """How the answers to the prompts `asked` [n] are made: sampled under the keys `items` [n], and scored."""
-
-    def make() -> list[Rollout]:
-        ids, records = [prompts.ids[i] for i in asked], [prompts.records[i] for i in asked]
-        sampled = networks.sampler.sample(ids, items.tolist(), "rollout", state.step, rollout_params(recipe))
-        samples = items % recipe.rejection.samples
-        placed = [
-            replace(rollout, prompt_index=int(prompt), sample_index=int(sample))
-            for rollout, prompt, sample in zip(sampled, asked, samples, strict=True)
-        ]
-        return scoring.scored(networks.reward, placed, records, networks.policy.tokenizer)
-
-    return make
+) -> RolloutBatch:
+    """Answers of the policy to the prompts at `places` [n], sampled under the keys `items` [n]."""
+    asked, samples = prompts.part(places), items % recipe.rejection.samples
+    rollouts = networks.sampler.sample(asked.ids, items.tolist(), "rollout", state.step, rollout_params(recipe))
+    placed = [
+        replace(rollout, prompt_index=int(prompt), sample_index=int(sample))
+        for rollout, prompt, sample in zip(rollouts, places, samples, strict=True)
+    ]
+    return RolloutBatch(placed, asked, networks.policy.tokenizer)
 
 
-def lost(ledger: RolloutStore, number: int) -> Callable[[], list[Rollout]]:
+def lost(ledger: RolloutStore, number: int) -> DataError:
     """The policy that gave answers which were learnt from is no more."""
-
-    def make() -> list[Rollout]:
-        folder = ledger.folder.parent
-        raise DataError(
-            f"{ledger.folder}: the answers of round {number} were learnt from and are damaged or gone; restore them, "
-            f"or remove {folder} to do this stage again"
-        )
-
-    return make
+    return DataError(
+        f"{ledger.folder}: the answers of round {number} were learnt from and are damaged or gone; restore them, "
+        f"or remove {ledger.folder.parent} to do this stage again"
+    )
 
 
 def learn(recipe: Recipe, state: TrainingState, number: int, policy: Policy, sequences: Sequences) -> dict[str, float]:

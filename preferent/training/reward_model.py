@@ -27,9 +27,9 @@ from preferent.evaluation.reward_quality import Scored
 from preferent.models import batching, checkpoint, language_models, saving
 from preferent.models.language_models import Scorer
 from preferent.models.world import World
-from preferent.rollouts import measurement
-from preferent.rollouts.local_sampler import LocalSampler
-from preferent.rollouts.sampler import Params
+from preferent.rollouts import measurement, sampler
+from preferent.rollouts.decoding import Params
+from preferent.rollouts.sampler import Prompts
 from preferent.runs import interruption, progress, stages
 from preferent.runs.metrics import Metrics, tensorboard
 from preferent.training import losses
@@ -212,12 +212,9 @@ def sampled(
         return []
     policy = language_models.load_policy(source, world)
     rows = [asked[i] for i in randomness.permutation(recipe.seed, "samples", 0, len(asked))[:SAMPLES]]
-    found = policy.tokenizer.encode_prompts(
-        [preferences[i].prompt for i in rows], recipe.instruction, recipe.prompt_sequence_length
-    )
-    prompts = [np.asarray(ids, np.int32) for ids, _ in found]
-    sampler = LocalSampler(policy, recipe.seed, recipe.sampler.rows)
-    rollouts = sampler.sample(prompts, range(len(rows)), "samples", 0, Params(recipe.target_sequence_length))
+    prompts = Prompts.of([preferences[i].prompt for i in rows], policy.tokenizer, recipe)
+    engine, params = sampler.make(recipe, policy), Params(recipe.target_sequence_length)
+    rollouts = engine.sample(prompts.ids, range(len(rows)), "samples", 0, params)
     return [(i, np.concatenate([one.prompt_ids, one.ids])) for i, one in zip(rows, rollouts, strict=True)]
 
 

@@ -59,9 +59,9 @@ def answered(recipe: Recipe, policy: Policy, records: Sequence[Demonstration]) -
     tokenizer, instruction = policy.tokenizer, recipe.instruction
     asked = tokenizer.encode_prompts(prompts, instruction, recipe.prompt_sequence_length)
     answers = [record.output_text for record in records]
-    said = tokenizer.encode_answers(prompts, instruction, answers, recipe.target_sequence_length)
-    ids = [np.array(a[0] + b[0], np.int32) for a, b in zip(asked, said, strict=True)]
-    return Sequences(ids, [len(a[0]) for a in asked])
+    encoded = tokenizer.encode_answers([prompt.text for prompt in asked], answers, recipe.target_sequence_length)
+    ids = [np.array(prompt.ids + answer, np.int32) for prompt, (answer, _) in zip(asked, encoded, strict=True)]
+    return Sequences(ids, [len(prompt.ids) for prompt in asked])
 
 
 def targets(policy: Policy, sequences: Sequences) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

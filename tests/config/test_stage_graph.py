@@ -62,7 +62,7 @@ def test_the_members_of_an_ensemble_differ_by_seed_alone_and_are_all_the_reward(
     tasks = build(reward={"members": 3}, seed=7)
     first, *others = (tasks[name] for name in ("reward", "reward-2", "reward-3"))
     assert [task.settings for task in (first, *others)] == [(), ("seed=9",), ("seed=10",)]
-    assert all(task.inputs == first.inputs and task.fields == first.fields for task in others)
+    assert all(task.inputs == first.inputs and task.stage == first.stage for task in others)
     for task in (tasks["ppo"], tasks["compare"]):
         assert stage_graph.members(task.inputs) == ["reward", "reward-2", "reward-3"]
     assert tasks["judge"].settings == ("seed=8",)
@@ -176,6 +176,15 @@ def test_every_field_of_the_recipe_belongs_to_a_stage():
     used = {field for fields in stage_graph.FIELDS.values() for field in fields}
     assert used <= leaves
     assert leaves - used == WITHOUT_STAGE
+
+
+def test_answers_depend_on_the_limits_of_a_score_only_where_it_chooses():
+    infer = {"best_of": 2, "sampling_strategy": "temperature_sampling"}
+    one, several = (recipe.parse({"large_model_reference": "x"} | values)[0] for values in ({}, {"infer": infer}))
+    assert stage_graph.fields("infer", one) == stage_graph.FIELDS["infer"]
+    limits = {"ppo.reward_clip", "ppo.overlong_tokens", "ppo.overlong_penalty", "ppo.missing_eos_score"}
+    assert set(stage_graph.fields("infer", several)) == {*stage_graph.FIELDS["infer"], *limits}
+    assert stage_graph.fields("compare", several) == stage_graph.FIELDS["compare"]
 
 
 def test_what_can_be_extended_is_a_field_of_its_stage():

@@ -14,8 +14,8 @@ from preferent.evaluation.inference import generate
 from preferent.models import language_models, saving
 from preferent.models.world import World
 from preferent.rollouts import measurement
+from preferent.rollouts.decoding import Params
 from preferent.rollouts.local_sampler import LocalSampler
-from preferent.rollouts.sampler import Params
 from preferent.training.optimizer import Optimizer, Schedule
 
 SHAPE = 12, 10

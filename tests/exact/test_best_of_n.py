@@ -1,5 +1,6 @@
 """Best of n against its closed forms: bound and law, the estimator against every subset, the Gaussian frontier."""
 
+import dataclasses
 import itertools
 import json
 import math
@@ -16,12 +17,16 @@ from scipy.stats import chisquare, norm
 
 from preferent import files
 from preferent.data import predictions
+from preferent.data.tokenizer import Tokenizer
+from preferent.data.types import Prompt, Rollout
 from preferent.errors import UsageError
 from preferent.evaluation import comparison_summary
 from preferent.evaluation.inference import generate
 from preferent.evaluation.judge_results import by_scores
 from preferent.evaluation.statistics import best_of
-from preferent.rewards.normalization import ScoreNormalization
+from preferent.rewards.normalization import Normalizer, ScoreNormalization, Term
+from preferent.rewards.scoring import CombinedReward, RolloutBatch, UserFunction
+from preferent.rollouts.sampler import Prompts
 from preferent.runs import metrics, stages
 from preferent.training import rejection_sampling
 
@@ -203,6 +208,35 @@ def test_the_stage_samples_the_law(tmp_path: Path, rewards: list[float]) -> None
     against = np.subtract.outer(rewards, rewards)
     expected = float(law @ np.where(against == 0, 0.5, against > 0) @ REFERENCE)
     assert metrics["judges"]["reward"]["win_rate"] == pytest.approx(expected, abs=4 * 0.5 / math.sqrt(rows))
+
+
+def test_the_score_that_chooses_is_the_one_that_tuning_raises(tmp_path: Path) -> None:
+    """Clipped, less what is overlong, and -1 for an answer that did not end: as rejection sampling ranks. Without a
+    scale these limits mean nothing, and raw scores choose."""
+    tokenizer = Tokenizer.load(enumerable.make(tmp_path / "model", ("v",), max_tokens=4, temperature=1, seed=0).folder)
+    raw = [9.0, 3.0, 5.0, 4.0, -5.0, -6.0]
+    ended = [False, True, True, True, False, True]
+    lengths = [4, 2, 4, 1, 4, 2]
+    reward = CombinedReward(
+        {"reward": UserFunction("m:f", lambda prompts, answers: raw)},
+        ScoreNormalization((Term("reward", 1.0, {"reward": Normalizer(1.0, 2.0)}),), prompts=8),
+    )
+    limits = {"reward_clip": 7.0, "overlong_tokens": 3, "overlong_penalty": 1.5, "missing_eos_score": -1.0}
+    recipe = quiet_recipe(
+        infer={"sampling_strategy": "temperature_sampling", "best_of": 2}, ppo=limits, target_sequence_length=4
+    )
+    rollouts = [
+        Rollout(i, 0, 0, np.array([5]), np.full(n, 5), np.zeros(n, np.float32), whole)
+        for i, (n, whole) in enumerate(zip(lengths, ended, strict=True))
+    ]
+    prompts = Prompts([np.array([5])] * 6, ["v"] * 6, [Prompt("v")] * 6)
+    batch, facts = generate.favourites(recipe, reward, RolloutBatch(rollouts, prompts, tokenizer))
+    assert [fact["scores"] for fact in facts] == [[-1.0, 3.5], [5.5, 6.0], [-1.0, -7.5]]
+    assert [r.prompt_index for r in batch.rollouts] == [1, 3, 4] and [fact["score"] for fact in facts] == [3.5, 6, -1]
+    unknown = dataclasses.replace(reward, scale=ScoreNormalization.of(recipe, 1))
+    batch, facts = generate.favourites(recipe, unknown, RolloutBatch(rollouts, prompts, tokenizer))
+    assert [fact["scores"] for fact in facts] == [[9.0, 3.0], [5.0, 4.0], [-5.0, -6.0]]
+    assert [r.prompt_index for r in batch.rollouts] == [0, 2, 4]
 
 
 def test_several_need_a_reward_and_one_needs_none(tmp_path: Path) -> None:

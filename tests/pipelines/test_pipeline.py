@@ -53,7 +53,7 @@ class Stages:
         inputs = {name: model_reference.cached(reference) or Path(reference) for name, _, reference in named}
         for name, paths in task.files.items():
             inputs |= {f"{name}{i}": Path(path) for i, path in enumerate(paths)}
-        fields = recipe.pick(found, *task.fields)
+        fields = recipe.pick(found, *stage_graph.fields(task.stage, found))
         stage = open_stage(
             task.stage, given.out, fields, inputs, stage_graph.EXTENDABLE.get(task.stage, ()), task.stage in RERUN
         )

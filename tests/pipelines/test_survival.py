@@ -320,7 +320,8 @@ def test_a_damaged_part_of_the_predictions_is_answered_again(
 
 
 def test_parts_of_another_size_are_answered_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def answered(recipe: Any, policy: None, reference: None, prompts: list[int], items: range, reward: None) -> Any:
+    def answered(recipe: Any, *given: Any) -> Any:
+        _policy, _reference, _engine, prompts, items, _reward = given
         if items.stop > 8 and recipe.sampler.rows == 4:
             raise InterruptedError
         return [{"item": prompts[item]} for item in items]

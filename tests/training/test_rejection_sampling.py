@@ -11,13 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import SENTENCES, quiet_recipe
+from test_ppo import CopyingSampler
 
 from preferent import files
 from preferent.config import memory_estimate, model_shape
 from preferent.data.types import Rollout
 from preferent.errors import DataError, UsageError
+from preferent.models.language_models import Policy
 from preferent.pipelines import run
 from preferent.rewards.normalization import ScoreNormalization
+from preferent.rollouts import sampler
 from preferent.rollouts.store import from_columns, unsealed
 from preferent.runs import metrics, stages
 from preferent.training import rejection_sampling
@@ -53,6 +56,23 @@ def bits(out: Path) -> dict[str, str]:
     places = ("model/*", "metrics.jsonl", "rollouts/*", "score.json")
     files = sorted(path for place in places for path in out.glob(place))
     return {path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_the_sampler_is_told_when_a_round_has_changed_the_weights(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, engines = sampler.make, []
+
+    def copying(recipe: Any, policy: Policy) -> CopyingSampler:
+        engines.append(CopyingSampler(make(recipe, policy)))
+        return engines[-1]
+
+    rejection_sampling.main(recipe_of(), inputs, tmp_path / "straight")
+    monkeypatch.setattr(sampler, "make", copying)
+    for rounds in (1, 2):
+        rejection_sampling.main(recipe_of(rejection={"rounds": rounds}), inputs, tmp_path / "out")
+    assert [engine.asked for engine in engines] == [["normalize", "eval", "rollout", "eval"], ["rollout", "eval"]]
+    assert bits(tmp_path / "out") == bits(tmp_path / "straight")
 
 
 def test_a_round_and_another(inputs: dict[str, Path], tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ treats the beginning of a text otherwise than its middle.
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jinja2
@@ -27,6 +27,16 @@ _NEVER_IN_UTF8 = "ÀÁõö÷øùúûüýþÿ"
 
 Ids = tuple[list[int], bool]
 """Token ids and whether something was cut off."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPrompt:
+    """A prompt as a model reads it: its text with instruction and template, its token ids, and whether they were cut
+    (the text never is)."""
+
+    text: str
+    ids: list[int]
+    cut: bool
 
 
 class Tokenizer:
@@ -183,20 +193,28 @@ class Tokenizer:
 
     def encode_prompt(self, prompt: Prompt, instruction: str | None, max_tokens: int) -> Ids:
         """Ids of a prompt, at most `max_tokens`, and whether it was cut: from the front of the input, nowhere else."""
-        return self.encode_prompts([prompt], instruction, max_tokens)[0]
+        (encoded,) = self.encode_prompts([prompt], instruction, max_tokens)
+        return encoded.ids, encoded.cut
 
-    def encode_prompts(self, prompts: Sequence[Prompt], instruction: str | None, max_tokens: int) -> list[Ids]:
-        """`encode_prompt` of many."""
-        encoded = self._plain([self._seam(self.text(prompt, instruction))[0] for prompt in prompts])
-        whole = [self._with_bos(ids) for ids in encoded]
+    def encode_prompts(
+        self, prompts: Sequence[Prompt], instruction: str | None, max_tokens: int
+    ) -> list[EncodedPrompt]:
+        """Render each prompt once and encode it as `encode_prompt` does; answers go by the text."""
+        texts = [self.text(prompt, instruction) for prompt in prompts]
+        whole = [self._with_bos(ids) for ids in self._plain([self._seam(text)[0] for text in texts])]
         return [
-            (ids, False) if len(ids) <= max_tokens else (self._shortened(prompt, instruction, max_tokens), True)
-            for prompt, ids in zip(prompts, whole, strict=True)
+            EncodedPrompt(text, ids, False)
+            if len(ids) <= max_tokens
+            else EncodedPrompt(text, self._shortened(prompt, text, instruction, max_tokens), True)
+            for prompt, text, ids in zip(prompts, texts, whole, strict=True)
         ]
 
-    def _shortened(self, prompt: Prompt, instruction: str | None, max_tokens: int) -> list[int]:
-        shorten = self._without_turns if prompt.messages else self._without_beginning
-        ids = shorten(prompt, instruction, max_tokens)
+    def _shortened(self, prompt: Prompt, text: str, instruction: str | None, max_tokens: int) -> list[int]:
+        """Ids of a prompt whose `text` is longer than `max_tokens`."""
+        if prompt.messages:
+            ids = self._without_turns(prompt, text, instruction, max_tokens)
+        else:
+            ids = self._without_beginning(text, instruction, max_tokens)
         if not ids:
             raise DataError(
                 f"{prompt.source + ': ' if prompt.source else ''}instruction and template leave no room in "
@@ -204,10 +222,10 @@ class Tokenizer:
             )
         return ids
 
-    def _without_beginning(self, prompt: Prompt, instruction: str | None, max_tokens: int) -> list[int]:
+    def _without_beginning(self, text: str, instruction: str | None, max_tokens: int) -> list[int]:
         """The instruction and as much of the end of the input as there is room for; empty if for nothing."""
         head = self._with_bos(self._plain([instruction + SEPARATOR if instruction else ""])[0])
-        tail = self._tail(self._seam(self.text(prompt, instruction))[0], max_tokens - len(head))
+        tail = self._tail(self._seam(text)[0], max_tokens - len(head))
         return head + tail if tail else []
 
     def _tail(self, text: str, room: int) -> list[int]:
@@ -218,22 +236,19 @@ class Tokenizer:
             start += 1
         return encoding.ids[start:]
 
-    def _without_turns(self, prompt: Prompt, instruction: str | None, max_tokens: int) -> list[int]:
+    def _without_turns(self, prompt: Prompt, text: str, instruction: str | None, max_tokens: int) -> list[int]:
         """A conversation without its oldest turns, then without the front of its last message; empty if that is all."""
         turns = prompt.messages
         while True:
-            rendered = self._seam(self.text(replace(prompt, messages=turns), instruction))[0]
-            ids = self.encode_text(rendered)
+            ids = self.encode_text(self._seam(text)[0])
             if len(ids) <= max_tokens:
                 return ids
             later = next((place for place, turn in enumerate(turns) if place and turn.role == "user"), 0)
-            if later:
-                turns = turns[later:]
-                continue
-            content = self._without_front(turns[0].content, len(ids) - max_tokens)
-            if not content:
+            content = "" if later else self._without_front(turns[0].content, len(ids) - max_tokens)
+            if not later and not content:
                 return []
-            turns = (Message("user", content),)
+            turns = turns[later:] if later else (Message("user", content),)
+            text = self.text(replace(prompt, messages=turns), instruction)
 
     def _without_front(self, text: str, count: int) -> str:
         """A text without its first `count` tokens, at least one character."""
@@ -242,13 +257,13 @@ class Tokenizer:
 
     def encode_answer(self, prompt: Prompt, instruction: str | None, answer: str, max_tokens: int) -> Ids:
         """Ids of an answer to a prompt, and whether it was cut: EOS closes a complete answer, a cut one has none."""
-        return self.encode_answers([prompt], instruction, [answer], max_tokens)[0]
+        return self.encode_answers([self.text(prompt, instruction)], [answer], max_tokens)[0]
 
-    def encode_answers(
-        self, prompts: Sequence[Prompt], instruction: str | None, answers: Sequence[str], max_tokens: int
-    ) -> list[Ids]:
-        """`encode_answer` of many. Special tokens that an answer spells are text, but for EOS at its end."""
-        texts = [self.text(prompt, instruction) for prompt in prompts]
+    def encode_answers(self, texts: Sequence[str], answers: Sequence[str], max_tokens: int) -> list[Ids]:
+        """`encode_answer` of many, to prompts that are rendered already (`EncodedPrompt.text`).
+
+        Special tokens that an answer spells are text, but for EOS at its end.
+        """
         parts = [self._continuation(text, answer) for text, answer in zip(texts, answers, strict=True)]
         encoded = self._behind_anchors(parts, [bool(self._seam(text)[0]) for text in texts])
         return [self._closed(ids, max_tokens) for ids in encoded]
@@ -287,5 +302,12 @@ class Tokenizer:
 
     def decode_answer(self, prompt: Prompt, instruction: str | None, ids: Sequence[int]) -> str:
         """The text of an answer's ids without the spaces that its prompt gave it: what `encode_answer` was given."""
-        stripped, spaces = self._seam(self.text(prompt, instruction))
-        return self.decode(ids).removeprefix(spaces) if stripped else self._raw(self._spoken(ids))
+        return self.decode_answers([self.text(prompt, instruction)], [ids])[0]
+
+    def decode_answers(self, texts: Sequence[str], answers: Sequence[Sequence[int]]) -> list[str]:
+        """`decode_answer` of many, to prompts that are rendered already (`EncodedPrompt.text`)."""
+        seams = [self._seam(text) for text in texts]
+        return [
+            self.decode(ids).removeprefix(spaces) if stripped else self._raw(self._spoken(ids))
+            for (stripped, spaces), ids in zip(seams, answers, strict=True)
+        ]

@@ -9,7 +9,7 @@ minibatch updates. Rollouts on disk are replayed on resume.
 import contextlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from preferent.data.types import Rollout
 from preferent.models import checkpoint, language_models, saving
 from preferent.models.world import World
 from preferent.rewards import scoring
+from preferent.rewards.scoring import RolloutBatch
 from preferent.rollouts.sampler import Prompts, rollout_params
 from preferent.rollouts.store import RolloutStore
 from preferent.runs import interruption, progress, stages
@@ -49,20 +50,19 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
         if stage.done:
             return
         stage.place(**world.facts())
-        networks = load(recipe, source, inputs, out, world)
-        train(recipe, stage, networks)
+        networks, prompts = load(recipe, source, inputs, out, world)
+        train(recipe, stage, networks, prompts)
 
 
-def train(recipe: Recipe, stage: stages.Stage, networks: PPONetworks) -> None:
+def train(recipe: Recipe, stage: stages.Stage, networks: PPONetworks, prompts: Prompts) -> None:
     """The loop: validate, sample, assemble, learn, log, save; ends with the selected checkpoint as the model."""
     policy, out = networks.policy, stage.folder
-    prompts = Prompts.of(datasets.load_prompts(stage.inputs["train"]), policy, recipe)
-    held_out = Prompts.of(
-        datasets.load_prompts(stage.inputs["validation"])[: recipe.ppo.validation_prompts], policy, recipe
-    )
+    validation = datasets.load_prompts(stage.inputs["validation"])[: recipe.ppo.validation_prompts]
+    held_out = Prompts.of(validation, policy.tokenizer, recipe)
     state = start(recipe, networks)
     if saved := checkpoint.resume(out):
         state.restore(saved)
+        networks.sampler.refresh(policy)
     ledger, metrics = RolloutStore(out / "rollouts"), Metrics(out / "metrics.jsonl")
     metrics.rewind(state.step + 1 if saved else 0)
     ledger.rewind(state.step)
@@ -81,6 +81,7 @@ def train(recipe: Recipe, stage: stages.Stage, networks: PPONetworks) -> None:
             batch_ = assemble(recipe, state, rollouts, networks, greedy)
             assembled = time.perf_counter()
             values = learn(recipe, state, batch_, networks) | summary(batch_, state)
+            networks.sampler.refresh(policy)
             values |= scoring.metrics(rollouts, networks.reward.scale)
             if recipe.ppo.kl_target is not None:
                 adapt(recipe, state, batch_)
@@ -121,21 +122,20 @@ def sample(recipe: Recipe, step: int, networks: PPONetworks, prompts: Prompts, l
     them, or replayed."""
     size, samples = recipe.ppo.batch_size, algorithm(recipe.ppo).samples
     rows = randomness.rows(recipe.seed, "data", step, size // samples, len(prompts.ids)).repeat(samples)
-
-    def make() -> list[Rollout]:
+    name, asked, tokenizer = f"{step:06d}", prompts.part(rows), networks.policy.tokenizer
+    rollouts = ledger.replayed(name, prompts.ids)
+    if rollouts is None:
         items = (step * size + np.arange(size)).tolist()
-        sampled = networks.sampler.sample(
-            [prompts.ids[i] for i in rows], items, "rollout", step, rollout_params(recipe)
-        )
+        sampled = networks.sampler.sample(asked.ids, items, "rollout", step, rollout_params(recipe))
         placed = [
             replace(r, prompt_index=int(row), sample_index=i % samples)
             for i, (r, row) in enumerate(zip(sampled, rows, strict=True))
         ]
-        return scoring.scored(networks.reward, placed, [prompts.records[i] for i in rows], networks.policy.tokenizer)
-
-    rollouts = ledger.recorded(f"{step:06d}", prompts.ids, make)
-    texts = [prompts.texts[i] for i in rows]
-    ledger.describe(step, texts, scoring.decoded(rollouts, texts, networks.policy.tokenizer), rollouts)
+        batch_ = RolloutBatch(placed, asked, tokenizer)
+        rollouts = ledger.committed(name, scoring.scored(networks.reward, batch_))
+    else:
+        batch_ = RolloutBatch(rollouts, asked, tokenizer)
+    ledger.describe(step, asked.texts, batch_.answers, rollouts)
     return rollouts
 
 
@@ -150,15 +150,15 @@ def sample_greedy(
     """The scored greedy answers to the prompts of the rollouts, one for each, committed likewise; only for ReMax."""
     if recipe.ppo.algorithm != "remax":
         return []
-    asked = sorted({r.prompt_index for r in rollouts})
+    rows = sorted({r.prompt_index for r in rollouts})
 
     def make() -> list[Rollout]:
-        params = replace(rollout_params(recipe), greedy=True)
-        sampled = networks.sampler.sample([prompts.ids[i] for i in asked], asked, "greedy", step, params)
-        return scoring.scored(networks.reward, sampled, [prompts.records[i] for i in asked], networks.policy.tokenizer)
+        asked, params = prompts.part(rows), replace(rollout_params(recipe), greedy=True)
+        sampled = networks.sampler.sample(asked.ids, rows, "greedy", step, params)
+        return scoring.scored(networks.reward, RolloutBatch(sampled, asked, networks.policy.tokenizer))
 
-    found = dict(zip(asked, ledger.recorded(f"greedy-{step:06d}", prompts.ids, make), strict=True))
-    return [found[r.prompt_index] for r in rollouts]
+    greedy = dict(zip(rows, ledger.recorded(f"greedy-{step:06d}", prompts.ids, make), strict=True))
+    return [greedy[r.prompt_index] for r in rollouts]
 
 
 def adapt(recipe: Recipe, state: PPOState, batch_: TrainingBatch) -> None:
@@ -174,18 +174,27 @@ def adapt(recipe: Recipe, state: PPOState, batch_: TrainingBatch) -> None:
 def validate(
     recipe: Recipe, state: PPOState, networks: PPONetworks, prompts: Prompts, ledger: RolloutStore, out: Path
 ) -> dict[str, float]:
-    """Score and KL on validation prompts; keeps the best policy so far, and decides whether to stop.
-
-    With a moving average of the weights, it is the policy here.
-    """
+    """Score and KL on validation prompts; keeps the best policy so far, and decides whether to stop."""
     limit = recipe.ppo.micro_batch_tokens
-    with state.average.instead(state.policy) if state.average is not None else contextlib.nullcontext():
+    with averaged(state, networks):
         found = scoring.validated(
             recipe, networks.reward, networks.policy, networks.reference, networks.sampler, prompts, state.step, ledger,
             limit,
         )  # fmt: skip
         select(recipe, state, found["validation/objective"], found["validation/kl"], out)
     return found
+
+
+@contextlib.contextmanager
+def averaged(state: PPOState, networks: PPONetworks) -> Iterator[None]:
+    """Let the policy be the moving average of its weights, where there is one."""
+    if state.average is None:
+        yield
+        return
+    with state.average.instead(state.policy):
+        networks.sampler.refresh(networks.policy)
+        yield
+    networks.sampler.refresh(networks.policy)
 
 
 def select(recipe: Recipe, state: PPOState, value: float, kl: float, out: Path) -> None:
