@@ -13,7 +13,7 @@ import torch
 import transformers
 from worker import Line
 
-from preferent.config import recipe
+from preferent.config import defaults, recipe
 from preferent.data.types import Prompt
 from preferent.models import language_models
 from preferent.models.world import World
@@ -42,6 +42,7 @@ def main() -> None:
         "batch_size": len(ids),
         "epochs": asked.epochs,
         "micro_batch_tokens": asked.micro_batch_tokens,
+        "lora_dim": 0,
         "learning_rate": 1e-5,
     }
     values = {
@@ -52,9 +53,10 @@ def main() -> None:
     values |= {
         "prompt_sequence_length": max(map(len, ids)),
         "target_sequence_length": asked.answer,
-        "ppo": section | {"missing_eos_score": None},
+        "ppo": section,
+        "reward": {"missing_eos_score": None},
     }
-    wanted, _ = recipe.parse(values)
+    wanted, _ = defaults.resolve(recipe.parse(values)[0])
     world = World.of(wanted)
     policy = language_models.load_policy(asked.folder / "policy", world, lora_dim=0)
     scorer = language_models.load_scorer(asked.folder / "reward", world)

@@ -1,17 +1,23 @@
 """Where a model reference leads: a local folder, a GCPC alias, or a repository on the Hugging Face hub."""
 
 import contextlib
+import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from preferent import files
+from preferent.config.defaults import reward_reference
 from preferent.config.gcpc_names import resolve_model
-from preferent.config.recipe import Recipe, reward_reference
+from preferent.config.model_shape import LLAMA_2, Shape
+from preferent.config.recipe import Recipe
 from preferent.errors import PlatformError, UsageError
 
 PATTERNS = ["*.json", "*.safetensors", "*.jinja", "LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", "*.model", "*.py"]
+CONFIGURATION = ["config.json", "adapter_config.json"]
 
 
 def resolve(reference: str) -> Path:
@@ -53,7 +59,7 @@ def check(recipe: Recipe) -> None:
         config = files.read_json(folder / "config.json")
         if isinstance(config, dict):
             require_writer(folder, config.get("architectures"), bool(config.get("is_encoder_decoder")))
-    for part in recipe.ppo.parts:
+    for part in recipe.reward.parts:
         if part.kind == "model":
             with placed(part.place):
                 _check_reward(part.source, recipe)
@@ -65,7 +71,10 @@ def check(recipe: Recipe) -> None:
 def _check_reward(reference: str, recipe: Recipe) -> None:
     """Refuse what can be seen to be no reward model, or to read too little."""
     if not Path(reference).exists():
-        _repository(reference)
+        try:
+            _repository(reference)
+        except PlatformError as error:
+            raise PlatformError(f"{error}, and it is not of the form module:function") from None
     elif (Path(reference) / "config.json").exists():
         require_length(Path(reference), _longest(files.read_json(Path(reference) / "config.json")), recipe)
 
@@ -123,7 +132,54 @@ def _repository(reference: str) -> tuple[str, str | None]:
     return repository, revision or None
 
 
-def _download(repository: str, revision: str | None) -> Path:
+def adapter_base(source: Path) -> Path:
+    """The folder of the model that an adapter sits on; a relative path is relative to the adapter."""
+    config = files.read_json(source / "adapter_config.json")
+    name, revision = config["base_model_name_or_path"], config.get("revision")
+    beside = (source / name).resolve()
+    return beside if beside.exists() else resolve(f"{name}@{revision}" if revision else name)
+
+
+def parameters(reference: str) -> int:
+    """Return how many parameters the model that a reference names has, of an adapter its base; no weight is loaded.
+
+    Of a repository on the hub only the configuration is downloaded where that is enough.
+    """
+    if not Path(reference).exists() and (known := LLAMA_2.get(resolve_model(reference))):
+        return known.policy
+    folder = Path(reference)
+    if not folder.exists():
+        folder = _download(*_repository(reference), CONFIGURATION)
+    if (folder / "adapter_config.json").exists():
+        return parameters(str(adapter_base(folder)))
+    require_config(folder)
+    shape = Shape.of(files.read_json(folder / "config.json"))
+    return counted(resolve(reference)) if shape is None else shape.policy
+
+
+def counted(folder: Path) -> int:
+    """Return how many numbers the weights in a folder are, read off the headers of its files."""
+    require_weights(folder)
+    total = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="numpy") as file:
+                total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 - not a dict
+        except (SafetensorError, OSError) as error:
+            raise PlatformError(f"{path}: cannot be read: {error}; the model is damaged: copy it again") from None
+    return total
+
+
+def require_weights(folder: Path) -> None:
+    """Refuse a model without weights that are read here."""
+    if not any(folder.glob("*.safetensors")):
+        raise PlatformError(
+            f"{folder}: has no .safetensors weights; pickled ones are not read, since they can run code. "
+            f"Convert them once: AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)"
+        )
+
+
+def _download(repository: str, revision: str | None, patterns: Sequence[str] = PATTERNS) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -133,7 +189,7 @@ def _download(repository: str, revision: str | None) -> Path:
     )
 
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=PATTERNS))
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
     except GatedRepoError:
         raise PlatformError(
             f"{repository}: is gated. Ask for access at https://huggingface.co/{repository}, make a token under your "

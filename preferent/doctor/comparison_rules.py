@@ -196,7 +196,7 @@ def ends_less_often(history: RunHistory) -> Iterator[Finding]:
             SUSPICIOUS,
             "The tuned model ends its answers less often than the base.",
             tuple(Evidence(FILE, f"ended.{side}", ended[side]) for side in ("a", "b")),
-            "Raise target_sequence_length, or lower ppo.missing_eos_score.",
+            "Raise target_sequence_length, or lower reward.missing_eos_score.",
         )
 
 

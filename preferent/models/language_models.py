@@ -26,12 +26,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 
 from preferent import files, randomness
 from preferent.config import model_reference
+from preferent.config.model_reference import adapter_base
 from preferent.config.recipe import Recipe
 from preferent.data.tokenizer import Tokenizer
 from preferent.errors import PlatformError, UsageError
 from preferent.models.world import World
 
-LARGE = 200_000_000
 CRITIC = "critic"
 REWARD = "default"
 
@@ -260,17 +260,6 @@ def critic_from_policy(source: Path, world: World, lora_dim: int, checkpointing:
     return critic
 
 
-def lora_dim(asked: int | None, source: Path, rank: int, world: World) -> int:
-    """The LoRA rank that a recipe's null stands for: `rank` above 200M parameters, else 0 (full)."""
-    if asked is not None:
-        return asked
-    with torch.device("meta"):
-        body = AutoModelForCausalLM.from_config(
-            read_config(source, world.trust_remote_code), trust_remote_code=world.trust_remote_code
-        )
-    return rank if sum(p.numel() for p in body.parameters()) > LARGE else 0
-
-
 def check_length(source: Path, recipe: Recipe) -> None:
     """Refuse prompts and answers that together are longer than the model can read."""
     longest = getattr(read_config(source, recipe.trust_remote_code).get_text_config(), "max_position_embeddings", None)
@@ -300,14 +289,6 @@ def read_config(source: Path, trust_remote_code: bool = False) -> Any:
     return config
 
 
-def adapter_base(source: Path) -> Path:
-    """The folder of the model that an adapter sits on; a relative path is relative to the adapter."""
-    config = files.read_json(source / "adapter_config.json")
-    name, revision = config["base_model_name_or_path"], config.get("revision")
-    beside = (source / name).resolve()
-    return beside if beside.exists() else model_reference.resolve(f"{name}@{revision}" if revision else name)
-
-
 def rests_on(policy: Policy, source: Path) -> bool:
     """Whether a policy that was loaded from an adapter is, with the adapter off, the model in `source` to the last bit.
 
@@ -329,11 +310,7 @@ def rests_on(policy: Policy, source: Path) -> bool:
 
 def _load(kind: Any, source: Path, config: Any, world: World) -> tuple[Path, PreTrainedModel]:
     base = adapter_base(source) if (source / "adapter_config.json").exists() else source
-    if not any(base.glob("*.safetensors")):
-        raise PlatformError(
-            f"{base}: has no .safetensors weights; pickled ones are not read, since they can run code. "
-            f"Convert them once: AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)"
-        )
+    model_reference.require_weights(base)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:

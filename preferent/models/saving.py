@@ -12,7 +12,8 @@ from torch import Tensor
 
 from preferent import files
 from preferent.config import model_reference
-from preferent.models.language_models import Network, adapter_base, read_config
+from preferent.config.model_reference import adapter_base
+from preferent.models.language_models import Network, read_config
 
 
 def save(network: Network, folder: Path, masters: Mapping[str, Tensor], card: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from preferent import files
-from preferent.config import model_reference, stage_graph
+from preferent.config import defaults, model_reference, run_schema, stage_graph
 from preferent.config.recipe import Recipe, assign, dump, parse, pick
 from preferent.config.stage_graph import Task
 from preferent.data.formats import row_sources
@@ -49,10 +49,15 @@ def execute(
         before = (out / "recipe.yaml").read_bytes() if (out / "recipe.yaml").exists() else None
         files.write_atomic(out / "recipe.yaml", dump(recipe))
         worked = False
+        by_default: dict[str, Any] = {}
         try:
             for number, task in enumerate(tasks, start=1):
+                if number == 2:  # bad data are refused before a model is looked for on the hub
+                    asked = recipe
+                    recipe, by_default = resolved(asked)
+                    files.write_atomic(out / "recipe.yaml", dump(asked, by_default))
                 title = f"{number}/{len(tasks)} {task.name}"
-                worked |= _perform(task, recipe, out, title, announce, digests)
+                worked |= _perform(task, recipe, by_default, out, title, announce, digests)
         except PreferentError as error:
             if before is not None and error.exit_code == UsageError.exit_code and not worked:
                 files.write_atomic(out / "recipe.yaml", before)
@@ -63,6 +68,13 @@ def execute(
     return Run(out)
 
 
+def resolved(recipe: Recipe) -> tuple[Recipe, dict[str, Any]]:
+    """Return the recipe with its open fields filled in for the models that it names, and the values filled in."""
+    policy, reward = recipe.large_model_reference, defaults.reward_reference(recipe)
+    sizes = {reference: model_reference.parameters(reference) for reference in dict.fromkeys((policy, reward))}
+    return defaults.resolve(recipe, sizes[policy], sizes[reward])
+
+
 def start(values: Mapping[str, Any], out: str | Path) -> Run:
     """`execute` for a notebook: a recipe as a dictionary, a run directory."""
     recipe, ignored = parse(dict(values))
@@ -71,20 +83,22 @@ def start(values: Mapping[str, Any], out: str | Path) -> Run:
     return execute(recipe, Path(out))
 
 
-def finished(task: Task, recipe: Recipe, root: Path, digests: Digests) -> bool:
+def finished(task: Task, recipe: Recipe, root: Path, by_default: Mapping[str, Any], digests: Digests) -> bool:
     """Whether a task is done, of these very fields and inputs, as far as can be seen without starting it; only files
     that `digests` does not know are hashed.
 
-    Raises `DataError` where it is, and what it made is not what it was then.
+    `by_default` are the values of the recipe that nobody asked for. Raises `DataError` where it is, and what it made is
+    not what it was then.
     """
     folder = root / task.folder
     if not (folder / "DONE").exists() or not (folder / "stage.json").exists():
         return False
-    old = stages.read_stage(folder)
     asked = parse(assign(recipe.model_dump(mode="json"), task.settings))[0]
+    fields = stages.flatten(pick(asked, *stage_graph.fields(task.stage, asked)))
+    old = run_schema.translated(stages.read_stage(folder), fields, by_default)
     paths = _inputs(task, root)
     same = (
-        old["fields"] == stages.flatten(pick(asked, *stage_graph.fields(task.stage, asked)))
+        old["fields"] == fields
         and set(old["inputs"]) == set(paths)
         and all(digests.of(path) == old["inputs"][name] for name, path in paths.items())
     )
@@ -108,11 +122,17 @@ def _inputs(task: Task, root: Path) -> dict[str, Path | None]:
 
 
 def _perform(
-    task: Task, recipe: Recipe, root: Path, title: str, announce: Callable[[Task], None], digests: Digests
+    task: Task,
+    recipe: Recipe,
+    by_default: Mapping[str, Any],
+    root: Path,
+    title: str,
+    announce: Callable[[Task], None],
+    digests: Digests,
 ) -> bool:
     """Do a task; says whether there was anything to do."""
     interruption.stop().check()
-    if finished(task, recipe, root, digests):
+    if finished(task, recipe, root, by_default, digests):
         print(f"{title}: done already", file=sys.stderr)
         return False
     announce(task)
@@ -180,7 +200,8 @@ def _keep_base(tasks: Sequence[Task], recipe: Recipe, root: Path, digests: Diges
         here = replace(
             task, outside={name: str(model_reference.resolve(model)) for name, model in task.outside.items()}
         )
-        if finished(here, recipe, source.parent, digests):
+        asked, by_default = resolved(recipe)
+        if finished(here, asked, source.parent, by_default, digests):
             _take(source, target)
 
 

@@ -126,10 +126,10 @@ class UserFunction:
 
     name: str
     function: RewardFunction
-    place: str = "ppo.reward"
+    place: str = "reward.sources"
 
     @classmethod
-    def load(cls, name: str, place: str = "ppo.reward") -> "UserFunction":
+    def load(cls, name: str, place: str = "reward.sources") -> "UserFunction":
         """Import the function; the current directory is searched too."""
         module, colon, attribute = name.partition(":")
         if not colon:
@@ -185,13 +185,13 @@ class CombinedReward:
     def load(
         cls, recipe: Recipe, inputs: Mapping[str, Path], world: World, scale: ScoreNormalization | None = None
     ) -> "CombinedReward":
-        """As the recipe's `ppo.reward` says, the reward models from `inputs`; without a `scale` it is not fitted."""
+        """What the recipe's `reward.sources` names, reward models from `inputs`; without a `scale` it is not fitted."""
         members = [inputs[name] for name in stage_graph.members(inputs)]
         if stage_graph.trains(recipe) and not members:
-            raise UsageError("the reward model is missing: give --in reward=FOLDER, or ppo.reward: module:function")
+            raise UsageError("the reward model is missing: give --in reward=FOLDER, or reward.sources: module:function")
         sources: dict[str, RewardModel | UserFunction] = {}
         unfitted = ScoreNormalization.of(recipe, len(members))
-        for part, term in zip(recipe.ppo.parts, unfitted.terms, strict=True):
+        for part, term in zip(recipe.reward.parts, unfitted.terms, strict=True):
             if part.kind == "reward" and recipe.reward.combine == "weights":
                 scorer = weight_averaging.load(members, world, recipe.gradient_checkpointing)
                 sources[part.name] = RewardModel.of(scorer, recipe)
@@ -240,7 +240,7 @@ def _foreign(part: RewardPart, recipe: Recipe, inputs: Mapping[str, Path], world
 def located(recipe: Recipe, inputs: Mapping[str, Path]) -> dict[str, Path]:
     """The inputs with the folders of those reward models that the recipe names, downloaded where they are not here."""
     found = dict(inputs)
-    for part in recipe.ppo.parts:
+    for part in recipe.reward.parts:
         if part.kind == "model" and (name := f"reward.{part.name}") in inputs:
             with model_reference.placed(part.place):
                 found[name] = model_reference.resolve(str(inputs[name]))
@@ -254,7 +254,7 @@ def fitted(
     kept in `out/score.json`, and read back if it is there."""
     path = out / "score.json"
     if not path.exists():
-        rows = randomness.permutation(recipe.seed, "normalize", 0, len(prompts.ids))[: recipe.ppo.normalize_prompts]
+        rows = randomness.permutation(recipe.seed, "normalize", 0, len(prompts.ids))[: recipe.reward.normalize_prompts]
         some = prompts.part(rows)
         rollouts = sampler.sample(some.ids, rows.tolist(), "normalize", 0, rollout_params(recipe))
         raw = reward.raw(RolloutBatch(rollouts, some, policy.tokenizer))
@@ -304,17 +304,18 @@ def scored(reward: CombinedReward, batch: RolloutBatch) -> list[Rollout]:
 
 def final_scores(rollouts: Sequence[Rollout], scale: ScoreNormalization, recipe: Recipe) -> np.ndarray:
     """The score that tuning raises, float32 [n], in this order: raw scores normalised, combined and weighted (`Scale`);
-    clipped to +- `ppo.reward_clip`; less `ppo.overlong_penalty` for what is `overlong`; and, for an answer that did not
-    end, `ppo.missing_eos_score` instead of all that."""
-    ppo = recipe.ppo
+    clipped to +- `reward.clip`; less `reward.overlong_penalty` for what is `overlong`; and, for an answer that did not
+    end, `reward.missing_eos_score` instead of all that."""
+    section = recipe.reward
     scores = scale(raw_scores(rollouts))
-    if ppo.reward_clip is not None:
-        scores = np.clip(scores, -ppo.reward_clip, ppo.reward_clip)
-    if ppo.overlong_tokens is not None:
+    if section.clip is not None:
+        scores = np.clip(scores, -section.clip, section.clip)
+    if section.overlong_tokens is not None:
         lengths = np.array([len(r.ids) for r in rollouts])
-        scores = scores - ppo.overlong_penalty * overlong(lengths, recipe.target_sequence_length, ppo.overlong_tokens)
-    if ppo.missing_eos_score is not None:
-        scores = np.where([r.ended for r in rollouts], scores, ppo.missing_eos_score)
+        over = overlong(lengths, recipe.target_sequence_length, section.overlong_tokens)
+        scores = scores - section.overlong_penalty * over
+    if section.missing_eos_score is not None:
+        scores = np.where([r.ended for r in rollouts], scores, section.missing_eos_score)
     return scores.astype(np.float32)
 
 

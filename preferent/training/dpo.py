@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from preferent import randomness
-from preferent.config import model_reference, stage_graph
+from preferent.config import defaults, model_reference, stage_graph
 from preferent.config.recipe import Recipe, pick, tuned_by
 from preferent.data import datasets
 from preferent.errors import DataError, DivergedError
@@ -57,13 +57,16 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
     """Stage `dpo`, of methods dpo and kto: model=, train=, validation=, test= -> out/model."""
     world = World.of(recipe)
     source = model_reference.resolve(str(inputs["model"]))
+    recipe, by_default = defaults.resolve(recipe, policy=model_reference.parameters(str(source)))
     language_models.check_length(source, recipe)
     with stages.locked(out):
         fields = pick(recipe, *stage_graph.FIELDS["dpo"])
-        stage = stages.open_stage("dpo", out, fields, inputs | {"model": source}, stage_graph.EXTENDABLE["dpo"])
+        stage = stages.open_stage(
+            "dpo", out, fields, inputs | {"model": source}, stage_graph.EXTENDABLE["dpo"], by_default=by_default
+        )
         if stage.done:
             return
-        rank = language_models.lora_dim(recipe.dpo.lora_dim, source, 4, world)
+        rank = defaults.decided(recipe.dpo.lora_dim)
         policy = language_models.load_policy(source, world, rank, recipe.gradient_checkpointing)
         names = ("train", "validation", "test")
         pairs = {
@@ -84,7 +87,7 @@ def refer(recipe: Recipe, policy: Policy, pairs: PreferencePairs, source: Path) 
     """The pairs with the log-probabilities that the reference, which the policy still is, gives the answers."""
 
     def answered(ids: list[np.ndarray], tokens: np.ndarray) -> AnsweredPairs:
-        asked = recipe.method == "kto" or recipe.dpo.loss != "reference_free"
+        asked = defaults.reference(recipe, "dpo") != "none"
         return AnsweredPairs(ids, tokens, measured(recipe, policy, ids, tokens) if asked else torch.zeros(len(ids)))
 
     chosen, rejected = answered(pairs.chosen, pairs.chosen_tokens), answered(pairs.rejected, pairs.rejected_tokens)
@@ -168,10 +171,9 @@ def train(recipe: Recipe, stage: stages.Stage, policy: Policy, parts: dict[str, 
 
 
 def optimizer(recipe: Recipe, policy: Policy) -> Optimizer:
-    """AdamW with the recipe's rate, or the default by LoRA or full."""
+    """AdamW with the recipe's rate."""
     dpo = recipe.dpo
-    rate = dpo.learning_rate or (1e-4 if policy.peft is not None else 1e-6)
-    schedule = Schedule(rate, dpo.warmup_steps, dpo.schedule, dpo.train_steps)
+    schedule = Schedule(defaults.decided(dpo.learning_rate), dpo.warmup_steps, dpo.schedule, dpo.train_steps)
     return Optimizer(policy.trainable(), schedule, dpo.max_grad_norm)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from preferent import randomness
-from preferent.config import model_reference, stage_graph
+from preferent.config import defaults, model_reference, stage_graph
 from preferent.config.recipe import Recipe, pick
 from preferent.data import datasets
 from preferent.data.types import Rollout
@@ -70,26 +70,32 @@ class Kept:
 
 
 def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
-    """Stage `rejection`: model=, reward= (or recipe.ppo.reward), train=, validation= -> out/model, and what led to
-    it."""
+    """Stage `rejection`: model=, reward= (or reward.sources of the recipe), train=, validation= -> out/model, and
+    what led to it."""
     world = World.of(recipe)
     source = model_reference.resolve(str(inputs["model"]))
+    recipe, by_default = defaults.resolve(recipe, policy=model_reference.parameters(str(source)))
     inputs = scoring.located(recipe, inputs)
     language_models.check_length(source, recipe)
     with stages.locked(out):
         fields = pick(recipe, *stage_graph.FIELDS["rejection"])
         stage = stages.open_stage(
-            "rejection", out, fields, inputs | {"model": source}, stage_graph.EXTENDABLE["rejection"]
+            "rejection",
+            out,
+            fields,
+            inputs | {"model": source},
+            stage_graph.EXTENDABLE["rejection"],
+            by_default=by_default,
         )
         if stage.done:
             return
         stage.place(**world.facts())
-        rank = language_models.lora_dim(recipe.rejection.lora_dim, source, 4, world)
+        rank = defaults.decided(recipe.rejection.lora_dim)
         policy = language_models.load_policy(source, world, rank, recipe.gradient_checkpointing)
         prompts = Prompts.of(datasets.load_prompts(inputs["train"]), policy.tokenizer, recipe)
         if not prompts.ids:
             raise DataError(f"{inputs['train']}: holds no prompt to train on")
-        reference = policy.reference() if recipe.kl_coeff > 0 or policy.peft is not None else None
+        reference = None if defaults.reference(recipe, "rejection") == "none" else policy.reference()
         reward, engine = CombinedReward.load(recipe, inputs, world), sampler.make(recipe, policy)
         reward = scoring.fitted(recipe, policy, reward, engine, prompts, out)
         train(recipe, stage, RejectionNetworks(policy, reference, reward, engine), prompts)
@@ -135,10 +141,9 @@ def train(recipe: Recipe, stage: stages.Stage, networks: RejectionNetworks, prom
 
 
 def optimizer(recipe: Recipe, policy: Policy) -> Optimizer:
-    """AdamW at a constant rate, the recipe's or the default by LoRA or full."""
+    """AdamW at the recipe's rate, which is constant."""
     section = recipe.rejection
-    rate = section.learning_rate or (1e-4 if policy.peft is not None else 1e-5)
-    schedule = Schedule(rate, 0, "constant", section.rounds * section.train_steps)
+    schedule = Schedule(defaults.decided(section.learning_rate), 0, "constant", section.rounds * section.train_steps)
     return Optimizer(policy.trainable(), schedule, section.max_grad_norm)
 
 

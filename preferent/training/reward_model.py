@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from preferent import files, randomness
-from preferent.config import model_reference, stage_graph
+from preferent.config import defaults, model_reference, stage_graph
 from preferent.config.recipe import Recipe, pick
 from preferent.data import datasets
 from preferent.data.tokenizer import Tokenizer
@@ -46,15 +46,18 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
     """Stage `reward`: model=, train=, validation=, test= -> out/model, out/quality.json, out/mistakes.jsonl."""
     world = World.of(recipe)
     source = model_reference.resolve(str(inputs["model"]))
+    recipe, by_default = defaults.resolve(recipe, reward=model_reference.parameters(str(source)))
     language_models.check_length(source, recipe)
     with stages.locked(out):
         fields = pick(recipe, *stage_graph.FIELDS["reward"])
-        stage = stages.open_stage("reward", out, fields, inputs | {"model": source}, stage_graph.EXTENDABLE["reward"])
+        stage = stages.open_stage(
+            "reward", out, fields, inputs | {"model": source}, stage_graph.EXTENDABLE["reward"], by_default=by_default
+        )
         if stage.done:
             return
         rows = {name: datasets.load_preferences(inputs[name]) for name in ("train", "validation", "test")}
         answers = once(out / SAMPLED, partial(sampled, recipe, world, source, decided(rows["validation"])))
-        rank = language_models.lora_dim(recipe.reward.lora_dim, source, 4, world)
+        rank = defaults.decided(recipe.reward.lora_dim)
         scorer = language_models.load_scorer(
             source, world, rank, recipe.seed, checkpointing=recipe.gradient_checkpointing
         )
@@ -122,10 +125,9 @@ def train(recipe: Recipe, stage: stages.Stage, scorer: Scorer, parts: dict[str, 
 
 
 def optimizer(recipe: Recipe, scorer: Scorer) -> Optimizer:
-    """AdamW with the recipe's rate, or the default by LoRA or full."""
+    """AdamW with the recipe's rate."""
     reward = recipe.reward
-    rate = reward.learning_rate or (1e-4 if scorer.peft is not None else 1e-5)
-    rate *= recipe.reward_model_learning_rate_multiplier
+    rate = defaults.decided(reward.learning_rate) * recipe.reward_model_learning_rate_multiplier
     schedule = Schedule(rate, reward.warmup_steps, reward.schedule, recipe.reward_model_train_steps)
     return Optimizer(scorer.trainable(), schedule, reward.max_grad_norm, reward.weight_decay)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from preferent import randomness
-from preferent.config import model_reference, stage_graph
+from preferent.config import defaults, model_reference, stage_graph
 from preferent.config.recipe import Recipe, pick
 from preferent.config.sections import SftSection, paths
 from preferent.data.formats import row_sources
@@ -26,19 +26,22 @@ VALIDATION_ROWS = 512
 
 def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
     """Stage `sft`: model= and the files of sft.dataset -> out/model (a LoRA adapter is merged into it)."""
-    assert recipe.sft is not None, "the graph runs sft only where the recipe has it"
     world = World.of(recipe)
     source = model_reference.resolve(str(inputs["model"]))
+    recipe, by_default = defaults.resolve(recipe, policy=model_reference.parameters(str(source)))
+    assert recipe.sft is not None, "the graph runs sft only where the recipe has it"
     with stages.locked(out):
         named = row_sources.expand(paths(recipe.sft.dataset))
         files = {f"dataset {i}": Path(name) for i, name in enumerate(named) if not name.startswith("hf://")}
         fields = pick(recipe, *stage_graph.FIELDS["sft"])
-        stage = stages.open_stage("sft", out, fields, {"model": source} | files, stage_graph.EXTENDABLE["sft"])
+        stage = stages.open_stage(
+            "sft", out, fields, {"model": source} | files, stage_graph.EXTENDABLE["sft"], by_default=by_default
+        )
         if stage.done:
             return
-        rank = language_models.lora_dim(recipe.sft.lora_dim, source, 4, world)
+        rank = defaults.decided(recipe.sft.lora_dim)
         policy = language_models.load_policy(source, world, rank, recipe.gradient_checkpointing)
-        sequences = read(recipe, policy, paths(recipe.sft.dataset), recipe.sft.sequence_length)
+        sequences = read(recipe, policy, paths(recipe.sft.dataset), defaults.decided(recipe.sft.sequence_length))
         part = randomness.split(recipe.seed, "sft", [str(i) for i in range(len(sequences))], [VALIDATION_SHARE])
         held_out = sequences.part(np.flatnonzero(part == 0)[:VALIDATION_ROWS])
         training = sequences.part(np.flatnonzero(part == 1))
@@ -53,8 +56,7 @@ def train(
 ) -> None:
     """The loop: a batch of sequences, a step, now and then a validation."""
     out = stage.folder
-    rate = sft.learning_rate or (1e-4 if policy.peft is not None else 1e-5)
-    schedule = Schedule(rate, sft.warmup_steps, sft.schedule, sft.train_steps)
+    schedule = Schedule(defaults.decided(sft.learning_rate), sft.warmup_steps, sft.schedule, sft.train_steps)
     state = TrainingState(0, Optimizer(policy.trainable(), schedule, sft.max_grad_norm))
     if saved := checkpoint.resume(out):
         state.step, state.scalars = saved.step, dict(saved.scalars)

@@ -80,7 +80,7 @@ def test_the_score_is_what_ppo_sees(make_run):
     raw = reward.score_ids([np.asarray(ids)], [sampled[0].ids])[0]
     rollouts = [dataclasses.replace(sampled[0], scores={"reward": float(raw)})]
     assert answer.score == pytest.approx(scoring.final_scores(rollouts, pair.reward.scale, pair.recipe)[0], abs=1e-5)
-    assert not answer.ended and answer.score == pair.recipe.ppo.missing_eos_score
+    assert not answer.ended and answer.score == pair.recipe.reward.missing_eos_score
     assert answer.tokens == len(sampled[0].ids)
 
 
@@ -119,7 +119,7 @@ def test_lines_in_answers_out(make_run):
 
 
 def test_mistakes(make_run, tmp_path):
-    folder = make_run(ppo={"reward": "some:function"})
+    folder = make_run(reward={"sources": "some:function"})
     assert pair_of(folder).reward is None, "a function needs no model"
     with pytest.raises(UsageError, match="152 tokens"):
         chat.talk(folder, None, False, 120, None)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import quiet_recipe
 
-from preferent.config import memory_estimate, model_shape
+from preferent.config import defaults, memory_estimate, model_shape
 from preferent.config.memory_estimate import ModelFacts
 from preferent.config.model_shape import Shape
 from preferent.models import checkpoint, language_models
@@ -25,6 +25,7 @@ def shape_of(folder) -> Shape:
 
 def given_of(shape: Shape, bytes: int = 4, **values) -> ModelFacts:
     recipe = quiet_recipe(preference_dataset="p.jsonl", **values)
+    recipe, _ = defaults.resolve(recipe, shape.policy, shape.policy)
     return ModelFacts(recipe, shape, shape, bytes, recipe.prompt_sequence_length, PROMPTS)
 
 

@@ -82,7 +82,7 @@ def test_an_adapter_keeps_the_revision_of_its_base(cache: Path, tmp_path: Path) 
     saving.save(policy, folder, {}, "# test\n")
     config = files.read_json(folder / "adapter_config.json")
     assert (config["base_model_name_or_path"], config["revision"]) == ("owner/name", COMMIT)
-    assert language_models.adapter_base(folder) == cache / COMMIT
+    assert model_reference.adapter_base(folder) == cache / COMMIT
     theirs = AutoPeftModelForCausalLM.from_pretrained(folder, cache_dir=cache.parents[1], local_files_only=True)
     for loaded in (theirs, language_models.load_policy(folder, world).peft):
         weight = loaded.get_base_model().get_input_embeddings().weight

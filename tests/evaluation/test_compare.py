@@ -238,7 +238,7 @@ def test_a_cut_answer_is_judged_as_cut(tmp_path: Path) -> None:
 
 
 def test_a_reward_of_which_a_part_is_not_there_gives_no_opinion(tmp_path: Path) -> None:
-    recipe, inputs, out = stage(tmp_path, {"ppo": {"reward": [{"source": "models/other"}]}})
+    recipe, inputs, out = stage(tmp_path, {"reward": {"sources": [{"source": "models/other"}]}})
     compare.main(recipe, inputs, out)
     assert files.read_json(out / "metrics.json")["headline"] is None
 
@@ -266,7 +266,7 @@ def test_the_stage_by_a_users_function(tmp_path: Path, monkeypatch: pytest.Monke
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    recipe, inputs, out = stage(tmp_path, {"ppo": {"reward": "taste_for_length:score"}})
+    recipe, inputs, out = stage(tmp_path, {"reward": {"sources": "taste_for_length:score"}})
     compare.main(recipe, inputs, out)
     metrics = files.read_json(out / "metrics.json")
     assert metrics["headline"] == "reward"

@@ -162,7 +162,7 @@ def bandit(folder: Path, rewards: list[float], rows: int) -> dict[str, Path]:
 def recipe_of(n: int, **values: Any) -> Any:
     return quiet_recipe(
         infer={"sampling_strategy": "temperature_sampling", "best_of": n, "max_prompts": None},
-        ppo={"reward": "enumerable:reward", "missing_eos_score": None},
+        reward={"sources": "enumerable:reward", "missing_eos_score": None},
         sampler={"temperature": 0.7, "rows": 4096},
         prompt_sequence_length=4,
         target_sequence_length=1,

@@ -11,21 +11,24 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 import preferent
 from preferent import files
 from preferent.cli.arguments import parser
-from preferent.config import model_reference, model_shape, recipe, stage_graph
+from preferent.config import defaults, model_reference, model_shape, recipe, run_schema, stage_graph
 from preferent.errors import DataError, Interrupted, PlatformError, PreferentError, UsageError
 from preferent.evaluation import verdict_sentence
 from preferent.files import TICK, write_atomic
 from preferent.pipelines import executor, next_round, run
 from preferent.pipelines.launchers import child_process
 from preferent.runs import interruption
-from preferent.runs.stages import locked, open_stage
+from preferent.runs.stages import locked, open_stage, read_stage
 
 VALUES = {"large_model_reference": "base", "preference_dataset": "p.jsonl"}
 RECIPE = {"large_model_reference": "m", "preference_dataset": "old.jsonl"}
+SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+LLAMA = {"model_type": "llama"} | dict.fromkeys(SIZES, 8)
 RERUN = ("infer", "compare")
 
 
@@ -40,7 +43,7 @@ class Stages:
     def __call__(self, argv, cwd=None, env=None):
         assert argv[:3] == [sys.executable, "-m", "preferent"]
         given = parser().parse_args(argv[3:])
-        found, _ = recipe.load(given.recipe, given.settings)
+        found, by_default = defaults.resolve(recipe.load(given.recipe, given.settings)[0], 1000, 1000)
         folder = given.out.relative_to(given.recipe.parent).as_posix()
         task = next(task for task in stage_graph.build(found) if task.folder == folder)
         self.calls.append(task.name)
@@ -55,7 +58,13 @@ class Stages:
             inputs |= {f"{name}{i}": Path(path) for i, path in enumerate(paths)}
         fields = recipe.pick(found, *stage_graph.fields(task.stage, found))
         stage = open_stage(
-            task.stage, given.out, fields, inputs, stage_graph.EXTENDABLE.get(task.stage, ()), task.stage in RERUN
+            task.stage,
+            given.out,
+            fields,
+            inputs,
+            stage_graph.EXTENDABLE.get(task.stage, ()),
+            task.stage in RERUN,
+            by_default,
         )
         if not stage.done:
             for name in task.outputs:
@@ -71,7 +80,7 @@ class Stages:
 def stages(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "base").mkdir()
-    (tmp_path / "base" / "config.json").write_text("{}")
+    (tmp_path / "base" / "config.json").write_text(json.dumps(LLAMA))
     (tmp_path / "p.jsonl").write_text("{}\n")
     found = Stages()
     monkeypatch.setattr(child_process, "run_here", found)
@@ -266,6 +275,63 @@ def test_settings_that_change_no_result_start_nothing(stages):
     assert stages.calls == ["report"]
 
 
+def test_the_recipe_of_a_run_shows_what_its_models_decided(stages):
+    execute(ppo={"epochs": 3})
+    written = yaml.safe_load(Path("r/recipe.yaml").read_text())
+    assert (written["ppo"]["lora_dim"], written["ppo"]["learning_rate"]) == (0, 1e-6)
+    assert written["defaults"]["ppo.lora_dim"] == 0
+    assert written["ppo"]["epochs"] == 3 and "ppo.epochs" not in written["defaults"]
+    fields = read_stage(Path("r/policy"))
+    assert fields["fields"]["ppo.learning_rate"] == 1e-6 and "ppo.learning_rate" in fields["defaults"]
+    stages.calls.clear()
+    executor.execute(recipe.load(Path("r/recipe.yaml"))[0], Path("r"))
+    assert stages.calls == ["report"]
+
+
+def test_bad_data_are_told_before_a_model_is_looked_for(stages, monkeypatch):
+    stages.fail["data"] = 4
+    monkeypatch.setattr(model_reference, "parameters", lambda reference: pytest.fail("the model is looked for"))
+    with pytest.raises(PreferentError, match="data failed"):
+        execute()
+
+
+def as_0_1_0_left_it(root: Path) -> None:
+    """Put a run directory into the layout of 0.1.0: settings of the reward in section ppo, open fields null."""
+    renamed = {new: old for old, new in run_schema.MOVED.items()}
+    written = yaml.safe_load((root / "recipe.yaml").read_text())
+    values = recipe.load(root / "recipe.yaml")[0].model_dump(mode="json")
+    for new, old in renamed.items():
+        section, name = new.split(".")
+        values["ppo"][old.removeprefix("ppo.")] = values[section].pop(name)
+    del values["compare"]["micro_batch_tokens"]
+    (root / "recipe.yaml").write_text(yaml.safe_dump(values))
+    for path in root.rglob("stage.json"):
+        stage = read_stage(path.parent)
+        fields = {
+            renamed.get(key, key): None if key in written["defaults"] else value
+            for key, value in stage["fields"].items()
+        }
+        del stage["defaults"]
+        files.write_sealed(path, stage | {"schema": 1, "fields": fields})
+
+
+def test_what_0_1_0_finished_is_recognised(stages):
+    reward = {"clip": 2.0, "missing_eos_score": -3.0, "label_smoothing": 0.1}
+    execute(reward=reward)
+    as_0_1_0_left_it(Path("r"))
+    assert "ppo.reward_clip" in read_stage(Path("r/policy"))["fields"]
+    stages.calls.clear()
+    execute(reward=reward)
+    assert stages.calls == ["report"]
+    stages.calls.clear()
+    executor.execute(recipe.load(Path("r/recipe.yaml"))[0], Path("r"))
+    assert stages.calls == ["report"]
+    with pytest.raises(UsageError, match=r"reward\.clip: was 2\.0, is now 3\.0"):
+        execute(reward=reward | {"clip": 3.0})
+    with pytest.raises(UsageError, match=r"ppo\.learning_rate: was None, is now 0\.5"):
+        execute(reward=reward, ppo={"learning_rate": 0.5})
+
+
 def test_more_steps_extend_and_go_on_downstream(stages):
     execute()
     stages.calls.clear()
@@ -275,7 +341,7 @@ def test_more_steps_extend_and_go_on_downstream(stages):
 
 def test_another_model_under_the_same_name_is_noticed(stages):
     execute()
-    Path("base/config.json").write_text("{ }")
+    Path("base/config.json").write_text(json.dumps(LLAMA, indent=1))
     stages.calls.clear()
     with pytest.raises(UsageError, match="input model: its content changed"):
         execute()

@@ -45,7 +45,7 @@ def test_missing_eos_score_replaces_the_normalised_one() -> None:
     rows = [rollout([5, 2], True, 3.0), rollout([5, 6], False, 3.0)]
     scale = ScoreNormalization((Term("reward", 1.0, {"reward": Normalizer(1.0, 2.0)}),))
     assert scoring.final_scores(rows, scale, quiet_recipe()).tolist() == [4.0, -1.0]
-    assert scoring.final_scores(rows, scale, quiet_recipe(ppo={"missing_eos_score": None})).tolist() == [4.0, 4.0]
+    assert scoring.final_scores(rows, scale, quiet_recipe(reward={"missing_eos_score": None})).tolist() == [4.0, 4.0]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_a_function_that_raises_is_told_by_its_innermost_line() -> None:
     ],
 )
 def test_a_function_that_is_not_there(name: str, message: str) -> None:
-    with pytest.raises(UsageError, match=rf"ppo\.reward: .*{message}"):
+    with pytest.raises(UsageError, match=rf"reward\.sources: .*{message}"):
         UserFunction.load(name)
 
 

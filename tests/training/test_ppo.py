@@ -55,13 +55,10 @@ def networks(folder: Path, recipe: Recipe) -> ppo.PPONetworks:
 
 
 def recipe_of(**values: Any) -> Recipe:
-    section = {"batch_size": 16, "minibatches": 2, "micro_batch_tokens": 120, "missing_eos_score": None}
-    section |= {
-        "learning_rate": 1e-2,
-        "critic_learning_rate": 1e-2,
-        "reward": "training.test_ppo:letters",
-    } | values.pop("ppo", {})
-    return quiet_recipe(ppo=section, **values)
+    section = {"batch_size": 16, "minibatches": 2, "micro_batch_tokens": 120}
+    section |= {"learning_rate": 1e-2, "critic_learning_rate": 1e-2, "lora_dim": 0} | values.pop("ppo", {})
+    reward = {"sources": "training.test_ppo:letters", "missing_eos_score": None} | values.pop("reward", {})
+    return quiet_recipe(ppo=section, reward=reward, **values)
 
 
 def experience(parts: ppo.PPONetworks, recipe: Recipe, tmp_path: Path) -> tuple[ppo.PPOState, ppo.TrainingBatch]:
@@ -173,10 +170,9 @@ def stage_inputs(tiny: Path, tmp_path: Path) -> dict[str, Path]:
     return {"model": tiny, "train": tmp_path / "train.jsonl", "validation": tmp_path / "validation.jsonl"}
 
 
-def stage_recipe(steps: int, **section: Any) -> Recipe:
-    return recipe_of(
-        reinforcement_learning_train_steps=steps, checkpoint_every=2, ppo={"validation_every": 2, "epochs": 2} | section
-    )
+def stage_recipe(steps: int, reward: dict[str, Any] | None = None, **section: Any) -> Recipe:
+    section = {"validation_every": 2, "epochs": 2} | section
+    return recipe_of(reinforcement_learning_train_steps=steps, checkpoint_every=2, ppo=section, reward=reward or {})
 
 
 def outcome(out: Path) -> dict[str, str]:
@@ -301,9 +297,7 @@ def test_an_ensemble_extends_exactly(stage_inputs: dict[str, Path], tmp_path: Pa
         member = language_models.load_scorer(stage_inputs["model"], world, rank, seed=number)
         saving.save(member, tmp_path / name, dict(member.trainable()), "# test\n")
         stage_inputs[name] = tmp_path / name
-    recipe = stage_recipe(4, reward=None)
-    section = recipe.reward.model_copy(update={"combine": combine, "members": 2})
-    recipe = recipe.model_copy(update={"reward": section})
+    recipe = stage_recipe(4, {"sources": None, "combine": combine, "members": 2})
     ppo.main(recipe, stage_inputs, tmp_path / "whole")
     ppo.main(recipe.model_copy(update={"reinforcement_learning_train_steps": 2}), stage_inputs, tmp_path / "cut")
     ppo.main(recipe, stage_inputs, tmp_path / "cut")
@@ -342,7 +336,7 @@ def test_no_reference_without_a_penalty(stage_inputs: dict[str, Path], tmp_path:
 
 
 def test_reward_that_is_not_finite_is_told(stage_inputs: dict[str, Path], tmp_path: Path) -> None:
-    recipe = stage_recipe(2, reward="training.test_ppo:broken")
+    recipe = stage_recipe(2, {"sources": "training.test_ppo:broken"})
     with pytest.raises(Exception, match="returned nan for the answer"):
         ppo.main(recipe, stage_inputs, tmp_path / "out")
 

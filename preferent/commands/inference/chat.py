@@ -98,7 +98,7 @@ def load(found: FinishedRun, recipe: Recipe, params: Params) -> ChatTurn:
     tuned = language_models.load_policy(found.tuned, world)
     base = tuned.reference() if tuned.peft is not None else language_models.load_policy(found.base(), world)
     reward = None
-    if found.rewards and all(part.kind != "function" for part in recipe.ppo.parts):
+    if found.rewards and all(part.kind != "function" for part in recipe.reward.parts):
         scale = ScoreNormalization.read(found.folder / "policy/score.json")
         inputs = scoring.located(recipe, found.rewards)
         reward = CombinedReward.load(recipe, inputs, world, scale)

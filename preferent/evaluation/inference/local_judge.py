@@ -53,7 +53,7 @@ class LocalModelJudge:
         positions = recipe.sampler.rows * (recipe.prompt_sequence_length + recipe.target_sequence_length)
         asked = identity | chat_completion.parameters(judge)
         engine = sampler.make(recipe, policy, rows=positions)
-        return cls(judge, policy, engine, recipe.seed, positions, recipe.ppo.micro_batch_tokens, asked)
+        return cls(judge, policy, engine, recipe.seed, positions, recipe.compare.micro_batch_tokens, asked)
 
     def ask(self, calls: Sequence[Call]) -> Generator[tuple[Call, Reply], None, None]:
         """The calls' replies, some at a time."""

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from preferent import randomness
-from preferent.config import model_reference, stage_graph
+from preferent.config import defaults, model_reference, stage_graph
 from preferent.config.algorithms import algorithm
 from preferent.config.recipe import Recipe, pick
 from preferent.data import datasets
@@ -38,15 +38,20 @@ from preferent.training.ppo.update import PPOState, TrainingBatch, assemble, lea
 
 
 def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
-    """Stage `ppo`: model=, reward= (or recipe.ppo.reward), train=, validation= -> out/model and all that led to it."""
+    """Stage `ppo`: model=, reward= (or reward.sources of the recipe), train=, validation= -> out/model and what
+    led to it."""
     world = World.of(recipe)
     source, inputs = model_reference.resolve(str(inputs["model"])), scoring.located(recipe, inputs)
+    recipe, by_default = defaults.resolve(recipe, policy=model_reference.parameters(str(source)))
     language_models.check_length(source, recipe)
     with stages.locked(out):
         named = [name for name in row_sources.expand(stage_graph.pretraining(recipe)) if not name.startswith("hf://")]
         files = {f"ptx {i}": Path(name) for i, name in enumerate(named)}
         fields = pick(recipe, *stage_graph.FIELDS["ppo"])
-        stage = stages.open_stage("ppo", out, fields, inputs | {"model": source} | files, stage_graph.EXTENDABLE["ppo"])
+        inputs |= {"model": source}
+        stage = stages.open_stage(
+            "ppo", out, fields, inputs | files, stage_graph.EXTENDABLE["ppo"], by_default=by_default
+        )
         if stage.done:
             return
         stage.place(**world.facts())
@@ -102,11 +107,9 @@ def train(recipe: Recipe, stage: stages.Stage, networks: PPONetworks, prompts: P
 
 
 def start(recipe: Recipe, networks: PPONetworks) -> PPOState:
-    """AdamW for the policy and, where there is one, for the critic, with the recipe's rates or the defaults by LoRA or
-    full."""
+    """AdamW for the policy and, where there is one, for the critic, with the recipe's rates."""
     ppo, multiplier = recipe.ppo, recipe.reinforcement_learning_rate_multiplier
-    lora = networks.policy.peft is not None
-    rates = ppo.learning_rate or (1e-4 if lora else 1e-6), ppo.critic_learning_rate or (1e-4 if lora else 5e-6)
+    rates = defaults.decided(ppo.learning_rate), defaults.decided(ppo.critic_learning_rate)
     steps = recipe.reinforcement_learning_train_steps
     schedules = [Schedule(rate * multiplier, ppo.warmup_steps, ppo.schedule, steps) for rate in rates]
     policy = Optimizer(networks.policy.trainable(), schedules[0], ppo.max_grad_norm)
