@@ -47,6 +47,8 @@ HEAP_LOSS = 1.25
 under `cluster.ALLOCATOR`: 1.2 to 1.35)."""
 MASTER_AND_MOMENTS = 12
 """Bytes that a checkpoint keeps of a parameter that learns: fp32 master and the two moments of AdamW."""
+MASTER = 4
+"""Bytes that the best checkpoint keeps of it: nothing learns from it again."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ def sft(given: ModelFacts) -> MemoryNeed:
 
 
 def reward(given: ModelFacts, stage: str) -> MemoryNeed:
-    """Reward model, optimizer; a batch's activations, or at the end the best checkpoint (12 t) beside the weights."""
+    """Reward model, optimizer; a batch's activations, or at the end the best checkpoint (4 t) beside the weights."""
     section, shape, b = given.recipe.reward, given.reward_shape, given.bytes
     rank = decided(section.lora_dim)
     trained = shape.lora(rank) + shape.hidden_size if rank else shape.scorer
@@ -163,7 +165,7 @@ def reward(given: ModelFacts, stage: str) -> MemoryNeed:
     earlier = 4 * trained if tokens < 2 * section.batch_size * given.length else 0
     learn = {"gradients": earlier, "activations": given.held(shape, tokens, kept)}
     step = {"gradients": 4 * trained}
-    return MemoryNeed(stage, parts, {"learn": learn, "step": step, "finish": {"best": MASTER_AND_MOMENTS * trained}})
+    return MemoryNeed(stage, parts, {"learn": learn, "step": step, "finish": {"best": MASTER * trained}})
 
 
 def ppo(given: ModelFacts) -> MemoryNeed:
@@ -206,14 +208,14 @@ def ppo(given: ModelFacts) -> MemoryNeed:
         "learn": {"gradients": gradients, "activations": held},
         "measure": given.measuring(section.batch_size),
         "sample": decoding(given, decoded),
-        "finish": {"best": MASTER_AND_MOMENTS * trained},
+        "finish": {"best": MASTER * trained},
     }
     return MemoryNeed("ppo", parts, phases)
 
 
 def dpo(given: ModelFacts) -> MemoryNeed:
     """Policy and optimizer, no reference: before it learns the policy is its own. A batch's activations, or at the end
-    the best checkpoint (12 t) beside the weights."""
+    the best checkpoint (4 t) beside the weights."""
     section, shape, b = given.recipe.dpo, given.shape, given.bytes
     rank = decided(section.lora_dim)
     trained = shape.lora(rank) if rank else shape.policy
@@ -227,7 +229,7 @@ def dpo(given: ModelFacts) -> MemoryNeed:
         "activations": given.held(shape, tokens, kept) + logits(shape, answers, b),
     }
     step = {"gradients": 4 * trained}
-    return MemoryNeed("dpo", parts, {"learn": learn, "step": step, "finish": {"best": MASTER_AND_MOMENTS * trained}})
+    return MemoryNeed("dpo", parts, {"learn": learn, "step": step, "finish": {"best": MASTER * trained}})
 
 
 def rejection(given: ModelFacts) -> MemoryNeed:
@@ -247,7 +249,7 @@ def rejection(given: ModelFacts) -> MemoryNeed:
         "sample": decoding(
             given, min(recipe.sampler.rows, section.samples * min(section.prompts, given.prompts["train"]))
         ),
-        "finish": {"best": MASTER_AND_MOMENTS * trained},
+        "finish": {"best": MASTER * trained},
     }
     parts = {
         "policy": shape.policy * b + (4 * trained if rank else 0),
@@ -297,8 +299,9 @@ def needs(given: ModelFacts, stages: list[str]) -> list[MemoryNeed]:
 
 
 def disk(given: ModelFacts, stages: list[str]) -> dict[str, int]:
-    """Bytes on disk at the most: checkpoints (12 t each, of all that learn; one more while one is written, and of each
-    the best so far), models in their stored dtype, rollouts (25 bytes a token in columns and in plain words)."""
+    """Return the most bytes on disk: checkpoints (12 t each, of all that learns) and the best that each knows (4 t, of
+    the model alone), one more of both while they are written; models in their stored dtype; rollouts (25 bytes per
+    token in columns and in plain words)."""
     recipe, shape, scorer = given.recipe, given.shape, given.reward_shape
     ranks = {
         "sft": 0 if recipe.sft is None else decided(recipe.sft.lora_dim),
@@ -318,7 +321,8 @@ def disk(given: ModelFacts, stages: list[str]) -> dict[str, int]:
         has_critic = stage == "ppo" and algorithm(recipe.ppo).critic
         critic = 0 if not has_critic else scorer.lora(ranks["reward"]) if ranks["reward"] else scorer.scorer
         copies = recipe.keep_checkpoints + 1
-        kept["checkpoints"] += MASTER_AND_MOMENTS * copies * (trained + critic + trained)
+        best = 0 if stage == "sft" else MASTER * trained
+        kept["checkpoints"] += copies * (MASTER_AND_MOMENTS * (trained + critic) + best)
         kept["models"] += 4 * trained if rank and stage != "sft" else full * one.stored
     return kept | ({"rollouts": 25 * rollout_tokens(given)} if "ppo" in stages else {})
 

@@ -6,7 +6,6 @@ Answers on disk are replayed on resume.
 """
 
 import math
-import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from preferent.data import datasets
 from preferent.data.types import Rollout
 from preferent.errors import DataError, DivergedError
 from preferent.evaluation.statistics import best_of
-from preferent.models import checkpoint, language_models, saving
+from preferent.models import language_models, saving
 from preferent.models.language_models import Policy
 from preferent.models.world import World
 from preferent.rewards import scoring
@@ -27,8 +26,8 @@ from preferent.rewards.scoring import CombinedReward, RolloutBatch
 from preferent.rollouts import sampler
 from preferent.rollouts.sampler import Prompts, Sampler, rollout_params
 from preferent.rollouts.store import RolloutStore
-from preferent.runs import interruption, progress, stages
-from preferent.runs.metrics import Metrics, tensorboard
+from preferent.runs import progress, stages
+from preferent.training import loop
 from preferent.training.optimizer import Optimizer, Schedule, TrainingState
 from preferent.training.sequences import Sequences, gather
 
@@ -107,36 +106,30 @@ def train(recipe: Recipe, stage: stages.Stage, networks: RejectionNetworks, prom
     held_out = datasets.load_prompts(stage.inputs["validation"])[: recipe.ppo.validation_prompts]
     validation = Prompts.of(held_out, networks.policy.tokenizer, recipe)
     state = TrainingState(0, optimizer(recipe, networks.policy))
-    if saved := checkpoint.resume(out):
-        state.step, state.scalars = saved.step, dict(saved.scalars)
-        state.optimizer.restore(saved.tensors)
-        networks.sampler.refresh(networks.policy)
-    ledger, metrics, kept = RolloutStore(out / "rollouts"), Metrics(out / "metrics.jsonl"), Kept()
-    metrics.rewind(state.step + 1 if saved else 0)
+    log, ledger, kept = loop.resume(state, out), RolloutStore(out / "rollouts"), Kept()
+    networks.sampler.refresh(networks.policy)
     ledger.rewind(state.step)
-    if not saved and validation.ids:
-        metrics.append(0, validate(recipe, state, networks, validation, ledger, out))
+    if log.is_new and validation.ids:
+        log.append(0, validate(recipe, state, networks, validation, ledger, out))
     total = section.rounds * section.train_steps
     with progress.bar("rejection", total, state.step) as bar:
         for number in range(section.rounds):
-            started = time.perf_counter()
-            values = collect(recipe, state, number, networks, prompts, kept, ledger)
-            clock, sequences = {"sample": time.perf_counter() - started}, kept.sequences()
+            with log.timed("sample"):
+                values = collect(recipe, state, number, networks, prompts, kept, ledger)
+            sequences = kept.sequences()
             while state.step < (number + 1) * section.train_steps:
-                interruption.stop().check(lambda: save(recipe, state, out))
-                started = time.perf_counter()
-                values |= learn(recipe, state, number, networks.policy, sequences)
+                loop.check_stop(recipe, state, out)
+                with log.timed("learn"):
+                    values |= learn(recipe, state, number, networks.policy, sequences)
                 state.step += 1
-                clock["learn"] = time.perf_counter() - started
                 if state.step % section.train_steps == 0:
                     networks.sampler.refresh(networks.policy)
                     values |= validate(recipe, state, networks, validation, ledger, out) if validation.ids else {}
-                metrics.append(state.step, values)
-                Metrics(out / "timings.jsonl").append(state.step, {name: round(t, 4) for name, t in clock.items()})
-                if state.step % recipe.checkpoint_every == 0 or state.step == total:
-                    save(recipe, state, out)
+                log.append(state.step, values)
+                if loop.due(state, recipe.checkpoint_every, total):
+                    loop.save(recipe, state, out)
                 bar.update(state.step, loss=values["loss/imitation"])
-                values, clock = {}, {}
+                values = {}
     finish(stage, state, networks.policy)
 
 
@@ -163,7 +156,7 @@ def collect(
     rows = randomness.rows(recipe.seed, "data", number, count, len(prompts.ids))
     rollouts: list[Rollout] = []
     for start in range(0, count, PROMPTS_AT_ONCE):
-        interruption.stop().check(lambda: save(recipe, state, ledger.folder.parent))
+        loop.check_stop(recipe, state, ledger.folder.parent)
         slots = np.arange(start, min(start + PROMPTS_AT_ONCE, count))
         items = ((number * count + slots)[:, None] * section.samples + np.arange(section.samples)).ravel()
         name, places = f"{number:06d}-{start:06d}", rows[slots].repeat(section.samples)
@@ -237,31 +230,18 @@ def validate(
     recipe: Recipe, state: TrainingState, networks: RejectionNetworks, prompts: Prompts, ledger: RolloutStore, out: Path
 ) -> dict[str, float]:
     """Score and KL on validation prompts; keeps the best policy so far."""
-    found = scoring.validated(
+    figures = scoring.validated(
         recipe, networks.reward, networks.policy, networks.reference, networks.sampler, prompts, state.step, ledger,
         recipe.rejection.micro_batch_tokens,
     )  # fmt: skip
-    if found["validation/objective"] > state.scalars.get("best_objective", -math.inf):
-        state.scalars |= {"best_objective": found["validation/objective"], "best_step": state.step}
-        checkpoint.save(out / "best", state.step, state.optimizer.tensors(), {}, keep=1000)
-    return found
-
-
-def save(recipe: Recipe, state: TrainingState, out: Path) -> None:
-    """Checkpoint, then forget every best policy that no checkpoint knows."""
-    checkpoint.save(out / "checkpoints", state.step, state.optimizer.tensors(), state.scalars, recipe.keep_checkpoints)
-    checkpoint.forget(out)
-    tensorboard(out / "metrics.jsonl", out / "tensorboard")
+    loop.keep_best(state, state.optimizer, out, "objective", figures["validation/objective"], highest=True)
+    return figures
 
 
 def finish(stage: stages.Stage, state: TrainingState, policy: Policy) -> None:
     """Write the selected policy as the model, say which it is, and mark the stage done."""
-    out, step = stage.folder, state.scalars.get("best_step")
-    best = None if step is None else checkpoint.read(out / "best", step)
-    if best is not None:
-        state.optimizer.restore(best.tensors)
+    chosen = loop.restore_best(state, state.optimizer, stage.folder)
     stage.record(**{key: state.scalars.get(key) for key in ("best_step", "best_objective")}, steps=state.step)
-    chosen = state.step if best is None else best.step
     card = f"# Policy tuned by preferent\n\nRejection sampling from `{policy.source.name}`, step {chosen}.\n"
-    saving.save(policy, out / "model", state.optimizer.masters, card)
+    saving.save(policy, stage.folder / "model", state.optimizer.masters, card)
     stage.finish(["model"])

@@ -115,6 +115,12 @@ def write_metrics(folder: Path) -> None:
     metrics.append(4, {"loss": 0.5})
 
 
+def write_log(folder: Path) -> None:
+    log = metrics.Log(folder)
+    log.rewind(4)
+    log.append(4, {"loss": 0.5})
+
+
 def write_part(folder: Path) -> None:
     kept(folder / "0-1.json", lambda: [{"prediction": "new"}])
 
@@ -123,11 +129,15 @@ def write_file(folder: Path) -> None:
     write_atomic(folder / "file", "new")
 
 
-@pytest.mark.parametrize("write", [write_ledger, write_samples, write_metrics, write_part, write_file])
+@pytest.mark.parametrize("write", [write_ledger, write_samples, write_metrics, write_log, write_part, write_file])
 def test_a_full_disk_at_every_write_of_a_file(
-    tmp_path: Path, write: Callable[[Path], None], record_property: Record
+    tmp_path: Path,
+    write: Callable[[Path], None],
+    record_property: Record,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What was there before is whole, and the same call then leaves what it leaves where nothing fails."""
+    monkeypatch.setattr(time, "time", lambda: 1.7e9)
     before = {"samples.jsonl": '{"step": 3}\n', "metrics.jsonl": '{"step": 3}\n', "file": "old"}
     folders = tmp_path / "twin", tmp_path / "broken"
     for folder in folders:
@@ -236,7 +246,7 @@ def best_and_last(out: Path) -> None:
     """What a stage leaves whose best step was 2 and that is at step 3."""
     for step, best in ((1, 1), (2, 2), (3, 2)):
         if step == best:
-            checkpoint.save(out / "best", step, tensors(step), {}, keep=1000)
+            checkpoint.save(out / "best", step, tensors(step), {}, keep=None)
         checkpoint.save(out / "checkpoints", step, tensors(step), {"best_step": best}, keep=2)
         checkpoint.forget(out)
 
@@ -253,9 +263,9 @@ def test_a_damaged_best_is_told_and_nothing_removed(tmp_path: Path) -> None:
 
 
 def test_the_best_of_every_kept_checkpoint_is_kept(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path / "best", 1, tensors(1), {}, keep=1000)
+    checkpoint.save(tmp_path / "best", 1, tensors(1), {}, keep=None)
     checkpoint.save(tmp_path / "checkpoints", 1, tensors(1), {"best_step": 1}, keep=2)
-    checkpoint.save(tmp_path / "best", 2, tensors(2), {}, keep=1000)
+    checkpoint.save(tmp_path / "best", 2, tensors(2), {}, keep=None)
     checkpoint.save(tmp_path / "checkpoints", 2, tensors(2), {"best_step": 2}, keep=2)
     checkpoint.forget(tmp_path)
     (tmp_path / "checkpoints/step-000002/manifest.json").unlink()

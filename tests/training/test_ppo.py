@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import curves
 import numpy as np
 import pytest
 import torch
@@ -205,6 +206,7 @@ def test_resume_after_a_cut_is_exact(
             ppo.main(recipe, stage_inputs, tmp_path / "cut")
     ppo.main(recipe, stage_inputs, tmp_path / "cut")
     assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
+    assert curves.shown(tmp_path / "cut") == curves.logged(tmp_path / "whole")
     steps = [row for row in metrics.read(tmp_path / "cut/metrics.jsonl") if row["step"]]
     assert len({row["objective/kl_coeff"] for row in steps}) == 5
     assert {row["val/first_ratio"] for row in steps} == {1.0} and 1.0 not in {row["val/ratio"] for row in steps}
@@ -314,6 +316,7 @@ def test_model_is_the_best_validated_policy(stage_inputs: dict[str, Path], tmp_p
     assert facts["best_step"] == best["step"] and facts["best_objective"] == best["validation/objective"]
     kept = checkpoint.latest(tmp_path / "out/best")
     assert kept is not None and kept.step == best["step"]
+    assert all(name.startswith("master.") for name in kept.tensors), "weights alone"
     saved = language_models.load_policy(tmp_path / "out/model", World.of(quiet_recipe()))
     for name, parameter in saved.body.named_parameters():
         assert torch.equal(parameter, kept.tensors[f"master.{name}"])

@@ -8,7 +8,6 @@ minibatch updates. Rollouts on disk are replayed on resume.
 
 import contextlib
 import math
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,15 +21,14 @@ from preferent.config.recipe import Recipe, pick
 from preferent.data import datasets
 from preferent.data.formats import row_sources
 from preferent.data.types import Rollout
-from preferent.models import checkpoint, language_models, saving
+from preferent.models import language_models, saving
 from preferent.models.world import World
 from preferent.rewards import scoring
 from preferent.rewards.scoring import RolloutBatch
 from preferent.rollouts.sampler import Prompts, rollout_params
 from preferent.rollouts.store import RolloutStore
-from preferent.runs import interruption, progress, stages
-from preferent.runs.metrics import Metrics, tensorboard
-from preferent.training import losses
+from preferent.runs import progress, stages
+from preferent.training import loop, losses
 from preferent.training.optimizer import Optimizer, Schedule
 from preferent.training.ppo.moving_average import MovingAverage
 from preferent.training.ppo.ppo_networks import PPONetworks, load
@@ -65,43 +63,34 @@ def train(recipe: Recipe, stage: stages.Stage, networks: PPONetworks, prompts: P
     validation = datasets.load_prompts(stage.inputs["validation"])[: recipe.ppo.validation_prompts]
     held_out = Prompts.of(validation, policy.tokenizer, recipe)
     state = start(recipe, networks)
-    if saved := checkpoint.resume(out):
-        state.restore(saved)
-        networks.sampler.refresh(policy)
-    ledger, metrics = RolloutStore(out / "rollouts"), Metrics(out / "metrics.jsonl")
-    metrics.rewind(state.step + 1 if saved else 0)
+    log, ledger = loop.resume(state, out), RolloutStore(out / "rollouts")
+    networks.sampler.refresh(policy)
     ledger.rewind(state.step)
     total = recipe.reinforcement_learning_train_steps
     asked = recipe.ppo.batch_size // algorithm(recipe.ppo).samples
     progress.epochs("reinforcement_learning_train_steps", total, asked, len(prompts.ids))
-    if not saved and held_out.ids:
-        metrics.append(0, validate(recipe, state, networks, held_out, ledger, out))
+    if log.is_new and held_out.ids:
+        log.append(0, validate(recipe, state, networks, held_out, ledger, out))
     with progress.bar("ppo", total, state.step) as bar:
-        while state.step < total and state.scalars.get("stopped") is None:
-            interruption.stop().check(lambda: save(recipe, state, out))
-            started = time.perf_counter()
-            rollouts = sample(recipe, state.step, networks, prompts, ledger)
-            greedy = sample_greedy(recipe, state.step, networks, prompts, ledger, rollouts)
-            sampled = time.perf_counter()
-            batch_ = assemble(recipe, state, rollouts, networks, greedy)
-            assembled = time.perf_counter()
-            values = learn(recipe, state, batch_, networks) | summary(batch_, state)
-            networks.sampler.refresh(policy)
-            values |= scoring.metrics(rollouts, networks.reward.scale)
+        while loop.unfinished(state, total):
+            loop.check_stop(recipe, state, out)
+            with log.timed("sample"):
+                rollouts = sample(recipe, state.step, networks, prompts, ledger)
+                greedy = sample_greedy(recipe, state.step, networks, prompts, ledger, rollouts)
+            with log.timed("assemble"):
+                batch_ = assemble(recipe, state, rollouts, networks, greedy)
+            with log.timed("learn"):
+                values = learn(recipe, state, batch_, networks) | summary(batch_, state)
+                networks.sampler.refresh(policy)
+                values |= scoring.metrics(rollouts, networks.reward.scale)
             if recipe.ppo.kl_target is not None:
                 adapt(recipe, state, batch_)
             state.step += 1
-            clock = {
-                "sample": sampled - started,
-                "assemble": assembled - sampled,
-                "learn": time.perf_counter() - assembled,
-            }
-            if held_out.ids and (state.step % recipe.ppo.validation_every == 0 or state.step == total):
+            if held_out.ids and loop.due(state, recipe.ppo.validation_every, total):
                 values |= validate(recipe, state, networks, held_out, ledger, out)
-            metrics.append(state.step, values)
-            log_time(out, state.step, clock, rollouts)
-            if state.step % recipe.checkpoint_every == 0 or state.step == total or "stopped" in state.scalars:
-                save(recipe, state, out)
+            log.append(state.step, values, **speed(rollouts, log.seconds["sample"]))
+            if loop.due(state, recipe.checkpoint_every, total):
+                loop.save(recipe, state, out)
             bar.update(state.step, reward=values["reward"], kl=values["kl_loss"])
     finish(stage, state, networks, recipe.ppo.algorithm)
 
@@ -165,8 +154,9 @@ def sample_greedy(
 
 
 def adapt(recipe: Recipe, state: PPOState, batch_: TrainingBatch) -> None:
-    """Move kl_coeff towards the KL target."""
-    assert recipe.ppo.kl_target is not None
+    """Move kl_coeff towards the KL target, where there is one."""
+    if recipe.ppo.kl_target is None:
+        return
     kl = float(batch_.measured.kl.sum(-1).mean())
     before = state.scalars["kl_coeff"]
     state.scalars["kl_coeff"] = losses.next_kl_coeff(
@@ -180,12 +170,12 @@ def validate(
     """Score and KL on validation prompts; keeps the best policy so far, and decides whether to stop."""
     limit = recipe.ppo.micro_batch_tokens
     with averaged(state, networks):
-        found = scoring.validated(
+        figures = scoring.validated(
             recipe, networks.reward, networks.policy, networks.reference, networks.sampler, prompts, state.step, ledger,
             limit,
         )  # fmt: skip
-        select(recipe, state, found["validation/objective"], found["validation/kl"], out)
-    return found
+        select(recipe, state, figures["validation/objective"], figures["validation/kl"], out)
+    return figures
 
 
 @contextlib.contextmanager
@@ -201,48 +191,29 @@ def averaged(state: PPOState, networks: PPONetworks) -> Iterator[None]:
 
 
 def select(recipe: Recipe, state: PPOState, value: float, kl: float, out: Path) -> None:
-    """Remember the best policy within the KL budget; set the reason to stop where there is one."""
-    ppo, scalars = recipe.ppo, state.scalars
-    within = ppo.kl_budget is None or kl <= ppo.kl_budget
-    if within and value > scalars.get("best_objective", -math.inf):
-        scalars |= {"best_objective": value, "best_step": state.step, "evaluations_since_best": 0}
-        checkpoint.save(out / "best", state.step, state.policy.tensors(), {}, keep=1000)
-    else:
-        scalars["evaluations_since_best"] = scalars.get("evaluations_since_best", 0) + 1
+    """Keep the best policy within the KL budget; find the reason to stop where there is one."""
+    budget = recipe.ppo.kl_budget
+    within = budget is None or kl <= budget
+    loop.keep_best(state, state.policy, out, "objective", value if within else -math.inf, highest=True)
+    loop.stop_early(state, recipe.ppo.early_stopping_patience, "objective")
     if not within:
-        scalars["stopped"] = f"KL {kl:.2f} is above the budget of {ppo.kl_budget}"
-    elif ppo.early_stopping_patience is not None and scalars["evaluations_since_best"] >= ppo.early_stopping_patience:
-        scalars["stopped"] = f"no better validation objective in {ppo.early_stopping_patience} evaluations"
+        state.scalars["stopped"] = f"KL {kl:.2f} is above the budget of {budget}"
 
 
-def log_time(out: Path, step: int, clock: dict[str, float], rollouts: Sequence[Rollout]) -> None:
-    """Seconds by phase and sampled tokens a second, apart from the metrics, which must not depend on the clock."""
+def speed(rollouts: Sequence[Rollout], seconds: float) -> dict[str, float]:
+    """Sampled tokens, and how many a second."""
     tokens = sum(len(r.ids) for r in rollouts)
-    rounded = {name: round(seconds, 4) for name, seconds in clock.items()}
-    speed = {"tokens_per_second": round(tokens / max(1e-9, clock["sample"]), 1), "answer_tokens": tokens}
-    Metrics(out / "timings.jsonl").append(step, rounded | speed)
-
-
-def save(recipe: Recipe, state: PPOState, out: Path) -> None:
-    """Checkpoint, then forget every best policy that no checkpoint knows."""
-    checkpoint.save(out / "checkpoints", state.step, state.tensors(), state.scalars, recipe.keep_checkpoints)
-    checkpoint.forget(out)
-    tensorboard(out / "metrics.jsonl", out / "tensorboard")
+    return {"tokens_per_second": round(tokens / max(1e-9, seconds), 1), "answer_tokens": tokens}
 
 
 def finish(stage: stages.Stage, state: PPOState, networks: PPONetworks, how: str) -> None:
     """Write the selected policy as the model, say which it is and `how` it came to be, and mark the stage done."""
-    out = stage.folder
-    step = state.scalars.get("best_step")
-    best = None if step is None else checkpoint.read(out / "best", step)
-    if best is not None:
-        state.policy.restore(best.tensors)
-    elif state.average is not None:
+    chosen = loop.restore_best(state, state.policy, stage.folder)
+    if state.average is not None and "best_step" not in state.scalars:
         state.policy.put(state.average.weights)
     facts = {key: state.scalars.get(key) for key in ("best_step", "best_objective", "stopped")}
     stage.record(**facts, steps=state.step)
-    chosen = state.step if best is None else best.step
     origin = f"By {how} from `{networks.policy.source.name}`, the checkpoint of step {chosen}."
     card = f"# Policy tuned by preferent\n\n{origin}\n"
-    saving.save(networks.policy, out / "model", state.policy.masters, card)
+    saving.save(networks.policy, stage.folder / "model", state.policy.masters, card)
     stage.finish(["model"])
