@@ -52,7 +52,7 @@ def scored(recipe: Recipe, inputs: Mapping[str, Path], answers: Answers) -> dict
 def ask(scorer: Scorer, answers: Answers, name: str) -> Scores:
     """The raw scores [n] of every side's answers, all to the prompt as side a was given it."""
     prompts = [answer.prompt for answer in answers["a"]]
-    records = [answer.asked for answer in answers["a"]]
+    records = [answer.prompt_record for answer in answers["a"]]
     scores: dict[str, list[float]] = {side: [] for side in answers}
     with progress.bar(f"compare: {name}", total=len(prompts) * len(answers)) as bar:
         for place, side in enumerate(answers):
