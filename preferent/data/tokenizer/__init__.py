@@ -82,7 +82,7 @@ class Tokenizer:
         return named if named is not None else self._files.ids.get(role)
 
     def _pad(self) -> int:
-        """Return the pad token: the configured one unless it is EOS, `<unk>`, a reserved token, or an unused byte."""
+        """Return the pad token: the configured one, else `<unk>`, else a reserved token, else an unused byte."""
         unk = self._special("unk")
         for id in (self._special("pad"), self._backend.token_to_id("<unk>") if unk is None else unk):
             if id is not None and id not in (self.eos_id, self.bos_id):
@@ -150,7 +150,7 @@ class Tokenizer:
         return text
 
     def _seam(self, text: str) -> tuple[str, str]:
-        """Split off a prompt's trailing spaces: one space after Llama 2's `[/INST]`, none after an empty text."""
+        """Split a prompt's text and its trailing spaces: one after Llama 2's `[/INST]`, none after an empty text."""
         stripped = text.rstrip(" ")
         chat = self.is_llama2 and stripped.endswith("[/INST]")
         return stripped, " " if chat else text[len(stripped) :] if stripped else ""
@@ -237,7 +237,7 @@ class Tokenizer:
             turns = (Message("user", content),)
 
     def _without_front(self, text: str, count: int) -> str:
-        """Return a text without its first `count` tokens, and without at least one character."""
+        """Return a text without its first `count` tokens; at least one character is removed."""
         offsets = self._backend.encode(text, add_special_tokens=False).offsets
         return text[max(offsets[count][0], 1) :] if count < len(offsets) else ""
 
