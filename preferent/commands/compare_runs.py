@@ -93,7 +93,7 @@ def _alone(asked: ComparisonRequest, called: JudgeSelection) -> Path:
         if "judge" in called.inputs and "judge" in task.inputs:
             raise UsageError(f"{folder}: has a reward model of its own that judges; name the answers as two sides")
         before = (folder / "recipe.yaml").read_bytes()
-        files.write_atomic(folder / "recipe.yaml", recipe.dump(again))
+        files.write_atomic(folder / "recipe.yaml", recipe.dump(again, recipe.defaults_in(folder / "recipe.yaml")))
         try:
             do(*task.command(str(folder)), *_inputs(called.inputs))
         except PreferentError:

@@ -131,18 +131,23 @@ def _lengths(
     prompt_tokens: int,
     target_tokens: int,
 ) -> tuple[LengthHistogram | None, LengthHistogram | None]:
-    """How long prompts (with instruction and template) and answers (with EOS) are."""
-    said = [
-        (record.prompt, answer)
-        for record in records
-        if not isinstance(record, Prompt)
-        for answer in (
-            (record.candidate_0, record.candidate_1) if isinstance(record, Preference) else (record.output_text,)
-        )
+    """Measure the lengths of prompts (with instruction and template) and of answers (with EOS)."""
+    encoded = tokenizer.encode_prompts(prompts, instruction, ENDLESS)
+    pairs = [
+        (prompt.text, answer) for prompt, record in zip(encoded, records, strict=True) for answer in _answers(record)
     ]
-    asked = [ids for ids, _ in tokenizer.encode_prompts(prompts, instruction, ENDLESS)]
-    answered = tokenizer.encode_answers([p for p, _ in said], instruction, [a for _, a in said], ENDLESS)
-    return _histogram(asked, prompt_tokens), _histogram([ids for ids, _ in answered], target_tokens)
+    answers = tokenizer.encode_answers([text for text, _ in pairs], [answer for _, answer in pairs], ENDLESS)
+    return (
+        _histogram([prompt.ids for prompt in encoded], prompt_tokens),
+        _histogram([ids for ids, _ in answers], target_tokens),
+    )
+
+
+def _answers(record: Record) -> tuple[str, ...]:
+    """Return the answers in a row."""
+    if isinstance(record, Preference):
+        return record.candidate_0, record.candidate_1
+    return (record.output_text,) if isinstance(record, Demonstration) else ()
 
 
 def _histogram(texts: Sequence[Sequence[int]], limit: int) -> LengthHistogram | None:

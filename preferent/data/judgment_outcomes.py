@@ -2,10 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from preferent.data.types import Judgment
 
 OUTCOMES: Mapping[str, float] = {"A": 1.0, "tie": 0.5, "B": 0.0}
+SWAPPED: Mapping[str, Literal["A", "B", "tie"]] = {"A": "B", "B": "A", "tie": "tie"}
+"""A choice after the two answers are swapped."""
 
 
 @dataclass(frozen=True, slots=True)

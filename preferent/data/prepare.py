@@ -71,7 +71,7 @@ def _files(recipe: Recipe) -> dict[str, Path]:
     if not named["preference_dataset"] and not named["prompt_dataset"]:
         raise UsageError("recipe: preference_dataset is missing: name the files of preferences, or prompts to tune on")
     if not named["preference_dataset"] and stage_graph.trains(recipe):
-        raise UsageError("recipe: preference_dataset is missing: name the files of preferences, or give ppo.reward")
+        raise UsageError("recipe: preference_dataset is missing: name the files of preferences, or give reward.sources")
     if stage_graph.judged(recipe) and recipe.compare.judge_share == 0:
         raise UsageError("recipe: compare.judge_share: 0 leaves an independent judge no preferences; raise it")
     named["continues"] = stage_graph.dealt(recipe)

@@ -13,7 +13,7 @@ from preferent.rewards.normalization import ScoreNormalization
 SAMPLES = "policy/rollouts/samples.jsonl"
 ENDED = 0.8
 ENDED_AT_ALL = 0.5
-"""Shares of answers: healthy runs end 95 % and more; where most are cut, most scores are ppo.missing_eos_score."""
+"""Shares of answers: healthy runs end 95 % and more; where most are cut, most scores are reward.missing_eos_score."""
 LONGER = 1.25
 WITH_LENGTH = 0.8
 """Growth of the mean length, and rank correlation of length with score over the steps."""
@@ -35,7 +35,7 @@ def answers_do_not_end(history: RunHistory) -> Iterator[Finding]:
             "Answers are cut at target_sequence_length instead of ending by themselves.",
             (ended.mean(ended.first), ended.mean(ended.last)),
             "Raise target_sequence_length; where the start does not end either, do an sft on complete answers first; "
-            "else lower ppo.missing_eos_score.",
+            "else lower reward.missing_eos_score.",
         )
 
 
@@ -84,7 +84,7 @@ def constant_scores(history: RunHistory) -> Iterator[Finding]:
 
 
 def not_ending_pays(history: RunHistory) -> Iterator[Finding]:
-    missing = history.fields("policy").get("ppo.missing_eos_score")
+    missing = history.fields("policy").get("reward.missing_eos_score")
     rows = [row for row in _batch(history, 0) if row["ended"]]
     if missing is None or not history.score or len(rows) < FEW:
         return
@@ -98,7 +98,7 @@ def not_ending_pays(history: RunHistory) -> Iterator[Finding]:
                 _of(rows, "mean score of ended answers", score),
                 Evidence("policy/stage.json", "missing_eos_score", missing),
             ),
-            "Lower ppo.missing_eos_score well below the scores of answers, or reward.normalize: bias.",
+            "Lower reward.missing_eos_score well below the scores of answers, or reward.normalize: bias.",
         )
 
 

@@ -4,16 +4,14 @@ from collections.abc import Iterator
 
 from preferent.doctor.findings import SICK, SUSPICIOUS, Evidence, Finding
 from preferent.doctor.run_history import Row, RunHistory
+from preferent.evaluation.judges.judge_summary import MUCH_UNPARSABLE
+from preferent.evaluation.reward_findings import BY_LENGTH
 
 FILE = "comparison/metrics.json"
 AGREEMENT = 0.5
 """Two coins agree on half of the pairs."""
-BY_LENGTH = 0.5
-"""Spearman's correlation from which on length says more than a quarter of what the ranks say."""
 BY_PLACE = 0.1
 """Distance from one half of how often the answer shown first is chosen."""
-UNPARSABLE = 0.02
-"""Share of replies without a verdict."""
 LENGTHS = 1.5
 """Times longer or shorter; judges, people among them, prefer the longer answer (Dubois et al. 2024)."""
 ERRORS = 2.0
@@ -138,7 +136,7 @@ def judge_follows_place(history: RunHistory) -> Iterator[Finding]:
 def verdicts_unparsable(history: RunHistory) -> Iterator[Finding]:
     for name, found in history.verdict.get("judges", {}).items():
         share = found.get("order", {}).get("unparsable_share", 0.0)
-        if share > UNPARSABLE:
+        if share > MUCH_UNPARSABLE:
             yield Finding(
                 "verdicts-unparsable",
                 SUSPICIOUS,
@@ -196,7 +194,7 @@ def ends_less_often(history: RunHistory) -> Iterator[Finding]:
             SUSPICIOUS,
             "The tuned model ends its answers less often than the base.",
             tuple(Evidence(FILE, f"ended.{side}", ended[side]) for side in ("a", "b")),
-            "Raise target_sequence_length, or lower ppo.missing_eos_score.",
+            "Raise target_sequence_length, or lower reward.missing_eos_score.",
         )
 
 

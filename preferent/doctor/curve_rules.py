@@ -4,11 +4,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from preferent.config.defaults import TUNING
 from preferent.doctor.findings import SICK, SUSPICIOUS, Evidence, Finding
 from preferent.doctor.run_history import Curve, RunHistory
 
-NO_RATE = 1e-9
-"""A thousandth of the smallest default, 1e-6; AdamW moves a weight by about the rate a step."""
+NO_RATE = min(tuning.full_rate for tuning in TUNING.values()) / 1000
+"""A thousandth of the smallest default; AdamW moves a weight by about the rate a step."""
 SPIKE = 20.0
 """Times the median norm. Healthy runs: at most 8 beyond their first tenth, where warm-up and a fresh head are."""
 GRADIENTS = ("gradient_norm", "policy/gradient_norm", "val/gradient_norm")
@@ -33,7 +34,7 @@ def not_finite(history: RunHistory) -> Iterator[Finding]:
                 SICK,
                 f"A number of {folder} is not finite, and what was learned after it means nothing.",
                 (Evidence(f"{folder}/metrics.jsonl", name, "null", (step, step)),),
-                "Lower the learning rate or max_grad_norm; with ppo.reward, see what the function returns.",
+                "Lower the learning rate or max_grad_norm; with reward.sources, see what the function returns.",
             )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from preferent import files
-from preferent.config import stage_graph
+from preferent.config import run_schema, stage_graph
 from preferent.data.tokenizer import tokenizer_files as tokenizer_folder
 from preferent.doctor.findings import Evidence
 from preferent.errors import DataError, PlatformError
@@ -132,7 +132,7 @@ def read(root: Path) -> RunHistory:
     counts, score, verdict = (_object(path) for path in files.values())
     found = RunHistory(
         counts=counts,
-        stages={name: _object(path) for name, path in stages.items()},
+        stages={name: run_schema.translated(_object(path)) for name, path in stages.items()},
         curves={name: metrics.read(path) for name, path in curves.items()},
         qualities={name: _object(path) for name, path in qualities.items()},
         score=score,

@@ -7,13 +7,12 @@ from itertools import combinations
 from statistics import median
 from typing import Any
 
+from preferent.data.judgment_outcomes import OUTCOMES
 from preferent.evaluation import statistics
 from preferent.evaluation.statistics import agreement
 from preferent.evaluation.statistics.agreement import percent
 from preferent.labeling.events import CHOICES, AnnotatorHistory, HumanVote
 from preferent.labeling.questions import Question, Verdict
-
-OUTCOMES = {"A": 1.0, "tie": 0.5, "B": 0.0}
 
 
 def figures(

@@ -33,8 +33,8 @@ class Checkpoint:
     scalars: dict[str, Any]
 
 
-def save(folder: Path, step: int, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any], keep: int) -> None:
-    """Write `folder/step-NNNNNN`; then remove all but the `keep` newest."""
+def save(folder: Path, step: int, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any], keep: int | None) -> None:
+    """Write `folder/step-NNNNNN`; then remove all but the `keep` newest, or none."""
     target = _of(folder, step)
     aside = folder / f".{target.name}.tmp-{os.getpid()}"
     clean(folder)
@@ -60,7 +60,7 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], scalars: Mappin
         ) from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    for old in steps(folder)[:-keep]:
+    for old in steps(folder)[:-keep] if keep else []:
         shutil.rmtree(_of(folder, old))
 
 

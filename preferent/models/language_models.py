@@ -11,6 +11,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,17 @@ import transformers
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from safetensors import SafetensorError
 from torch import Tensor
-from torch.nn import Parameter
+from torch.nn import Module, Parameter
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from preferent import files, randomness
 from preferent.config import model_reference
+from preferent.config.model_reference import adapter_base
 from preferent.config.recipe import Recipe
 from preferent.data.tokenizer import Tokenizer
 from preferent.errors import PlatformError, UsageError
 from preferent.models.world import World
 
-LARGE = 200_000_000
 CRITIC = "critic"
 REWARD = "default"
 
@@ -64,6 +65,23 @@ class Network:
                 self.peft.set_adapter(self.adapter)
             yield
 
+    @cached_property
+    def _checkpointed(self) -> list[Module]:
+        """The modules whose activations are computed again in the backward pass."""
+        return [module for module in self.body.modules() if getattr(module, "gradient_checkpointing", False)]
+
+    @contextlib.contextmanager
+    def _without_checkpoints(self) -> Iterator[None]:
+        """Compute every activation once: transformers gives checkpointed layers no KV cache, so they see no context."""
+        layers = self._checkpointed
+        for layer in layers:
+            layer.gradient_checkpointing = False
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.gradient_checkpointing = True
+
     def hidden(
         self,
         ids: Tensor,
@@ -73,9 +91,11 @@ class Network:
     ) -> Tensor:
         """Hidden states [B, T, D] of token ids [B, T] after the last norm.
 
-        Rows padded on the right need no mask: nothing real looks at what comes after it.
+        Rows padded on the right need no mask: nothing real looks at what comes after it. Activations are checkpointed
+        only where a backward pass can follow.
         """
-        with self._adapted():
+        learns = torch.is_grad_enabled() and cache is None
+        with self._adapted(), contextlib.nullcontext() if learns else self._without_checkpoints():
             out = self.body.base_model(
                 input_ids=ids,
                 attention_mask=attention_mask,
@@ -240,17 +260,6 @@ def critic_from_policy(source: Path, world: World, lora_dim: int, checkpointing:
     return critic
 
 
-def lora_dim(asked: int | None, source: Path, rank: int, world: World) -> int:
-    """The LoRA rank that a recipe's null stands for: `rank` above 200M parameters, else 0 (full)."""
-    if asked is not None:
-        return asked
-    with torch.device("meta"):
-        body = AutoModelForCausalLM.from_config(
-            read_config(source, world.trust_remote_code), trust_remote_code=world.trust_remote_code
-        )
-    return rank if sum(p.numel() for p in body.parameters()) > LARGE else 0
-
-
 def check_length(source: Path, recipe: Recipe) -> None:
     """Refuse prompts and answers that together are longer than the model can read."""
     longest = getattr(read_config(source, recipe.trust_remote_code).get_text_config(), "max_position_embeddings", None)
@@ -280,20 +289,28 @@ def read_config(source: Path, trust_remote_code: bool = False) -> Any:
     return config
 
 
-def adapter_base(source: Path) -> Path:
-    """The folder of the model that an adapter sits on; a relative path is relative to the adapter."""
-    name = files.read_json(source / "adapter_config.json")["base_model_name_or_path"]
-    beside = (source / name).resolve()
-    return beside if beside.exists() else model_reference.resolve(name)
+def rests_on(policy: Policy, source: Path) -> bool:
+    """Whether a policy that was loaded from an adapter is, with the adapter off, the model in `source` to the last bit.
+
+    That is so where its base has the same fingerprint and the same tokenizer, and the adapter changes neither biases
+    nor the weights that it is put on.
+    """
+    if policy.peft is None:
+        return False
+    config = policy.peft.peft_config[policy.adapter]
+    return (
+        isinstance(config, LoraConfig)
+        and config.bias == "none"
+        and config.init_lora_weights is True
+        and not config.layer_replication
+        and files.fingerprint(adapter_base(policy.source)) == files.fingerprint(source)
+        and Tokenizer.load(source).fingerprint == policy.tokenizer.fingerprint
+    )
 
 
 def _load(kind: Any, source: Path, config: Any, world: World) -> tuple[Path, PreTrainedModel]:
     base = adapter_base(source) if (source / "adapter_config.json").exists() else source
-    if not any(base.glob("*.safetensors")):
-        raise PlatformError(
-            f"{base}: has no .safetensors weights; pickled ones are not read, since they can run code. "
-            f"Convert them once: AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)"
-        )
+    model_reference.require_weights(base)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from preferent import files
 from preferent.config import model_reference
-from preferent.models.language_models import Network, adapter_base, read_config
+from preferent.config.model_reference import adapter_base
+from preferent.models.language_models import Network, read_config
 
 
 def save(network: Network, folder: Path, masters: Mapping[str, Tensor], card: str) -> None:
@@ -69,8 +70,9 @@ def _save_adapter(network: Network, folder: Path, final: Path) -> None:
     network.peft.save_pretrained(folder, selected_adapters=[network.adapter])
     config = files.read_json(folder / "adapter_config.json")
     inside = final.resolve().parents[1] in network.source.resolve().parents
-    config["base_model_name_or_path"] = (
-        os.path.relpath(network.source, final.resolve()) if inside else model_reference.name_of(network.source)
+    beside = os.path.relpath(network.source, final.resolve())
+    config["base_model_name_or_path"], config["revision"] = (
+        (beside, None) if inside else model_reference.name_of(network.source)
     )
     files.write_json(folder / "adapter_config.json", config)
 

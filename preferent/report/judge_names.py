@@ -6,11 +6,9 @@ from itertools import cycle
 from typing import Any
 
 from preferent.config.recipe import Recipe
+from preferent.evaluation.judges.judge_summary import MUCH_UNPARSABLE
 from preferent.report import charts, interval_tables
 from preferent.report.interval_tables import IntervalRow, IntervalTable, counted, percent, row
-
-UNPARSABLE = 0.02
-"""Share of a language model's replies from which on it matters that they held no verdict."""
 
 Figures = Mapping[str, Any]
 
@@ -118,7 +116,7 @@ def unparsable(metrics: Figures, jury: Mapping[str, ReportedJudge]) -> Iterator[
     """A warning for each language model whose replies too often held no verdict, with what becomes of its rate."""
     for name, found in metrics.get("judges", {}).items():
         seen = found.get("order") or {}
-        if (seen.get("unparsable_share") or 0.0) > UNPARSABLE:
+        if (seen.get("unparsable_share") or 0.0) > MUCH_UNPARSABLE:
             said = (
                 f"{jury[name].title}: {percent(seen['unparsable_share'], 1)} of its replies "
                 f"({seen['unparsable']}) held no verdict."

@@ -67,7 +67,7 @@ class ScoreNormalization:
         """What a recipe asks for, not yet fitted; `members` reward models of the run are there."""
         section = recipe.reward
         terms = []
-        for part in recipe.ppo.parts:
+        for part in recipe.reward.parts:
             count = members if part.kind == "reward" and section.combine != "weights" else 1
             names = [part.name if number == 1 else f"{part.name}-{number}" for number in range(1, count + 1)]
             normalizers = dict.fromkeys(names, Normalizer())

@@ -28,18 +28,30 @@ class RolloutStore:
     folder: Path
 
     def recorded(self, name: str, prompts: Sequence[np.ndarray], make: Callable[[], list[Rollout]]) -> list[Rollout]:
-        """The rollouts called `name`: read where they were committed before, else made and committed.
+        """The rollouts called `name`: replayed where they were committed before, else made and committed."""
+        replayed = self.replayed(name, prompts)
+        return self.committed(name, make()) if replayed is None else replayed
+
+    def replayed(self, name: str, prompts: Sequence[np.ndarray]) -> list[Rollout] | None:
+        """Read the rollouts called `name`; None where they were not committed, or are damaged.
 
         `prompts` [number of prompts] are the token ids that `prompt_index` points into.
         """
-        path = self.folder / f"{name}.safetensors"
-        if path.exists():
-            if (found := unsealed(path.read_bytes())) is not None:
-                return from_columns(found, prompts)
-            print(f"{path}: damaged (its hash is not the one in it); sampling it again", file=sys.stderr)
-        rollouts = make()
-        files.write_atomic(path, sealed(columns(rollouts)))
+        path = self._path(name)
+        if not path.exists():
+            return None
+        if (arrays := unsealed(path.read_bytes())) is not None:
+            return from_columns(arrays, prompts)
+        print(f"{path}: damaged (its hash is not the one in it); sampling it again", file=sys.stderr)
+        return None
+
+    def committed(self, name: str, rollouts: list[Rollout]) -> list[Rollout]:
+        """Write the rollouts under `name`, and return them."""
+        files.write_atomic(self._path(name), sealed(columns(rollouts)))
         return rollouts
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
 
     def describe(self, step: int, texts: Sequence[str], answers: Sequence[str], rollouts: Sequence[Rollout]) -> None:
         """Append the decoded rows of a step to `samples.jsonl`."""

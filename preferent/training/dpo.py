@@ -6,7 +6,6 @@ policy before it learns anything, so no second model is held; a resumed run comp
 """
 
 import math
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,15 +14,15 @@ import torch
 from torch import Tensor
 
 from preferent import randomness
-from preferent.config import model_reference, stage_graph
+from preferent.config import defaults, model_reference, stage_graph
 from preferent.config.recipe import Recipe, pick, tuned_by
 from preferent.data import datasets
 from preferent.errors import DataError, DivergedError
-from preferent.models import batching, checkpoint, language_models, saving, vocabulary
+from preferent.models import batching, language_models, saving, vocabulary
 from preferent.models.language_models import Policy
 from preferent.models.world import World
-from preferent.runs import interruption, progress, stages
-from preferent.runs.metrics import Metrics, tensorboard
+from preferent.runs import progress, stages
+from preferent.training import loop
 from preferent.training.losses import dpo_loss, ipo_loss, kto_anchor, kto_loss, reference_free_loss
 from preferent.training.optimizer import Optimizer, Schedule, TrainingState
 from preferent.training.preference_pairs import PreferencePairs
@@ -57,13 +56,16 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
     """Stage `dpo`, of methods dpo and kto: model=, train=, validation=, test= -> out/model."""
     world = World.of(recipe)
     source = model_reference.resolve(str(inputs["model"]))
+    recipe, by_default = defaults.resolve(recipe, policy=model_reference.parameters(str(source)))
     language_models.check_length(source, recipe)
     with stages.locked(out):
         fields = pick(recipe, *stage_graph.FIELDS["dpo"])
-        stage = stages.open_stage("dpo", out, fields, inputs | {"model": source}, stage_graph.EXTENDABLE["dpo"])
+        stage = stages.open_stage(
+            "dpo", out, fields, inputs | {"model": source}, stage_graph.EXTENDABLE["dpo"], by_default=by_default
+        )
         if stage.done:
             return
-        rank = language_models.lora_dim(recipe.dpo.lora_dim, source, 4, world)
+        rank = defaults.decided(recipe.dpo.lora_dim)
         policy = language_models.load_policy(source, world, rank, recipe.gradient_checkpointing)
         names = ("train", "validation", "test")
         pairs = {
@@ -84,7 +86,7 @@ def refer(recipe: Recipe, policy: Policy, pairs: PreferencePairs, source: Path) 
     """The pairs with the log-probabilities that the reference, which the policy still is, gives the answers."""
 
     def answered(ids: list[np.ndarray], tokens: np.ndarray) -> AnsweredPairs:
-        asked = recipe.method == "kto" or recipe.dpo.loss != "reference_free"
+        asked = defaults.reference(recipe, "dpo") != "none"
         return AnsweredPairs(ids, tokens, measured(recipe, policy, ids, tokens) if asked else torch.zeros(len(ids)))
 
     chosen, rejected = answered(pairs.chosen, pairs.chosen_tokens), answered(pairs.rejected, pairs.rejected_tokens)
@@ -145,33 +147,27 @@ def train(recipe: Recipe, stage: stages.Stage, policy: Policy, parts: dict[str, 
     """The loop: a batch of pairs, a step, now and then a validation; ends with the best checkpoint as the model."""
     dpo, out, part = recipe.dpo, stage.folder, parts["train"]
     state = TrainingState(0, optimizer(recipe, policy))
-    if saved := checkpoint.resume(out):
-        state.step, state.scalars = saved.step, dict(saved.scalars)
-        state.optimizer.restore(saved.tensors)
-    metrics = Metrics(out / "metrics.jsonl")
-    metrics.rewind(state.step + 1 if saved else 0)
-    with progress.bar(recipe.method, dpo.train_steps, state.step) as bar:
-        while state.step < dpo.train_steps and state.scalars.get("stopped") is None:
-            interruption.stop().check(lambda: save(recipe, state, out))
-            started = time.perf_counter()
-            rows = randomness.rows(recipe.seed, "data", state.step, dpo.batch_size, len(part))
-            values = learn(recipe, state, policy, part, rows)
+    log, total = loop.resume(state, out), dpo.train_steps
+    with progress.bar(recipe.method, total, state.step) as bar:
+        while loop.unfinished(state, total):
+            loop.check_stop(recipe, state, out)
+            with log.timed("learn"):
+                rows = randomness.rows(recipe.seed, "data", state.step, dpo.batch_size, len(part))
+                values = learn(recipe, state, policy, part, rows)
             state.step += 1
-            Metrics(out / "timings.jsonl").append(state.step, {"learn": round(time.perf_counter() - started, 4)})
-            if state.step % dpo.validation_every == 0 or state.step == dpo.train_steps:
+            if loop.due(state, dpo.validation_every, total):
                 values |= validate(recipe, state, policy, parts["validation"], out)
-            metrics.append(state.step, values)
-            if state.step % recipe.checkpoint_every == 0 or state.step == dpo.train_steps or "stopped" in state.scalars:
-                save(recipe, state, out)
+            log.append(state.step, values)
+            if loop.due(state, recipe.checkpoint_every, total):
+                loop.save(recipe, state, out)
             bar.update(state.step, loss=values["loss"], accuracy=values["accuracy"])
     finish(recipe, stage, state, policy, parts)
 
 
 def optimizer(recipe: Recipe, policy: Policy) -> Optimizer:
-    """AdamW with the recipe's rate, or the default by LoRA or full."""
+    """AdamW with the recipe's rate."""
     dpo = recipe.dpo
-    rate = dpo.learning_rate or (1e-4 if policy.peft is not None else 1e-6)
-    schedule = Schedule(rate, dpo.warmup_steps, dpo.schedule, dpo.train_steps)
+    schedule = Schedule(defaults.decided(dpo.learning_rate), dpo.warmup_steps, dpo.schedule, dpo.train_steps)
     return Optimizer(policy.trainable(), schedule, dpo.max_grad_norm)
 
 
@@ -207,21 +203,21 @@ def losses(
 ) -> tuple[Tensor, dict[str, float]]:
     """The summed loss of the pairs at `places`, and sums for logging; `found` [2, b] are the policy's log-probabilities
     of their chosen and of their rejected answers."""
-    dpo, beta = recipe.dpo, recipe.kl_coeff
+    dpo, kl_coeff = recipe.dpo, recipe.kl_coeff
     reference = torch.stack([side.reference[places] for side in (part.chosen, part.rejected)]).to(found)
     ratios = found - reference
     worth = ratios
     if anchor is not None:
-        loss = kto_loss(*ratios, anchor.to(found), beta, dpo.desirable_weight, dpo.undesirable_weight)
+        loss = kto_loss(*ratios, anchor.to(found), kl_coeff, dpo.desirable_weight, dpo.undesirable_weight)
     elif dpo.loss == "reference_free":
         tokens = np.stack([side.tokens[places] for side in (part.chosen, part.rejected)])
         worth = found / torch.from_numpy(tokens).to(found)
-        loss = reference_free_loss(*worth, beta, dpo.target_margin)
+        loss = reference_free_loss(*worth, kl_coeff, dpo.target_margin)
     elif dpo.loss == "ipo":
-        loss = ipo_loss(*ratios, beta)
+        loss = ipo_loss(*ratios, kl_coeff)
     else:
-        loss = dpo_loss(*ratios, beta, dpo.label_smoothing)
-    chosen, rejected = beta * worth.detach()
+        loss = dpo_loss(*ratios, kl_coeff, dpo.label_smoothing)
+    chosen, rejected = kl_coeff * worth.detach()
     named = {
         "loss": loss.detach(),
         "accuracy": (chosen > rejected).float() + 0.5 * (chosen == rejected).float(),
@@ -251,23 +247,10 @@ def validate(recipe: Recipe, state: TrainingState, policy: Policy, part: PairSub
     """Loss and accuracy on validation pairs; keeps the best policy so far, and decides whether to stop."""
     if not len(part):
         return {}
-    found = quality(recipe, policy, part)
-    scalars, patience = state.scalars, recipe.dpo.early_stopping_patience
-    if found["loss"] < scalars.get("best_loss", math.inf):
-        scalars |= {"best_loss": found["loss"], "best_step": state.step, "evaluations_since_best": 0}
-        checkpoint.save(out / "best", state.step, state.optimizer.tensors(), {}, keep=1000)
-    else:
-        scalars["evaluations_since_best"] = scalars.get("evaluations_since_best", 0) + 1
-    if patience is not None and scalars["evaluations_since_best"] >= patience:
-        scalars["stopped"] = f"no better validation loss in {patience} evaluations"
-    return {f"validation/{name}": found[name] for name in ("loss", "accuracy", "margin")}
-
-
-def save(recipe: Recipe, state: TrainingState, out: Path) -> None:
-    """Checkpoint, then forget every best policy that no checkpoint knows."""
-    checkpoint.save(out / "checkpoints", state.step, state.optimizer.tensors(), state.scalars, recipe.keep_checkpoints)
-    checkpoint.forget(out)
-    tensorboard(out / "metrics.jsonl", out / "tensorboard")
+    means = quality(recipe, policy, part)
+    loop.keep_best(state, state.optimizer, out, "loss", means["loss"])
+    loop.stop_early(state, recipe.dpo.early_stopping_patience, "loss")
+    return {f"validation/{name}": means[name] for name in ("loss", "accuracy", "margin")}
 
 
 def finish(
@@ -275,11 +258,7 @@ def finish(
 ) -> None:
     """Write the best policy, say how it ranks held-out pairs, and mark the stage done."""
     out = stage.folder
-    step = state.scalars.get("best_step")
-    best = None if step is None else checkpoint.read(out / "best", step)
-    if best is not None:
-        state.optimizer.restore(best.tensors)
-    chosen = state.step if best is None else best.step
+    chosen = loop.restore_best(state, state.optimizer, out)
     held_out = {
         name: {key: value for key, value in quality(recipe, policy, parts[name]).items() if "/" not in key}
         for name in ("validation", "test")

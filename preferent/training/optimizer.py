@@ -79,16 +79,20 @@ class Optimizer:
                 if self.masters[name] is not parameter:
                     parameter.copy_(self.masters[name])
 
+    def weights(self) -> dict[str, Tensor]:
+        """Return the masters by name: all that a model needs that will not learn again."""
+        return {f"master.{name}": master.detach() for name, master in self.masters.items()}
+
     def tensors(self) -> dict[str, Tensor]:
-        """Masters and moments by name, for a checkpoint."""
-        found = {f"master.{name}": master.detach() for name, master in self.masters.items()}
+        """Return masters and moments by name, for a checkpoint to go on from."""
+        found = self.weights()
         for name, master in self.masters.items():
             for key, value in self._adam.state[master].items():
                 found[f"{key}.{name}"] = value
         return found
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put masters and moments back, and the parameters with them."""
+        """Put masters back, the parameters with them, and the moments where there are any."""
         for name, master in self.masters.items():
             keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}.{name}" in tensors]
             self._adam.state[master] = {
@@ -104,6 +108,12 @@ class TrainingState:
     step: int
     optimizer: Optimizer
     scalars: dict[str, Any] = field(default_factory=dict)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return self.optimizer.tensors()
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        self.optimizer.restore(tensors)
 
 
 def _master(parameter: Parameter) -> Tensor:

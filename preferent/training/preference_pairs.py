@@ -43,13 +43,13 @@ class PreferencePairs:
         asked = tokenizer.encode_prompts(prompts, recipe.instruction, recipe.prompt_sequence_length)
         chosen = [p.candidate_0 if p.choice == "tie" else p.chosen for p in used]
         rejected = [p.candidate_1 if p.choice == "tie" else p.rejected for p in used]
+        texts = [prompt.text for prompt in asked]
         sides = [
-            tokenizer.encode_answers(prompts, recipe.instruction, answers, recipe.target_sequence_length)
-            for answers in (chosen, rejected)
+            tokenizer.encode_answers(texts, answers, recipe.target_sequence_length) for answers in (chosen, rejected)
         ]
-        joined = [[np.array(a[0] + b[0], np.int32) for a, b in zip(asked, side, strict=True)] for side in sides]
+        joined = [[np.array(p.ids + ids, np.int32) for p, (ids, _) in zip(asked, side, strict=True)] for side in sides]
         tokens = [np.array([len(ids) for ids, _ in side]) for side in sides]
-        cut = sum(any(part[i][1] for part in (asked, *sides)) for i in range(len(used)))
+        cut = sum(p.cut or one or other for p, (_, one), (_, other) in zip(asked, *sides, strict=True))
         wrong = np.where(tied, 0.5, label_smoothing)
         margins = np.where(tied, 0.0, margin * strengths(used)) if margin else np.zeros(len(used))
         return cls(*joined, *tokens, wrong, margins, sum(p.choice == "tie" for p in preferences), cut)

@@ -6,8 +6,8 @@ normalisation belongs to `ppo`.
 """
 
 import math
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from preferent import files, randomness
-from preferent.config import model_reference, stage_graph
+from preferent.config import defaults, model_reference, stage_graph
 from preferent.config.recipe import Recipe, pick
 from preferent.data import datasets
 from preferent.data.tokenizer import Tokenizer
@@ -23,35 +23,39 @@ from preferent.data.types import Preference
 from preferent.errors import DataError, DivergedError
 from preferent.evaluation import reward_quality
 from preferent.evaluation.reward_quality import Scored
-from preferent.models import batching, checkpoint, language_models, saving
+from preferent.models import batching, language_models, saving
 from preferent.models.language_models import Scorer
 from preferent.models.world import World
-from preferent.rollouts import measurement
-from preferent.rollouts.local_sampler import LocalSampler
-from preferent.rollouts.sampler import Params
-from preferent.runs import interruption, progress, stages
-from preferent.runs.metrics import Metrics, tensorboard
-from preferent.training import losses
+from preferent.rollouts import measurement, sampler
+from preferent.rollouts.decoding import Params
+from preferent.rollouts.sampler import Prompts
+from preferent.runs import progress, stages
+from preferent.training import loop, losses
 from preferent.training.optimizer import Optimizer, Schedule, TrainingState
 from preferent.training.preference_pairs import PreferencePairs, strengths
 
 SAMPLES = 64
 """Answers of the model that the reward model starts from, for comparison: one to each of so many validation pairs."""
+SAMPLED = ".samples.json"
+"""Those answers, as token ids: a stage that goes on reads them here."""
 
 
 def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
     """Stage `reward`: model=, train=, validation=, test= -> out/model, out/quality.json, out/mistakes.jsonl."""
     world = World.of(recipe)
     source = model_reference.resolve(str(inputs["model"]))
+    recipe, by_default = defaults.resolve(recipe, reward=model_reference.parameters(str(source)))
     language_models.check_length(source, recipe)
     with stages.locked(out):
         fields = pick(recipe, *stage_graph.FIELDS["reward"])
-        stage = stages.open_stage("reward", out, fields, inputs | {"model": source}, stage_graph.EXTENDABLE["reward"])
+        stage = stages.open_stage(
+            "reward", out, fields, inputs | {"model": source}, stage_graph.EXTENDABLE["reward"], by_default=by_default
+        )
         if stage.done:
             return
         rows = {name: datasets.load_preferences(inputs[name]) for name in ("train", "validation", "test")}
-        answers = sampled(recipe, world, source, decided(rows["validation"]))
-        rank = language_models.lora_dim(recipe.reward.lora_dim, source, 4, world)
+        answers = once(out / SAMPLED, partial(sampled, recipe, world, source, decided(rows["validation"])))
+        rank = defaults.decided(recipe.reward.lora_dim)
         scorer = language_models.load_scorer(
             source, world, rank, recipe.seed, checkpointing=recipe.gradient_checkpointing
         )
@@ -91,38 +95,28 @@ def train(recipe: Recipe, stage: stages.Stage, scorer: Scorer, parts: dict[str, 
     """The loop: a batch of pairs, a step, now and then a validation; ends with the best checkpoint in the scorer."""
     out, pairs = stage.folder, parts["train"]
     state = TrainingState(0, optimizer(recipe, scorer))
-    if saved := checkpoint.resume(out):
-        state.step, state.scalars = saved.step, dict(saved.scalars)
-        state.optimizer.restore(saved.tensors)
-    metrics = Metrics(out / "metrics.jsonl")
-    metrics.rewind(state.step + 1 if saved else 0)
-    total = recipe.reward_model_train_steps
+    log, total = loop.resume(state, out), recipe.reward_model_train_steps
     with progress.bar(stage.folder.name, total, state.step) as bar:
-        while state.step < total and state.scalars.get("stopped") is None:
-            interruption.stop().check(lambda: save(recipe, state, out))
-            started = time.perf_counter()
-            rows = randomness.rows(recipe.seed, "data", state.step, recipe.reward.batch_size, len(pairs))
-            values = learn(recipe, state, scorer, pairs, rows)
+        while loop.unfinished(state, total):
+            loop.check_stop(recipe, state, out)
+            with log.timed("learn"):
+                rows = randomness.rows(recipe.seed, "data", state.step, recipe.reward.batch_size, len(pairs))
+                values = learn(recipe, state, scorer, pairs, rows)
             state.step += 1
-            Metrics(out / "timings.jsonl").append(state.step, {"learn": round(time.perf_counter() - started, 4)})
-            if state.step % recipe.reward.validation_every == 0 or state.step == total:
+            if loop.due(state, recipe.reward.validation_every, total):
                 values |= validate(recipe, state, scorer, parts["validation"], out)
-            metrics.append(state.step, values)
-            if state.step % recipe.checkpoint_every == 0 or state.step == total or "stopped" in state.scalars:
-                save(recipe, state, out)
+            log.append(state.step, values)
+            if loop.due(state, recipe.checkpoint_every, total):
+                loop.save(recipe, state, out)
             bar.update(state.step, rank_loss=values["rank_loss"], accuracy=values["accuracy"])
-    best = checkpoint.read(out / "best", state.scalars["best_step"]) if "best_step" in state.scalars else None
-    if best is not None:
-        state.optimizer.restore(best.tensors)
-    state.scalars["kept_step"] = state.step if best is None else best.step
+    state.scalars["kept_step"] = loop.restore_best(state, state.optimizer, out)
     return state
 
 
 def optimizer(recipe: Recipe, scorer: Scorer) -> Optimizer:
-    """AdamW with the recipe's rate, or the default by LoRA or full."""
+    """AdamW with the recipe's rate."""
     reward = recipe.reward
-    rate = reward.learning_rate or (1e-4 if scorer.peft is not None else 1e-5)
-    rate *= recipe.reward_model_learning_rate_multiplier
+    rate = defaults.decided(reward.learning_rate) * recipe.reward_model_learning_rate_multiplier
     schedule = Schedule(rate, reward.warmup_steps, reward.schedule, recipe.reward_model_train_steps)
     return Optimizer(scorer.trainable(), schedule, reward.max_grad_norm, reward.weight_decay)
 
@@ -168,16 +162,10 @@ def validate(
     """Loss and accuracy on validation pairs; keeps the best model so far, and decides whether to stop."""
     if not len(pairs):
         return {}
-    found = reward_quality.figures(scored(recipe, scorer, pairs))
-    scalars, patience = state.scalars, recipe.reward.early_stopping_patience
-    if found["loss"] < scalars.get("best_loss", math.inf):
-        scalars |= {"best_loss": found["loss"], "best_step": state.step, "evaluations_since_best": 0}
-        checkpoint.save(out / "best", state.step, state.optimizer.tensors(), {}, keep=1000)
-    else:
-        scalars["evaluations_since_best"] = scalars.get("evaluations_since_best", 0) + 1
-    if patience is not None and scalars["evaluations_since_best"] >= patience:
-        scalars["stopped"] = f"no better validation loss in {patience} evaluations"
-    return {f"validation/{name}": found[name] for name in ("loss", "accuracy", "ece", "length_correlation")}
+    figures = reward_quality.figures(scored(recipe, scorer, pairs))
+    loop.keep_best(state, state.optimizer, out, "loss", figures["loss"])
+    loop.stop_early(state, recipe.reward.early_stopping_patience, "loss")
+    return {f"validation/{name}": figures[name] for name in ("loss", "accuracy", "ece", "length_correlation")}
 
 
 def measured(recipe: Recipe, scorer: Scorer, pairs: PreferencePairs) -> tuple[np.ndarray, np.ndarray]:
@@ -209,13 +197,16 @@ def sampled(
         return []
     policy = language_models.load_policy(source, world)
     rows = [asked[i] for i in randomness.permutation(recipe.seed, "samples", 0, len(asked))[:SAMPLES]]
-    found = policy.tokenizer.encode_prompts(
-        [preferences[i].prompt for i in rows], recipe.instruction, recipe.prompt_sequence_length
-    )
-    prompts = [np.asarray(ids, np.int32) for ids, _ in found]
-    sampler = LocalSampler(policy, recipe.seed, recipe.sampler.rows)
-    rollouts = sampler.sample(prompts, range(len(rows)), "samples", 0, Params(recipe.target_sequence_length))
+    prompts = Prompts.of([preferences[i].prompt for i in rows], policy.tokenizer, recipe)
+    engine, params = sampler.make(recipe, policy), Params(recipe.target_sequence_length)
+    rollouts = engine.sample(prompts.ids, range(len(rows)), "samples", 0, params)
     return [(i, np.concatenate([one.prompt_ids, one.ids])) for i, one in zip(rows, rollouts, strict=True)]
+
+
+def once(path: Path, sample: Callable[[], list[tuple[int, np.ndarray]]]) -> list[tuple[int, np.ndarray]]:
+    """What `sample` returns, kept in a file over resumes."""
+    rows = files.kept(path, lambda: [{"pair": i, "ids": ids.tolist()} for i, ids in sample()])
+    return [(row["pair"], np.asarray(row["ids"], np.int32)) for row in rows]
 
 
 def report(held_out: dict[str, Scored], train: Sequence[Preference]) -> dict[str, Any]:
@@ -236,13 +227,6 @@ def beside(
     rows = [i for i, _ in answers]
     found = measurement.last_scores(scorer, [ids for _, ids in answers], recipe.reward.micro_batch_tokens)
     return {"samples": reward_quality.beside(found.astype(np.float64), pairs.chosen[rows], pairs.rejected[rows])}
-
-
-def save(recipe: Recipe, state: TrainingState, out: Path) -> None:
-    """Checkpoint, then forget every best model that no checkpoint knows."""
-    checkpoint.save(out / "checkpoints", state.step, state.optimizer.tensors(), state.scalars, recipe.keep_checkpoints)
-    checkpoint.forget(out)
-    tensorboard(out / "metrics.jsonl", out / "tensorboard")
 
 
 def finish(

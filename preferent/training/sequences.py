@@ -32,17 +32,13 @@ class Sequences:
         return Sequences([self.ids[i] for i in rows], [self.starts[i] for i in rows])
 
 
-def read(recipe: Recipe, policy: Policy, files: Sequence[str], length: int | None = None) -> Sequences:
-    """What files hold to imitate: demonstrations one by one, or plain text packed to `length` tokens (by default a
-    prompt and an answer long)."""
+def read(recipe: Recipe, policy: Policy, files: Sequence[str], length: int) -> Sequences:
+    """What files hold to imitate: demonstrations one by one, or plain text packed to `length` tokens."""
     kind, _ = row_reader.detect(files)
     if kind not in ("demonstration", "text"):
         raise DataError(f"{files[0]}: holds {kind} rows; imitation wants input_text and output_text, or text")
     records = row_reader.kept(datasets.read(files, kind), recipe.data.max_dropped)
-    if kind == "demonstration":
-        found = answered(recipe, policy, records)
-    else:
-        found = packed(policy, records, length or recipe.prompt_sequence_length + recipe.target_sequence_length)
+    found = answered(recipe, policy, records) if kind == "demonstration" else packed(policy, records, length)
     if len(found) < 2:
         raise DataError(f"{files[0]}: too little text: {len(found)} sequences")
     return found
@@ -59,9 +55,9 @@ def answered(recipe: Recipe, policy: Policy, records: Sequence[Demonstration]) -
     tokenizer, instruction = policy.tokenizer, recipe.instruction
     asked = tokenizer.encode_prompts(prompts, instruction, recipe.prompt_sequence_length)
     answers = [record.output_text for record in records]
-    said = tokenizer.encode_answers(prompts, instruction, answers, recipe.target_sequence_length)
-    ids = [np.array(a[0] + b[0], np.int32) for a, b in zip(asked, said, strict=True)]
-    return Sequences(ids, [len(a[0]) for a in asked])
+    encoded = tokenizer.encode_answers([prompt.text for prompt in asked], answers, recipe.target_sequence_length)
+    ids = [np.array(prompt.ids + answer, np.int32) for prompt, (answer, _) in zip(asked, encoded, strict=True)]
+    return Sequences(ids, [len(prompt.ids) for prompt in asked])
 
 
 def targets(policy: Policy, sequences: Sequences) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

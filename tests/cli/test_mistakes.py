@@ -40,8 +40,8 @@ threads: 1
 reward_model_train_steps: 2
 reinforcement_learning_train_steps: 2
 data: {validation_share: 0.1, test_share: 0.1}
-reward: {batch_size: 4}
-ppo: {batch_size: 4, epochs: 1, validation_prompts: 2, normalize_prompts: 2}
+reward: {normalize_prompts: 2, batch_size: 4}
+ppo: {batch_size: 4, epochs: 1, validation_prompts: 2}
 """
 
 Row = dict[str, Any] | bytes
@@ -615,7 +615,11 @@ def leaves(prompts, answers):
         ("mine:none", 2, "mine:none cannot be imported: AttributeError: "),
         ("nothing:none", 2, "nothing:none cannot be imported: ModuleNotFoundError: No module named 'nothing'"),
         ("broken:reward", 2, "broken:reward cannot be imported: SyntaxError: "),
-        ("nocolon", 2, "'nocolon' is not of the form module:function"),
+        (
+            "nocolon",
+            3,
+            "nocolon: no such folder, and no hub id (OWNER/NAME) either, and it is not of the form module:function",
+        ),
     ],
 )
 def test_a_bad_reward_function_is_told_and_once_mended_the_run_goes_on(
@@ -625,10 +629,10 @@ def test_a_bad_reward_function_is_told_and_once_mended_the_run_goes_on(
     Path("broken.py").write_text("def reward(:\n")
     for module in ("mine", "broken"):
         monkeypatch.delitem(sys.modules, module, raising=False)
-    words = ["run", "recipe.yaml", "--out", "new", "--set", f"ppo.reward={name}", "--set", "compare.judge=reward"]
+    words = ["run", "recipe.yaml", "--out", "new", "--set", f"reward.sources={name}", "--set", "compare.judge=reward"]
     result, said = preferent(*words)
     assert result == code
-    assert "ppo.reward: " + expected.format(folder=Path.cwd()) in said
+    assert "reward.sources: " + expected.format(folder=Path.cwd()) in said
     if name == "mine:boom":
         monkeypatch.setattr(sys.modules["mine"], "boom", lambda prompts, answers: [1.0] * len(answers))
         assert preferent(*words)[0] == 0

@@ -174,13 +174,13 @@ def test_eval_prompts_leave_the_preferences_to_be_split(tmp_path):
 
 def test_a_reward_function_needs_no_preferences(tmp_path):
     mine = write(tmp_path, "q.jsonl", [{"prompt": f"Q{i}"} for i in range(200)])
-    out = prepare(tmp_path, prompt_dataset=mine, ppo={"reward": "mine:score"})
+    out = prepare(tmp_path, prompt_dataset=mine, reward={"sources": "mine:score"})
     assert not (out / "preference").exists()
     assert counts(out)["parts"] == {"prompt": {"validation": 10, "test": 10, "train": 180}}
-    with pytest.raises(UsageError, match=r"or give ppo.reward"):
+    with pytest.raises(UsageError, match=r"or give reward.sources"):
         prepare(tmp_path, "other", prompt_dataset=mine)
     with pytest.raises(UsageError, match="preference_dataset is missing"):
-        prepare(tmp_path, "other", ppo={"reward": "mine:score"})
+        prepare(tmp_path, "other", reward={"sources": "mine:score"})
 
 
 def test_without_an_independent_judge_all_training_preferences_train(tmp_path):

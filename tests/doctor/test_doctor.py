@@ -135,8 +135,9 @@ def healthy() -> Files:
         | {"prompts": 256},
         "policy/rollouts/samples.jsonl": samples(),
         "policy/stage.json": {
+            "schema": 2,
             "fields": {"ppo.epochs": 4, "ppo.minibatches": 1, "ppo.batch_size": 64, "kl_coeff": 0.1}
-            | {"ppo.kl_target": None, "ppo.kl_budget": None, "ppo.missing_eos_score": -1.0},
+            | {"ppo.kl_target": None, "ppo.kl_budget": None, "reward.missing_eos_score": -1.0},
             "facts": {"best_step": STEPS, "steps": STEPS},
         },
         "comparison/metrics.json": verdict(),

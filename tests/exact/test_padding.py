@@ -13,8 +13,8 @@ from preferent.models import batching, language_models
 from preferent.models.world import World
 from preferent.rewards.scoring import RewardModel
 from preferent.rollouts import measurement
+from preferent.rollouts.decoding import Params
 from preferent.rollouts.local_sampler import LocalSampler
-from preferent.rollouts.sampler import Params
 from preferent.training import sequences
 
 ANSWER_TOKENS = 12

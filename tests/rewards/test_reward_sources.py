@@ -34,7 +34,14 @@ reward: {batch_size: 8, learning_rate: 1.0e-2, validation_every: 2}
 infer: {max_prompts: 6}
 compare: {judge: reward}
 """
-PPO = {"batch_size": 8, "validation_every": 3, "learning_rate": 1e-2, "normalize_prompts": 8, "missing_eos_score": None}
+PPO = {"batch_size": 8, "validation_every": 3, "learning_rate": 1e-2}
+REWARD = {
+    "batch_size": 8,
+    "learning_rate": 1e-2,
+    "validation_every": 2,
+    "normalize_prompts": 8,
+    "missing_eos_score": None,
+}
 TASTE = """
 def vowels(prompts, answers):
     assert all(isinstance(text, str) for text in (*prompts, *answers)) and len(prompts) == len(answers)
@@ -71,7 +78,7 @@ def work(make_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFacto
 
 def run(work: Path, name: str, source: Any, **values: Any) -> Run:
     """Do the run, and check what holds of any: scores are those of the file, the verdict is marked."""
-    given = {"ppo": PPO | {"reward": source}} | values
+    given = {"ppo": PPO, "reward": REWARD | {"sources": source} | values.pop("reward", {})} | values
     settings = [word for key, value in given.items() for word in ("--set", f"{key}={json.dumps(value)}")]
     words = [sys.executable, "-m", "preferent", "run", "recipe.yaml", "--out", name, *settings]
     done = subprocess.run(words, cwd=work, capture_output=True, text=True)
@@ -113,7 +120,7 @@ def test_a_reward_model_with_other_tokens_and_another_template(work: Path) -> No
 @pytest.mark.slow
 def test_a_sum_of_what_the_run_trains_and_a_function(work: Path) -> None:
     parts = [{"source": "reward"}, {"source": "taste:vowels", "weight": 0.5, "name": "taste"}]
-    values = {"members": 2, "combine": "variance", "normalize": "std", "batch_size": 8, "validation_every": 2}
+    values = {"members": 2, "combine": "variance", "normalize": "std"}
     found = run(work, "sum", parts, preference_dataset="pairs.jsonl", reward=values)
     terms = ScoreNormalization.read(found.folder / "policy/score.json").terms
     assert [(term.name, term.weight, list(term.members)) for term in terms] == [

@@ -205,7 +205,7 @@ def test_the_moving_average_is_what_is_delivered(stage_inputs: dict[str, Path], 
 def test_text_mixed_in_adds_its_own_gradient(tiny: Path, tmp_path: Path) -> None:
     recipe = recipe_of(ppo={"ptx_coeff": 0.5, "ptx_dataset": text(tmp_path), "micro_batch_tokens": 100})
     parts = networks(tiny, recipe)
-    sequences = read(recipe, parts.policy, [recipe.ppo.ptx_dataset])
+    sequences = read(recipe, parts.policy, [recipe.ppo.ptx_dataset], 44)
     parts = ppo.PPONetworks(*(getattr(parts, f) for f in parts.__dataclass_fields__ if f != "pretraining"), sequences)
     loss = update.pretraining_gradients(recipe, parts, 0)
     found = {name: p.grad.clone() for name, p in parts.policy.trainable().items() if p.grad is not None}

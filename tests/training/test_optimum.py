@@ -26,8 +26,7 @@ SEEDS = [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytes
 def tune(problem: enumerable.Problem, out: Path, beta: float, seed: int, steps: int, **section: Any) -> Path:
     """Run the stage `ppo` on a problem; returns the folder of the last policy, whatever validation thought of it."""
     values = {"batch_size": 512, "minibatches": 4, "epochs": 4, "learning_rate": 2e-3, "critic_learning_rate": 5e-3}
-    values |= {"schedule": "linear", "validation_every": steps, "missing_eos_score": None}
-    values |= {"micro_batch_tokens": 100_000, "reward": "enumerable:reward"}
+    values |= {"schedule": "linear", "validation_every": steps, "micro_batch_tokens": 100_000}
     recipe = quiet_recipe(
         kl_coeff=beta,
         seed=seed,
@@ -37,6 +36,7 @@ def tune(problem: enumerable.Problem, out: Path, beta: float, seed: int, steps: 
         reinforcement_learning_train_steps=steps,
         checkpoint_every=steps,
         ppo=values | section,
+        reward={"sources": "enumerable:reward", "missing_eos_score": None},
     )
     prompts = problem.folder / "prompts.jsonl"
     ppo.main(recipe, {"model": problem.folder, "train": prompts, "validation": prompts}, out)

@@ -13,14 +13,17 @@ import pytest
 from conftest import SENTENCES, quiet_recipe
 
 from preferent import files
-from preferent.config import memory_estimate, model_shape
+from preferent.config import defaults, memory_estimate, model_shape
 from preferent.data.types import Rollout
 from preferent.errors import DataError, UsageError
+from preferent.models.language_models import Policy
 from preferent.pipelines import run
 from preferent.rewards.normalization import ScoreNormalization
+from preferent.rollouts import sampler
 from preferent.rollouts.store import from_columns, unsealed
 from preferent.runs import metrics, stages
 from preferent.training import rejection_sampling
+from training.test_ppo import CopyingSampler
 
 
 def vowels(prompts: list[str], answers: list[str]) -> list[float]:
@@ -31,9 +34,10 @@ def vowels(prompts: list[str], answers: list[str]) -> list[float]:
 def recipe_of(**values: Any) -> Any:
     section = {"rounds": 2, "prompts": 5, "samples": 3, "train_steps": 4, "batch_size": 4, "learning_rate": 1e-3}
     section |= values.pop("rejection", {})
-    ppo = {"reward": "training.test_rejection_sampling:vowels", "validation_prompts": 4, "normalize_prompts": 6}
-    ppo |= {"missing_eos_score": None} | values.pop("ppo", {})
-    return quiet_recipe(method="rejection_sampling", rejection=section, ppo=ppo, checkpoint_every=3, **values)
+    reward = {"sources": "training.test_rejection_sampling:vowels", "normalize_prompts": 6, "missing_eos_score": None}
+    reward |= values.pop("reward", {})
+    values |= {"method": "rejection_sampling", "ppo": {"validation_prompts": 4}, "checkpoint_every": 3}
+    return quiet_recipe(rejection=section, reward=reward, **values)
 
 
 @pytest.fixture
@@ -53,6 +57,23 @@ def bits(out: Path) -> dict[str, str]:
     places = ("model/*", "metrics.jsonl", "rollouts/*", "score.json")
     files = sorted(path for place in places for path in out.glob(place))
     return {path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_the_sampler_is_told_when_a_round_has_changed_the_weights(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, engines = sampler.make, []
+
+    def copying(recipe: Any, policy: Policy) -> CopyingSampler:
+        engines.append(CopyingSampler(make(recipe, policy)))
+        return engines[-1]
+
+    rejection_sampling.main(recipe_of(), inputs, tmp_path / "straight")
+    monkeypatch.setattr(sampler, "make", copying)
+    for rounds in (1, 2):
+        rejection_sampling.main(recipe_of(rejection={"rounds": rounds}), inputs, tmp_path / "out")
+    assert [engine.asked for engine in engines] == [["normalize", "eval", "rollout", "eval"], ["rollout", "eval"]]
+    assert bits(tmp_path / "out") == bits(tmp_path / "straight")
 
 
 def test_a_round_and_another(inputs: dict[str, Path], tmp_path: Path) -> None:
@@ -147,7 +168,7 @@ def test_the_best_ever_is_kept() -> None:
 
 def test_an_answer_that_did_not_end_is_kept_only_where_none_is_better(inputs: dict[str, Path], tmp_path: Path) -> None:
     rejection_sampling.main(
-        recipe_of(rejection={"rounds": 1}, ppo={"missing_eos_score": -9.0}), inputs, tmp_path / "out"
+        recipe_of(rejection={"rounds": 1}, reward={"missing_eos_score": -9.0}), inputs, tmp_path / "out"
     )
     row = metrics.read(tmp_path / "out/metrics.jsonl")[1]
     found = answers_of(tmp_path / "out", "000000-000000")
@@ -159,7 +180,7 @@ def test_an_answer_that_did_not_end_is_kept_only_where_none_is_better(inputs: di
 
 def test_without_a_reward_it_is_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="the reward model is missing"):
-        rejection_sampling.main(recipe_of(ppo={"reward": None}), inputs, tmp_path / "out")
+        rejection_sampling.main(recipe_of(reward={"sources": None}), inputs, tmp_path / "out")
 
 
 def test_what_it_needs() -> None:
@@ -167,21 +188,22 @@ def test_what_it_needs() -> None:
     shape = model_shape.LLAMA_2["meta-llama/Llama-2-7b-hf"]
     prompts = {"train": 1000, "validation": 10, "test": 10}
 
+    def given_of(asked: Any) -> memory_estimate.ModelFacts:
+        found, _ = defaults.resolve(asked, shape.policy, shape.policy)
+        return memory_estimate.ModelFacts(found, shape, shape, 2, 32, prompts)
+
     def need(**values: Any) -> memory_estimate.MemoryNeed:
         found = quiet_recipe(method="rejection_sampling", preference_dataset="p.jsonl", **values)
-        return memory_estimate.rejection(memory_estimate.ModelFacts(found, shape, shape, 2, 32, prompts))
+        return memory_estimate.rejection(given_of(found))
 
     full, free, lora = need(rejection={"lora_dim": 0}), need(rejection={"lora_dim": 0}, kl_coeff=0), need()
     assert full.parts["reference"] == 2 * shape.policy and free.parts["reference"] == lora.parts["reference"] == 0
     assert lora.peak < full.peak and full.parts["reward"] == 2 * shape.scorer
     two = quiet_recipe(method="rejection_sampling", rejection={"rounds": 3, "prompts": 5000, "samples": 2})
-    given = memory_estimate.ModelFacts(two, shape, shape, 2, 32, prompts)
+    given = given_of(two)
     assert memory_estimate.rollout_tokens(given) == 3 * 1000 * 2 * given.length
     several = quiet_recipe(infer={"best_of": 4, "sampling_strategy": "temperature_sampling"})
-    assert (
-        memory_estimate.infer(memory_estimate.ModelFacts(several, shape, shape, 2, 32, prompts)).parts["reward"]
-        == 2 * shape.scorer
-    )
+    assert memory_estimate.infer(given_of(several)).parts["reward"] == 2 * shape.scorer
 
 
 RECIPE = """

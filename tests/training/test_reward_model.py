@@ -142,6 +142,50 @@ def test_the_samples_are_the_untrained_models(inputs: dict[str, Path], tmp_path:
     assert reward_model.sampled(recipe, World.of(recipe), tmp_path / "out/model", asked) == []
 
 
+@pytest.mark.parametrize("name", ["reward", "judge"])
+def test_the_samples_are_made_once_a_stage(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A stage that is interrupted, goes on, and is extended, ends as one that does all with samples of its own."""
+    rounds: list[int] = []
+    sampled = reward_model.sampled
+
+    def counted(*rest: Any) -> Any:
+        rounds.append(len(rounds))
+        return sampled(*rest)
+
+    def interrupted(*rest: Any) -> Any:
+        raise InterruptedError
+
+    monkeypatch.setattr(reward_model, "sampled", counted)
+    reward_model.main(recipe_of(8), inputs, tmp_path / "whole")
+    monkeypatch.setattr(reward_model, "beside", interrupted)
+    with pytest.raises(InterruptedError):
+        reward_model.main(recipe_of(4), inputs, tmp_path / name)
+    monkeypatch.undo()
+    monkeypatch.setattr(reward_model, "sampled", counted)
+    for steps in (4, 8):
+        reward_model.main(recipe_of(steps), inputs, tmp_path / name)
+    assert rounds == [0, 1]
+    qualities = [(tmp_path / folder / "quality.json").read_bytes() for folder in ("whole", name)]
+    assert qualities[0] == qualities[1] and b'"samples"' in qualities[0]
+
+
+def test_damaged_samples_are_made_again(
+    inputs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def sample() -> list[tuple[int, np.ndarray]]:
+        return [(3, np.array([1, 2], np.int32))]
+
+    path = tmp_path / reward_model.SAMPLED
+    first = reward_model.once(path, sample)
+    path.write_text(path.read_text().replace("3", "4"))
+    again = reward_model.once(path, sample)
+    for [(row, ids)] in (first, again, reward_model.once(path, list)):
+        assert row == 3 and ids.dtype == np.int32 and ids.tolist() == [1, 2]
+    assert ".samples.json: damaged" in capsys.readouterr().err
+
+
 def test_without_held_out_pairs_there_is_little_to_say(inputs: dict[str, Path], tmp_path: Path) -> None:
     for name in ("validation", "test"):
         inputs[name].write_text("")

@@ -4,16 +4,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import curves
 import numpy as np
 import pytest
 import torch
 from conftest import SENTENCES, quiet_recipe
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM
 
 from preferent.errors import DataError
 from preferent.models import language_models
 from preferent.models.world import World
-from preferent.runs import metrics
+from preferent.runs import metrics, progress
 from preferent.training import sequences, sft
 
 
@@ -49,6 +51,23 @@ def test_plain_text_is_packed_and_learnt(tiny: Path, texts: Path, tmp_path: Path
     rows = metrics.read(tmp_path / "out/metrics.jsonl")
     assert rows[-1]["loss"] < rows[0]["loss"] - 0.3 and "validation/loss" in rows[-1]
     AutoModelForCausalLM.from_pretrained(tmp_path / "out/model")
+
+
+def test_a_step_that_is_over_is_seen_in_tensorboard(
+    tiny: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a TensorBoard that watches while the stage trains; checkpoints are rarer."""
+    out, steps = tmp_path / "out", []
+    events = EventAccumulator(str(out / "tensorboard"))
+
+    def update(bar: progress.PrintedProgress, done: int, **values: float) -> None:
+        points = curves.shown(out, events)["loss"]
+        assert points == curves.logged(out)["loss"] and [step for step, _ in points] == list(range(1, done + 1))
+        steps.append(done)
+
+    monkeypatch.setattr(progress.PrintedProgress, "update", update)
+    sft.main(recipe_of(texts, sequence_length=32), {"model": tiny}, out)
+    assert steps == list(range(1, 13))
 
 
 def test_adapter_is_merged(tiny: Path, texts: Path, tmp_path: Path) -> None:

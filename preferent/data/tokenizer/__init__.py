@@ -7,7 +7,7 @@ treats the beginning of a text differently from its middle.
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jinja2
@@ -27,6 +27,15 @@ _NEVER_IN_UTF8 = "ÀÁõö÷øùúûüýþÿ"
 
 Ids = tuple[list[int], bool]
 """Token ids and whether something was cut off."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPrompt:
+    """A prompt as a model reads it: text with instruction and template, and token ids. Only the ids are ever cut."""
+
+    text: str
+    ids: list[int]
+    cut: bool
 
 
 class Tokenizer:
@@ -183,21 +192,29 @@ class Tokenizer:
         return self._with_bos(self._plain([text])[0])
 
     def encode_prompt(self, prompt: Prompt, instruction: str | None, max_tokens: int) -> Ids:
-        """Ids of a prompt, at most `max_tokens`, and whether it was cut: from the front of the input, nowhere else."""
-        return self.encode_prompts([prompt], instruction, max_tokens)[0]
+        """Return at most `max_tokens` ids of a prompt, and whether it was cut; only the front of the input is cut."""
+        (encoded,) = self.encode_prompts([prompt], instruction, max_tokens)
+        return encoded.ids, encoded.cut
 
-    def encode_prompts(self, prompts: Sequence[Prompt], instruction: str | None, max_tokens: int) -> list[Ids]:
-        """`encode_prompt` of many."""
-        encoded = self._plain([self._seam(self.text(prompt, instruction))[0] for prompt in prompts])
-        whole = [self._with_bos(ids) for ids in encoded]
+    def encode_prompts(
+        self, prompts: Sequence[Prompt], instruction: str | None, max_tokens: int
+    ) -> list[EncodedPrompt]:
+        """Render each prompt once and encode it as `encode_prompt` does; answers are encoded after the text."""
+        texts = [self.text(prompt, instruction) for prompt in prompts]
+        whole = [self._with_bos(ids) for ids in self._plain([self._seam(text)[0] for text in texts])]
         return [
-            (ids, False) if len(ids) <= max_tokens else (self._shortened(prompt, instruction, max_tokens), True)
-            for prompt, ids in zip(prompts, whole, strict=True)
+            EncodedPrompt(text, ids, False)
+            if len(ids) <= max_tokens
+            else EncodedPrompt(text, self._shortened(prompt, text, instruction, max_tokens), True)
+            for prompt, text, ids in zip(prompts, texts, whole, strict=True)
         ]
 
-    def _shortened(self, prompt: Prompt, instruction: str | None, max_tokens: int) -> list[int]:
-        shorten = self._without_turns if prompt.messages else self._without_beginning
-        ids = shorten(prompt, instruction, max_tokens)
+    def _shortened(self, prompt: Prompt, text: str, instruction: str | None, max_tokens: int) -> list[int]:
+        """Return the ids of a prompt whose `text` is longer than `max_tokens`."""
+        if prompt.messages:
+            ids = self._without_turns(prompt, text, instruction, max_tokens)
+        else:
+            ids = self._without_beginning(text, instruction, max_tokens)
         if not ids:
             raise DataError(
                 f"{prompt.source + ': ' if prompt.source else ''}instruction and template leave no room in "
@@ -205,10 +222,10 @@ class Tokenizer:
             )
         return ids
 
-    def _without_beginning(self, prompt: Prompt, instruction: str | None, max_tokens: int) -> list[int]:
-        """The instruction and as much of the end of the input as there is room for; empty if for nothing."""
+    def _without_beginning(self, text: str, instruction: str | None, max_tokens: int) -> list[int]:
+        """Return the ids of the instruction and of the longest end of the input that fits; empty if none fits."""
         head = self._with_bos(self._plain([instruction + SEPARATOR if instruction else ""])[0])
-        tail = self._tail(self._seam(self.text(prompt, instruction))[0], max_tokens - len(head))
+        tail = self._tail(self._seam(text)[0], max_tokens - len(head))
         return head + tail if tail else []
 
     def _tail(self, text: str, room: int) -> list[int]:
@@ -219,22 +236,19 @@ class Tokenizer:
             start += 1
         return encoding.ids[start:]
 
-    def _without_turns(self, prompt: Prompt, instruction: str | None, max_tokens: int) -> list[int]:
-        """A conversation without its oldest turns, then without the front of its last message; empty if that is all."""
+    def _without_turns(self, prompt: Prompt, text: str, instruction: str | None, max_tokens: int) -> list[int]:
+        """Drop the oldest turns of a conversation, then the front of its last message; return empty ids if none fit."""
         turns = prompt.messages
         while True:
-            rendered = self._seam(self.text(replace(prompt, messages=turns), instruction))[0]
-            ids = self.encode_text(rendered)
+            ids = self.encode_text(self._seam(text)[0])
             if len(ids) <= max_tokens:
                 return ids
             later = next((place for place, turn in enumerate(turns) if place and turn.role == "user"), 0)
-            if later:
-                turns = turns[later:]
-                continue
-            content = self._without_front(turns[0].content, len(ids) - max_tokens)
-            if not content:
+            content = "" if later else self._without_front(turns[0].content, len(ids) - max_tokens)
+            if not later and not content:
                 return []
-            turns = (Message("user", content),)
+            turns = turns[later:] if later else (Message("user", content),)
+            text = self.text(replace(prompt, messages=turns), instruction)
 
     def _without_front(self, text: str, count: int) -> str:
         """Return a text without its first `count` tokens; at least one character is removed."""
@@ -242,14 +256,14 @@ class Tokenizer:
         return text[max(offsets[count][0], 1) :] if count < len(offsets) else ""
 
     def encode_answer(self, prompt: Prompt, instruction: str | None, answer: str, max_tokens: int) -> Ids:
-        """Ids of an answer to a prompt, and whether it was cut: EOS closes a complete answer, a cut one has none."""
-        return self.encode_answers([prompt], instruction, [answer], max_tokens)[0]
+        """Return the ids of an answer, and whether it was cut: a complete answer ends with EOS, a cut one does not."""
+        return self.encode_answers([self.text(prompt, instruction)], [answer], max_tokens)[0]
 
-    def encode_answers(
-        self, prompts: Sequence[Prompt], instruction: str | None, answers: Sequence[str], max_tokens: int
-    ) -> list[Ids]:
-        """`encode_answer` of many. Special tokens that an answer spells are text, but for EOS at its end."""
-        texts = [self.text(prompt, instruction) for prompt in prompts]
+    def encode_answers(self, texts: Sequence[str], answers: Sequence[str], max_tokens: int) -> list[Ids]:
+        """Encode answers to rendered prompts (`EncodedPrompt.text`), each as `encode_answer` does.
+
+        Special tokens in an answer are ordinary text, except EOS at its end.
+        """
         parts = [self._continuation(text, answer) for text, answer in zip(texts, answers, strict=True)]
         encoded = self._behind_anchors(parts, [bool(self._seam(text)[0]) for text in texts])
         return [self._closed(ids, max_tokens) for ids in encoded]
@@ -277,16 +291,23 @@ class Tokenizer:
     def _raw(self, ids: Sequence[int]) -> str:
         return self._backend.decode(list(ids), skip_special_tokens=True)
 
-    def _spoken(self, ids: Sequence[int]) -> list[int]:
+    def _without_special(self, ids: Sequence[int]) -> list[int]:
         return [int(id) for id in ids if int(id) not in (self.eos_id, self.pad_id, self.bos_id)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of an answer's ids, with its leading space, without special tokens."""
         letter, before = self._letter
-        text = self._raw([*before, *self._spoken(ids)])
-        return text.removeprefix(letter) if text.startswith(letter) else self._raw(self._spoken(ids))
+        text = self._raw([*before, *self._without_special(ids)])
+        return text.removeprefix(letter) if text.startswith(letter) else self._raw(self._without_special(ids))
 
     def decode_answer(self, prompt: Prompt, instruction: str | None, ids: Sequence[int]) -> str:
-        """The text of an answer's ids without the spaces that its prompt gave it: what `encode_answer` was given."""
-        stripped, spaces = self._seam(self.text(prompt, instruction))
-        return self.decode(ids).removeprefix(spaces) if stripped else self._raw(self._spoken(ids))
+        """Return the text of an answer's ids without the spaces from its prompt: the inverse of `encode_answer`."""
+        return self.decode_answers([self.text(prompt, instruction)], [ids])[0]
+
+    def decode_answers(self, texts: Sequence[str], answers: Sequence[Sequence[int]]) -> list[str]:
+        """Decode answers to rendered prompts (`EncodedPrompt.text`), each as `decode_answer` does."""
+        seams = [self._seam(text) for text in texts]
+        return [
+            self.decode(ids).removeprefix(spaces) if stripped else self._raw(self._without_special(ids))
+            for (stripped, spaces), ids in zip(seams, answers, strict=True)
+        ]

@@ -28,7 +28,7 @@ from preferent.runs import stages
 SIDES = {"a": "tuned", "b": "base", "original": "original"}
 """What the sides are called, unless they are given names; `side.NAME` is called NAME."""
 OUTPUTS = ["judgments.jsonl", "metrics.json", "answers.jsonl"]
-NO_JUDGE = "no judge, no reward model and no ppo.reward given: lengths and ROUGE only, without a win rate"
+NO_JUDGE = "no judge, no reward model and no reward.sources given: lengths and ROUGE only, without a win rate"
 NOT_INDEPENDENT = "the verdict comes from the reward that PPO optimised, which is no independent judge"
 
 
@@ -36,7 +36,7 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path, names: Sequence[str
     """Write `judgments.jsonl`, `metrics.json` and `answers.jsonl` to `out`; replies of language models beside it.
 
     `inputs`: `a` and `b`, prediction files or folders with a `text.jsonl`, and if wanted `original` and `side.NAME`
-    like them, `judge` (an independent reward model); and what was optimised, as `ppo.reward` of the recipe says:
+    like them, `judge` (an independent reward model); and what was optimised, as `reward.sources` of the recipe says:
     `reward`, `reward-2`, … (those that the run trained), `reward.NAME` (those that the recipe names), and `score` (its
     `score.json`; without it raw scores are summed). With `prompts`, the file that was answered, a model whose chat
     template is another than the policy's reads conversations in its own. `people` is a file of their judgments,

@@ -1,6 +1,6 @@
 """Any OpenAI-compatible endpoint as a judge: calls side by side, tried again where that may help, never redirected.
 
-Only the standard library speaks to it. Its key comes from the environment and goes into one header, nowhere else.
+`wire` speaks to it. Its key comes from the environment and goes into one header, nowhere else.
 """
 
 import contextlib
@@ -39,6 +39,7 @@ class Endpoint:
         assert judge.url is not None
         self.judge, self._key = judge, key
         self._address = Address.of(judge.url, PATH)
+        self._transport = self._address.transport()
         self._leaving = threading.Event()
         self._pause = pause or self._leaving.wait
         self._lock = threading.Lock()
@@ -136,7 +137,7 @@ class Endpoint:
             self._tell(named, f"{self.judge.name}: {self.judge.url} refuses {named}; asked without: {said}")
 
     def _post(self, body: bytes) -> Response:
-        wire = Connection(self._address, self.judge.timeout_seconds)
+        wire = Connection(self._address, self._transport, self.judge.timeout_seconds)
         headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "preferent"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"

@@ -11,6 +11,7 @@ from preferent.evaluation.judges.protocol import Call, Reply
 
 JudgeChoice = Literal["A", "B", "tie"]
 MUCH_UNPARSABLE = 0.02
+"""Share of a language model's replies from which on it matters that they held no verdict."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The seam to whatever gives a verdict in words: calls in, replies out, each as it comes.
 
-An endpoint and a local model are jurors; `Scripted` answers from a script: for tests.
+An endpoint and a local model are jurors; `ScriptedJudge` answers from a script: for tests.
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence

@@ -17,8 +17,6 @@ from preferent.evaluation.statistics.win_rates import checked
 
 STRENGTHS = np.logspace(-4, 4, 10)
 FOLDS = 5
-GAMED = 0.2
-"""What AlpacaEval's two gamed baselines weigh together, for each of the model's rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,56 +70,37 @@ def extreme(raw: float, controlled: float) -> bool:
     return abs(controlled - raw) > max(0.1, 0.25 * (raw if controlled < raw else 1 - raw))
 
 
-@dataclass(frozen=True, slots=True)
-class Gamed:
-    """Rows of baselines that play for length, as AlpacaEval publishes them, which the fit is drawn to.
-
-    `preferences` are 0 to 1 for the gamed model, `length` the standardised length of the baseline less its own.
-    """
-
-    preferences: Sequence[float]
-    length: Sequence[float]
-    difficulty: Sequence[float]
-
-
 def alpaca(
     preferences: Sequence[float],
     length: Sequence[float],
     length_baseline: Sequence[float],
     difficulty: Sequence[float],
-    gamed: Gamed | None = None,
     level: float = 0.95,
 ) -> LengthControlled:
     """AlpacaEval's whole regression, on its instructions, whose difficulties are given; a row is an instruction.
 
-    preference ~ tanh(z) + difficulty + whether it is no gamed row, L1-penalised, with the strength of ten between
-    1e-4 and 1e4 that predicts best in five folds (row i is in fold i mod 5; gamed rows come first); then z := 0 and
-    the mean. z is the baseline's length less the model's over its standard deviation. The interval redraws
-    instructions with that strength kept (`resample.interval`).
+    preference ~ tanh(z) + difficulty + constant, L1-penalised, with the strength of ten between 1e-4 and 1e4 that
+    predicts best in five folds (row i is in fold i mod 5); then z := 0 and the mean. z is the baseline's length less
+    the model's over its standard deviation. The interval redraws instructions with that strength kept
+    (`resample.interval`). The rows of AlpacaEval's two gamed baselines are left out.
     """
     outcomes = np.asarray(preferences, dtype=np.float64)
     ahead = np.asarray(length_baseline, dtype=np.float64) - np.asarray(length, dtype=np.float64)
     z = ahead / ahead.std(ddof=1) if np.ptp(ahead) > 0 else 0 * ahead
-    model = np.stack([np.tanh(z), np.asarray(difficulty, dtype=np.float64), np.ones(len(z))], axis=1)
-    beside = gamed or Gamed((), (), ())
-    gamed_rows = np.stack([np.tanh(beside.length), beside.difficulty, np.zeros(len(beside.length))], axis=1)
-    design = np.concatenate([gamed_rows, model])
-    wanted = np.concatenate([np.asarray(beside.preferences, dtype=np.float64), outcomes])
-    weights = np.concatenate([np.full(len(gamed_rows), GAMED / 2), np.ones(len(model))])
-    strength = best_strength(design, wanted, weights)
-    whole = lasso(design, wanted, weights, strength)
+    design = np.stack([np.tanh(z), np.asarray(difficulty, dtype=np.float64), np.ones(len(z))], axis=1)
+    strength = best_strength(design, outcomes)
+    whole = lasso(design, outcomes, strength)
 
     def rate(rows: np.ndarray) -> float:
-        kept = np.concatenate([np.arange(len(gamed_rows)), len(gamed_rows) + rows])
-        theta = lasso(design[kept], wanted[kept], weights[kept], strength, whole)
-        return float(expit(model[rows, 1:] @ theta[1:]).mean())
+        theta = lasso(design[rows], outcomes[rows], strength, whole)
+        return float(expit(design[rows, 1:] @ theta[1:]).mean())
 
-    found, raw = rate(np.arange(len(model))), float(outcomes.mean())
-    limits = resampling.interval(rate, np.arange(len(model)), level)
+    found, raw = rate(np.arange(len(design))), float(outcomes.mean())
+    limits = resampling.interval(rate, np.arange(len(design)), level)
     return LengthControlled(found, limits, raw, float(-whole[0]), extreme(raw, found))
 
 
-def best_strength(design: np.ndarray, outcomes: np.ndarray, weights: np.ndarray) -> float:
+def best_strength(design: np.ndarray, outcomes: np.ndarray) -> float:
     """The strength of least mean cross-entropy over the five folds; the first, most penalised, of equals."""
     fold = np.arange(len(design)) % FOLDS
     losses = []
@@ -129,7 +108,7 @@ def best_strength(design: np.ndarray, outcomes: np.ndarray, weights: np.ndarray)
         loss = 0.0
         for one in range(FOLDS):
             rest, held = fold != one, fold == one
-            odds = design[held] @ lasso(design[rest], outcomes[rest], weights[rest], strength)
-            loss += float(np.mean(weights[held] * (np.logaddexp(0, odds) - outcomes[held] * odds)))
+            odds = design[held] @ lasso(design[rest], outcomes[rest], strength)
+            loss += float(np.mean(np.logaddexp(0, odds) - outcomes[held] * odds))
         losses.append(loss)
     return float(STRENGTHS[int(np.argmin(losses))])

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from preferent.config import stage_graph
+from preferent.config import defaults, stage_graph
 from preferent.config.algorithms import algorithm
 from preferent.config.recipe import Recipe
 from preferent.data import datasets
@@ -14,7 +14,7 @@ from preferent.models.world import World
 from preferent.rewards import scoring
 from preferent.rewards.normalization import Normalizer
 from preferent.rewards.scoring import CombinedReward
-from preferent.rollouts.local_sampler import LocalSampler
+from preferent.rollouts import sampler
 from preferent.rollouts.sampler import Prompts, Sampler
 from preferent.training import sequences
 from preferent.training.sequences import Sequences
@@ -34,27 +34,29 @@ class PPONetworks:
     pretraining: Sequences | None = None
 
 
-def load(recipe: Recipe, source: Path, inputs: dict[str, Path], out: Path, world: World) -> PPONetworks:
-    """Load policy, reference, reward and critic, and fit the score's scale once (kept in `score.json`)."""
-    rank = language_models.lora_dim(recipe.ppo.lora_dim, source, 1, world)
+def load(recipe: Recipe, source: Path, inputs: dict[str, Path], out: Path, world: World) -> tuple[PPONetworks, Prompts]:
+    """Load policy, reference, reward and critic, encode the training prompts, and fit the score's scale on answers to
+    some of them, once (kept in `score.json`)."""
+    rank = defaults.decided(recipe.ppo.lora_dim)
     policy = language_models.load_policy(source, world, rank, recipe.gradient_checkpointing)
-    free_reference = policy.peft is not None
-    if recipe.kl_coeff == 0 and recipe.ppo.kl_budget is not None and not free_reference:
+    has_reference = defaults.reference(recipe, "ppo") != "none"
+    if recipe.ppo.kl_budget is not None and not has_reference:
         raise UsageError(
             "ppo.kl_budget: with kl_coeff: 0 no reference is loaded, so there is no KL to hold; drop one of them"
         )
-    reference = policy.reference() if recipe.kl_coeff > 0 or free_reference else None
+    reference = policy.reference() if has_reference else None
     reward = CombinedReward.load(recipe, inputs, world)
     critic = load_critic(recipe, source, policy, reward, rank) if algorithm(recipe.ppo).critic else None
-    sampler = LocalSampler(policy, recipe.seed, recipe.sampler.rows)
-    prompts = Prompts.of(datasets.load_prompts(inputs["train"]), policy, recipe)
+    engine = sampler.make(recipe, policy)
+    prompts = Prompts.of(datasets.load_prompts(inputs["train"]), policy.tokenizer, recipe)
     if not prompts.ids:
         raise DataError(f"{inputs['train']}: holds no prompt to train on")
-    reward = scoring.fitted(recipe, policy, reward, sampler, prompts, out)
+    reward = scoring.fitted(recipe, policy, reward, engine, prompts, out)
     name = reward.critic_name(policy.tokenizer)
     normalizer = Normalizer() if name is None else reward.scale.normalizer(name)
-    text = sequences.read(recipe, policy, stage_graph.pretraining(recipe)) if stage_graph.pretraining(recipe) else None
-    return PPONetworks(policy, reference, critic, reward, normalizer, sampler, text)
+    files, length = stage_graph.pretraining(recipe), defaults.sequence_length(recipe)
+    text = sequences.read(recipe, policy, files, length) if files else None
+    return PPONetworks(policy, reference, critic, reward, normalizer, engine, text), prompts
 
 
 def load_critic(recipe: Recipe, source: Path, policy: Policy, reward: CombinedReward, rank: int) -> Scorer:

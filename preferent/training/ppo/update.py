@@ -4,7 +4,7 @@ The algorithms differ by how advantages are made and by whether there is a criti
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from preferent.config.algorithms import Algorithm, algorithm
 from preferent.config.recipe import Recipe
 from preferent.data.types import Rollout
 from preferent.errors import DivergedError
-from preferent.models import batching, checkpoint, vocabulary
+from preferent.models import batching, vocabulary
 from preferent.rewards import scoring
 from preferent.rewards.normalization import Normalizer
 from preferent.rollouts import measurement
@@ -45,19 +45,17 @@ class PPOState:
     def tensors(self) -> dict[str, Tensor]:
         return {f"{name}.{key}": t for name, part in self._parts().items() for key, t in part.tensors().items()}
 
-    def restore(self, saved: checkpoint.Checkpoint) -> None:
-        self.step, self.scalars = saved.step, dict(saved.scalars)
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
         for name, part in self._parts().items():
-            found = {k.removeprefix(f"{name}."): t for k, t in saved.tensors.items() if k.startswith(f"{name}.")}
-            part.restore(found)
+            part.restore({k.removeprefix(f"{name}."): t for k, t in tensors.items() if k.startswith(f"{name}.")})
 
 
 @dataclass(frozen=True)
 class TrainingBatch:
     """A step's rollouts as arrays [B, A] on the device, and the minibatches of micro-batches that every pass uses.
 
-    Values and returns are there where there is a critic. `weights` say how much a token counts in the loss, `kl_coeff`
-    how much the KL does there (0 where it stands in the reward).
+    Values and returns are there where there is a critic. `weights` say how much a token counts in the loss,
+    `kl_loss_coeff` how much the KL does there (0 where it stands in the reward).
     """
 
     rollouts: list[Rollout]
@@ -67,7 +65,7 @@ class TrainingBatch:
     scores: Tensor
     advantages: Tensor
     weights: Tensor
-    kl_coeff: float = 0.0
+    kl_loss_coeff: float = 0.0
     values: Tensor | None = None
     returns: Tensor | None = None
 
@@ -90,8 +88,8 @@ def assemble(
     shape = mask.shape[0], mask.shape[1]
     measured = measurement.measure(policy, networks.reference, micros, shape, recipe.sampler.temperature)
     scores, baselines = (final_scores(recipe, found, networks, device) for found in (rollouts, greedy))
-    in_reward, in_loss = (state.scalars["kl_coeff"] if how.kl_in == place else 0.0 for place in ("reward", "loss"))
-    rewards = losses.shaped_rewards(scores, measured.k1, mask, in_reward)
+    kl_coeff, in_loss = state.scalars["kl_coeff"], how.kl_in == "loss"
+    rewards = losses.shaped_rewards(scores, measured.k1, mask, 0.0 if in_loss else kl_coeff)
     if ppo.whiten_rewards:
         rewards = torch.where(mask, losses.whiten(rewards, mask) + rewards[mask].mean(), 0.0)
     values = returns = None
@@ -104,7 +102,10 @@ def assemble(
         advantages = losses.whiten(advantages, mask)
     weights = mask.sum() / (len(mask) * mask.sum(-1, keepdim=True)) if how.by_length else torch.ones_like(rewards)
     weights = weights.expand_as(rewards)
-    return TrainingBatch(rollouts, minibatches, mask, measured, scores, advantages, weights, in_loss, values, returns)
+    kl_loss_coeff = kl_coeff if in_loss else 0.0
+    return TrainingBatch(
+        rollouts, minibatches, mask, measured, scores, advantages, weights, kl_loss_coeff, values, returns
+    )
 
 
 def without_critic(how: Algorithm, rewards: Tensor, mask: Tensor, greedy_scores: Tensor, gamma: float) -> Tensor:
@@ -188,10 +189,10 @@ def policy_gradients(
     loss, sums = losses.policy_loss(log_probs, old, weights * micro.take(batch_.advantages), *clips)
     found = {"loss/policy": loss.detach(), "val/ratio": sums["ratio"]}
     found |= {"policy/approxkl": sums["approxkl"], "policy/clipfrac": sums["clipfrac"]}
-    if batch_.kl_coeff > 0:
+    if batch_.kl_loss_coeff > 0:
         kl = losses.kl_loss(log_probs, old - micro.take(batch_.measured.k1), weights)
         found["loss/kl"] = kl.detach()
-        loss = loss + batch_.kl_coeff * kl
+        loss = loss + batch_.kl_loss_coeff * kl
     if ppo.entropy_coeff > 0:
         loss = loss - ppo.entropy_coeff * vocabulary.chunked_entropy(states, head, policy.vocab_size).sum()
     (loss / tokens).backward()

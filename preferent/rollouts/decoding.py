@@ -1,0 +1,51 @@
+"""How a token is chosen from logits: temperature, top-k, top-p or greedily, by one uniform number.
+
+A keyed uniform number is inverted through the cumulative distribution, so the token depends on the number and on the
+logits alone.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """How tokens are chosen: temperature, top-p (1 off), top-k (0 off), or greedily; at most `max_tokens` a row."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    greedy: bool = False
+    stop_at_eos: bool = True
+
+
+def choose(logits: Tensor, uniforms: Tensor, params: Params) -> tuple[Tensor, Tensor]:
+    """The token where the cumulative distribution passes the uniform number: [n, V], [n] -> ids [n], log-probs [n].
+
+    Greedy takes the most probable. The log-probability is that of the distribution sampled from.
+    """
+    logits = logits.float()
+    if params.greedy:
+        chosen = logits.argmax(-1)
+        return chosen, logits.log_softmax(-1).gather(-1, chosen[:, None]).squeeze(-1)
+    log_probs = _filtered(logits, params).log_softmax(-1)
+    cumulative = log_probs.exp().cumsum(-1, dtype=torch.double)
+    target = uniforms[:, None] * cumulative[:, -1:]
+    chosen = torch.searchsorted(cumulative, target, right=True).squeeze(-1).clamp_max(logits.shape[-1] - 1)
+    return chosen, log_probs.gather(-1, chosen[:, None]).squeeze(-1)
+
+
+def _filtered(logits: Tensor, params: Params) -> Tensor:
+    """Logits with everything outside top-k and top-p (Holtzman et al. 2020) set to -inf."""
+    if params.top_k:
+        threshold = logits.topk(min(params.top_k, logits.shape[-1]), dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < threshold, -torch.inf)
+    if params.top_p < 1:
+        ordered, order = logits.sort(-1, descending=True)
+        before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
+        drop = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, before >= params.top_p)
+        logits = logits.masked_fill(drop, -torch.inf)
+    return logits
