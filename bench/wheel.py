@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+")
-NAMED = re.compile(r'(?:src|href)="/static/([\w.]+)"|from "\./([\w.]+)"')
+NAMED = re.compile(r'(?:src|href)="/static/([\w.]+)"|from "(?:/static|\.)/([\w.]+)"')
 
 
 def run(words: list[str], folder: Path) -> None:
