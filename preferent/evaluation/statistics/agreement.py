@@ -22,7 +22,7 @@ Interval = tuple[float, float]
 
 def percent(a: Sequence[Any], b: Sequence[Any]) -> float:
     """The share of pairs on which two judges gave the same verdict, ties included."""
-    return float(np.mean([one == other for one, other in zip(a, b, strict=True)]))
+    return float(np.mean([first == second for first, second in zip(a, b, strict=True)]))
 
 
 def cohen(a: Sequence[Any], b: Sequence[Any]) -> float | None:
@@ -89,7 +89,7 @@ def between(a: Sequence[Any], b: Sequence[Any], prompts: Sequence[str]) -> PairA
 
     The interval of the share is that of a win rate, of kappa by redrawing prompts (`resample.interval`).
     """
-    same = win_rate([float(one == other) for one, other in zip(a, b, strict=True)], prompts)
+    same = win_rate([float(first == second) for first, second in zip(a, b, strict=True)], prompts)
     labels = sorted({*a, *b})
     x, y = _places(a, labels), _places(b, labels)
 
@@ -149,10 +149,10 @@ class AgainstPeople:
 
 def against_people(judge: Sequence[str], people: Sequence[str], prompts: Sequence[str]) -> AgainstPeople:
     """The verdicts "A", "B" or "tie" [n] of a judge and of people on the same pairs, clustered by prompt."""
-    said = np.stack([_places(one, CHOICES) / 2 for one in (judge, people)], axis=1)
-    names, decided = np.asarray(prompts), np.all(said != 0.5, axis=1)
-    judged, human = (win_rate(said[:, side], names) for side in (0, 1))
-    (model, true), clusters = (said[decided] == 1).T, names[decided]
+    outcomes = np.stack([_places(choices, CHOICES) / 2 for choices in (judge, people)], axis=1)
+    names, decided = np.asarray(prompts), np.all(outcomes != 0.5, axis=1)
+    judged, human = (win_rate(outcomes[:, side], names) for side in (0, 1))
+    (model, true), clusters = (outcomes[decided] == 1).T, names[decided]
     (tn, fn), (fp, tp) = (map(int, row) for row in _crossed(1 * model, 1 * true, 2))
     shares = {
         "accuracy": _share(model == true, np.full(len(true), True), clusters),
@@ -185,8 +185,8 @@ def against_people(judge: Sequence[str], people: Sequence[str], prompts: Sequenc
 def _share(right: np.ndarray, among: np.ndarray, prompts: np.ndarray) -> tuple[float | None, Interval | None]:
     if not among.any():
         return None, None
-    found = win_rate(right[among].astype(np.float64), prompts[among])
-    return found.win_rate, found.interval
+    rate = win_rate(right[among].astype(np.float64), prompts[among])
+    return rate.win_rate, rate.interval
 
 
 def _f1(judge: np.ndarray, people: np.ndarray) -> float | None:

@@ -52,16 +52,16 @@ def controlled(
     ahead = np.asarray(length_a, dtype=np.float64) - np.asarray(length_b, dtype=np.float64)
     longer = np.tanh(ahead / ahead.std(ddof=1)) if np.ptp(ahead) > 0 else ahead
     design = np.stack([np.ones(len(longer)), longer], axis=1) if ahead.any() else np.ones((len(longer), 1))
-    found = most_likely(design, weights * outcomes, weights)
-    if found is None:
+    coefficients = most_likely(design, weights * outcomes, weights)
+    if coefficients is None:
         return LengthControlled(None, None, raw, None, False)
     _, cluster = np.unique(np.asarray(prompts), return_inverse=True)
-    scores = np.zeros((cluster.max() + 1, len(found)))
-    np.add.at(scores, cluster, (weights * (outcomes - expit(design @ found)))[:, None] * design)
-    error = math.sqrt(sandwich(design, weights, found, scores)[0, 0])
+    scores = np.zeros((cluster.max() + 1, len(coefficients)))
+    np.add.at(scores, cluster, (weights * (outcomes - expit(design @ coefficients)))[:, None] * design)
+    error = math.sqrt(sandwich(design, weights, coefficients, scores)[0, 0])
     half = float(stdtrit(len(scores) - 1, (1 + level) / 2)) * error if len(scores) > 1 else math.inf
-    rate, low, high = (float(expit(found[0] + step)) for step in (0.0, -half, half))
-    coefficient = float(found[1]) if len(found) > 1 else None
+    rate, low, high = (float(expit(coefficients[0] + step)) for step in (0.0, -half, half))
+    coefficient = float(coefficients[1]) if len(coefficients) > 1 else None
     return LengthControlled(rate, (low, high), raw, coefficient, extreme(raw, rate))
 
 
@@ -95,9 +95,9 @@ def alpaca(
         theta = lasso(design[rows], outcomes[rows], strength, whole)
         return float(expit(design[rows, 1:] @ theta[1:]).mean())
 
-    found, raw = rate(np.arange(len(design))), float(outcomes.mean())
+    estimate, raw = rate(np.arange(len(design))), float(outcomes.mean())
     limits = resampling.interval(rate, np.arange(len(design)), level)
-    return LengthControlled(found, limits, raw, float(-whole[0]), extreme(raw, found))
+    return LengthControlled(estimate, limits, raw, float(-whole[0]), extreme(raw, estimate))
 
 
 def best_strength(design: np.ndarray, outcomes: np.ndarray) -> float:
@@ -106,8 +106,8 @@ def best_strength(design: np.ndarray, outcomes: np.ndarray) -> float:
     losses = []
     for strength in STRENGTHS:
         loss = 0.0
-        for one in range(FOLDS):
-            rest, held = fold != one, fold == one
+        for held_fold in range(FOLDS):
+            rest, held = fold != held_fold, fold == held_fold
             odds = design[held] @ lasso(design[rest], outcomes[rest], strength)
             loss += float(np.mean(np.logaddexp(0, odds) - outcomes[held] * odds))
         losses.append(loss)

@@ -70,13 +70,13 @@ def lasso(design: np.ndarray, outcomes: np.ndarray, strength: float, start: np.n
 
 def _descended(theta: np.ndarray, slope: np.ndarray, curve: np.ndarray) -> np.ndarray:
     """The least of Σ|x| + slope · (x - θ) + (x - θ)ᵀ curve (x - θ) / 2, by descent along one coordinate at a time."""
-    found = theta.copy()
+    solution = theta.copy()
     for _ in range(1000):
-        before = found.copy()
-        for place in range(len(found)):
+        before = solution.copy()
+        for place in range(len(solution)):
             bend = curve[place, place] + 1e-300
-            aim = bend * found[place] - slope[place] - curve[place] @ (found - theta)
-            found[place] = np.sign(aim) * max(abs(aim) - 1, 0.0) / bend
-        if np.abs(found - before).max() < 1e-14:
+            aim = bend * solution[place] - slope[place] - curve[place] @ (solution - theta)
+            solution[place] = np.sign(aim) * max(abs(aim) - 1, 0.0) / bend
+        if np.abs(solution - before).max() < 1e-14:
             break
-    return found
+    return solution

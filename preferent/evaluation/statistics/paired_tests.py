@@ -76,12 +76,12 @@ def slices(
         for name in dict.fromkeys(names):
             rows.setdefault(name, []).append(row)
     names = sorted(rows)
-    given = []
+    samples = []
     for name in names:
         kept = None if weights is None else [weights[row] for row in rows[name]]
-        given.append(([outcomes[row] for row in rows[name]], [prompts[row] for row in rows[name]], kept))
-    p_values = [p_value(*each) for each in given]
-    rates = [win_rate(outcome, prompt, weights=weight) for outcome, prompt, weight in given]
+        samples.append(([outcomes[row] for row in rows[name]], [prompts[row] for row in rows[name]], kept))
+    p_values = [p_value(*each) for each in samples]
+    rates = [win_rate(outcome, prompt, weights=weight) for outcome, prompt, weight in samples]
     return [Slice(*each) for each in zip(names, rates, p_values, holm(p_values), strict=True)]
 
 

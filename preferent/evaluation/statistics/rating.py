@@ -75,24 +75,24 @@ def bradley_terry(games: Sequence[Game], level: float = 0.95) -> Ratings:
     """
     table = _table(games)
     prompts = len(table.won)
-    found = most_likely(table.design, table.won.sum(0), table.played.sum(0))
-    if found is None:
+    solution = most_likely(table.design, table.won.sum(0), table.played.sum(0))
+    if solution is None:
         estimate = table.basis @ _with_ties(table.design, table.won.sum(0), table.played.sum(0))
         return _ratings(table, estimate, None, None)
-    scores = (table.won - table.played * expit(table.design @ found)) @ table.design
-    covariance = table.basis @ sandwich(table.design, table.played.sum(0), found, scores) @ table.basis.T
+    scores = (table.won - table.played * expit(table.design @ solution)) @ table.design
+    covariance = table.basis @ sandwich(table.design, table.played.sum(0), solution, scores) @ table.basis.T
     half = np.full(len(covariance), math.inf)
     if prompts > 1:
         half = float(stdtrit(prompts - 1, (1 + level) / 2)) * np.sqrt(np.diag(covariance))
-    estimate = table.basis @ found
+    estimate = table.basis @ solution
     return _ratings(table, estimate, covariance, np.stack([estimate - half, estimate + half]))
 
 
 def _with_ties(design: np.ndarray, won: np.ndarray, played: np.ndarray) -> np.ndarray:
     """The maximum with one more tie of each kind, which always exists: for two models, Haldane's (w + ½) / (l + ½)."""
-    found = most_likely(design, won + 0.5, played + 1)
-    assert found is not None
-    return found
+    estimate = most_likely(design, won + 0.5, played + 1)
+    assert estimate is not None
+    return estimate
 
 
 def _table(games: Sequence[Game]) -> RatingTable:
@@ -120,7 +120,7 @@ def _refuse_strangers(models: tuple[str, ...], met: np.ndarray) -> None:
     graph[met[:, 0], met[:, 1]] = 1
     groups, group = connected_components(graph, directed=False)
     if groups > 1:
-        names = [", ".join(m for m, g in zip(models, group, strict=True) if g == one) for one in range(groups)]
+        names = [", ".join(m for m, g in zip(models, group, strict=True) if g == label) for label in range(groups)]
         raise ValueError(
             f"{' and '.join(f'({each})' for each in names)} never met, not even through others: no scale holds for both"
         )
@@ -135,7 +135,7 @@ def _separated(table: RatingTable) -> tuple[str, ...]:
         graph[b, a] += lost[kind]
     _, group = connected_components(graph, connection="strong")
     largest = np.bincount(group).argmax()
-    apart = tuple(model for model, one in zip(table.models, group, strict=True) if one != largest)
+    apart = tuple(model for model, label in zip(table.models, group, strict=True) if label != largest)
     return apart or table.models
 
 
@@ -176,9 +176,9 @@ def elo(games: Sequence[Game], k: float = 4.0, shuffles: int = 0, seed: int = 0)
     outcome = np.array([game.outcome for game in games])
     rating, row = np.full((len(orders), len(models)), CENTER), np.arange(len(orders))
     for now in np.stack(orders, axis=1):
-        one, other = a[now], b[now]
-        move = k * (outcome[now] - expit((rating[row, one] - rating[row, other]) / SCALE))
-        rating[row, one] += move
-        rating[row, other] -= move
-    found = dict(zip(models, rating.mean(0).tolist(), strict=True))
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
+        first, second = a[now], b[now]
+        move = k * (outcome[now] - expit((rating[row, first] - rating[row, second]) / SCALE))
+        rating[row, first] += move
+        rating[row, second] -= move
+    means = dict(zip(models, rating.mean(0).tolist(), strict=True))
+    return dict(sorted(means.items(), key=lambda item: -item[1]))

@@ -66,12 +66,12 @@ def win_rate(
     """
     outcomes, weights = checked(outcomes, prompts, weights)
     win, tie, loss = (int(np.sum(outcomes == value)) for value in (1.0, 0.5, 0.0))
-    found = net(outcomes, prompts, weights)
-    low, high = _tango(found, _quantile((1 + level) / 2, found.degrees))
+    netted = net(outcomes, prompts, weights)
+    low, high = _tango(netted, _quantile((1 + level) / 2, netted.degrees))
     mean = float(outcomes @ weights / weights.sum())
     method = f"{METHOD}, {100 * level:g} %"
     limits = ((1 + low) / 2, (1 + high) / 2)
-    return WinRate(win, tie, loss, outcomes.size, found.prompts, mean, limits, method)
+    return WinRate(win, tie, loss, outcomes.size, netted.prompts, mean, limits, method)
 
 
 def p_value(
@@ -85,12 +85,12 @@ def p_value(
     The score statistic at no difference, which is McNemar's: (won - lost) / √((won + lost) / n).
     """
     outcomes, weights = checked(outcomes, prompts, weights)
-    found = net(outcomes, prompts, weights)
-    decided = found.won + found.lost
-    if decided <= ZERO or found.degrees < LEAST:
+    netted = net(outcomes, prompts, weights)
+    decided = netted.won + netted.lost
+    if decided <= ZERO or netted.degrees < LEAST:
         return 1.0
-    score = abs(found.won - found.lost) * math.sqrt(found.effective / decided)
-    return float(2 * (ndtr(-score) if math.isinf(found.degrees) else stdtr(found.degrees, -score)))
+    score = abs(netted.won - netted.lost) * math.sqrt(netted.effective / decided)
+    return float(2 * (ndtr(-score) if math.isinf(netted.degrees) else stdtr(netted.degrees, -score)))
 
 
 def net(outcomes: np.ndarray, prompts: Sequence[str] | np.ndarray, weights: np.ndarray) -> Net:
