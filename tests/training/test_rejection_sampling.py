@@ -143,7 +143,7 @@ def test_answers_that_were_learnt_from_are_not_sampled_again(inputs: dict[str, P
     second.unlink()
     first.write_bytes(good[:-1] + b"x")
     with pytest.raises(
-        DataError, match="the answers of round 0 were learnt from and are damaged or gone; restore them"
+        DataError, match="answers of round 0 are damaged or missing, and the policy was trained on them; restore them"
     ):
         rejection_sampling.main(recipe_of(), inputs, tmp_path / "out")
     first.write_bytes(good)
@@ -157,7 +157,7 @@ def rollout(prompt: int, token: int) -> Rollout:
 
 
 def test_the_best_ever_is_kept() -> None:
-    kept = rejection_sampling.Kept()
+    kept = rejection_sampling.BestAnswers()
     for prompt, token, value in [(7, 1, 0.5), (2, 1, -1.0), (7, 2, 0.25), (2, 2, 3.0), (7, 3, 0.5), (2, 3, 2.0)]:
         kept.offer(rollout(prompt, token), value)
     assert {prompt: (value, r.ids[0]) for prompt, (value, r) in kept.answers.items()} == {7: (0.5, 1), 2: (3.0, 2)}

@@ -17,6 +17,7 @@ from preferent.errors import DataError, UsageError
 from preferent.models import language_models
 from preferent.models.world import World
 from preferent.runs import metrics
+from preferent.runs.directory import StageDirectory
 from preferent.training import reward_model
 from preferent.training.preference_pairs import PreferencePairs
 
@@ -177,11 +178,11 @@ def test_damaged_samples_are_made_again(
     def sample() -> list[tuple[int, np.ndarray]]:
         return [(3, np.array([1, 2], np.int32))]
 
-    path = tmp_path / reward_model.SAMPLED
-    first = reward_model.once(path, sample)
+    path = StageDirectory(tmp_path).initial_answers
+    first = reward_model.sample_once(path, sample)
     path.write_text(path.read_text().replace("3", "4"))
-    again = reward_model.once(path, sample)
-    for [(row, ids)] in (first, again, reward_model.once(path, list)):
+    again = reward_model.sample_once(path, sample)
+    for [(row, ids)] in (first, again, reward_model.sample_once(path, list)):
         assert row == 3 and ids.dtype == np.int32 and ids.tolist() == [1, 2]
     assert ".samples.json: damaged" in capsys.readouterr().err
 

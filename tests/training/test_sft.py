@@ -82,5 +82,5 @@ def test_adapter_is_merged(tiny: Path, texts: Path, tmp_path: Path) -> None:
 def test_preferences_are_refused(tiny: Path, tmp_path: Path) -> None:
     row = {"input_text": "a", "candidate_0": " b", "candidate_1": " c", "choice": 0}
     (tmp_path / "pairs.jsonl").write_text(json.dumps(row) + "\n")
-    with pytest.raises(DataError, match="imitation wants"):
+    with pytest.raises(DataError, match="fine-tuning needs input_text"):
         sft.main(recipe_of(tmp_path / "pairs.jsonl"), {"model": tiny}, tmp_path / "out")
