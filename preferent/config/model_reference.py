@@ -147,14 +147,14 @@ def parameters(reference: str) -> int:
     """
     if not Path(reference).exists() and (known := LLAMA_2.get(resolve_model(reference))):
         return known.policy
-    folder = Path(reference)
-    if not folder.exists():
-        folder = _download(*_repository(reference), CONFIGURATION)
+    folder = cached(reference) or _download(*_repository(reference), CONFIGURATION)
     if (folder / "adapter_config.json").exists():
         return parameters(str(adapter_base(folder)))
     require_config(folder)
     shape = Shape.of(files.read_json(folder / "config.json"))
-    return counted(resolve(reference)) if shape is None else shape.policy
+    if shape is not None:
+        return shape.policy
+    return counted(folder if any(folder.glob("*.safetensors")) else resolve(reference))
 
 
 def counted(folder: Path) -> int:

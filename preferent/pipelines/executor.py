@@ -64,7 +64,7 @@ def execute(
             raise
         finally:
             _index(tasks, out)
-            digests.write()
+        digests.write()
     return Run(out)
 
 

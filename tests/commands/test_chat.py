@@ -96,7 +96,7 @@ def test_the_asked_choice_of_tokens(make_run):
 
 
 def test_the_score_is_that_of_all_members(make_run):
-    pair = pair_of(make_run(reward={"members": 2}, ppo={"missing_eos_score": None}))
+    pair = pair_of(make_run(reward={"members": 2, "missing_eos_score": None}))
     shown = pair.answers("the old man", 0)[1].score
     assert len(pair.reward.sources) == 2
     alone = []

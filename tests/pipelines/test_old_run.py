@@ -29,7 +29,8 @@ kl_coeff: 0.01
 reward_model_learning_rate_multiplier: 100
 reinforcement_learning_rate_multiplier: 2000
 data: {validation_share: 0.15, test_share: 0.2}
-ppo: {batch_size: 32, epochs: 2, validation_every: 1, missing_eos_score: null, normalize_prompts: 16}
+reward: {missing_eos_score: null, normalize_prompts: 16}
+ppo: {batch_size: 32, epochs: 2, validation_every: 1}
 infer: {sampling_strategy: temperature_sampling}
 report: {pairs: 4}
 """

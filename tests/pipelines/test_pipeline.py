@@ -16,7 +16,7 @@ import yaml
 import preferent
 from preferent import files
 from preferent.cli.arguments import parser
-from preferent.config import defaults, model_reference, model_shape, recipe, run_schema, stage_graph
+from preferent.config import model_reference, model_shape, recipe, run_schema, stage_graph
 from preferent.errors import DataError, Interrupted, PlatformError, PreferentError, UsageError
 from preferent.evaluation import verdict_sentence
 from preferent.files import TICK, write_atomic
@@ -43,12 +43,14 @@ class Stages:
     def __call__(self, argv, cwd=None, env=None):
         assert argv[:3] == [sys.executable, "-m", "preferent"]
         given = parser().parse_args(argv[3:])
-        found, by_default = defaults.resolve(recipe.load(given.recipe, given.settings)[0], 1000, 1000)
+        found, by_default = recipe.load(given.recipe, given.settings)[0], {}
         folder = given.out.relative_to(given.recipe.parent).as_posix()
         task = next(task for task in stage_graph.build(found) if task.folder == folder)
         self.calls.append(task.name)
         if task.name in self.fail:
             return self.fail[task.name]
+        if task.name != "data":
+            found, by_default = executor.resolved(found)
         if task.name == "report":
             write_atomic(given.out / "report.html", "<html>")
             return 0
@@ -196,7 +198,7 @@ def cache(tmp_path, monkeypatch):
     folder = tmp_path / "hub/models--meta-llama--Llama-2-7b-hf"
     for name in ("v1", "main"):
         files.write_atomic(folder / "refs" / name, COMMIT)
-    files.write_atomic(folder / "snapshots" / COMMIT / "config.json", "{}")
+    files.write_atomic(folder / "snapshots" / COMMIT / "config.json", json.dumps(LLAMA))
     return folder
 
 
@@ -211,7 +213,7 @@ def test_what_is_done_with_a_model_of_the_hub_is_not_started_again(stages, cache
     execute(large_model_reference=reference)
     assert stages.calls == ["report"]
     assert capsys.readouterr().err.count("done already") == len(ALL) - 1
-    (cache / "snapshots" / COMMIT / "config.json").write_text("{ }")
+    (cache / "snapshots" / COMMIT / "config.json").write_text(json.dumps(LLAMA) + " ")
     with pytest.raises(UsageError, match="input model: its content changed"):
         execute(large_model_reference=reference)
     assert stages.calls == ["report", "reward"]
@@ -220,7 +222,7 @@ def test_what_is_done_with_a_model_of_the_hub_is_not_started_again(stages, cache
 def test_a_model_that_moves_on_while_a_stage_begins_is_not_taken_for_what_it_was(stages, cache, hashed, monkeypatch):
     """The judge is made of the newer model; of the older one nothing is learnt from it."""
     newer = "f" * 40
-    files.write_atomic(cache / "snapshots" / newer / "config.json", "{ }")
+    files.write_atomic(cache / "snapshots" / newer / "config.json", json.dumps(LLAMA) + " ")
     time.sleep(stages.pause)
 
     def moves(argv, cwd=None, env=None):

@@ -26,7 +26,7 @@ from preferent.evaluation.inference import generate
 from preferent.files import kept, read_jsonl, read_sealed, write_atomic, write_sealed
 from preferent.models import checkpoint
 from preferent.rollouts import store
-from preferent.runs import metrics, stages
+from preferent.runs import metrics
 from preferent.runs.metrics import Metrics
 
 DAMAGES = int(os.environ.get("PREFERENT_DAMAGES", "30"))
@@ -154,7 +154,7 @@ def test_a_full_disk_at_every_write_of_a_file(
         def work(at: int = at) -> None:
             faults.Fault(tmp_path / "broken", at, faults.refuse)
             for module in (metrics, store):
-                vars(module)["open"] = vars(stages)["open"]
+                vars(module)["open"] = vars(checkpoint)["open"]
             write(tmp_path / "broken")
 
         code = faults.forked(work)
