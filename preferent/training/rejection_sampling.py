@@ -74,7 +74,7 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
     world = World.of(recipe)
     source = model_reference.resolve(str(inputs["model"]))
     recipe, by_default = defaults.resolve(recipe, policy=model_reference.parameters(str(source)))
-    inputs = scoring.located(recipe, inputs)
+    inputs = scoring.resolve_models(recipe, inputs)
     language_models.check_length(source, recipe)
     with stages.locked(out):
         fields = pick(recipe, *stage_graph.FIELDS["rejection"])
@@ -96,7 +96,7 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
             raise DataError(f"{inputs['train']}: holds no prompt to train on")
         reference = None if defaults.reference(recipe, "rejection") == "none" else policy.reference()
         reward, engine = CombinedReward.load(recipe, inputs, world), sampler.make(recipe, policy)
-        reward = scoring.fitted(recipe, policy, reward, engine, prompts, out)
+        reward = scoring.fit_scale(recipe, policy, reward, engine, prompts, out)
         train(recipe, stage, RejectionNetworks(policy, reference, reward, engine), prompts)
 
 
@@ -162,16 +162,16 @@ def collect(
         slots = np.arange(start, min(start + PROMPTS_AT_ONCE, count))
         items = ((number * count + slots)[:, None] * section.samples + np.arange(section.samples)).ravel()
         name, places = f"{number:06d}-{start:06d}", rows[slots].repeat(section.samples)
-        answers = store.replayed(name, prompts.ids)
+        answers = store.replay(name, prompts.ids)
         if answers is None and not fresh:
             raise lost_answers(store, number)
         if answers is None:
             batch = sample(recipe, state, networks, prompts, places, items)
-            answers = store.committed(name, scoring.scored(networks.reward, batch))
+            answers = store.commit(name, scoring.score_rollouts(networks.reward, batch))
         else:
             batch = RolloutBatch(answers, prompts.part(places), networks.policy.tokenizer)
         if fresh:
-            store.describe(state.step, batch.prompts.texts, batch.answers, answers)
+            store.append_samples(state.step, batch.prompts.texts, batch.answers, answers)
         rollouts += answers
     scores = scoring.final_scores(rollouts, networks.reward.scale, recipe)
     scores = scores.reshape(count, section.samples)
@@ -232,7 +232,7 @@ def validate(
     recipe: Recipe, state: TrainingState, networks: RejectionNetworks, prompts: Prompts, store: RolloutStore, out: Path
 ) -> dict[str, float]:
     """Return score and KL on validation prompts; save the best policy so far."""
-    figures = scoring.validated(
+    figures = scoring.validate(
         recipe, networks.reward, networks.policy, networks.reference, networks.sampler, prompts, state.step, store,
         recipe.rejection.micro_batch_tokens,
     )  # fmt: skip

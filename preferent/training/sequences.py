@@ -37,9 +37,7 @@ def read(recipe: Recipe, policy: Policy, files: Sequence[str], length: int) -> S
     """Read sequences from files: one per demonstration, or plain text packed to `length` tokens."""
     kind, _ = row_reader.detect(files)
     if kind not in ("demonstration", "text"):
-        raise DataError(
-            f"{files[0]}: holds {kind} rows; fine-tuning needs input_text and output_text, or text"
-        )
+        raise DataError(f"{files[0]}: holds {kind} rows; fine-tuning needs input_text and output_text, or text")
     records = row_reader.kept(datasets.read(files, kind), recipe.data.max_dropped)
     sequences = demonstrated(recipe, policy, records) if kind == "demonstration" else packed(policy, records, length)
     if len(sequences) < 2:

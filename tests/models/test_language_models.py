@@ -181,7 +181,7 @@ def test_what_is_no_policy_is_refused(
     saving.save(language_models.load_scorer(tiny, world, 0, 1), tmp_path / "reward", {}, "# test\n")
     with pytest.raises(UsageError, match="not a causal language model"):
         language_models.load_policy(tmp_path / "reward", world)
-    with pytest.raises(UsageError, match="is no reward model"):
+    with pytest.raises(UsageError, match="is not a reward model"):
         language_models.load_scorer(tiny, world)
     pickled = make_model(seed=9)
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")

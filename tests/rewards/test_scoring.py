@@ -120,7 +120,7 @@ def test_an_ensemble_scores_with_the_mean_of_its_members(tiny: Path) -> None:
     tokenizer = members[0].scorer.tokenizer
     rows = [rollout(tokenizer.encode_answer(Prompt("He "), None, a, 64)[0]) for a in answers]
     batch = answering(rows, ["He "] * 2, tokenizer, recipe)
-    found = scoring.scored(reward, batch)
+    found = scoring.score_rollouts(reward, batch)
     assert [set(row.scores) for row in found] == [{"reward", "reward-2", "reward-3"}] * 2
     alone = [m.score(batch) for m in members]
     assert np.allclose(scoring.final_scores(found, scale, recipe), np.mean(alone, axis=0), atol=1e-6)

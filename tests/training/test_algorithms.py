@@ -103,7 +103,7 @@ def test_kl_in_the_loss_is_not_in_the_reward(tiny: Path, tmp_path: Path) -> None
     groups = batch.scores.view(-1, 8)
     assert torch.allclose(batch.advantages[:, 0].view(-1, 8), groups - groups.mean(-1, keepdim=True), atol=1e-6)
     assert "loss/kl" not in found["reward"][1]
-    rows = torch.cat([micro.rows for micro in batch.minibatches[0]])
+    rows = torch.cat([micro.batch_rows for micro in batch.minibatches[0]])
     k2 = 0.5 * float(batch.measured.k1[rows.unique()].square().sum()) / len(rows)
     assert sums["loss/kl"] == pytest.approx(k2, rel=1e-5) and k2 > 0
     assert sums["rl_loss"] == pytest.approx(sums["loss/policy"] + 5 * k2, rel=1e-5)
@@ -143,9 +143,9 @@ def test_the_greedy_answer_is_what_remax_holds_an_answer_against(stage_inputs: d
         [str(i) for i in range(8)],
         [Prompt(str(i)) for i in range(8)],
     )
-    ledger = RolloutStore(tmp_path / "rollouts")
-    rollouts = ppo.sample(recipe, 0, parts, prompts, ledger)
-    greedy = ppo.sample_greedy(recipe, 0, parts, prompts, ledger, rollouts)
+    store = RolloutStore(tmp_path / "rollouts")
+    rollouts = ppo.sample(recipe, 0, parts, prompts, store)
+    greedy = ppo.sample_greedy(recipe, 0, parts, prompts, store, rollouts)
     assert [r.prompt_index for r in greedy] == [r.prompt_index for r in rollouts]
     state = ppo.start(recipe, parts)
     batch = update.assemble(recipe, state, rollouts, parts, greedy)

@@ -67,9 +67,9 @@ def experience(parts: ppo.PPONetworks, recipe: Recipe, tmp_path: Path) -> tuple[
     prompts = ppo.Prompts(ids, [str(i) for i in range(9)], [Prompt(str(i)) for i in range(9)])
     state = ppo.start(recipe, parts)
     (tmp_path / "rollouts").mkdir(exist_ok=True, parents=True)
-    ledger = ppo.RolloutStore(tmp_path / "rollouts")
-    rollouts = ppo.sample(recipe, 0, parts, prompts, ledger)
-    greedy = ppo.sample_greedy(recipe, 0, parts, prompts, ledger, rollouts)
+    store = ppo.RolloutStore(tmp_path / "rollouts")
+    rollouts = ppo.sample(recipe, 0, parts, prompts, store)
+    greedy = ppo.sample_greedy(recipe, 0, parts, prompts, store, rollouts)
     return state, ppo.assemble(recipe, state, rollouts, parts, greedy)
 
 

@@ -39,7 +39,7 @@ from preferent.training.ppo.update import PPOState, TrainingBatch, assemble, lea
 def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
     """Run stage `ppo`: model=, reward= (or reward.sources of the recipe), train=, validation= -> out/model."""
     world = World.of(recipe)
-    source, inputs = model_reference.resolve(str(inputs["model"])), scoring.located(recipe, inputs)
+    source, inputs = model_reference.resolve(str(inputs["model"])), scoring.resolve_models(recipe, inputs)
     recipe, by_default = defaults.resolve(recipe, policy=model_reference.parameters(str(source)))
     language_models.check_length(source, recipe)
     with stages.locked(out):
@@ -117,7 +117,7 @@ def sample(recipe: Recipe, step: int, networks: PPONetworks, prompts: Prompts, s
     size, samples = recipe.ppo.batch_size, algorithm(recipe.ppo).samples
     rows = randomness.rows(recipe.seed, "data", step, size // samples, len(prompts.ids)).repeat(samples)
     name, answered, tokenizer = f"{step:06d}", prompts.part(rows), networks.policy.tokenizer
-    rollouts = store.replayed(name, prompts.ids)
+    rollouts = store.replay(name, prompts.ids)
     if rollouts is None:
         items = (step * size + np.arange(size)).tolist()
         sampled = networks.sampler.sample(answered.ids, items, "rollout", step, rollout_params(recipe))
@@ -126,10 +126,10 @@ def sample(recipe: Recipe, step: int, networks: PPONetworks, prompts: Prompts, s
             for i, (r, row) in enumerate(zip(sampled, rows, strict=True))
         ]
         batch = RolloutBatch(numbered, answered, tokenizer)
-        rollouts = store.committed(name, scoring.scored(networks.reward, batch))
+        rollouts = store.commit(name, scoring.score_rollouts(networks.reward, batch))
     else:
         batch = RolloutBatch(rollouts, answered, tokenizer)
-    store.describe(step, answered.texts, batch.answers, rollouts)
+    store.append_samples(step, answered.texts, batch.answers, rollouts)
     return rollouts
 
 
@@ -149,9 +149,9 @@ def sample_greedy(
     def make() -> list[Rollout]:
         answered, params = prompts.part(rows), replace(rollout_params(recipe), greedy=True)
         sampled = networks.sampler.sample(answered.ids, rows, "greedy", step, params)
-        return scoring.scored(networks.reward, RolloutBatch(sampled, answered, networks.policy.tokenizer))
+        return scoring.score_rollouts(networks.reward, RolloutBatch(sampled, answered, networks.policy.tokenizer))
 
-    greedy = dict(zip(rows, store.recorded(f"greedy-{step:06d}", prompts.ids, make), strict=True))
+    greedy = dict(zip(rows, store.replay_or_make(f"greedy-{step:06d}", prompts.ids, make), strict=True))
     return [greedy[r.prompt_index] for r in rollouts]
 
 
@@ -172,7 +172,7 @@ def validate(
     """Return score and KL on validation prompts; save the best policy so far, and record a reason to stop."""
     limit = recipe.ppo.micro_batch_tokens
     with averaged(state, networks):
-        figures = scoring.validated(
+        figures = scoring.validate(
             recipe, networks.reward, networks.policy, networks.reference, networks.sampler, prompts, state.step, store,
             limit,
         )  # fmt: skip

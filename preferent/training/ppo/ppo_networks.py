@@ -55,7 +55,7 @@ def load(recipe: Recipe, source: Path, inputs: dict[str, Path], out: Path, world
     prompts = Prompts.of(datasets.load_prompts(inputs["train"]), policy.tokenizer, recipe)
     if not prompts.ids:
         raise DataError(f"{inputs['train']}: holds no prompt to train on")
-    reward = scoring.fitted(recipe, policy, reward, engine, prompts, out)
+    reward = scoring.fit_scale(recipe, policy, reward, engine, prompts, out)
     name = reward.critic_name(policy.tokenizer)
     normalizer = Normalizer() if name is None else reward.scale.normalizer(name)
     files, length = stage_graph.pretraining(recipe), defaults.sequence_length(recipe)

@@ -22,7 +22,7 @@ from preferent.models import batching, vocabulary
 from preferent.rewards import scoring
 from preferent.rewards.normalization import Normalizer
 from preferent.rollouts import measurement
-from preferent.rollouts.measurement import Micro
+from preferent.rollouts.measurement import MicroBatch
 from preferent.runs.directory import StageDirectory
 from preferent.training import advantages, losses, sequences
 from preferent.training.optimizer import Optimizer
@@ -61,7 +61,7 @@ class TrainingBatch:
     """
 
     rollouts: list[Rollout]
-    minibatches: list[list[Micro]]
+    minibatches: list[list[MicroBatch]]
     mask: Tensor
     measured: measurement.Measured
     scores: Tensor
@@ -172,7 +172,9 @@ def learn(recipe: Recipe, state: PPOState, batch: TrainingBatch, networks: PPONe
     return means | {"val/first_ratio": first_ratio, "learning_rate": rate}
 
 
-def update(recipe: Recipe, batch: TrainingBatch, micros: Sequence[Micro], networks: PPONetworks) -> dict[str, float]:
+def update(
+    recipe: Recipe, batch: TrainingBatch, micros: Sequence[MicroBatch], networks: PPONetworks
+) -> dict[str, float]:
     """Accumulate the gradients of one minibatch, micro-batch by micro-batch; return its losses and diagnostics."""
     tokens = sum(len(micro.ids) for micro in micros)
     totals: dict[str, Tensor | float] = {}
@@ -186,7 +188,7 @@ def update(recipe: Recipe, batch: TrainingBatch, micros: Sequence[Micro], networ
 
 
 def policy_gradients(
-    recipe: Recipe, batch: TrainingBatch, micro: Micro, networks: PPONetworks, tokens: int
+    recipe: Recipe, batch: TrainingBatch, micro: MicroBatch, networks: PPONetworks, tokens: int
 ) -> dict[str, Tensor]:
     """Add a micro-batch's gradient of the policy's loss divided by its minibatch's `tokens`; return sums to log."""
     ppo, policy = recipe.ppo, networks.policy
@@ -207,7 +209,9 @@ def policy_gradients(
     return logged | {"rl_loss": loss.detach()}
 
 
-def critic_gradients(recipe: Recipe, batch: TrainingBatch, micro: Micro, networks: PPONetworks, tokens: int) -> Tensor:
+def critic_gradients(
+    recipe: Recipe, batch: TrainingBatch, micro: MicroBatch, networks: PPONetworks, tokens: int
+) -> Tensor:
     """Add a micro-batch's gradient of the critic's loss divided by its minibatch's `tokens`; return the summed loss."""
     critic = networks.critic
     assert critic is not None and batch.values is not None and batch.returns is not None
