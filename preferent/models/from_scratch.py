@@ -101,7 +101,7 @@ def _write(tokenizer: Tokenizer, sizes: dict[str, Any], seed: int, out: Path) ->
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        weights = dict(LlamaForCausalLM(config).named_parameters())
+        weights: dict[str, torch.Tensor] = dict(LlamaForCausalLM(config).named_parameters())
     generation = GenerationConfig(bos_token_id=BOS, eos_token_id=EOS, do_sample=True, temperature=1.0, top_k=0)
     files.write_atomic(out / "model.safetensors", save(weights, metadata={"format": "pt"}))
     files.write_atomic(out / "config.json", config.to_json_string())

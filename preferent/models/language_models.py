@@ -21,7 +21,7 @@ import transformers
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from safetensors import SafetensorError
 from torch import Tensor
-from torch.nn import Module, Parameter
+from torch.nn import Parameter
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from preferent import files, randomness
@@ -66,7 +66,7 @@ class Network:
             yield
 
     @cached_property
-    def _checkpointed(self) -> list[Module]:
+    def _checkpointed(self) -> list[Any]:
         """Return the modules whose activations are recomputed in the backward pass."""
         return [module for module in self.body.modules() if getattr(module, "gradient_checkpointing", False)]
 
@@ -96,14 +96,14 @@ class Network:
         """
         learns = torch.is_grad_enabled() and cache is None
         with self._adapted(), contextlib.nullcontext() if learns else self._without_checkpoints():
-            out = self.body.base_model(
+            hidden: Tensor = self.body.base_model(
                 input_ids=ids,
                 attention_mask=attention_mask,
                 position_ids=positions,
                 past_key_values=cache,
                 use_cache=cache is not None,
-            )
-        return out.last_hidden_state
+            ).last_hidden_state
+        return hidden
 
     def trainable(self) -> dict[str, Parameter]:
         """Return the trainable parameters by name."""
@@ -155,12 +155,14 @@ class Scorer(Network):
     def scores(self, hidden: Tensor) -> Tensor:
         """Return raw scores [...] of hidden states [..., D]."""
         with self._adapted():
-            return self.body.score(hidden.float()).squeeze(-1)
+            scores: Tensor = self.body.get_submodule("score")(hidden.float()).squeeze(-1)
+        return scores
 
     def critic(self) -> "Scorer":
         """Return a critic that starts as a copy of this reward model: a second adapter, or a second full copy."""
         if self.peft is None:
             return dataclasses.replace(self, body=copy.deepcopy(self.body).requires_grad_(True))
+        assert self.adapter is not None, "a reward model with LoRA has an adapter"
         config = self.peft.peft_config[self.adapter]
         self.peft.add_adapter(CRITIC, dataclasses.replace(config, inference_mode=False))
         state = dict(self.body.named_parameters())
@@ -244,7 +246,7 @@ def load_scorer(
     body.config.get_text_config().pad_token_id = tokenizer.pad_id
     body.score.float()
     if seed is not None:
-        _draw_head(body.score.weight, seed)
+        _draw_head(body.get_parameter("score.weight"), seed)
     peft = _existing_adapter(body, source, base)
     body.requires_grad_(trainable)
     if seed is not None:
@@ -286,7 +288,7 @@ def read_config(source: Path, trust_remote_code: bool = False) -> Any:
         first = str(error).split("\n")[0][:200]
         raise PlatformError(
             f"{source}/config.json: transformers cannot read it: {first}; copy the model again, or if it has its own "
-            "code set trust_remote_code: true"
+            "code, set trust_remote_code: true"
         ) from None
     for name in vars(config.get_text_config()):
         if "dropout" in name or name.endswith("_pdrop"):
@@ -300,7 +302,7 @@ def has_base(policy: Policy, source: Path) -> bool:
     It does if its base has the same fingerprint and tokenizer, and the adapter changes neither biases nor the weights
     of the base.
     """
-    if policy.peft is None:
+    if policy.peft is None or policy.adapter is None:
         return False
     config = policy.peft.peft_config[policy.adapter]
     return (

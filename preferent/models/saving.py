@@ -66,8 +66,8 @@ def _save_full(network: Network, folder: Path, masters: Mapping[str, Tensor]) ->
 
 
 def _save_adapter(network: Network, folder: Path, final: Path) -> None:
-    assert network.peft is not None
-    network.peft.save_pretrained(folder, selected_adapters=[network.adapter])
+    assert network.peft is not None and network.adapter is not None
+    network.peft.save_pretrained(str(folder), selected_adapters=[network.adapter])
     config = files.read_json(folder / "adapter_config.json")
     inside = final.resolve().parents[1] in network.source.resolve().parents
     beside = os.path.relpath(network.source, final.resolve())

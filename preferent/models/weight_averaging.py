@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from peft import set_peft_model_state_dict
+from peft import LoraConfig, set_peft_model_state_dict
 from peft.utils import load_peft_weights
 from torch import Tensor
 
+from preferent.config.model_reference import adapter_base
 from preferent.errors import UsageError
 from preferent.models import language_models
 from preferent.models.language_models import Scorer
@@ -22,7 +23,7 @@ def load(sources: Sequence[Path], world: World, checkpointing: bool = False) -> 
     if len(sources) == 1:
         return language_models.load_scorer(sources[0], world, checkpointing=checkpointing)
     adapters = [(source / "adapter_config.json").exists() for source in sources]
-    if any(adapters) and (not all(adapters) or len({language_models.adapter_base(source) for source in sources}) > 1):
+    if any(adapters) and (not all(adapters) or len({adapter_base(source) for source in sources}) > 1):
         raise UsageError(
             f"reward.combine: weights averages models that started from the same model, but {sources[0]} and the "
             "others did not; "
@@ -56,6 +57,7 @@ def _adapters(scorer: Scorer, sources: Sequence[Path]) -> Scorer:
     adapters = [load_peft_weights(str(source), device="cpu") for source in sources]
     joined = {name: _join(name, [weights[name] for weights in adapters]) for name in adapters[0]}
     config, count = scorer.peft.peft_config[scorer.adapter], len(sources)
+    assert isinstance(config, LoraConfig), "preferent trains no other adapters"
     wider = dataclasses.replace(config, r=count * config.r, lora_alpha=count * config.lora_alpha)
     scorer.peft.add_adapter(MEAN, wider)
     set_peft_model_state_dict(scorer.peft, joined, adapter_name=MEAN)

@@ -70,5 +70,5 @@ def _dtype(precision: str, device: torch.device) -> torch.dtype:
 def has_bf16(device: torch.device) -> bool:
     """Return whether the processor multiplies bfloat16 natively (AVX512-BF16 or AMX on a CPU)."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

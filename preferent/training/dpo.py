@@ -218,16 +218,18 @@ def losses(
     reference = torch.stack([side.reference[places] for side in (part.chosen, part.rejected)]).to(log_probs)
     ratios = log_probs - reference
     rewards = ratios
-    if anchor is not None:
-        loss = kto_loss(*ratios, anchor.to(log_probs), kl_coeff, dpo.desirable_weight, dpo.undesirable_weight)
-    elif dpo.loss == "reference_free":
+    if anchor is None and dpo.loss == "reference_free":
         tokens = np.stack([side.tokens[places] for side in (part.chosen, part.rejected)])
         rewards = log_probs / torch.from_numpy(tokens).to(log_probs)
-        loss = reference_free_loss(*rewards, kl_coeff, dpo.target_margin)
+    chosen, rejected = rewards
+    if anchor is not None:
+        loss = kto_loss(chosen, rejected, anchor.to(log_probs), kl_coeff, dpo.desirable_weight, dpo.undesirable_weight)
+    elif dpo.loss == "reference_free":
+        loss = reference_free_loss(chosen, rejected, kl_coeff, dpo.target_margin)
     elif dpo.loss == "ipo":
-        loss = ipo_loss(*ratios, kl_coeff)
+        loss = ipo_loss(chosen, rejected, kl_coeff)
     else:
-        loss = dpo_loss(*ratios, kl_coeff, dpo.label_smoothing)
+        loss = dpo_loss(chosen, rejected, kl_coeff, dpo.label_smoothing)
     chosen, rejected = kl_coeff * rewards.detach()
     metrics = {
         "loss": loss.detach(),

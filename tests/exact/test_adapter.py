@@ -97,7 +97,7 @@ def test_a_saved_adapter_off_is_the_model_that_it_rests_on(
     inputs = {"model": tmp_path / "model", "reference": tiny, "prompts": tmp_path / "p.jsonl"}
     generate.main(recipe, inputs, tmp_path / "shared")
     assert loaded == [tmp_path / "model"]
-    monkeypatch.setattr(language_models, "rests_on", lambda policy, source: False)
+    monkeypatch.setattr(language_models, "has_base", lambda policy, source: False)
     generate.main(recipe, inputs, tmp_path / "beside")
     assert loaded == [tmp_path / "model"] * 2 + [tiny]
     shared, beside = ((tmp_path / name / "text.jsonl").read_bytes() for name in ("shared", "beside"))

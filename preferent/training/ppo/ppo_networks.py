@@ -13,7 +13,7 @@ from preferent.models.language_models import Policy, Scorer
 from preferent.models.world import World
 from preferent.rewards import scoring
 from preferent.rewards.normalization import Normalizer
-from preferent.rewards.scoring import CombinedReward
+from preferent.rewards.scoring import CombinedReward, RewardModel
 from preferent.rollouts import sampler
 from preferent.rollouts.sampler import Prompts, Sampler
 from preferent.training import sequences
@@ -71,4 +71,6 @@ def load_critic(recipe: Recipe, source: Path, policy: Policy, reward: CombinedRe
     name = reward.critic_name(policy.tokenizer)
     if name is None:
         return language_models.critic_from_policy(source, policy.world, rank, recipe.gradient_checkpointing)
-    return reward.sources[name].scorer.critic()
+    source = reward.sources[name]
+    assert isinstance(source, RewardModel), "a function has no weights to start from"
+    return source.scorer.critic()
