@@ -13,12 +13,15 @@ A comparison's figures are exempt only where a judgment of it is. Timings, Tenso
 are no difference.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 JSON = ("score.json", "quality.json", "metrics.json")
 ROWS = ("samples.jsonl", "mistakes.jsonl", "text.jsonl", "answers.jsonl", "judgments.jsonl")
@@ -74,7 +77,15 @@ class Tensor:
     content: bytes
 
     def __str__(self) -> str:
-        return f"{self.dtype} {list(self.shape)}"
+        return f"{self.dtype} {list(self.shape)} {hashlib.sha256(self.content).hexdigest()[:8]}"
+
+    def apart(self, other: object) -> str:
+        """How far another tensor of floats is from this one, in words; nothing where that has no meaning."""
+        floats = {"F32": np.float32, "F64": np.float64}.get(self.dtype)
+        if floats is None or not isinstance(other, Tensor) or (self.dtype, self.shape) != (other.dtype, other.shape):
+            return ""
+        distance = np.abs(np.frombuffer(self.content, floats) - np.frombuffer(other.content, floats)).max()
+        return f" (up to {distance:.2g} apart)"
 
 
 def short(value: object) -> str:
@@ -179,17 +190,27 @@ def compare(path: Path, base: Path, head: Path, count: Count) -> None:
 
 
 def compare_tensors(path: Path, base: Path, head: Path, count: Count) -> None:
-    """Compare the tensors of a file by name, type, shape and bytes."""
+    """Compare the tensors of a file by name, type, shape and bytes; moments that only BASE has are one line."""
     sides = [tensors(side / path) for side in (base, head)]
-    rollouts, best = "rollouts" in path.parts, "best" in path.parts
+    rollouts = "rollouts" in path.parts
+    moments = {
+        name: tensor
+        for name, tensor in sides[0].items()
+        if "best" in path.parts and name.startswith(MOMENTS) and name not in sides[1]
+    }
     for name in dict.fromkeys([*sides[0], *sides[1]]):
         one, other = (side.get(name, ABSENT) for side in sides)
         if rollouts and ABSENT in (one, other):
             count.notes.append(f"column of one side: {path} {name}: BASE {short(one)}  HEAD {short(other)}")
             continue
-        why = "moments" if best and other is ABSENT and name.startswith(MOMENTS) else None
         count.columns, count.tensors = count.columns + rollouts, count.tensors + (not rollouts)
-        count.add(str(path), [] if one == other else [(name, one, other, why)])
+        if name not in moments:
+            distance = one.apart(other) if isinstance(one, Tensor) else ""
+            count.add(str(path), [] if one == other else [(name + distance, one, other, None)])
+    if moments:
+        size = sum(len(tensor.content) for tensor in moments.values())
+        count.exempt += len(moments)
+        count.notes.append(f"exempt, moments: {path}: BASE {len(moments)} tensors of {size:,} bytes  HEAD {ABSENT}")
 
 
 def rows_of(path: Path) -> list[Any]:
@@ -222,14 +243,16 @@ def exempt(path: Path, base: Path, head: Path, name: str, one: Mapping[str, Any]
         return None
     keys = {side["name"]: side["key"] for side in json.loads((folders[0] / "metrics.json").read_text())["sides"]}
     pair = [keys[one[model]] for model in ("model_a", "model_b")]
-    answers = [answer for folder in folders for answer in answers_to(folder, one["id"], pair)]
-    if best_of(folders) and "a" in pair and answers[:2] != answers[2:] and re.match(r"response_[ab]$", name):
+    base_answers, head_answers = (answers_to(folder, one["id"], pair) for folder in folders)
+    place = {"a": 0, "b": 1}.get(name.rpartition("_")[2])  # score_a is of a alone, a choice of both
+    about = [(base_answers[i], head_answers[i]) for i in (range(2) if place is None else (place,))]
+    is_chosen = best_of(folders) and any(answer != other for answer, other in about)
+    if is_chosen and re.match(r"response_[ab]$", name):
         return "best of n"
     if not JUDGED.match(name) or one.get("judge") == "people":
         return None
-    if any(answer["ended"] is False for answer in answers):
-        return "cut answer"
-    return "best of n" if best_of(folders) and answers[:2] != answers[2:] else None
+    is_cut = any(answer["ended"] is False for both in about for answer in both)
+    return "cut answer" if is_cut else "best of n" if is_chosen else None
 
 
 def best_of(folders: Sequence[Path]) -> bool:

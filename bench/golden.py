@@ -115,7 +115,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "grpo": GROUPED,
     "dpo": {"method": "dpo", **DIRECT},
     "kto": {"method": "kto", **DIRECT, "dpo.learning_rate": None},
-    "rejection": {"method": "rejection_sampling", **KEPT, "rejection.batch_size": 8},
+    "rejection": {"method": "rejection_sampling", **KEPT, "rejection.batch_size": 8, "rejection.learning_rate": 0.003},
     "best": {"infer.best_of": 2},
     "text": {"sft.dataset": "text.jsonl", "sft.learning_rate": None},
 }

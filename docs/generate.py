@@ -15,7 +15,7 @@ from pydantic_core import PydanticUndefined
 from preferent.cli.arguments import parser
 from preferent.config import defaults
 from preferent.config.algorithms import ALGORITHMS
-from preferent.config.recipe import Recipe, inner_section
+from preferent.config.recipe import Recipe, inner_section, listed_section
 from preferent.config.sections import Section
 
 HERE = Path(__file__).parent
@@ -112,14 +112,8 @@ def _sections(section: type[Section], prefix: str) -> Iterator[str]:
         inner = inner_section(field)
         if inner is not None:
             yield from _sections(inner, f"{prefix}{name}.")
-        if (listed := _listed_section(field)) is not None:
+        if (listed := listed_section(field)) is not None:
             yield from _sections(listed, f"{prefix}{name}[].")
-
-
-def _listed_section(field: FieldInfo) -> type[Section] | None:
-    """The section of which a field holds a list."""
-    kinds = get_args(field.annotation) if get_origin(field.annotation) is tuple else ()
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
 
 
 def _row(name: str, field: FieldInfo) -> str:

@@ -43,7 +43,7 @@ def write_side(folder: Path) -> None:
     answers = {"a": {"text": "x", "ended": True}, "b": {"text": "y", "ended": True}}
     cut = {"a": {"text": "xx", "ended": False}, "b": {"text": "y", "ended": True}}
     write(folder / "run/comparison/answers.jsonl", {"id": "0", "answers": answers}, {"id": "1", "answers": cut})
-    judged = {"judge": "judge", "model_a": "tuned", "model_b": "base", "choice": "A", "score_a": 1.0}
+    judged = {"judge": "judge", "model_a": "tuned", "model_b": "base", "choice": "A", "score_a": 1.0, "score_b": 0.0}
     write(folder / JUDGMENTS, {"id": "0"} | judged, {"id": "1"} | judged)
     sides = [{"key": "a", "name": "tuned"}, {"key": "b", "name": "base"}]
     judges = {"judge": {"win_rate": 1.0}}
@@ -112,6 +112,7 @@ DIFFERENT = {
     "a metric": in_row(METRICS, 0, "rank_loss", 0.5 + 1e-15),
     "a metric that is new": in_row(METRICS, 0, "new", 1.0),
     "a correlation that is another": in_row(METRICS, 0, "validation/length_correlation", 0.25 + 1e-9),
+    "the score of the answer that ended beside a cut one": in_row(JUDGMENTS, 1, "score_b", 0.5),
     "a judgment of answers that ended": in_row(JUDGMENTS, 0, "choice", "B"),
     "a verdict from equal judgments": in_row(VERDICT, 0, "judges|judge|win_rate", 0.5),
     "the KL beside judgments of cut answers": both(CUT, in_row(VERDICT, 0, "kl|mean", 1.0)),

@@ -310,7 +310,9 @@ def load(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, list[str]]:
     In a run's own `recipe.yaml` the values that nobody asked for are open again, so that they follow the overrides.
     """
     values = read(path)
-    return parse(assign(run_schema.asked(values, path), overrides) if isinstance(values, dict) else values, str(path))
+    return parse(
+        assign(run_schema.reopened(values, path), overrides) if isinstance(values, dict) else values, str(path)
+    )
 
 
 def dump(recipe: Recipe, by_default: Mapping[str, Any] = MappingProxyType({})) -> str:

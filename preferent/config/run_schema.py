@@ -54,7 +54,7 @@ def written(values: dict[str, Any], by_default: Mapping[str, Any]) -> dict[str, 
     return {"schema": SCHEMA, **values, "defaults": filled}
 
 
-def asked(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
+def reopened(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Return the values of a recipe as somebody asked for them: in a run's own file, those that nobody asked for are
     open again.
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from preferent.doctor.findings import SICK, SUSPICIOUS, Evidence, Finding
 from preferent.doctor.run_history import Row, RunHistory
-from preferent.evaluation.judges.judge_summary import MUCH_UNPARSABLE
+from preferent.evaluation.judges.protocol import MUCH_UNPARSABLE
 from preferent.evaluation.reward_findings import BY_LENGTH
 
 FILE = "comparison/metrics.json"

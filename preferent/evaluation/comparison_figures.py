@@ -89,7 +89,11 @@ def rouges(answers: Answers) -> dict[str, Any] | None:
 def difficulty(answers: Sequence[Answer]) -> dict[str, float] | None:
     """How hard each prompt is by AlpacaEval's measure, the key `instruction_difficulty` of its row in the prompts file;
     None unless all say it."""
-    found = {one.id: one.asked.extra.get("instruction_difficulty") for one in answers if one.asked is not None}
+    found = {
+        one.id: one.prompt_record.extra.get("instruction_difficulty")
+        for one in answers
+        if one.prompt_record is not None
+    }
     if len(found) < len(answers) or not all(isinstance(value, int | float) for value in found.values()):
         return None
     return {id: float(value) for id, value in found.items() if value is not None}

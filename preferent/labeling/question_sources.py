@@ -88,17 +88,17 @@ def from_predictions(
     a: Path, b: Path, prompts: Path | None = None, models: tuple[str, str] = ("a", "b"), instruction: str = ""
 ) -> QuestionMaterial:
     """The pairs of answers in two prediction files, with the prompts as the data have them if their file is given."""
-    read = {side: predictions.read(predictions.predictions(path)) for side, path in (("a", a), ("b", b))}
+    read = {side: predictions.read(predictions.prediction_file(path)) for side, path in (("a", a), ("b", b))}
     asked = datasets.load_prompts(prompts) if prompts is not None else []
     sides = predictions.join(read, prompts=asked)
     if asked:
-        sides["a"] = predictions.known(sides["a"], asked)
+        sides["a"] = predictions.with_prompts(sides["a"], asked)
     opening = f"{instruction}\n\n\n" if instruction else ""
     found = []
     for one, other in zip(sides["a"], sides["b"], strict=True):
         told = bool(opening) and one.prompt.startswith(opening)
         context = one.prompt.removeprefix(opening) if told else one.prompt
-        prompt = one.asked or Prompt(input_text=context, id=one.id)
+        prompt = one.prompt_record or Prompt(input_text=context, id=one.id)
         told_by = instruction if told else ""
         extra = dict(prompt.extra) | ({"tags": list(one.tags)} if one.tags else {})
         found.append(Question(one.id, prompt, one.text, other.text, *models, told_by, context, extra=extra))

@@ -53,9 +53,9 @@ def execute(
         try:
             for number, task in enumerate(tasks, start=1):
                 if number == 2:  # bad data are refused before a model is looked for on the hub
-                    asked = recipe
-                    recipe, by_default = resolved(asked)
-                    files.write_atomic(out / "recipe.yaml", dump(asked, by_default))
+                    settled, by_default = resolved(recipe)
+                    files.write_atomic(out / "recipe.yaml", dump(recipe, by_default))
+                    recipe = settled
                 title = f"{number}/{len(tasks)} {task.name}"
                 worked |= _perform(task, recipe, by_default, out, title, announce, digests)
         except PreferentError as error:
@@ -200,8 +200,8 @@ def _keep_base(tasks: Sequence[Task], recipe: Recipe, root: Path, digests: Diges
         here = replace(
             task, outside={name: str(model_reference.resolve(model)) for name, model in task.outside.items()}
         )
-        asked, by_default = resolved(recipe)
-        if finished(here, asked, source.parent, by_default, digests):
+        settled, by_default = resolved(recipe)
+        if finished(here, settled, source.parent, by_default, digests):
             _take(source, target)
 
 

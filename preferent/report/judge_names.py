@@ -6,7 +6,7 @@ from itertools import cycle
 from typing import Any
 
 from preferent.config.recipe import Recipe
-from preferent.evaluation.judges.judge_summary import MUCH_UNPARSABLE
+from preferent.evaluation.judges.protocol import MUCH_UNPARSABLE
 from preferent.report import charts, interval_tables
 from preferent.report.interval_tables import IntervalRow, IntervalTable, counted, percent, row
 

@@ -157,7 +157,7 @@ def test_an_empty_file_says_what_a_row_is(preferent: Preferent, data: bytes) -> 
     for words in (["data", "check", "empty.jsonl"], ["run", "recipe.yaml", "--set", "preference_dataset=empty.jsonl"]):
         code, said = preferent(*words)
         assert code == 4
-        assert "empty.jsonl: no rows; write one JSON object a line" in said
+        assert "empty.jsonl: no rows; write one JSON object per line" in said
 
 
 def test_a_directory_for_a_file_names_the_files_in_it(preferent: Preferent) -> None:
@@ -183,7 +183,7 @@ BAD_ROWS: dict[str, tuple[Row, str]] = {
     },
     "equal candidates": (GOOD | {"candidate_1": GOOD["candidate_0"]}, "equal candidates: both are ' The a'"),
     "bad UTF-8": (b'{"input_text": "\xff"}', "not UTF-8: byte 0xff at position 16; save the file as UTF-8"),
-    "NUL bytes": (b'{"input_text": "\0"}', "NUL character: a byte 0x00 at position 16; a file in UTF-16 has such"),
+    "NUL bytes": (b'{"input_text": "\0"}', "NUL character: a byte 0x00 at position 16; if the file is UTF-16, save it"),
     "NUL escaped": (b'{"input_text": "\\u0000"}', "NUL character: a text holds U+0000"),
     "array": (b"[1, 2]", "not an object: a JSON array, where each line should be one object"),
     "ten malformed megabytes": (GOOD | {"choice": "x" * 10_000_000}, "bad choice: 'xxx"),
@@ -662,7 +662,7 @@ def test_a_validation_group_of_three_rows_is_warned_of(preferent: Preferent) -> 
     code, said = preferent("data", "prepare", "--recipe", "recipe.yaml", "--set", "preference_dataset=few.jsonl",
                            "--out", "data")  # fmt: skip
     assert code == 0
-    assert "preference/validation.jsonl holds only 3 rows; what is measured on it says little" in said
+    assert "preference/validation.jsonl holds only 3 rows: too few for reliable measurements" in said
     assert "raise data.validation_share and data.test_share, or name an eval_dataset" in said
 
 

@@ -43,19 +43,19 @@ def test_the_reward_model_goes_by_its_own_size() -> None:
 
 
 def test_what_was_asked_for_stays_and_learning_rates_follow_it() -> None:
-    asked = open_recipe(ppo={"lora_dim": 8}, dpo={"learning_rate": 0.5}, reward={"lora_dim": 0})
-    found, by_default = defaults.resolve(asked, SMALL, LARGE)
-    assert (found.ppo.lora_dim, found.ppo.learning_rate, found.ppo.critic_learning_rate) == (8, 1e-4, 1e-4)
-    assert (found.dpo.learning_rate, found.reward.learning_rate) == (0.5, 1e-5)
+    wanted = open_recipe(ppo={"lora_dim": 8}, dpo={"learning_rate": 0.5}, reward={"lora_dim": 0})
+    resolved, by_default = defaults.resolve(wanted, SMALL, LARGE)
+    assert (resolved.ppo.lora_dim, resolved.ppo.learning_rate, resolved.ppo.critic_learning_rate) == (8, 1e-4, 1e-4)
+    assert (resolved.dpo.learning_rate, resolved.reward.learning_rate) == (0.5, 1e-5)
     assert not {"ppo.lora_dim", "dpo.learning_rate", "reward.lora_dim"} & set(by_default)
     assert by_default["ppo.learning_rate"] == 1e-4
-    assert defaults.resolve(found, LARGE, SMALL) == (found, {})
+    assert defaults.resolve(resolved, LARGE, SMALL) == (resolved, {})
 
 
 def test_where_no_size_is_known_the_rank_stays_open() -> None:
-    found, by_default = defaults.resolve(open_recipe(ppo={"lora_dim": 0}))
-    assert found.reward.lora_dim is found.reward.learning_rate is None
-    assert found.ppo.learning_rate == by_default["ppo.learning_rate"] == 1e-6
+    resolved, by_default = defaults.resolve(open_recipe(ppo={"lora_dim": 0}))
+    assert resolved.reward.lora_dim is resolved.reward.learning_rate is None
+    assert resolved.ppo.learning_rate == by_default["ppo.learning_rate"] == 1e-6
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -67,10 +67,10 @@ def test_algorithms_bring_their_own(name: str) -> None:
 
 
 def test_the_rest() -> None:
-    found, _ = defaults.resolve(open_recipe(seed=6, large_model_reference="llama-2-13b"))
-    assert found.compare.judge_seed == 7
-    assert found.sft is not None and found.sft.sequence_length == 32 + 12
-    assert found.reward_model_reference == "llama-2-7b"
+    resolved, _ = defaults.resolve(open_recipe(seed=6, large_model_reference="llama-2-13b"))
+    assert resolved.compare.judge_seed == 7
+    assert resolved.sft is not None and resolved.sft.sequence_length == 32 + 12
+    assert resolved.reward_model_reference == "llama-2-7b"
     assert defaults.resolve(open_recipe(large_model_reference="llama-2-7b"))[0].reward_model_reference is None
 
 
@@ -120,9 +120,24 @@ def chooses(node: ast.AST) -> bool:
     """Whether a syntax tree's node puts something in place of an open field, or chooses among default rates."""
     if not isinstance(node, ast.BoolOp | ast.IfExp):
         return False
-    inside = list(ast.walk(node.test)) if isinstance(node, ast.IfExp) else [node.values[0]]
+    first = node.test if isinstance(node, ast.IfExp) else node.values[0]
+    if isinstance(first, ast.Compare) and ast.unparse(first.comparators[0]) == "None":
+        first = first.left
     values = [n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, float)]
-    return any(isinstance(n, ast.Attribute) and n.attr in OPEN for n in inside) or bool(VALUES & set(values))
+    return (isinstance(first, ast.Attribute) and first.attr in OPEN) or bool(VALUES & set(values))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "rate = reward.learning_rate or (1e-4 if scorer.peft is not None else 1e-5)",
+        "rank = 4 if recipe.sft.lora_dim is None else recipe.sft.lora_dim",
+        "length = section.sequence_length or given.length",
+        "rate = 1e-4 if lora else other",
+    ],
+)
+def test_who_decides_is_seen(line: str) -> None:
+    assert any(chooses(node) for node in ast.walk(ast.parse(line)))
 
 
 def test_nobody_else_decides() -> None:

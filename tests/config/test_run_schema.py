@@ -1,4 +1,4 @@
-"""What a run writes about itself: read again as it was asked, and in the layout of 0.1.0."""
+"""What a run writes about itself: read again as it was asked for, and in the layout of 0.1.0."""
 
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ VALUES = {"large_model_reference": "m", "preference_dataset": "p.jsonl", "ppo": 
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
     """The `recipe.yaml` of a run with a small model."""
-    asked = recipe.parse(VALUES)[0]
+    wanted = recipe.parse(VALUES)[0]
     path = tmp_path / "recipe.yaml"
-    path.write_text(recipe.dump(asked, defaults.resolve(asked, 1000, 1000)[1]))
+    path.write_text(recipe.dump(wanted, defaults.resolve(wanted, 1000, 1000)[1]))
     return path
 
 
@@ -46,14 +46,14 @@ def test_the_file_of_a_run_shows_values_and_is_read_as_it_was_asked(own: Path) -
 
 def test_values_that_nobody_asked_for_follow_what_is_set(own: Path) -> None:
     assert recipe.load(own, ["ppo.algorithm=grpo"])[0].ppo.samples_per_prompt is None
-    found, _ = defaults.resolve(recipe.load(own, ["ppo.lora_dim=8"])[0], 1000, 1000)
-    assert (found.ppo.learning_rate, found.ppo.critic_learning_rate) == (1e-4, 5e-6)
+    resolved, _ = defaults.resolve(recipe.load(own, ["ppo.lora_dim=8"])[0], 1000, 1000)
+    assert (resolved.ppo.learning_rate, resolved.ppo.critic_learning_rate) == (1e-4, 5e-6)
 
 
 def test_a_value_changed_in_the_file_is_asked_for(own: Path) -> None:
     own.write_text(own.read_text().replace("learning_rate: 1.0e-06", "learning_rate: 3.0e-06", 1))
-    found, by_default = defaults.resolve(recipe.load(own)[0], 1000, 1000)
-    assert found.ppo.learning_rate == 3e-6 and "ppo.learning_rate" not in by_default
+    resolved, by_default = defaults.resolve(recipe.load(own)[0], 1000, 1000)
+    assert resolved.ppo.learning_rate == 3e-6 and "ppo.learning_rate" not in by_default
     again = recipe.dump(recipe.load(own)[0], recipe.defaults_in(own))
     assert yaml.safe_load(again)["ppo"]["learning_rate"] == 3e-6
 
@@ -72,12 +72,12 @@ def test_another_schema_is_refused(own: Path) -> None:
 
 def test_the_file_of_a_run_of_0_1_0_is_translated(tmp_path: Path) -> None:
     section = {"sources": "m:f", "clip": 2.0, "missing_eos_score": None, "overlong_tokens": 3, "normalize_prompts": 7}
-    asked = recipe.parse(VALUES | {"reward": section, "compare": {"micro_batch_tokens": 512}})[0]
+    wanted = recipe.parse(VALUES | {"reward": section, "compare": {"micro_batch_tokens": 512}})[0]
     values = of_0_1_0(VALUES | {"reward": section, "ppo": VALUES["ppo"] | {"micro_batch_tokens": 512}})
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(values, sort_keys=False))
-    found = recipe.load(path)[0]
-    assert found.reward == asked.reward and found.compare == asked.compare
+    resolved = recipe.load(path)[0]
+    assert resolved.reward == wanted.reward and resolved.compare == wanted.compare
     assert recipe.load(path, ["reward.clip=3"])[0].reward.clip == 3
     with pytest.raises(UsageError, match=r"'ppo\.reward_clip' is now 'reward\.clip'"):
         recipe.load(path, ["ppo.reward_clip=3"])
@@ -113,3 +113,16 @@ def test_a_stage_of_0_1_0_is_translated() -> None:
         "reward.clip": None, "ppo.epochs": 4, "ppo.learning_rate": None, "seed": 3,
     }  # fmt: skip
     assert run_schema.translated(old | {"schema": 2}, now, ["ppo.epochs"]) == old | {"schema": 2}
+
+
+def test_a_stage_that_0_1_0_began_goes_on(tmp_path: Path) -> None:
+    fields = {"ppo.reward_clip": 2.0, "ppo.epochs": None}
+    began = {"schema": 1, "stage": "ppo", "argv": [], "versions": {}, "fields": fields, "inputs": {}}
+    files.write_sealed(tmp_path / "stage.json", began | {"facts": {"device": "cpu"}})
+    (tmp_path / "metrics.jsonl").write_text("kept")
+    now = {"reward": {"clip": 2.0}, "ppo": {"epochs": 4}}
+    stage = stages.open_stage("ppo", tmp_path, now, {}, by_default={"ppo.epochs": 4, "ppo.lora_dim": 0})
+    assert stage.facts == {"device": "cpu"} and (tmp_path / "metrics.jsonl").read_text() == "kept"
+    written = stages.read_stage(tmp_path)
+    assert (written["schema"], written["defaults"]) == (2, ["ppo.epochs"])
+    assert written["fields"] == {"reward.clip": 2.0, "ppo.epochs": 4}

@@ -428,7 +428,7 @@ def test_missing_and_broken_files_say_what_to_do(variant, tmp_path):
         Tokenizer.load(folder)
     with pytest.raises(PlatformError, match=r"tokenizer_config.json: cannot be read as JSON"):
         Tokenizer.load(variant("llama2", tokenizer_config="{"))
-    with pytest.raises(PlatformError, match="is no tokenizer"):
+    with pytest.raises(PlatformError, match="is not a tokenizer"):
         Tokenizer.load(variant("llama2", tokenizer="{}"))
 
 

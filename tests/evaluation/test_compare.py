@@ -214,8 +214,8 @@ def test_a_model_is_asked_with_the_prompts_of_the_data_where_all_are_known() -> 
         given.append(arguments)
         return [0.0, 1.0]
 
-    reward_model_judges.ask(scorer, {"a": predictions.known(rows, prompts)}, "x")
-    reward_model_judges.ask(scorer, {"a": predictions.known(rows, prompts[:1])}, "x")
+    reward_model_judges.ask(scorer, {"a": predictions.with_prompts(rows, prompts)}, "x")
+    reward_model_judges.ask(scorer, {"a": predictions.with_prompts(rows, prompts[:1])}, "x")
     texts = ["<user>Why?", "Who?"], ["x", "y"]
     assert given == [(*texts, prompts, [True, True]), (*texts, None, [True, True])]
 
@@ -516,7 +516,7 @@ def test_known_difficulties_make_the_length_control_alpaca_evals() -> None:
         side: [
             Answer(
                 id, f"prompt {id}", "", "x", tokens=int(tokens),
-                asked=Prompt(f"prompt {id}", extra={"instruction_difficulty": float(value)}),
+                prompt_record=Prompt(f"prompt {id}", extra={"instruction_difficulty": float(value)}),
             )
             for id, tokens, value in zip(ids, texts[side], hard, strict=True)
         ]
@@ -534,7 +534,7 @@ def test_known_difficulties_make_the_length_control_alpaca_evals() -> None:
     assert once["win_rate"] == pytest.approx(wanted.win_rate, abs=0.02)
     twice = JudgmentOutcomes(np.repeat(outcomes, 2), np.repeat(ids, 2).tolist(), weights * 2)
     assert comparison_summary.controlled(twice, *np.repeat(lengths, 2, axis=1), asked, known) == once
-    some = [*given["a"][:-1], dataclasses.replace(given["a"][-1], asked=Prompt("prompt"))]
+    some = [*given["a"][:-1], dataclasses.replace(given["a"][-1], prompt_record=Prompt("prompt"))]
     assert comparison_figures.difficulty(some) is None
     minimal = comparison_summary.controlled(JudgmentOutcomes(outcomes, ids, weights), *lengths, asked, None)
     assert minimal is not None and minimal["form"] == "minimal" and minimal["win_rate"] != once["win_rate"]

@@ -129,7 +129,7 @@ def test_a_chat_model_is_asked_by_its_template(tiny: Path, tmp_path: Path) -> No
     (folder / "chat_template.jinja").write_text(template)
     juror = local(folder)
     asked = calls(juror)[0]
-    assert juror.policy.tokenizer.converses and not Tokenizer.load(tiny).converses
+    assert juror.policy.tokenizer.has_chat_template and not Tokenizer.load(tiny).has_chat_template
     assert juror.policy.tokenizer.text(juror._prompt(asked), None) == f"<user>{asked.messages[0].content}<me>"
     assert juror.identity["model"] != local(tiny).identity["model"]
     assert len(list(juror.ask([asked]))) == 1

@@ -243,9 +243,9 @@ def test_the_score_that_chooses_is_the_one_that_tuning_raises(tmp_path: Path) ->
         {"reward": UserFunction("m:f", lambda prompts, answers: raw)},
         ScoreNormalization((Term("reward", 1.0, {"reward": Normalizer(1.0, 2.0)}),), prompts=8),
     )
-    limits = {"reward_clip": 7.0, "overlong_tokens": 3, "overlong_penalty": 1.5, "missing_eos_score": -1.0}
+    limits = {"clip": 7.0, "overlong_tokens": 3, "overlong_penalty": 1.5, "missing_eos_score": -1.0}
     recipe = quiet_recipe(
-        infer={"sampling_strategy": "temperature_sampling", "best_of": 2}, ppo=limits, target_sequence_length=4
+        infer={"sampling_strategy": "temperature_sampling", "best_of": 2}, reward=limits, target_sequence_length=4
     )
     rollouts = [
         Rollout(i, 0, 0, np.array([5]), np.full(n, 5), np.zeros(n, np.float32), whole)

@@ -360,10 +360,10 @@ def test_missing_packages_are_named(tmp_path):
 import sys
 sys.modules["uvicorn"] = None
 from pathlib import Path
-from preferent import label
 from preferent.errors import PlatformError
+from preferent.labeling import serving
 try:
-    label.serve(file=Path(sys.argv[1]), out=Path(sys.argv[2]))
+    serving.serve(file=Path(sys.argv[1]), out=Path(sys.argv[2]))
 except PlatformError as error:
     print(error)
 """

@@ -44,7 +44,7 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path, names: Sequence[str
     in that order.
     """
     language_model_judges.check(recipe)
-    files = {side: predictions.predictions(inputs[side]) for side in sides(inputs)}
+    files = {side: predictions.prediction_file(inputs[side]) for side in sides(inputs)}
     models = located(recipe, {name: inputs[name] for name in inputs if name == "judge" or stage_graph.is_reward(name)})
     models |= language_model_judges.models(recipe, inputs)
     beside = {name: inputs[name] for name in ("score", "prompts", "people") if name in inputs}
@@ -58,7 +58,7 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path, names: Sequence[str
         prompts = datasets.load_prompts(inputs["prompts"]) if "prompts" in inputs else []
         answers = predictions.join({side: predictions.read(path) for side, path in files.items()}, prompts=prompts)
         if prompts:
-            answers["a"] = predictions.known(answers["a"], prompts)
+            answers["a"] = predictions.with_prompts(answers["a"], prompts)
         opinions = _opinions(recipe, models | beside, answers, called, out.parent / "calls")
         judgments, metrics = verdict(answers, opinions, choose(recipe, opinions), called)
         write(judgments, out / "judgments.jsonl")
@@ -100,7 +100,7 @@ def rows(answers: Answers) -> list[dict[str, Any]]:
         {
             "id": asked.id,
             "prompt": asked.prompt,
-            "asked": None if asked.asked is None else row_writer.row(asked.asked),
+            "asked": None if asked.prompt_record is None else row_writer.row(asked.prompt_record),
             "reference": asked.reference,
             "tags": list(asked.tags),
             "answers": {side: _told(given[place]) for side, given in answers.items()},

@@ -76,7 +76,7 @@ class LocalModelJudge:
         """A call as this model reads it: by its chat template, or as plain text where it has none."""
         inert = self.policy.tokenizer.inert
         messages = tuple(Message(message.role, inert(message.content)) for message in call.messages)
-        if self.policy.tokenizer.converses:
+        if self.policy.tokenizer.has_chat_template:
             return Prompt(messages=messages)
         return Prompt("\n\n".join(message.content for message in messages) + "\n\n")
 

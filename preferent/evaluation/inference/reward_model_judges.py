@@ -56,7 +56,7 @@ def ask(scorer: Scorer, answers: Answers, name: str) -> Scores:
     An answer counts as ended unless its file says that it did not.
     """
     prompts = [answer.prompt for answer in answers["a"]]
-    records = [answer.asked for answer in answers["a"] if answer.asked is not None]
+    records = [answer.prompt_record for answer in answers["a"] if answer.prompt_record is not None]
     known = records if len(records) == len(prompts) else None
     scores: dict[str, list[float]] = {side: [] for side in answers}
     with progress.bar(f"compare: {name}", total=len(prompts) * len(answers)) as bar:

@@ -7,11 +7,9 @@ from math import fsum
 from typing import Any, Literal
 
 from preferent.evaluation import statistics
-from preferent.evaluation.judges.protocol import Call, Reply
+from preferent.evaluation.judges.protocol import MUCH_UNPARSABLE, Call, Reply
 
 JudgeChoice = Literal["A", "B", "tie"]
-MUCH_UNPARSABLE = 0.02
-"""Share of a language model's replies from which on it matters that they held no verdict."""
 
 
 @dataclass(frozen=True, slots=True)

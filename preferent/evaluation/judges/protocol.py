@@ -9,6 +9,9 @@ from typing import Any, Protocol
 
 from preferent.data.types import Message
 
+MUCH_UNPARSABLE = 0.02
+"""Share of a language model's replies from which on it matters that they held no verdict."""
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
