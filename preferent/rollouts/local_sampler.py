@@ -120,7 +120,7 @@ class Preallocated(DynamicLayer):
     """A cache layer that writes new keys and values in place instead of copying all of them for every token."""
 
     def __init__(self, length: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.length, self.used = length, 0
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:

@@ -71,6 +71,6 @@ def load_critic(recipe: Recipe, source: Path, policy: Policy, reward: CombinedRe
     name = reward.critic_name(policy.tokenizer)
     if name is None:
         return language_models.critic_from_policy(source, policy.world, rank, recipe.gradient_checkpointing)
-    source = reward.sources[name]
-    assert isinstance(source, RewardModel), "a function has no weights to start from"
-    return source.scorer.critic()
+    model = reward.sources[name]
+    assert isinstance(model, RewardModel), "a function has no weights to start from"
+    return model.scorer.critic()
