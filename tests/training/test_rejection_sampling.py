@@ -72,7 +72,7 @@ def test_the_sampler_is_told_when_a_round_has_changed_the_weights(
     monkeypatch.setattr(sampler, "make", copying)
     for rounds in (1, 2):
         rejection_sampling.main(recipe_of(rejection={"rounds": rounds}), inputs, tmp_path / "out")
-    assert [engine.asked for engine in engines] == [["normalize", "eval", "rollout", "eval"], ["rollout", "eval"]]
+    assert [engine.purposes for engine in engines] == [["normalize", "eval", "rollout", "eval"], ["rollout", "eval"]]
     assert bits(tmp_path / "out") == bits(tmp_path / "straight")
 
 
