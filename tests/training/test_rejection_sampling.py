@@ -247,7 +247,7 @@ def test_the_whole_job(make_model: Callable[..., Path], tmp_path: Path) -> None:
     done = run.Run(tmp_path / "run")
     assert done.verdict()["best_of"]["n"] == 3 and list(done.verdict()["best_of"]["score"]) == ["1", "2", "3"]
     assert all(row["best_of"] == 3 for row in done.predictions()) and "best_of" not in done.predictions("base")[0]
-    assert "Rejection sampling: what is imitated" in done.report().read_text()
+    assert "Rejection sampling: sampled and kept answers" in done.report().read_text()
     assert "tuned answers are the best of 3" in done.report().read_text()
     assert (tmp_path / "run/policy/model/adapter_config.json").exists()
     assert "2 rounds of 3 answers to " in preferent("plan", "recipe.yaml")
