@@ -1,4 +1,4 @@
-"""How good answers are: reward models and user functions, alone or summed, on the scale that tuning raises."""
+"""Rewards of answers: reward models and user functions, alone or summed, normalised for tuning."""
 
 import importlib
 import math
@@ -26,16 +26,17 @@ from preferent.rewards.normalization import Raw, ScoreNormalization, overlong
 from preferent.rollouts import measurement
 from preferent.rollouts.sampler import Prompts, Sampler, rollout_params
 from preferent.rollouts.store import RolloutStore
+from preferent.runs.directory import StageDirectory
 
 RewardFunction = Callable[[list[str], list[str]], Sequence[float]]
 
 Content = tuple[str, tuple[Message, ...], str | None]
-"""What of a prompt is encoded: its text, its turns, its context."""
+"""The parts of a prompt that are encoded: its text, its turns, its context."""
 
 
 @dataclass(frozen=True)
 class RolloutBatch:
-    """Rollouts beside the prompts that they answer, [n] each, and the tokenizer of both."""
+    """Rollouts and the prompts that they answer, [n] each, and the tokenizer of both."""
 
     rollouts: Sequence[Rollout]
     prompts: Prompts
@@ -43,15 +44,15 @@ class RolloutBatch:
 
     @cached_property
     def answers(self) -> list[str]:
-        """The answers' texts, without the spaces that the prompts gave them; decoded once, when they are needed."""
+        """Return the answers as text, without the space that joins them to the prompt; decoded once, on first use."""
         return self.tokenizer.decode_answers(self.prompts.texts, [rollout.ids.tolist() for rollout in self.rollouts])
 
 
 @dataclass(frozen=True)
 class RewardModel:
-    """A trained reward model that scores token ids of a policy, or texts in its own tokens and template.
+    """A trained reward model that scores a policy's token ids, or texts with its own tokenizer and template.
 
-    `encoded` holds the prompts that it read in its own template, each encoded once: their texts and token ids.
+    `encoded` holds text and token ids of prompts in its own template, so each is encoded once.
     """
 
     scorer: Scorer
@@ -63,15 +64,17 @@ class RewardModel:
 
     @classmethod
     def load(cls, folder: Path, recipe: Recipe, world: World) -> "RewardModel":
+        """Load a reward model from a folder."""
         return cls.of(load_scorer(folder, world, checkpointing=recipe.gradient_checkpointing), recipe)
 
     @classmethod
     def of(cls, scorer: Scorer, recipe: Recipe) -> "RewardModel":
+        """Return a reward model with the recipe's lengths and instruction."""
         tokens = recipe.prompt_sequence_length, recipe.target_sequence_length
         return cls(scorer, recipe.instruction, *tokens, recipe.reward.micro_batch_tokens)
 
     def score_ids(self, prompts: Sequence[np.ndarray], answers: Sequence[np.ndarray]) -> np.ndarray:
-        """Raw scores, float32 [n], of answers given as ids of this model's tokenizer."""
+        """Return raw scores, float32 [n], of answers as ids of this model's tokenizer."""
         sequences = [np.concatenate([p, a]) for p, a in zip(prompts, answers, strict=True)]
         return measurement.last_scores(self.scorer, sequences, self.micro_batch_tokens)
 
@@ -82,10 +85,11 @@ class RewardModel:
         prompts: Sequence[Prompt] | None = None,
         ended: Sequence[bool] | None = None,
     ) -> np.ndarray:
-        """Raw scores, float32 [n], in this model's own tokens; its EOS closes the answers that `ended` (default: all).
+        """Return raw scores, float32 [n], with this model's tokenizer; EOS is added to answers that `ended` (default:
+        all).
 
-        `texts` are prompts with instruction and template already in them. `prompts` are the same before that, where
-        they are known: this model reads them in its own template.
+        `texts` are prompts with instruction and template applied. `prompts` are the same prompts without them; if
+        given, this model applies its own template to them.
         """
         closed = [True] * len(answers) if ended is None else ended
         if prompts is not None:
@@ -95,15 +99,17 @@ class RewardModel:
         return self._score([(prompt.text, np.asarray(prompt.ids, np.int32)) for prompt in encoded], answers, closed)
 
     def score(self, batch: RolloutBatch) -> np.ndarray:
-        """Raw scores, float32 [n], of a policy's rollouts: of the very ids where the tokenizers are the same, else of
-        prompts and texts as this model writes them."""
+        """Return raw scores, float32 [n], of a policy's rollouts.
+
+        They are scored as ids if the tokenizers are the same, else as texts in this model's own template.
+        """
         rollouts = batch.rollouts
         if batch.tokenizer.fingerprint == self.scorer.tokenizer.fingerprint:
             return self.score_ids([r.prompt_ids for r in rollouts], [r.ids for r in rollouts])
         return self._score(self._read(batch.prompts.records), batch.answers, [r.ended for r in rollouts])
 
     def _read(self, prompts: Sequence[Prompt]) -> list[tuple[str, np.ndarray]]:
-        """Texts and token ids of prompts in this model's own template."""
+        """Return texts and token ids of prompts in this model's own template."""
         contents = [(prompt.input_text, prompt.messages, prompt.context) for prompt in prompts]
         new = {content: p for content, p in zip(contents, prompts, strict=True) if content not in self.encoded}
         encoded = self.scorer.tokenizer.encode_prompts(list(new.values()), self.instruction, self.prompt_tokens)
@@ -114,7 +120,7 @@ class RewardModel:
     def _score(
         self, prompts: Sequence[tuple[str, np.ndarray]], answers: Sequence[str], ended: Sequence[bool]
     ) -> np.ndarray:
-        """Raw scores, float32 [n], of answers as texts to prompts that this model has read."""
+        """Return raw scores, float32 [n], of answers as texts to prompts in this model's own template."""
         encoded = self.scorer.tokenizer.encode_answers([text for text, _ in prompts], answers, self.answer_tokens)
         closed = [ids if whole or cut else ids[:-1] for (ids, cut), whole in zip(encoded, ended, strict=True)]
         return self.score_ids([ids for _, ids in prompts], [np.asarray(ids, np.int32) for ids in closed])
@@ -142,7 +148,7 @@ class UserFunction:
             raise UsageError(f"{place}: {name} cannot be imported: {type(error).__name__}: {error}") from error
 
     def score(self, batch: RolloutBatch) -> np.ndarray:
-        """Raw scores, float64 [n], of a policy's rollouts; prompts as the policy read them."""
+        """Return raw scores, float64 [n], of a policy's rollouts, with prompts in the policy's template."""
         return self.score_texts(batch.prompts.texts, batch.answers)
 
     def score_texts(
@@ -152,31 +158,34 @@ class UserFunction:
         prompts: Sequence[Prompt] | None = None,
         ended: Sequence[bool] | None = None,
     ) -> np.ndarray:
-        """What the function returns, float64 [n], of prompts as texts; refuses a wrong count and numbers that are not
-        finite. A text does not show whether it ended."""
+        """Return the function's scores, float64 [n]; raise `PlatformError` on a wrong count or a number that is not
+        finite.
+
+        The function gets texts only; it does not see `prompts` and `ended`.
+        """
         try:
             returned = list(self.function(list(texts), list(answers)))
         except (Exception, SystemExit) as error:
             place = traceback.extract_tb(error.__traceback__)[-1]
             raise PlatformError(
                 f"{self.place}: {self.name} raised {type(error).__name__}: {error} ({place.filename}:{place.lineno}); "
-                "mend it, then the same command goes on"
+                "fix it, then run the same command again"
             ) from error
         if len(returned) != len(answers):
             raise PlatformError(f"{self.place}: {self.name} returned {len(returned)} scores for {len(answers)} answers")
-        for value, answer in zip(returned, answers, strict=True):
-            if not (isinstance(value, SupportsFloat) and math.isfinite(value)):
+        for score, answer in zip(returned, answers, strict=True):
+            if not (isinstance(score, SupportsFloat) and math.isfinite(score)):
                 raise PlatformError(
-                    f"{self.place}: {self.name} returned {value!r} for the answer {answer!r}; "
-                    "a score is a finite number"
+                    f"{self.place}: {self.name} returned {score!r} for the answer {answer!r}; "
+                    "a score must be a finite number"
                 )
-        return np.array([float(value) for value in returned])
+        return np.array([float(score) for score in returned])
 
 
 @dataclass(frozen=True)
 class CombinedReward:
-    """What tuning raises: reward models and functions by the name of their raw scores, and the scale that makes one
-    score of these."""
+    """The reward that tuning maximises: reward models and functions by the name of their raw scores, and the
+    normalisation that combines these into one score."""
 
     sources: Mapping[str, RewardModel | UserFunction]
     scale: ScoreNormalization
@@ -185,7 +194,7 @@ class CombinedReward:
     def load(
         cls, recipe: Recipe, inputs: Mapping[str, Path], world: World, scale: ScoreNormalization | None = None
     ) -> "CombinedReward":
-        """What the recipe's `reward.sources` names, reward models from `inputs`; without a `scale` it is not fitted."""
+        """Load the recipe's `reward.sources`, reward models from `inputs`; without `scale` it is unfitted."""
         members = [inputs[name] for name in stage_graph.members(inputs)]
         if stage_graph.trains(recipe) and not members:
             raise UsageError("the reward model is missing: give --in reward=FOLDER, or reward.sources: module:function")
@@ -196,16 +205,16 @@ class CombinedReward:
                 scorer = weight_averaging.load(members, world, recipe.gradient_checkpointing)
                 sources[part.name] = RewardModel.of(scorer, recipe)
             elif part.kind == "reward":
-                found = (RewardModel.load(folder, recipe, world) for folder in members)
-                sources |= dict(zip(term.members, found, strict=True))
+                models = (RewardModel.load(folder, recipe, world) for folder in members)
+                sources |= dict(zip(term.members, models, strict=True))
             elif part.kind == "function":
                 sources[part.name] = UserFunction.load(part.source, part.place)
             else:
-                sources[part.name] = _foreign(part, recipe, inputs, world)
+                sources[part.name] = _load_named(part, recipe, inputs, world)
         return cls(sources, unfitted if scale is None else scale)
 
     def raw(self, batch: RolloutBatch) -> Raw:
-        """Raw scores [n] of a policy's rollouts, by name."""
+        """Return raw scores [n] of a policy's rollouts by name."""
         return {name: source.score(batch) for name, source in self.sources.items()}
 
     def score_texts(
@@ -215,20 +224,23 @@ class CombinedReward:
         prompts: Sequence[Prompt] | None = None,
         ended: Sequence[bool] | None = None,
     ) -> np.ndarray:
-        """Scores [n], combined and weighted; `texts` are prompts as the policy read them, `prompts` as the data have
-        them, where they are known. `ended` says which answers are complete (default: all)."""
+        """Return scores [n], combined and weighted.
+
+        `texts` are prompts in the policy's template, `prompts` the same as records of the data. `ended` says which
+        answers are complete (default: all).
+        """
         raw = {name: source.score_texts(texts, answers, prompts, ended) for name, source in self.sources.items()}
         return self.scale(raw)
 
     def critic_name(self, tokenizer: Tokenizer) -> str | None:
-        """The first reward model that reads a policy's tokens, from which a critic can start; None where none does."""
+        """Return the first reward model with a policy's tokenizer, from which a critic can start, or None."""
         models = {name: source for name, source in self.sources.items() if isinstance(source, RewardModel)}
         same = (n for n, source in models.items() if source.scorer.tokenizer.fingerprint == tokenizer.fingerprint)
         return next(same, None)
 
 
-def _foreign(part: RewardPart, recipe: Recipe, inputs: Mapping[str, Path], world: World) -> RewardModel:
-    """A reward model that the recipe names."""
+def _load_named(part: RewardPart, recipe: Recipe, inputs: Mapping[str, Path], world: World) -> RewardModel:
+    """Load a reward model that the recipe names."""
     name = f"reward.{part.name}"
     if name not in inputs:
         raise UsageError(f"{part.place}: give its folder: --in {name}={part.source}")
@@ -237,32 +249,34 @@ def _foreign(part: RewardPart, recipe: Recipe, inputs: Mapping[str, Path], world
         return RewardModel.load(inputs[name], recipe, world)
 
 
-def located(recipe: Recipe, inputs: Mapping[str, Path]) -> dict[str, Path]:
-    """The inputs with the folders of those reward models that the recipe names, downloaded where they are not here."""
-    found = dict(inputs)
+def resolve_models(recipe: Recipe, inputs: Mapping[str, Path]) -> dict[str, Path]:
+    """Return the inputs with reward models that the recipe names resolved to folders, downloaded if necessary."""
+    folders = dict(inputs)
     for part in recipe.reward.parts:
         if part.kind == "model" and (name := f"reward.{part.name}") in inputs:
             with model_reference.placed(part.place):
-                found[name] = model_reference.resolve(str(inputs[name]))
-    return found
+                folders[name] = model_reference.resolve(str(inputs[name]))
+    return folders
 
 
-def fitted(
+def fit_scale(
     recipe: Recipe, policy: Policy, reward: CombinedReward, sampler: Sampler, prompts: Prompts, out: Path
 ) -> CombinedReward:
-    """The reward with its scale set by one answer of the untuned policy to each of some training prompts; the scale is
-    kept in `out/score.json`, and read back if it is there."""
-    path = out / "score.json"
+    """Return the reward with its scale fitted to one answer of the untuned policy to each of some training prompts.
+
+    The scale is kept in `out/score.json`, and read from there if it exists.
+    """
+    path = StageDirectory(out).score
     if not path.exists():
         rows = randomness.permutation(recipe.seed, "normalize", 0, len(prompts.ids))[: recipe.reward.normalize_prompts]
-        some = prompts.part(rows)
-        rollouts = sampler.sample(some.ids, rows.tolist(), "normalize", 0, rollout_params(recipe))
-        raw = reward.raw(RolloutBatch(rollouts, some, policy.tokenizer))
+        chosen = prompts.part(rows)
+        rollouts = sampler.sample(chosen.ids, rows.tolist(), "normalize", 0, rollout_params(recipe))
+        raw = reward.raw(RolloutBatch(rollouts, chosen, policy.tokenizer))
         reward.scale.fit(raw, recipe.reward.normalize).write(path)
     return replace(reward, scale=ScoreNormalization.read(path))
 
 
-def validated(
+def validate(
     recipe: Recipe,
     reward: CombinedReward,
     policy: Policy,
@@ -270,18 +284,20 @@ def validated(
     sampler: Sampler,
     prompts: Prompts,
     step: int,
-    ledger: RolloutStore,
+    store: RolloutStore,
     max_tokens: int,
 ) -> dict[str, float]:
-    """What validation prompts say of the policy at a step: score, KL in nats an answer, score - kl_coeff * KL, length
-    and share of answers that ended. The answers are committed, or replayed."""
+    """Measure the policy on validation prompts; commit the answers, or replay them.
+
+    Return score, KL in nats per answer, score - kl_coeff * KL, length, and the share of answers that ended.
+    """
 
     def make() -> list[Rollout]:
         items = range(len(prompts.ids))
         sampled = sampler.sample(prompts.ids, items, "eval", step, rollout_params(recipe))
-        return scored(reward, RolloutBatch(sampled, prompts, policy.tokenizer))
+        return score_rollouts(reward, RolloutBatch(sampled, prompts, policy.tokenizer))
 
-    rollouts = ledger.recorded(f"validation-{step:06d}", prompts.ids, make)
+    rollouts = store.replay_or_make(f"validation-{step:06d}", prompts.ids, make)
     divergence, _ = measurement.divergence(policy, reference, rollouts, max_tokens, recipe.sampler.temperature)
     kl, mean = float(divergence.mean()), float(final_scores(rollouts, reward.scale, recipe).mean())
     return {
@@ -293,8 +309,8 @@ def validated(
     }
 
 
-def scored(reward: CombinedReward, batch: RolloutBatch) -> list[Rollout]:
-    """The rollouts with their raw scores filled in, by name."""
+def score_rollouts(reward: CombinedReward, batch: RolloutBatch) -> list[Rollout]:
+    """Return the rollouts with their raw scores by name."""
     raw = reward.raw(batch)
     return [
         replace(rollout, scores={name: float(values[row]) for name, values in raw.items()})
@@ -303,9 +319,12 @@ def scored(reward: CombinedReward, batch: RolloutBatch) -> list[Rollout]:
 
 
 def final_scores(rollouts: Sequence[Rollout], scale: ScoreNormalization, recipe: Recipe) -> np.ndarray:
-    """The score that tuning raises, float32 [n], in this order: raw scores normalised, combined and weighted (`Scale`);
-    clipped to +- `reward.clip`; less `reward.overlong_penalty` for what is `overlong`; and, for an answer that did not
-    end, `reward.missing_eos_score` instead of all that."""
+    """Return the score that tuning maximises, float32 [n].
+
+    Raw scores are normalised, combined and weighted (`scale`), then clipped to +- `reward.clip`, then
+    `reward.overlong_penalty` times the share `overlong` is subtracted. The score of an answer that did not end is
+    `reward.missing_eos_score` instead.
+    """
     section = recipe.reward
     scores = scale(raw_scores(rollouts))
     if section.clip is not None:
@@ -320,14 +339,14 @@ def final_scores(rollouts: Sequence[Rollout], scale: ScoreNormalization, recipe:
 
 
 def raw_scores(rollouts: Sequence[Rollout]) -> Raw:
-    """The raw scores [n] that rollouts were given, by name."""
+    """Return the raw scores [n] of rollouts by name."""
     return {name: np.array([r.scores[name] for r in rollouts]) for name in rollouts[0].scores}
 
 
 def metrics(rollouts: Sequence[Rollout], scale: ScoreNormalization) -> dict[str, float]:
-    """The mean of the raw scores, combined and weighted as they are; and of each normalised reward, where several."""
+    """Return the mean of the raw scores, combined and weighted; and of each normalised reward, if there are several."""
     raw = raw_scores(rollouts)
-    found = {"objective/scores_raw": float(scale.unfitted()(raw).mean())}
+    means = {"objective/scores_raw": float(scale.unfitted()(raw).mean())}
     if len(scale.terms) > 1:
-        found |= {f"objective/scores/{term.name}": float(term(raw).mean()) for term in scale.terms}
-    return found
+        means |= {f"objective/scores/{term.name}": float(term(raw).mean()) for term in scale.terms}
+    return means

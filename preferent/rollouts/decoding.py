@@ -1,7 +1,7 @@
-"""How a token is chosen from logits: temperature, top-k, top-p or greedily, by one uniform number.
+"""The choice of a token from logits: temperature, top-k, top-p or greedy.
 
-A keyed uniform number is inverted through the cumulative distribution, so the token depends on the number and on the
-logits alone.
+A keyed uniform number is inverted through the cumulative distribution, so the token depends only on the number and the
+logits.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Params:
-    """How tokens are chosen: temperature, top-p (1 off), top-k (0 off), or greedily; at most `max_tokens` a row."""
+    """Sampling parameters: temperature, top-p (1: off), top-k (0: off), greedy; at most `max_tokens` tokens per row."""
 
     max_tokens: int
     temperature: float = 1.0
@@ -23,9 +23,10 @@ class Params:
 
 
 def choose(logits: Tensor, uniforms: Tensor, params: Params) -> tuple[Tensor, Tensor]:
-    """The token where the cumulative distribution passes the uniform number: [n, V], [n] -> ids [n], log-probs [n].
+    """Return ids [n] and log-probs [n] of the tokens at which the cumulative distribution passes the uniforms [n].
 
-    Greedy takes the most probable. The log-probability is that of the distribution sampled from.
+    `logits` are [n, V]. Greedy returns the most probable token. Log-probabilities are those of the distribution that is
+    sampled.
     """
     logits = logits.float()
     if params.greedy:
@@ -39,7 +40,7 @@ def choose(logits: Tensor, uniforms: Tensor, params: Params) -> tuple[Tensor, Te
 
 
 def _filtered(logits: Tensor, params: Params) -> Tensor:
-    """Logits with everything outside top-k and top-p (Holtzman et al. 2020) set to -inf."""
+    """Return logits with all ids outside top-k and top-p (Holtzman et al. 2020) set to -inf."""
     if params.top_k:
         threshold = logits.topk(min(params.top_k, logits.shape[-1]), dim=-1).values[:, -1:]
         logits = logits.masked_fill(logits < threshold, -torch.inf)

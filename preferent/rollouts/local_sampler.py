@@ -1,6 +1,6 @@
-"""Answers decoded in this process: with a KV cache, prompts of unequal length side by side, ended rows left out.
+"""The sampler that decodes in this process: with a KV cache, prompts of unequal length together, ended rows dropped.
 
-What is drawn depends on (seed, purpose, item, position) and the policy, never on which rows share a batch.
+A token depends on (seed, purpose, item, position) and the policy, not on which rows share a batch.
 
 Shapes: B rows decoded together, L of them still computed, P tokens of their padded prompts, A tokens of an answer at
 most.
@@ -23,12 +23,12 @@ from preferent.models.language_models import Policy
 from preferent.rollouts.decoding import Params, choose
 
 COMPACT_BELOW = 0.9
-"""Ended rows are dropped once fewer than this share of the computed rows still goes on."""
+"""Ended rows are dropped when less than this share of the computed rows is unfinished."""
 
 
 @dataclass(frozen=True)
 class LocalSampler:
-    """Decode with the policy in this process, `rows` answers at once, shorter prompts first together."""
+    """A sampler that decodes with the policy in this process, `rows` answers at once, shorter prompts first."""
 
     policy: Policy
     seed: int
@@ -38,7 +38,7 @@ class LocalSampler:
     def sample(
         self, prompts: Sequence[np.ndarray], items: Sequence[int], purpose: str, step: int, params: Params
     ) -> list[Rollout]:
-        """One answer to each prompt; `prompt_index` is the row's item, `policy_step` the given step."""
+        """Return one answer per prompt; its `prompt_index` is the row's item, its `policy_step` is `step`."""
         order = np.argsort([len(prompt) for prompt in prompts], kind="stable")
         rollouts: dict[int, Rollout] = {}
         for start in range(0, len(order), self.rows):
@@ -61,7 +61,7 @@ def _decode(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return the answer ids and the sampler's log-probs of B rows that are decoded together."""
     device, tokenizer = policy.world.device, policy.tokenizer
-    # Every number that decides a token is drawn beforehand, keyed by the row's item and the token's position.
+    # The uniform number of every token is drawn in advance, keyed by the row's item and the token's position.
     uniforms = randomness.uniforms(seed, purpose, np.asarray(items)[:, None], np.arange(params.max_tokens))
     uniforms_BA = torch.from_numpy(uniforms).to(device)
     ids_BA = torch.zeros(len(prompts), params.max_tokens, dtype=torch.long, device=device)
@@ -96,20 +96,20 @@ def _decode(
             kept = torch.from_numpy(np.flatnonzero(goes_on_L)).to(device)
             cache.batch_select_indices(kept)
             tokens, positions, mask, live_L = tokens[kept], positions[kept], mask[kept], live_L[goes_on_L]
-    # What an ended row computed after its end is cut off.
+    # Tokens after the end of a row are cut off.
     columns = zip(ids_BA.int().cpu().numpy(), log_probs_BA.cpu().numpy(), lengths_B, strict=True)
     return [(ids[:length].copy(), log_probs[:length].copy()) for ids, log_probs, length in columns]
 
 
 def _padded(prompts: Sequence[np.ndarray], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Prompts as tokens [B, P] with padding on the left, and as a mask [B, P] that keeps what is no padding."""
+    """Return prompts as tokens [B, P], padded on the left, and a mask [B, P] that keeps what is not padding."""
     tokens = batching.pad([np.asarray(prompt, np.int64) for prompt in prompts], pad_id, left=True)
     mask = batching.pad([np.ones(len(prompt), np.int64) for prompt in prompts], 0, left=True)
     return torch.from_numpy(tokens), torch.from_numpy(mask)
 
 
 def _cache(policy: Policy, length: int) -> DynamicCache:
-    """A KV cache whose full-attention layers are allocated once, at the length that decoding can reach."""
+    """Return a KV cache whose full-attention layers are allocated once, at the maximum length of decoding."""
     cache = DynamicCache(config=policy.body.config)
     if cache.layers and all(type(layer) is DynamicLayer for layer in cache.layers):
         cache.layers = [Preallocated(length) for _ in cache.layers]
@@ -117,10 +117,10 @@ def _cache(policy: Policy, length: int) -> DynamicCache:
 
 
 class Preallocated(DynamicLayer):
-    """A cache layer that writes new keys and values in place instead of copying all of them at every token."""
+    """A cache layer that writes new keys and values in place instead of copying all of them for every token."""
 
     def __init__(self, length: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.length, self.used = length, 0
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Answers from a script instead of a model: the `Sampler` for tests."""
+"""A sampler that takes answers from a script instead of a model, for tests."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from preferent.rollouts.decoding import Params
 
 @dataclass(frozen=True)
 class ScriptedSampler:
-    """Answers taken from a function of (prompt ids, item): (answer ids, their log-probabilities, ended)."""
+    """A sampler whose answers are a function of (prompt ids, item): (answer ids, their log-probabilities, ended)."""
 
     script: Callable[[np.ndarray, int], tuple[Sequence[int], Sequence[float], bool]]
 
     def sample(
         self, prompts: Sequence[np.ndarray], items: Sequence[int], purpose: str, step: int, params: Params
     ) -> list[Rollout]:
-        """One answer to each prompt, cut at `max_tokens`."""
+        """Return one answer per prompt, cut at `max_tokens`."""
         rollouts = []
         for prompt, item in zip(prompts, items, strict=True):
             ids, log_probs, ended = self.script(prompt, item)

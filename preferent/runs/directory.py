@@ -47,6 +47,11 @@ class StageDirectory:
         return self.folder / "checkpoints"
 
     @property
+    def best(self) -> Path:
+        """The weights of the best validation so far."""
+        return self.folder / "best"
+
+    @property
     def model(self) -> Path:
         """The model that the stage delivers."""
         return self.folder / "model"
@@ -75,6 +80,11 @@ class StageDirectory:
     def mistakes(self) -> Path:
         """The held-out pairs that a reward model got most wrong."""
         return self.folder / "mistakes.jsonl"
+
+    @property
+    def initial_answers(self) -> Path:
+        """Answers of the model that a reward model starts from, as token ids."""
+        return self.folder / ".samples.json"
 
     @property
     def answers(self) -> Path:

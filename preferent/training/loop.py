@@ -1,6 +1,6 @@
-"""The bookkeeping of every training loop: going on where it stopped, what is due, saving, the best so far, stopping.
+"""The bookkeeping that every training loop shares: resume, save, keep the best weights, stop.
 
-A loop is a `while unfinished(...)` in its own stage and its own words; these are the sentences that all of them share.
+Each stage writes its own loop, `while unfinished(...)`, and calls these functions.
 """
 
 import math
@@ -13,12 +13,13 @@ from torch import Tensor
 from preferent.config.recipe import Recipe
 from preferent.models import checkpoint
 from preferent.runs import interruption
+from preferent.runs.directory import StageDirectory
 from preferent.runs.metrics import Log
 from preferent.training.optimizer import Optimizer
 
 
 class LoopState(Protocol):
-    """What a checkpoint carries: steps done, tensors by name, and a few plain numbers."""
+    """The state that a checkpoint holds: steps done, tensors by name, and scalars."""
 
     step: int
     scalars: dict[str, Any]
@@ -29,7 +30,7 @@ class LoopState(Protocol):
 
 
 def resume(state: LoopState, out: Path) -> Log:
-    """Restore the newest checkpoint of a stage, if it has one; return its log, cut to that checkpoint."""
+    """Restore the newest checkpoint of a stage, if it has one; return its log, truncated to that checkpoint."""
     saved = checkpoint.resume(out)
     if saved is not None:
         state.step, state.scalars = saved.step, dict(saved.scalars)
@@ -40,53 +41,55 @@ def resume(state: LoopState, out: Path) -> Log:
 
 
 def unfinished(state: LoopState, total: int) -> bool:
-    """Whether steps remain, and no reason to stop has been found."""
+    """Return whether steps remain and no reason to stop is recorded."""
     return state.step < total and "stopped" not in state.scalars
 
 
 def due(state: LoopState, every: int, total: int) -> bool:
-    """Whether what happens every so many steps, and after the last one, happens now."""
+    """Return whether an action that runs every `every` steps, and after the last one, is due."""
     return state.step % every == 0 or not unfinished(state, total)
 
 
 def check_stop(recipe: Recipe, state: LoopState, out: Path) -> None:
-    """Save and leave, where a signal asked for it."""
+    """Save and exit if a signal has requested it."""
     interruption.stop().check(lambda: save(recipe, state, out))
 
 
 def save(recipe: Recipe, state: LoopState, out: Path) -> None:
-    """Write a checkpoint; then remove every best one that no checkpoint knows."""
-    checkpoint.save(out / "checkpoints", state.step, state.tensors(), state.scalars, recipe.keep_checkpoints)
+    """Write a checkpoint; then remove the best weights that no checkpoint refers to."""
+    folder, keep = StageDirectory(out).checkpoints, recipe.keep_checkpoints
+    checkpoint.save(folder, state.step, state.tensors(), state.scalars, keep)
     checkpoint.forget(out)
 
 
 def keep_best(
     state: LoopState, optimizer: Optimizer, out: Path, measure: str, value: float, *, highest: bool = False
 ) -> None:
-    """Keep the optimizer's weights in `out/best` where `value` is the lowest so far (or the highest), else count.
+    """Save the optimizer's weights in `out/best` if `value` is the lowest so far (or the highest), else count.
 
-    Weights alone, because nothing learns from them again. Of the best ones before, those that no checkpoint knows go.
+    Only weights are saved, because no training continues from them. Earlier ones that no checkpoint refers to are
+    removed.
     """
     scalars, worst = state.scalars, -math.inf if highest else math.inf
     best = scalars.get(f"best_{measure}", worst)
     if value > best if highest else value < best:
         scalars |= {f"best_{measure}": value, "best_step": state.step, "evaluations_since_best": 0}
         checkpoint.forget(out)
-        checkpoint.save(out / "best", state.step, optimizer.weights(), {}, keep=None)
+        checkpoint.save(StageDirectory(out).best, state.step, optimizer.weights(), {}, keep=None)
     else:
         scalars["evaluations_since_best"] = scalars.get("evaluations_since_best", 0) + 1
 
 
 def stop_early(state: LoopState, patience: int | None, measure: str) -> None:
-    """Find a reason to stop where `patience` evaluations in a row brought nothing better."""
+    """Record a reason to stop if `patience` evaluations in a row brought no improvement."""
     if patience is not None and state.scalars["evaluations_since_best"] >= patience:
         state.scalars["stopped"] = f"no better validation {measure} in {patience} evaluations"
 
 
 def restore_best(state: LoopState, optimizer: Optimizer, out: Path) -> int:
-    """Put the best weights back, where any were kept; return the step that the weights are of."""
+    """Restore the best weights, if any were saved; return the step of the weights."""
     step: int | None = state.scalars.get("best_step")
     if step is None:
         return state.step
-    optimizer.restore(checkpoint.read(out / "best", step).tensors)
+    optimizer.restore(checkpoint.read(StageDirectory(out).best, step).tensors)
     return step

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: imitate demonstrations (loss on answers), or read plain text (packed)."""
+"""Supervised fine-tuning on demonstrations (loss on answers) or on plain text (packed)."""
 
 import math
 from pathlib import Path
@@ -15,23 +15,24 @@ from preferent.models import language_models, saving
 from preferent.models.language_models import Policy
 from preferent.models.world import World
 from preferent.runs import progress, stages
+from preferent.runs.directory import StageDirectory
 from preferent.training import loop
 from preferent.training.optimizer import Optimizer, Schedule, TrainingState
-from preferent.training.sequences import Sequences, gather, mean_loss, read
+from preferent.training.sequences import Sequences, accumulate_gradients, mean_loss, read
 
 VALIDATION_SHARE = 0.02
 VALIDATION_ROWS = 512
 
 
 def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
-    """Stage `sft`: model= and the files of sft.dataset -> out/model (a LoRA adapter is merged into it)."""
+    """Run stage `sft`: model= and the files of sft.dataset -> out/model (a LoRA adapter is merged into it)."""
     world = World.of(recipe)
     source = model_reference.resolve(str(inputs["model"]))
     recipe, by_default = defaults.resolve(recipe, policy=model_reference.parameters(str(source)))
-    assert recipe.sft is not None, "the graph runs sft only where the recipe has it"
+    assert recipe.sft is not None, "the stage graph has sft only if the recipe has it"
     with stages.locked(out):
-        named = row_sources.expand(paths(recipe.sft.dataset))
-        files = {f"dataset {i}": Path(name) for i, name in enumerate(named) if not name.startswith("hf://")}
+        names = row_sources.expand(paths(recipe.sft.dataset))
+        files = {f"dataset {i}": Path(name) for i, name in enumerate(names) if not name.startswith("hf://")}
         fields = pick(recipe, *stage_graph.FIELDS["sft"])
         stage = stages.open_stage(
             "sft", out, fields, {"model": source} | files, stage_graph.EXTENDABLE["sft"], by_default=by_default
@@ -53,7 +54,7 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
 def train(
     sft: SftSection, recipe: Recipe, stage: stages.Stage, policy: Policy, sequences: Sequences, held_out: Sequences
 ) -> None:
-    """The loop: a batch of sequences, a step, now and then a validation."""
+    """Train on batches of sequences; validate and save at intervals; write the model."""
     out = stage.folder
     schedule = Schedule(defaults.decided(sft.learning_rate), sft.warmup_steps, sft.schedule, sft.train_steps)
     state = TrainingState(0, Optimizer(policy.trainable(), schedule, sft.max_grad_norm))
@@ -75,8 +76,8 @@ def train(
 
 
 def learn(sft: SftSection, state: TrainingState, policy: Policy, sequences: Sequences) -> dict[str, float]:
-    """One optimizer step; the loss is the sum over the batch's target tokens divided by their number."""
-    loss = gather(policy, sequences, sft.micro_batch_tokens)
+    """Make one optimizer step on the mean loss of the batch's target tokens."""
+    loss = accumulate_gradients(policy, sequences, sft.micro_batch_tokens)
     if not math.isfinite(loss):
         raise DivergedError(f"step {state.step}: the loss is not finite; lower sft.learning_rate")
     rate, norm = state.optimizer.step(state.step)
@@ -84,11 +85,12 @@ def learn(sft: SftSection, state: TrainingState, policy: Policy, sequences: Sequ
 
 
 def finish(stage: stages.Stage, state: TrainingState, policy: Policy) -> None:
-    """Write the model, merged where it was an adapter, and mark the stage done."""
+    """Write the model, merged if it was an adapter, and mark the stage done."""
     card = f"# Fine-tuned by preferent\n\nSupervised fine-tuning of `{policy.source.name}`, {state.step} steps.\n"
+    model = StageDirectory(stage.folder).model
     if policy.peft is None:
-        saving.save(policy, stage.folder / "model", state.optimizer.masters, card)
+        saving.save(policy, model, state.optimizer.masters, card)
     else:
-        saving.save_merged(policy, stage.folder / "model", card)
+        saving.save_merged(policy, model, card)
     stage.record(steps=state.step)
-    stage.finish(["model"])
+    stage.finish([model.name])

@@ -41,7 +41,7 @@ def answered(policy: language_models.Policy) -> list[Rollout]:
     return LocalSampler(policy, 0).sample(asked, range(SHAPE[0]), "rollout", 0, Params(SHAPE[1]))
 
 
-def micros(policy: language_models.Policy, rollouts: list[Rollout]) -> list[measurement.Micro]:
+def micros(policy: language_models.Policy, rollouts: list[Rollout]) -> list[measurement.MicroBatch]:
     return measurement.micro_batches(rollouts, 200, policy.tokenizer.pad_id, policy.world.device)
 
 
@@ -97,7 +97,7 @@ def test_a_saved_adapter_off_is_the_model_that_it_rests_on(
     inputs = {"model": tmp_path / "model", "reference": tiny, "prompts": tmp_path / "p.jsonl"}
     generate.main(recipe, inputs, tmp_path / "shared")
     assert loaded == [tmp_path / "model"]
-    monkeypatch.setattr(language_models, "rests_on", lambda policy, source: False)
+    monkeypatch.setattr(language_models, "has_base", lambda policy, source: False)
     generate.main(recipe, inputs, tmp_path / "beside")
     assert loaded == [tmp_path / "model"] * 2 + [tiny]
     shared, beside = ((tmp_path / name / "text.jsonl").read_bytes() for name in ("shared", "beside"))
@@ -114,7 +114,7 @@ def test_an_adapter_that_changes_what_it_rests_on_is_not_taken_off(
     saving.save(adapted(tiny, world, moved=True), tmp_path / "model", {}, "# test\n")
     config = files.read_json(tmp_path / "model/adapter_config.json")
     files.write_json(tmp_path / "model/adapter_config.json", config | changes)
-    assert language_models.rests_on(language_models.load_policy(tmp_path / "model", world), tiny) == rests
+    assert language_models.has_base(language_models.load_policy(tmp_path / "model", world), tiny) == rests
 
 
 def test_only_the_very_base_is_under_an_adapter(tiny: Path, world: World, tmp_path: Path) -> None:
@@ -125,11 +125,11 @@ def test_only_the_very_base_is_under_an_adapter(tiny: Path, world: World, tmp_pa
         shutil.copytree(tiny, tmp_path / name)
     config = files.read_json(tiny / "config.json")
     files.write_json(tmp_path / "other/config.json", config | {"rms_norm_eps": 1e-3})
-    assert language_models.rests_on(loaded, tmp_path / "copy")
-    assert not language_models.rests_on(loaded, tmp_path / "other") and not language_models.rests_on(
+    assert language_models.has_base(loaded, tmp_path / "copy")
+    assert not language_models.has_base(loaded, tmp_path / "other") and not language_models.has_base(
         loaded, tmp_path / "model"
     )
-    assert not language_models.rests_on(language_models.load_policy(tiny, world), tiny), "there is nothing to take off"
+    assert not language_models.has_base(language_models.load_policy(tiny, world), tiny), "there is nothing to take off"
 
 
 @pytest.mark.parametrize("kind", ["policy", "scorer"])

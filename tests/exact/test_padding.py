@@ -40,7 +40,7 @@ def rollouts(policy: language_models.Policy) -> list[Rollout]:
     return found
 
 
-def cuts(rollouts: Sequence[Rollout], pad_id: int, max_tokens: int) -> list[measurement.Micro]:
+def cuts(rollouts: Sequence[Rollout], pad_id: int, max_tokens: int) -> list[measurement.MicroBatch]:
     return measurement.micro_batches(rollouts, max_tokens, pad_id, torch.device("cpu"))
 
 

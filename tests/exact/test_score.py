@@ -176,7 +176,7 @@ def test_adapters_average_to_the_mean_of_their_merged_weights(tiny: Path, tmp_pa
 def test_only_models_that_started_from_one_are_averaged(tiny: Path, tmp_path: Path) -> None:
     world = World.of(ASKED)
     folders = [saved(language_models.load_scorer(tiny, world, rank, 1), tmp_path / str(rank)) for rank in (0, 2)]
-    with pytest.raises(UsageError, match=r"reward\.combine: weights averages models that started from one"):
+    with pytest.raises(UsageError, match=r"reward\.combine: weights averages models that started from the same model"):
         weight_averaging.load(folders, world)
 
 
@@ -262,7 +262,9 @@ def test_raw_scores_go_by_the_names_of_the_sources(tiny: Path) -> None:
     sources = {"length": UserFunction("m:length", length), "kind": kind}
     reward, tokenizer = CombinedReward(sources, ScoreNormalization.of(asked, 1)), kind.scorer.tokenizer
     prompt = Prompt("Mary found")
-    found = scoring.scored(reward, batch_of([answered(tokenizer, prompt, " a key.", True)], [prompt], tokenizer, asked))
+    found = scoring.score_rollouts(
+        reward, batch_of([answered(tokenizer, prompt, " a key.", True)], [prompt], tokenizer, asked)
+    )
     assert heard == ["Go on.\n\n\nMary found"] and found[0].scores["length"] == 7
     expected = 2 * 7 + found[0].scores["kind"]
     assert scoring.final_scores(found, reward.scale, asked).tolist() == pytest.approx([expected])
@@ -299,7 +301,7 @@ def test_errors_name_the_place_in_the_recipe(tiny: Path) -> None:
     with pytest.raises(PlatformError, match=r"^reward\.sources\.1\.source: nowhere at all: no such folder"):
         model_reference.check(asked)
     asked = quiet_recipe(reward={"sources": [{"source": str(tiny), "name": "rm"}]})
-    with pytest.raises(UsageError, match=r"^reward\.sources\.0\.source: .* is no reward model"):
+    with pytest.raises(UsageError, match=r"^reward\.sources\.0\.source: .* is not a reward model"):
         CombinedReward.load(asked, {"reward.rm": tiny}, World.of(asked))
     with pytest.raises(UsageError, match=r"^reward\.sources\.0\.source: give its folder: --in reward\.rm="):
         CombinedReward.load(asked, {}, World.of(asked))
@@ -315,7 +317,7 @@ def test_what_is_no_reward_model_is_told(tiny: Path, tmp_path: Path) -> None:
     files.write_json(
         folder / "config.json", config | {"id2label": names, "label2id": {v: int(k) for k, v in names.items()}}
     )
-    with pytest.raises(UsageError, match="gives 2 numbers, a reward model gives one"):
+    with pytest.raises(UsageError, match="returns 2 numbers, but a reward model returns one"):
         language_models.load_scorer(folder, World.of(ASKED))
 
 
@@ -331,7 +333,7 @@ def test_the_scale_is_fitted_once_and_read_back(tiny: Path, tmp_path: Path) -> N
     reward = CombinedReward({"reward": UserFunction("m:length", length)}, ScoreNormalization.of(asked, 0))
     prompts = Prompts.of([Prompt(word) for word in ("Mary", "A dog", "He wrote", "In the")], policy.tokenizer, asked)
     for _ in range(2):
-        found = scoring.fitted(asked, policy, reward, LocalSampler(policy, 0), prompts, tmp_path)
+        found = scoring.fit_scale(asked, policy, reward, LocalSampler(policy, 0), prompts, tmp_path)
         assert seen == [3]
         assert found.scale({"reward": np.array([1.0, 2.0])}) == pytest.approx([0, math.sqrt(1.5)])
 
@@ -359,8 +361,11 @@ def test_only_what_the_recipe_names_is_looked_for(monkeypatch: pytest.MonkeyPatc
     asked = quiet_recipe(reward={"sources": [{"source": "reward"}, {"source": "hub/Other-RM"}]})
     monkeypatch.setattr(model_reference, "resolve", lambda name: Path("/downloaded") / name)
     given = {"reward": Path("r"), "reward.Other_RM": Path("hub/Other-RM")}
-    assert scoring.located(asked, given) == {"reward": Path("r"), "reward.Other_RM": Path("/downloaded/hub/Other-RM")}
-    assert scoring.located(asked, {"reward": Path("r")}) == {"reward": Path("r")}
+    assert scoring.resolve_models(asked, given) == {
+        "reward": Path("r"),
+        "reward.Other_RM": Path("/downloaded/hub/Other-RM"),
+    }
+    assert scoring.resolve_models(asked, {"reward": Path("r")}) == {"reward": Path("r")}
 
 
 def test_validation_charges_the_kl_it_measures(tiny: Path, tmp_path: Path) -> None:
@@ -371,7 +376,7 @@ def test_validation_charges_the_kl_it_measures(tiny: Path, tmp_path: Path) -> No
             parameter.mul_(1.3)
     reward = CombinedReward({"reward": UserFunction("m:length", lambda prompts, answers: [2.0] * len(answers))}, one())
     prompts = Prompts.of([Prompt(word) for word in ("Mary", "A dog", "He wrote")], policy.tokenizer, asked)
-    found = scoring.validated(
+    found = scoring.validate(
         asked, reward, policy, reference, LocalSampler(policy, 0), prompts, 7, RolloutStore(tmp_path), 1000
     )
     rollouts = LocalSampler(policy, 0).sample(prompts.ids, range(3), "eval", 7, rollout_params(asked))

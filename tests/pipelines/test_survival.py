@@ -100,13 +100,13 @@ ROLLOUTS = [rollout(index) for index in range(3)]
 
 
 def write_ledger(folder: Path) -> None:
-    store.RolloutStore(folder).recorded("000004", PROMPTS, lambda: ROLLOUTS)
+    store.RolloutStore(folder).replay_or_make("000004", PROMPTS, lambda: ROLLOUTS)
 
 
 def write_samples(folder: Path) -> None:
     ledger = store.RolloutStore(folder)
     ledger.rewind(4)
-    ledger.describe(4, ["p"] * 3, ["a"] * 3, ROLLOUTS)
+    ledger.append_samples(4, ["p"] * 3, ["a"] * 3, ROLLOUTS)
 
 
 def write_metrics(folder: Path) -> None:
@@ -257,7 +257,7 @@ def test_a_damaged_best_is_told_and_nothing_removed(tmp_path: Path) -> None:
     file = tmp_path / "best/step-000002/00000.safetensors"
     file.write_bytes(flip(bytearray(file.read_bytes()), random.Random(0)))
     before = files(tmp_path)
-    with pytest.raises(DataError, match=r"best/step-000002: .* is damaged .* nothing else holds it. Restore it"):
+    with pytest.raises(DataError, match=r"best/step-000002: .* is damaged .* there is no other copy. Restore it"):
         checkpoint.resume(tmp_path)
     assert files(tmp_path) == before
 
@@ -288,7 +288,9 @@ def test_damaged_rollouts_are_told_and_sampled_again(
     for _ in range(DAMAGES):
         path.write_bytes(harm(bytearray(whole_file), place))
         made: list[int] = []
-        found = store.RolloutStore(tmp_path).recorded("000004", PROMPTS, lambda made=made: made.append(1) or ROLLOUTS)
+        found = store.RolloutStore(tmp_path).replay_or_make(
+            "000004", PROMPTS, lambda made=made: made.append(1) or ROLLOUTS
+        )
         partial_loads += not made
         differences += found is not ROLLOUTS or path.read_bytes() != whole_file
         differences += capsys.readouterr().err.count("000004.safetensors: damaged") != 1

@@ -120,10 +120,10 @@ def test_an_ensemble_scores_with_the_mean_of_its_members(tiny: Path) -> None:
     tokenizer = members[0].scorer.tokenizer
     rows = [rollout(tokenizer.encode_answer(Prompt("He "), None, a, 64)[0]) for a in answers]
     batch = answering(rows, ["He "] * 2, tokenizer, recipe)
-    found = scoring.scored(reward, batch)
-    assert [set(row.scores) for row in found] == [{"reward", "reward-2", "reward-3"}] * 2
+    rollouts = scoring.score_rollouts(reward, batch)
+    assert [set(row.scores) for row in rollouts] == [{"reward", "reward-2", "reward-3"}] * 2
     alone = [m.score(batch) for m in members]
-    assert np.allclose(scoring.final_scores(found, scale, recipe), np.mean(alone, axis=0), atol=1e-6)
+    assert np.allclose(scoring.final_scores(rollouts, scale, recipe), np.mean(alone, axis=0), atol=1e-6)
 
 
 def test_a_reward_model_with_another_tokenizer_reads_the_text(tiny: Path, make_model: Callable[..., Path]) -> None:
@@ -157,9 +157,9 @@ def test_another_model_encodes_each_prompt_once(
     monkeypatch.setattr(Tokenizer, "text", rendering)
     rows = [rollout([300, 301 + i, 2]) for i in range(4)]
     batch = answering(rows, ["Mary ", "He ", "Mary ", "Mary "], tokenizer, recipe)
-    found = [reward.score(batch), reward.score_texts(batch.prompts.texts, batch.answers, batch.prompts.records)]
+    both = [reward.score(batch), reward.score_texts(batch.prompts.texts, batch.answers, batch.prompts.records)]
     assert rendered == {"Mary ": 1, "He ": 1}
-    assert found[0] == pytest.approx(found[1]) and len(set(found[0])) == 4
+    assert both[0] == pytest.approx(both[1]) and len(set(both[0])) == 4
 
 
 def test_a_text_that_did_not_end_is_scored_without_an_end(tiny: Path) -> None:
@@ -168,10 +168,10 @@ def test_a_text_that_did_not_end_is_scored_without_an_end(tiny: Path) -> None:
     model_ = RewardModel.of(language_models.load_scorer(tiny, World.of(recipe), seed=1), recipe)
     tokenizer, texts, answers = model_.scorer.tokenizer, ["Mary found", "He "], [" a key.", " wrote"]
     prompts = [Prompt(text) for text in texts]
-    asked = [np.array(tokenizer.encode_prompt(prompt, None, 64)[0]) for prompt in prompts]
+    prompt_ids = [np.array(tokenizer.encode_prompt(prompt, None, 64)[0]) for prompt in prompts]
     closed = [np.array(tokenizer.encode_answer(p, None, a, 64)[0]) for p, a in zip(prompts, answers, strict=True)]
     assert all(ids[-1] == tokenizer.eos_id for ids in closed)
-    expected = model_.score_ids(asked, [closed[0], closed[1][:-1]])
+    expected = model_.score_ids(prompt_ids, [closed[0], closed[1][:-1]])
     length = UserFunction("m:length", lambda prompts, answers: [float(len(answer)) for answer in answers])
     scale = ScoreNormalization(
         (Term("kind", 1.0, {"kind": Normalizer()}), Term("length", 1.0, {"length": Normalizer()}))

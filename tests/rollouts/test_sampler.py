@@ -63,14 +63,14 @@ def test_top_k_and_top_p_and_greedy() -> None:
 
 
 def test_answers_do_not_depend_on_the_batch(policy: language_models.Policy) -> None:
-    asked = prompts(policy)
-    together = LocalSampler(policy, 0).sample(asked, range(7), "rollout", 0, Params(12))
+    questions = prompts(policy)
+    together = LocalSampler(policy, 0).sample(questions, range(7), "rollout", 0, Params(12))
     for rows in (1, 3):
-        apart = LocalSampler(policy, 0, rows=rows).sample(asked, range(7), "rollout", 0, Params(12))
+        apart = LocalSampler(policy, 0, rows=rows).sample(questions, range(7), "rollout", 0, Params(12))
         for left, right in zip(together, apart, strict=True):
             assert left.ids.tolist() == right.ids.tolist() and left.ended == right.ended
             assert np.allclose(left.sampler_log_probs, right.sampler_log_probs, atol=1e-5)
-    other = LocalSampler(policy, 1).sample(asked, range(7), "rollout", 0, Params(12))
+    other = LocalSampler(policy, 1).sample(questions, range(7), "rollout", 0, Params(12))
     assert [r.ids.tolist() for r in other] != [r.ids.tolist() for r in together]
 
 
@@ -94,14 +94,14 @@ def test_left_and_right_padding_agree(policy: language_models.Policy) -> None:
         from_right = policy.hidden(right)
         from_left = policy.hidden(left, mask, (mask.cumsum(-1) - 1).clamp_min(0))
     for i, row in enumerate(rows):
-        one, other = policy.logits(from_right[i, : len(row)]), policy.logits(from_left[i, -len(row) :])
-        finite = torch.isfinite(one)
-        assert (one[finite] - other[finite]).abs().max() <= 1e-5
+        logits, left_logits = policy.logits(from_right[i, : len(row)]), policy.logits(from_left[i, -len(row) :])
+        finite = torch.isfinite(logits)
+        assert (logits[finite] - left_logits[finite]).abs().max() <= 1e-5
 
 
 def test_ended_answers_close_with_eos_and_nothing_follows(policy: language_models.Policy) -> None:
-    engine, asked = LocalSampler(policy, 0), prompts(policy, 200)
-    rollouts = engine.sample(asked, range(200), "rollout", 0, Params(12))
+    engine, questions = LocalSampler(policy, 0), prompts(policy, 200)
+    rollouts = engine.sample(questions, range(200), "rollout", 0, Params(12))
     eos_id = policy.tokenizer.eos_id
     for rollout in rollouts:
         assert (rollout.ids[-1] == eos_id) == rollout.ended and eos_id not in rollout.ids[:-1]
@@ -142,9 +142,9 @@ def test_a_local_sampler_answers_with_the_weights_as_they_are(tiny: Path) -> Non
 def test_a_checkpointed_policy_samples_with_its_context(policy: language_models.Policy, tiny: Path, rank: int) -> None:
     """Transformers takes the KV cache from layers that it checkpoints; what is only sampled is not checkpointed."""
     learning = language_models.load_policy(tiny, World.of(quiet_recipe()), rank, checkpointing=True)
-    asked = prompts(learning)
-    rollouts = LocalSampler(learning, 0).sample(asked, range(7), "rollout", 0, Params(12))
-    expected = LocalSampler(policy, 0).sample(asked, range(7), "rollout", 0, Params(12))
+    questions = prompts(learning)
+    rollouts = LocalSampler(learning, 0).sample(questions, range(7), "rollout", 0, Params(12))
+    expected = LocalSampler(policy, 0).sample(questions, range(7), "rollout", 0, Params(12))
     assert [r.ids.tolist() for r in rollouts] == [r.ids.tolist() for r in expected]
     for rollout in rollouts:
         ids = torch.from_numpy(np.concatenate([rollout.prompt_ids, rollout.ids]).astype(np.int64))[None]

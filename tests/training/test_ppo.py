@@ -67,9 +67,9 @@ def experience(parts: ppo.PPONetworks, recipe: Recipe, tmp_path: Path) -> tuple[
     prompts = ppo.Prompts(ids, [str(i) for i in range(9)], [Prompt(str(i)) for i in range(9)])
     state = ppo.start(recipe, parts)
     (tmp_path / "rollouts").mkdir(exist_ok=True, parents=True)
-    ledger = ppo.RolloutStore(tmp_path / "rollouts")
-    rollouts = ppo.sample(recipe, 0, parts, prompts, ledger)
-    greedy = ppo.sample_greedy(recipe, 0, parts, prompts, ledger, rollouts)
+    store = ppo.RolloutStore(tmp_path / "rollouts")
+    rollouts = ppo.sample(recipe, 0, parts, prompts, store)
+    greedy = ppo.sample_greedy(recipe, 0, parts, prompts, store, rollouts)
     return state, ppo.assemble(recipe, state, rollouts, parts, greedy)
 
 
@@ -82,8 +82,8 @@ def test_first_ratio_is_exactly_one(tiny: Path, tmp_path: Path, precision: str, 
     assert len(batch.minibatches) == 2 and sum(len(part) for part in batch.minibatches) >= 4
     assert len({len(r.prompt_ids) + len(r.ids) for r in batch.rollouts}) > 3
     for part in batch.minibatches:
-        found = update.update(recipe, batch, part, parts)
-        assert found["val/ratio"] == 1.0 and found["policy/approxkl"] == 0.0 and found["policy/clipfrac"] == 0.0
+        sums = update.update(recipe, batch, part, parts)
+        assert sums["val/ratio"] == 1.0 and sums["policy/approxkl"] == 0.0 and sums["policy/clipfrac"] == 0.0
     nudged = [p for name, p in parts.policy.trainable().items() if rank == 0 or "lora_B" in name]
     with torch.no_grad():
         nudged[0].add_(0.05)
@@ -104,8 +104,8 @@ def test_log_probs_are_those_of_the_sampler_up_to_rounding(tiny: Path, tmp_path:
 
 def gradients(parts: ppo.PPONetworks) -> torch.Tensor:
     learning_ones = [part for part in (parts.policy, parts.critic) if part is not None]
-    found = [p.grad.flatten() for part in learning_ones for p in part.trainable().values()]
-    return torch.cat(found)
+    flat = [p.grad.flatten() for part in learning_ones for p in part.trainable().values()]
+    return torch.cat(flat)
 
 
 def test_loss_and_gradient_do_not_depend_on_how_the_batch_is_cut(tiny: Path, tmp_path: Path) -> None:
@@ -116,12 +116,12 @@ def test_loss_and_gradient_do_not_depend_on_how_the_batch_is_cut(tiny: Path, tmp
         _, batch = experience(parts, recipe, tmp_path)
         with torch.no_grad():
             next(iter(parts.policy.trainable().values())).add_(0.02)
-        found = update.update(recipe, batch, batch.minibatches[0], parts)
-        results.append((len(batch.minibatches[0]), found, gradients(parts)))
+        sums = update.update(recipe, batch, batch.minibatches[0], parts)
+        results.append((len(batch.minibatches[0]), sums, gradients(parts)))
     assert results[0][0] == 1 and results[2][0] >= 8
-    for _, found, gradient in results[1:]:
+    for _, sums, gradient in results[1:]:
         for name, value in results[0][1].items():
-            assert found[name] == pytest.approx(value, abs=1e-6), name
+            assert sums[name] == pytest.approx(value, abs=1e-6), name
         assert (gradient - results[0][2]).norm() / results[0][2].norm() <= 1e-5
 
 
@@ -218,14 +218,14 @@ class CopyingSampler:
 
     engine: LocalSampler
     weights: str = ""
-    asked: list[str] = dataclasses.field(default_factory=list)
+    purposes: list[str] = dataclasses.field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.refresh(self.engine.policy)
 
     def sample(self, prompts: Any, items: Any, purpose: str, step: int, params: Any) -> Any:
         assert self.weights == weights_of(self.engine.policy), f"{purpose} of step {step} with weights of before"
-        self.asked.append(purpose)
+        self.purposes.append(purpose)
         return self.engine.sample(prompts, items, purpose, step, params)
 
     def refresh(self, policy: language_models.Policy) -> None:
@@ -250,14 +250,14 @@ def test_the_sampler_is_told_of_every_change_of_the_weights(
     monkeypatch.setattr(sampler, "make", make)
     for steps in (4, 6):
         ppo.main(stage_recipe(steps, ema_decay=0.5), stage_inputs, tmp_path / "out")
-    assert [set(engine.asked) for engine in engines] == [{"normalize", "eval", "rollout"}, {"eval", "rollout"}]
+    assert [set(engine.purposes) for engine in engines] == [{"normalize", "eval", "rollout"}, {"eval", "rollout"}]
     assert outcome(tmp_path / "out") == outcome(tmp_path / "straight")
 
 
 def test_a_prompt_is_rendered_once_a_stage_and_an_answer_decoded_once(
     stage_inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Although a function reads all texts, the samples are written down, and each prompt is asked several times."""
+    """Although a function reads all texts, the samples are written down, and each prompt is used several times."""
     text, decode, encode = Tokenizer.text, Tokenizer.decode, Tokenizer.encode_prompts
     rendered, decoded, calls = Counter[str](), [], []
 

@@ -72,7 +72,7 @@ def test_the_sampler_is_told_when_a_round_has_changed_the_weights(
     monkeypatch.setattr(sampler, "make", copying)
     for rounds in (1, 2):
         rejection_sampling.main(recipe_of(rejection={"rounds": rounds}), inputs, tmp_path / "out")
-    assert [engine.asked for engine in engines] == [["normalize", "eval", "rollout", "eval"], ["rollout", "eval"]]
+    assert [engine.purposes for engine in engines] == [["normalize", "eval", "rollout", "eval"], ["rollout", "eval"]]
     assert bits(tmp_path / "out") == bits(tmp_path / "straight")
 
 
@@ -143,7 +143,7 @@ def test_answers_that_were_learnt_from_are_not_sampled_again(inputs: dict[str, P
     second.unlink()
     first.write_bytes(good[:-1] + b"x")
     with pytest.raises(
-        DataError, match="the answers of round 0 were learnt from and are damaged or gone; restore them"
+        DataError, match="answers of round 0 are damaged or missing, and the policy was trained on them; restore them"
     ):
         rejection_sampling.main(recipe_of(), inputs, tmp_path / "out")
     first.write_bytes(good)
@@ -157,7 +157,7 @@ def rollout(prompt: int, token: int) -> Rollout:
 
 
 def test_the_best_ever_is_kept() -> None:
-    kept = rejection_sampling.Kept()
+    kept = rejection_sampling.BestAnswers()
     for prompt, token, value in [(7, 1, 0.5), (2, 1, -1.0), (7, 2, 0.25), (2, 2, 3.0), (7, 3, 0.5), (2, 3, 2.0)]:
         kept.offer(rollout(prompt, token), value)
     assert {prompt: (value, r.ids[0]) for prompt, (value, r) in kept.answers.items()} == {7: (0.5, 1), 2: (3.0, 2)}
@@ -171,9 +171,9 @@ def test_an_answer_that_did_not_end_is_kept_only_where_none_is_better(inputs: di
         recipe_of(rejection={"rounds": 1}, reward={"missing_eos_score": -9.0}), inputs, tmp_path / "out"
     )
     row = metrics.read(tmp_path / "out/metrics.jsonl")[1]
-    found = answers_of(tmp_path / "out", "000000-000000")
+    answers = answers_of(tmp_path / "out", "000000-000000")
     bias = ScoreNormalization.read(tmp_path / "out/score.json").normalizer("reward").bias
-    scores = np.array([r.scores["reward"] - bias if r.ended else -9.0 for r in found]).reshape(5, 3)
+    scores = np.array([r.scores["reward"] - bias if r.ended else -9.0 for r in answers]).reshape(5, 3)
     assert row["rejection/best"] == pytest.approx(scores.max(-1).mean(), abs=1e-6)
     assert row["reward"] == pytest.approx(scores.mean(), abs=1e-6)
 
@@ -188,22 +188,22 @@ def test_what_it_needs() -> None:
     shape = model_shape.LLAMA_2["meta-llama/Llama-2-7b-hf"]
     prompts = {"train": 1000, "validation": 10, "test": 10}
 
-    def given_of(asked: Any) -> memory_estimate.ModelFacts:
-        found, _ = defaults.resolve(asked, shape.policy, shape.policy)
-        return memory_estimate.ModelFacts(found, shape, shape, 2, 32, prompts)
+    def facts_of(recipe: Any) -> memory_estimate.ModelFacts:
+        resolved, _ = defaults.resolve(recipe, shape.policy, shape.policy)
+        return memory_estimate.ModelFacts(resolved, shape, shape, 2, 32, prompts)
 
     def need(**values: Any) -> memory_estimate.MemoryNeed:
-        found = quiet_recipe(method="rejection_sampling", preference_dataset="p.jsonl", **values)
-        return memory_estimate.rejection(given_of(found))
+        recipe = quiet_recipe(method="rejection_sampling", preference_dataset="p.jsonl", **values)
+        return memory_estimate.rejection(facts_of(recipe))
 
     full, free, lora = need(rejection={"lora_dim": 0}), need(rejection={"lora_dim": 0}, kl_coeff=0), need()
     assert full.parts["reference"] == 2 * shape.policy and free.parts["reference"] == lora.parts["reference"] == 0
     assert lora.peak < full.peak and full.parts["reward"] == 2 * shape.scorer
     two = quiet_recipe(method="rejection_sampling", rejection={"rounds": 3, "prompts": 5000, "samples": 2})
-    given = given_of(two)
-    assert memory_estimate.rollout_tokens(given) == 3 * 1000 * 2 * given.length
+    facts = facts_of(two)
+    assert memory_estimate.rollout_tokens(facts) == 3 * 1000 * 2 * facts.length
     several = quiet_recipe(infer={"best_of": 4, "sampling_strategy": "temperature_sampling"})
-    assert memory_estimate.infer(given_of(several)).parts["reward"] == 2 * shape.scorer
+    assert memory_estimate.infer(facts_of(several)).parts["reward"] == 2 * shape.scorer
 
 
 RECIPE = """
@@ -242,8 +242,8 @@ def test_the_whole_job(make_model: Callable[..., Path], tmp_path: Path) -> None:
         assert done.returncode == 0 or words[0] == "doctor", done.stderr
         return done.stdout + done.stderr
 
-    said = preferent("run", "recipe.yaml", "--out", "run")
-    assert "keeping the best of 3 answers moves them at most 0.43 nats from the policy" in said
+    output = preferent("run", "recipe.yaml", "--out", "run")
+    assert "keeping the best of 3 answers moves them at most 0.43 nats from the policy" in output
     done = run.Run(tmp_path / "run")
     assert done.verdict()["best_of"]["n"] == 3 and list(done.verdict()["best_of"]["score"]) == ["1", "2", "3"]
     assert all(row["best_of"] == 3 for row in done.predictions()) and "best_of" not in done.predictions("base")[0]

@@ -33,7 +33,7 @@ def texts(tmp_path: Path) -> Path:
 def test_loss_is_the_models_own_on_answers_only(tiny: Path) -> None:
     policy = language_models.load_policy(tiny, World.of(quiet_recipe()))
     rows = [np.array([1, 270, 280, 290, 2], np.int32), np.array([1, 271, 281], np.int32)]
-    found = sequences.loss_sum(policy, sequences.Sequences(rows, [3, 2]))
+    loss = sequences.loss_sum(policy, sequences.Sequences(rows, [3, 2]))
     plain = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
     expected = 0.0
     for row, start in zip(rows, (3, 2), strict=True):
@@ -42,7 +42,7 @@ def test_loss_is_the_models_own_on_answers_only(tiny: Path) -> None:
         logits[:, policy.masked_ids] = -torch.inf
         log_probs = logits.log_softmax(-1)
         expected -= sum(float(log_probs[place - 1, row[place]]) for place in range(start, len(row)))
-    assert found.item() == pytest.approx(expected, abs=1e-4)
+    assert loss.item() == pytest.approx(expected, abs=1e-4)
     assert sequences.target_count(policy, sequences.Sequences(rows, [3, 2])) == 3
 
 
@@ -82,5 +82,5 @@ def test_adapter_is_merged(tiny: Path, texts: Path, tmp_path: Path) -> None:
 def test_preferences_are_refused(tiny: Path, tmp_path: Path) -> None:
     row = {"input_text": "a", "candidate_0": " b", "candidate_1": " c", "choice": 0}
     (tmp_path / "pairs.jsonl").write_text(json.dumps(row) + "\n")
-    with pytest.raises(DataError, match="imitation wants"):
+    with pytest.raises(DataError, match="fine-tuning needs input_text"):
         sft.main(recipe_of(tmp_path / "pairs.jsonl"), {"model": tiny}, tmp_path / "out")

@@ -66,7 +66,7 @@ class ChatTurn:
         batch = RolloutBatch([rollout], asked, policy.tokenizer)
         worth = None
         if self.reward is not None:
-            scored = scoring.scored(self.reward, batch)
+            scored = scoring.score_rollouts(self.reward, batch)
             worth = float(scoring.final_scores(scored, self.reward.scale, self.recipe)[0])
         return ChatAnswer(batch.answers[0], rollout.ended, len(rollout.ids), worth)
 
@@ -100,7 +100,7 @@ def load(found: FinishedRun, recipe: Recipe, params: Params) -> ChatTurn:
     reward = None
     if found.rewards and all(part.kind != "function" for part in recipe.reward.parts):
         scale = ScoreNormalization.read(found.folder / "policy/score.json")
-        inputs = scoring.located(recipe, found.rewards)
+        inputs = scoring.resolve_models(recipe, found.rewards)
         reward = CombinedReward.load(recipe, inputs, world, scale)
     samplers = sampler.make(recipe, base), sampler.make(recipe, tuned)
     return ChatTurn(base, tuned, samplers, reward, recipe, params, found.converses())

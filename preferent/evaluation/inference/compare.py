@@ -47,7 +47,7 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path, names: Sequence[str
     files = {side: predictions.prediction_file(inputs[side]) for side in sides(inputs)}
     models = located(recipe, {name: inputs[name] for name in inputs if name == "judge" or stage_graph.is_reward(name)})
     models |= language_model_judges.models(recipe, inputs)
-    beside = {name: inputs[name] for name in ("score", "prompts", "people") if name in inputs}
+    beside: dict[str, Path] = {name: inputs[name] for name in ("score", "prompts", "people") if name in inputs}
     beside |= language_model_judges.templates(recipe)
     called = _called(list(files), names)
     with stages.locked(out):

@@ -38,7 +38,7 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
     if any(stage_graph.is_reward(name) for name in inputs) and not several:
         raise UsageError("infer: --in reward chooses among several answers; set infer.best_of above 1")
     sources = {name: model_reference.resolve(str(inputs[name])) for name in ("model", "reference") if name in inputs}
-    inputs = scoring.located(recipe, inputs)
+    inputs = scoring.resolve_models(recipe, inputs)
     with stages.locked(out):
         stage = stages.open_stage(
             "infer", out, pick(recipe, *stage_graph.fields("infer", recipe)), inputs | sources, rerun=True
@@ -60,7 +60,7 @@ def reference_of(policy: Policy, source: Path) -> Policy:
     model, loaded beside it."""
     return (
         policy.reference()
-        if language_models.rests_on(policy, source)
+        if language_models.has_base(policy, source)
         else language_models.load_policy(source, policy.world)
     )
 
@@ -157,7 +157,7 @@ def favourites(
     The score is the one that tuning raises; where no scale is known, the raw scores, combined and weighted.
     """
     n = recipe.infer.best_of
-    rollouts = scoring.scored(reward, batch)
+    rollouts = scoring.score_rollouts(reward, batch)
     if reward.scale.prompts:
         scores = scoring.final_scores(rollouts, reward.scale, recipe)
     else:

@@ -26,7 +26,7 @@ def located(recipe: Recipe, models: dict[str, Path]) -> dict[str, Path]:
         return models
     from preferent.rewards import scoring
 
-    return scoring.located(recipe, models)
+    return scoring.resolve_models(recipe, models)
 
 
 def scored(recipe: Recipe, inputs: Mapping[str, Path], answers: Answers) -> dict[str, Scores]:
