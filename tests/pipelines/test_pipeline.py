@@ -468,7 +468,7 @@ def test_the_door_for_notebooks(stages):
         (
             "reward",
             None,
-            "the reward model that was optimised, no independent judge, prefers the tuned model to the base in 63.0% "
+            "the optimised reward model, not an independent judge, prefers the tuned model to the base in 63.0% "
             "of 400 pairs (95 % interval 58.1% to 67.6%)",
         ),
     ],
