@@ -74,7 +74,7 @@ def against_rules(quality: Figures) -> Iterator[Remark]:
     elif high < 0:
         yield Remark("rules", True, f"{says}the model is worse ({between}).")
     else:
-        yield Remark("rules", True, f"{says}the model cannot be told from it ({between}).")
+        yield Remark("rules", True, f"{says}the model cannot be distinguished from it ({between}).")
 
 
 def by_length(quality: Figures) -> Iterator[Remark]:
@@ -87,12 +87,12 @@ def by_length(quality: Figures) -> Iterator[Remark]:
     labels = f"{which} wins would be right in {percent(often)} of these pairs"
     tells = often >= SHARES
     if abs(correlation) < SOMEWHAT_BY_LENGTH:
-        says = f"{labels}, {'but' if tells else 'and'} scores hardly go with length (Spearman {signed(correlation)}): "
-        yield Remark("length", False, says + "no length bias of the model is seen.")
+        says = f"{labels}, {'but' if tells else 'and'} scores hardly depend on length (Spearman "
+        yield Remark("length", False, f"{says}{signed(correlation)}): no length bias of the model is seen.")
         return
     strong = abs(correlation) >= BY_LENGTH
     how, habit = ("longer", preferred["share"]) if correlation > 0 else ("shorter", 1 - preferred["share"])
-    says = f"{labels}, {'and' if tells else 'yet'} scores go {'' if strong else 'somewhat '}with length (Spearman "
+    says = f"{labels}, {'and' if tells else 'yet'} scores {'' if strong else 'somewhat '}depend on length (Spearman "
     says += f"{signed(correlation)}; the {how} answer scores higher in {percent(habit)}): this reward "
     yield Remark("length", strong, f"{says}{'will' if strong else 'may'} make answers {how}.")
 
@@ -111,7 +111,7 @@ def by_position(quality: Figures) -> Iterator[Remark]:
         return
     which, often = ("first", chosen) if low > 0.5 else ("second", _other(chosen))
     says = f"People chose the {which} candidate in {percent(often['share'])} ({span(often)}), the model "
-    says += f"{percent(preferred['share'] if low > 0.5 else 1 - preferred['share'])}: the labels lean on the order; "
+    says += f"{percent(preferred['share'] if low > 0.5 else 1 - preferred['share'])}: the labels depend on the order; "
     yield Remark("position", often["share"] >= SHARES, says + "show candidates in random order.")
 
 
@@ -126,13 +126,13 @@ def calibration(quality: Figures) -> Iterator[Remark]:
     ece = quality[quality["reported"]]["ece"]
     says = f"On average the model is {percent(sure)} sure and {percent(right)} right (ECE {ece:.3f}): "
     if sure - right > OVER_CONFIDENT:
-        yield Remark("calibration", True, says + "it is surer than it is right, its scores are too far apart.")
+        yield Remark("calibration", True, says + "it is over-confident, its scores are too far apart.")
     elif right - sure > OVER_CONFIDENT:
-        yield Remark("calibration", False, says + "it is more often right than it is sure, its scores are too close.")
+        yield Remark("calibration", False, says + "it is under-confident, its scores are too close.")
     elif ece > OVER_CONFIDENT:
         yield Remark("calibration", False, says + "right on the whole, but not at every confidence; see the diagram.")
     else:
-        yield Remark("calibration", False, says + "its confidence can be taken at its word.")
+        yield Remark("calibration", False, says + "its confidence can be trusted.")
 
 
 def by_strength(quality: Figures) -> Iterator[Remark]:
@@ -145,7 +145,7 @@ def by_strength(quality: Figures) -> Iterator[Remark]:
     says = f"Of the least clear choices {percent(faint['share'])} are right ({span(faint)}), of the clearest "
     says += f"{percent(clear['share'])} ({span(clear)}): "
     if clear["interval"][0] > faint["interval"][1]:
-        yield Remark("strength", False, says + "what people agree on, the model knows better.")
+        yield Remark("strength", False, says + "the model is better where people are surer.")
     elif clear["interval"][1] < faint["interval"][0]:
         yield Remark("strength", True, says + "it should be the other way round; see what `strength` means.")
     else:
@@ -165,6 +165,6 @@ def beside_samples(quality: Figures) -> Iterator[Remark]:
     if low > 0.5:
         yield Remark("samples", False, says + "there is room for the policy to gain.")
     elif high < 0.5:
-        yield Remark("samples", True, says + "the reward likes what the model writes anyway better than the choices.")
+        yield Remark("samples", True, says + "the reward prefers what the model already writes to the chosen answers.")
     else:
         yield Remark("samples", False, says + "neither is preferred.")
