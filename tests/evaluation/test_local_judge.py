@@ -36,11 +36,11 @@ def calls(juror: local_judge.LocalModelJudge) -> list[Call]:
 
 def test_the_labels_probabilities_are_those_of_their_tokens(tiny: Path) -> None:
     juror = local(tiny, explanation=False)
-    asked = calls(juror)[:4:2]
-    replies = dict(juror.ask(asked))
+    chosen_calls = calls(juror)[:4:2]
+    replies = dict(juror.ask(chosen_calls))
     plain = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
     tokenizer = Tokenizer.load(tiny)
-    for call in asked:
+    for call in chosen_calls:
         prompt = tokenizer.encode_text(call.messages[0].content + "\n\n")
         sums = []
         for label in verdict_parsing.LABELS:
@@ -78,7 +78,7 @@ def test_votes_differ_where_they_are_drawn(tiny: Path) -> None:
     juror = local(tiny, votes=2)
     texts = [reply.text for _, reply in juror.ask(calls(juror))]
     explanations = [verdict_parsing.parse(text).explanation for text in texts]
-    assert any(one != other for one, other in zip(explanations[::2], explanations[1::2], strict=True))
+    assert any(first != second for first, second in zip(explanations[::2], explanations[1::2], strict=True))
 
 
 def test_a_label_is_the_likeliest_or_drawn() -> None:
@@ -98,15 +98,15 @@ def test_the_panel_hears_it_like_any_other_and_goes_on(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     juror, path = local(tiny), tmp_path / "calls.jsonl"
-    found = pairwise.hear(juror.judge, PAIRS, juror, path)
+    judged = pairwise.hear(juror.judge, PAIRS, juror, path)
     assert "6 of 6 questions, with the reply, are longer than the 128 tokens" in capsys.readouterr().err
-    assert (found.summary.parsed, found.summary.log_probs, found.summary.made) == (6, 6, 6)
+    assert (judged.summary.parsed, judged.summary.log_probs, judged.summary.made) == (6, 6, 6)
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:4]) + lines[4][:20])
     again = pairwise.hear(juror.judge, PAIRS, juror, path)
     assert (again.summary.made, again.summary.cached) == (2, 4)
-    assert [one.choice for one in again.judgments] == [one.choice for one in found.judgments]
-    assert [one.explanation for one in again.judgments] == [one.explanation for one in found.judgments]
+    pairs = list(zip(again.judgments, judged.judgments, strict=True))
+    assert all((new.choice, new.explanation) == (old.choice, old.explanation) for new, old in pairs)
     assert pairwise.hear(juror.judge, PAIRS, local(tiny, seed=1), path).summary.made == 6
 
 
@@ -128,8 +128,8 @@ def test_a_chat_model_is_asked_by_its_template(tiny: Path, tmp_path: Path) -> No
     )
     (folder / "chat_template.jinja").write_text(template)
     juror = local(folder)
-    asked = calls(juror)[0]
+    call = calls(juror)[0]
     assert juror.policy.tokenizer.has_chat_template and not Tokenizer.load(tiny).has_chat_template
-    assert juror.policy.tokenizer.text(juror._prompt(asked), None) == f"<user>{asked.messages[0].content}<me>"
+    assert juror.policy.tokenizer.text(juror._prompt(call), None) == f"<user>{call.messages[0].content}<me>"
     assert juror.identity["model"] != local(tiny).identity["model"]
-    assert len(list(juror.ask([asked]))) == 1
+    assert len(list(juror.ask([call]))) == 1
