@@ -7,7 +7,7 @@ BROWSER := .venv/.browser
 SIDE_BY_SIDE := -n 2 --dist loadscope
 MEASURES := bench/help.py bench/optimum.py bench/algorithms.py bench/lesson.py bench/memory.py bench/survival.py bench/mutants.py bench/coverage.py bench/label.py bench/ppo_against_trl.py
 
-.PHONY: quickstart test exact mutants acceptance measure docs clean
+.PHONY: quickstart test exact mutants golden wheel acceptance measure docs clean
 
 quickstart: $(READY)
 	$(BIN)/preferent quickstart runs/quickstart
@@ -25,9 +25,16 @@ exact: $(READY)
 mutants: $(READY)
 	$(BIN)/python bench/mutants.py --strict
 
+golden: $(READY)
+	@test -n "$(BASE)" || { echo "name the commit to compare the working tree with: make golden BASE=COMMIT"; exit 2; }
+	$(BIN)/python bench/golden.py $(BASE)
+
 acceptance: $(BROWSER)
 	$(BIN)/python -m pytest -q -rs $(SIDE_BY_SIDE) -m 'acceptance and not slow'
 	PREFERENT_EXAMPLES=1000 $(BIN)/python -m pytest -q tests/data/test_formats.py -k breaks_the_reader
+
+wheel: $(READY)
+	$(BIN)/python bench/wheel.py
 
 measure: $(BROWSER)
 	$(BIN)/python -m pytest -q -m slow

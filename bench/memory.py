@@ -67,8 +67,8 @@ COMMON: dict[str, Any] = {
     "reinforcement_learning_train_steps": 2,
     "data": {"validation_share": 0.1, "test_share": 0.1},
     "sft": {"train_steps": 2, "batch_size": 12, "validation_every": 2},
-    "reward": {"batch_size": 8, "validation_every": 2},
-    "ppo": {"batch_size": 12, "minibatches": 2, "epochs": 1, "validation_every": 1, "normalize_prompts": 24},
+    "reward": {"batch_size": 8, "validation_every": 2, "normalize_prompts": 24},
+    "ppo": {"batch_size": 12, "minibatches": 2, "epochs": 1, "validation_every": 1},
     "compare": {"judge": "reward"},
 }
 MICRO_BATCH_TOKENS = 1536

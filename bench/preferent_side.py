@@ -13,15 +13,16 @@ import torch
 import transformers
 from worker import Line
 
-from preferent.config import recipe
+from preferent.config import defaults, recipe
 from preferent.data.types import Prompt
 from preferent.models import language_models
 from preferent.models.world import World
 from preferent.rewards import scoring
 from preferent.rewards.normalization import Normalizer, ScoreNormalization
-from preferent.rewards.scoring import CombinedReward, RewardModel
-from preferent.rollouts.local_sampler import LocalSampler
-from preferent.rollouts.sampler import Params
+from preferent.rewards.scoring import CombinedReward, RewardModel, RolloutBatch
+from preferent.rollouts import sampler
+from preferent.rollouts.decoding import Params
+from preferent.rollouts.sampler import Prompts
 from preferent.training import ppo
 
 
@@ -41,6 +42,7 @@ def main() -> None:
         "batch_size": len(ids),
         "epochs": asked.epochs,
         "micro_batch_tokens": asked.micro_batch_tokens,
+        "lora_dim": 0,
         "learning_rate": 1e-5,
     }
     values = {
@@ -51,9 +53,10 @@ def main() -> None:
     values |= {
         "prompt_sequence_length": max(map(len, ids)),
         "target_sequence_length": asked.answer,
-        "ppo": section | {"missing_eos_score": None},
+        "ppo": section,
+        "reward": {"missing_eos_score": None},
     }
-    wanted, _ = recipe.parse(values)
+    wanted, _ = defaults.resolve(recipe.parse(values)[0])
     world = World.of(wanted)
     policy = language_models.load_policy(asked.folder / "policy", world, lora_dim=0)
     scorer = language_models.load_scorer(asked.folder / "reward", world)
@@ -63,11 +66,11 @@ def main() -> None:
         scorer.critic(),
         CombinedReward({"reward": RewardModel.of(scorer, wanted)}, ScoreNormalization.of(wanted, 1)),
         Normalizer(),
-        LocalSampler(policy, wanted.seed),
+        sampler.make(wanted, policy),
     )
     state = ppo.start(wanted, parts)
     params = Params(asked.answer, stop_at_eos=False)
-    prompts = [Prompt()] * len(ids)
+    prompts = Prompts(ids, [""] * len(ids), [Prompt()] * len(ids))
     line.ready(
         versions={"torch": torch.__version__, "transformers": transformers.__version__},
         precision=f"{asked.precision} compute, fp32 master weights",
@@ -79,7 +82,7 @@ def main() -> None:
         with line.phase("generation"):
             rollouts = parts.sampler.sample(ids, items, "rollout", state.step, params)
         with line.phase("scoring"):
-            rollouts = scoring.scored(parts.reward, rollouts, prompts, policy.tokenizer)
+            rollouts = scoring.scored(parts.reward, RolloutBatch(rollouts, prompts, policy.tokenizer))
             batch = ppo.assemble(wanted, state, rollouts, parts)
         with line.phase("training"):
             ppo.learn(wanted, state, batch, parts)

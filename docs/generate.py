@@ -13,6 +13,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from preferent.cli.arguments import parser
+from preferent.config import defaults
+from preferent.config.algorithms import ALGORITHMS
 from preferent.config.recipe import Recipe, inner_section, listed_section
 from preferent.config.sections import Section
 
@@ -41,8 +43,23 @@ Keys that mean something only on Google Cloud are accepted and reported as ignor
 |---|---|---|
 {models}
 
-Where a field says *default: …*, that is what `null` means. A learning rate or LoRA rank left at `null` depends on the
-model: above 200 million parameters a LoRA adapter is trained, below that every weight.
+## What null means
+
+Where a field says *default: …*, that is what `null` means; elsewhere its text says so. A run decides once, when it
+knows its models, and its `recipe.yaml` and `stage.json` show the values. *By the model's size*: above {large}
+parameters a LoRA adapter is trained, below that every weight. *By lora_dim*: the learning rate is that of an adapter or
+of every weight.
+
+| section | `lora_dim` of a large model | `learning_rate` with LoRA | of every weight |
+|---|---|---|---|
+{tuning}
+
+`ppo.critic_learning_rate` is {critic_lora} beside a LoRA policy and {critic_full} beside one of which every weight
+learns. *By algorithm*:
+
+| `ppo.algorithm` | `samples_per_prompt` | `epochs` | `kl_in` | `whiten_advantages` |
+|---|---|---|---|---|
+{algorithms}
 """
 
 CLI = """# Command line
@@ -61,8 +78,29 @@ def recipe_page() -> str:
     from preferent.config.gcpc_names import MODELS
 
     models = "\n".join(f"| `{name}` | `{hub}` | `{reward}` |" for name, (hub, reward) in MODELS.items())
+    tuning = "\n".join(
+        f"| `{name}` | {of.rank} | {_number(defaults.LORA_RATE)} | {_number(of.full_rate)} |"
+        for name, of in defaults.TUNING.items()
+    )
+    algorithms = "\n".join(
+        f"| `{each.name}` | {each.samples} | {each.epochs} | {each.kl_in} | {str(each.whiten).lower()} |"
+        for each in ALGORITHMS.values()
+    )
+    text = RECIPE.format(
+        models=models,
+        large=f"{defaults.LARGE // 1_000_000} million",
+        tuning=tuning,
+        critic_lora=_number(defaults.LORA_RATE),
+        critic_full=_number(defaults.CRITIC_RATE),
+        algorithms=algorithms,
+    )
     tables = "\n".join(_sections(Recipe, ""))
-    return f"{RECIPE.format(models=models)}\n{tables}"
+    return f"{text}\n{tables}"
+
+
+def _number(value: float) -> str:
+    """A small number as people write it: 1e-4."""
+    return f"{value:.0e}".replace("e-0", "e-")
 
 
 def _sections(section: type[Section], prefix: str) -> Iterator[str]:

@@ -2,10 +2,13 @@
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,8 @@ from preferent.errors import DataError, PlatformError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 UNWRITABLE = (*FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+TICK, SECOND = 100_000_000, 1_000_000_000
+"""Nanoseconds: several ticks of the clock by which file systems date changes, and the step of a coarse one."""
 
 
 def refusal(error: BaseException) -> str | None:
@@ -122,12 +127,53 @@ def sha256(path: Path) -> str:
 
 
 def fingerprint(path: Path) -> str:
-    """A digest of a file's bytes, or of the names and bytes of all files below a folder."""
+    """A digest of a file's bytes, or of the names and bytes of all files below a folder; a process reads them once."""
     if not path.exists():
         raise PlatformError(f"{path}: no such file or directory")
+    return _hashed(path, stamp(path) or object())
+
+
+def stamp(path: Path) -> str | None:
+    """A digest of the names, sizes, times of change, inodes and devices of the files that `fingerprint` reads.
+
+    While it stays the same, the bytes do. None: there is no file, or one changed so lately that its next change could
+    bear the same time.
+    """
+    rows: list[list[Any]] = []
+    for file in _files(path):
+        stat = file.stat()
+        step = 2 * SECOND if stat.st_ctime_ns % SECOND == 0 else TICK
+        if time.time_ns() - stat.st_ctime_ns < step:
+            return None
+        sizes = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev]
+        rows.append([file.relative_to(path).as_posix(), *sizes])
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest() if rows else None
+
+
+def _files(path: Path) -> list[Path]:
+    """The file itself, or all files below a folder but hidden ones, in order."""
+    if path.is_file():
+        return [path]
+    return sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+
+
+@functools.cache
+def _hashed(path: Path, _stamp: object) -> str:
     if path.is_file():
         return sha256(path)
     digest = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith(".")):
+    for file in _files(path):
         digest.update(f"{file.relative_to(path).as_posix()}\0{sha256(file)}\n".encode())
     return digest.hexdigest()
+
+
+def kept(path: Path, make: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Rows that a stage makes once: read where it wrote them before it was interrupted, else made and written."""
+    if path.exists():
+        try:
+            return list(read_sealed(path, "it is made again")["rows"])
+        except DataError as damage:
+            print(damage, file=sys.stderr)
+    rows = make()
+    write_sealed(path, {"rows": rows})
+    return rows

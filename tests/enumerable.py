@@ -1,7 +1,7 @@
 """Problems small enough to enumerate: a tiny Llama over a few letters, every answer it can give, and the exact optimum.
 
 The KL-regularised optimum is pi*(y|x) = ref(y|x) exp(r(x, y) / beta) / Z(x), with J* = beta * mean log Z (Ziegler et
-al. 2019, section 2.1). Rewards come from `reward`, a user function as `ppo.reward` names it.
+al. 2019, section 2.1). Rewards come from `reward`, a user function as `reward.sources` names it.
 """
 
 import hashlib

@@ -63,9 +63,10 @@ class Silence:
 
 @dataclass(frozen=True)
 class Trickle:
-    """An answer that goes on for ever, a little at a time: its headers, or its body."""
+    """An answer that goes on for ever, a little at a time: its headers, or its body, in chunks or without a length."""
 
     headers: bool = False
+    chunked: bool = True
 
 
 class Cut:
@@ -189,10 +190,12 @@ def _handler(endpoint: Endpoint) -> type[BaseHTTPRequestHandler]:
             elif isinstance(deed, Cut):
                 self._send(200, {"Content-Length": "1000"}, b'{"choices": [')
             elif isinstance(deed, Trickle):
-                self.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n")
+                self.wfile.write(b"HTTP/1.1 200 OK\r\n")
+                self.wfile.write(b"Transfer-Encoding: chunked\r\n" if deed.chunked else b"")
                 self.wfile.write(b"" if deed.headers else b"\r\n")
+                more = b"X-More: 1\r\n" if deed.headers else b"1\r\n \r\n" if deed.chunked else b" "
                 while not endpoint.closing.wait(0.02):
-                    self.wfile.write(b"X-More: 1\r\n" if deed.headers else b"1\r\n \r\n")
+                    self.wfile.write(more)
             elif isinstance(deed, Silence):
                 self.connection.settimeout(0.05)
                 while not endpoint.closing.is_set() and not self._gone():

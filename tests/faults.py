@@ -18,9 +18,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save
 
+from preferent import files
 from preferent.errors import PlatformError
 from preferent.models import checkpoint
-from preferent.runs import stages
 
 WRITES = ("open", "os.mkdir", "os.rename")
 EVENTS = (*WRITES, "os.remove", "os.rmdir")
@@ -83,7 +83,7 @@ class Fault:
             fsync(descriptor)
 
         os.fsync = synced
-        vars(stages)["open"] = vars(checkpoint)["open"] = self._open
+        vars(files)["open"] = vars(checkpoint)["open"] = self._open
         vars(checkpoint)["save_file"] = self._save_file
         sys.addaudithook(self._event)
 

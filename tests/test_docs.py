@@ -41,8 +41,8 @@ target_sequence_length: 8
 reward_model_train_steps: 4
 reinforcement_learning_train_steps: 2
 sft: {dataset: data/text.jsonl, train_steps: 4, batch_size: 8, validation_every: 2}
-reward: {batch_size: 8, validation_every: 2}
-ppo: {batch_size: 8, validation_every: 1, validation_prompts: 8, normalize_prompts: 8}
+reward: {normalize_prompts: 8, batch_size: 8, validation_every: 2}
+ppo: {batch_size: 8, validation_every: 1, validation_prompts: 8}
 infer: {max_prompts: 8}
 threads: 1
 """

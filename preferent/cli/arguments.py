@@ -10,7 +10,7 @@ from preferent.cli.actions import Arguments
 STAGES = {
     "sft": "supervised fine-tuning on answers or plain text; inputs: model",
     "reward": "train a reward model on preferences; inputs: model, train, validation, test",
-    "ppo": "tune the policy; inputs: model, train, validation, reward (or ppo.reward in the recipe)",
+    "ppo": "tune the policy; inputs: model, train, validation, reward (or reward.sources in the recipe)",
     "dpo": "tune the policy on preferences, without a reward (DPO, KTO); inputs: model, train, validation, test",
     "rejection": "tune the policy on the best of its own answers; inputs: model, train, validation, reward",
     "infer": "answer prompts with a model; inputs: model, prompts; optional: reference (for the KL), reward (best of)",

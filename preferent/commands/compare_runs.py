@@ -93,7 +93,7 @@ def _alone(asked: ComparisonRequest, called: JudgeSelection) -> Path:
         if "judge" in called.inputs and "judge" in task.inputs:
             raise UsageError(f"{folder}: has a reward model of its own that judges; name the answers as two sides")
         before = (folder / "recipe.yaml").read_bytes()
-        files.write_atomic(folder / "recipe.yaml", recipe.dump(again))
+        files.write_atomic(folder / "recipe.yaml", recipe.dump(again, recipe.defaults_in(folder / "recipe.yaml")))
         try:
             do(*task.command(str(folder)), *_inputs(called.inputs))
         except PreferentError:
@@ -116,7 +116,7 @@ def _flags(asked: ComparisonRequest) -> list[str]:
     """The flags that were given of those that say how answers are made, read and judged."""
     given: dict[str, object] = {"--judge": asked.judges, "--names": asked.names, "--out": asked.out}
     given |= {"--prompts": asked.prompts, "--set": asked.settings, "--recipe": asked.recipe, "--shared": asked.shared}
-    given |= {f"--{name}-column": getattr(asked.columns, name) for name in predictions.CALLED}
+    given |= {f"--{name}-column": getattr(asked.columns, name) for name in predictions.COLUMN_NAMES}
     given["--tag-columns"] = asked.columns.tags
     return [flag for flag, value in given.items() if value]
 
@@ -130,7 +130,7 @@ def _together(asked: ComparisonRequest, sides: Sequence[ComparisonSide], called:
         prompts = _prompts(asked.prompts, sides, folder, base.infer.max_prompts)
         files = [_answered(one, prompts if asked.prompts else None, folder) for one in sides]
         keys = ["a", "b", *(f"side.{one.name}" for one in sides[2:])]
-        if missing := asked.columns.missing([predictions.first(path) for path in files]):
+        if missing := asked.columns.missing([predictions.first_row(path) for path in files]):
             raise UsageError(f"{', '.join(missing)}: no file of answers has such a column")
         given = {key: predictions.read(path, asked.columns) for key, path in zip(keys, files, strict=True)}
         joined = predictions.join(given, asked.shared, datasets.load_prompts(prompts) if prompts is not None else [])
@@ -202,7 +202,7 @@ def _prompts(given: Path | None, sides: Sequence[ComparisonSide], folder: Path, 
 def _answered(one: ComparisonSide, prompts: Path | None, folder: Path) -> Path:
     """The answers of a side, made where they are not there."""
     if one.kind == "file" or prompts is None:
-        return predictions.predictions(one.answers())
+        return predictions.prediction_file(one.answers())
     return infer(one.model(), prompts, folder / "answers" / one.name, folder / "recipe.yaml")
 
 

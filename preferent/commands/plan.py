@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from preferent import files
-from preferent.config import memory_estimate, model_reference, model_shape, stage_graph
+from preferent.config import defaults, memory_estimate, model_reference, model_shape, stage_graph
 from preferent.config.algorithms import algorithm
+from preferent.config.defaults import reward_reference
 from preferent.config.gcpc_names import resolve_model
 from preferent.config.memory_estimate import MemoryNeed, ModelFacts
 from preferent.config.model_shape import Shape
-from preferent.config.recipe import Recipe, reward_reference
+from preferent.config.recipe import Recipe
 from preferent.config.sections import RewardPart, SftSection, paths
 from preferent.config.stage_graph import Task
 from preferent.data import datasets, prepare
@@ -21,7 +22,7 @@ from preferent.data.tokenizer import Tokenizer
 from preferent.runs import environment, progress
 
 LENGTHS = "token lengths, and so how much is truncated (needs the tokenizer: preferent data check FILES --model MODEL)"
-SIZE = "the model's size, and so memory, time, and what lora_dim and learning_rate left open become"
+SIZE = "the model's size, and so what lora_dim and learning_rate left open become"
 
 
 PARTS = ("policy", "reference", "reward", "critic", "optimizer", "gradients", "activations", "KV cache")
@@ -36,6 +37,8 @@ def describe(recipe: Recipe, ignored: Sequence[str], out: Path, sizes: bool = Fa
     """
     tasks = stage_graph.build(recipe)
     model_reference.check(recipe)
+    sizes_known = parameters(recipe.large_model_reference), parameters(reward_reference(recipe))
+    recipe, by_default = defaults.resolve(recipe, *sizes_known)
     with tempfile.TemporaryDirectory() as folder:
         prepare.main(recipe, {}, Path(folder))
         counts = files.read_json(Path(folder) / "counts.json")
@@ -44,13 +47,25 @@ def describe(recipe: Recipe, ignored: Sequence[str], out: Path, sizes: bool = Fa
         ("models", _models(recipe)),
         ("data", _data(counts)),
         ("stages", _stages(recipe, counts["parts"])),
+        ("defaults, where the recipe leaves the value open", _defaults(recipe, tasks, by_default)),
         ("memory, tokens and disk, at the most", needed),
         ("commands", [f"preferent {shlex.join(task.command(str(out)))}" for task in tasks]),
         ("ignored: means something only on Google Cloud", ignored),
-        ("not known yet", (*_hub(recipe), LENGTHS, *([] if sizes else [SIZE]))),
+        ("not known yet", (*_hub(recipe), LENGTHS, *([] if None not in sizes_known else [SIZE]))),
     ]
     parts = [f"{title}\n" + "".join(f"  {line}\n" for line in lines) for title, lines in sections if lines]
     return f"run directory {out}\n\n" + "\n".join(parts).rstrip()
+
+
+def _defaults(recipe: Recipe, tasks: Sequence[Task], by_default: Mapping[str, Any]) -> list[str]:
+    """The values that nobody asked for, of the fields that a stage of the run reads; a section a line."""
+    read = {field for task in tasks for field in stage_graph.fields(task.stage, recipe)}
+    lines: dict[str, list[str]] = {}
+    for key, value in by_default.items():
+        section, _, name = key.rpartition(".")
+        if key in read:
+            lines.setdefault(section, []).append(f"{name} {value}")
+    return [f"{section:<10}{', '.join(values)}" for section, values in lines.items()]
 
 
 def _named(reference: str) -> str:
@@ -63,7 +78,7 @@ def _models(recipe: Recipe) -> list[str]:
     lines = [f"to tune         {_named(recipe.large_model_reference)}"]
     if "reward" in tasks:
         lines.append(f"reward from     {_start(tasks['reward'])}")
-    others = [] if stage_graph.direct(recipe) else [part for part in recipe.ppo.parts if part.kind != "reward"]
+    others = [] if stage_graph.direct(recipe) else [part for part in recipe.reward.parts if part.kind != "reward"]
     lines += [f"reward          {_other(part)}" for part in others]
     if stage_graph.direct(recipe):
         lines.append(f"reward          none: method is {recipe.method}")
@@ -72,11 +87,10 @@ def _models(recipe: Recipe) -> list[str]:
 
 
 def _reference(recipe: Recipe, tasks: Mapping[str, Task]) -> str:
-    if recipe.kl_coeff == 0:
-        return "none: kl_coeff is 0"
-    if recipe.method == "dpo" and recipe.dpo.loss == "reference_free":
-        return "none: dpo.loss is reference_free"
-    return _start(next(task for task in tasks.values() if task.folder == "policy"))
+    tuning = next(task for task in tasks.values() if task.folder == "policy")
+    if defaults.reference(recipe, tuning.stage) == "none":
+        return "none: dpo.loss is reference_free" if tuning.stage == "dpo" else "none: kl_coeff is 0"
+    return _start(tuning)
 
 
 def _other(part: RewardPart) -> str:
@@ -171,7 +185,7 @@ def _steps(name: str, field: str, steps: int, batch: int, rows: int, unit: str) 
 def _judge(recipe: Recipe) -> str:
     if stage_graph.judged(recipe):
         return "a second reward model, trained on other preferences"
-    what = " + ".join("the reward model" if part.kind == "reward" else part.source for part in recipe.ppo.parts)
+    what = " + ".join("the reward model" if part.kind == "reward" else part.source for part in recipe.reward.parts)
     return f"{what} that was optimised (not independent)"
 
 
@@ -198,8 +212,8 @@ def _sizes(recipe: Recipe, folder: Path) -> Iterator[str]:
 
 
 def given(recipe: Recipe, folder: Path, longest: int | None) -> ModelFacts | None:
-    """What the needs depend on, with the prepared data in a folder and its longest prompt, where that is known; None
-    where a model's shape is not known."""
+    """What the needs of a recipe, its open fields filled in here, depend on, with the prepared data in a folder and its
+    longest prompt, where that is known; None where a model's shape is not known."""
     policy, reward = shape(recipe.large_model_reference), shape(reward_reference(recipe))
     if policy is None or reward is None:
         return None
@@ -208,6 +222,7 @@ def given(recipe: Recipe, folder: Path, longest: int | None) -> ModelFacts | Non
     prompts = files.read_json(folder / "counts.json")["parts"]["prompt"]
     length = longest or recipe.prompt_sequence_length
     others = tuple(found for name in stage_graph.foreign(recipe).values() if (found := shape(name)) is not None)
+    recipe, _ = defaults.resolve(recipe, policy.policy, reward.policy)
     return ModelFacts(recipe, policy, reward, 2 if bf16 else 4, length, prompts, _packs(recipe), on_gpu, others)
 
 
@@ -237,6 +252,14 @@ def shape(reference: str) -> Shape | None:
     return Shape.of(files.read_json(path)) if path.is_file() else model_shape.LLAMA_2.get(resolve_model(reference))
 
 
+def parameters(reference: str) -> int | None:
+    """How many parameters a model has, as far as can be told from here: of a folder, or of Llama 2; else None."""
+    known = shape(reference)
+    if known is not None:
+        return known.policy
+    return model_reference.counted(Path(reference)) if any(Path(reference).glob("*.safetensors")) else None
+
+
 def longest_prompt(recipe: Recipe, folder: Path) -> int | None:
     """Tokens of the longest prompt of the prepared data, where the model's tokenizer is at hand."""
     source = Path(recipe.large_model_reference)
@@ -246,4 +269,4 @@ def longest_prompt(recipe: Recipe, folder: Path) -> int | None:
         p for part in ("train", "validation", "test") for p in datasets.load_prompts(folder / f"prompt/{part}.jsonl")
     ]
     encoded = Tokenizer.load(source).encode_prompts(prompts, recipe.instruction, recipe.prompt_sequence_length)
-    return max((len(ids) for ids, _ in encoded), default=None)
+    return max((len(prompt.ids) for prompt in encoded), default=None)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from preferent.config.algorithms import algorithm
+from preferent.config.defaults import decided, reference
 from preferent.config.model_shape import (
     HEAP_BELOW,
     LLAMA_2,
@@ -21,7 +22,6 @@ from preferent.config.model_shape import (
     logits,
     measuring,
     passing_activations,
-    rank_of,
     sampling,
 )
 from preferent.config.recipe import Recipe
@@ -47,6 +47,8 @@ HEAP_LOSS = 1.25
 under `cluster.ALLOCATOR`: 1.2 to 1.35)."""
 MASTER_AND_MOMENTS = 12
 """Bytes that a checkpoint keeps of a parameter that learns: fp32 master and the two moments of AdamW."""
+MASTER = 4
+"""Bytes that the best checkpoint keeps of it: nothing learns from it again."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,9 @@ class MemoryNeed:
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What the needs of a recipe depend on: shapes of policy and reward model, `bytes` a number in computation, the
-    longest prompt in tokens, how many prompts there are in each part, whether `sft` packs plain text, whether a GPU
-    computes, and the shapes of further reward models that the recipe names."""
+    """What the needs of a recipe with its defaults resolved depend on: shapes of policy and reward model, `bytes` a
+    number in computation, the longest prompt in tokens, how many prompts there are in each part, whether `sft` packs
+    plain text, whether a GPU computes, and the shapes of further reward models that the recipe names."""
 
     recipe: Recipe
     shape: Shape
@@ -111,7 +113,7 @@ class ModelFacts:
         """The weights of what is optimised: the members of the ensemble, or one of their weights averaged, and the
         models that the recipe names."""
         section = self.recipe.reward
-        trained = any(part.kind == "reward" for part in self.recipe.ppo.parts)
+        trained = any(part.kind == "reward" for part in self.recipe.reward.parts)
         members = 1 if section.combine == "weights" else section.members
         return self.bytes * (trained * members * self.reward_shape.scorer + sum(o.scorer for o in self.others))
 
@@ -137,9 +139,9 @@ def sft(given: ModelFacts) -> MemoryNeed:
     """Policy and optimizer; a micro-batch's activations beside the gradients of those before it, or all gradients."""
     section, shape, b = given.recipe.sft, given.shape, given.bytes
     assert section is not None
-    rank = rank_of(section.lora_dim, 4, shape)
+    rank = decided(section.lora_dim)
     trained = shape.lora(rank) if rank else shape.policy
-    length = section.sequence_length or given.length
+    length = decided(section.sequence_length) if given.packed else given.length
     rows = max(1, min(section.micro_batch_tokens // length, section.batch_size))
     targets = rows * (length if given.packed else given.recipe.target_sequence_length)
     kept = kept_activations(shape, rows * length, b, rank > 0, given.recipe.gradient_checkpointing, given.whole)
@@ -153,9 +155,9 @@ def sft(given: ModelFacts) -> MemoryNeed:
 
 
 def reward(given: ModelFacts, stage: str) -> MemoryNeed:
-    """Reward model, optimizer; a batch's activations, or at the end the best checkpoint (12 t) beside the weights."""
+    """Reward model, optimizer; a batch's activations, or at the end the best checkpoint (4 t) beside the weights."""
     section, shape, b = given.recipe.reward, given.reward_shape, given.bytes
-    rank = rank_of(section.lora_dim, 4, shape)
+    rank = decided(section.lora_dim)
     trained = shape.lora(rank) + shape.hidden_size if rank else shape.scorer
     tokens = given.tokens(section.micro_batch_tokens, 2 * section.batch_size)
     kept = kept_activations(shape, tokens, b, rank > 0, given.recipe.gradient_checkpointing, given.whole)
@@ -163,7 +165,7 @@ def reward(given: ModelFacts, stage: str) -> MemoryNeed:
     earlier = 4 * trained if tokens < 2 * section.batch_size * given.length else 0
     learn = {"gradients": earlier, "activations": given.held(shape, tokens, kept)}
     step = {"gradients": 4 * trained}
-    return MemoryNeed(stage, parts, {"learn": learn, "step": step, "finish": {"best": MASTER_AND_MOMENTS * trained}})
+    return MemoryNeed(stage, parts, {"learn": learn, "step": step, "finish": {"best": MASTER * trained}})
 
 
 def ppo(given: ModelFacts) -> MemoryNeed:
@@ -173,18 +175,17 @@ def ppo(given: ModelFacts) -> MemoryNeed:
     """
     recipe, shape, b = given.recipe, given.shape, given.bytes
     section = recipe.ppo
-    has_reward = any(part.kind == "reward" for part in section.parts)
+    has_reward = any(part.kind == "reward" for part in recipe.reward.parts)
     scorer = given.reward_shape if has_reward else given.shape
-    rank = rank_of(section.lora_dim, 1, shape)
-    critic_rank = rank_of(recipe.reward.lora_dim, 4, scorer) if has_reward else rank
+    rank = decided(section.lora_dim)
+    critic_rank = decided(recipe.reward.lora_dim) if has_reward else rank
     critic_rank *= recipe.reward.members if recipe.reward.combine == "weights" and has_reward else 1
     trained = shape.lora(rank) if rank else shape.policy
     with_critic = algorithm(section).critic
     critic = 0 if not with_critic else scorer.lora(critic_rank) + scorer.hidden_size if critic_rank else scorer.scorer
-    referred = recipe.kl_coeff > 0 and not rank
     parts = {
         "policy": shape.policy * b + (4 * trained if rank else 0),
-        "reference": shape.policy * b if referred else 0,
+        "reference": shape.policy * b if reference(recipe, "ppo") == "copy" else 0,
         "reward": given.rewards(),
         "critic": with_critic * (0 if critic_rank and has_reward else scorer.scorer * b)
         + (4 * critic if critic_rank else 0),
@@ -198,7 +199,7 @@ def ppo(given: ModelFacts) -> MemoryNeed:
         kept_activations(s, tokens, b, r > 0, recipe.gradient_checkpointing, given.whole)
         for s, r in ((shape, rank), (scorer, critic_rank))
     )
-    limits = {"train": section.normalize_prompts, "validation": section.validation_prompts}
+    limits = {"train": recipe.reward.normalize_prompts, "validation": section.validation_prompts}
     asked = [min(limit, given.prompts[part]) for part, limit in limits.items()]
     decoded = min(recipe.sampler.rows, max(section.batch_size, *asked))
     held = given.held(shape, tokens, kept) + logits(shape, answers, b)
@@ -207,16 +208,16 @@ def ppo(given: ModelFacts) -> MemoryNeed:
         "learn": {"gradients": gradients, "activations": held},
         "measure": given.measuring(section.batch_size),
         "sample": decoding(given, decoded),
-        "finish": {"best": MASTER_AND_MOMENTS * trained},
+        "finish": {"best": MASTER * trained},
     }
     return MemoryNeed("ppo", parts, phases)
 
 
 def dpo(given: ModelFacts) -> MemoryNeed:
     """Policy and optimizer, no reference: before it learns the policy is its own. A batch's activations, or at the end
-    the best checkpoint (12 t) beside the weights."""
+    the best checkpoint (4 t) beside the weights."""
     section, shape, b = given.recipe.dpo, given.shape, given.bytes
-    rank = rank_of(section.lora_dim, 4, shape)
+    rank = decided(section.lora_dim)
     trained = shape.lora(rank) if rank else shape.policy
     tokens = given.tokens(section.micro_batch_tokens, 2 * section.batch_size)
     answers = tokens // given.length * given.recipe.target_sequence_length
@@ -228,13 +229,13 @@ def dpo(given: ModelFacts) -> MemoryNeed:
         "activations": given.held(shape, tokens, kept) + logits(shape, answers, b),
     }
     step = {"gradients": 4 * trained}
-    return MemoryNeed("dpo", parts, {"learn": learn, "step": step, "finish": {"best": MASTER_AND_MOMENTS * trained}})
+    return MemoryNeed("dpo", parts, {"learn": learn, "step": step, "finish": {"best": MASTER * trained}})
 
 
 def rejection(given: ModelFacts) -> MemoryNeed:
     """Policy, reference, reward models, optimizer; then sampling, learning, or at the end the best policy."""
     recipe, shape, b = given.recipe, given.shape, given.bytes
-    section, rank = recipe.rejection, rank_of(recipe.rejection.lora_dim, 4, given.shape)
+    section, rank = recipe.rejection, decided(recipe.rejection.lora_dim)
     trained = shape.lora(rank) if rank else shape.policy
     tokens = given.tokens(section.micro_batch_tokens, section.batch_size)
     answers = tokens // given.length * recipe.target_sequence_length
@@ -248,24 +249,34 @@ def rejection(given: ModelFacts) -> MemoryNeed:
         "sample": decoding(
             given, min(recipe.sampler.rows, section.samples * min(section.prompts, given.prompts["train"]))
         ),
-        "finish": {"best": MASTER_AND_MOMENTS * trained},
+        "finish": {"best": MASTER * trained},
     }
     parts = {
         "policy": shape.policy * b + (4 * trained if rank else 0),
-        "reference": shape.policy * b if recipe.kl_coeff > 0 and not rank else 0,
+        "reference": shape.policy * b if reference(recipe, "rejection") == "copy" else 0,
         "reward": given.rewards(),
         "optimizer": optimizer(trained, b, rank > 0),
     }
     return MemoryNeed("rejection", parts, phases)
 
 
+def tuned_rank(given: ModelFacts) -> int:
+    """The LoRA rank of the policy that the run tunes; 0: every weight learns."""
+    recipe = given.recipe
+    if recipe.method == "reinforcement_learning":
+        return decided(recipe.ppo.lora_dim)
+    return decided((recipe.rejection if recipe.method == "rejection_sampling" else recipe.dpo).lora_dim)
+
+
 def infer(given: ModelFacts) -> MemoryNeed:
-    """The tuned policy and the base, each whole, and what chooses among answers; sampling, then the KL between them."""
+    """The tuned policy, the base (with LoRA the same backbone), and what chooses among answers; sampling, then the KL
+    between them."""
     recipe, shape, b = given.recipe, given.shape, given.bytes
     asked = min(recipe.infer.max_prompts or given.prompts["test"], given.prompts["test"])
     rows = min(recipe.sampler.rows, 256, asked * recipe.infer.best_of)
-    parts = {"policy": shape.policy * b, "reference": shape.policy * b}
-    if recipe.infer.best_of > 1 and recipe.ppo.reward is None:
+    shared = tuned_rank(given) > 0 and not recipe.continues
+    parts = {"policy": shape.policy * b, "reference": 0 if shared else shape.policy * b}
+    if recipe.infer.best_of > 1:
         parts["reward"] = given.rewards()
     return MemoryNeed("infer", parts, {"sample": decoding(given, rows), "measure": given.measuring(rows)})
 
@@ -288,15 +299,16 @@ def needs(given: ModelFacts, stages: list[str]) -> list[MemoryNeed]:
 
 
 def disk(given: ModelFacts, stages: list[str]) -> dict[str, int]:
-    """Bytes on disk at the most: checkpoints (12 t each, of all that learn; one more while one is written, and of each
-    the best so far), models in their stored dtype, rollouts (25 bytes a token in columns and in plain words)."""
+    """Return the most bytes on disk: checkpoints (12 t each, of all that learns) and the best that each knows (4 t, of
+    the model alone), one more of both while they are written; models in their stored dtype; rollouts (25 bytes per
+    token in columns and in plain words)."""
     recipe, shape, scorer = given.recipe, given.shape, given.reward_shape
     ranks = {
-        "sft": 0 if recipe.sft is None else rank_of(recipe.sft.lora_dim, 4, shape),
-        "reward": rank_of(recipe.reward.lora_dim, 4, scorer),
-        "ppo": rank_of(recipe.ppo.lora_dim, 1, shape),
-        "dpo": rank_of(recipe.dpo.lora_dim, 4, shape),
-        "rejection": rank_of(recipe.rejection.lora_dim, 4, shape),
+        "sft": 0 if recipe.sft is None else decided(recipe.sft.lora_dim),
+        "reward": decided(recipe.reward.lora_dim),
+        "ppo": decided(recipe.ppo.lora_dim),
+        "dpo": decided(recipe.dpo.lora_dim),
+        "rejection": decided(recipe.rejection.lora_dim),
     }
     kept = {"checkpoints": 0, "models": 0}
     for stage in stages:
@@ -309,7 +321,8 @@ def disk(given: ModelFacts, stages: list[str]) -> dict[str, int]:
         has_critic = stage == "ppo" and algorithm(recipe.ppo).critic
         critic = 0 if not has_critic else scorer.lora(ranks["reward"]) if ranks["reward"] else scorer.scorer
         copies = recipe.keep_checkpoints + 1
-        kept["checkpoints"] += MASTER_AND_MOMENTS * copies * (trained + critic + trained)
+        best = 0 if stage == "sft" else MASTER * trained
+        kept["checkpoints"] += copies * (MASTER_AND_MOMENTS * (trained + critic) + best)
         kept["models"] += 4 * trained if rank and stage != "sft" else full * one.stored
     return kept | ({"rollouts": 25 * rollout_tokens(given)} if "ppo" in stages else {})
 

@@ -1,17 +1,23 @@
 """Where a model reference leads: a local folder, a GCPC alias, or a repository on the Hugging Face hub."""
 
 import contextlib
+import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from preferent import files
+from preferent.config.defaults import reward_reference
 from preferent.config.gcpc_names import resolve_model
-from preferent.config.recipe import Recipe, reward_reference
+from preferent.config.model_shape import LLAMA_2, Shape
+from preferent.config.recipe import Recipe
 from preferent.errors import PlatformError, UsageError
 
 PATTERNS = ["*.json", "*.safetensors", "*.jinja", "LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", "*.model", "*.py"]
+CONFIGURATION = ["config.json", "adapter_config.json"]
 
 
 def resolve(reference: str) -> Path:
@@ -23,6 +29,21 @@ def resolve(reference: str) -> Path:
     if local.exists():
         return local.resolve()
     return _download(*_repository(reference))
+
+
+def cached(reference: str) -> Path | None:
+    """The folder of a model reference as far as it is on this machine, found without network; None where it is not."""
+    local = Path(reference)
+    if local.exists():
+        return local.resolve()
+    from huggingface_hub import try_to_load_from_cache
+
+    with contextlib.suppress(PlatformError, UsageError, ValueError):  # a name that is none, for us or for the hub
+        repository, revision = _repository(reference)
+        for name in ("config.json", "adapter_config.json"):
+            if isinstance(file := try_to_load_from_cache(repository, name, revision=revision), str):
+                return Path(file).parent
+    return None
 
 
 def check(recipe: Recipe) -> None:
@@ -38,7 +59,7 @@ def check(recipe: Recipe) -> None:
         config = files.read_json(folder / "config.json")
         if isinstance(config, dict):
             require_writer(folder, config.get("architectures"), bool(config.get("is_encoder_decoder")))
-    for part in recipe.ppo.parts:
+    for part in recipe.reward.parts:
         if part.kind == "model":
             with placed(part.place):
                 _check_reward(part.source, recipe)
@@ -50,7 +71,10 @@ def check(recipe: Recipe) -> None:
 def _check_reward(reference: str, recipe: Recipe) -> None:
     """Refuse what can be seen to be no reward model, or to read too little."""
     if not Path(reference).exists():
-        _repository(reference)
+        try:
+            _repository(reference)
+        except PlatformError as error:
+            raise PlatformError(f"{error}, and it is not of the form module:function") from None
     elif (Path(reference) / "config.json").exists():
         require_length(Path(reference), _longest(files.read_json(Path(reference) / "config.json")), recipe)
 
@@ -108,12 +132,64 @@ def _repository(reference: str) -> tuple[str, str | None]:
     return repository, revision or None
 
 
-def _download(repository: str, revision: str | None) -> Path:
+def adapter_base(source: Path) -> Path:
+    """The folder of the model that an adapter sits on; a relative path is relative to the adapter."""
+    config = files.read_json(source / "adapter_config.json")
+    name, revision = config["base_model_name_or_path"], config.get("revision")
+    beside = (source / name).resolve()
+    return beside if beside.exists() else resolve(f"{name}@{revision}" if revision else name)
+
+
+def parameters(reference: str) -> int:
+    """Return how many parameters the model that a reference names has, of an adapter its base; no weight is loaded.
+
+    Of a repository on the hub only the configuration is downloaded where that is enough.
+    """
+    if not Path(reference).exists() and (known := LLAMA_2.get(resolve_model(reference))):
+        return known.policy
+    folder = cached(reference) or _download(*_repository(reference), CONFIGURATION)
+    if (folder / "adapter_config.json").exists():
+        return parameters(str(adapter_base(folder)))
+    require_config(folder)
+    shape = Shape.of(files.read_json(folder / "config.json"))
+    if shape is not None:
+        return shape.policy
+    return counted(folder if any(folder.glob("*.safetensors")) else resolve(reference))
+
+
+def counted(folder: Path) -> int:
+    """Return how many numbers the weights in a folder are, read off the headers of its files."""
+    require_weights(folder)
+    total = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="numpy") as file:
+                total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 - not a dict
+        except (SafetensorError, OSError) as error:
+            raise PlatformError(f"{path}: cannot be read: {error}; the model is damaged: copy it again") from None
+    return total
+
+
+def require_weights(folder: Path) -> None:
+    """Refuse a model without weights that are read here."""
+    if not any(folder.glob("*.safetensors")):
+        raise PlatformError(
+            f"{folder}: has no .safetensors weights; pickled ones are not read, since they can run code. "
+            f"Convert them once: AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)"
+        )
+
+
+def _download(repository: str, revision: str | None, patterns: Sequence[str] = PATTERNS) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=PATTERNS))
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
     except GatedRepoError:
         raise PlatformError(
             f"{repository}: is gated. Ask for access at https://huggingface.co/{repository}, make a token under your "
@@ -123,6 +199,8 @@ def _download(repository: str, revision: str | None) -> Path:
         raise PlatformError(
             f"{repository}: no such repository on the hub, or it is private; check the spelling, or run `hf auth login`"
         ) from None
+    except HFValidationError as error:
+        raise PlatformError(f"{repository}: is no name that the hub allows: {error}; check the spelling") from None
     except RevisionNotFoundError:
         raise PlatformError(f"{repository}: has no revision {revision}; name another, or none") from None
     except Exception as error:
@@ -132,9 +210,12 @@ def _download(repository: str, revision: str | None) -> Path:
         ) from error
 
 
-def name_of(source: Path) -> str:
-    """What to call a resolved folder in a saved file: OWNER/NAME@REVISION for one in the hub's cache, else its path."""
-    for parent in source.parents:
-        if parent.name.startswith("models--") and source.parent.name == "snapshots":
-            return parent.name.removeprefix("models--").replace("--", "/")
-    return str(source)
+def name_of(source: Path) -> tuple[str, str | None]:
+    """What to call a resolved folder in a saved file: of one in the hub's cache OWNER/NAME and commit, else its path.
+
+    The cache writes OWNER/NAME as models--OWNER--NAME; the hub gives no OWNER a name with `--`.
+    """
+    repository = source.parent.parent.name
+    if source.parent.name == "snapshots" and repository.startswith("models--"):
+        return repository.removeprefix("models--").replace("--", "/", 1), source.name
+    return str(source), None

@@ -7,8 +7,6 @@ from typing import Any
 
 from preferent.config.recipe import Recipe
 
-LARGE = 200_000_000
-"""Parameters above which a recipe's null means LoRA."""
 CHUNK_ELEMENTS = 1 << 25
 """Logits kept at once for the backward pass; more are computed again."""
 HEAP_BELOW = 8 << 20
@@ -16,6 +14,8 @@ HEAP_BELOW = 8 << 20
 one."""
 LOGIT_ROWS = 256
 """Rows of logits that are taken through a softmax at once."""
+SIZES = {"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"}
+"""What a config.json must say of a model."""
 WHOLE_ATTENTION_TOKENS = 256
 """Longest sequence whose attention weights are kept whole, where that is faster."""
 
@@ -41,8 +41,11 @@ class Shape:
     stored: int = 2
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> "Shape | None":
-        """From the contents of a config.json; None where it is not of an architecture whose sizes are known here."""
+    def of(cls, config: Any) -> "Shape | None":
+        """From the contents of a config.json; None where it is not of an architecture whose sizes are known here, or
+        leaves one of them out."""
+        if not isinstance(config, Mapping) or not config.keys() >= SIZES:
+            return None
         if config.get("model_type") not in ("llama", "mistral", "qwen2", "qwen3"):
             return None
         hidden, heads = config["hidden_size"], config["num_attention_heads"]
@@ -98,11 +101,6 @@ LLAMA_2 = {
     "meta-llama/Llama-2-13b-chat-hf": Shape(32000, 5120, 40, 40, 40, 128, 13824),
 }
 """The shapes of the models that have a name of their own."""
-
-
-def rank_of(asked: int | None, default: int, shape: Shape) -> int:
-    """The LoRA rank that a recipe's null stands for: `default` above 200M parameters, else 0 (full)."""
-    return asked if asked is not None else default if shape.policy > LARGE else 0
 
 
 def kept_activations(

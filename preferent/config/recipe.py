@@ -5,18 +5,19 @@ the reference page and the messages are made from it.
 """
 
 import difflib
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
+from preferent.config import run_schema
 from preferent.config.algorithms import GROUPED, algorithm
-from preferent.config.comparison_sections import RESERVED_JUDGES, CompareSection, JudgeSection, ReportSection
-from preferent.config.gcpc_names import CLOUD_ONLY, MODELS, resolve_model
+from preferent.config.comparison_sections import RESERVED_JUDGES, CompareSection, ReportSection
+from preferent.config.gcpc_names import CLOUD_ONLY, resolve_model
 from preferent.config.sections import (
     ONE,
     SEVERAL,
@@ -30,7 +31,6 @@ from preferent.config.sections import (
     PPOSection,
     RejectionSection,
     RewardSection,
-    RewardSource,
     SamplerSection,
     Section,
     SftSection,
@@ -129,8 +129,8 @@ class Recipe(Section):
             raise ValueError("ppo.ptx_coeff: name ppo.ptx_dataset, the text that it weighs")
         if self.ppo.kl_target is not None and self.kl_coeff == 0:
             raise ValueError("ppo.kl_target moves kl_coeff, which must start above 0")
-        if self.ppo.overlong_tokens is not None and self.ppo.overlong_tokens > self.target_sequence_length:
-            raise ValueError("ppo.overlong_tokens is larger than target_sequence_length")
+        if self.reward.overlong_tokens is not None and self.reward.overlong_tokens > self.target_sequence_length:
+            raise ValueError("reward.overlong_tokens is larger than target_sequence_length")
         return self
 
     @model_validator(mode="after")
@@ -163,8 +163,10 @@ class Recipe(Section):
             raise ValueError("dpo.target_margin is of method: dpo with dpo.loss: reference_free; drop it")
         if not kto and (dpo.desirable_weight != 1 or dpo.undesirable_weight != 1):
             raise ValueError("dpo.desirable_weight and dpo.undesirable_weight are of method: kto; drop them")
-        if self.ppo.reward is not None:
-            raise ValueError(f"ppo.reward is a reward to optimise; method: {self.method} has none: drop one of them")
+        if self.reward.sources is not None:
+            raise ValueError(
+                f"reward.sources is a reward to optimise; method: {self.method} has none: drop one of them"
+            )
         if self.compare.judge == "reward":
             raise ValueError(f"compare.judge: reward judges by the reward that method: {self.method} does not have")
         return self
@@ -193,7 +195,16 @@ def inner_section(field: FieldInfo) -> type[Section] | None:
 
 def listed_section(field: FieldInfo) -> type[Section] | None:
     """The section of which a field holds a list."""
-    return _section(field) if get_origin(field.annotation) is tuple else None
+    return next((kind for kind in _listed(field.annotation) if issubclass(kind, Section)), None)
+
+
+def _listed(annotation: Any) -> Iterator[type]:
+    """The types of which an annotation, or one of its alternatives, is a list."""
+    if get_origin(annotation) in (list, tuple):
+        yield from (kind for kind in get_args(annotation) if isinstance(kind, type))
+    else:
+        for inner in get_args(annotation):
+            yield from _listed(inner)
 
 
 def _section(field: FieldInfo) -> type[Section] | None:
@@ -203,6 +214,20 @@ def _section(field: FieldInfo) -> type[Section] | None:
     return None
 
 
+def _known(key: str) -> list[str]:
+    """Return the keys that may stand where this one does: those of an entry where it is inside a list, else all."""
+    section: type[Section] = Recipe
+    parts = key.split(".")
+    for place, part in enumerate(parts[:-1]):
+        field = section.model_fields.get(part)
+        if field is None:
+            break
+        if (listed := listed_section(field)) is not None:
+            return [".".join([*parts[: place + 2], name]) for name in listed.model_fields]
+        section = inner_section(field) or Section
+    return list(names())
+
+
 def _problems(error: ValidationError, place: str) -> str:
     lines = []
     for item in error.errors():
@@ -210,12 +235,7 @@ def _problems(error: ValidationError, place: str) -> str:
         key = ".".join(part for part in parts if not part.startswith(("constrained", "function")))
         key = key.removesuffix(".str").removesuffix(".list[str]")
         if item["type"] == "extra_forbidden":
-            inside = re.match(r"(ppo\.reward|compare\.judges)\.\d+\.", key)
-            listed: dict[str, type[Section]] = {"ppo.reward": RewardSource, "compare.judges": JudgeSection}
-            known = [inside[0] + name for name in listed[inside[1]].model_fields] if inside else list(names())
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-            near = near or difflib.get_close_matches(key.split(".")[-1], [n.split(".")[-1] for n in names()], n=1)
-            lines.append(f"{place}: unknown key '{key}'" + (f"; did you mean '{near[0]}'?" if near else ""))
+            lines.append(f"{place}: {_unknown(key)}")
         elif item["type"] == "missing":
             lines.append(f"{place}: '{key}' is missing")
         else:
@@ -223,6 +243,15 @@ def _problems(error: ValidationError, place: str) -> str:
             shown = "" if not key or isinstance(item["input"], dict) else f" (given: {item['input']!r})"
             lines.append(f"{place}: {key + ': ' if key else ''}{message}{shown}")
     return "\n".join(dict.fromkeys(lines))
+
+
+def _unknown(key: str) -> str:
+    """Say what to write instead of a key that a recipe does not have."""
+    if key in run_schema.MOVED:
+        return f"'{key}' is now '{run_schema.MOVED[key]}'; rename it"
+    near = difflib.get_close_matches(key, _known(key), n=1, cutoff=0.5)
+    near = near or difflib.get_close_matches(key.split(".")[-1], [name.split(".")[-1] for name in names()], n=1)
+    return f"unknown key '{key}'" + (f"; did you mean '{near[0]}'?" if near else "")
 
 
 def parse(values: Any, place: str = "recipe") -> tuple[Recipe, list[str]]:
@@ -276,23 +305,25 @@ def read(path: Path) -> Any:
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, list[str]]:
-    """The recipe in a YAML file with `--set` overrides, and the Google Cloud keys in it that are ignored."""
+    """The recipe in a YAML file with `--set` overrides, and the Google Cloud keys in it that are ignored.
+
+    In a run's own `recipe.yaml` the values that nobody asked for are open again, so that they follow the overrides.
+    """
     values = read(path)
-    return parse(assign(values, overrides) if isinstance(values, dict) else values, str(path))
+    return parse(
+        assign(run_schema.reopened(values, path), overrides) if isinstance(values, dict) else values, str(path)
+    )
 
 
-def dump(recipe: Recipe) -> str:
-    """The resolved recipe as YAML, every default written out."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+def dump(recipe: Recipe, by_default: Mapping[str, Any] = MappingProxyType({})) -> str:
+    """The recipe as YAML, every field written out, with the values `by_default` of those that are open."""
+    written = run_schema.written(recipe.model_dump(mode="json"), by_default)
+    return yaml.safe_dump(written, sort_keys=False, allow_unicode=True)
 
 
-def reward_reference(recipe: Recipe) -> str:
-    """The model that the reward model starts from: the recipe's, GCPC's pairing, or the model to tune."""
-    if recipe.reward_model_reference is not None:
-        return recipe.reward_model_reference
-    name = recipe.large_model_reference.lower().replace("_", "-")
-    is_alias = name in MODELS and not Path(recipe.large_model_reference).exists()
-    return MODELS[name][1] if is_alias else recipe.large_model_reference
+def defaults_in(path: Path) -> dict[str, Any]:
+    """The values in a run's `recipe.yaml` that nobody asked for, by dotted key."""
+    return dict(read(path).get("defaults") or {})
 
 
 def tuned_by(recipe: Recipe) -> str:

@@ -61,9 +61,9 @@ class SftSection(Section):
     sequence_length: Count | None = None
     """Tokens of a packed plain-text sequence; default: prompt_sequence_length + target_sequence_length."""
     lora_dim: NotNegative | None = None
-    """LoRA rank; 0 trains every weight; default: 4 above 200M parameters, else 0. A LoRA result is merged."""
+    """LoRA rank; 0 trains every weight; default: by the model's size. A LoRA result is merged."""
     learning_rate: Positive | None = None
-    """Peak learning rate; default: 1e-4 with LoRA, 1e-5 full."""
+    """Peak learning rate; default: by lora_dim."""
     warmup_steps: NotNegative = 0
     """Steps over which the learning rate rises linearly from zero."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -76,11 +76,82 @@ class SftSection(Section):
     """Padded tokens computed at once; changes memory and speed, not the result."""
 
 
+class RewardSource(Section):
+    source: Annotated[str, Field(min_length=1)]
+    """The word `reward`, `module:function`, or a reward model's folder or hub id."""
+    weight: float = 1.0
+    """What its normalised score is multiplied by."""
+    name: Annotated[str, Field(pattern=r"^\w+$")] | None = None
+    """What its scores are called; default: from the source."""
+
+
+@dataclass(frozen=True, slots=True)
+class RewardPart:
+    """A reward that is summed: `source` is the word reward, `module:function` or a model's reference, as `kind` says;
+    `place` is where the recipe names it."""
+
+    name: str
+    kind: Literal["reward", "function", "model"]
+    source: str
+    weight: float
+    place: str
+
+
+def _part(source: RewardSource, place: str) -> RewardPart:
+    """Return the source with its name and kind; `place` is where the recipe names it."""
+    kind: Literal["reward", "function", "model"] = "model"
+    last = source.source.partition("@")[0].rstrip("/").split("/")[-1]
+    if source.source == "reward":
+        kind = "reward"
+    elif re.fullmatch(r"[\w.]+:[\w.]+", source.source):
+        kind, last = "function", source.source.split(":")[1]
+    return RewardPart(source.name or re.sub(r"\W+", "_", last), kind, source.source, source.weight, place)
+
+
+def parts(sources: str | list[RewardSource] | None) -> tuple[RewardPart, ...]:
+    """Return what the reward is the sum of. A text is short for a list of one, whose scores are called `reward`."""
+    if sources is None or isinstance(sources, str):
+        return (_part(RewardSource(source=sources or "reward", name="reward"), "reward.sources"),)
+    return tuple(_part(source, f"reward.sources.{number}.source") for number, source in enumerate(sources))
+
+
+def _told_apart(sources: list[RewardSource]) -> list[RewardSource]:
+    """Return the sources if their names differ and what this run trains is among them once at most."""
+    every = parts(sources)
+    if sum(part.kind == "reward" for part in every) > 1:
+        raise ValueError("what this run trains (`reward`) is named twice; give it once, with the sum of the weights")
+    names = [part.name for part in every]
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            raise ValueError(
+                f"sources {names.index(name)} and {number} are both called {name}; give one another `name`"
+            )
+    return sources
+
+
+def _shape(value: Any) -> str:
+    return SEVERAL if isinstance(value, list) else ONE
+
+
+ONE, SEVERAL = "a text", "a list"
+"""What pydantic calls the two shapes of `reward.sources` in the place of an error."""
+Rewards = Annotated[
+    Annotated[str, Field(min_length=1), Tag(ONE)]
+    | Annotated[list[RewardSource], Field(min_length=1), AfterValidator(_told_apart), Tag(SEVERAL)],
+    Discriminator(_shape),
+]
+
+
 class RewardSection(Section):
+    sources: Rewards | None = None
+    """What tuning raises: a list of {source, weight, name}, whose weighted sum is the reward. A source is the word
+    `reward` (what this run trains), `module:function` from (prompts, answers), two lists of text, to a list of scores,
+    or a reward model's folder or hub id. A text alone is a list of one, whose scores are called `reward`. Default:
+    what this run trains."""
     lora_dim: NotNegative | None = None
-    """LoRA rank of the reward model; 0 trains every weight; default: 4 above 200M parameters, else 0."""
+    """LoRA rank of the reward model; 0 trains every weight; default: by the model's size."""
     learning_rate: Positive | None = None
-    """Learning rate before the multiplier; default: 1e-4 with LoRA, 1e-5 full."""
+    """Learning rate before the multiplier; default: by lora_dim."""
     batch_size: Count = 64
     """Pairs in a batch."""
     warmup_steps: NotNegative = 0
@@ -113,71 +184,24 @@ class RewardSection(Section):
     normalize: Literal["bias", "std", "none"] = "bias"
     """Before tuning: subtract the mean score of the reference's answers, of each reward model and function on its own;
     `std` also divides by their deviation."""
+    normalize_prompts: Count = 256
+    """Training prompts whose reference answers set the reward's bias."""
+    clip: Positive | None = None
+    """The normalised score is clipped to plus or minus this; null: off."""
+    overlong_tokens: Count | None = None
+    """The last so many tokens of target_sequence_length, over which a penalty on length rises linearly (the soft
+    overlong punishment of Yu 2025); null: off."""
+    overlong_penalty: Positive = 1.0
+    """Score units that an answer as long as target_sequence_length loses."""
+    missing_eos_score: float | None = -1.0
+    """Replaces the score of an answer that did not end, after everything else; null: off."""
     micro_batch_tokens: Count = 4096
     """Padded tokens computed at once; changes memory and speed, not the result."""
 
-
-class RewardSource(Section):
-    source: Annotated[str, Field(min_length=1)]
-    """The word `reward`, `module:function`, or a reward model's folder or hub id."""
-    weight: float = 1.0
-    """What its normalised score is multiplied by."""
-    name: Annotated[str, Field(pattern=r"^\w+$")] | None = None
-    """What its scores are called; default: from the source."""
-
-
-@dataclass(frozen=True, slots=True)
-class RewardPart:
-    """A reward that is summed: `source` is the word reward, `module:function` or a model's reference, as `kind` says;
-    `place` is where the recipe names it."""
-
-    name: str
-    kind: Literal["reward", "function", "model"]
-    source: str
-    weight: float
-    place: str
-
-
-def parts(sources: list[RewardSource]) -> tuple[RewardPart, ...]:
-    """A list of sources, each with a name."""
-    found = []
-    for number, given in enumerate(sources):
-        kind: Literal["reward", "function", "model"] = "model"
-        last = given.source.partition("@")[0].rstrip("/").split("/")[-1]
-        if given.source == "reward":
-            kind = "reward"
-        elif re.fullmatch(r"[\w.]+:[\w.]+", given.source):
-            kind, last = "function", given.source.split(":")[1]
-        name = given.name or re.sub(r"\W+", "_", last)
-        found.append(RewardPart(name, kind, given.source, given.weight, f"ppo.reward.{number}.source"))
-    return tuple(found)
-
-
-def _told_apart(sources: list[RewardSource]) -> list[RewardSource]:
-    """Sources whose names differ, what this run trains once at most."""
-    found = parts(sources)
-    if sum(part.kind == "reward" for part in found) > 1:
-        raise ValueError("what this run trains (`reward`) is named twice; give it once, with the sum of the weights")
-    names = [part.name for part in found]
-    for number, name in enumerate(names):
-        if name in names[:number]:
-            raise ValueError(
-                f"sources {names.index(name)} and {number} are both called {name}; give one another `name`"
-            )
-    return sources
-
-
-def _shape(value: Any) -> str:
-    return SEVERAL if isinstance(value, list) else ONE
-
-
-ONE, SEVERAL = "a text", "a list"
-"""What pydantic calls the two shapes of `ppo.reward` in the place of an error."""
-Rewards = Annotated[
-    Annotated[str, Tag(ONE)]
-    | Annotated[list[RewardSource], Field(min_length=1), AfterValidator(_told_apart), Tag(SEVERAL)],
-    Discriminator(_shape),
-]
+    @property
+    def parts(self) -> tuple[RewardPart, ...]:
+        """What the reward is the weighted sum of."""
+        return parts(self.sources)
 
 
 class PPOSection(Section):
@@ -187,17 +211,17 @@ class PPOSection(Section):
     batch_size: Count = 64
     """Rollouts in a step, all answers to a prompt counted."""
     samples_per_prompt: Count | None = None
-    """Answers sampled to each prompt of a step; default: 4 in rloo, 8 in grpo and dr_grpo, else 1."""
+    """Answers sampled to each prompt of a step; default: by algorithm."""
     minibatches: Count = 1
     """Optimizer steps an epoch; each minibatch is made of whole micro-batches."""
     epochs: Count | None = None
-    """Passes over the rollouts of a step; default: 4 in ppo, else 1."""
+    """Passes over the rollouts of a step; default: by algorithm."""
     lora_dim: NotNegative | None = None
-    """LoRA rank of the policy; 0 trains every weight; default: 1 above 200M parameters, else 0."""
+    """LoRA rank of the policy; 0 trains every weight; default: by the model's size."""
     learning_rate: Positive | None = None
-    """Policy learning rate before the multiplier; default: 1e-4 with LoRA, 1e-6 full."""
+    """Policy learning rate before the multiplier; default: by lora_dim."""
     critic_learning_rate: Positive | None = None
-    """Critic learning rate before the multiplier; default: 1e-4 with LoRA, 5e-6 full."""
+    """Critic learning rate before the multiplier; default: by lora_dim."""
     warmup_steps: NotNegative = 0
     """Steps over which both learning rates rise linearly from zero."""
     schedule: Literal["constant", "linear"] = "constant"
@@ -225,18 +249,9 @@ class PPOSection(Section):
     whiten_rewards: bool = False
     """Scale a step's rewards to deviation 1, their mean kept (Ziegler 2019)."""
     whiten_advantages: bool | None = None
-    """Shift and scale a step's advantages to mean 0 and deviation 1; default: in ppo and reinforce_plus_plus."""
+    """Shift and scale a step's advantages to mean 0 and deviation 1; default: by algorithm."""
     kl_in: Literal["reward", "loss"] | None = None
-    """Where the KL penalty stands: in the reward (k1) or in the loss (k2); default: in the reward, in grpo the loss."""
-    missing_eos_score: float | None = -1.0
-    """Replaces the score of an answer that did not end, after everything else; null: off."""
-    reward_clip: Positive | None = None
-    """The normalised score is clipped to plus or minus this; null: off."""
-    overlong_tokens: Count | None = None
-    """The last so many tokens of target_sequence_length, over which a penalty on length rises linearly (the soft
-    overlong punishment of Yu 2025); null: off."""
-    overlong_penalty: Positive = 1.0
-    """Score units that an answer as long as target_sequence_length loses."""
+    """Where the KL penalty stands: in the reward (k1) or in the loss (k2); default: by algorithm."""
     kl_target: Positive | None = None
     """Nats an answer at which the adaptive controller holds the KL, moving kl_coeff (Ziegler 2019); null: fixed."""
     kl_horizon: Count = 10000
@@ -249,29 +264,14 @@ class PPOSection(Section):
     """Weight of the loss on `ptx_dataset` mixed in (PPO-ptx, Ouyang 2022), nats a token."""
     ptx_dataset: Files | None = None
     """Plain text or demonstrations that the policy should not forget; default: sft.dataset."""
-    reward: Rewards | None = None
-    """`module:function` from (prompts, answers), two lists of text, to a list of scores; replaces the reward model. Or
-    a list of {source, weight, name}, whose weighted sum is the reward; a source is the word `reward` (what this run
-    trains), `module:function`, or a reward model's folder or hub id. Default: what this run trains."""
     validation_every: Count = 25
     """Steps between evaluations on validation prompts (selection, budget, early stopping)."""
     validation_prompts: Count = 256
     """Validation prompts used, at most."""
     early_stopping_patience: Count | None = None
     """Stop after this many evaluations in a row without a better score - kl_coeff * KL; default: never."""
-    normalize_prompts: Count = 256
-    """Training prompts whose reference answers set the reward's bias."""
     micro_batch_tokens: Count = 4096
     """Padded tokens computed at once; changes memory and speed, not the result."""
-
-    @property
-    def parts(self) -> tuple[RewardPart, ...]:
-        """What the reward is the weighted sum of."""
-        if self.reward is None:
-            return (RewardPart("reward", "reward", "reward", 1.0, "ppo.reward"),)
-        if isinstance(self.reward, str):
-            return (RewardPart("reward", "function", self.reward, 1.0, "ppo.reward"),)
-        return parts(self.reward)
 
 
 class DPOSection(Section):
@@ -283,9 +283,9 @@ class DPOSection(Section):
     batch_size: Count = 64
     """Pairs in a batch."""
     lora_dim: NotNegative | None = None
-    """LoRA rank of the policy; 0 trains every weight; default: 4 above 200M parameters, else 0."""
+    """LoRA rank of the policy; 0 trains every weight; default: by the model's size."""
     learning_rate: Positive | None = None
-    """Peak learning rate; default: 1e-4 with LoRA, 1e-6 full."""
+    """Peak learning rate; default: by lora_dim."""
     warmup_steps: NotNegative = 0
     """Steps over which the learning rate rises linearly from zero."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -320,9 +320,9 @@ class RejectionSection(Section):
     batch_size: Count = 64
     """Kept answers in a batch."""
     lora_dim: NotNegative | None = None
-    """LoRA rank of the policy; 0 trains every weight; default: 4 above 200M parameters, else 0."""
+    """LoRA rank of the policy; 0 trains every weight; default: by the model's size."""
     learning_rate: Positive | None = None
-    """Peak learning rate; default: 1e-4 with LoRA, 1e-5 full."""
+    """Peak learning rate; default: by lora_dim."""
     max_grad_norm: Positive = 1.0
     """Global gradient norm above which the gradient is scaled down."""
     micro_batch_tokens: Count = 4096

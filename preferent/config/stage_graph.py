@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from preferent.config.defaults import judge_seed, reward_reference
 from preferent.config.gcpc_names import resolve_model
-from preferent.config.recipe import Recipe, names, reward_reference
+from preferent.config.recipe import Recipe, names
 from preferent.config.sections import SftSection, paths
 from preferent.errors import UsageError
 
@@ -18,6 +19,7 @@ FREE = (
     "ppo.micro_batch_tokens",
     "dpo.micro_batch_tokens",
     "rejection.micro_batch_tokens",
+    "compare.micro_batch_tokens",
     "sampler.rows",
 )
 """Fields that change memory, speed or patience and no result: no stage depends on them, a run goes on with others."""
@@ -34,19 +36,18 @@ def _expand(*keys: str) -> tuple[str, ...]:
 
 _TEXT = ("seed", "instruction", "prompt_sequence_length", "target_sequence_length", "precision")
 
+_LIMITS = ("reward.clip", "reward.overlong_tokens", "reward.overlong_penalty", "reward.missing_eos_score")
+"""What is done to a normalised score."""
 _SCORE = (
     "reward.normalize",
     "reward.combine",
     "reward.variance_coeff",
-    "ppo.reward",
-    "ppo.reward_clip",
-    "ppo.overlong_tokens",
-    "ppo.overlong_penalty",
-    "ppo.missing_eos_score",
-    "ppo.normalize_prompts",
+    "reward.sources",
+    *_LIMITS,
+    "reward.normalize_prompts",
 )
 """What makes a score of an answer."""
-_OPTIMISED = ("ppo.reward", "reward.combine", "reward.variance_coeff")
+_OPTIMISED = ("reward.sources", "reward.combine", "reward.variance_coeff")
 """Which reward it is; its scale is in a file."""
 
 FIELDS: dict[str, tuple[str, ...]] = {
@@ -64,16 +65,14 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "reward": tuple(
         name
         for name in _expand(*_TEXT, "reward_model_train_steps", "reward_model_learning_rate_multiplier", "reward")
-        if name not in ("reward.normalize", "reward.members", "reward.combine", "reward.variance_coeff")
+        if name not in (*_SCORE, "reward.members")
     ),
     "ppo": _expand(
         *_TEXT,
         "kl_coeff",
         "reinforcement_learning_train_steps",
         "reinforcement_learning_rate_multiplier",
-        "reward.normalize",
-        "reward.combine",
-        "reward.variance_coeff",
+        *_SCORE,
         "ppo",
         "sampler.temperature",
     ),
@@ -83,7 +82,6 @@ FIELDS: dict[str, tuple[str, ...]] = {
         "kl_coeff",
         *_SCORE,
         "rejection",
-        "ppo.normalize_prompts",
         "ppo.validation_prompts",
         "sampler.temperature",
     ),
@@ -92,6 +90,14 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "report": _expand("report"),
 }
 """What each stage depends on, as dotted keys for `recipe.pick`. Models and data are inputs: their content counts."""
+
+
+def fields(stage: str, recipe: Recipe) -> tuple[str, ...]:
+    """The fields that a stage of this recipe depends on: `infer` on the limits of a score only where it chooses by
+    scores."""
+    chooses = stage == "infer" and recipe.infer.best_of > 1
+    return (*FIELDS[stage], *_LIMITS) if chooses else FIELDS[stage]
+
 
 EXTENDABLE: dict[str, tuple[str, ...]] = {
     "sft": ("sft.train_steps",),
@@ -130,7 +136,7 @@ def members(inputs: Iterable[str]) -> list[str]:
 
 def foreign(recipe: Recipe) -> dict[str, str]:
     """The reward models that the recipe names, by input name."""
-    return {f"reward.{part.name}": part.source for part in recipe.ppo.parts if part.kind == "model"}
+    return {f"reward.{part.name}": part.source for part in recipe.reward.parts if part.kind == "model"}
 
 
 def is_reward(name: str) -> bool:
@@ -148,7 +154,7 @@ def reads(stage: str, name: str) -> bool:
 
 def trains(recipe: Recipe) -> bool:
     """Whether what this run trains on preferences is the reward, or a part of it."""
-    return any(part.kind == "reward" for part in recipe.ppo.parts)
+    return any(part.kind == "reward" for part in recipe.reward.parts)
 
 
 def _member(number: int) -> str:
@@ -180,10 +186,6 @@ class Task:
         there = {name: path for name, path in self.optional.items() if (root / path).exists()}
         return replace(self, inputs={**self.inputs, **there}, optional={})
 
-    @property
-    def fields(self) -> tuple[str, ...]:
-        return FIELDS[self.stage]
-
     def command(self, root: str) -> tuple[str, ...]:
         """The words after `preferent` that do this task in the run directory `root`."""
         verb = ("data", "prepare") if self.stage == "data" else (self.stage,)
@@ -199,21 +201,22 @@ class Task:
 def build(recipe: Recipe) -> list[Task]:
     """The tasks of a run, in an order in which each finds its inputs."""
     if recipe.preference_dataset is None and trains(recipe):
-        raise UsageError("recipe: preference_dataset is missing: name the files of preferences, or give ppo.reward")
+        raise UsageError("recipe: preference_dataset is missing: name the files of preferences, or give reward.sources")
     if recipe.preference_dataset is None and direct(recipe):
         raise UsageError(f"recipe: method: {recipe.method} learns from preferences: name preference_dataset")
     if recipe.preference_dataset is None and recipe.prompt_dataset is None:
         raise UsageError("recipe: prompt_dataset is missing: there are no preferences to take the prompts from")
-    if recipe.infer.best_of > 1 and recipe.ppo.reward is None and direct(recipe):
-        raise UsageError(f"recipe: infer.best_of: method {recipe.method} has no reward to choose by; give ppo.reward")
+    if recipe.infer.best_of > 1 and recipe.reward.sources is None and direct(recipe):
+        raise UsageError(
+            f"recipe: infer.best_of: method {recipe.method} has no reward to choose by; give reward.sources"
+        )
     tasks = [_data(recipe)]
     if recipe.sft is not None:
         tasks.append(_sft(recipe, recipe.sft))
     if rewards(recipe):
         tasks += _rewards(recipe)
     if judged(recipe):
-        seed = recipe.seed + 1 if recipe.compare.judge_seed is None else recipe.compare.judge_seed
-        tasks.append(_reward(recipe, "judge", "judge", (f"seed={seed}",)))
+        tasks.append(_reward(recipe, "judge", "judge", (f"seed={judge_seed(recipe)}",)))
     return [*tasks, _tuning(recipe), *_infer(recipe), _compare(recipe), _report()]
 
 

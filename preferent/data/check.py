@@ -1,4 +1,4 @@
-"""`data check`: what is in some files, and what is wrong with them."""
+"""`data check`: the contents of data files and the faults in them."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -21,7 +21,11 @@ Record = Preference | Prompt | Demonstration
 
 @dataclass(frozen=True, slots=True)
 class LengthHistogram:
-    """Token lengths: how many texts have at most `bounds[i]` tokens and more than the bound before, and those cut."""
+    """Token lengths of texts.
+
+    `histogram` maps a bound to the number of texts that are at most as long and longer than the bound before it. `cut`
+    counts the texts that are longer than `limit`.
+    """
 
     limit: int
     texts: int
@@ -32,7 +36,7 @@ class LengthHistogram:
 
 @dataclass(frozen=True, slots=True)
 class FileCheck:
-    """One file: what its rows are, how many can be used, and what there is to know about them."""
+    """The check of one file: the kind of its rows, the number that can be used, and further counts."""
 
     file: str
     kind: Kind
@@ -49,15 +53,15 @@ class FileCheck:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Several files, and how many prompts (or, without prompts, candidates) each two of them share."""
+    """The checks of several files, and the number of prompts (or candidates without prompts) that two of them share."""
 
     files: list[FileCheck]
     shared: dict[tuple[str, str], int]
 
     @property
     def ok(self) -> bool:
-        """Whether every row can be used."""
-        return not any(each.dropped for each in self.files)
+        """Return whether every row can be used."""
+        return not any(file.dropped for file in self.files)
 
 
 def check_files(
@@ -69,25 +73,25 @@ def check_files(
     prompt_tokens: int = 512,
     target_tokens: int = 64,
 ) -> Check:
-    """Read files and say what is in them; with a tokenizer's folder also how long the texts are and which are cut."""
+    """Read files and report their contents; with a tokenizer's folder, also the token lengths and the texts cut."""
     loaded = None if tokenizer is None else Tokenizer.load(tokenizer)
     files, labels = [], {}
     for file in row_sources.expand(paths):
-        found = _kind(file) if kind is None else kind
-        reading = row_reader.read_rows([file], found, format)
+        file_kind = _kind(file) if kind is None else kind
+        reading = row_reader.read_rows([file], file_kind, format)
         prompts = [record if isinstance(record, Prompt) else record.prompt for record in reading.records]
         lengths: tuple[LengthHistogram | None, LengthHistogram | None] = (None, None)
         if loaded is not None:
             lengths = _lengths(loaded, reading.records, prompts, instruction, prompt_tokens, target_tokens)
-        files.append(_file(file, found, reading, prompts, *lengths))
-        tied = [record for record in reading.records if not isinstance(record, Demonstration)]
-        labels[file] = {label for record in tied for label in splits.labels(record)}
+        files.append(_file(file, file_kind, reading, prompts, *lengths))
+        labelled = [record for record in reading.records if not isinstance(record, Demonstration)]
+        labels[file] = {label for record in labelled for label in splits.labels(record)}
     shared = {(a, b): len(labels[a] & labels[b]) for a, b in combinations(labels, 2) if labels[a] & labels[b]}
     return Check(files, shared)
 
 
 def _kind(file: str) -> Kind:
-    """What a file looks like; a file of which no row looks like anything is read as preferences, to name its faults."""
+    """Return the kind of a file's rows; a file without recognizable rows is read as preferences to name its faults."""
     try:
         return row_reader.detect([file])[0]
     except DataError:
@@ -103,7 +107,7 @@ def _file(
     answer_lengths: LengthHistogram | None,
 ) -> FileCheck:
     pairs = [record for record in reading.records if isinstance(record, Preference)]
-    asked = [prompt.key for prompt in prompts if not prompt.is_empty]
+    keys = [prompt.key for prompt in prompts if not prompt.is_empty]
     return FileCheck(
         file,
         kind,
@@ -111,8 +115,8 @@ def _file(
         reading.read,
         len(reading.records),
         reading.dropped,
-        len(prompts) - len(asked),
-        len(asked) - len(set(asked)),
+        len(prompts) - len(keys),
+        len(keys) - len(set(keys)),
         count_preferences(pairs) if kind == "preference" else None,
         prompt_lengths,
         answer_lengths,
@@ -127,22 +131,27 @@ def _lengths(
     prompt_tokens: int,
     target_tokens: int,
 ) -> tuple[LengthHistogram | None, LengthHistogram | None]:
-    """How long prompts (with instruction and template) and answers (with EOS) are."""
-    said = [
-        (record.prompt, answer)
-        for record in records
-        if not isinstance(record, Prompt)
-        for answer in (
-            (record.candidate_0, record.candidate_1) if isinstance(record, Preference) else (record.output_text,)
-        )
+    """Measure the lengths of prompts (with instruction and template) and of answers (with EOS)."""
+    encoded = tokenizer.encode_prompts(prompts, instruction, ENDLESS)
+    pairs = [
+        (prompt.text, answer) for prompt, record in zip(encoded, records, strict=True) for answer in _answers(record)
     ]
-    asked = [ids for ids, _ in tokenizer.encode_prompts(prompts, instruction, ENDLESS)]
-    answered = tokenizer.encode_answers([p for p, _ in said], instruction, [a for _, a in said], ENDLESS)
-    return _histogram(asked, prompt_tokens), _histogram([ids for ids, _ in answered], target_tokens)
+    answers = tokenizer.encode_answers([text for text, _ in pairs], [answer for _, answer in pairs], ENDLESS)
+    return (
+        _histogram([prompt.ids for prompt in encoded], prompt_tokens),
+        _histogram([ids for ids, _ in answers], target_tokens),
+    )
+
+
+def _answers(record: Record) -> tuple[str, ...]:
+    """Return the answers in a row."""
+    if isinstance(record, Preference):
+        return record.candidate_0, record.candidate_1
+    return (record.output_text,) if isinstance(record, Demonstration) else ()
 
 
 def _histogram(texts: Sequence[Sequence[int]], limit: int) -> LengthHistogram | None:
-    """Lengths in bins that end at powers of two."""
+    """Count lengths in bins that end at powers of two."""
     lengths = [len(ids) for ids in texts]
     if not lengths:
         return None
@@ -151,37 +160,40 @@ def _histogram(texts: Sequence[Sequence[int]], limit: int) -> LengthHistogram | 
     return LengthHistogram(limit, len(lengths), cut, max(lengths), dict(sorted(bins.items())))
 
 
-def render(result: Check) -> str:
-    """A check as text."""
-    parts = [_describe(each) for each in result.files]
-    for (first, second), count in result.shared.items():
-        parts.append(f"{first} and {second} share {count} prompts; split by prompt, or a held-out score means nothing")
+def render(check: Check) -> str:
+    """Return a check as text."""
+    parts = [_describe(file) for file in check.files]
+    for (first, second), count in check.shared.items():
+        parts.append(
+            f"{first} and {second} share {count} prompts; split by prompt, otherwise held-out scores mean nothing"
+        )
     return "\n".join(parts)
 
 
-def _describe(each: FileCheck) -> str:
-    name = each.kind if each.kind != "preference" else f"preference ({each.format})"
-    lines = [f"{each.file}: {name}, {each.read} rows, {each.kept} usable"]
-    if each.tally is not None:
+def _describe(file: FileCheck) -> str:
+    name = file.kind if file.kind != "preference" else f"preference ({file.format})"
+    lines = [f"{file.file}: {name}, {file.read} rows, {file.kept} usable"]
+    if file.tally is not None:
         lines.append(
-            f"  {each.tally.ties} ties, {each.tally.duplicates} duplicates, "
-            f"{each.tally.contradictory} contradictory pairs, {each.without_prompt} without a prompt"
+            f"  {file.tally.ties} ties, {file.tally.duplicates} duplicates, "
+            f"{file.tally.contradictory} contradictory pairs, {file.without_prompt} without a prompt"
         )
-    if each.kind == "prompt":
-        lines.append(f"  {each.repeated_prompts} repeated prompts")
-    for what, lengths in (("prompt", each.prompt_lengths), ("answer", each.answer_lengths)):
+    if file.kind == "prompt":
+        lines.append(f"  {file.repeated_prompts} repeated prompts")
+    for texts, lengths in (("prompt", file.prompt_lengths), ("answer", file.answer_lengths)):
         if lengths is not None:
-            lines += _drawn(what, lengths)
-    lines += [f"  {row}" for row in each.dropped[:SHOWN]]
-    if len(each.dropped) > SHOWN:
-        lines.append(f"  and {len(each.dropped) - SHOWN} more bad rows")
+            lines += _draw(texts, lengths)
+    lines += [f"  {row}" for row in file.dropped[:SHOWN]]
+    if len(file.dropped) > SHOWN:
+        lines.append(f"  and {len(file.dropped) - SHOWN} more bad rows")
     return "\n".join(lines)
 
 
-def _drawn(what: str, lengths: LengthHistogram) -> list[str]:
+def _draw(texts: str, lengths: LengthHistogram) -> list[str]:
+    """Return a histogram of token lengths as lines of text."""
     share = lengths.cut / lengths.texts
-    lines = [f"  {what} tokens: longest {lengths.longest}; {lengths.cut} ({share:.1%}) are cut at {lengths.limit}"]
-    most = max(lengths.histogram.values())
+    lines = [f"  {texts} tokens: longest {lengths.longest}; {lengths.cut} ({share:.1%}) are cut at {lengths.limit}"]
+    highest = max(lengths.histogram.values())
     for bound, count in lengths.histogram.items():
-        lines.append(f"    {f'≤ {bound}':>8} {count:>8} {'█' * round(30 * count / most)}")
+        lines.append(f"    {f'≤ {bound}':>8} {count:>8} {'█' * round(30 * count / highest)}")
     return lines

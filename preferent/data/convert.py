@@ -1,4 +1,4 @@
-"""`data convert`: any format to any other."""
+"""`data convert`: from any format to any other."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from preferent.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """What became of the rows: `read` = `written` + `ties` + `without_prompt` + bad rows."""
+    """The number of rows by outcome: `read` = `written` + `ties` + `without_prompt` + bad rows."""
 
     read: int
     written: int
@@ -23,12 +23,12 @@ class Conversion:
 def convert_files(paths: Sequence[str], out: Path, to: str = "gcpc", format: str = "auto") -> Conversion:
     """Read files of any format and write one file of the format `to`.
 
-    A format that names the chosen answer holds no ties, and one made of conversations no answers without a prompt:
-    both are left out and counted, as are bad rows.
+    A format that names the chosen answer cannot hold ties. A format of conversations cannot hold answers without a
+    prompt. Both are left out and counted, as are bad rows.
     """
     files = row_sources.expand(paths)
     if out.exists() and any(Path(file).exists() and out.samefile(file) for file in files):
-        raise UsageError(f"{out}: is one of the files to read; write to another")
+        raise UsageError(f"{out}: is one of the files to read; write to another file")
     if to not in row_writer.FORMATS:
         raise UsageError(f"format {to}: unknown; the formats are {', '.join(row_writer.FORMATS)}")
     reading = row_reader.read_rows(files, row_reader.detect(files)[0], format)

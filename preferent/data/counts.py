@@ -1,4 +1,4 @@
-"""What there is in a set of preferences, in numbers."""
+"""Counts of a set of preferences."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from preferent.data.types import Preference, digest
 
 @dataclass(frozen=True, slots=True)
 class PreferenceCounts:
-    """Ties; rows that say what an earlier row says; pairs of answers to one prompt of which both were chosen."""
+    """The numbers of ties, of rows that repeat an earlier row, and of pairs of answers of which both were chosen."""
 
     ties: int
     duplicates: int
@@ -17,11 +17,11 @@ class PreferenceCounts:
 
 
 def count_preferences(pairs: Sequence[Preference]) -> PreferenceCounts:
-    """Count ties, duplicates and contradictions; which candidate stood first makes no difference."""
-    said: defaultdict[str, Counter[str | None]] = defaultdict(Counter)
+    """Count ties, duplicates and contradictions, whatever the order of the candidates."""
+    choices_of: defaultdict[str, Counter[str | None]] = defaultdict(Counter)
     for pair in pairs:
         key = digest(pair.prompt.key, *sorted((pair.candidate_0, pair.candidate_1)))
-        said[key][None if pair.choice == "tie" else pair.chosen] += 1
-    repeated = sum(count - 1 for choices in said.values() for count in choices.values())
-    contradictory = sum(len(set(choices) - {None}) > 1 for choices in said.values())
+        choices_of[key][None if pair.choice == "tie" else pair.chosen] += 1
+    repeated = sum(count - 1 for choices in choices_of.values() for count in choices.values())
+    contradictory = sum(len(set(choices) - {None}) > 1 for choices in choices_of.values())
     return PreferenceCounts(sum(pair.choice == "tie" for pair in pairs), repeated, contradictory)

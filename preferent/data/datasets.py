@@ -1,7 +1,7 @@
-"""Every data format, read and written: where rows come from, which format they are in, and what each row says.
+"""Readers and writers of every data format: the sources of rows, their format, and the record in each row.
 
-A bad row never stops the reading: it is returned as `Dropped(file, line, reason)`, and what was read is always what was
-kept plus what was dropped. A reason is `category: detail`.
+A bad row never stops the reading: it is returned as `Dropped(file, line, reason)`. The number of rows read is always
+the number kept plus the number dropped. A reason is `category: detail`.
 """
 
 from collections.abc import Sequence
@@ -44,19 +44,19 @@ def read(
 
 
 def read(paths: Sequence[str], kind: Kind, format: str = "auto") -> RecordsRead:  # type: ignore[type-arg]
-    """The records in files, globs or `hf://` data sets, and the rows that are none.
+    """Read the records in files, globs or `hf://` data sets, and collect the rows that are not records.
 
-    `format` is a preference format (`gcpc`, `trl`, `hh`, `openai`) or `auto`: what most of the first rows look like.
-    Files that are missing raise `PlatformError`, files without any row `DataError`.
+    `format` is a preference format (`gcpc`, `trl`, `hh`, `openai`) or `auto`, the format of most of the first rows.
+    Missing files raise `PlatformError`; files without rows raise `DataError`.
     """
     return read_rows(paths, kind, format)
 
 
 def load_preferences(path: Path) -> list[Preference]:
-    """The preferences in a file that `data prepare` wrote; a bad row is a `DataError`."""
+    """Load the preferences in a file that `data prepare` wrote; a bad row raises `DataError`."""
     return [record for record in load(path, "preference") if isinstance(record, Preference)]
 
 
 def load_prompts(path: Path) -> list[Prompt]:
-    """The prompts in a file that `data prepare` wrote; a bad row is a `DataError`."""
+    """Load the prompts in a file that `data prepare` wrote; a bad row raises `DataError`."""
     return [record for record in load(path, "prompt") if isinstance(record, Prompt)]

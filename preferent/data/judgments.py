@@ -1,6 +1,6 @@
-"""Judges: which of two answers to a prompt is better, and the file their verdicts are kept in.
+"""Judgments on pairs of answers, and the file that holds them.
 
-A judge is anything that turns pairs into judgments, one each, in order. Judgments are stored in the AutoSxS columns.
+A judge turns pairs into judgments, one per pair, in order. Judgments are stored in the AutoSxS columns.
 """
 
 import json
@@ -38,7 +38,7 @@ CHOICES: Mapping[str, Literal["A", "B", "tie"]] = {
 
 @dataclass(frozen=True, slots=True)
 class AnswerPair:
-    """Two answers to one prompt; `instruction` and `context` are what AutoSxS calls them."""
+    """Two answers to one prompt; `instruction` and `context` are named as in AutoSxS."""
 
     id: str
     instruction: str
@@ -53,17 +53,20 @@ def from_scores(
     scores_b: Sequence[float] | np.ndarray,
     judge: str,
 ) -> list[Judgment]:
-    """The verdicts of a reward model from its scores of both answers, [n] each.
+    """Return the verdicts of a reward model, given its scores of both answers, [n] each.
 
-    The higher score wins. Its confidence is Bradley-Terry's, sigma(|score_a - score_b|). Equal answers are a tie
-    whatever rounding made of their scores.
+    The higher score wins. The confidence is that of the Bradley-Terry model, sigma(|score_a - score_b|). Equal answers
+    are a tie, whatever rounding did to their scores.
     """
     return [_judgment(pair, float(a), float(b), judge) for pair, a, b in zip(pairs, scores_a, scores_b, strict=True)]
 
 
 def _judgment(pair: AnswerPair, score_a: float, score_b: float, judge: str) -> Judgment:
     if not (math.isfinite(score_a) and math.isfinite(score_b)):
-        raise DataError(f"{judge}: scored {score_a} and {score_b} for {pair.id}; such a reward model cannot judge")
+        raise DataError(
+            f"{judge}: the scores of pair {pair.id} are not finite: {score_a} and {score_b}; "
+            "use another checkpoint of the reward model"
+        )
     margin = 0.0 if pair.response_a == pair.response_b else score_a - score_b
     return Judgment(
         id=pair.id,
@@ -79,21 +82,21 @@ def _judgment(pair: AnswerPair, score_a: float, score_b: float, judge: str) -> J
 
 
 def write(judgments: Sequence[Judgment], path: Path) -> None:
-    """Write judgments as JSONL, one a line: the AutoSxS columns, the judge, and what is in `extra`."""
+    """Write judgments as JSONL, one per line: the AutoSxS columns, the judge, and what is in `extra`."""
     rows = [{name: getattr(judgment, name) for name in COLUMNS} | dict(judgment.extra) for judgment in judgments]
     files.write_jsonl(path, rows)
 
 
 def read(path: Path) -> list[Judgment]:
-    """The judgments in a JSONL file with AutoSxS columns; `judge` and `explanation` may be missing."""
+    """Read the judgments in a JSONL file with AutoSxS columns; `judge` and `explanation` may be missing."""
     try:
         with open(path, "rb") as file:
-            return [_parsed(line, f"{path}:{number}") for number, line in enumerate(file, start=1) if line.strip()]
+            return [_parse(line, f"{path}:{number}") for number, line in enumerate(file, start=1) if line.strip()]
     except FileNotFoundError:
-        raise PlatformError(f"{path}: no such file; judgments are read from there") from None
+        raise PlatformError(f"{path}: no such file; name a file of judgments (JSON lines)") from None
 
 
-def _parsed(line: bytes, place: str) -> Judgment:
+def _parse(line: bytes, place: str) -> Judgment:
     try:
         row: dict[str, Any] = json.loads(line.decode("utf-8"))
         values = {name: str(row[name]) for name in COLUMNS[:5]}

@@ -1,7 +1,7 @@
-"""Answers to prompts in files, whoever wrote them: read in any format, and joined by id or by prompt.
+"""Prediction files in any format, read and joined by id or by prompt.
 
-A row says how it is written: GCPC's prediction rows (ours), AlpacaEval's `model_outputs.json`, Arena-Hard's answers, or
-an object or CSV row whose columns are called as people call them, or as they are named.
+The format is detected from the row: GCPC's prediction rows (ours), AlpacaEval's `model_outputs.json`, Arena-Hard's
+answers, or an object or CSV row with columns of usual names, or of the names that the caller gives.
 """
 
 import sys
@@ -15,14 +15,15 @@ from preferent.data import tables
 from preferent.data.tables import Row
 from preferent.data.types import Message, Prompt, digest
 from preferent.errors import DataError, PlatformError
+from preferent.runs.directory import StageDirectory
 
-CALLED = {
+COLUMN_NAMES = {
     "id": ("id", "uid", "question_id"),
     "prompt": ("prompt", "input_text", "instruction", "question"),
     "answer": ("answer", "prediction", "output", "response", "completion", "output_text"),
     "reference": ("reference", "target", "ground_truth"),
 }
-"""What others call the columns that we look for, the first that a row has."""
+"""Usual names of the columns; the first that a row has is taken."""
 OPTIONAL = {
     "tokens": "a whole number",
     "ended": "true or false",
@@ -30,16 +31,16 @@ OPTIONAL = {
     "kl_k1": "a number",
     "scores": "a list of numbers",
 }
-"""What only our own rows say besides, and what it is."""
+"""Optional fields of our own rows, with their types."""
 SEPARATOR = "\n\n\n"
-"""What stands between an instruction and the prompt."""
+"""The separator between an instruction and the prompt."""
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """What columns are called, where not as in `CALLED`; each of `tags` is a column to slice by.
+    """Names of columns where they are not as in `COLUMN_NAMES`; each of `tags` is a column to slice by.
 
-    A name holds for the files whose first row has it.
+    A name is used for the files whose first row has it.
     """
 
     id: str | None = None
@@ -49,22 +50,22 @@ class Columns:
     tags: tuple[str, ...] = ()
 
     def among(self, row: Row) -> "Columns":
-        """The names that a row has."""
-        one = {name: column for name in CALLED if (column := getattr(self, name)) in row}
-        return Columns(**one, tags=tuple(column for column in self.tags if column in row))
+        """Return the names that a row has."""
+        names = {name: column for name in COLUMN_NAMES if (column := getattr(self, name)) in row}
+        return Columns(**names, tags=tuple(column for column in self.tags if column in row))
 
     def missing(self, rows: Sequence[Row]) -> list[str]:
-        """The names that none of these rows has."""
-        every = [*(getattr(self, name) for name in CALLED), *self.tags]
-        return [column for column in every if column is not None and not any(column in row for row in rows)]
+        """Return the names that no row has."""
+        columns = [*(getattr(self, name) for name in COLUMN_NAMES), *self.tags]
+        return [column for column in columns if column is not None and not any(column in row for row in rows)]
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer to a prompt; what a foreign file does not say is None, and an unknown prompt is empty.
+    """An answer to a prompt; a field that a foreign file does not have is None, and an unknown prompt is empty.
 
-    `kl` and `kl_k1` are nats an answer; `asked` is the prompt as the data have it, where it is known. Where it is the
-    best of several answers, `scores` are theirs. `tags` say what slices it belongs to.
+    `kl` and `kl_k1` are in nats per answer. `prompt_record` is the prompt in the data, if known. If the answer is the
+    best of several, `scores` are the scores of all of them. `tags` are the slices that it belongs to.
     """
 
     id: str
@@ -76,7 +77,7 @@ class Answer:
     kl: float | None = None
     kl_k1: float | None = None
     scores: Sequence[float] | None = None
-    asked: Prompt | None = None
+    prompt_record: Prompt | None = None
     tags: tuple[str, ...] = ()
 
 
@@ -84,17 +85,17 @@ Answers = Mapping[str, Sequence[Answer]]
 """Answers to the same prompts in the same order, [n], by side."""
 
 
-def predictions(path: Path) -> Path:
-    """The prediction file that a path means: itself, or the `text.jsonl` in it."""
-    file = path / "text.jsonl" if path.is_dir() else path
+def prediction_file(path: Path) -> Path:
+    """Return the prediction file at a path: the file itself, or the predictions of a stage's folder."""
+    file = StageDirectory(path).answers if path.is_dir() else path
     if not file.exists():
-        raise PlatformError(f"{file}: no such prediction file; `preferent infer` makes one")
+        raise PlatformError(f"{file}: no such prediction file; make one with `preferent infer`")
     return file
 
 
 def read(path: Path, columns: Columns | None = None) -> list[Answer]:
-    """The answers in a file. Rows without an id are known by their prompt, the second of one prompt as its second."""
-    named = (columns or Columns()).among(first(path))
+    """Read the answers in a file. Rows without an id get one from their prompt; repeats of a prompt are numbered."""
+    named = (columns or Columns()).among(first_row(path))
     answers: list[Answer] = []
     prompts: Counter[str] = Counter()
     ids: dict[str, str] = {}
@@ -106,7 +107,7 @@ def read(path: Path, columns: Columns | None = None) -> list[Answer]:
             answer = replace(answer, id=digest(answer.prompt) + (f"-{turn}" if turn > 1 else ""))
         if answer.id in ids:
             raise DataError(
-                f"{place}: has the id {answer.id}, as the row at {ids[answer.id]}; give each row an id of its own"
+                f"{place}: has the id {answer.id}, as the row at {ids[answer.id]}; give each row a different id"
             )
         ids[answer.id] = place
         answers.append(answer)
@@ -115,28 +116,28 @@ def read(path: Path, columns: Columns | None = None) -> list[Answer]:
     return answers
 
 
-def first(path: Path) -> Row:
-    """The first row of a file, as it stands there; an empty one where it has none."""
+def first_row(path: Path) -> Row:
+    """Return the first row of a file, unchanged, or an empty row if the file has none."""
     return next((row for _, row in tables.rows(path)), {})
 
 
 def row(answer: Answer) -> dict[str, Any]:
-    """An answer as a prediction row of ours, which `read` reads back."""
-    asked = {"inputs_pretokenized": answer.prompt, "targets_pretokenized": answer.reference}
+    """Return an answer as a prediction row of ours, which `read` reads back."""
+    inputs = {"inputs_pretokenized": answer.prompt, "targets_pretokenized": answer.reference}
     known = {name: getattr(answer, name) for name in OPTIONAL if getattr(answer, name) is not None}
     tags = {"tags": list(answer.tags)} if answer.tags else {}
-    return {"inputs": asked, "prediction": answer.text, "id": answer.id} | known | tags
+    return {"inputs": inputs, "prediction": answer.text, "id": answer.id} | known | tags
 
 
 def join(sides: Answers, shared: bool = False, prompts: Sequence[Prompt] = ()) -> dict[str, list[Answer]]:
-    """The sides' rows in the order of a: by id, or by prompt where the ids join none or none that are asked alike.
+    """Join the rows of the sides, in the order of a: by id, or by prompt if the ids match no rows with the same prompt.
 
-    Every side must answer the same prompts, unless `shared`: then those that all answer are kept, and the rest is
-    counted on stderr. Rows that do not say what was asked take it from `prompts`, by id.
+    Every side must answer the same prompts, unless `shared` is set: then the prompts that all sides answer are kept,
+    and the others are counted on stderr. Rows without a prompt get it from `prompts`, by id.
     """
-    asked = _by_id(prompts)
-    sides = {side: [_filled(answer, asked.get(answer.id)) for answer in answers] for side, answers in sides.items()}
-    keyed = _keyed(sides, asked)
+    by_id = _by_id(prompts)
+    sides = {side: [_filled(answer, by_id.get(answer.id)) for answer in answers] for side, answers in sides.items()}
+    keyed = _keyed(sides, by_id)
     common = [key for key in keyed["a"] if all(key in rows for rows in keyed.values())]
     _count(keyed, len(common), shared)
     joined = {side: [rows[key] for key in common] for side, rows in keyed.items()}
@@ -147,82 +148,85 @@ def join(sides: Answers, shared: bool = False, prompts: Sequence[Prompt] = ()) -
     }
 
 
-def known(answers: Sequence[Answer], prompts: Sequence[Prompt]) -> list[Answer]:
-    """The answers with what was asked, by the ids that `infer` gives them or else by its text, and with the tags that
-    the data give it; those that no prompt is found for are counted on stderr."""
-    asked = _by_id(prompts)
+def with_prompts(answers: Sequence[Answer], prompts: Sequence[Prompt]) -> list[Answer]:
+    """Add to each answer its prompt, matched by the ids that `infer` gives or by text, and the prompt's tags.
+
+    Answers without a match are counted on stderr.
+    """
+    by_id = _by_id(prompts)
     texts = {_text(prompt): prompt for prompt in reversed(prompts)}
-    found = [
-        _known(one, asked.get(one.id) or texts.get(one.prompt) or texts.get(_ending(one.prompt))) for one in answers
+    matched = [
+        _with_prompt(answer, by_id.get(answer.id) or texts.get(answer.prompt) or texts.get(_ending(answer.prompt)))
+        for answer in answers
     ]
-    if lost := sum(answer.asked is None for answer in found):
+    if lost := sum(answer.prompt_record is None for answer in matched):
         print(
-            f"{lost} of {len(found)} answers are to no row of the prompts file, neither by id nor by prompt; it says "
-            "no tags and turns of them",
+            f"{lost} of {len(matched)} answers match no row of the prompts file, neither by id nor by prompt; they get "
+            "no tags and no turns from it",
             file=sys.stderr,
         )
-    return found
+    return matched
 
 
 def _by_id(prompts: Sequence[Prompt]) -> dict[str, Prompt]:
-    """Prompts by the ids that `infer` gives their answers."""
+    """Return prompts by the ids that `infer` gives their answers."""
     return {prompt.id or prompt.key: prompt for prompt in prompts}
 
 
-def _filled(answer: Answer, asked: Prompt | None) -> Answer:
-    """The answer, with its prompt where it does not say it."""
-    return answer if answer.prompt or asked is None else replace(answer, prompt=_text(asked))
+def _filled(answer: Answer, prompt: Prompt | None) -> Answer:
+    """Return an answer with the text of its prompt, if it has none itself."""
+    return answer if answer.prompt or prompt is None else replace(answer, prompt=_text(prompt))
 
 
-def _known(answer: Answer, asked: Prompt | None) -> Answer:
-    tags = tags_of(asked.extra.get("tags")) if asked is not None else ()
-    return replace(answer, asked=asked, tags=tuple(dict.fromkeys((*answer.tags, *tags))))
+def _with_prompt(answer: Answer, prompt: Prompt | None) -> Answer:
+    tags = tags_of(prompt.extra.get("tags")) if prompt is not None else ()
+    return replace(answer, prompt_record=prompt, tags=tuple(dict.fromkeys((*answer.tags, *tags))))
 
 
 def tags_of(value: object) -> tuple[str, ...]:
-    """Tags as rows give them: a list, a text with commas, or an object, whose keys are then part of the tag."""
+    """Return the tags in a list, in a text with commas, or in an object, whose keys are part of the tags."""
     if isinstance(value, Mapping):
-        return tuple(f"{key}={item}" for key, item in value.items() if item not in (None, ""))
+        return tuple(f"{key}={tag}" for key, tag in value.items() if tag not in (None, ""))
     if isinstance(value, str):
         value = value.split(",")
     return tuple(str(tag).strip() for tag in value if str(tag).strip()) if isinstance(value, list) else ()
 
 
-def _keyed(sides: Answers, asked: Mapping[str, Prompt]) -> dict[str, dict[str, Answer]]:
-    """The sides' rows by what joins them; ids that join what was asked differently are refused."""
+def _keyed(sides: Answers, prompts: Mapping[str, Prompt]) -> dict[str, dict[str, Answer]]:
+    """Return the rows of the sides by the key that joins them; refuse ids that stand for different prompts."""
     by_id = {side: {answer.id: answer for answer in answers} for side, answers in sides.items()}
     by_prompt = {side: _by_prompt(answers) for side, answers in sides.items()}
     if any(not by_id["a"].keys() & rows.keys() for rows in by_id.values()):
         return by_prompt
     for side, rows in by_id.items():
         common = [id for id in by_id["a"] if id in rows]
-        differ = [id for id in common if not _alike(by_id["a"][id].prompt, rows[id].prompt, asked.get(id))]
-        if len(differ) == len(common) and all(one.keys() == by_prompt["a"].keys() for one in by_prompt.values()):
+        differ = [id for id in common if not _alike(by_id["a"][id].prompt, rows[id].prompt, prompts.get(id))]
+        if len(differ) == len(common) and all(others.keys() == by_prompt["a"].keys() for others in by_prompt.values()):
             return by_prompt
         if differ:
             raise DataError(
-                f"{differ[0]}: a and {side} say different prompts under this id, as under {len(differ)} of the "
-                f"{len(common)} ids that both have; give the rows ids that agree, leave ids out to join them by "
-                "prompt, or say which column is the prompt: --prompt-column NAME"
+                f"{differ[0]}: a and {side} have different prompts under this id, as under {len(differ)} of the "
+                f"{len(common)} ids that both have; give the rows matching ids, leave ids out to join them by "
+                "prompt, or name the column of the prompt: --prompt-column NAME"
             )
     return by_id
 
 
-def _alike(one: str, other: str, asked: Prompt | None) -> bool:
-    """Whether two prompts ask the same, whatever the instruction or the chat template; an unknown one may."""
-    if one.endswith(other) or other.endswith(one) or _ending(one) == _ending(other):
+def _alike(first: str, second: str, prompt: Prompt | None) -> bool:
+    """Return whether two prompts are the same but for the instruction or the chat template; an unknown one may be."""
+    if first.endswith(second) or second.endswith(first) or _ending(first) == _ending(second):
         return True
-    text = "" if asked is None else (asked.messages[-1].content if asked.messages else asked.input_text).strip()
-    return bool(text) and text in one and text in other
+    text = "" if prompt is None else (prompt.messages[-1].content if prompt.messages else prompt.input_text).strip()
+    return bool(text) and text in first and text in second
 
 
 def _ending(prompt: str) -> str:
-    """A prompt without an instruction before it."""
+    """Return a prompt without the instruction before it."""
     return prompt.partition(SEPARATOR)[2] or prompt
 
 
 def _text(prompt: Prompt) -> str:
-    """What was asked, as one text."""
+    """Return a prompt as one text."""
     return _conversation(prompt.messages) if prompt.messages else prompt.input_text
 
 
@@ -232,7 +236,7 @@ def _conversation(turns: Sequence[Message]) -> str:
 
 
 def _count(keyed: Mapping[str, Mapping[str, Answer]], common: int, shared: bool) -> None:
-    """Refuse rows that only some sides have, or say how many are left out."""
+    """Refuse rows that only some sides have, or report how many are left out."""
     wanted = keyed["a"].keys()
     lacking = []
     for side, rows in keyed.items():
@@ -243,30 +247,32 @@ def _count(keyed: Mapping[str, Mapping[str, Answer]], common: int, shared: bool)
                 f"{only_other} of {len(rows)} only in {side}"
             )
     if lacking and (not shared or not common):
-        way = "make both with the same prompts file, or compare what both answer: --shared"
-        raise DataError("\n".join([*lacking, "No prompt is answered by all." if shared else way]))
+        way = "make both with the same prompts file, or compare the prompts that both answer: --shared"
+        raise DataError(
+            "\n".join([*lacking, "no prompt is answered by all; check the ids and the prompts" if shared else way])
+        )
     if lacking:
-        print("\n".join([*lacking, f"compared are the {common} that all answer"]), file=sys.stderr)
+        print("\n".join([*lacking, f"comparing the {common} prompts that all answer"]), file=sys.stderr)
 
 
 def _by_prompt(answers: Sequence[Answer]) -> dict[str, Answer]:
-    """Rows by prompt, the second of one prompt as its second."""
+    """Return rows by their prompt; repeats of a prompt are numbered."""
     turns: Counter[str] = Counter()
-    found = {}
+    rows = {}
     for answer in answers:
         turns[answer.prompt] += 1
-        found[f"{turns[answer.prompt]} {answer.prompt}"] = answer
-    return found
+        rows[f"{turns[answer.prompt]} {answer.prompt}"] = answer
+    return rows
 
 
 def _complete(joined: Answers) -> list[Answer]:
-    """The rows of a; a prompt, reference or tags that it does not know are those of the first side that does."""
+    """Return the rows of a; a missing prompt or reference is that of the first side that has it, tags are of all."""
     rows = []
     for place, answer in enumerate(joined["a"]):
         others = [answers[place] for answers in joined.values()]
         prompt = next((other.prompt for other in others if other.prompt), "")
         if not prompt:
-            raise DataError(f"{answer.id}: no file says what was asked; name the prompts file, or the prompt's column")
+            raise DataError(f"{answer.id}: no file has the prompt; name the prompts file, or the column of the prompt")
         reference = next((other.reference for other in others if other.reference), "")
         tags = tuple(dict.fromkeys(tag for other in others for tag in other.tags))
         rows.append(replace(answer, prompt=prompt, reference=reference, tags=tags))
@@ -274,19 +280,19 @@ def _complete(joined: Answers) -> list[Answer]:
 
 
 def _answer(row: Row, place: str, named: Columns) -> Answer:
-    """The answer in a row of any format; its id is empty where the row has none."""
+    """Return the answer in a row of any format; its id is empty if the row has none."""
     inputs = row.get("inputs")
     if isinstance(inputs, Mapping) and named.answer is None:
-        found = _ours(row, inputs, place)
+        answer = _ours(row, inputs, place)
     elif isinstance(row.get("messages"), list) and named.answer is None:
-        found = _arena(row, place)
+        answer = _arena(row, place)
     else:
-        found = _named(row, place, named)
+        answer = _named(row, place, named)
     by_column = [f"{column}={row[column]}" for column in named.tags if row.get(column) not in (None, "")]
     for column in named.tags:
         if column not in row:
             raise DataError(f"{place}: has no column {column}; it has {_keys(row)}")
-    return replace(found, tags=(*tags_of(row.get("tags")), *by_column))
+    return replace(answer, tags=(*tags_of(row.get("tags")), *by_column))
 
 
 def _ours(row: Row, inputs: Row, place: str) -> Answer:
@@ -295,14 +301,14 @@ def _ours(row: Row, inputs: Row, place: str) -> Answer:
         raise DataError(f"{place}: not a prediction row; it needs inputs.inputs_pretokenized and prediction")
     prompt, text, reference = texts
     if not (isinstance(prompt, str) and isinstance(text, str) and isinstance(reference, str)):
-        raise DataError(f"{place}: inputs_pretokenized, targets_pretokenized and prediction are texts")
+        raise DataError(f"{place}: inputs_pretokenized, targets_pretokenized and prediction must be texts")
     return Answer(_id(row.get("id")), prompt, reference, text, **_optional(row, place))
 
 
 def _optional(row: Row, place: str) -> dict[str, Any]:
-    """What a row of ours says besides, each of its type."""
-    found = {name: row[name] for name in OPTIONAL if row.get(name) is not None}
-    for name, value in found.items():
+    """Return the optional fields of a row of ours, each of its type."""
+    fields = {name: row[name] for name in OPTIONAL if row.get(name) is not None}
+    for name, value in fields.items():
         if name == "ended":
             fits = isinstance(value, bool)
         elif name == "scores":
@@ -311,7 +317,7 @@ def _optional(row: Row, place: str) -> dict[str, Any]:
             fits = _is_number(value) and (name != "tokens" or isinstance(value, int))
         if not fits:
             raise DataError(f"{place}: {name} is {str(value)[:40]}, not {OPTIONAL[name]}")
-    return found
+    return fields
 
 
 def _is_number(value: object) -> bool:
@@ -319,41 +325,43 @@ def _is_number(value: object) -> bool:
 
 
 def _arena(row: Row, place: str) -> Answer:
-    """Arena-Hard: `uid`, `messages`, of which the last is the answer, a text or an object that holds it."""
+    """Read a row of Arena-Hard: `uid`, and `messages`, whose last content is the answer or an object that holds it."""
     turns = row["messages"]
     if not turns or not all(isinstance(turn, Mapping) for turn in turns) or turns[-1].get("role") != "assistant":
-        raise DataError(f"{place}: messages do not end with an answer of the assistant")
+        raise DataError(f"{place}: messages do not end with an answer of the assistant; add one")
     contents = [turn.get("content") for turn in turns]
     contents = [content.get("answer") if isinstance(content, Mapping) else content for content in contents]
     if not all(isinstance(content, str) for content in contents):
-        raise DataError(f"{place}: the content of each message is a text, or an object with an answer")
-    said = tuple(Message(str(turn.get("role")), text) for turn, text in zip(turns[:-1], contents[:-1], strict=True))
-    return Answer(_id(_first(row, "id")), _conversation(said), "", contents[-1])
+        raise DataError(f"{place}: the content of each message must be a text, or an object with an answer")
+    turns_before = tuple(
+        Message(str(turn.get("role")), text) for turn, text in zip(turns[:-1], contents[:-1], strict=True)
+    )
+    return Answer(_id(_first(row, "id")), _conversation(turns_before), "", contents[-1])
 
 
 def _named(row: Row, place: str, named: Columns) -> Answer:
-    """A row whose columns are called as people call them; a row that has an id may leave the prompt to other files."""
-    found: dict[str, Any] = {}
-    for name in CALLED:
+    """Read a row with columns of usual or given names; a row with an id may leave the prompt to other files."""
+    cells: dict[str, Any] = {}
+    for name in COLUMN_NAMES:
         column = getattr(named, name)
         if column is not None and column not in row:
             raise DataError(f"{place}: has no column {column}; it has {_keys(row)}")
-        found[name] = _first(row, name) if column is None else row[column]
+        cells[name] = _first(row, name) if column is None else row[column]
     for name in ("answer", "prompt"):
-        if found[name] is None and (name == "answer" or found["id"] is None):
+        if cells[name] is None and (name == "answer" or cells["id"] is None):
             raise DataError(
-                f"{place}: not a prediction row: no column says the {name}; it has {_keys(row)}. "
+                f"{place}: not a prediction row: no column holds the {name}; it has {_keys(row)}. "
                 f"Name it: --{name}-column NAME"
             )
-        if not isinstance(found[name], str | None):
-            raise DataError(f"{place}: the {name} is {str(found[name])[:40]}, not a text")
-    reference = found["reference"] if isinstance(found["reference"], str) else ""
-    return Answer(_id(found["id"]), found["prompt"] or "", reference, found["answer"])
+        if not isinstance(cells[name], str | None):
+            raise DataError(f"{place}: the {name} is {str(cells[name])[:40]}, not a text")
+    reference = cells["reference"] if isinstance(cells["reference"], str) else ""
+    return Answer(_id(cells["id"]), cells["prompt"] or "", reference, cells["answer"])
 
 
 def _first(row: Row, name: str) -> Any:
-    """What a row says under the first of the names that people give a column."""
-    return next((row[column] for column in CALLED[name] if row.get(column) is not None), None)
+    """Return the cell of a row under the first of the usual names of a column."""
+    return next((row[column] for column in COLUMN_NAMES[name] if row.get(column) is not None), None)
 
 
 def _id(value: object) -> str:

@@ -1,4 +1,4 @@
-"""`data prepare`: from the recipe's files to train, validation and test, disjoint by group."""
+"""`data prepare`: from the recipe's files to train, validation and test parts, disjoint by group."""
 
 import sys
 from collections import Counter
@@ -19,6 +19,7 @@ from preferent.data.formats.row_reader import Dropped, RecordsRead
 from preferent.data.types import Preference, Prompt, digest
 from preferent.errors import DataError, UsageError
 from preferent.runs import stages
+from preferent.runs.directory import DataDirectory
 
 PARTS = ("validation", "test", "train")
 FEW = 10
@@ -28,7 +29,7 @@ T = TypeVar("T", Preference, Prompt)
 
 @dataclass
 class DataSources:
-    """The rows of a recipe's files; `eval_pairs` is None where the eval rows are prompts, or there are none."""
+    """The rows of a recipe's files; `eval_pairs` is None if the eval rows are prompts or there are none."""
 
     pairs: list[Preference]
     prompts: list[Prompt]
@@ -40,7 +41,7 @@ class DataSources:
 
 @dataclass
 class DataParts:
-    """Rows by part: `validation`, `test`, `train`, and for preferences `judge`; `taken_out` counts rows in none."""
+    """Rows by part: `validation`, `test`, `train`, and for preferences `judge`; `taken_out` counts the others."""
 
     pairs: dict[str, list[Preference]]
     prompts: dict[str, list[Prompt]]
@@ -49,10 +50,9 @@ class DataParts:
 
 
 def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
-    """Write `preference/*.jsonl`, `prompt/*.jsonl`, `dropped.jsonl` and `counts.json` to `out`.
+    """Read the recipe's files and write the parts, the dropped rows and the counts to `out`.
 
-    The files are the recipe's. Raises `DataError` where more rows than `data.max_dropped` allows cannot be used, or
-    where nothing is left to train on.
+    Raise `DataError` if more rows than `data.max_dropped` allows cannot be used, or if nothing is left to train on.
     """
     with stages.locked(out):
         files = inputs | _files(recipe)
@@ -66,31 +66,35 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
 
 
 def _files(recipe: Recipe) -> dict[str, Path]:
-    """The files that the data come from, by field and number; a hub data set is named by its field alone."""
+    """Return the files that the data come from, by field and number; hub data sets are not files."""
     named = {source: paths(getattr(recipe, source)) for source in SOURCES}
     if not named["preference_dataset"] and not named["prompt_dataset"]:
         raise UsageError("recipe: preference_dataset is missing: name the files of preferences, or prompts to tune on")
     if not named["preference_dataset"] and stage_graph.trains(recipe):
-        raise UsageError("recipe: preference_dataset is missing: name the files of preferences, or give ppo.reward")
+        raise UsageError("recipe: preference_dataset is missing: name the files of preferences, or give reward.sources")
     if stage_graph.judged(recipe) and recipe.compare.judge_share == 0:
-        raise UsageError("recipe: compare.judge_share: 0 leaves an independent judge nothing; give it a share above 0")
+        raise UsageError("recipe: compare.judge_share: 0 leaves an independent judge no preferences; raise it")
     named["continues"] = stage_graph.dealt(recipe)
-    found = {
-        source: [name for name in row_sources.expand(given) if "://" not in name] for source, given in named.items()
+    files = {
+        source: [name for name in row_sources.expand(patterns) if "://" not in name]
+        for source, patterns in named.items()
     }
-    return {f"{source}.{i}": Path(name) for source, names in found.items() for i, name in enumerate(names)}
+    return {f"{source}.{i}": Path(name) for source, names in files.items() for i, name in enumerate(names)}
 
 
 def _usable(
-    recipe: Recipe, name: str, reading: RecordsRead[T], sources: DataSources, given: str | list[str] | None
+    recipe: Recipe, name: str, reading: RecordsRead[T], sources: DataSources, files: str | list[str] | None
 ) -> list[T]:
-    """The records of a reading, counted; a warning for what is dropped, an error where it is too much."""
+    """Return the records and add their counts to `sources`; warn of dropped rows, or refuse if they are too many."""
     records = row_reader.kept(reading, recipe.data.max_dropped)
     if reading.dropped:
-        print(f"{len(reading.dropped)} of {reading.read} rows dropped, see dropped.jsonl:", file=sys.stderr)
+        print(
+            f"{len(reading.dropped)} of {reading.read} rows dropped, see {DataDirectory(Path()).dropped}:",
+            file=sys.stderr,
+        )
         print("\n".join(f"  {row}" for row in reading.dropped[:5]), file=sys.stderr)
     sources.dropped += [_dropped_row(name, row) for row in reading.dropped]
-    counts = {"files": paths(given), "format": reading.format, "read": reading.read, "kept": len(records)}
+    counts = {"files": paths(files), "format": reading.format, "read": reading.read, "kept": len(records)}
     pairs = cast(list[Preference], [record for record in records if isinstance(record, Preference)])
     sources.counts[name] = counts | {"dropped": reading.reasons} | (asdict(count_preferences(pairs)) if pairs else {})
     return records
@@ -101,55 +105,56 @@ def _dropped_row(name: str, row: Dropped) -> dict[str, Any]:
 
 
 def _read(recipe: Recipe) -> DataSources:
+    """Read the rows of all files that the recipe names."""
     sources = DataSources([], [], None, None)
     format = recipe.data.format
     if recipe.preference_dataset is not None:
         reading = datasets.read(paths(recipe.preference_dataset), "preference", format)
         sources.pairs = _usable(recipe, "preference", reading, sources, recipe.preference_dataset)
     if recipe.prompt_dataset is None:
-        sources.prompts = asked(sources.pairs)
+        sources.prompts = distinct_prompts(sources.pairs)
         empty = sum(pair.prompt.is_empty for pair in sources.pairs)
         sources.counts["prompt"] = {"from": "preference", "kept": len(sources.prompts), "without_prompt": empty}
     else:
         sources.prompts = _read_prompts(recipe, "prompt", recipe.prompt_dataset, sources)[1]
     if recipe.eval_dataset is not None:
         sources.eval_pairs, sources.eval_prompts = _read_prompts(recipe, "eval", recipe.eval_dataset, sources)
-        sources.eval_prompts = identified(sources.eval_prompts)
-        sources.eval_pairs = None if sources.eval_pairs is None else identified(sources.eval_pairs)
-    sources.pairs, sources.prompts = identified(sources.pairs), identified(sources.prompts)
+        sources.eval_prompts = with_unique_ids(sources.eval_prompts)
+        sources.eval_pairs = None if sources.eval_pairs is None else with_unique_ids(sources.eval_pairs)
+    sources.pairs, sources.prompts = with_unique_ids(sources.pairs), with_unique_ids(sources.prompts)
     return sources
 
 
 def _read_prompts(
-    recipe: Recipe, name: str, given: str | list[str], sources: DataSources
+    recipe: Recipe, name: str, files: str | list[str], sources: DataSources
 ) -> tuple[list[Preference] | None, list[Prompt]]:
-    """The prompts in files, and the preferences where the rows are such."""
-    if row_reader.detect(paths(given))[0] != "preference":
-        return None, _usable(recipe, name, datasets.read(paths(given), "prompt"), sources, given)
-    reading = datasets.read(paths(given), "preference", "auto")
-    pairs = _usable(recipe, name, reading, sources, given)
-    return pairs, asked(pairs)
+    """Read the preferences in files, if the rows are preferences, and the prompts."""
+    if row_reader.detect(paths(files))[0] != "preference":
+        return None, _usable(recipe, name, datasets.read(paths(files), "prompt"), sources, files)
+    reading = datasets.read(paths(files), "preference", "auto")
+    pairs = _usable(recipe, name, reading, sources, files)
+    return pairs, distinct_prompts(pairs)
 
 
-def asked(pairs: Sequence[Preference]) -> list[Prompt]:
-    """The distinct prompts of preferences, without those that are empty."""
+def distinct_prompts(pairs: Sequence[Preference]) -> list[Prompt]:
+    """Return the distinct prompts of preferences, without empty prompts."""
     distinct = {pair.prompt.key: pair.prompt for pair in reversed(pairs) if not pair.prompt.is_empty}
     return list(reversed(distinct.values()))
 
 
-def identified(records: Sequence[T]) -> list[T]:
-    """The same records, each with an id of its own: the row's, else a digest of the row; a second use gets `-2`."""
+def with_unique_ids(records: Sequence[T]) -> list[T]:
+    """Return the records with unique ids: the row's id or a digest of the row; a repeated id gets `-2` and so on."""
     taken: set[str] = set()
     uses: Counter[str] = Counter()
-    result = []
+    named = []
     for record in records:
         id = name = record.id or _content(record)
         while name in taken:
             uses[id] += 1
             name = f"{id}-{uses[id] + 1}"
         taken.add(name)
-        result.append(replace(record, id=name))
-    return result
+        named.append(replace(record, id=name))
+    return named
 
 
 def _content(record: Preference | Prompt) -> str:
@@ -159,43 +164,55 @@ def _content(record: Preference | Prompt) -> str:
 
 
 def _divide(recipe: Recipe, sources: DataSources) -> DataParts:
-    """Every row to its part, with its group; rows that share a group with held-out rows are taken out of training.
+    """Assign every row to a part, by its group.
 
-    Eval rows that an earlier round has learnt from judge nothing: they are taken out.
+    Rows that share a group with held-out eval rows are taken out of training. Eval rows on which an earlier round was
+    trained are taken out too: they cannot measure anything.
     """
     eval_pairs, eval_prompts = sources.eval_pairs or [], sources.eval_prompts or []
-    before, was_in = _earlier(recipe)
-    kinds: list[Sequence[Preference | Prompt]] = [sources.pairs, sources.prompts, eval_pairs, eval_prompts, before]
+    earlier, was_in = _earlier(recipe)
+    kinds: list[Sequence[Preference | Prompt]] = [sources.pairs, sources.prompts, eval_pairs, eval_prompts, earlier]
     names = iter(splits.components([splits.labels(row) for rows in kinds for row in rows]))
-    of_pairs, of_prompts, of_eval_pairs, of_eval_prompts, of_before = ([next(names) for _ in rows] for rows in kinds)
-    known = _known(of_before, was_in)
-    part = _part_of(recipe, sources, of_pairs, of_prompts, [*of_eval_pairs, *of_eval_prompts], known)
+    pair_groups, prompt_groups, eval_pair_groups, eval_prompt_groups, earlier_groups = (
+        [next(names) for _ in rows] for rows in kinds
+    )
+    eval_groups = [*eval_pair_groups, *eval_prompt_groups]
+    part = _part_of(recipe, sources, pair_groups, prompt_groups, eval_groups, _known(earlier_groups, was_in))
 
-    held = {of for of in (*of_eval_pairs, *of_eval_prompts) if part[of] != "train"}
-    pairs, pairs_out = _deal_out(sources.pairs, of_pairs, part, held, sources.eval_pairs is not None)
-    prompts, prompts_out = _deal_out(sources.prompts, of_prompts, part, held, sources.eval_prompts is not None)
+    held = {group for group in eval_groups if part[group] != "train"}
+    pairs, pairs_out = _deal_out(sources.pairs, pair_groups, part, held, sources.eval_pairs is not None)
+    prompts, prompts_out = _deal_out(sources.prompts, prompt_groups, part, held, sources.eval_prompts is not None)
     for name in ("validation", "test"):
-        pairs[name] += [row for row, of in zip(eval_pairs, of_eval_pairs, strict=True) if part[of] == name]
-        prompts[name] += [row for row, of in zip(eval_prompts, of_eval_prompts, strict=True) if part[of] == name]
-    pairs_out += sum(part[of] == "train" for of in of_eval_pairs)
-    prompts_out += sum(part[of] == "train" for of in of_eval_prompts)
+        pairs[name] += [row for row, group in zip(eval_pairs, eval_pair_groups, strict=True) if part[group] == name]
+        prompts[name] += [
+            row for row, group in zip(eval_prompts, eval_prompt_groups, strict=True) if part[group] == name
+        ]
+    pairs_out += sum(part[group] == "train" for group in eval_pair_groups)
+    prompts_out += sum(part[group] == "train" for group in eval_prompt_groups)
     if stage_graph.judged(recipe):
-        training = [of for of in of_pairs if part[of] == "train"]
-        learnt = [isinstance(row, Preference) for row in before]
-        known = _known(list(compress(of_before, learnt)), list(compress(was_in, learnt)))
-        fresh = [of for of in training if of not in known]
-        judged = {of: int(part != "judge") for of, part in known.items()}
-        judged |= splits.deal(recipe.seed, "judge", fresh, [recipe.compare.judge_share])
-        rows = list(zip(pairs["train"], training, strict=True))
-        pairs["judge"] = [row for row, of in rows if judged[of] == 0]
-        pairs["train"] = [row for row, of in rows if judged[of] != 0]
-    shared = {*of_pairs, *of_eval_pairs} & {*of_prompts, *of_eval_prompts}
+        is_pair = [isinstance(row, Preference) for row in earlier]
+        known = _known(list(compress(earlier_groups, is_pair)), list(compress(was_in, is_pair)))
+        training = [group for group in pair_groups if part[group] == "train"]
+        pairs["train"], pairs["judge"] = _judge_share(recipe, pairs["train"], training, known)
+    shared = {*pair_groups, *eval_pair_groups} & {*prompt_groups, *eval_prompt_groups}
     groups = {"all": len(part), "shared": len(shared), **Counter(part.values())}
     return DataParts(pairs, prompts, {"preference": pairs_out, "prompt": prompts_out}, groups)
 
 
+def _judge_share(
+    recipe: Recipe, pairs: Sequence[Preference], groups: Sequence[str], known: dict[str, str]
+) -> tuple[list[Preference], list[Preference]]:
+    """Split training pairs between the reward model and the judge; a group of an earlier round keeps its place."""
+    fresh = [group for group in groups if group not in known]
+    is_judge = {group: name == "judge" for group, name in known.items()}
+    dealt = splits.deal(recipe.seed, "judge", fresh, [recipe.compare.judge_share])
+    is_judge |= {group: index == 0 for group, index in dealt.items()}
+    rows = list(zip(pairs, groups, strict=True))
+    return [row for row, group in rows if not is_judge[group]], [row for row, group in rows if is_judge[group]]
+
+
 def _earlier(recipe: Recipe) -> tuple[list[Preference | Prompt], list[str]]:
-    """The rows of the rounds that this run continues, and the part that each was in."""
+    """Return the rows of the rounds that this run continues, and the part that each was in."""
     rows: list[Preference | Prompt] = []
     parts: list[str] = []
     for file in map(Path, row_sources.expand(stage_graph.dealt(recipe))):
@@ -205,7 +222,7 @@ def _earlier(recipe: Recipe) -> tuple[list[Preference | Prompt], list[str]]:
 
 
 def _known(groups: Sequence[str], parts: Sequence[str]) -> dict[str, str]:
-    """The part that a group was in before; where new rows join groups of several parts, the one that is held out."""
+    """Return the earlier part of each group; if new rows join groups of several parts, a held-out part wins."""
     order = ("train", "judge", "validation", "test")
     ranked = sorted(zip(groups, parts, strict=True), key=lambda row: order.index(row[1]))
     return dict(ranked)
@@ -214,38 +231,42 @@ def _known(groups: Sequence[str], parts: Sequence[str]) -> dict[str, str]:
 def _part_of(
     recipe: Recipe,
     sources: DataSources,
-    of_pairs: Sequence[str],
-    of_prompts: Sequence[str],
-    of_eval: Sequence[str],
+    pair_groups: Sequence[str],
+    prompt_groups: Sequence[str],
+    eval_groups: Sequence[str],
     known: dict[str, str],
 ) -> dict[str, str]:
-    """The part of every group: as in an earlier round; else eval rows serve validation and test half each; without
-    them shares are split off.
+    """Return the part of every group.
 
-    Groups with preferences are dealt first and those with prompts alone after them, so that each kind gets its share.
+    A group of an earlier round keeps its part. Other eval rows are split in halves for validation and test; without
+    eval rows, shares are split off. Groups with preferences are dealt before groups with only prompts, so that each
+    kind gets its share.
     """
     shares, none = [recipe.data.validation_share, recipe.data.test_share], [0.0, 0.0]
-    part = {of: PARTS.index("train" if name == "judge" else name) for of, name in known.items()}
-    part |= splits.deal(recipe.seed, "eval", [of for of in of_eval if of not in part], [0.5])
-    for of_rows, replaced in ((of_pairs, sources.eval_pairs), (of_prompts, sources.eval_prompts)):
-        free = [of for of in of_rows if of not in part]
+    part = {group: PARTS.index("train" if name == "judge" else name) for group, name in known.items()}
+    part |= splits.deal(recipe.seed, "eval", [group for group in eval_groups if group not in part], [0.5])
+    for groups, replaced in ((pair_groups, sources.eval_pairs), (prompt_groups, sources.eval_prompts)):
+        free = [group for group in groups if group not in part]
         part |= splits.deal(recipe.seed, "split", free, shares if replaced is None else none)
-    return {of: PARTS[index] for of, index in part.items()}
+    return {group: PARTS[index] for group, index in part.items()}
 
 
 def _deal_out(
-    rows: Sequence[T], of_rows: Sequence[str], part: dict[str, str], held: set[str], replaced: bool
+    rows: Sequence[T], groups: Sequence[str], part: dict[str, str], held: set[str], replaced: bool
 ) -> tuple[dict[str, list[T]], int]:
-    """Rows by part and how many are in none: of a group in `held`, or held out although eval rows replace them."""
+    """Return rows by part, and the number of rows in no part.
+
+    A row is in no part if its group is in `held`, or if it is held out although eval rows replace the held-out parts.
+    """
     parts: dict[str, list[T]] = {name: [] for name in PARTS}
-    for row, of in zip(rows, of_rows, strict=True):
-        if of not in held and not (replaced and part[of] != "train"):
-            parts[part[of]].append(row)
+    for row, group in zip(rows, groups, strict=True):
+        if group not in held and not (replaced and part[group] != "train"):
+            parts[part[group]].append(row)
     return parts, len(rows) - sum(map(len, parts.values()))
 
 
 def _check(recipe: Recipe, parts: DataParts) -> None:
-    """Nothing to train on is an error; few rows to measure by are a warning."""
+    """Raise `DataError` if nothing is left to train on."""
     if not parts.prompts["train"]:
         raise DataError(
             "no prompt is left to train on: the preferences have none (input_text is empty), or all were held out; "
@@ -262,29 +283,32 @@ def _check(recipe: Recipe, parts: DataParts) -> None:
 
 
 def _warn(recipe: Recipe, parts: DataParts) -> None:
-    counted = {f"prompt/{name}": len(parts.prompts[name]) for name in PARTS}
+    """Warn of held-out parts with few rows."""
+    folder = DataDirectory(Path())
+    counts = {folder.rows("prompt", part): len(parts.prompts[part]) for part in PARTS}
     if recipe.preference_dataset is not None:
-        counted |= {f"preference/{name}": len(parts.pairs[name]) for name in PARTS}
-    few = {name: count for name, count in counted.items() if count < FEW and not name.endswith("train")}
-    for name, count in few.items():
-        print(f"{name}.jsonl holds only {count} rows; what is measured on it says little", file=sys.stderr)
+        counts |= {folder.rows("preference", part): len(parts.pairs[part]) for part in PARTS}
+    few = {file: count for file, count in counts.items() if count < FEW and file.stem != "train"}
+    for file, count in few.items():
+        print(f"{file} holds only {count} rows: too few for reliable measurements", file=sys.stderr)
     if few:
         print("raise data.validation_share and data.test_share, or name an eval_dataset", file=sys.stderr)
 
 
 def _write(recipe: Recipe, sources: DataSources, parts: DataParts, out: Path) -> list[str]:
-    """Write the parts and the counts; returns the names of the files."""
+    """Write the parts and the counts; return the names of the files."""
     _warn(recipe, parts)
     kinds: dict[str, dict[str, Any]] = {"prompt": parts.prompts}
     if recipe.preference_dataset is not None or sources.eval_pairs is not None:
         kinds["preference"] = parts.pairs
-    names = []
+    folder = DataDirectory(out)
+    written = []
     for kind, by_part in kinds.items():
-        for name, rows in by_part.items():
-            row_writer.write(rows, out / kind / f"{name}.jsonl")
-            names.append(f"{kind}/{name}.jsonl")
-    files.write_jsonl(out / "dropped.jsonl", sources.dropped)
-    rows_of = {kind: {name: len(rows) for name, rows in by_part.items()} for kind, by_part in kinds.items()}
+        for part, rows in by_part.items():
+            written.append(folder.rows(kind, part))
+            row_writer.write(rows, written[-1])
+    files.write_jsonl(folder.dropped, sources.dropped)
+    rows_of = {kind: {part: len(rows) for part, rows in by_part.items()} for kind, by_part in kinds.items()}
     counts = sources.counts | {"parts": rows_of, "groups": parts.groups, "taken_out": parts.taken_out}
-    files.write_json(out / "counts.json", counts)
-    return [*names, "dropped.jsonl", "counts.json"]
+    files.write_json(folder.counts, counts)
+    return [path.relative_to(out).as_posix() for path in (*written, folder.dropped, folder.counts)]

@@ -1,4 +1,4 @@
-"""Which rows belong together, and which part each group goes to."""
+"""Groups of rows that belong together, and the part of each group."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from preferent.data.types import Preference, Prompt, digest
 
 
 def labels(record: Preference | Prompt) -> list[str]:
-    """What ties a row to others: its prompt, or without one its candidates, and the group it names."""
+    """Return the labels that tie a row to others: its prompt (without one, its candidates) and the group it names."""
     prompt = record if isinstance(record, Prompt) else record.prompt
     named = [digest("group", prompt.group)] if prompt.group else []
     if isinstance(record, Preference) and prompt.is_empty:
@@ -17,9 +17,9 @@ def labels(record: Preference | Prompt) -> list[str]:
 
 
 def components(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The group of every row: rows that share a label, directly or through others, are one (union-find).
+    """Return the group of every row: rows that share a label, directly or through others, are one group (union-find).
 
-    A group's name is the smallest of its labels, so it depends on what is in it, not on the order of the rows.
+    A group's name is the smallest of its labels, so it depends on the rows of the group, not on their order.
     """
     parent: dict[str, str] = {}
 
@@ -37,10 +37,10 @@ def components(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def deal(seed: int, purpose: str, rows: Sequence[str], shares: Sequence[float]) -> dict[str, int]:
-    """The part of every group that `rows` name: `shares[i]` of the groups to part i, the rest to the last.
+    """Assign a part to every group that `rows` name: `shares[i]` of the groups to part i, the rest to the last part.
 
-    A group that holds more rows than the largest share stays in the last part, as long as there are others: a giant,
-    such as one topic of a few, would swallow a part.
+    A group with more rows than the largest share stays in the last part as long as enough smaller groups are left. Such
+    a group, for example one topic of a few, would fill a part alone.
     """
     sizes = Counter(rows)
     limit = max(1.0, max(shares, default=0.0) * len(rows))

@@ -1,4 +1,4 @@
-"""The rows of a file that somebody else wrote: JSON lines, a JSON list, CSV or TSV, each with its place."""
+"""Rows of foreign files with their places: JSON lines, a JSON list, CSV or TSV."""
 
 import csv
 import io
@@ -14,13 +14,15 @@ Row = Mapping[str, Any]
 
 
 def rows(path: Path) -> Iterator[tuple[str, Row]]:
-    """The objects in a JSON list, in JSON lines, or in a CSV file, with their places."""
+    """Yield the objects in a JSON list, in JSON lines, or in a CSV file, with their places."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise PlatformError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8: byte {error.object[error.start]:#04x} at {error.start}") from None
+        raise DataError(
+            f"{path}: not UTF-8: byte {error.object[error.start]:#04x} at {error.start}; save the file as UTF-8"
+        ) from None
     if path.suffix.lower() in (".csv", ".tsv"):
         yield from _table(path, text)
     elif text.lstrip().startswith("["):
@@ -33,16 +35,16 @@ def rows(path: Path) -> Iterator[tuple[str, Row]]:
 
 def _object(line: str, place: str) -> Row:
     try:
-        value = json.loads(line)
+        row = json.loads(line)
     except json.JSONDecodeError as error:
         raise DataError(f"{place}: not JSON: {error.msg}") from None
-    if not isinstance(value, dict):
-        raise DataError(f"{place}: {line[:40]} is no object")
-    return value
+    if not isinstance(row, dict):
+        raise DataError(f"{place}: not a JSON object: {line[:40]}")
+    return row
 
 
 def _listed(path: Path, text: str) -> Iterator[tuple[str, Row]]:
-    """The objects of one JSON list, each with the line that it begins at."""
+    """Yield the objects of one JSON list, each with the line at which it begins."""
     decoder, at, line, start = json.JSONDecoder(), text.index("[") + 1, 1, 0
     while True:
         at += len(text[at:]) - len(text[at:].lstrip(" \t\r\n,"))
@@ -51,16 +53,16 @@ def _listed(path: Path, text: str) -> Iterator[tuple[str, Row]]:
         if text[at : at + 1] == "]":
             return
         try:
-            value, at = decoder.raw_decode(text, at)
+            row, at = decoder.raw_decode(text, at)
         except json.JSONDecodeError as error:
             raise DataError(f"{place}: not JSON: {error.msg} (line {error.lineno})") from None
-        if not isinstance(value, dict):
-            raise DataError(f"{place}: {str(value)[:40]} is no object")
-        yield place, value
+        if not isinstance(row, dict):
+            raise DataError(f"{place}: not a JSON object: {str(row)[:40]}")
+        yield place, row
 
 
 def _table(path: Path, text: str) -> Iterator[tuple[str, Row]]:
-    """The rows of a CSV or TSV file with a header; the place is the line that a row ends at."""
+    """Yield the rows of a CSV or TSV file with a header; the place is the line at which a row ends."""
     csv.field_size_limit(sys.maxsize)
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
     for values in reader:

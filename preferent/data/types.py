@@ -1,6 +1,6 @@
-"""The plain rows that everything else is made of: prompts, preferences, demonstrations, rollouts, judgments.
+"""Records: prompts, preferences, demonstrations, rollouts, judgments.
 
-Records are frozen. A reader fills `source` with `FILE:LINE`, so that any later complaint can name its place.
+Records are frozen. A reader sets `source` to `FILE:LINE`, so that later messages can name the place.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ Choice = Literal[0, 1, "tie"]
 
 
 def digest(*parts: str) -> str:
-    """Sixteen hexadecimal digits that depend on the parts alone (SHA-256 of their JSON list)."""
+    """Return sixteen hexadecimal digits that depend only on the parts (SHA-256 of their JSON list)."""
     return hashlib.sha256(json.dumps(parts, ensure_ascii=True).encode()).hexdigest()[:16]
 
 
@@ -29,11 +29,11 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What a model is asked: a text, or a conversation that ends with the user.
+    """A prompt: a text, or a conversation that ends with the user.
 
-    Exactly one of `input_text` and `messages` is filled; in pure pair-ranking sets both are empty.
-    `context` is the system text of a conversation (GCPC), `reference` a known good answer,
-    `group` what may not be spread over train, validation and test (default: the prompt itself).
+    Exactly one of `input_text` and `messages` is filled; in sets of pairs without prompts both are empty.
+    `context` is the system text of a conversation (GCPC), `reference` is a known good answer. Rows with the same
+    `group` (default: the prompt) are never spread over train, validation and test.
     """
 
     input_text: str = ""
@@ -47,7 +47,7 @@ class Prompt:
 
     @property
     def key(self) -> str:
-        """A digest of what is asked; equal prompts have equal keys."""
+        """Return a digest of the prompt; equal prompts have equal keys."""
         turns = [part for message in self.messages for part in (message.role, message.content)]
         return digest(self.input_text, self.context or "", *turns)
 
@@ -58,9 +58,9 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """Two candidate answers to a prompt and which one was chosen: 0, 1 or "tie". Position is data.
+    """Two candidate answers to a prompt and the choice between them: 0, 1 or "tie". The position is data.
 
-    `strength` is how clear the choice was (a number, larger is clearer; None where nobody said).
+    `strength` is the clarity of the choice: a larger number is clearer, None is unknown.
     """
 
     prompt: Prompt
@@ -74,19 +74,19 @@ class Preference:
     source: str = ""
 
     def swap(self) -> "Preference":
-        """The same judgment with the candidates in the other order."""
+        """Return the same preference with the candidates in the other order."""
         choice: Choice = "tie" if self.choice == "tie" else 1 if self.choice == 0 else 0
         return replace(self, candidate_0=self.candidate_1, candidate_1=self.candidate_0, choice=choice)
 
     @property
     def chosen(self) -> str:
-        """The preferred answer; a tie has none."""
+        """Return the preferred answer; a tie has none."""
         assert self.choice != "tie", "a tie has no chosen answer"
         return self.candidate_1 if self.choice == 1 else self.candidate_0
 
     @property
     def rejected(self) -> str:
-        """The other answer; a tie has none."""
+        """Return the other answer; a tie has none."""
         assert self.choice != "tie", "a tie has no rejected answer"
         return self.candidate_0 if self.choice == 1 else self.candidate_1
 
@@ -104,11 +104,11 @@ class Demonstration:
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """One sampled answer as token ids: what is trained is what was sampled.
+    """One sampled answer as token ids, exactly as it is trained on.
 
     `prompt_ids` [P] and `ids` [A] are int32 (`ids` includes the closing EOS where `ended`);
-    `sampler_log_probs` [A] float32 are the sampler's own, at its temperature, in nats.
-    `scores` holds one number per reward, by name, raw.
+    `sampler_log_probs` [A] float32 are those of the sampler, at its temperature, in nats.
+    `scores` holds one raw number per reward, by name.
     """
 
     prompt_index: int
@@ -125,7 +125,7 @@ class Rollout:
 class Judgment:
     """A judge's verdict on two answers to one prompt: `choice` is "A", "B" or "tie".
 
-    `confidence` in [0.5, 1] is the probability the judge gives its choice (0.5 for a tie).
+    `confidence` in [0.5, 1] is the probability that the judge gives its choice (0.5 for a tie).
     """
 
     id: str

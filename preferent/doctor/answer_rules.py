@@ -1,29 +1,29 @@
-"""Rules about the policy's answers while it learns, and the scores they get."""
+"""Rules about the answers of the policy during training, and about their scores."""
 
 import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from preferent.doctor.findings import SICK, SUSPICIOUS, Evidence, Finding
+from preferent.doctor.findings import RELATIVE, SICK, SUSPICIOUS, Evidence, Finding
 from preferent.doctor.run_history import Row, RunHistory
 from preferent.evaluation.statistics import rank_correlation
 from preferent.rewards.normalization import ScoreNormalization
 
-SAMPLES = "policy/rollouts/samples.jsonl"
+SAMPLES = RELATIVE.policy.samples.as_posix()
 ENDED = 0.8
 ENDED_AT_ALL = 0.5
-"""Shares of answers: healthy runs end 95 % and more; where most are cut, most scores are ppo.missing_eos_score."""
+"""Shares that end: 95 % and more in healthy runs; if most are cut, most scores are reward.missing_eos_score."""
 LONGER = 1.25
 WITH_LENGTH = 0.8
 """Growth of the mean length, and rank correlation of length with score over the steps."""
 DISTINCT = 0.5
-"""Share of different answers in a batch of different prompts; healthy runs: 0.88 to 1."""
+"""Share of different answers in a batch of different prompts; 0.88 to 1 in healthy runs."""
 FEW = 8
-"""Answers below which a mean or a share says nothing."""
+"""Number of answers below which a mean or a share is meaningless."""
 CONSTANT = 1e-6
 GAIN = 10.0
-"""Raw scores usually deviate by 0.3 to 4: a gain beyond 10 or below 1/10 is no reward model's usual scale."""
+"""Raw scores usually have a standard deviation of 0.3 to 4; a gain above 10 or below 1/10 is unusual."""
 
 
 def answers_do_not_end(history: RunHistory) -> Iterator[Finding]:
@@ -34,8 +34,8 @@ def answers_do_not_end(history: RunHistory) -> Iterator[Finding]:
             SICK if ended.late < ENDED_AT_ALL else SUSPICIOUS,
             "Answers are cut at target_sequence_length instead of ending by themselves.",
             (ended.mean(ended.first), ended.mean(ended.last)),
-            "Raise target_sequence_length; where the start does not end either, do an sft on complete answers first; "
-            "else lower ppo.missing_eos_score.",
+            "Raise target_sequence_length. If the model did not end its answers before tuning either, run sft on "
+            "complete answers first; otherwise lower reward.missing_eos_score.",
         )
 
 
@@ -49,9 +49,9 @@ def reward_rises_with_length(history: RunHistory) -> Iterator[Finding]:
         yield Finding(
             "reward-rises-with-length",
             SUSPICIOUS,
-            "Scores rose as answers grew longer: the policy may have learned to be long, not good.",
+            "Scores rose as answers grew longer: the policy may have learned to write longer, not better, answers.",
             (length.mean(length.first), length.mean(length.last), shown),
-            "Read the examples in the report; see scores-follow-length; give preferences in which the shorter wins.",
+            "Read the examples in the report; see scores-follow-length; add preferences for shorter answers.",
         )
 
 
@@ -62,9 +62,9 @@ def diversity_gone(history: RunHistory) -> Iterator[Finding]:
     yield Finding(
         "diversity-gone",
         SUSPICIOUS,
-        "The policy gives many prompts the same answer, which it did not do at first.",
+        "The policy gives the same answer to many prompts, which it did not do at first.",
         tuple(_of(rows, "different answers, share", _distinct(rows)) for rows in (first, last)),
-        "Raise kl_coeff, take an earlier checkpoint, and see what in the reward likes that answer.",
+        "Raise kl_coeff or take an earlier checkpoint, and find out why the reward scores that answer high.",
     )
 
 
@@ -77,14 +77,14 @@ def constant_scores(history: RunHistory) -> Iterator[Finding]:
         yield Finding(
             "constant-scores",
             SICK,
-            "All answers get the same score, so there is nothing to learn.",
+            "All answers get the same score, so that there is nothing to learn.",
             (_of(rows, "lowest score", float(scores.min())), _of(rows, "highest score", float(scores.max()))),
-            "See that the reward reads the answer: try it on two answers to one prompt.",
+            "Check that the reward depends on the answer: try it on two answers to one prompt.",
         )
 
 
 def not_ending_pays(history: RunHistory) -> Iterator[Finding]:
-    missing = history.fields("policy").get("ppo.missing_eos_score")
+    missing = history.fields("policy").get("reward.missing_eos_score")
     rows = [row for row in _batch(history, 0) if row["ended"]]
     if missing is None or not history.score or len(rows) < FEW:
         return
@@ -93,12 +93,12 @@ def not_ending_pays(history: RunHistory) -> Iterator[Finding]:
         yield Finding(
             "not-ending-pays",
             SICK,
-            "An answer that does not end scores better than the mean one that does: the policy will learn not to end.",
+            "An answer that does not end scores higher than the mean of those that end: the policy learns not to end.",
             (
                 _of(rows, "mean score of ended answers", score),
-                Evidence("policy/stage.json", "missing_eos_score", missing),
+                Evidence(RELATIVE.policy.description.as_posix(), "missing_eos_score", missing),
             ),
-            "Lower ppo.missing_eos_score well below the scores of answers, or reward.normalize: bias.",
+            "Lower reward.missing_eos_score well below the scores of answers, or set reward.normalize: bias.",
         )
 
 
@@ -110,15 +110,15 @@ def extreme_gain(history: RunHistory) -> Iterator[Finding]:
         yield Finding(
             "extreme-gain",
             SUSPICIOUS,
-            "Scores are stretched or shrunk by more than ten: the reward hardly tells answers apart, or its scale ran "
-            "away.",
-            (Evidence("policy/score.json", "gain", gain),),
-            "See reward/quality.json: is it better than chance? With reward.normalize: bias the scale stays.",
+            "Scores are scaled by more than a factor of ten: the reward hardly distinguishes answers, or its scale "
+            "diverged.",
+            (Evidence(RELATIVE.policy.score.as_posix(), "gain", gain),),
+            "Check in reward/quality.json that the model beats chance. reward.normalize: bias keeps the scale.",
         )
 
 
 def _batch(history: RunHistory, place: int) -> Sequence[Row]:
-    """The rollouts of the first step (0) or of the last (-1)."""
+    """Return the rollouts of the first step (0) or of the last (-1)."""
     if not history.samples:
         return []
     step = history.samples[place]["step"]
@@ -126,13 +126,13 @@ def _batch(history: RunHistory, place: int) -> Sequence[Row]:
 
 
 def _scores(history: RunHistory, rows: Sequence[Row]) -> np.ndarray:
-    """The scores [n] of rollouts on the run's scale; raw, their sum, where there is none."""
+    """Return the scores [n] of rollouts on the run's scale; without a scale, the sum of the raw scores."""
     raw = {name: np.array([row["scores"][name] for row in rows]) for name in rows[0]["scores"]}
     return ScoreNormalization.parse(history.score)(raw) if history.score else np.sum(list(raw.values()), axis=0)
 
 
 def _distinct(rows: Sequence[Row]) -> float:
-    """The share of different answers, each prompt counted once."""
+    """Return the share of different answers; each prompt counts once."""
     by_prompt = {row["prompt_index"]: row["answer"] for row in rows}
     return len(set(by_prompt.values())) / len(by_prompt)
 

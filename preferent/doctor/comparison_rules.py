@@ -1,26 +1,26 @@
-"""Rules about the comparison: who judged, how sure it is, and what else differs between the two sides."""
+"""Rules about the comparison: its judges, its uncertainty, and other differences between the two sides."""
 
 from collections.abc import Iterator
 
-from preferent.doctor.findings import SICK, SUSPICIOUS, Evidence, Finding
-from preferent.doctor.run_history import Row, RunHistory
+from preferent.doctor.findings import RELATIVE, SICK, SUSPICIOUS, Evidence, Finding
+from preferent.doctor.run_history import RunHistory
+from preferent.evaluation.comparison_types import JudgeFigures
+from preferent.evaluation.judges.protocol import MUCH_UNPARSABLE
+from preferent.evaluation.reward_findings import BY_LENGTH
 
-FILE = "comparison/metrics.json"
+FILE = RELATIVE.comparison.metrics.as_posix()
 AGREEMENT = 0.5
-"""Two coins agree on half of the pairs."""
-BY_LENGTH = 0.5
-"""Spearman's correlation from which on length says more than a quarter of what the ranks say."""
+"""Two random judges agree on half of the pairs."""
 BY_PLACE = 0.1
-"""Distance from one half of how often the answer shown first is chosen."""
-UNPARSABLE = 0.02
-"""Share of replies without a verdict."""
+"""Distance from one half of the share of verdicts for the answer shown first."""
 LENGTHS = 1.5
-"""Times longer or shorter; judges, people among them, prefer the longer answer (Dubois et al. 2024)."""
+"""Ratio of lengths; judges, including people, prefer the longer answer (Dubois et al. 2024)."""
 ERRORS = 2.0
+"""Standard errors."""
 IDENTICAL = 0.5
-"""Share of pairs with nothing to judge."""
+"""Share of pairs with equal answers."""
 ENDED = 0.1
-"""Share of answers: ten points fewer that end."""
+"""Difference in the share of answers that end."""
 
 
 def proxy_up_judge_down(history: RunHistory) -> Iterator[Finding]:
@@ -30,41 +30,41 @@ def proxy_up_judge_down(history: RunHistory) -> Iterator[Finding]:
         yield Finding(
             "proxy-up-judge-down",
             SICK,
-            "By the reward that was raised the tuned model is better, by the independent judge it is worse: the reward "
-            "was exploited.",
+            "The tuned model is better according to the optimised reward and worse according to the independent judge: "
+            "the policy exploited the reward.",
             (_rate("reward", proxy), _rate("judge", judge)),
-            "Raise kl_coeff, stop earlier (ppo.kl_budget), and give the reward model more preferences, best of answers "
-            "that the tuned model gives.",
+            "Raise kl_coeff, stop earlier (ppo.kl_budget), and give the reward model more preferences, ideally among "
+            "answers of the tuned model.",
         )
 
 
 def tuned_is_worse(history: RunHistory) -> Iterator[Finding]:
     judges = history.verdict.get("judges", {})
     name = history.verdict.get("headline")
-    if name and judges[name]["interval"][1] < 0.5 and all(found["interval"][0] <= 0.5 for found in judges.values()):
+    if name and judges[name]["interval"][1] < 0.5 and all(judge["interval"][0] <= 0.5 for judge in judges.values()):
         yield Finding(
             "tuned-is-worse",
             SICK,
             "The tuned model loses against the model it started from.",
-            tuple(_rate(one, found) for one, found in judges.items()),
-            "See the findings about the policy; where there are none, about the reward model.",
+            tuple(_rate(*judge) for judge in judges.items()),
+            "See the findings about the policy; if there are none, see those about the reward model.",
         )
 
 
 def verdict_open(history: RunHistory) -> Iterator[Finding]:
-    found = _headline(history)
-    if found and found["interval"][0] <= 0.5 <= found["interval"][1]:
+    name, judge = history.verdict.get("headline"), _headline(history)
+    if name and judge and judge["interval"][0] <= 0.5 <= judge["interval"][1]:
         yield Finding(
             "verdict-open",
             SUSPICIOUS,
-            "The interval of the win rate holds 50 %: it is not shown that either model is better.",
-            (_rate(history.verdict["headline"], found), Evidence(FILE, "prompts", found["prompts"])),
+            "The interval of the win rate contains 50 %: neither model is shown to be better.",
+            (_rate(name, judge), Evidence(FILE, "prompts", judge["prompts"])),
             "Compare on more prompts (eval_dataset, infer.max_prompts), or tune further.",
         )
 
 
 def judge_not_independent(history: RunHistory) -> Iterator[Finding]:
-    """The verdict of the optimised reward, or of a judge that learned from the same pairs."""
+    """Find a verdict of the optimised reward, or of a judge that learned from the same pairs."""
     advice = "Set compare.judge: independent and compare.judge_share above 0."
     if history.verdict.get("headline") == "reward":
         yield Finding(
@@ -79,8 +79,11 @@ def judge_not_independent(history: RunHistory) -> Iterator[Finding]:
         yield Finding(
             "judge-not-independent",
             SUSPICIOUS,
-            "The judge learned from the very preferences that the reward model learned from, and shares its errors.",
-            tuple(Evidence(f"{name}/stage.json", "inputs.train", str(found)[:12]) for name, found in trained.items()),
+            "The judge learned from the same preferences as the reward model, and shares its errors.",
+            tuple(
+                Evidence(RELATIVE.stage(name).description.as_posix(), "inputs.train", str(fingerprint)[:12])
+                for name, fingerprint in trained.items()
+            ),
             advice,
         )
 
@@ -90,89 +93,94 @@ def no_judge(history: RunHistory) -> Iterator[Finding]:
         yield Finding(
             "no-judge",
             SUSPICIOUS,
-            "The answers were compared by length and ROUGE only: nobody judged them.",
+            "The answers were compared only by length and ROUGE: there was no judge.",
             (Evidence(FILE, "headline", "null"),),
-            "Give `preferent compare` a judge (--in judge=FOLDER), or the recipe a preference_dataset.",
+            "Give `preferent compare` a judge (--in judge=FOLDER), or add a preference_dataset to the recipe.",
         )
 
 
 def judges_disagree(history: RunHistory) -> Iterator[Finding]:
-    for found in history.verdict.get("agreement", []):
-        if found["percent"] < AGREEMENT:
-            names = " and ".join(found["judges"])
+    for pair in history.verdict.get("agreement", []):
+        if pair["percent"] < AGREEMENT:
+            names = " and ".join(pair["judges"])
             yield Finding(
                 "judges-disagree",
                 SUSPICIOUS,
-                f"{names} agree less often than two coins.",
-                (Evidence(FILE, f"agreement of {names}", found["percent"]), Evidence(FILE, "n", found["n"])),
-                "See which of the two is no better than trivial; look at the pairs on which they disagree.",
+                f"{names} agree less often than two random judges.",
+                (Evidence(FILE, f"agreement of {names}", pair["percent"]), Evidence(FILE, "n", pair["n"])),
+                "Check whether one of them has no-better-than-trivial; look at the pairs on which they disagree.",
             )
 
 
 def judge_follows_length(history: RunHistory) -> Iterator[Finding]:
-    for name, found in history.verdict.get("judges", {}).items():
-        if abs(found.get("length_correlation", 0.0)) > BY_LENGTH:
+    for name, judge in history.verdict.get("judges", {}).items():
+        correlation = judge.get("length_correlation", 0.0)
+        if abs(correlation) > BY_LENGTH:
             yield Finding(
                 "judge-follows-length",
                 SUSPICIOUS,
-                f"On these answers the scores of {name} go with length: the verdict may be one about length.",
-                (Evidence(FILE, f"judges.{name}.length_correlation", found["length_correlation"]),),
-                "Compare among pairs of like length; see scores-follow-length.",
+                f"On these answers the scores of {name} follow the length: the verdict may be about length only.",
+                (Evidence(FILE, f"judges.{name}.length_correlation", correlation),),
+                "Compare among pairs of similar length; see scores-follow-length.",
             )
 
 
 def judge_follows_place(history: RunHistory) -> Iterator[Finding]:
-    for name, found in history.verdict.get("judges", {}).items():
-        order = found.get("order", {})
+    for name, judge in history.verdict.get("judges", {}).items():
+        order = judge.get("order", {})
         share, interval = order.get("first_slot"), order.get("first_slot_interval")
-        if interval and not interval[0] <= 0.5 <= interval[1] and abs(share - 0.5) > BY_PLACE:
+        if interval and share is not None and not interval[0] <= 0.5 <= interval[1] and abs(share - 0.5) > BY_PLACE:
             yield Finding(
                 "judge-follows-place",
                 SUSPICIOUS,
-                f"Where an answer stands decides much of what {name} says: it cancels, and tells nothing.",
+                f"The order of the answers decides many verdicts of {name}; these cancel out and carry no information.",
                 (Evidence(FILE, f"judges.{name}.order.first_slot", f"{share:.3f}"),),
-                "Take a stronger judge, or more votes; trust it no further than it agrees with people.",
+                "Use a stronger judge or more votes; trust it only as far as it agrees with people.",
             )
 
 
 def verdicts_unparsable(history: RunHistory) -> Iterator[Finding]:
-    for name, found in history.verdict.get("judges", {}).items():
-        share = found.get("order", {}).get("unparsable_share", 0.0)
-        if share > UNPARSABLE:
+    for name, judge in history.verdict.get("judges", {}).items():
+        share = judge.get("order", {}).get("unparsable_share", 0.0)
+        if share > MUCH_UNPARSABLE:
             yield Finding(
                 "verdicts-unparsable",
                 SUSPICIOUS,
-                f"Of {name} many replies held no verdict; its win rate is over the others.",
+                f"Many replies of {name} contain no verdict; its win rate leaves them out.",
                 (Evidence(FILE, f"judges.{name}.order.unparsable_share", f"{share:.3f}"),),
                 "Compare with judges.*.unparsable_as_ties; raise max_tokens, or change the judge's template.",
             )
 
 
 def judge_against_people(history: RunHistory) -> Iterator[Finding]:
-    for name, found in history.verdict.get("against_people", {}).items():
-        interval = found["intervals"].get("accuracy")
+    for name, judge in history.verdict.get("against_people", {}).items():
+        interval = judge["intervals"].get("accuracy")
         if interval and interval[1] < 0.5:
             yield Finding(
                 "judge-against-people",
                 SICK,
-                f"{name} contradicts people on most pairs on which both chose a side.",
-                (Evidence(FILE, f"against_people.{name}.accuracy", f"{found['accuracy']:.3f}"),),
-                "Do not go by this judge: compare.headline: people; and see what it rewards on those pairs.",
+                f"{name} contradicts people on most of the pairs on which both chose a side.",
+                (Evidence(FILE, f"against_people.{name}.accuracy", f"{judge['accuracy']:.3f}"),),
+                "Do not rely on this judge: set compare.headline: people, and look at what it rewards on those pairs.",
             )
 
 
 def length_changed(history: RunHistory) -> Iterator[Finding]:
     length = history.verdict.get("length")
-    if not length or abs(length["difference"]) <= ERRORS * length["standard_error"]:
+    error = length["standard_error"] if length else None
+    if not length or error is None or abs(length["difference"]) <= ERRORS * error:
         return
     longer, shorter = sorted((length["mean_a"], length["mean_b"]), reverse=True)
     if longer > LENGTHS * shorter:
         yield Finding(
             "length-changed",
             SUSPICIOUS,
-            "The tuned answers are much longer or shorter than the base's, which judges may reward for itself.",
-            tuple(Evidence(FILE, f"length.{name}", length[name]) for name in ("mean_a", "mean_b")),
-            "Read pairs of like length in the report; where length is no merit, see scores-follow-length.",
+            "The tuned answers are much longer or shorter than those of the base, and judges may reward that alone.",
+            (
+                Evidence(FILE, "length.mean_a", length["mean_a"]),
+                Evidence(FILE, "length.mean_b", length["mean_b"]),
+            ),
+            "Read pairs of similar length in the report; if length is not a merit, see scores-follow-length.",
         )
 
 
@@ -182,9 +190,9 @@ def answers_identical(history: RunHistory) -> Iterator[Finding]:
         yield Finding(
             "answers-identical",
             SUSPICIOUS,
-            "Most answers of the tuned model are those of the base: there was little to judge.",
+            "Most answers of the tuned model equal those of the base: there was little to judge.",
             (Evidence(FILE, "identical", identical), Evidence(FILE, "rows", rows)),
-            "Tune further, or compare sampled answers: infer.sampling_strategy: temperature_sampling.",
+            "Tune further, or compare sampled answers (infer.sampling_strategy: temperature_sampling).",
         )
 
 
@@ -196,18 +204,18 @@ def ends_less_often(history: RunHistory) -> Iterator[Finding]:
             SUSPICIOUS,
             "The tuned model ends its answers less often than the base.",
             tuple(Evidence(FILE, f"ended.{side}", ended[side]) for side in ("a", "b")),
-            "Raise target_sequence_length, or lower ppo.missing_eos_score.",
+            "Raise target_sequence_length, or lower reward.missing_eos_score.",
         )
 
 
-def _headline(history: RunHistory) -> Row | None:
+def _headline(history: RunHistory) -> JudgeFigures | None:
     name = history.verdict.get("headline")
     return history.verdict["judges"][name] if name else None
 
 
-def _rate(name: str, found: Row) -> Evidence:
-    low, high = found["interval"]
-    return Evidence(FILE, f"judges.{name}.win_rate", f"{found['win_rate']:.3f} ({low:.3f} to {high:.3f})")
+def _rate(name: str, judge: JudgeFigures) -> Evidence:
+    low, high = judge["interval"]
+    return Evidence(FILE, f"judges.{name}.win_rate", f"{judge['win_rate']:.3f} ({low:.3f} to {high:.3f})")
 
 
 RULES = (

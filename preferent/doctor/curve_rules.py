@@ -1,21 +1,22 @@
-"""Rules about any training curve: numbers that are not finite, rates, gradients, and the supervised loss."""
+"""Rules about any training curve: non-finite numbers, learning rates, gradients, and the supervised loss."""
 
 from collections.abc import Iterator
 
 import numpy as np
 
-from preferent.doctor.findings import SICK, SUSPICIOUS, Evidence, Finding
+from preferent.config.defaults import TUNING
+from preferent.doctor.findings import RELATIVE, SICK, SUSPICIOUS, Evidence, Finding
 from preferent.doctor.run_history import Curve, RunHistory
 
-NO_RATE = 1e-9
-"""A thousandth of the smallest default, 1e-6; AdamW moves a weight by about the rate a step."""
+NO_RATE = min(tuning.full_rate for tuning in TUNING.values()) / 1000
+"""A thousandth of the smallest default; AdamW moves a weight by about the learning rate per step."""
 SPIKE = 20.0
-"""Times the median norm. Healthy runs: at most 8 beyond their first tenth, where warm-up and a fresh head are."""
+"""Ratio to the median norm; at most 8 in healthy runs after the first tenth, which has warm-up and a new head."""
 GRADIENTS = ("gradient_norm", "policy/gradient_norm", "val/gradient_norm")
 WORSE = 1.05
-"""Validation loss over its least value: five per cent is more than supervised runs waver by."""
+"""Ratio of the validation loss to its minimum; supervised runs fluctuate by less than five per cent."""
 MAY_BE_NULL = ("val/explained_variance",)
-"""Not defined where all returns are equal, as at the optimum."""
+"""Undefined if all returns are equal, as at the optimum."""
 
 
 def not_finite(history: RunHistory) -> Iterator[Finding]:
@@ -23,17 +24,17 @@ def not_finite(history: RunHistory) -> Iterator[Finding]:
         places = [
             (row["step"], name)
             for row in history.curves[folder]
-            for name, value in row.items()
-            if value is None and name not in MAY_BE_NULL
+            for name, figure in row.items()
+            if figure is None and name not in MAY_BE_NULL
         ]
         if places:
             step, name = places[0]
             yield Finding(
                 "not-finite",
                 SICK,
-                f"A number of {folder} is not finite, and what was learned after it means nothing.",
-                (Evidence(f"{folder}/metrics.jsonl", name, "null", (step, step)),),
-                "Lower the learning rate or max_grad_norm; with ppo.reward, see what the function returns.",
+                f"A number of {folder} is not finite: whatever was learned after it is meaningless.",
+                (Evidence(RELATIVE.stage(folder).metrics.as_posix(), name, "null", (step, step)),),
+                "Lower the learning rate or max_grad_norm; with reward.sources, check what the function returns.",
             )
 
 
@@ -46,7 +47,7 @@ def learning_rate_zero(history: RunHistory) -> Iterator[Finding]:
                 SICK,
                 f"The learning rate of {folder} is practically zero: nothing was learned.",
                 (rates.at(int(rates.values.argmax())),),
-                "Raise the section's learning_rate, or the learning_rate_multiplier that it is multiplied with.",
+                "Raise the section's learning_rate, or the learning_rate_multiplier that it is multiplied by.",
             )
 
 
@@ -71,7 +72,7 @@ def no_gradient(history: RunHistory) -> Iterator[Finding]:
                 SICK,
                 "The gradient is zero at every step: nothing can be learned from these scores or losses.",
                 (norms.at(0), norms.at(-1)),
-                "See that scores differ between answers, and that lora_dim trains the layers that the model has.",
+                "Check that scores differ between answers, and that lora_dim trains layers that the model has.",
             )
 
 
@@ -83,7 +84,7 @@ def gradient_spikes(history: RunHistory) -> Iterator[Finding]:
             yield Finding(
                 "gradient-spikes",
                 SUSPICIOUS,
-                f"A gradient is more than {SPIKE:.0f} times the usual one; clipping bounds the step, not its cause.",
+                f"A gradient is more than {SPIKE:.0f} times the usual one; clipping limits the step, not the cause.",
                 (norms.at(place), Evidence(norms.file, f"median {norms.figure}", median)),
                 "Look at the batch of that step (policy/rollouts); lower the learning rate, or add warm-up.",
             )
@@ -95,9 +96,9 @@ def sft_over_trained(history: RunHistory) -> Iterator[Finding]:
         yield Finding(
             "sft-over-trained",
             SUSPICIOUS,
-            "Supervised fine-tuning got worse on held-out text, and its last state is what PPO starts from.",
+            "Supervised fine-tuning got worse on held-out text, and tuning starts from its last state.",
             (losses.at(int(losses.values.argmin())), losses.at(-1)),
-            "Lower sft.train_steps to where the validation loss is least.",
+            "Lower sft.train_steps to the step with the lowest validation loss.",
         )
 
 

@@ -1,29 +1,29 @@
-"""Rules about the data: what was dropped, doubled, contradicted or cut off, and whether there is enough of it."""
+"""Rules about the data: dropped, repeated, contradictory and cut rows, and too few of them."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from preferent.doctor.findings import SICK, SUSPICIOUS, Evidence, Finding
+from preferent.doctor.findings import RELATIVE, SICK, SUSPICIOUS, Evidence, Finding
 from preferent.doctor.run_history import RunHistory
 
-COUNTS = "data/counts.json"
+COUNTS = RELATIVE.counts.as_posix()
 DROPPED = 0.05
 """Five times what `data.max_dropped` allows by default."""
 DUPLICATED = 0.05
-"""A duplicate weighs double and hides how few rows there are; one in twenty is no accident of collecting."""
+"""A duplicate counts twice and hides how few rows there are; one in twenty is unlikely to be an accident."""
 CONTRADICTED = 0.15
-"""People disagree on 23 to 27 % of pairs (Stiennon et al. 2020, Ouyang et al. 2022): every pair asked twice makes a
-contradiction of one row in eight."""
+"""People disagree on 23 to 27 % of pairs (Stiennon et al. 2020, Ouyang et al. 2022). If every pair were labelled twice,
+one row in eight would be a contradiction."""
 TIES = 0.5
-"""A tie teaches nothing; of the arena's votes 39 % are ties (llmfao)."""
+"""A tie is not trained on; 39 % of the votes of Chatbot Arena are ties (llmfao)."""
 FEW_PAIRS = 2000
-"""Below it a reward model is hardly better than chance (Gao et al. 2022)."""
+"""With fewer pairs a reward model is hardly better than chance (Gao et al. 2022)."""
 FEW_VALIDATION_PAIRS = 100
-"""The standard error of an accuracy is at best 5 points."""
+"""The standard error of an accuracy is then up to 5 points."""
 CUT = 0.1
-"""A cut answer has lost its end, which is where the score is read."""
+"""A cut answer has lost its end, at which the score is read."""
 FEW_PROMPTS = 256
-"""As many as the score's bias is taken from, four batches of the default size."""
+"""The bias of the score is measured on as many; they are four batches of the default size."""
 FEW_VALIDATION_PROMPTS = 64
 """The policy is selected by the mean score on them; its standard error is an eighth of the scores' deviation."""
 PASSES = 50
@@ -38,9 +38,9 @@ def dropped_rows(history: RunHistory) -> Iterator[Finding]:
             yield Finding(
                 "dropped-rows",
                 SUSPICIOUS,
-                "Many rows could not be used; what is left may be another kind of data.",
+                "Many rows could not be used; the remaining rows may differ from them in kind.",
                 evidence,
-                "Read data/dropped.jsonl, which names file, line and reason, and mend the rows.",
+                "Read data/dropped.jsonl, which names file, line and reason, and correct the rows.",
             )
 
 
@@ -49,9 +49,9 @@ def duplicated_data(history: RunHistory) -> Iterator[Finding]:
         yield Finding(
             "duplicated-data",
             SUSPICIOUS,
-            f"Many rows of the {name} data say what an earlier row says.",
+            f"Many rows of the {name} data repeat an earlier row.",
             evidence,
-            "Remove repeated rows; if they are votes of several people, keep the majority's choice once.",
+            "Remove repeated rows; if they are votes of several people, keep the choice of the majority once.",
         )
 
 
@@ -60,9 +60,9 @@ def contradictory_pairs(history: RunHistory) -> Iterator[Finding]:
         yield Finding(
             "contradictory-pairs",
             SUSPICIOUS,
-            "Of too many pairs both answers were chosen: more than people disagree.",
+            "In too many pairs each answer was chosen once: people disagree less often than that.",
             evidence,
-            "See that `choice` counts from 0 everywhere, and that no source has it the other way round.",
+            "Check that `choice` counts from 0 everywhere, and that no source has it reversed.",
         )
 
 
@@ -71,9 +71,9 @@ def many_ties(history: RunHistory) -> Iterator[Finding]:
         yield Finding(
             "many-ties",
             SUSPICIOUS,
-            "Most preferences are ties, and the reward model learns nothing from a tie.",
+            "Most preferences are ties, and the reward model does not learn from ties.",
             evidence,
-            "Collect pairs of answers that differ more, or ask for a choice where people can make one.",
+            "Collect pairs of answers that differ more, or ask people to choose whenever they can.",
         )
 
 
@@ -83,7 +83,7 @@ def few_pairs(history: RunHistory) -> Iterator[Finding]:
         yield Finding(
             "few-pairs",
             SUSPICIOUS,
-            f"A model learned from fewer than {FEW_PAIRS} pairs; of so few it is hardly better than chance.",
+            f"A model learned from fewer than {FEW_PAIRS} pairs; with so few it is hardly better than chance.",
             evidence,
             "Collect more preferences; for the judge, raise compare.judge_share.",
         )
@@ -95,9 +95,9 @@ def few_validation_pairs(history: RunHistory) -> Iterator[Finding]:
         yield Finding(
             "few-validation-pairs",
             SUSPICIOUS,
-            "A checkpoint was selected on so few pairs that chance selected it.",
+            "A checkpoint was selected on so few pairs that the choice is random.",
             evidence,
-            "Raise data.validation_share, or give an eval_dataset.",
+            "Raise data.validation_share, or set eval_dataset.",
         )
 
 
@@ -107,7 +107,7 @@ def truncated_pairs(history: RunHistory) -> Iterator[Finding]:
         yield Finding(
             "truncated-pairs",
             SUSPICIOUS,
-            "Many prompts or answers were too long and were cut: the model did not see what people saw.",
+            "Many prompts or answers were too long and were cut: the model did not see the texts that people saw.",
             evidence,
             "Raise prompt_sequence_length or target_sequence_length; `preferent data check --model` counts tokens.",
         )
@@ -119,9 +119,9 @@ def few_prompts(history: RunHistory) -> Iterator[Finding]:
         yield Finding(
             "few-prompts",
             SUSPICIOUS,
-            "So few prompts that the policy learns them by heart.",
+            "There are so few prompts that the policy memorises them.",
             (Evidence(COUNTS, "parts.prompt.train", prompts),),
-            "Give more prompts; a prompt needs no preference.",
+            "Add prompts; a prompt needs no preference.",
         )
 
 
@@ -132,14 +132,14 @@ def many_passes(history: RunHistory) -> Iterator[Finding]:
         last = int(steps[-1])
         evidence = (
             Evidence(COUNTS, "parts.prompt.train", prompts),
-            Evidence("policy/metrics.jsonl", "answers to each prompt", passes, (1, last)),
+            Evidence(RELATIVE.policy.metrics.as_posix(), "answers to each prompt", passes, (1, last)),
         )
         yield Finding(
             "many-passes",
             SUSPICIOUS,
             f"PPO went over the same prompts more than {PASSES} times.",
             evidence,
-            "Give more prompts, or lower reinforcement_learning_train_steps.",
+            "Add prompts, or lower reinforcement_learning_train_steps.",
         )
 
 
@@ -149,9 +149,9 @@ def few_validation_prompts(history: RunHistory) -> Iterator[Finding]:
         yield Finding(
             "few-validation-prompts",
             SUSPICIOUS,
-            "The policy's checkpoint was selected on so few prompts that chance selected it.",
+            "The policy's checkpoint was selected on so few prompts that the choice is random.",
             (Evidence(COUNTS, "parts.prompt.validation", prompts),),
-            "Raise data.validation_share, or give an eval_dataset.",
+            "Raise data.validation_share, or set eval_dataset.",
         )
 
 
@@ -161,10 +161,11 @@ def template_mismatch(history: RunHistory) -> Iterator[Finding]:
         yield Finding(
             "template-mismatch",
             SICK,
-            "The prompts are conversations, and policy and reward model write them by different chat templates: the "
-            "reward model scores texts of a form that it never learned.",
-            tuple(_template(name, found.template) for name, found in files.items()),
-            "Start both from one model, or put the policy's chat_template.jinja beside the reward model's start.",
+            "The prompts are conversations, and policy and reward model render them with different chat templates: the "
+            "reward model scores texts in a form that it never learned.",
+            tuple(_template(name, tokenizer.template) for name, tokenizer in files.items()),
+            "Start both from one model, or copy the policy's chat_template.jinja into the folder of the model that the "
+            "reward model starts from.",
         )
 
 
@@ -172,40 +173,40 @@ def tokenizers_differ(history: RunHistory) -> Iterator[Finding]:
     files = history.tokenizers
     if len(files) < 2:
         return
-    eos = {name: found.names.get("eos", "none") for name, found in files.items()}
+    eos = {name: tokenizer.names.get("eos", "none") for name, tokenizer in files.items()}
     if files["policy"].backend != files["reward"].backend or eos["policy"] != eos["reward"]:
         yield Finding(
             "tokenizers-differ",
             SUSPICIOUS,
             "Policy and reward model have different tokenizers: answers are scored by their text instead of their "
             "tokens, and the critic starts from the policy instead of the reward model.",
-            tuple(Evidence(f"{name}/model/tokenizer_config.json", "eos_token", eos[name]) for name in files),
-            "Start both from one model, unless the reward model is meant to be of another family.",
+            tuple(_eos(name, token) for name, token in eos.items()),
+            "Start both from one model, unless the reward model is from another family on purpose.",
         )
 
 
 def _datasets(counts: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The data sets that were read, by name."""
+    """Return the data sets that were read, by name."""
     for name in ("preference", "prompt", "eval"):
         if counts.get(name, {}).get("read"):
             yield name, counts[name]
 
 
 def _counted(counts: Mapping[str, Any], key: str, share: float) -> Iterator[tuple[str, tuple[Evidence, ...]]]:
-    """The data sets of which more than a share of the kept rows are counted under `key`."""
-    for name, found in _datasets(counts):
-        if found.get(key, 0) > share * found["kept"]:
-            yield name, tuple(Evidence(COUNTS, f"{name}.{one}", found[one]) for one in (key, "kept"))
+    """Return the data sets of which more than a share of the kept rows are counted under `key`."""
+    for name, dataset in _datasets(counts):
+        if dataset.get(key, 0) > share * dataset["kept"]:
+            yield name, tuple(Evidence(COUNTS, f"{name}.{count}", dataset[count]) for count in (key, "kept"))
 
 
 def _pairs(
     history: RunHistory, part: str, bad: Callable[[Mapping[str, Any]], bool], *more: str
 ) -> tuple[Evidence, ...]:
-    """The counts of those that learn from pairs, scorers or policy, whose pairs of a part are bad."""
+    """Return the counts of those that learn from pairs, scorers or policy, and whose pairs of a part are bad."""
     learners = (*history.qualities, "policy")
     counted = {name: history.facts(name).get("counts", {}).get(part) for name in learners}
     return tuple(
-        Evidence(f"{name}/stage.json", f"{part} {figure}", counts[figure])
+        Evidence(RELATIVE.stage(name).description.as_posix(), f"{part} {figure}", counts[figure])
         for name, counts in counted.items()
         if counts and bad(counts)
         for figure in (*more, "pairs")
@@ -213,13 +214,17 @@ def _pairs(
 
 
 def _prompts(history: RunHistory, part: str) -> int | None:
-    found: int | None = history.counts.get("parts", {}).get("prompt", {}).get(part)
-    return found
+    count: int | None = history.counts.get("parts", {}).get("prompt", {}).get(part)
+    return count
 
 
 def _template(name: str, template: str | None) -> Evidence:
     shown = "none" if template is None else f"of {len(template)} characters, beginning {template[:40]!r}"
-    return Evidence(f"{name}/model", "chat template", shown)
+    return Evidence(RELATIVE.stage(name).model.as_posix(), "chat template", shown)
+
+
+def _eos(name: str, token: str) -> Evidence:
+    return Evidence((RELATIVE.stage(name).model / "tokenizer_config.json").as_posix(), "eos_token", token)
 
 
 RULES = (

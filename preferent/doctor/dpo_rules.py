@@ -1,4 +1,4 @@
-"""Rules about a policy that learned from the preferences themselves: which answers it prefers, and what befell them."""
+"""Rules about a policy that learned directly from the preferences: its preferences and its log-probabilities."""
 
 from collections.abc import Iterator
 
@@ -6,9 +6,9 @@ from preferent.doctor.findings import SICK, SUSPICIOUS, Finding
 from preferent.doctor.run_history import RunHistory
 
 FALLEN = 1.5
-"""Times the nats of the chosen answers at first: the policy gives them up together with the rejected ones."""
+"""Ratio to the nats of the chosen answers at first; above it, the policy gives them up with the rejected ones."""
 BY_HEART = 0.2
-"""Share of pairs: twenty points between training and validation are more than either wavers by."""
+"""Difference of shares of pairs; training and validation accuracy each fluctuate by less than twenty points."""
 
 
 def prefers_the_rejected(history: RunHistory) -> Iterator[Finding]:
@@ -19,7 +19,7 @@ def prefers_the_rejected(history: RunHistory) -> Iterator[Finding]:
             SICK,
             "The policy moved towards the rejected answers and away from the chosen ones.",
             (margin.mean(margin.first), margin.mean(margin.last)),
-            "See that `choice` is right; lower dpo.learning_rate.",
+            "Check that `choice` is right; lower dpo.learning_rate.",
         )
 
 
@@ -29,15 +29,15 @@ def chosen_given_up(history: RunHistory) -> Iterator[Finding]:
         yield Finding(
             "chosen-given-up",
             SUSPICIOUS,
-            "The chosen answers became much less likely, too: the loss only asks that the rejected ones fall further, "
-            "and what rises instead are answers that nobody compared.",
+            "The chosen answers became much less likely, too: the loss only makes the rejected ones fall further, and "
+            "answers that nobody compared rise instead.",
             (chosen.mean(chosen.first), chosen.mean(chosen.last)),
-            "Raise kl_coeff, lower dpo.learning_rate or dpo.train_steps, or do an sft on the chosen answers first.",
+            "Raise kl_coeff, lower dpo.learning_rate or dpo.train_steps, or run sft on the chosen answers first.",
         )
 
 
 def never_below_the_start(history: RunHistory) -> Iterator[Finding]:
-    """The first training loss is that of the reference itself, but where the loss has no reference."""
+    """Compare with the first training loss, which is that of the reference unless the loss has no reference."""
     losses, first = history.curve("policy", "validation/loss"), history.curve("policy", "loss")
     if not history.direct or not len(losses) or history.fields("policy").get("dpo.loss") == "reference_free":
         return
@@ -45,9 +45,9 @@ def never_below_the_start(history: RunHistory) -> Iterator[Finding]:
         yield Finding(
             "never-below-the-start",
             SICK,
-            "On validation pairs no checkpoint had a lower loss than the policy that it started from.",
+            "On validation pairs no checkpoint had a lower loss than the policy at the start.",
             (first.at(0), losses.at(int(losses.values.argmin()))),
-            "Lower dpo.learning_rate, raise kl_coeff, or give more preferences; see few-pairs.",
+            "Lower dpo.learning_rate, raise kl_coeff, or add preferences; see few-pairs.",
         )
 
 
@@ -57,9 +57,9 @@ def pairs_by_heart(history: RunHistory) -> Iterator[Finding]:
         yield Finding(
             "pairs-by-heart",
             SUSPICIOUS,
-            "The policy ranks the pairs it learned from much better than others: it knows them by heart.",
+            "The policy ranks the pairs that it learned from much better than others: it memorised them.",
             (training.mean(training.last), held_out.at(-1)),
-            "Lower dpo.train_steps to one to three epochs, or give more preferences.",
+            "Lower dpo.train_steps to one to three epochs, or add preferences.",
         )
 
 

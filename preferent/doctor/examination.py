@@ -1,6 +1,6 @@
-"""`preferent doctor RUN`: what is known to go wrong, looked for in the files of a run.
+"""`preferent doctor RUN`: checks the files of a run for known failure modes.
 
-A rule is a function from the run's history to findings: it reads numbers that are in the files, and runs no model.
+A rule is a function from the run's history to findings. It reads the numbers in the files and does not run a model.
 """
 
 import json
@@ -37,33 +37,35 @@ WIDTH = 100
 
 
 def main(root: Path, as_json: bool) -> None:
-    """Print what is wrong with a run directory; raises `DataError` where a finding is `sick`."""
+    """Print the findings about a run directory; raise `DataError` if one of them is `sick`."""
     history = read(root)
     findings = examine(history)
-    print(listed(findings) if as_json else render(root, history, findings))
+    print(to_json(findings) if as_json else render(root, history, findings))
     sick = sum(finding.severity == SICK for finding in findings)
     if sick:
-        raise DataError(f"{root}: {sick} of {len(findings)} findings say that the run is sick")
+        raise DataError(
+            f"{root}: {sick} of {len(findings)} findings are sick: do not trust the result; follow their advice"
+        )
 
 
 def examine(history: RunHistory) -> list[Finding]:
-    """All findings, the sick ones first."""
+    """Return all findings, the sick ones first."""
     findings = [finding for rule in RULES for finding in rule(history)]
     return sorted(findings, key=lambda finding: finding.severity != SICK)
 
 
-def listed(findings: Sequence[Finding]) -> str:
-    """The findings as a JSON list."""
+def to_json(findings: Sequence[Finding]) -> str:
+    """Return the findings as a JSON list."""
     return json.dumps([asdict(finding) for finding in findings], indent=1, ensure_ascii=False)
 
 
 def render(root: Path, history: RunHistory, findings: Sequence[Finding]) -> str:
-    """The findings in words, and what could not be looked at."""
-    counted = {severity: sum(one.severity == severity for one in findings) for severity in (SICK, SUSPICIOUS)}
-    found = ", ".join(f"{count} {severity}" for severity, count in counted.items() if count) or "nothing found"
-    parts = [f"{root}: {found}; {len(RULES)} rules", *map(_paragraph, findings)]
+    """Return the findings in words, and the files that could not be checked."""
+    counted = {severity: sum(finding.severity == severity for finding in findings) for severity in (SICK, SUSPICIOUS)}
+    counts = ", ".join(f"{count} {severity}" for severity, count in counted.items() if count) or "nothing found"
+    parts = [f"{root}: {counts}; {len(RULES)} rules", *map(_paragraph, findings)]
     if history.missing:
-        parts.append(_wrapped(f"Not there, and so not looked at: {', '.join(history.missing)}"))
+        parts.append(_wrapped(f"Missing, and therefore not checked: {', '.join(history.missing)}"))
     return "\n\n".join(parts)
 
 

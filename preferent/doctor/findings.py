@@ -1,16 +1,21 @@
-"""What a rule found: a name, how bad it is, the figures that show it, and what to do."""
+"""Findings of the rules: a name, a severity, the figures that show it, and advice."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
+
+from preferent.runs.directory import RunDirectory
 
 SICK: Literal["sick"] = "sick"
 SUSPICIOUS: Literal["suspicious"] = "suspicious"
 Severity = Literal["sick", "suspicious"]
+RELATIVE = RunDirectory(Path())
+"""Paths as evidence names them: relative to the run directory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """One figure, where it is written; `steps` are the first and the last step that a mean was taken over."""
+    """A figure and the file that contains it; `steps` are the first and the last step that a mean is taken over."""
 
     file: str
     figure: str
@@ -30,7 +35,7 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`sick`: the result cannot be trusted, or there is none; `suspicious`: look before you trust it."""
+    """A problem: `sick` if the result cannot be trusted or is missing, `suspicious` if it needs a check."""
 
     name: str
     severity: Severity

@@ -1,33 +1,33 @@
-"""Rules about PPO: the divergence, the ratio, the updates, the critic, the entropy, and the selected checkpoint."""
+"""Rules about PPO: the KL, the ratio, the updates, the critic, the entropy, and the selected checkpoint."""
 
 import math
 from collections.abc import Iterator
 
 import numpy as np
 
-from preferent.doctor.findings import SICK, SUSPICIOUS, Evidence, Finding
+from preferent.doctor.findings import RELATIVE, SICK, SUSPICIOUS, Evidence, Finding
 from preferent.doctor.run_history import Curve, RunHistory
 
-STAGE = "policy/stage.json"
+STAGE = RELATIVE.policy.description.as_posix()
 ROUNDING = 1e-3
-"""Nats: what fp32 sums over a vocabulary and an answer leave of a zero."""
+"""Nats; the rounding error of fp32 sums over a vocabulary and an answer."""
 EXACT = 1e-5
-"""Of a mean of ones; the first update of a step uses the very log-probabilities that it divides by."""
+"""Rounding error of a mean of ones; the first update of a step divides equal log-probabilities."""
 ERRORS = 5.0
 ESTIMATES = 0.1
-"""k1 is unbiased for the KL: five standard errors and a tenth of it are no noise."""
+"""k1 is an unbiased estimate of the KL: five standard errors and a tenth of the KL are not noise."""
 CLIPPED = 0.2
-"""Mean share of clipped tokens. Huang et al. 2024 see .07 in the fourth epoch."""
+"""Mean share of clipped tokens; .07 in the fourth epoch in Huang et al. 2024."""
 APPROXKL = 0.05
-"""Nats a token between two steps. Huang et al. 2024 see .008 in the fourth epoch."""
-NATS_A_TOKEN = 0.9
-"""Of two over-optimised seeds the KL was 50 and 85 nats on answers of 53 tokens (Huang et al. 2024)."""
+"""Nats per token between two steps; .008 in the fourth epoch in Huang et al. 2024."""
+NATS_PER_TOKEN = 0.9
+"""Two over-optimised seeds had a KL of 50 and 85 nats on answers of 53 tokens (Huang et al. 2024)."""
 OFF = 1.5
-"""Times the KL target or budget."""
+"""Ratio to the KL target or budget."""
 UNMOVED = 0.01
-"""Nats an answer; the better of two answers already is 0.19 away (log 2 - 1/2)."""
+"""Nats per answer; the better of two answers is already 0.19 away (log 2 - 1/2)."""
 COLLAPSED = 0.15
-"""Of the entropy at the beginning. Healthy runs, which learn to be surer, keep more than a third."""
+"""Share of the entropy at the beginning; healthy runs, which become more certain, keep more than a third."""
 LOST = 0.5
 """Share of the gain on validation prompts that was lost again."""
 
@@ -39,10 +39,10 @@ def negative_kl(history: RunHistory) -> Iterator[Finding]:
             yield Finding(
                 "negative-kl",
                 SICK,
-                "The KL to the reference is below zero, which no divergence can be: it is not measured between the "
-                "distributions it should be.",
+                "The KL to the reference is below zero, which is impossible: it is not measured between the right "
+                "distributions.",
                 (kl.at(int(kl.values.argmin())),),
-                "Report it; until then believe neither the KL nor the objective.",
+                "Report it as a bug; until it is corrected, trust neither the KL nor the objective.",
             )
 
 
@@ -53,9 +53,9 @@ def first_kl(history: RunHistory) -> Iterator[Finding]:
             yield Finding(
                 "first-kl",
                 SICK,
-                "Before any learning the policy already differs from its reference, although it starts as it.",
+                "The policy differs from its reference before any update, although both start from the same model.",
                 (kl.at(0),),
-                "See that model= and the reference are the same files, and that no dropout is on.",
+                "Check that model= and the reference are the same files, and that dropout is off.",
             )
 
 
@@ -66,10 +66,10 @@ def first_ratio(history: RunHistory) -> Iterator[Finding]:
         yield Finding(
             "first-ratio",
             SICK,
-            "The ratio of new to old probabilities is not 1 before a step learned anything: the old ones were computed "
-            "otherwise than the new ones.",
-            (ratio.at(int(off[0])), Evidence("policy/metrics.jsonl", "such steps", len(off))),
-            "See that nothing random (dropout) is on; else report it.",
+            "The ratio of new to old probabilities is not 1 before the first update of a step: old and new "
+            "probabilities were computed in different ways.",
+            (ratio.at(int(off[0])), Evidence(ratio.file, "such steps", len(off))),
+            "Check that nothing random (dropout) is on; otherwise report it as a bug.",
         )
 
 
@@ -84,10 +84,10 @@ def kl_estimates_disagree(history: RunHistory) -> Iterator[Finding]:
         yield Finding(
             "kl-estimates-disagree",
             SICK,
-            "The KL of the sampled tokens is systematically another than the KL over the whole vocabulary: tokens were "
+            "The KL of the sampled tokens differs systematically from the KL over the whole vocabulary: tokens were "
             "not drawn from the distribution that is trained.",
             (kl.mean(everything), k1.mean(everything)),
-            "See that sampler and training use one temperature and one set of weights.",
+            "Check that sampler and training use the same temperature and the same weights.",
         )
 
 
@@ -96,7 +96,7 @@ def no_leash(history: RunHistory) -> Iterator[Finding]:
         yield Finding(
             "no-leash",
             SUSPICIOUS,
-            "Nothing holds the policy to its reference, and it will find what is wrong with the reward.",
+            "Nothing keeps the policy near its reference, and it will exploit the errors of the reward.",
             (Evidence(STAGE, "kl_coeff", 0),),
             "Set kl_coeff (0.1 is the default), unless the reward is exact.",
         )
@@ -104,11 +104,11 @@ def no_leash(history: RunHistory) -> Iterator[Finding]:
 
 def kl_explodes(history: RunHistory) -> Iterator[Finding]:
     kl, length = history.curve("policy", "objective/kl"), history.curve("policy", "tokens/length")
-    if kl.long and len(length) and kl.late > NATS_A_TOKEN * length.late:
+    if kl.long and len(length) and kl.late > NATS_PER_TOKEN * length.late:
         yield Finding(
             "kl-explodes",
             SICK,
-            "The policy is nearly a nat a token away from its reference: where others were, people did not like it.",
+            "The policy is nearly one nat per token away from its reference; people disliked others at this distance.",
             (kl.mean(kl.last), length.mean(length.last)),
             "Raise kl_coeff, set ppo.kl_target or ppo.kl_budget, or lower ppo.learning_rate.",
         )
@@ -120,7 +120,7 @@ def kl_off_target(history: RunHistory) -> Iterator[Finding]:
         yield Finding(
             "kl-off-target",
             SUSPICIOUS,
-            "The controller of kl_coeff did not hold the KL at its target.",
+            "The controller of kl_coeff did not keep the KL at its target.",
             (kl.mean(kl.last), Evidence(STAGE, "ppo.kl_target", target)),
             "Lower ppo.kl_horizon so that it acts faster, or start with a larger kl_coeff.",
         )
@@ -132,7 +132,7 @@ def kl_over_budget(history: RunHistory) -> Iterator[Finding]:
         yield Finding(
             "kl-over-budget",
             SUSPICIOUS,
-            "The KL was far over its budget before a validation saw it.",
+            "The KL was far above its budget before a validation measured it.",
             (kl.at(int(kl.values.argmax())), Evidence(STAGE, "ppo.kl_budget", budget)),
             "Lower ppo.validation_every, or raise kl_coeff.",
         )
@@ -145,9 +145,9 @@ def policy_does_not_move(history: RunHistory) -> Iterator[Finding]:
         yield Finding(
             "policy-does-not-move",
             SUSPICIOUS,
-            "After all these steps the policy is still its reference.",
+            "At the end of training the policy still equals its reference.",
             (kl.mean(kl.last), history.curve("policy", "learning_rate").at(-1)),
-            "Raise ppo.learning_rate (small models trained in full want 1e-4 and more), or lower kl_coeff.",
+            "Raise ppo.learning_rate (small models trained in full need 1e-4 and more), or lower kl_coeff.",
         )
 
 
@@ -165,9 +165,9 @@ def critic_explains_nothing(history: RunHistory) -> Iterator[Finding]:
         yield Finding(
             "critic-explains-nothing",
             SUSPICIOUS,
-            "The critic predicts returns worse than their mean would: the advantages are noise.",
+            "The critic predicts returns worse than their mean does: the advantages are noise.",
             (explained.mean(explained.first), explained.mean(explained.last)),
-            "Raise ppo.critic_learning_rate, take a larger ppo.batch_size, or ppo.value_clip_range: null.",
+            "Raise ppo.critic_learning_rate or ppo.batch_size, or set ppo.value_clip_range: null.",
         )
 
 
@@ -177,7 +177,7 @@ def entropy_collapse(history: RunHistory) -> Iterator[Finding]:
         yield Finding(
             "entropy-collapse",
             SUSPICIOUS,
-            "The policy has become nearly certain of every token; it explores no more.",
+            "The policy has become nearly certain of every token and no longer explores.",
             (entropy.mean(entropy.first), entropy.mean(entropy.last)),
             "Raise kl_coeff, or lower ppo.learning_rate or ppo.epochs.",
         )
@@ -201,9 +201,9 @@ def never_better(history: RunHistory) -> Iterator[Finding]:
         yield Finding(
             "never-better",
             SICK,
-            "No checkpoint beat the start on validation prompts, so policy/model is the model it started from.",
+            "No checkpoint was better than the start on validation prompts: policy/model is the model it started from.",
             (Evidence(STAGE, "best_step", 0), Evidence(STAGE, "steps", facts["steps"])),
-            "See the other findings; else lower kl_coeff, or lower ppo.validation_every to see earlier checkpoints.",
+            "See the other findings; if there are none, lower kl_coeff, or validate more often (ppo.validation_every).",
         )
 
 
@@ -227,9 +227,9 @@ def _too_large(curve: Curve, bound: float, name: str, how: str) -> Iterator[Find
         yield Finding(
             name,
             SUSPICIOUS,
-            f"In its updates the policy's tokens {how}: steps are too large for the rollouts they are made from.",
+            f"In the updates the policy's tokens {how}: the steps are too large for their rollouts.",
             (curve.mean(slice(None)), curve.at(int(curve.values.argmax()))),
-            "Lower ppo.learning_rate or ppo.epochs, or take a larger ppo.batch_size.",
+            "Lower ppo.learning_rate or ppo.epochs, or raise ppo.batch_size.",
         )
 
 

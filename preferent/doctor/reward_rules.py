@@ -1,9 +1,9 @@
-"""Rules about reward model and judge: whether they learned, what from, and how sure of themselves they are."""
+"""Rules about reward model and judge: their training, their accuracy, and their confidence."""
 
 import math
 from collections.abc import Iterator
 
-from preferent.doctor.findings import SICK, SUSPICIOUS, Evidence, Finding
+from preferent.doctor.findings import RELATIVE, SICK, SUSPICIOUS, Evidence, Finding
 from preferent.doctor.run_history import RunHistory
 from preferent.evaluation.reward_findings import BY_LENGTH, OVER_CONFIDENT
 
@@ -12,11 +12,11 @@ AT_CHANCE = math.log(2) - 0.01
 ERRORS = 2.0
 """Standard errors within which an accuracy cannot be told from another."""
 OVER_TRAINED = 1.25
-"""Last validation loss over the least: beyond it the later steps were for nothing."""
+"""Ratio of the last validation loss to the lowest; above it the later steps were useless."""
 STILL = 0.98
-"""Last validation loss over the one before: a fall of 2 % is a curve that has not flattened."""
+"""Ratio of the last validation loss to the lowest before it; a fall of 2 % shows that the curve has not flattened."""
 EPOCHS = 10
-"""One epoch is the rule (Stiennon 2020, Ouyang 2022, Huang 2024), two can be better (RewardBench 2)."""
+"""One epoch is usual (Stiennon 2020, Ouyang 2022, Huang 2024), two can be better (RewardBench 2)."""
 
 
 def loss_at_chance(history: RunHistory) -> Iterator[Finding]:
@@ -28,19 +28,19 @@ def loss_at_chance(history: RunHistory) -> Iterator[Finding]:
                 SICK,
                 f"The {folder} model cannot tell chosen from rejected even in training: its loss stays at log 2.",
                 (losses.mean(losses.first), losses.mean(losses.last)),
-                "Raise reward.learning_rate (small models want 1e-4 and more) or train longer; see that `choice` is "
+                "Raise reward.learning_rate (small models need 1e-4 and more) or train longer; check that `choice` is "
                 "right.",
             )
 
 
 def no_better_than_trivial(history: RunHistory) -> Iterator[Finding]:
-    """The longer answer, the shorter answer, or a coin."""
+    """Compare with preferring the longer or the shorter answer, and with chance."""
     for folder in history.qualities:
-        part, found = history.held_out(folder)
-        if not found:
+        part, figures = history.held_out(folder)
+        if not figures:
             continue
-        accuracy, longer = found["accuracy"], found["longer_accuracy"]
-        trivial, error = max(longer, 1 - longer), math.sqrt(accuracy * (1 - accuracy) / found["count"])
+        accuracy, longer = figures["accuracy"], figures["longer_accuracy"]
+        trivial, error = max(longer, 1 - longer), math.sqrt(accuracy * (1 - accuracy) / figures["count"])
         if accuracy > trivial + ERRORS * error:
             continue
         sick = accuracy <= trivial
@@ -53,60 +53,63 @@ def no_better_than_trivial(history: RunHistory) -> Iterator[Finding]:
                 _quality(folder, part, "accuracy", accuracy),
                 _quality(folder, part, "longer_accuracy", longer),
                 _quality(folder, part, "accuracy of the shorter", 1 - longer),
-                _quality(folder, part, "count", found["count"]),
+                _quality(folder, part, "count", figures["count"]),
             ),
-            "More or cleaner preferences; a larger model; see few-pairs, over-trained and loss-at-chance.",
+            "Use more or cleaner preferences, or a larger model; see few-pairs, over-trained and loss-at-chance.",
         )
 
 
 def no_better_than_words(history: RunHistory) -> Iterator[Finding]:
-    """A Bradley-Terry model of TF-IDF, learned from the same pairs."""
+    """Compare with a Bradley-Terry model of TF-IDF that learned from the same pairs."""
     for folder in history.qualities:
-        found = history.qualities[folder].get("rules", {}).get("words")
-        if not found or found["lead"] > 0:
+        words = history.qualities[folder].get("rules", {}).get("words")
+        if not words or words["lead"] > 0:
             continue
         part, _ = history.held_out(folder)
         yield Finding(
             "no-better-than-words",
             SUSPICIOUS,
-            f"The {folder} model is no better than a bag of words learned from preferences.",
+            f"The {folder} model is not better than a bag of words that learned from the preferences.",
             (
-                _quality(folder, part, "accuracy of the bag of words", found["share"]),
-                _quality(folder, part, "lead over it", found["lead"]),
+                _quality(folder, part, "accuracy of the bag of words", words["share"]),
+                _quality(folder, part, "lead over it", words["lead"]),
             ),
-            "A larger model, more preferences, or other training; PPO will look for the words that pay.",
+            "Use a larger model, more preferences, or other training settings; PPO would exploit single words.",
         )
 
 
 def over_confident(history: RunHistory) -> Iterator[Finding]:
     for folder in history.qualities:
-        part, found = history.held_out(folder)
+        part, figures = history.held_out(folder)
         bins = history.qualities.get(folder, {}).get("reliability", [])
-        count = sum(one["count"] for one in bins)
-        if not count:
+        count = sum(group["count"] for group in bins)
+        if not count or not figures:
             continue
-        gap = sum(one["count"] * (one["confidence"] - one["accuracy"]) for one in bins) / count
+        gap = sum(group["count"] * (group["confidence"] - group["accuracy"]) for group in bins) / count
         if gap > max(OVER_CONFIDENT, ERRORS * 0.5 / math.sqrt(count)):
-            evidence = _quality(folder, part, "ece", found["ece"])
             yield Finding(
                 "over-confident",
                 SUSPICIOUS,
-                f"The {folder} model is surer of its choices than it is right: its scores are too far apart.",
-                (evidence, Evidence(f"{folder}/quality.json", "mean confidence over accuracy", gap)),
-                "Fewer reward_model_train_steps, reward.weight_decay, or reward.normalize: std.",
+                f"The {folder} model is more confident than accurate: its scores are too far apart.",
+                (
+                    _quality(folder, part, "ece", figures["ece"]),
+                    Evidence(_file(folder), "mean confidence over accuracy", gap),
+                ),
+                "Lower reward_model_train_steps, raise reward.weight_decay, or set reward.normalize: std.",
             )
 
 
 def scores_follow_length(history: RunHistory) -> Iterator[Finding]:
     for folder in history.qualities:
-        part, found = history.held_out(folder)
-        if found and abs(found["length_correlation"]) > BY_LENGTH:
+        part, figures = history.held_out(folder)
+        if figures and abs(figures["length_correlation"]) > BY_LENGTH:
             yield Finding(
                 "scores-follow-length",
                 SUSPICIOUS,
-                f"The {folder} model's scores go with the length of the answers.",
-                (_quality(folder, part, "length_correlation", found["length_correlation"]),),
-                "Pairs of like length, or of which the longer is as often the worse; PPO will find the short cut.",
+                f"The {folder} model's scores follow the length of the answers.",
+                (_quality(folder, part, "length_correlation", figures["length_correlation"]),),
+                "Use pairs of similar length, or pairs in which the longer answer is as often the worse one; PPO would "
+                "exploit length.",
             )
 
 
@@ -117,10 +120,10 @@ def over_trained(history: RunHistory) -> Iterator[Finding]:
             yield Finding(
                 "over-trained",
                 SUSPICIOUS,
-                f"The {folder} model's validation loss rose again long before the end; the model of the least loss is "
-                "kept, but it is an early one.",
+                f"The {folder} model's validation loss rose again long before the end; the model with the lowest loss "
+                "is kept, but it is an early one.",
                 (losses.at(int(losses.values.argmin())), losses.at(-1)),
-                "Fewer reward_model_train_steps, a lower rate, reward.weight_decay, or more preferences.",
+                "Lower reward_model_train_steps or the learning rate, raise reward.weight_decay, or add preferences.",
             )
 
 
@@ -133,7 +136,7 @@ def still_improving(history: RunHistory) -> Iterator[Finding]:
                 SUSPICIOUS,
                 f"The {folder} model was still getting better when training ended.",
                 (losses.at(-2), losses.at(-1)),
-                "Raise reward_model_train_steps: the same run goes on from its last checkpoint.",
+                "Raise reward_model_train_steps; the same run continues from its last checkpoint.",
             )
 
 
@@ -144,14 +147,18 @@ def many_epochs(history: RunHistory) -> Iterator[Finding]:
             yield Finding(
                 "many-epochs",
                 SUSPICIOUS,
-                f"The {folder} model saw every pair more than {EPOCHS} times; one or two are usual.",
-                (Evidence(f"{folder}/stage.json", "epochs", epochs),),
-                "Fewer reward_model_train_steps, or more preferences; for the judge, a larger compare.judge_share.",
+                f"The {folder} model saw every pair more than {EPOCHS} times; once or twice is usual.",
+                (Evidence(RELATIVE.stage(folder).description.as_posix(), "epochs", epochs),),
+                "Lower reward_model_train_steps, or add preferences; for the judge, raise compare.judge_share.",
             )
 
 
 def _quality(folder: str, part: str, name: str, value: float) -> Evidence:
-    return Evidence(f"{folder}/quality.json", f"{part} {name}", value)
+    return Evidence(_file(folder), f"{part} {name}", value)
+
+
+def _file(folder: str) -> str:
+    return RELATIVE.stage(folder).quality.as_posix()
 
 
 RULES = (

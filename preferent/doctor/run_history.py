@@ -1,4 +1,4 @@
-"""What the files of a run say, read once; a file that is not there says nothing."""
+"""The files of a run, read once; a missing file is empty."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,24 +9,27 @@ from typing import Any
 import numpy as np
 
 from preferent import files
-from preferent.config import stage_graph
+from preferent.config import run_schema, stage_graph
 from preferent.data.tokenizer import tokenizer_files as tokenizer_folder
-from preferent.doctor.findings import Evidence
+from preferent.doctor.findings import RELATIVE, Evidence
 from preferent.errors import DataError, PlatformError
+from preferent.evaluation.comparison_types import ComparisonMetrics
+from preferent.evaluation.quality_types import PartFigures, QualityFigures
 from preferent.runs import metrics
+from preferent.runs.directory import RunDirectory
 
 LONG = 10
-"""Steps from which on a curve has a beginning and an end that can be told apart."""
+"""Steps from which on the beginning and the end of a curve can be told apart."""
 
-OF_REWARDS = ("reward/", "policy/score.json", "policy/rollouts/")
-"""What a policy that learned from the preferences themselves does without."""
+OF_REWARDS = (RELATIVE.stage("reward").folder, RELATIVE.policy.score, RELATIVE.policy.rollouts)
+"""Folders and files that a policy that learns directly from the preferences does not need."""
 
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One number of a `metrics.jsonl` by step; rows without it are left out."""
+    """A figure of a `metrics.jsonl` by step; rows without it are left out."""
 
     file: str
     figure: str
@@ -41,10 +44,12 @@ class Curve:
         return len(self) >= LONG
 
     def at(self, place: int) -> Evidence:
+        """Return the figure at one place."""
         step = int(self.steps[place])
         return Evidence(self.file, self.figure, float(self.values[place]), (step, step))
 
     def mean(self, part: slice) -> Evidence:
+        """Return the mean over a part."""
         steps = self.steps[part]
         return Evidence(
             self.file, f"mean {self.figure}", float(self.values[part].mean()), (int(steps[0]), int(steps[-1]))
@@ -52,7 +57,7 @@ class Curve:
 
     @property
     def first(self) -> slice:
-        """The first tenth, short because most changes there."""
+        """The first tenth; it is short because the curve changes most there."""
         return slice(0, max(1, len(self) // 10))
 
     @property
@@ -71,97 +76,103 @@ class Curve:
 
 @dataclass(frozen=True)
 class RunHistory:
-    """`stages`, `curves` and `qualities` are `stage.json`, `metrics.jsonl` and `quality.json` by folder, `qualities` of
-    every reward model that the run may have; `counts`,
-    `score`, `verdict` and `samples` the data's counts, the score's normaliser, the comparison's metrics, and the
-    decoded rollouts; `tokenizers` those of policy and reward model; `chat` whether the prompts are conversations."""
+    """The files of a run.
+
+    `stages`, `curves` and `qualities` are `stage.json`, `metrics.jsonl` and `quality.json` by folder; `qualities` has
+    every reward model that the run may have. `counts`, `score`, `verdict` and `samples` are the counts of the data, the
+    normaliser of the scores, the figures of the comparison, and the decoded rollouts. `tokenizers` are those of policy
+    and reward model. `chat` says whether the prompts are conversations, `missing` names the files that do not exist.
+    """
 
     counts: Row
     stages: Mapping[str, Row]
     curves: Mapping[str, Sequence[Row]]
-    qualities: Mapping[str, Row]
+    qualities: Mapping[str, QualityFigures]
     score: Row
-    verdict: Row
+    verdict: ComparisonMetrics
     samples: Sequence[Row]
     tokenizers: Mapping[str, tokenizer_folder.TokenizerFiles]
     chat: bool
     missing: tuple[str, ...]
 
     def fields(self, folder: str) -> Row:
-        """The recipe fields that a stage was made with."""
-        found: Row = self.stages.get(folder, {}).get("fields", {})
-        return found
+        """Return the recipe fields of a stage."""
+        fields: Row = self.stages.get(folder, {}).get("fields", {})
+        return fields
 
     def facts(self, folder: str) -> Row:
-        """What a stage found out while it ran."""
-        found: Row = self.stages.get(folder, {}).get("facts", {})
-        return found
+        """Return the facts that a stage recorded while it ran."""
+        facts: Row = self.stages.get(folder, {}).get("facts", {})
+        return facts
 
     def curve(self, folder: str, figure: str) -> Curve:
+        """Return a figure of a folder's metrics by step."""
         rows = [row for row in self.curves[folder] if row.get(figure) is not None]
         steps, values = [row["step"] for row in rows], [float(row[figure]) for row in rows]
-        return Curve(f"{folder}/metrics.jsonl", figure, np.array(steps, np.int64), np.array(values, np.float64))
+        file = RELATIVE.stage(folder).metrics.as_posix()
+        return Curve(file, figure, np.array(steps, np.int64), np.array(values, np.float64))
 
     @property
     def direct(self) -> bool:
-        """Whether the policy learned from the preferences themselves."""
+        """Whether the policy learned directly from the preferences."""
         return self.stages.get("policy", {}).get("stage") == "dpo"
 
-    def held_out(self, folder: str) -> tuple[str, Row]:
-        """The quality of a scorer on the pairs least used before: test, else validation; and which these are."""
+    def held_out(self, folder: str) -> tuple[str, PartFigures | None]:
+        """Return the part with the least used pairs, test or else validation, and the quality of a scorer on it."""
         quality = self.qualities.get(folder, {})
-        part = next((name for name in ("test", "validation") if name in quality), "")
-        return part, quality.get(part, {})
+        if "test" in quality:
+            return "test", quality["test"]
+        return ("validation", quality["validation"]) if "validation" in quality else ("", None)
 
 
 def read(root: Path) -> RunHistory:
-    """The history of a run directory, finished or not."""
+    """Return the history of a run directory, finished or not."""
     if not root.is_dir():
         raise PlatformError(f"{root}: no such run directory; make one with `preferent run RECIPE`")
-    files = {name: root / name for name in ("data/counts.json", "policy/score.json", "comparison/metrics.json")}
-    scorers = (*stage_graph.members(["reward", *(path.name for path in root.iterdir())]), "judge")
-    trained = ("sft", *scorers, "policy")
-    stages = {name: root / name / "stage.json" for name in trained}
-    qualities = {name: root / name / "quality.json" for name in scorers}
-    samples = root / "policy" / "rollouts" / "samples.jsonl"
-    curves = {name: root / name / "metrics.jsonl" for name in trained}
-    expected = [*files.values(), *stages.values(), *curves.values(), *qualities.values(), samples]
-    there = {path.relative_to(root).as_posix(): path.exists() for path in expected}
-    if not any(there.values()):
-        raise DataError(f"{root}: holds nothing that a run writes; name the folder that has policy/ and reward/ in it")
-    counts, score, verdict = (_object(path) for path in files.values())
-    found = RunHistory(
-        counts=counts,
-        stages={name: _object(path) for name, path in stages.items()},
-        curves={name: metrics.read(path) for name, path in curves.items()},
-        qualities={name: _object(path) for name, path in qualities.items()},
-        score=score,
-        verdict=verdict,
-        samples=_lines(samples),
-        tokenizers={name: found for name in ("policy", "reward") if (found := _tokenizer(root, name)) is not None},
-        chat=_chat(root / "data" / "prompt" / "train.jsonl"),
-        missing=tuple(name for name, found in there.items() if not found),
+    run = RunDirectory(root)
+    scorers = (*stage_graph.members(["reward", *(path.name for path in run.entries())]), "judge")
+    trained = {name: run.stage(name) for name in ("sft", *scorers, "policy")}
+    history = RunHistory(
+        counts=_object(run.counts),
+        stages={name: run_schema.translated(_object(stage.description)) for name, stage in trained.items()},
+        curves={name: metrics.read(stage.metrics) for name, stage in trained.items()},
+        qualities={name: _object(trained[name].quality) for name in scorers},
+        score=_object(run.policy.score),
+        verdict=_object(run.comparison.metrics),
+        samples=_lines(run.policy.samples),
+        tokenizers=_tokenizers(run),
+        chat=_chat(run.prompts("train")),
+        missing=(),
     )
-    expected_of_it = [name for name in found.missing if not (found.direct and name.startswith(OF_REWARDS))]
-    return replace(found, missing=tuple(expected_of_it))
+    expected = [run.counts, run.policy.score, run.comparison.metrics]
+    expected += [stage.description for stage in trained.values()] + [stage.metrics for stage in trained.values()]
+    expected += [*(trained[name].quality for name in scorers), run.policy.samples]
+    missing = [path.relative_to(root) for path in expected if not path.exists()]
+    if len(missing) == len(expected):
+        raise DataError(
+            f"{root}: not a run directory: it contains no file of a run; name the folder with policy/ and reward/ in it"
+        )
+    if history.direct:
+        missing = [path for path in missing if not any(path.is_relative_to(unused) for unused in OF_REWARDS)]
+    return replace(history, missing=tuple(path.as_posix() for path in missing))
 
 
-def _object(path: Path) -> Row:
+def _object(path: Path) -> Any:
     return files.read_json(path) if path.exists() else {}
 
 
 def _lines(path: Path) -> Sequence[Row]:
-    """The rows of a file to which a running stage may be appending."""
+    """Return the rows of a file to which a running stage may be appending."""
     if not path.exists():
         return []
     with open(path, encoding="utf-8") as file:
         return [json.loads(line) for line in file if line.endswith("}\n")]
 
 
-def _tokenizer(root: Path, name: str) -> tokenizer_folder.TokenizerFiles | None:
-    """The tokenizer beside a model that the run made; None where there is no model yet."""
-    folder = root / name / "model"
-    return tokenizer_folder.read(folder) if (folder / "tokenizer.json").exists() else None
+def _tokenizers(run: RunDirectory) -> dict[str, tokenizer_folder.TokenizerFiles]:
+    """Return the tokenizers of the models that the run has made."""
+    models = {name: run.stage(name).model for name in ("policy", "reward")}
+    return {name: tokenizer_folder.read(model) for name, model in models.items() if (model / "tokenizer.json").exists()}
 
 
 def _chat(path: Path) -> bool:

@@ -3,28 +3,30 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from preferent.data.predictions import Answer, Answers
 from preferent.evaluation import statistics
+from preferent.evaluation.comparison_types import BestOfFigures, DuplicateFigures, KLFigures, LengthFigures
 from preferent.evaluation.statistics import best_of, rouge
 
 
-def divergence(answers: Sequence[Answer]) -> dict[str, Any] | None:
+def divergence(answers: Sequence[Answer]) -> KLFigures | None:
     """KL to the reference in nats an answer: mean over prompts, standard error, rows; and the k1 estimate's mean."""
     rows = [(answer.prompt, answer.kl, answer.kl_k1) for answer in answers if answer.kl is not None]
     if not rows:
         return None
-    found = asdict(statistics.mean([kl for _, kl, _ in rows if kl is not None], [prompt for prompt, _, _ in rows]))
+    mean = statistics.mean([kl for _, kl, _ in rows if kl is not None], [prompt for prompt, _, _ in rows])
+    found = cast(KLFigures, asdict(mean))
     k1 = [(prompt, value) for prompt, _, value in rows if value is not None]
     if k1:
         found["k1_mean"] = statistics.mean([value for _, value in k1], [prompt for prompt, _ in k1]).mean
     return found
 
 
-def selection(answers: Sequence[Answer]) -> dict[str, Any] | None:
+def selection(answers: Sequence[Answer]) -> BestOfFigures | None:
     """Where each answer is the best of n: n, how far keeping the best moves them from the policy at the most, and what
     the best of 1, 2, 4, … scores, estimated from all n."""
     rows = [answer.scores for answer in answers if answer.scores is not None]
@@ -44,13 +46,13 @@ def measured(answers: Answers) -> tuple[dict[str, list[int]], str]:
     return {side: [len(answer.text.split()) for answer in rows] for side, rows in answers.items()}, "words"
 
 
-def lengths(answers: Answers) -> dict[str, Any]:
+def lengths(answers: Answers) -> LengthFigures:
     """Mean lengths of a and b and how they differ; and the mean of every further side."""
     prompts = [answer.prompt for answer in answers["a"]]
     by_side, unit = measured(answers)
     found: dict[str, Any] = {"unit": unit} | asdict(statistics.lengths(by_side["a"], by_side["b"], prompts))
     further = {side: statistics.mean(by_side[side], prompts).mean for side in by_side if side not in ("a", "b")}
-    return found | {f"mean_{side}": mean for side, mean in further.items()}
+    return cast(LengthFigures, found | {f"mean_{side}": mean for side, mean in further.items()})
 
 
 def ended(answers: Answers) -> dict[str, float]:
@@ -59,9 +61,9 @@ def ended(answers: Answers) -> dict[str, float]:
     return {side: float(np.mean(values)) for side, values in said.items() if values}
 
 
-def duplicates(answers: Answers) -> dict[str, dict[str, Any]]:
+def duplicates(answers: Answers) -> dict[str, DuplicateFigures]:
     """Of each side the answers that it gave to several prompts: how many rows, their share, and the most frequent."""
-    found = {}
+    found: dict[str, DuplicateFigures] = {}
     for side, rows in answers.items():
         prompts: dict[str, set[str]] = {}
         for place, answer in enumerate(rows):
@@ -89,7 +91,11 @@ def rouges(answers: Answers) -> dict[str, Any] | None:
 def difficulty(answers: Sequence[Answer]) -> dict[str, float] | None:
     """How hard each prompt is by AlpacaEval's measure, the key `instruction_difficulty` of its row in the prompts file;
     None unless all say it."""
-    found = {one.id: one.asked.extra.get("instruction_difficulty") for one in answers if one.asked is not None}
+    found = {
+        one.id: one.prompt_record.extra.get("instruction_difficulty")
+        for one in answers
+        if one.prompt_record is not None
+    }
     if len(found) < len(answers) or not all(isinstance(value, int | float) for value in found.values()):
         return None
     return {id: float(value) for id, value in found.items() if value is not None}

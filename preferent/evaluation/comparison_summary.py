@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import cast
 
 import numpy as np
 
@@ -10,6 +10,17 @@ from preferent.data.judgment_outcomes import JudgmentOutcomes, choices, outcomes
 from preferent.data.predictions import Answers
 from preferent.data.types import Judgment
 from preferent.evaluation import comparison_figures, judge_agreement, statistics
+from preferent.evaluation.comparison_types import (
+    ChangeFigures,
+    ComparisonMetrics,
+    JudgeFigures,
+    LengthControlledFigures,
+    RatingFigures,
+    SampleSizeFigures,
+    SidePairFigures,
+    SliceFigures,
+    WinRateFigures,
+)
 from preferent.evaluation.judge_results import A_B, JudgeResults, pairs_of
 from preferent.evaluation.statistics import length_control, paired_tests, rating
 
@@ -19,16 +30,15 @@ LENGTH = "prompt "
 SMALLEST = 0.01
 """Distance from one half below which nobody looks for a difference."""
 SHUFFLES = 20
-Row = dict[str, Any]
 
 
 def verdict(
     answers: Answers, opinions: Sequence[JudgeResults], headline: str | None, names: Mapping[str, str]
-) -> tuple[list[Judgment], Row]:
+) -> tuple[list[Judgment], ComparisonMetrics]:
     """All judgments, of a and b first and the headline judge's first among them, and all figures."""
     prompts = {answer.id: answer.prompt for answer in answers["a"]}
     ordered = sorted(opinions, key=lambda one: one.name != headline)
-    metrics: Row = {"rows": len(prompts), "prompts": len(set(prompts.values())), "headline": headline}
+    metrics: ComparisonMetrics = {"rows": len(prompts), "prompts": len(set(prompts.values())), "headline": headline}
     metrics["sides"] = [{"key": side, "name": names[side]} for side in answers]
     labels = sliced(answers)
     judges = {one.name: judged(one, answers, prompts, labels) for one in ordered if one.said.get(A_B)}
@@ -54,12 +64,11 @@ def verdict(
 
 def judged(
     opinion: JudgeResults, answers: Answers, prompts: Mapping[str, str], labels: Mapping[str, Sequence[str]]
-) -> Row:
+) -> JudgeFigures:
     """What one judge makes of a against b."""
     said = outcomes(opinion.said[A_B])
-    found: Row = (
-        rate(said, prompts) | {"kind": opinion.kind, "independent": opinion.independent} | dict(opinion.facts or {})
-    )
+    kind = {"kind": opinion.kind, "independent": opinion.independent}
+    found = cast(JudgeFigures, {**rate(said, prompts), **kind, **(opinion.facts or {})})
     lengths, _unit = comparison_figures.measured(answers)
     if opinion.scores is not None:
         every_score = np.concatenate([opinion.scores[side] for side in A_B])
@@ -67,7 +76,7 @@ def judged(
         found["length_correlation"] = statistics.rank_correlation(every_score, [*lengths["a"], *lengths["b"]])
     if opinion.kind == "language_model":
         ties = rate(outcomes(opinion.said[A_B], unparsable=0.5), prompts)
-        found["unparsable_as_ties"] = {name: ties[name] for name in ("win_rate", "interval")}
+        found["unparsable_as_ties"] = {"win_rate": ties["win_rate"], "interval": ties["interval"]}
     place = {answer.id: index for index, answer in enumerate(answers["a"])}
     measured = [[lengths[side][place[id]] for id in said.ids] for side in A_B]
     difficulty = comparison_figures.difficulty(answers["a"])
@@ -76,7 +85,7 @@ def judged(
     return found
 
 
-def needed(judge: Mapping[str, Any]) -> Row | None:
+def needed(judge: JudgeFigures) -> SampleSizeFigures | None:
     """Where a judge's interval holds one half: how many `prompts` it takes to see its `win_rate`, and the least rate
     that so many as there are would show (`detectable`; None where they are too few to show any). Each prompt is counted
     as one verdict, however often it was judged."""
@@ -90,9 +99,10 @@ def needed(judge: Mapping[str, Any]) -> Row | None:
     return {"win_rate": wanted, "prompts": prompts, "detectable": least}
 
 
-def rate(said: JudgmentOutcomes, prompts: Mapping[str, str]) -> Row:
+def rate(said: JudgmentOutcomes, prompts: Mapping[str, str]) -> WinRateFigures:
     """The win rate over all verdicts."""
-    return asdict(statistics.win_rate(said.values, [prompts[id] for id in said.ids], weights=said.weights))
+    figures = asdict(statistics.win_rate(said.values, [prompts[id] for id in said.ids], weights=said.weights))
+    return cast(WinRateFigures, figures)
 
 
 def controlled(
@@ -101,7 +111,7 @@ def controlled(
     b: Sequence[float],
     prompts: Mapping[str, str],
     difficulty: Mapping[str, float] | None,
-) -> Row | None:
+) -> LengthControlledFigures | None:
     """The win rate at equal length, where difficulties are known by AlpacaEval's whole regression on each pair's mean
     verdict; None where it cannot be told from these verdicts."""
     if difficulty is None:
@@ -110,9 +120,15 @@ def controlled(
         ids, pair = np.unique(np.asarray(said.ids), return_inverse=True)
         mean = [(np.bincount(pair, values) / np.bincount(pair)).tolist() for values in (said.values, a, b)]
         found = length_control.alpaca(mean[0], mean[1], mean[2], [difficulty[id] for id in ids])
-    shown = ("win_rate", "interval", "raw", "extreme")
-    form = {"form": "minimal" if difficulty is None else "alpaca"}
-    return None if found.win_rate is None else {name: getattr(found, name) for name in shown} | form
+    if found.win_rate is None:
+        return None
+    return {
+        "win_rate": found.win_rate,
+        "interval": found.interval,
+        "raw": found.raw,
+        "extreme": found.extreme,
+        "form": "minimal" if difficulty is None else "alpaca",
+    }
 
 
 def sliced(answers: Answers) -> dict[str, list[str]]:
@@ -128,38 +144,49 @@ def sliced(answers: Answers) -> dict[str, list[str]]:
     return labels
 
 
-def slices(said: JudgmentOutcomes, prompts: Mapping[str, str], labels: Mapping[str, Sequence[str]]) -> list[Row]:
+def slices(
+    said: JudgmentOutcomes, prompts: Mapping[str, str], labels: Mapping[str, Sequence[str]]
+) -> list[SliceFigures]:
     """The win rate in every slice: by tag, and from the shortest prompts to the longest."""
     found = paired_tests.slices(
         said.values, [prompts[id] for id in said.ids], [labels[id] for id in said.ids], weights=said.weights
     )
     tags = sorted({name for names in labels.values() for name in names if not name.startswith(LENGTH)})
     order = list(dict.fromkeys([*tags, *(name for names in labels.values() for name in names)]))
-    shown = ("win_rate", "interval", "n", "prompts")
     return [
-        {"name": one.name} | {name: getattr(one.rate, name) for name in shown} | {"p": one.p, "p_holm": one.p_holm}
+        {
+            "name": one.name,
+            "win_rate": one.rate.win_rate,
+            "interval": one.rate.interval,
+            "n": one.rate.n,
+            "prompts": one.rate.prompts,
+            "p": one.p,
+            "p_holm": one.p_holm,
+        }
         for one in sorted(found, key=lambda one: order.index(one.name))
     ]
 
 
-def rates(opinions: Sequence[JudgeResults], answers: Answers, prompts: Mapping[str, str]) -> list[Row]:
+def rates(opinions: Sequence[JudgeResults], answers: Answers, prompts: Mapping[str, str]) -> list[SidePairFigures]:
     """The win rates of every other pair of sides."""
     return [
-        {"a": a, "b": b, "judge": one.name} | rate(outcomes(one.said[a, b]), prompts)
+        {"a": a, "b": b, "judge": one.name, **rate(outcomes(one.said[a, b]), prompts)}
         for a, b in pairs_of(answers)[1:]
         for one in opinions
         if one.said.get((a, b))
     ]
 
 
-def ratings(opinions: Sequence[JudgeResults], answers: Answers, prompts: Mapping[str, str]) -> dict[str, list[Row]]:
+def ratings(
+    opinions: Sequence[JudgeResults], answers: Answers, prompts: Mapping[str, str]
+) -> dict[str, list[RatingFigures]]:
     """Three sides or more on one scale, by every judge that compared all of them."""
     pairs = pairs_of(answers)
     whole = [one for one in opinions if len(pairs) > 1 and all(one.said.get(pair) for pair in pairs)]
     return {one.name: _rated(one, prompts) for one in whole}
 
 
-def _rated(opinion: JudgeResults, prompts: Mapping[str, str]) -> list[Row]:
+def _rated(opinion: JudgeResults, prompts: Mapping[str, str]) -> list[RatingFigures]:
     games = []
     for (a, b), judgments in opinion.said.items():
         said = outcomes(judgments)
@@ -173,19 +200,20 @@ def _rated(opinion: JudgeResults, prompts: Mapping[str, str]) -> list[Row]:
     ]
 
 
-def agreement(opinions: Sequence[JudgeResults], prompts: Mapping[str, str]) -> Row:
+def agreement(opinions: Sequence[JudgeResults], prompts: Mapping[str, str]) -> ComparisonMetrics:
     """Of every two judges the agreement on the pairs of a and b that both saw and whose answers differ, and of every
     judge how it did by what people said."""
     said = {one.name: choices(one.said.get(A_B, ())) for one in opinions}
     judges = {name: one for name, one in said.items() if name != judge_agreement.PEOPLE}
     against = judge_agreement.by_people(judges, said.get(judge_agreement.PEOPLE, {}), prompts)
-    return {"agreement": judge_agreement.pairwise(said, prompts), "against_people": against}
+    return cast(ComparisonMetrics, {"agreement": judge_agreement.pairwise(said, prompts), "against_people": against})
 
 
-def changed(metrics: Row, headline: Sequence[JudgeResults], prompts: Mapping[str, str]) -> Row:
+def changed(metrics: ComparisonMetrics, headline: Sequence[JudgeResults], prompts: Mapping[str, str]) -> ChangeFigures:
     """How many answers differ, and whether the headline judge saw any difference, up or down."""
-    found = {"identical": metrics["identical"], "different": metrics["rows"] - metrics["identical"]}
+    found: ChangeFigures = {"identical": metrics["identical"], "different": metrics["rows"] - metrics["identical"]}
     if not headline:
         return found
     said = outcomes(headline[0].said[A_B])
-    return found | asdict(paired_tests.paired(said.values, [prompts[id] for id in said.ids], said.weights))
+    paired = paired_tests.paired(said.values, [prompts[id] for id in said.ids], said.weights)
+    return cast(ChangeFigures, {**found, **asdict(paired)})

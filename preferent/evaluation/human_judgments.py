@@ -4,16 +4,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from preferent.data import judgments
+from preferent.data.judgment_outcomes import SWAPPED
 from preferent.data.predictions import Answers
 from preferent.data.types import Judgment
 from preferent.evaluation import statistics
 from preferent.evaluation.judge_results import A_B, JudgeResults, Sides, pairs_of
 
 NAME = "people"
-SWAPPED: Mapping[str, Literal["A", "B", "tie"]] = {"A": "B", "B": "A", "tie": "tie"}
 FIRST = {"a": "b", "b": "a"}
 
 

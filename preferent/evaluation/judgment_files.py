@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from preferent.data import tables
+from preferent.data.judgment_outcomes import SWAPPED
 from preferent.data.tables import Row
 from preferent.errors import DataError
 from preferent.evaluation.exports import judgment_table
 
-SWAPPED = {"A": "B", "B": "A", "tie": "tie"}
 WORDS = {
     **dict.fromkeys(("a", "model a", "model_a", "model_1", "0", "left", "output_1", "1st"), "A"),
     **dict.fromkeys(("b", "model b", "model_b", "model_2", "1", "right", "output_2", "2nd"), "B"),

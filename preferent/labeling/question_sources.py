@@ -93,11 +93,11 @@ def from_predictions(
     a: Path, b: Path, prompts: Path | None = None, models: tuple[str, str] = ("a", "b"), instruction: str = ""
 ) -> QuestionMaterial:
     """Load the pairs of answers in two prediction files. The file of their prompts, if given, adds turns and tags."""
-    answers = {side: predictions.read(predictions.predictions(path)) for side, path in (("a", a), ("b", b))}
+    answers = {side: predictions.read(predictions.prediction_file(path)) for side, path in (("a", a), ("b", b))}
     known = datasets.load_prompts(prompts) if prompts is not None else []
     sides = predictions.join(answers, prompts=known)
     if known:
-        sides["a"] = predictions.known(sides["a"], known)
+        sides["a"] = predictions.with_prompts(sides["a"], known)
     opening = instruction + predictions.SEPARATOR if instruction else ""
     pairs = zip(sides["a"], sides["b"], strict=True)
     return QuestionMaterial([_question(first, second, models, opening) for first, second in pairs])
@@ -108,7 +108,7 @@ def _question(a: Answer, b: Answer, models: tuple[str, str], opening: str) -> Qu
     is_instructed = bool(opening) and a.prompt.startswith(opening)
     instruction = opening.removesuffix(predictions.SEPARATOR) if is_instructed else ""
     context = a.prompt.removeprefix(opening) if is_instructed else a.prompt
-    prompt = a.asked or Prompt(input_text=context, id=a.id)
+    prompt = a.prompt_record or Prompt(input_text=context, id=a.id)
     extra = dict(prompt.extra) | ({"tags": list(a.tags)} if a.tags else {})
     return Question(a.id, prompt, a.text, b.text, *models, instruction, context, extra=extra)
 

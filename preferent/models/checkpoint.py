@@ -1,4 +1,4 @@
-"""Checkpoints: a folder of safetensors with a manifest of hashes, written aside and renamed when whole."""
+"""Checkpoints: folders of safetensors with a manifest of hashes, written aside and renamed when complete."""
 
 import contextlib
 import ctypes
@@ -18,6 +18,7 @@ from torch import Tensor
 from preferent import files
 from preferent.errors import DataError, PlatformError, UsageError
 from preferent.files import refusal, sha256, sync_folder, write_sealed
+from preferent.runs.directory import StageDirectory
 
 SCHEMA = 1
 NAME = re.compile(r"step-\d{6,}")
@@ -26,15 +27,15 @@ SHARD_BYTES = 2 << 30
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What a stage needs to go on after `step` steps: tensors by name and a few plain numbers."""
+    """The state of a stage after `step` steps: tensors by name and scalars."""
 
     step: int
     tensors: dict[str, Tensor]
     scalars: dict[str, Any]
 
 
-def save(folder: Path, step: int, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any], keep: int) -> None:
-    """Write `folder/step-NNNNNN`; then remove all but the `keep` newest."""
+def save(folder: Path, step: int, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any], keep: int | None) -> None:
+    """Write `folder/step-NNNNNN`; then remove all but the `keep` newest (None: keep all)."""
     target = _of(folder, step)
     aside = folder / f".{target.name}.tmp-{os.getpid()}"
     clean(folder)
@@ -55,53 +56,55 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], scalars: Mappin
             sync_folder(folder)
     except (OSError, SafetensorError, PlatformError) as error:
         raise PlatformError(
-            f"{target}: the checkpoint cannot be written: {refusal(error) or error}; make room, then the same "
-            "command goes on from the checkpoint before it"
+            f"{target}: the checkpoint cannot be written: {refusal(error) or error}; make room, then run the same "
+            "command again: it resumes from the checkpoint before it"
         ) from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    for old in steps(folder)[:-keep]:
+    for old in steps(folder)[:-keep] if keep else []:
         shutil.rmtree(_of(folder, old))
 
 
 def forget(out: Path) -> None:
-    """Remove from `out/best` what no checkpoint in `out/checkpoints` calls the best."""
+    """Remove the best weights of a stage that no checkpoint of it refers to."""
+    stage = StageDirectory(out)
     known = set()
-    for step in steps(out / "checkpoints"):
+    for step in steps(stage.checkpoints):
         with contextlib.suppress(DataError):
-            known.add(_manifest(_of(out / "checkpoints", step))["scalars"].get("best_step"))
-    for other in steps(out / "best"):
+            known.add(_manifest(_of(stage.checkpoints, step))["scalars"].get("best_step"))
+    for other in steps(stage.best):
         if other not in known:
-            shutil.rmtree(_of(out / "best", other))
+            shutil.rmtree(_of(stage.best, other))
 
 
 def resume(out: Path) -> Checkpoint | None:
-    """Where a stage goes on: the newest whole checkpoint, if the best one that it knows of is whole too."""
-    saved = latest(out / "checkpoints")
+    """Return the newest complete checkpoint of a stage, or None; raise `DataError` if its best weights are damaged."""
+    stage = StageDirectory(out)
+    saved = latest(stage.checkpoints)
     if saved is not None and (best := saved.scalars.get("best_step")) is not None:
         try:
-            verify(out / "best", best)
+            verify(stage.best, best)
         except DataError as damage:
             raise DataError(
-                f"{damage}; it is the best so far, and nothing else holds it. Restore it from a copy; or train this "
-                f"stage again from its beginning: remove {out / 'checkpoints'} and {out / 'best'}"
+                f"{damage}; it holds the best weights so far, and there is no other copy. Restore it from a backup, or "
+                f"remove {stage.checkpoints} and {stage.best} to train this stage again from its beginning"
             ) from None
     return saved
 
 
 def steps(folder: Path) -> list[int]:
-    """The steps of the checkpoints in a folder, oldest first."""
+    """Return the steps of the checkpoints in a folder, oldest first."""
     return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*") if NAME.fullmatch(path.name))
 
 
 def clean(folder: Path) -> None:
-    """Remove what a killed process left half-written."""
+    """Remove the incomplete checkpoints of a killed process."""
     for path in folder.glob(".step-*"):
         shutil.rmtree(path, ignore_errors=True)
 
 
 def latest(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint that is whole; removes a damaged one, and says so. None: there is none."""
+    """Return the newest complete checkpoint, or None; remove damaged ones with a message."""
     for step in reversed(steps(folder)):
         try:
             return read(folder, step)
@@ -114,9 +117,9 @@ def latest(folder: Path) -> Checkpoint | None:
 
 
 def read(folder: Path, step: int) -> Checkpoint:
-    """The checkpoint of a step; `DataError` where a byte of it is not what was written.
+    """Return the checkpoint of a step; raise `DataError` if a byte of it has changed.
 
-    Its tensors are mapped from their files, so the memory that a finished loop has freed goes back to the system first.
+    Its tensors are mapped from their files, so memory that was freed before is first returned to the system.
     """
     manifest = verify(folder, step)
     with contextlib.suppress(AttributeError):  # only glibc has it
@@ -127,7 +130,7 @@ def read(folder: Path, step: int) -> Checkpoint:
 
 
 def verify(folder: Path, step: int) -> dict[str, Any]:
-    """The manifest of a checkpoint that is whole; `DataError` otherwise."""
+    """Return the manifest of a checkpoint; raise `DataError` if the checkpoint is incomplete or damaged."""
     path = _of(folder, step)
     manifest = _manifest(path)
     if manifest["step"] != step:
@@ -145,7 +148,10 @@ def _of(folder: Path, step: int) -> Path:
 
 
 def _manifest(path: Path) -> dict[str, Any]:
-    """A checkpoint's manifest; `DataError` where it is missing or damaged. Every schema has its seal in one place."""
+    """Return a checkpoint's manifest; raise `DataError` if it is missing or damaged.
+
+    The seal is checked before the schema, because every schema has it in the same place.
+    """
     try:
         manifest = files.read_sealed(path / "manifest.json")
     except FileNotFoundError:
@@ -161,7 +167,7 @@ def _manifest(path: Path) -> dict[str, Any]:
 
 
 def _holds(folder: Path, manifest: Mapping[str, Any]) -> bool:
-    """Whether a folder has a whole checkpoint with this very manifest."""
+    """Return whether a folder has a complete checkpoint with exactly this manifest."""
     try:
         return verify(folder, manifest["step"]) == manifest
     except (DataError, UsageError):

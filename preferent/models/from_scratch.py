@@ -1,9 +1,10 @@
-"""A small model of the Llama-2 architecture from nothing: a tokenizer trained on given text, and random weights.
+"""A small model of the Llama-2 architecture with random weights, and a tokenizer trained on text files.
 
-The tokenizer is built as Llama 2's `tokenizer.json` is: BPE with byte fallback in SentencePiece style, `<unk>`, `<s>`,
+The tokenizer is built like Llama 2's `tokenizer.json`: BPE with byte fallback in SentencePiece style, `<unk>`, `<s>`,
 `</s>` = 0, 1, 2, then the 256 bytes, "▁" for a space, no pre-tokenizer, no pad token. As SentencePiece does for Llama 2
 (Kudo and Richardson 2018; Touvron et al. 2023: "we split all numbers into individual digits"), training never merges
-across words, between letters and other signs, between digits, or over a line end; a rare character becomes its bytes.
+across words, between letters and other characters, between digits, or across a line end. A rare character becomes its
+bytes.
 """
 
 import gzip
@@ -23,6 +24,7 @@ from preferent import files
 from preferent.data.formats import row_sources
 from preferent.errors import DataError, PlatformError, UsageError
 from preferent.runs import stages
+from preferent.runs.directory import StageDirectory
 
 SPECIAL = ("<unk>", "<s>", "</s>")
 UNK, BOS, EOS = range(3)
@@ -47,13 +49,15 @@ def make(
     initializer_range: float | None = None,
     seed: int = 0,
 ) -> int:
-    """Write a random Llama with its tokenizer to the folder `out`, in the Hugging Face layout; return its parameters.
+    """Write a random Llama with its tokenizer to the folder `out`, in the Hugging Face layout.
+
+    Return its number of parameters.
 
     `texts` are files or globs: plain text, or JSONL (every text in a row counts), either may be `.gz`. `vocab_size` is
-    the most tokens there will be: little text makes fewer. `key_value_heads` defaults to `heads`, `intermediate_size`
+    the maximum number of tokens: little text gives fewer. `key_value_heads` defaults to `heads`, `intermediate_size`
     to 8/3 of the hidden size rounded up to a multiple of 32, `initializer_range` (the standard deviation of the
     weights) to 1 / sqrt(hidden_size): with the 0.02 of large models a small one learns several times more slowly. The
-    same texts, sizes and seed make the same bits.
+    same texts, sizes and seed give the same bits.
     """
     key_value_heads = heads if key_value_heads is None else key_value_heads
     intermediate_size = -(-hidden_size * 8 // 96) * 32 if intermediate_size is None else intermediate_size
@@ -68,13 +72,14 @@ def make(
         "tie_word_embeddings": tie_word_embeddings,
         "initializer_range": hidden_size**-0.5 if initializer_range is None else initializer_range,
     }
-    if (out / "config.json").exists() and not (out / "stage.json").exists():
-        raise UsageError(f"{out}: already holds a model from elsewhere; choose another --out")
+    stage_files = StageDirectory(out)
+    if (out / "config.json").exists() and not stage_files.description.exists():
+        raise UsageError(f"{out}: already holds a model that was not made by this command; choose another --out")
     files = [Path(file) for file in row_sources.expand([str(path) for path in texts])]
     with stages.locked(out):
         fields = sizes | {"vocab_size": vocab_size, "seed": seed}
         inputs = {f"text {i}": file for i, file in enumerate(files)}
-        stage = stages.open_stage("scratch", out, fields, inputs, rerun=not (out / "DONE").exists())
+        stage = stages.open_stage("scratch", out, fields, inputs, rerun=not stage_files.done.exists())
         if not stage.done:
             tokenizer = train_tokenizer([text for path in files for text in read(path)], vocab_size)
             stage.record(parameters=_write(tokenizer, sizes, seed, out), tokens=tokenizer.get_vocab_size())
@@ -83,7 +88,7 @@ def make(
 
 
 def _write(tokenizer: Tokenizer, sizes: dict[str, Any], seed: int, out: Path) -> int:
-    """The model's files; returns its number of parameters (a tied one counts once)."""
+    """Write the model's files; return its number of parameters (a tied one counts once)."""
     config = LlamaConfig(
         **sizes,
         vocab_size=tokenizer.get_vocab_size(),
@@ -96,7 +101,7 @@ def _write(tokenizer: Tokenizer, sizes: dict[str, Any], seed: int, out: Path) ->
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        weights = dict(LlamaForCausalLM(config).named_parameters())
+        weights: dict[str, torch.Tensor] = dict(LlamaForCausalLM(config).named_parameters())
     generation = GenerationConfig(bos_token_id=BOS, eos_token_id=EOS, do_sample=True, temperature=1.0, top_k=0)
     files.write_atomic(out / "model.safetensors", save(weights, metadata={"format": "pt"}))
     files.write_atomic(out / "config.json", config.to_json_string())
@@ -116,18 +121,18 @@ def _check_sizes(
     max_position_embeddings: int,
 ) -> None:
     if min(hidden_size, layers, heads, key_value_heads, intermediate_size, max_position_embeddings) < 1:
-        raise UsageError("the sizes of a model are whole numbers above 0")
+        raise UsageError("the sizes of a model must be whole numbers above 0")
     if hidden_size % heads or (hidden_size // heads) % 2:
         raise UsageError(
-            f"hidden_size {hidden_size} does not fit {heads} heads: a head needs a whole, even number of channels; "
+            f"hidden_size {hidden_size} does not fit {heads} heads: each head needs an even number of channels; "
             f"try hidden_size {2 * heads * max(1, hidden_size // (2 * heads))}"
         )
     if heads % key_value_heads:
         raise UsageError(f"key_value_heads {key_value_heads} must divide heads {heads}")
     if vocab_size <= len(SPECIAL) + len(BYTES):
         raise UsageError(
-            f"vocab_size {vocab_size} is too small: {len(SPECIAL) + len(BYTES)} tokens are the special ones and the "
-            f"256 bytes; take at least 512"
+            f"vocab_size {vocab_size} is too small: the special tokens and the 256 bytes are "
+            f"{len(SPECIAL) + len(BYTES)} tokens; set at least 512"
         )
 
 
@@ -145,12 +150,12 @@ def _tokenizer_config(longest: int) -> dict[str, Any]:
 
 
 def train_tokenizer(texts: Sequence[str], vocab_size: int) -> Tokenizer:
-    """A tokenizer of at most `vocab_size` tokens that gives any text back; see the module for what it is like."""
+    """Train a tokenizer of at most `vocab_size` tokens that decodes to exactly the text it encoded."""
     counts = Counter[str]()
     for text in texts:
         counts.update(text)
     if not counts:
-        raise DataError("the given files hold no text; a tokenizer needs some to learn from")
+        raise DataError("the files hold no text; a tokenizer is trained on text: give files with some")
     room = vocab_size - len(SPECIAL) - len(BYTES)
     alphabet = _alphabet(counts, room)
     trainer = trainers.BpeTrainer(
@@ -172,10 +177,10 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> Tokenizer:
 
 
 def _alphabet(counts: Counter[str], room: int) -> list[str]:
-    """The space sign, the characters that are `CHARACTER_COVERAGE` of the text, and ASCII: at most half of `room`."""
+    """Return "▁", the characters that make up `CHARACTER_COVERAGE` of the text, and ASCII: at most half of `room`."""
     seen = Counter({c: n for c, n in counts.items() if c.isprintable() and not c.isspace()})
     needed, kept = CHARACTER_COVERAGE * seen.total(), ["▁"]
-    for character, count in sorted(seen.items(), key=lambda item: (-item[1], item[0])):
+    for character, count in sorted(seen.items(), key=lambda pair: (-pair[1], pair[0])):
         if needed > 0:
             kept.append(character)
         needed -= count
@@ -187,13 +192,16 @@ def _normalizer() -> normalizers.Normalizer:
 
 
 def _words() -> pre_tokenizers.PreTokenizer:
-    """What training may merge: a run of letters, one digit, or a run of other signs, each with the "▁" before it."""
+    """Return the units within which training may merge, each with a "▁" before it.
+
+    They are runs of letters, single digits and runs of other characters.
+    """
     word = r"▁?\p{L}[\p{L}\p{M}]*|▁?\p{N}|▁?[^\p{L}\p{N}▁\s]+|▁|\s"
     return pre_tokenizers.Split(Regex(word), "isolated")
 
 
 def _llama(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> Tokenizer:
-    """The tokenizer of Llama 2 with another vocabulary."""
+    """Return the tokenizer of Llama 2 with another vocabulary."""
     model = models.BPE(vocabulary, merges, unk_token=SPECIAL[UNK], fuse_unk=True, byte_fallback=True)
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = _normalizer()
@@ -208,13 +216,13 @@ def _llama(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> Tokeniz
 
 
 def read(path: Path) -> Iterator[str]:
-    """The texts in a file: of JSONL every text in a row, however deep; of other files the whole. `.gz` is unpacked."""
+    """Yield the texts in a file: every string of a JSONL row at any depth, or else the whole file. Unpack `.gz`."""
     try:
-        data = path.read_bytes()
-        data = gzip.decompress(data) if path.suffix == ".gz" else data
-        content = data.decode("utf-8-sig")
+        encoded = path.read_bytes()
+        encoded = gzip.decompress(encoded) if path.suffix == ".gz" else encoded
+        content = encoded.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+        line = encoded.count(b"\n", 0, error.start) + 1
         raise DataError(
             f"{path}:{line}: byte {error.object[error.start]:#04x} is not UTF-8; convert the file"
         ) from None
@@ -235,12 +243,12 @@ def _rows(path: Path, content: str) -> Iterator[str]:
                 yield from _strings(json.loads(line))
             except (json.JSONDecodeError, RecursionError) as error:
                 reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
-                raise DataError(f"{path}:{number}: not JSON: {reason}; a .jsonl file has one object a line") from None
+                raise DataError(f"{path}:{number}: not JSON: {reason}; a .jsonl file has one object per line") from None
 
 
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for inner in value.values() if isinstance(value, dict) else value:
+def _strings(node: Any) -> Iterator[str]:
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, dict | list):
+        for inner in node.values() if isinstance(node, dict) else node:
             yield from _strings(inner)

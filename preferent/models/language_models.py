@@ -1,8 +1,8 @@
 """Policy, reference, reward model and critic: Hugging Face models in and out, LoRA by PEFT.
 
-A `Policy` is a causal language model, a `Scorer` a sequence classifier with one label. Both give hidden states, and
-apply their head only where it is asked for. Dropout is off everywhere. With LoRA one frozen backbone serves two:
-policy and reference, reward model and critic.
+A `Policy` is a causal language model, a `Scorer` a sequence classifier with one label. Both return hidden states, and
+apply their head only on request. Dropout is off everywhere. With LoRA one frozen backbone serves two networks: policy
+and reference, or reward model and critic.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 
 from preferent import files, randomness
 from preferent.config import model_reference
+from preferent.config.model_reference import adapter_base
 from preferent.config.recipe import Recipe
 from preferent.data.tokenizer import Tokenizer
 from preferent.errors import PlatformError, UsageError
 from preferent.models.world import World
 
-LARGE = 200_000_000
 CRITIC = "critic"
 REWARD = "default"
 
@@ -40,7 +41,7 @@ transformers.utils.logging.disable_progress_bar()
 
 @dataclass(frozen=True)
 class Network:
-    """A transformer with its tokenizer: `body` is the Hugging Face model, `peft` its LoRA wrapper where there is one.
+    """A transformer with its tokenizer: `body` is the Hugging Face model, `peft` its LoRA wrapper if there is one.
 
     `adapter` names the LoRA adapter that is active in `hidden` (None: the bare backbone).
     """
@@ -64,6 +65,23 @@ class Network:
                 self.peft.set_adapter(self.adapter)
             yield
 
+    @cached_property
+    def _checkpointed(self) -> list[Any]:
+        """Return the modules whose activations are recomputed in the backward pass."""
+        return [module for module in self.body.modules() if getattr(module, "gradient_checkpointing", False)]
+
+    @contextlib.contextmanager
+    def _without_checkpoints(self) -> Iterator[None]:
+        """Turn gradient checkpointing off, because checkpointed layers get no KV cache and would see no context."""
+        layers = self._checkpointed
+        for layer in layers:
+            layer.gradient_checkpointing = False
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.gradient_checkpointing = True
+
     def hidden(
         self,
         ids: Tensor,
@@ -71,32 +89,35 @@ class Network:
         positions: Tensor | None = None,
         cache: Any = None,
     ) -> Tensor:
-        """Hidden states [B, T, D] of token ids [B, T] after the last norm.
+        """Return hidden states [B, T, D] of token ids [B, T] after the last norm.
 
-        Rows padded on the right need no mask: nothing real looks at what comes after it.
+        Rows padded on the right need no mask: no token attends to later ones. Activations are checkpointed only if a
+        backward pass can follow.
         """
-        with self._adapted():
-            out = self.body.base_model(
+        learns = torch.is_grad_enabled() and cache is None
+        with self._adapted(), contextlib.nullcontext() if learns else self._without_checkpoints():
+            hidden: Tensor = self.body.base_model(
                 input_ids=ids,
                 attention_mask=attention_mask,
                 position_ids=positions,
                 past_key_values=cache,
                 use_cache=cache is not None,
-            )
-        return out.last_hidden_state
+            ).last_hidden_state
+        return hidden
 
     def trainable(self) -> dict[str, Parameter]:
-        """The parameters that learn, by name."""
+        """Return the trainable parameters by name."""
         with self._adapted():
             return {name: p for name, p in self.body.named_parameters() if p.requires_grad}
 
     def freeze(self) -> None:
+        """Make no parameter trainable."""
         self.body.requires_grad_(False)
 
 
 @dataclass(frozen=True)
 class Policy(Network):
-    """A causal language model. Pad and ids without a text are never sampled: their logits are -inf everywhere."""
+    """A causal language model. The pad id and ids without text are never sampled: their logits are -inf."""
 
     masked_ids: Tensor = dataclasses.field(kw_only=True)
 
@@ -105,9 +126,9 @@ class Policy(Network):
         return int(self.body.config.get_text_config().vocab_size)
 
     def logits(self, hidden: Tensor, temperature: float = 1.0) -> Tensor:
-        """Logits [n, V] of hidden states [n, D], divided by the temperature (then fp32), -inf at masked ids.
+        """Return logits [n, V] of hidden states [n, D], divided by the temperature (then fp32), -inf at masked ids.
 
-        The mask is put in behind autograd's back: the derivative of a log-softmax is zero there anyway.
+        Logits are masked in place under no_grad: the gradient of a logit of -inf is zero.
         """
         logits = raw_logits(self.body, hidden)
         if temperature != 1:
@@ -117,10 +138,11 @@ class Policy(Network):
         return logits
 
     def head(self, temperature: float) -> Callable[[Tensor], Tensor]:
+        """Return `logits` at a temperature as a function of hidden states."""
         return lambda hidden: self.logits(hidden, temperature)
 
     def reference(self) -> "Policy":
-        """The policy before any tuning: the same backbone with the adapter off, or a frozen second copy."""
+        """Return the policy before tuning: the same backbone with the adapter off, or a frozen second copy."""
         if self.peft is not None:
             return dataclasses.replace(self, adapter=None)
         return load_policy(self.source, self.world, lora_dim=None)
@@ -128,17 +150,19 @@ class Policy(Network):
 
 @dataclass(frozen=True)
 class Scorer(Network):
-    """A sequence classifier with one label; its head computes in fp32."""
+    """A sequence classifier with one label and an fp32 head."""
 
     def scores(self, hidden: Tensor) -> Tensor:
-        """Raw scores [...] of hidden states [..., D]."""
+        """Return raw scores [...] of hidden states [..., D]."""
         with self._adapted():
-            return self.body.score(hidden.float()).squeeze(-1)
+            scores: Tensor = self.body.get_submodule("score")(hidden.float()).squeeze(-1)
+        return scores
 
     def critic(self) -> "Scorer":
-        """A critic that starts as a copy of this reward model: a second adapter, or a second full copy."""
+        """Return a critic that starts as a copy of this reward model: a second adapter, or a second full copy."""
         if self.peft is None:
             return dataclasses.replace(self, body=copy.deepcopy(self.body).requires_grad_(True))
+        assert self.adapter is not None, "a reward model with LoRA has an adapter"
         config = self.peft.peft_config[self.adapter]
         self.peft.add_adapter(CRITIC, dataclasses.replace(config, inference_mode=False))
         state = dict(self.body.named_parameters())
@@ -151,7 +175,7 @@ class Scorer(Network):
 
 
 def raw_logits(body: PreTrainedModel, hidden: Tensor) -> Tensor:
-    """Logits as the model's own forward makes them: output head, then its scaling or soft cap."""
+    """Return logits as the model's own forward pass computes them: output head, then its scaling or soft cap."""
     config = body.config.get_text_config()
     logits: Tensor = body.get_output_embeddings()(hidden)
     if scale := getattr(config, "logit_scale", None):
@@ -164,10 +188,10 @@ def raw_logits(body: PreTrainedModel, hidden: Tensor) -> Tensor:
 
 
 def load_policy(source: Path, world: World, lora_dim: int | None = None, checkpointing: bool = False) -> Policy:
-    """A causal language model from a folder (a full model or an adapter).
+    """Load a causal language model from a folder (a full model or an adapter).
 
-    `lora_dim` None: frozen; 0: every weight learns; above: a fresh LoRA adapter of that rank on all linear layers
-    learns.
+    With `lora_dim` None it is frozen, with 0 every weight is trainable, above 0 a new LoRA adapter of that rank on all
+    linear layers is.
     """
     config = read_config(source, world.trust_remote_code)
     model_reference.require_writer(source, config.architectures, config.is_encoder_decoder)
@@ -177,7 +201,7 @@ def load_policy(source: Path, world: World, lora_dim: int | None = None, checkpo
     peft = _existing_adapter(body, source, base)
     body.requires_grad_(False)
     if lora_dim is not None:
-        assert peft is None, "an adapter is merged before it is trained on"
+        assert peft is None, "an adapter must be merged before the model is trained"
         peft = _adapt(body, lora_dim, TaskType.CAUSAL_LM, None) if lora_dim else None
         if not lora_dim:
             body.requires_grad_(True)
@@ -195,31 +219,34 @@ def load_scorer(
     trainable: bool = False,
     checkpointing: bool = False,
 ) -> Scorer:
-    """A reward model from a folder.
+    """Load a reward model from a folder.
 
-    With a `seed` it starts from a causal language model: the head is new, drawn from N(0, 1 / sqrt(D + 1)) (Stiennon et
-    al. 2020 as in their code), and `lora_dim` says what learns (0: everything). Without, the folder holds a reward
-    model, which is frozen unless `trainable`.
+    With a `seed` the folder holds a causal language model. It gets a new head, drawn from N(0, 1 / sqrt(D + 1))
+    (Stiennon et al. 2020 as in their code); `lora_dim` is the rank of its adapter (0: every weight is trainable).
+    Without a `seed` the folder holds a reward model, which is frozen unless `trainable`.
     """
     config = read_config(source, world.trust_remote_code)
     if seed is None and "SequenceClassification" not in " ".join(config.architectures or []):
         raise UsageError(
-            f"{source}: is no reward model (its config names {config.architectures}); train one with `preferent reward`"
+            f"{source}: is not a reward model (its config names {config.architectures}); "
+            "train one with `preferent reward`"
         )
     if seed is None and not (source / "adapter_config.json").exists() and config.num_labels != 1:
-        raise UsageError(f"{source}: gives {config.num_labels} numbers, a reward model gives one (num_labels: 1)")
+        raise UsageError(
+            f"{source}: returns {config.num_labels} numbers, but a reward model returns one (num_labels: 1)"
+        )
     config.num_labels = 1
     base, body = _load(AutoModelForSequenceClassification, source, config, world)
     if "score" not in dict(body.named_children()):
         raise UsageError(
-            f"{source}: is a {type(body).__name__}, which has no `score` head over the last token; a reward model here "
-            "is a decoder with one (LlamaForSequenceClassification and its like)"
+            f"{source}: is a {type(body).__name__}, which has no `score` head; a reward model must be a decoder "
+            "with one (for example LlamaForSequenceClassification)"
         )
     tokenizer = Tokenizer.load(source if (source / "tokenizer.json").exists() else base)
     body.config.get_text_config().pad_token_id = tokenizer.pad_id
     body.score.float()
     if seed is not None:
-        _draw_head(body.score.weight, seed)
+        _draw_head(body.get_parameter("score.weight"), seed)
     peft = _existing_adapter(body, source, base)
     body.requires_grad_(trainable)
     if seed is not None:
@@ -231,7 +258,7 @@ def load_scorer(
 
 
 def critic_from_policy(source: Path, world: World, lora_dim: int, checkpointing: bool = False) -> Scorer:
-    """A critic where no reward model is at hand: the policy's backbone under a head of zeros (Ziegler et al. 2019)."""
+    """Return a critic without a reward model: the policy's backbone with a head of zeros (Ziegler et al. 2019)."""
     critic = load_scorer(source, world, lora_dim=lora_dim, seed=0, checkpointing=checkpointing)
     with torch.no_grad():
         for name, parameter in critic.body.named_parameters():
@@ -240,25 +267,14 @@ def critic_from_policy(source: Path, world: World, lora_dim: int, checkpointing:
     return critic
 
 
-def lora_dim(asked: int | None, source: Path, rank: int, world: World) -> int:
-    """The LoRA rank that a recipe's null stands for: `rank` above 200M parameters, else 0 (full)."""
-    if asked is not None:
-        return asked
-    with torch.device("meta"):
-        body = AutoModelForCausalLM.from_config(
-            read_config(source, world.trust_remote_code), trust_remote_code=world.trust_remote_code
-        )
-    return rank if sum(p.numel() for p in body.parameters()) > LARGE else 0
-
-
 def check_length(source: Path, recipe: Recipe) -> None:
-    """Refuse prompts and answers that together are longer than the model can read."""
+    """Raise `UsageError` if a prompt and its answer can be longer than the model's context."""
     longest = getattr(read_config(source, recipe.trust_remote_code).get_text_config(), "max_position_embeddings", None)
     model_reference.require_length(source, longest, recipe)
 
 
 def read_config(source: Path, trust_remote_code: bool = False) -> Any:
-    """The Hugging Face configuration of a model folder; of an adapter, that of its base with the adapter's task."""
+    """Return the configuration of a model folder; for an adapter, that of its base with the adapter's task."""
     if (source / "adapter_config.json").exists():
         adapter = files.read_json(source / "adapter_config.json")
         config = read_config(adapter_base(source), trust_remote_code)
@@ -271,8 +287,8 @@ def read_config(source: Path, trust_remote_code: bool = False) -> Any:
     except (OSError, ValueError, KeyError) as error:
         first = str(error).split("\n")[0][:200]
         raise PlatformError(
-            f"{source}/config.json: transformers cannot read it: {first}; copy the model again, or if it ships its own "
-            "code set trust_remote_code: true"
+            f"{source}/config.json: transformers cannot read it: {first}; copy the model again, or if it has its own "
+            "code, set trust_remote_code: true"
         ) from None
     for name in vars(config.get_text_config()):
         if "dropout" in name or name.endswith("_pdrop"):
@@ -280,20 +296,28 @@ def read_config(source: Path, trust_remote_code: bool = False) -> Any:
     return config
 
 
-def adapter_base(source: Path) -> Path:
-    """The folder of the model that an adapter sits on; a relative path is relative to the adapter."""
-    name = files.read_json(source / "adapter_config.json")["base_model_name_or_path"]
-    beside = (source / name).resolve()
-    return beside if beside.exists() else model_reference.resolve(name)
+def has_base(policy: Policy, source: Path) -> bool:
+    """Return whether a policy loaded from an adapter equals the model in `source`, bit for bit, with the adapter off.
+
+    It does if its base has the same fingerprint and tokenizer, and the adapter changes neither biases nor the weights
+    of the base.
+    """
+    if policy.peft is None or policy.adapter is None:
+        return False
+    config = policy.peft.peft_config[policy.adapter]
+    return (
+        isinstance(config, LoraConfig)
+        and config.bias == "none"
+        and config.init_lora_weights is True
+        and not config.layer_replication
+        and files.fingerprint(adapter_base(policy.source)) == files.fingerprint(source)
+        and Tokenizer.load(source).fingerprint == policy.tokenizer.fingerprint
+    )
 
 
 def _load(kind: Any, source: Path, config: Any, world: World) -> tuple[Path, PreTrainedModel]:
     base = adapter_base(source) if (source / "adapter_config.json").exists() else source
-    if not any(base.glob("*.safetensors")):
-        raise PlatformError(
-            f"{base}: has no .safetensors weights; pickled ones are not read, since they can run code. "
-            f"Convert them once: AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)"
-        )
+    model_reference.require_weights(base)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
@@ -310,14 +334,14 @@ def _load(kind: Any, source: Path, config: Any, world: World) -> tuple[Path, Pre
             first = str(error).split("\n")[0][:200]
             raise PlatformError(
                 f"{base}: cannot be loaded: {first}; the model is damaged, or of a kind that does not "
-                "fit: copy it again, or take another"
+                "fit; copy it again, or use another model"
             ) from None
     missing = {name for name in info["missing_keys"] if not name.startswith("score.")}
     missing |= {name for name, *_ in info["mismatched_keys"]}
     if missing:
         raise PlatformError(
             f"{base}: {len(missing)} weights are missing or have another shape than config.json says, "
-            f"{sorted(missing)[0]} the first; the model is incomplete: copy it again"
+            f"for example {sorted(missing)[0]}; the model is incomplete: copy it again"
         )
     return base, body.to(world.device).eval()
 
@@ -359,11 +383,9 @@ def _draw_head(weight: Parameter, seed: int) -> None:
 
 @torch.no_grad()
 def _probe(body: PreTrainedModel, tokenizer: Tokenizer, source: Path) -> None:
-    """Prove once that hidden states and head give the model's own logits: some families do more after the head."""
+    """Check that hidden states and head give the model's own logits; some families change them after the head."""
     ids = torch.arange(1, 5, device=body.device)[None] % tokenizer.vocab_size
     own = body(input_ids=ids, use_cache=False).logits.float()
     ours = raw_logits(body, body.base_model(input_ids=ids, use_cache=False).last_hidden_state).float()
     if not torch.allclose(own, ours, rtol=1e-3, atol=1e-3 * float(own.abs().max())):
-        raise UsageError(
-            f"{source}: {type(body).__name__} changes its logits in a way preferent does not know; please report it"
-        )
+        raise UsageError(f"{source}: {type(body).__name__} changes its logits in an unsupported way; please report it")

@@ -1,4 +1,4 @@
-"""Model folders that load without preferent: Hugging Face layout or PEFT adapter, written whole or not at all."""
+"""Model folders that load without preferent: Hugging Face layout or PEFT adapter, written atomically."""
 
 import dataclasses
 import os
@@ -12,11 +12,12 @@ from torch import Tensor
 
 from preferent import files
 from preferent.config import model_reference
-from preferent.models.language_models import Network, adapter_base, read_config
+from preferent.config.model_reference import adapter_base
+from preferent.models.language_models import Network, read_config
 
 
 def save(network: Network, folder: Path, masters: Mapping[str, Tensor], card: str) -> None:
-    """Write a model folder in the Hugging Face layout, or a PEFT adapter, whole or not at all.
+    """Write a model folder in the Hugging Face layout, or a PEFT adapter, atomically.
 
     `masters` are the trained fp32 weights by parameter name. A full model is stored in the dtype of its source.
     """
@@ -65,18 +66,19 @@ def _save_full(network: Network, folder: Path, masters: Mapping[str, Tensor]) ->
 
 
 def _save_adapter(network: Network, folder: Path, final: Path) -> None:
-    assert network.peft is not None
-    network.peft.save_pretrained(folder, selected_adapters=[network.adapter])
+    assert network.peft is not None and network.adapter is not None
+    network.peft.save_pretrained(str(folder), selected_adapters=[network.adapter])
     config = files.read_json(folder / "adapter_config.json")
     inside = final.resolve().parents[1] in network.source.resolve().parents
-    config["base_model_name_or_path"] = (
-        os.path.relpath(network.source, final.resolve()) if inside else model_reference.name_of(network.source)
+    beside = os.path.relpath(network.source, final.resolve())
+    config["base_model_name_or_path"], config["revision"] = (
+        (beside, None) if inside else model_reference.name_of(network.source)
     )
     files.write_json(folder / "adapter_config.json", config)
 
 
 def save_merged(policy: Network, folder: Path, card: str) -> None:
-    """Write base and adapter of a network as one full model."""
+    """Write the base of a policy with its adapter merged as one full model."""
     assert policy.peft is not None
     merged: Any = policy.peft.merge_and_unload()
     base = adapter_base(policy.source) if (policy.source / "adapter_config.json").exists() else policy.source
@@ -85,7 +87,7 @@ def save_merged(policy: Network, folder: Path, card: str) -> None:
 
 
 def copy_licences(source: Path, folder: Path) -> list[str]:
-    """Copy the source's licence files beside a model; returns their names."""
+    """Copy the source's licence files into a model folder; return their names."""
     base = adapter_base(source) if (source / "adapter_config.json").exists() else source
     names = []
     for path in sorted(base.iterdir()):

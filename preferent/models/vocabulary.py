@@ -15,14 +15,14 @@ ROWS = 256
 
 
 def wide(x: Tensor) -> Tensor:
-    """At least fp32: where sums over the vocabulary are taken."""
+    """Return the tensor in fp32 at least, for sums over the vocabulary."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 class _LogProbs(torch.autograd.Function):
-    """log softmax(logits)[ids] that keeps nothing but the logits, in their own dtype, and works `ROWS` rows at a time.
+    """log softmax(logits)[ids], computed `ROWS` rows at a time; only the logits are saved, in their own dtype.
 
-    The derivative is (1[id] - softmax) times the incoming gradient; a logit of -inf has none.
+    The derivative is (1[id] - softmax) times the incoming gradient; that of a logit of -inf is zero.
     """
 
     @staticmethod
@@ -34,24 +34,24 @@ class _LogProbs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         logits, normalizer, ids = ctx.saved_tensors
-        result = torch.empty_like(logits)
-        columns = (logits, normalizer, ids, gradient, result)
+        slopes = torch.empty_like(logits)
+        columns = (logits, normalizer, ids, gradient, slopes)
         for part, norm, id, incoming, out in zip(*(column.split(ROWS) for column in columns), strict=True):
             probabilities = (wide(part) - norm[:, None]).exp_()
             slope = probabilities.mul_(-incoming[:, None]).scatter_add_(-1, id[:, None], incoming[:, None])
             out.copy_(slope)
-        return result, None
+        return slopes, None
 
 
 def log_probs_of(logits: Tensor, ids: Tensor) -> Tensor:
-    """log softmax(logits)[ids], at least fp32: logits [N, V], ids [N] -> [N]."""
+    """Return log softmax(logits)[ids], at least fp32: logits [N, V], ids [N] -> [N]."""
     return _LogProbs.apply(logits, ids)  # type: ignore[no-any-return,no-untyped-call]
 
 
 def entropy_and_kl(logits: Tensor, reference_logits: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Entropy of softmax(logits) and KL(softmax(logits) || softmax(reference_logits)) in nats, both [N], from [N, V].
+    """Return the entropy of softmax(logits) and KL(softmax(logits) || softmax(reference_logits)) in nats, both [N].
 
-    Over the whole vocabulary; a logit of -inf in both has probability 0. Without a reference the KL is 0.
+    Logits are [N, V]; an id with a logit of -inf in both has probability 0. Without a reference the KL is 0.
     """
     log_probs = wide(logits).log_softmax(-1)
     probabilities = log_probs.exp()
@@ -63,10 +63,11 @@ def entropy_and_kl(logits: Tensor, reference_logits: Tensor | None) -> tuple[Ten
 
 
 def chunked_log_probs(hidden: Tensor, ids: Tensor, head: Callable[[Tensor], Tensor], vocab_size: int) -> Tensor:
-    """Log-probabilities of `ids` [N] under `head(hidden)`, without keeping the [N, V] logits for the backward pass.
+    """Return log-probabilities of `ids` [N] under `head(hidden)` without keeping the [N, V] logits for the backward
+    pass.
 
-    `head` maps [n, D] to logits [n, V], scaled and masked. Up to `CHUNK_ELEMENTS` logits are kept; more are computed a
-    chunk at a time and again in the backward pass. The chunks depend on the shapes alone.
+    `head` maps [n, D] to logits [n, V], scaled and masked. Up to `CHUNK_ELEMENTS` logits are kept. More are computed
+    in chunks, and again in the backward pass. The chunks depend on the shapes only.
     """
     rows = max(1, CHUNK_ELEMENTS // vocab_size)
     if len(ids) <= rows or not torch.is_grad_enabled():
@@ -80,7 +81,7 @@ def chunked_log_probs(hidden: Tensor, ids: Tensor, head: Callable[[Tensor], Tens
 
 
 def chunked_entropy(hidden: Tensor, head: Callable[[Tensor], Tensor], vocab_size: int) -> Tensor:
-    """Entropy [N] in nats of softmax(head(hidden)), differentiable, a chunk of the logits at a time."""
+    """Return the entropy [N] in nats of softmax(head(hidden)), differentiable, computed in chunks."""
 
     def chunk(h: Tensor) -> Tensor:
         log_probs = wide(head(h)).log_softmax(-1)

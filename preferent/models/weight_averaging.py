@@ -1,14 +1,15 @@
-"""Reward models averaged into one (WARM, Ramé et al. 2024): their weights, where they started from one model."""
+"""Averages of the weights of reward models that started from the same model (WARM, Ramé et al. 2024)."""
 
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from peft import set_peft_model_state_dict
+from peft import LoraConfig, set_peft_model_state_dict
 from peft.utils import load_peft_weights
 from torch import Tensor
 
+from preferent.config.model_reference import adapter_base
 from preferent.errors import UsageError
 from preferent.models import language_models
 from preferent.models.language_models import Scorer
@@ -18,13 +19,14 @@ MEAN = "mean"
 
 
 def load(sources: Sequence[Path], world: World, checkpointing: bool = False) -> Scorer:
-    """The reward model whose weights, head too, are the mean of those in the folders."""
+    """Load the reward model whose weights, including the head, are the mean of those in the folders."""
     if len(sources) == 1:
         return language_models.load_scorer(sources[0], world, checkpointing=checkpointing)
     adapters = [(source / "adapter_config.json").exists() for source in sources]
-    if any(adapters) and (not all(adapters) or len({language_models.adapter_base(source) for source in sources}) > 1):
+    if any(adapters) and (not all(adapters) or len({adapter_base(source) for source in sources}) > 1):
         raise UsageError(
-            f"reward.combine: weights averages models that started from one: {sources[0]} and the others did not; "
+            f"reward.combine: weights averages models that started from the same model, but {sources[0]} and the "
+            "others did not; "
             "use reward.combine: mean"
         )
     scorer = language_models.load_scorer(sources[0], world, checkpointing=checkpointing)
@@ -33,13 +35,13 @@ def load(sources: Sequence[Path], world: World, checkpointing: bool = False) -> 
 
 @torch.no_grad()
 def _full(scorer: Scorer, sources: Sequence[Path]) -> Scorer:
-    """A running mean in fp32, one further model in memory at a time: equal models give the same model, bit by bit."""
+    """Return the running mean in fp32, with one more model in memory at a time; equal models give the same bits."""
     means = {name: parameter.float() for name, parameter in scorer.body.named_parameters()}
     for count, source in enumerate(sources[1:], start=2):
         others = dict(language_models.load_scorer(source, scorer.world).body.named_parameters())
         if {name: p.shape for name, p in others.items()} != {name: p.shape for name, p in means.items()}:
             raise UsageError(
-                f"reward.combine: weights averages models of one shape; {sources[0]} and {source} differ; "
+                f"reward.combine: weights averages models of the same shape, but {sources[0]} and {source} differ; "
                 "use reward.combine: mean"
             )
         for name, mean in means.items():
@@ -50,11 +52,12 @@ def _full(scorer: Scorer, sources: Sequence[Path]) -> Scorer:
 
 
 def _adapters(scorer: Scorer, sources: Sequence[Path]) -> Scorer:
-    """Side by side in one adapter of their summed ranks, whose product is exactly the mean of theirs."""
+    """Join the adapters in one of their summed ranks, whose product is exactly the mean of their products."""
     assert scorer.peft is not None and scorer.adapter is not None
-    found = [load_peft_weights(str(source), device="cpu") for source in sources]
-    joined = {name: _join(name, [weights[name] for weights in found]) for name in found[0]}
+    adapters = [load_peft_weights(str(source), device="cpu") for source in sources]
+    joined = {name: _join(name, [weights[name] for weights in adapters]) for name in adapters[0]}
     config, count = scorer.peft.peft_config[scorer.adapter], len(sources)
+    assert isinstance(config, LoraConfig), "preferent trains no other adapters"
     wider = dataclasses.replace(config, r=count * config.r, lora_alpha=count * config.lora_alpha)
     scorer.peft.add_adapter(MEAN, wider)
     set_peft_model_state_dict(scorer.peft, joined, adapter_name=MEAN)
@@ -64,7 +67,7 @@ def _adapters(scorer: Scorer, sources: Sequence[Path]) -> Scorer:
 
 
 def _join(name: str, weights: Sequence[Tensor]) -> Tensor:
-    """A [r, in] one below the other, B [out, r] side by side and divided by their number; the head's mean."""
+    """Stack A [r, in] vertically and B [out, r], divided by their number, horizontally; take the mean of the head."""
     if ".lora_A." in name:
         return torch.cat(list(weights), dim=0)
     if ".lora_B." in name:

@@ -1,4 +1,4 @@
-"""Where the computation happens: process, device, threads and arithmetic."""
+"""The process that computes: its device, threads and precision."""
 
 import os
 import warnings
@@ -11,7 +11,7 @@ from preferent.config.recipe import Recipe
 from preferent.errors import PlatformError
 from preferent.runs import environment
 
-# A team of threads that may shrink under load adds numbers in another order; this must be said before torch starts.
+# A team of threads that shrinks under load changes the order of additions. Set before torch starts.
 os.environ.setdefault("OMP_DYNAMIC", "FALSE")
 os.environ.setdefault("MKL_DYNAMIC", "FALSE")
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -19,8 +19,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """One process of `size`, its device, its threads, the dtype its models compute in, and which of transformers'
-    attentions they use (None: transformers chooses)."""
+    """One process of `size`: device, threads, dtype and attention implementation (None: transformers chooses)."""
 
     rank: int
     size: int
@@ -32,9 +31,9 @@ class World:
 
     @classmethod
     def of(cls, recipe: Recipe) -> "World":
-        """Set the process up as the recipe asks: thread count, determinism, device and precision."""
+        """Set up the process by the recipe: thread count, determinism, device and precision."""
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise PlatformError("WORLD_SIZE is above 1: preferent runs in one process; start it without torchrun")
+            raise PlatformError("WORLD_SIZE is above 1, but preferent runs in one process; start it without torchrun")
         threads = recipe.threads or environment.usable_cores()
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(recipe.deterministic)
@@ -46,7 +45,7 @@ class World:
         return cls(0, 1, device, dtype, threads, recipe.trust_remote_code, attention)
 
     def facts(self) -> dict[str, object]:
-        """What decides, besides versions, whether two runs can be equal to the last bit; for `stage.json`."""
+        """Return what bit equality of two runs depends on besides versions, for `stage.json`."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
         return {
             "device": name,
@@ -56,22 +55,20 @@ class World:
         }
 
 
-def _device(asked: str) -> torch.device:
-    if asked == "cuda" and not torch.cuda.is_available():
-        raise PlatformError(
-            "device: cuda was asked for, and torch sees no GPU; use device: cpu, or install torch for CUDA"
-        )
-    return torch.device("cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu")
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise PlatformError("device: cuda is set, but torch finds no GPU; use device: cpu, or install torch for CUDA")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def _dtype(asked: str, device: torch.device) -> torch.dtype:
-    if asked == "auto":
-        asked = "bf16" if has_bf16(device) else "fp32"
-    return torch.bfloat16 if asked == "bf16" else torch.float32
+def _dtype(precision: str, device: torch.device) -> torch.dtype:
+    if precision == "auto":
+        precision = "bf16" if has_bf16(device) else "fp32"
+    return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the processor multiplies bfloat16 natively (AVX512-BF16 or AMX on a CPU)."""
+    """Return whether the processor multiplies bfloat16 natively (AVX512-BF16 or AMX on a CPU)."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

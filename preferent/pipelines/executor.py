@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from preferent import files
-from preferent.config import model_reference, stage_graph
+from preferent.config import defaults, model_reference, run_schema, stage_graph
 from preferent.config.recipe import Recipe, assign, dump, parse, pick
 from preferent.config.stage_graph import Task
 from preferent.data.formats import row_sources
@@ -20,6 +20,7 @@ from preferent.errors import DataError, Interrupted, PreferentError, UsageError,
 from preferent.pipelines.launchers import child_process
 from preferent.pipelines.run import Run
 from preferent.runs import interruption, stages
+from preferent.runs.digests import Digests
 from preferent.runs.stages import read_stage
 
 LINKED = (".safetensors",)
@@ -42,21 +43,36 @@ def execute(
     with stages.locked(out):
         if from_stage is not None:
             _adopt(tasks, from_stage, of_run, out)
+        digests = Digests.read(out)
         if recipe.continues:
-            _keep_base(tasks, recipe, out)
+            _keep_base(tasks, recipe, out, digests)
         before = (out / "recipe.yaml").read_bytes() if (out / "recipe.yaml").exists() else None
         files.write_atomic(out / "recipe.yaml", dump(recipe))
         worked = False
+        by_default: dict[str, Any] = {}
         try:
             for number, task in enumerate(tasks, start=1):
-                worked |= _perform(task, recipe, out, f"{number}/{len(tasks)} {task.name}", announce)
+                if number == 2:  # bad data are refused before a model is looked for on the hub
+                    settled, by_default = resolved(recipe)
+                    files.write_atomic(out / "recipe.yaml", dump(recipe, by_default))
+                    recipe = settled
+                title = f"{number}/{len(tasks)} {task.name}"
+                worked |= _perform(task, recipe, by_default, out, title, announce, digests)
         except PreferentError as error:
             if before is not None and error.exit_code == UsageError.exit_code and not worked:
                 files.write_atomic(out / "recipe.yaml", before)
             raise
         finally:
             _index(tasks, out)
+        digests.write()
     return Run(out)
+
+
+def resolved(recipe: Recipe) -> tuple[Recipe, dict[str, Any]]:
+    """Return the recipe with its open fields filled in for the models that it names, and the values filled in."""
+    policy, reward = recipe.large_model_reference, defaults.reward_reference(recipe)
+    sizes = {reference: model_reference.parameters(reference) for reference in dict.fromkeys((policy, reward))}
+    return defaults.resolve(recipe, sizes[policy], sizes[reward])
 
 
 def start(values: Mapping[str, Any], out: str | Path) -> Run:
@@ -67,28 +83,27 @@ def start(values: Mapping[str, Any], out: str | Path) -> Run:
     return execute(recipe, Path(out))
 
 
-def finished(task: Task, recipe: Recipe, root: Path) -> bool:
-    """Whether a task is done, of these very fields and inputs, as far as can be seen without starting it.
+def finished(task: Task, recipe: Recipe, root: Path, by_default: Mapping[str, Any], digests: Digests) -> bool:
+    """Whether a task is done, of these very fields and inputs, as far as can be seen without starting it; only files
+    that `digests` does not know are hashed.
 
-    Raises `DataError` where it is, and what it made is not what it was then.
+    `by_default` are the values of the recipe that nobody asked for. Raises `DataError` where it is, and what it made is
+    not what it was then.
     """
     folder = root / task.folder
     if not (folder / "DONE").exists() or not (folder / "stage.json").exists():
         return False
-    old = stages.read_stage(folder)
     asked = parse(assign(recipe.model_dump(mode="json"), task.settings))[0]
-    paths = {name: root / path for name, path in task.inputs.items()}
-    paths |= {name: Path(reference) for name, reference in task.outside.items()}
-    for name, given in task.files.items():
-        local = [file for file in row_sources.expand(given) if "://" not in file]
-        paths |= {f"{name}{i}": Path(file) for i, file in enumerate(local)}
+    fields = stages.flatten(pick(asked, *stage_graph.fields(task.stage, asked)))
+    old = run_schema.translated(stages.read_stage(folder), fields, by_default)
+    paths = _inputs(task, root)
     same = (
-        old["fields"] == stages.flatten(pick(asked, *task.fields))
+        old["fields"] == fields
         and set(old["inputs"]) == set(paths)
-        and all(path.exists() and files.fingerprint(path) == old["inputs"][name] for name, path in paths.items())
+        and all(digests.of(path) == old["inputs"][name] for name, path in paths.items())
     )
     for name, digest in old["facts"].get("outputs", {}).items() if same else ():
-        if not (folder / name).exists() or files.fingerprint(folder / name) != digest:
+        if digests.of(folder / name) != digest:
             raise DataError(
                 f"{folder / name}: was changed, damaged or removed since {task.name} made it; restore it, or remove "
                 f"{folder} to do that stage again"
@@ -96,16 +111,35 @@ def finished(task: Task, recipe: Recipe, root: Path) -> bool:
     return same
 
 
-def _perform(task: Task, recipe: Recipe, root: Path, title: str, announce: Callable[[Task], None]) -> bool:
+def _inputs(task: Task, root: Path) -> dict[str, Path | None]:
+    """What a task reads, by the names that its stage gives it; None for a model that is not on this machine."""
+    paths: dict[str, Path | None] = {name: root / path for name, path in task.inputs.items()}
+    paths |= {name: model_reference.cached(reference) for name, reference in task.outside.items()}
+    for name, given in task.files.items():
+        local = [file for file in row_sources.expand(given) if "://" not in file]
+        paths |= {f"{name}{i}": Path(file) for i, file in enumerate(local)}
+    return paths
+
+
+def _perform(
+    task: Task,
+    recipe: Recipe,
+    by_default: Mapping[str, Any],
+    root: Path,
+    title: str,
+    announce: Callable[[Task], None],
+    digests: Digests,
+) -> bool:
     """Do a task; says whether there was anything to do."""
     interruption.stop().check()
-    if finished(task, recipe, root):
+    if finished(task, recipe, root, by_default, digests):
         print(f"{title}: done already", file=sys.stderr)
         return False
     announce(task)
     print(title, file=sys.stderr)
     words = task.command(str(root))
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    before = {} if task.stage == "report" else digests.stamps(_inputs(task, root))
     code = child_process.run_here([sys.executable, "-m", "preferent", *words], env=environment)
     if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
         raise Interrupted(f"stopped in {task.name}; the same command goes on from here", code - 128)
@@ -118,6 +152,8 @@ def _perform(task: Task, recipe: Recipe, root: Path, title: str, announce: Calla
         )
         failure.exit_code = code
         raise failure
+    if before:
+        digests.learn(before, _inputs(task, root), root / task.folder)
     return True
 
 
@@ -155,7 +191,7 @@ def _adopt(tasks: Sequence[Task], from_stage: str, of_run: Path | None, root: Pa
             _take(source, target)
 
 
-def _keep_base(tasks: Sequence[Task], recipe: Recipe, root: Path) -> None:
+def _keep_base(tasks: Sequence[Task], recipe: Recipe, root: Path, digests: Digests) -> None:
     """Take over the base model that the last round trained, where this round would make the same."""
     for task in tasks:
         source, target = Path(recipe.continues[-1]) / task.folder, root / task.folder
@@ -164,7 +200,8 @@ def _keep_base(tasks: Sequence[Task], recipe: Recipe, root: Path) -> None:
         here = replace(
             task, outside={name: str(model_reference.resolve(model)) for name, model in task.outside.items()}
         )
-        if finished(here, recipe, source.parent):
+        settled, by_default = resolved(recipe)
+        if finished(here, settled, source.parent, by_default, digests):
             _take(source, target)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from preferent import files
 from preferent.errors import PlatformError
 from preferent.evaluation import verdict_sentence
+from preferent.evaluation.comparison_types import ComparisonMetrics
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,10 @@ class Run:
         """What the judges said, in the AutoSxS columns, and whose answers `model_a` and `model_b` are."""
         return self._rows("comparison/judgments.jsonl")
 
-    def verdict(self) -> dict[str, Any]:
+    def verdict(self) -> ComparisonMetrics:
         """`comparison/metrics.json`: win rates with intervals, KL, lengths."""
-        return dict(files.read_json(self._found("comparison/metrics.json")))
+        metrics: ComparisonMetrics = files.read_json(self._found("comparison/metrics.json"))
+        return metrics
 
     def report(self) -> Path:
         """The report, one HTML file."""

@@ -1,6 +1,6 @@
-"""Charts as inline SVG: drawn once, coloured by the page's style sheet, so that light and dark need one drawing.
+"""Charts as inline SVG, coloured by the page's style sheet, so that one drawing serves light and dark.
 
-A point is (x, y). Coordinates of the drawing are pixels of a 460 x 280 view box; the plot fills it but for its axes.
+A point is (x, y). Coordinates of the drawing are pixels of a 460 x 280 view box; the plot fills it except for the axes.
 """
 
 import math
@@ -14,7 +14,7 @@ WIDTH, HEIGHT = 460, 280
 LEFT, RIGHT, TOP, BOTTOM = 70, 20, 10, 42
 MOST_POINTS = 300
 LINE_LEFT, LINE_WIDTH, MIDDLE = 6, 228, 10
-"""Of the picture of an interval, which is 240 x 20."""
+"""Of the picture of an interval, which is 240 x 20 pixels."""
 
 Point = tuple[float, float]
 Range = tuple[float, float]
@@ -24,9 +24,9 @@ Range = tuple[float, float]
 class Series:
     """Points of one name and colour (1 to 6 of the style sheet).
 
-    A `line` of many points is drawn as the means of equal groups on a band from their least to their greatest; `dots`
-    is a line with a mark at each point, `scatter` marks alone (of many points, every so manieth), `guide` a dashed
-    line, `ring` circles around points. `spans` are intervals of the points, drawn upright.
+    A `line` of many points is drawn as the means of equal groups on a band from their minimum to their maximum. `dots`
+    is a line with a mark at each point, `scatter` is marks alone (of many points, every n-th), `guide` is a dashed
+    line, and `ring` is circles around points. `spans` are intervals of the points, drawn as vertical lines.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A drawing with what stands around it."""
+    """A drawing with its title, legend and caption."""
 
     title: str
     svg: Markup
@@ -48,7 +48,7 @@ class Chart:
 
 @dataclass(frozen=True, slots=True)
 class Axes:
-    """The ranges of the data and their places in the drawing; `at` are the numbers on the x axis, else round ones."""
+    """The ranges of the data; `at` are the numbers on the x axis, round numbers by default."""
 
     x: Range
     y: Range
@@ -56,11 +56,11 @@ class Axes:
 
     @classmethod
     def around(cls, points: Sequence[Point]) -> "Axes":
-        """Axes that hold all points with a little air."""
+        """Return axes that contain all points with a small margin."""
         return cls(_padded([x for x, _ in points], 0.0), _padded([y for _, y in points], 0.06))
 
     def place(self, point: Point) -> Point:
-        """Where a point lies in the drawing, in pixels."""
+        """Return the place of a point in the drawing, in pixels."""
         across = (point[0] - self.x[0]) / (self.x[1] - self.x[0])
         up = (point[1] - self.y[0]) / (self.y[1] - self.y[0])
         return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
@@ -75,12 +75,12 @@ def _padded(values: Sequence[float], share: float) -> Range:
 
 
 def draw(title: str, series: Sequence[Series], x: str, y: str, caption: str, axes: Axes | None = None) -> Chart | None:
-    """Draw series over labelled axes; None where no series has a point."""
-    series = [one for one in series if one.points]
+    """Draw series over labelled axes; None if no series has a point."""
+    series = [line for line in series if line.points]
     if not series:
         return None
-    axes = axes or Axes.around([point for one in series for point in one.points])
-    marks = Markup("").join([_grid(axes, x, y), *(_marks(one, axes) for one in series)])
+    axes = axes or Axes.around([point for line in series for point in line.points])
+    marks = Markup("").join([_grid(axes, x, y), *(_marks(line, axes) for line in series)])
     svg = Markup(
         '<svg viewBox="0 0 {} {}" role="img" aria-label="{}" data-range="{} {} {} {}" data-plot="{} {} {} {}">{}</svg>'
     ).format(
@@ -93,7 +93,7 @@ def draw(title: str, series: Sequence[Series], x: str, y: str, caption: str, axe
 
 
 def _grid(axes: Axes, x: str, y: str) -> Markup:
-    """Grid lines, numbers and names of both axes."""
+    """Return grid lines, numbers and names of both axes."""
     parts = []
     for value in ticks(*axes.y):
         _, height = axes.place((axes.x[0], value))
@@ -112,7 +112,7 @@ def _grid(axes: Axes, x: str, y: str) -> Markup:
 
 
 def _marks(series: Series, axes: Axes) -> Markup:
-    """The marks of one series."""
+    """Return the marks of one series."""
     colour = f"c{series.colour}"
     if series.kind == "line":
         mean, band = grouped(series.points)
@@ -130,13 +130,13 @@ def _marks(series: Series, axes: Axes) -> Markup:
 
 
 def _upright(x: float, span: Range, colour: str, axes: Axes) -> Markup:
-    """The interval of a point."""
+    """Return the interval of a point as a vertical line."""
     (across, bottom), (_, top) = axes.place((x, span[0])), axes.place((x, span[1]))
     return _element("line", f"whisker {colour}", x1=across, x2=across, y1=bottom, y2=top)
 
 
 def grouped(points: Sequence[Point]) -> tuple[list[Point], list[Point]]:
-    """At most `MOST_POINTS` means of neighbours, and the outline of their ranges (empty where nothing was grouped)."""
+    """Return at most `MOST_POINTS` means of neighbours, and the outline of their ranges (empty if none are grouped)."""
     size = -(-len(points) // MOST_POINTS)
     if size == 1:
         return list(points), []
@@ -149,7 +149,7 @@ def grouped(points: Sequence[Point]) -> tuple[list[Point], list[Point]]:
 
 
 def _line(points: Sequence[Point], style: str, name: str, axes: Axes) -> Markup:
-    """A line that the page's script can read values from."""
+    """Return a line from which the page's script can read values."""
     markup = Markup('<polyline class="{}" data-name="{}" points="{}"/>')
     return markup.format(style, name, _path(points, axes))
 
@@ -169,7 +169,7 @@ def _text(text: str, style: str, x: float, y: float) -> Markup:
 
 
 def ticks(low: float, high: float, most: int = 7) -> list[float]:
-    """Round numbers from low to high: multiples of 1, 2 or 5 times a power of ten, about `most` or fewer."""
+    """Return about `most` or fewer round numbers from low to high: multiples of 1, 2 or 5 times a power of ten."""
     rough = (high - low) / most
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10, 20) if factor * power >= rough * (1 - 1e-9))
@@ -178,7 +178,7 @@ def ticks(low: float, high: float, most: int = 7) -> list[float]:
 
 
 def number(value: float) -> str:
-    """A number on an axis, with a true minus sign and thousands as k."""
+    """Return a number on an axis, with a true minus sign and thousands as k."""
     if abs(value) < 1e-12:
         return "0"
     text = f"{value / 1000:.6g}k" if abs(value) >= 10_000 else f"{value:.6g}"
@@ -186,7 +186,7 @@ def number(value: float) -> str:
 
 
 def interval(rate: float, low: float, high: float, colour: int) -> Markup:
-    """A win rate with its interval on a line from 0 to 1, one half marked."""
+    """Draw a win rate with its interval on a line from 0 to 1, with a mark at one half."""
     at = [LINE_LEFT + LINE_WIDTH * value for value in (rate, low, high)]
     parts = [
         *_ruler(),
@@ -197,12 +197,12 @@ def interval(rate: float, low: float, high: float, colour: int) -> Markup:
 
 
 def no_interval() -> Markup:
-    """The line alone."""
+    """Draw the line from 0 to 1 alone."""
     return _picture(_ruler())
 
 
 def ends() -> Markup:
-    """What stands over a column of intervals: where 0, one half and 1 are."""
+    """Draw the head of a column of intervals: the places of 0, one half and 1."""
     shares = {"0": 0.0, "50\u00a0%": 0.5, "100": 1.0}
     return _picture(
         [

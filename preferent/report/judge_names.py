@@ -1,25 +1,21 @@
-"""The judges of a comparison, people among them: who they are, and whether the place of an answer moved them."""
+"""The judges of a comparison, people among them: their names, and whether the order of the answers moved them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
-from typing import Any
 
 from preferent.config.recipe import Recipe
-from preferent.report import charts, interval_tables
-from preferent.report.interval_tables import IntervalRow, IntervalTable, counted, percent, row
-
-UNPARSABLE = 0.02
-"""Share of a language model's replies from which on it matters that they held no verdict."""
-
-Figures = Mapping[str, Any]
+from preferent.evaluation.comparison_types import ComparisonMetrics, JudgeFigures, OrderFigures
+from preferent.evaluation.judges.protocol import MUCH_UNPARSABLE
+from preferent.report import charts
+from preferent.report.interval_tables import IntervalRow, IntervalTable, counted, percent, rate_text, row
 
 
 @dataclass(frozen=True, slots=True)
 class ReportedJudge:
     """A judge in words: `name` within a sentence, and what it is; `colour` is one of the style sheet's.
 
-    A `proper` name is somebody else's, and never written with another letter.
+    A `proper` name was given by a user and is always written as it is.
     """
 
     name: str
@@ -30,12 +26,12 @@ class ReportedJudge:
 
     @property
     def title(self) -> str:
-        """The name where a sentence or a row starts with it."""
+        """The name at the beginning of a sentence or a row."""
         return self.name if self.proper else self.name[:1].upper() + self.name[1:]
 
     @property
-    def told(self) -> str:
-        """Who it is and what."""
+    def description(self) -> str:
+        """The name and what the judge is."""
         return f"{self.name}, {self.what}"
 
 
@@ -47,91 +43,88 @@ KNOWN = {
 }
 
 
-def jurors(metrics: Figures, recipe: Recipe) -> dict[str, ReportedJudge]:
-    """Everybody who judged, people (of an earlier round, if not of this) and the truth, by the name in the files."""
+def reported_judges(metrics: ComparisonMetrics, recipe: Recipe) -> dict[str, ReportedJudge]:
+    """Return all judges by the name in the files; people and the true preference are always among them."""
     colours = cycle((5, 6))
     models = {judge.name: judge.model for judge in recipe.compare.judges}
-    found = {}
+    judges = {}
     for name, figures in metrics.get("judges", {}).items():
         what = f"the language model {models[name]}" if name in models else "a language model"
-        found[name] = KNOWN.get(name) or ReportedJudge(
+        judges[name] = KNOWN.get(name) or ReportedJudge(
             name, what, next(colours), figures.get("independent", True), True
         )
-    return found | {name: KNOWN[name] for name in ("people", "truth")}
+    return judges | {name: KNOWN[name] for name in ("people", "truth")}
 
 
-def whom(found: Figures) -> str:
-    """On how many verdicts a rate rests: of how many people, on how many prompts."""
-    verdicts = {"people": "vote", "language_model": "verdict"}.get(found.get("kind", ""), "pair")
-    people = f" of {counted(found['annotators'], 'person', 'people')}" if "annotators" in found else ""
-    prompts = "" if found["prompts"] == found["n"] else f" on {counted(found['prompts'], 'prompt')}"
-    return f"{counted(found['n'], verdicts)}{people}{prompts}"
+def verdict_count(judge: JudgeFigures) -> str:
+    """Return the number of verdicts that a rate is taken over, of how many people, on how many prompts."""
+    verdicts = {"people": "vote", "language_model": "verdict"}.get(judge.get("kind", ""), "pair")
+    people = f" of {counted(judge['annotators'], 'person', 'people')}" if "annotators" in judge else ""
+    prompts = "" if judge["prompts"] == judge["n"] else f" on {counted(judge['prompts'], 'prompt')}"
+    return f"{counted(judge['n'], verdicts)}{people}{prompts}"
 
 
-def order(metrics: Figures, jury: Mapping[str, ReportedJudge]) -> IntervalTable | None:
-    """What depends on which answer stood first, of judges that see both at once."""
-    seen = {name: one for name, one in metrics.get("judges", {}).items() if one.get("order")}
-    if not seen:
-        return None
+def order(metrics: ComparisonMetrics, judges: Mapping[str, ReportedJudge]) -> IntervalTable | None:
+    """Return how the order of the answers moved the judges that see both at once."""
+    rows = [
+        _order_row(figures["order"], figures["kind"] == "language_model", judges[name])
+        for name, figures in metrics.get("judges", {}).items()
+        if figures.get("order")
+    ]
     heads = ("First answer preferred by", "Share", "95 % interval", "Same verdict both ways", "Verdicts", "No verdict")
-    rows = [_first(one, jury[name]) for name, one in seen.items()]
     remark = (
-        "A judge that looks at what is said and not at where it stands prefers the first answer in half of its "
-        "verdicts. Language models judge every pair in both orders, so that a liking for a place cancels out in the "
-        "win rate; it adds ties or noise."
+        "A judge that is not influenced by the order prefers the first answer in half of its verdicts. Language "
+        "models judge every pair in both orders, so that a position bias cancels out in the win rate; it adds ties or "
+        "noise."
     )
-    return IntervalTable("Order: does the place decide?", heads, rows, remark)
+    return IntervalTable("Order: does the position decide?", heads, rows, remark) if rows else None
 
 
-def _first(found: Figures, juror: ReportedJudge) -> IntervalRow:
-    seen = found["order"]
-    consistent, first, asked = seen.get("consistent"), seen.get("first_slot"), found["kind"] == "language_model"
-    replies = seen["parsed"] + seen["unparsable"] if "parsed" in seen else seen["verdicts"]
-    none = f"{seen['unparsable']} ({percent(seen.get('unparsable_share') or 0.0, 1)})" if asked else "–"
+def _order_row(figures: OrderFigures, is_model: bool, judge: ReportedJudge) -> IntervalRow:
+    consistent, first = figures.get("consistent"), figures.get("first_slot")
+    replies = figures["parsed"] + figures["unparsable"] if "parsed" in figures else figures["verdicts"]
+    share = percent(figures.get("unparsable_share") or 0.0, 1)
+    none = f"{figures['unparsable']} ({share})" if is_model else "–"
     cells = ("–" if consistent is None else percent(consistent), str(replies), none)
     if first is None:
-        return IntervalRow(juror.title, ("–", "–", *cells), charts.no_interval(), _cost(seen))
-    interval = seen.get("first_slot_interval")
+        return IntervalRow(judge.title, ("–", "–", *cells), charts.no_interval(), _cost(figures))
+    interval = figures.get("first_slot_interval")
     return row(
-        *(juror.title, first, interval, *cells),
-        colour=juror.colour,
-        note=_cost(seen),
-        tag=_place(interval),
+        *(judge.title, first, interval, *cells),
+        colour=judge.colour,
+        note=_cost(figures),
+        tag=_position_bias(interval),
         warns=True,
     )
 
 
-def _cost(seen: Figures) -> str:
-    """What a language model's verdicts took."""
-    calls, seconds, tokens = (seen.get(name) for name in ("calls", "seconds", "tokens"))
+def _cost(figures: OrderFigures) -> str:
+    """Return the calls, time and tokens that a language model's verdicts took."""
+    calls, seconds, tokens = figures.get("calls"), figures.get("seconds"), figures.get("tokens")
     parts = [counted(calls, "call") if calls else "", f"{seconds:.0f} s" if seconds else ""]
     return ", ".join(filter(None, [*parts, f"{tokens} tokens" if tokens else ""]))
 
 
-def _place(interval: Sequence[float] | None) -> str:
-    """Which place a judge likes, where it is shown that it likes one."""
+def _position_bias(interval: Sequence[float] | None) -> str:
+    """Return which position a judge prefers, if its interval shows a preference."""
     low, high = interval or (0.5, 0.5)
-    return "likes the first place" if low > 0.5 else "likes the second place" if high < 0.5 else ""
+    return "prefers the first answer" if low > 0.5 else "prefers the second answer" if high < 0.5 else ""
 
 
-def unparsable(metrics: Figures, jury: Mapping[str, ReportedJudge]) -> Iterator[str]:
-    """A warning for each language model whose replies too often held no verdict, with what becomes of its rate."""
-    for name, found in metrics.get("judges", {}).items():
-        seen = found.get("order") or {}
-        if (seen.get("unparsable_share") or 0.0) > UNPARSABLE:
-            said = (
-                f"{jury[name].title}: {percent(seen['unparsable_share'], 1)} of its replies "
-                f"({seen['unparsable']}) held no verdict."
-            )
-            ties = found.get("unparsable_as_ties")
-            yield (
-                f"{said} Counted as ties they make {interval_tables.told(ties)} of {interval_tables.told(found)}."
-                if ties
-                else said
-            )
+def unparsable(metrics: ComparisonMetrics, judges: Mapping[str, ReportedJudge]) -> Iterator[str]:
+    """Warn about each language model of which too many replies contain no verdict, with the rate if they were ties."""
+    for name, figures in metrics.get("judges", {}).items():
+        replies = figures.get("order") or {}
+        if (replies.get("unparsable_share") or 0.0) > MUCH_UNPARSABLE:
+            share = percent(replies["unparsable_share"], 1)
+            warning = f"{judges[name].title}: {share} of its replies ({replies['unparsable']}) contain no verdict."
+            if ties := figures.get("unparsable_as_ties"):
+                as_ties, as_read = (rate_text(rate["win_rate"], rate["interval"]) for rate in (ties, figures))
+                warning += f" If they count as ties, the win rate is {as_ties} instead of {as_read}."
+            yield warning
 
 
-def names(jury: Mapping[str, ReportedJudge], there: Sequence[str]) -> str:
-    """Who the judges are that have the names, each once."""
-    told = ". ".join(f"{jury[name].title}: {jury[name].what}" for name in dict.fromkeys(there))
-    return f"{told}." if told else ""
+def descriptions(judges: Mapping[str, ReportedJudge], names: Sequence[str]) -> str:
+    """Return what the judges of these names are, each once."""
+    text = ". ".join(f"{judges[name].title}: {judges[name].what}" for name in dict.fromkeys(names))
+    return f"{text}." if text else ""

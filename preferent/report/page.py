@@ -1,8 +1,8 @@
-"""Stage `report`: one self-contained page that draws what the files of a run say, and computes nothing of its own.
+"""Stage `report`: one self-contained page that draws the figures in the files of a run and computes none of its own.
 
-The page is safe against any text in it: texts travel as JSON in a script element that is data, with `< > &` and the
-line separators escaped, and are shown by `textContent`; a content security policy allows our script and style alone,
-by their hashes, and no network.
+The page is safe against any text in it. Texts are JSON in a script element of type data, with `< > &` and the line
+separators escaped, and are shown by `textContent`. A content security policy allows only our script and style, by
+their hashes, and no network.
 """
 
 import base64
@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -19,6 +19,8 @@ from preferent import files
 from preferent.config import stage_graph
 from preferent.config.recipe import Recipe
 from preferent.errors import PlatformError
+from preferent.evaluation.comparison_types import ComparisonMetrics, GoldFigures
+from preferent.evaluation.quality_types import PartFigures, QualityFigures
 from preferent.report import (
     agreement_tables,
     charts,
@@ -33,6 +35,7 @@ from preferent.report import (
 )
 from preferent.rewards.normalization import ScoreNormalization
 from preferent.runs import stages
+from preferent.runs.directory import RunDirectory
 
 PAGE = Path(__file__).parent / "templates"
 DIFFERENCE = Path(__file__).parent.parent / "evaluation" / "static" / "difference.js"
@@ -44,7 +47,7 @@ STAGES = (
     *("data", "sft", "reward", "judge", "policy"),
     *("predictions/base", "predictions/tuned", "predictions/original", "comparison"),
 )
-PARTS = ("validation", "test")
+PARTS: tuple[Literal["validation", "test"], ...] = ("validation", "test")
 SECTIONS = {
     "verdict": "Verdict",
     "rounds": "Rounds",
@@ -55,35 +58,38 @@ SECTIONS = {
     "examples": "Examples",
     "made": "How it was made",
 }
+RELATIVE = RunDirectory(Path())
+"""Paths as the page shows them: relative to the run directory."""
 EXPECTED = {
-    "comparison/metrics.json": "the verdict",
-    "comparison/judgments.jsonl": "the examples",
-    "reward/metrics.jsonl": "the reward model’s curves",
-    "reward/quality.json": "the reward model’s quality",
-    "reward/mistakes.jsonl": "the reward model’s mistakes",
-    "judge/quality.json": "the independent judge’s quality",
-    "policy/metrics.jsonl": "the policy’s curves",
-    "data/counts.json": "the data counts",
-    "recipe.yaml": "the recipe",
+    RELATIVE.comparison.metrics: "the verdict",
+    RELATIVE.comparison.judgments: "the examples",
+    RELATIVE.stage("reward").metrics: "the reward model’s curves",
+    RELATIVE.stage("reward").quality: "the reward model’s quality",
+    RELATIVE.stage("reward").mistakes: "the reward model’s mistakes",
+    RELATIVE.stage("judge").quality: "the independent judge’s quality",
+    RELATIVE.policy.metrics: "the policy’s curves",
+    RELATIVE.counts: "the data counts",
+    RELATIVE.recipe: "the recipe",
 }
-"""What the page shows, by the file that says it; a missing one is named on the page."""
+"""The parts of the page by the file that they are read from; a missing file is named on the page."""
 
 
 def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
-    """Write the report of the run directory `run=` to `out`, a file, or to `report.html` in it where it is a folder.
+    """Write the report of the run directory `run=` to the file `out`, or to `report.html` in the folder `out`.
 
-    Always made anew: it takes a second and depends on everything.
+    The report is always written anew: it takes a second and depends on everything.
     """
     root = inputs["run"]
     if not root.is_dir():
         raise PlatformError(f"{root}: no such run directory; make one with `preferent run RECIPE`")
-    page = out / "report.html" if out.is_dir() else out
+    page = RunDirectory(out).report if out.is_dir() else out
     files.write_atomic(page, render(recipe, root))
     print(f"{page}: written; open it in a browser", flush=True)
 
 
 def render(recipe: Recipe, root: Path) -> str:
-    """The page as text."""
+    """Return the page as text."""
+    run = RunDirectory(root)
     environment = Environment(loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined)
     environment.filters["percent"] = interval_tables.percent
     environment.globals["ends"] = charts.ends()
@@ -96,94 +102,94 @@ def render(recipe: Recipe, root: Path) -> str:
         style_hash=fingerprint(style),
         script_hash=fingerprint(script),
         recipe=recipe,
-        recipe_text=_text(root / "recipe.yaml"),
-        missing=[(path, what) for path, what in expected(recipe).items() if not (root / path).exists()],
+        recipe_text=_text(run.recipe),
+        missing=[(path.as_posix(), what) for path, what in expected(recipe).items() if not (root / path).exists()],
         direct=stage_graph.direct(recipe),
-        counts=_counts(root),
+        counts=_counts(run),
         sections={name: title for name, title in SECTIONS.items() if name != "rounds" or recipe.continues},
-        **_verdict(recipe, root),
-        **_figures(root),
-        **reward_model_section.section(root / "reward"),
-        **_made(root),
+        **_verdict(recipe, run),
+        **_figures(run),
+        **reward_model_section.section(run.stage("reward")),
+        **_made(run),
     )
 
 
-def expected(recipe: Recipe) -> dict[str, str]:
-    """What the page of a recipe's run shows, by file; without a reward to optimise there is no reward model."""
-    return {
-        path: what for path, what in EXPECTED.items() if not (stage_graph.direct(recipe) and path.startswith("reward/"))
-    }
+def expected(recipe: Recipe) -> dict[Path, str]:
+    """Return the parts of a recipe's page by file; without a reward to optimise there is no reward model."""
+    unused = [RELATIVE.stage("reward").folder] if stage_graph.direct(recipe) else []
+    return {path: what for path, what in EXPECTED.items() if path.parent not in unused}
 
 
 def fingerprint(text: str) -> str:
-    """A content security policy's source expression for an inline script or style."""
+    """Return a content security policy's source expression for an inline script or style."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def embedded(value: Any) -> Markup:
-    """JSON that may stand in a script element whatever texts it holds."""
+    """Return JSON that is safe in a script element, whatever texts it contains."""
     return Markup(json.dumps(value, ensure_ascii=False, allow_nan=False).translate(ESCAPED))
 
 
-def _verdict(recipe: Recipe, root: Path) -> dict[str, Any]:
-    """What the page says first, and what stands behind it."""
-    metrics, gold = _json(root / "comparison" / "metrics.json"), _json(root / "comparison" / "gold.json")
-    there = metrics or {}
-    found = there["judges"][there["headline"]] if there.get("headline") else None
-    jurors = judge_names.jurors(there, recipe)
-    opinions = verdict_section.opinions(there, gold, jurors)
-    judged = [*there.get("judges", {}), *(["truth"] if gold and "win_rate" in gold else [])]
+def _verdict(recipe: Recipe, run: RunDirectory) -> dict[str, Any]:
+    """Return the verdict and what it is based on."""
+    read: ComparisonMetrics | None = _json(run.comparison.metrics)
+    gold: GoldFigures | None = _json(run.comparison.gold)
+    metrics = read or ComparisonMetrics()
+    headline = verdict_section.headline_judge(metrics)
+    judges = judge_names.reported_judges(metrics, recipe)
+    names = [*metrics.get("judges", {}), *(["truth"] if gold and "win_rate" in gold else [])]
     return {
-        "metrics": metrics,
-        "headline": found,
-        "judged_by": jurors[there["headline"]].told if found else "",
-        "span": interval_tables.span(found["interval"]) if found else "",
-        "sentence": verdict_section.sentence(found) if found else "",
-        "caution": verdict_section.caution(found) if found else "",
-        "doubts": verdict_section.doubts(there, jurors) if there else [],
-        "opinions": opinions,
-        "who": judge_names.names(jurors, judged),
-        "sample_size": verdict_section.sample_size(there),
-        "side_names": verdict_section.titles(there),
-        "measures": verdict_section.measures(there, jurors),
-        "notes": verdict_section.notes(there, jurors) if there else [],
+        "metrics": read,
+        "headline": headline,
+        "judged_by": judges[metrics["headline"] or ""].description if headline else "",
+        "span": interval_tables.span(headline["interval"]) if headline else "",
+        "sentence": verdict_section.sentence(headline) if headline else "",
+        "caution": verdict_section.caution(headline) if headline else "",
+        "doubts": verdict_section.doubts(metrics, judges) if metrics else [],
+        "by_judge": verdict_section.by_judge(metrics, gold, judges),
+        "descriptions": judge_names.descriptions(judges, names),
+        "sample_size": verdict_section.sample_size(metrics),
+        "side_names": verdict_section.side_titles(metrics),
+        "measures": verdict_section.measures(metrics, judges),
+        "notes": verdict_section.notes(metrics, judges) if metrics else [],
         "truth": figures.truth((gold or {}).get("curve", [])),
-        "rounds": rounds.section(there, recipe.continues, jurors),
-        "others": verdict_section.others(there, jurors),
-        "ratings": verdict_section.ratings(there, jurors),
-        "matrix": agreement_tables.matrix(there, jurors),
-        "readings": agreement_tables.readings(there, jurors),
-        "against_people": agreement_tables.against_people(there, jurors),
-        "order": judge_names.order(there, jurors),
-        "warnings": list(judge_names.unparsable(there, jurors)),
-        "lengths": slices.lengths(there, jurors),
-        "slices": slices.slices(there, jurors),
-        **_examples(recipe, root, there, jurors),
+        "rounds": rounds.section(metrics, recipe.continues, judges),
+        "other_pairs": verdict_section.other_pairs(metrics, judges),
+        "ratings": verdict_section.ratings(metrics, judges),
+        "matrix": agreement_tables.matrix(metrics, judges),
+        "agreements": agreement_tables.sentences(metrics, judges),
+        "against_people": agreement_tables.against_people(metrics, judges),
+        "order": judge_names.order(metrics, judges),
+        "warnings": list(judge_names.unparsable(metrics, judges)),
+        "lengths": slices.lengths(metrics, judges),
+        "slices": slices.slices(metrics, judges),
+        **_examples(recipe, run, metrics, judges),
     }
 
 
 def _examples(
-    recipe: Recipe, root: Path, metrics: dict[str, Any], jurors: Mapping[str, judge_names.ReportedJudge]
+    recipe: Recipe, run: RunDirectory, metrics: ComparisonMetrics, judges: Mapping[str, judge_names.ReportedJudge]
 ) -> dict[str, Any]:
-    """Pairs of answers for the page's script."""
-    wanted = examples.chosen(root, metrics, recipe.report.pairs)
-    pairs = examples.within(wanted, MOST, lambda row: len(embedded(row).encode()))
-    titles = {name: juror.title for name, juror in jurors.items()}
+    """Return pairs of answers for the page's script."""
+    selected = examples.select(run, metrics, recipe.report.pairs)
+    pairs = examples.fit(selected, MOST, lambda row: len(embedded(row).encode()))
+    titles = {name: judge.title for name, judge in judges.items()}
     return {
         "pairs": embedded({"pairs": pairs, "titles": titles}),
         "pair_count": len(pairs),
-        "pairs_wanted": len(wanted),
+        "pairs_wanted": len(selected),
     }
 
 
-def _figures(root: Path) -> dict[str, Any]:
-    """The charts, and the figures of reward-model quality."""
-    qualities = {name: _json(root / folder / "quality.json") for name, folder in figures.SCORERS.items()}
-    policy = (_json(root / "policy" / "stage.json") or {}).get("facts", {})
+def _figures(run: RunDirectory) -> dict[str, Any]:
+    """Return the charts, and the figures of reward-model quality."""
+    scorers = {name: run.stage(folder) for name, folder in figures.SCORERS.items()}
+    qualities: dict[str, QualityFigures | None] = {name: _json(stage.quality) for name, stage in scorers.items()}
+    policy = (_json(run.policy.description) or {}).get("facts", {})
     step = policy.get("best_step")
     best = {name: (quality or {}).get("best_step") for name, quality in qualities.items()}
-    score = _json(root / "policy" / "score.json")
-    curves = {name: figures.reward(root, folder, name, best[name]) for name, folder in figures.SCORERS.items()}
+    score = _json(run.policy.score)
+    curves = {name: figures.reward(stage, name, best[name]) for name, stage in scorers.items()}
     reliability = [
         chart
         for name, quality in qualities.items()
@@ -191,11 +197,11 @@ def _figures(root: Path) -> dict[str, Any]:
         for chart in figures.reliability(quality.get("reliability", []), name)
     ]
     return {
-        "supervised": figures.supervised(root),
+        "supervised": figures.supervised(run.stage("sft")),
         "reward_curves": curves["Reward model"],
         "judge_curves": curves["Independent judge"],
-        "policy_curves": figures.policy(root, step) + figures.direct(root, step),
-        "against_kl": figures.against_kl(root, step),
+        "policy_curves": figures.policy(run.policy, step) + figures.direct(run.policy, step),
+        "against_kl": figures.against_kl(run.policy, step),
         "reliability": reliability,
         "qualities": _parts(qualities),
         "score": score and ScoreNormalization.parse(score).formula(),
@@ -203,50 +209,50 @@ def _figures(root: Path) -> dict[str, Any]:
     }
 
 
-def _parts(qualities: Mapping[str, Mapping[str, Any] | None]) -> list[tuple[str, str, Any]]:
-    """The rows of the quality table: model, part, figures."""
-    there = [(name, part, (quality or {}).get(part)) for name, quality in qualities.items() for part in PARTS]
-    return [(name, part, found) for name, part, found in there if found]
+def _parts(qualities: Mapping[str, QualityFigures | None]) -> list[tuple[str, str, PartFigures]]:
+    """Return the rows of the quality table: model, part, figures."""
+    there = [(name, part, quality.get(part)) for name, quality in qualities.items() if quality for part in PARTS]
+    return [(name, part, part_figures) for name, part, part_figures in there if part_figures]
 
 
-def facts(found: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Nested values as names and texts, in their order; what is null or an empty list is left out."""
-    shown = [(name, value) for name, value in stages.flatten(found).items() if value is not None and value != []]
-    return [(name.replace(".", " "), _fact(value)) for name, value in shown]
+def facts(nested: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return nested values as names and texts, in their order; nulls and empty lists are left out."""
+    shown = [(name, fact) for name, fact in stages.flatten(nested).items() if fact is not None and fact != []]
+    return [(name.replace(".", " "), _fact(fact)) for name, fact in shown]
 
 
-def _fact(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(_fact(one) for one in value)
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _fact(fact: Any) -> str:
+    if isinstance(fact, list):
+        return ", ".join(map(_fact, fact))
+    return f"{fact:.4g}" if isinstance(fact, float) else str(fact)
 
 
-def _counts(root: Path) -> list[tuple[str, list[tuple[str, str]]]]:
-    """The data counts, a row for each part, those of no part under `all`."""
-    counts = _json(root / "data" / "counts.json") or {}
-    whole = {name: value for name, value in counts.items() if not isinstance(value, dict)}
-    parts = [(name, facts(value)) for name, value in counts.items() if isinstance(value, dict)]
+def _counts(run: RunDirectory) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return the data counts, a row for each part; those that belong to no part are under `all`."""
+    counts = _json(run.counts) or {}
+    whole = {name: count for name, count in counts.items() if not isinstance(count, dict)}
+    parts = [(name, facts(count)) for name, count in counts.items() if isinstance(count, dict)]
     return parts + ([("all", facts(whole))] if whole else [])
 
 
-def _made(root: Path) -> dict[str, Any]:
-    """How it was made: each stage's device and facts, and the versions, as `stage.json` has them."""
-    stages = {name: found for name in STAGES if (found := _json(root / name / "stage.json"))}
+def _made(run: RunDirectory) -> dict[str, Any]:
+    """Return how the run was made: each stage's device and facts, and the versions, as in `stage.json`."""
+    described = {name: stage for name in STAGES if (stage := _json(run.stage(name).description))}
     rows = [
-        (name, (root / name / "DONE").exists(), facts({k: v for k, v in found["facts"].items() if k != "outputs"}))
-        for name, found in stages.items()
+        (name, run.stage(name).done.exists(), facts({k: v for k, v in stage["facts"].items() if k != "outputs"}))
+        for name, stage in described.items()
     ]
     versions: dict[str, set[str]] = {}
-    for found in stages.values():
-        for package, version in found.get("versions", {}).items():
+    for stage in described.values():
+        for package, version in stage.get("versions", {}).items():
             versions.setdefault(package, set()).add(version)
-    return {"stages": rows, "versions": [(package, ", ".join(sorted(found))) for package, found in versions.items()]}
+    return {"stages": rows, "versions": [(package, ", ".join(sorted(used))) for package, used in versions.items()]}
 
 
 def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
-def _json(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file of the run; None where there is no file."""
+def _json(path: Path) -> Any:
+    """Return the object in a JSON file of the run; None if there is no file."""
     return files.read_json(path) if path.exists() else None

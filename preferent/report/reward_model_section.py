@@ -1,38 +1,38 @@
 """The reward model on the page: its `quality.json` and `mistakes.jsonl` as sentences and rows of tables."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from preferent import files
 from preferent.evaluation import reward_findings
+from preferent.evaluation.quality_types import BucketFigures, QualityFigures, RuleFigures, ShareFigures, SpreadFigures
 from preferent.report.interval_tables import IntervalRow, IntervalTable, percent, row
+from preferent.runs.directory import StageDirectory
 
 LONGEST = 2000
 """Characters of a text that the page shows."""
 
-Figures = Mapping[str, Any]
 
-
-def section(folder: Path) -> dict[str, Any]:
-    """Sentences, tables and mistakes of the reward model in a folder; empty where it has not been measured."""
-    path, worst = folder / "quality.json", folder / "mistakes.jsonl"
-    quality = files.read_json(path) if path.exists() else {}
+def section(stage: StageDirectory) -> dict[str, Any]:
+    """Return sentences, tables and mistakes of a reward model; empty if it was not measured."""
+    quality: QualityFigures = files.read_json(stage.quality) if stage.quality.exists() else {}
     detailed = "reported" in quality
+    mistakes = files.read_jsonl(stage.mistakes) if stage.mistakes.exists() else []
     return {
         "remarks": reward_findings.remarks(quality),
         "tables": [table for table in tables(quality) if table.rows] if detailed else [],
-        "mistakes": [mistake(row) for row in files.read_jsonl(worst)] if worst.exists() else [],
+        "mistakes": [mistake(pair) for pair in mistakes],
     }
 
 
-def tables(quality: Figures) -> list[IntervalTable]:
-    """Everything that is a share of the reported pairs."""
-    by_confidence, by_strength = quality["by_confidence"], quality["by_strength"]
+def tables(quality: QualityFigures) -> list[IntervalTable]:
+    """Return all shares of the reported pairs."""
+    confidence = [_bucket(bucket) for bucket in quality["by_confidence"]]
+    strength = [_bucket(bucket) for bucket in quality["by_strength"]]
     return [
         _table("Beside rules that need no model", _rules(quality), "What prefers", "Model’s lead"),
-        _table("By the model’s confidence", [_bucket(one) for one in by_confidence], "Score difference", "Confidence"),
-        _table("By how clear the choice was", [_bucket(one) for one in by_strength], "Strength", "Confidence"),
+        _table("By the model’s confidence", confidence, "Score difference", "Confidence"),
+        _table("By how clear the choice was", strength, "Strength", "Confidence"),
         _table("By length and position", _habits(quality), "Share of pairs"),
         _table("Beside sampled answers", _samples(quality), "Share of prompts", "Mean score", "Sampled"),
     ]
@@ -42,29 +42,28 @@ def _table(caption: str, rows: Sequence[IntervalRow], first: str, *more: str) ->
     return IntervalTable(caption, (first, "Share", "95 % interval", "Pairs", *more), rows)
 
 
-def share(name: str, found: Figures, *more: str, colour: int = 1) -> IntervalRow:
-    """A share of pairs with its interval; `more` are further cells."""
-    return row(name, found["share"], found["interval"], str(found["count"]), *more, colour=colour)
+def share(name: str, figures: ShareFigures, *more: str, colour: int = 1) -> IntervalRow:
+    """Return a share of pairs with its interval as a row; `more` are further cells."""
+    return row(name, figures["share"], figures["interval"], str(figures["count"]), *more, colour=colour)
 
 
-def _rules(quality: Figures) -> list[IntervalRow]:
-    rules = quality["rules"]
-    found = [share(reward_findings.RULES[name], one, _lead(one), colour=4) for name, one in rules.items()]
-    return [share("the model", quality["accuracy"], ""), *found]
+def _rules(quality: QualityFigures) -> list[IntervalRow]:
+    rules = [share(reward_findings.RULES[name], rule, _lead(rule), colour=4) for name, rule in quality["rules"].items()]
+    return [share("the model", quality["accuracy"], ""), *rules]
 
 
-def _lead(found: Figures) -> str:
-    low, high = found["lead_interval"]
-    return f"{reward_findings.points(found['lead'])} ({reward_findings.points(low)} to {reward_findings.points(high)})"
+def _lead(rule: RuleFigures) -> str:
+    low, high = rule["lead_interval"]
+    return f"{reward_findings.points(rule['lead'])} ({reward_findings.points(low)} to {reward_findings.points(high)})"
 
 
-def _bucket(found: Figures) -> IntervalRow:
-    low, high = found["low"], found["high"]
-    name = "not said" if low is None else f"{low:.3g}" if low == high else f"{low:.2f} to {high:.2f}"
-    return share(name, found, percent(found["confidence"], 1))
+def _bucket(bucket: BucketFigures) -> IntervalRow:
+    low, high = bucket["low"], bucket["high"]
+    name = "unknown" if low is None else f"{low:.3g}" if low == high else f"{low:.2f} to {high:.2f}"
+    return share(name, bucket, percent(bucket["confidence"], 1))
 
 
-def _habits(quality: Figures) -> list[IntervalRow]:
+def _habits(quality: QualityFigures) -> list[IntervalRow]:
     named = {
         "right where the longer was chosen": quality["length"]["longer_won"],
         "right where the shorter was chosen": quality["length"]["shorter_won"],
@@ -72,39 +71,44 @@ def _habits(quality: Figures) -> list[IntervalRow]:
         "the model prefers the first": quality["position"]["first_preferred"],
         "people chose the first": quality["position"]["first_chosen"],
     }
-    return [share(name, found) for name, found in named.items() if found]
+    return [share(name, figures) for name, figures in named.items() if figures]
 
 
-def _samples(quality: Figures) -> list[IntervalRow]:
-    found = quality.get("samples")
-    if not found:
+def _samples(quality: QualityFigures) -> list[IntervalRow]:
+    samples = quality.get("samples")
+    if not samples:
         return []
-    sampled = _spread(found["sampled"])
+    sampled = _spread(samples["sampled"])
+    sides = {
+        "chosen": (samples["chosen_above"], samples["chosen"]),
+        "rejected": (samples["rejected_above"], samples["rejected"]),
+    }
     return [
-        share(f"the {side} answer scores above the sampled one", found[f"{side}_above"], _spread(found[side]), sampled)
-        for side in ("chosen", "rejected")
+        share(f"the {side} answer scores above the sampled one", above, _spread(scores), sampled)
+        for side, (above, scores) in sides.items()
     ]
 
 
-def _spread(found: Figures) -> str:
-    return f"{found['mean']:.3g} ± {found['sd']:.3g}".replace("-", "−")
+def _spread(scores: SpreadFigures) -> str:
+    return f"{scores['mean']:.3g} ± {scores['sd']:.3g}".replace("-", "−")
 
 
-def mistake(found: Figures) -> dict[str, Any]:
-    """What the page shows of a row of `mistakes.jsonl`."""
-    turns = found.get("messages", [])
-    prompt = found.get("input_text") or "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
+def mistake(pair: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the page shows of a row of `mistakes.jsonl`."""
+    turns = pair.get("messages", [])
+    prompt = pair.get("input_text") or "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
     answers = [
         {
-            "text": shortened(found[f"candidate_{place}"]),
-            "score": f"{found[f'score_{place}']:.3g}".replace("-", "−"),
-            "chosen": found["choice"] == place,
+            "text": shortened(pair[f"candidate_{place}"]),
+            "score": f"{pair[f'score_{place}']:.3g}".replace("-", "−"),
+            "chosen": pair["choice"] == place,
         }
         for place in (0, 1)
     ]
-    sure = percent(found["confidence"], 1)
-    return {"source": found["source"], "confidence": sure, "prompt": shortened(prompt), "answers": answers}
+    confidence = percent(pair["confidence"], 1)
+    return {"source": pair["source"], "confidence": confidence, "prompt": shortened(prompt), "answers": answers}
 
 
 def shortened(text: str) -> str:
+    """Return a text, cut at the end if it is too long for the page."""
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"

@@ -1,28 +1,30 @@
-"""Several rounds on one page: what a run and those that it continues made of the same base model."""
+"""Several rounds on one page: a run and those that it continues, compared with the same base model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from preferent import files
+from preferent.evaluation.comparison_types import ComparisonMetrics, RateFigures, SidePairFigures
 from preferent.report import charts, verdict_section
 from preferent.report.charts import Chart, Series
-from preferent.report.interval_tables import IntervalTable, number, percent, row, span
+from preferent.report.interval_tables import IntervalTable, number, rate_text, row
 from preferent.report.judge_names import ReportedJudge
+from preferent.runs.directory import RunDirectory
 
-AT_BASE: Mapping[str, Any] = {"win_rate": 0.5, "interval": (0.5, 0.5)}
+AT_BASE: RateFigures = {"win_rate": 0.5, "interval": (0.5, 0.5)}
 """The base model against itself."""
 BESIDE = 0.06
-"""Of a round, between the points of two judges."""
+"""Distance between the points of two judges, in rounds."""
 
-Figures = Mapping[str, Any]
+Rates = Sequence[RateFigures | None]
+"""A judge's figures of every round, None if it gave none."""
 
 
 @dataclass(frozen=True, slots=True)
 class RoundsSection:
-    """`heads` name the columns of `rows`, one a round; `steps` are rounds against the one before."""
+    """`heads` name the columns of `rows`, one row per round; `steps` compare each round with the one before."""
 
     heads: Sequence[str]
     rows: Sequence[tuple[str, ...]]
@@ -30,96 +32,98 @@ class RoundsSection:
     steps: IntervalTable
 
 
-def section(metrics: Figures, continues: Sequence[str], jurors: Mapping[str, ReportedJudge]) -> RoundsSection | None:
-    """Every round of a run that continues others; None where it continues none."""
+def section(
+    metrics: ComparisonMetrics, continues: Sequence[str], judges: Mapping[str, ReportedJudge]
+) -> RoundsSection | None:
+    """Return every round of a run that continues others; None if it continues none."""
     earlier = [side["key"] for side in metrics.get("sides", []) if side["key"].startswith(verdict_section.ROUND)]
     if not earlier:
         return None
     sides = ["b", *sorted(earlier, key=lambda key: int(key.removeprefix(verdict_section.ROUND))), "a"]
-    then = [*map(_read, continues), *[None] * len(earlier)][: len(earlier)]
-    said = [None, *then, metrics]
-    asked = dict.fromkeys([*metrics.get("judges", {}), "people"])
-    against = {name: against_base(name, metrics, sides, said) for name in asked}
-    against = {name: found for name, found in against.items() if any(found)}
-    columns = [(jurors[name].title, [_rate(one) for one in found]) for name, found in against.items()]
-    if any(one and one.get("kl") for one in said):
-        columns.append(
-            ("KL", ["0", *((number(one["kl"]["mean"]) if one and one.get("kl") else "") for one in said[1:])])
-        )
-    for name, found in list(metrics.get("rating", {}).items())[:1]:
-        rated = {one["side"]: verdict_section.rated(one) for one in found}
-        columns.append((f"Rating, {jurors[name].name}", [rated.get(side, "") for side in sides]))
+    before = [*map(_read, continues), *[None] * len(earlier)][: len(earlier)]
+    by_round = [None, *before, metrics]
+    names = dict.fromkeys([*metrics.get("judges", {}), "people"])
+    against = {name: against_base(name, metrics, sides, by_round) for name in names}
+    against = {name: rates for name, rates in against.items() if any(rates)}
+    columns = [(judges[name].title, [_rate(rate) for rate in rates]) for name, rates in against.items()]
+    divergences = [(comparison or {}).get("kl") for comparison in by_round[1:]]
+    if any(divergences):
+        columns.append(("KL", ["0", *(number(kl["mean"]) if kl else "" for kl in divergences)]))
+    for name, ratings in list(metrics.get("rating", {}).items())[:1]:
+        by_side = {rating["side"]: verdict_section.rating_text(rating) for rating in ratings}
+        columns.append((f"Rating, {judges[name].name}", [by_side.get(side, "") for side in sides]))
     last = len(sides) - 1
-    named = ["Round 0, the base model", *(f"Round {place}" for place in range(1, last)), f"Round {last}, this run"]
-    rows = list(zip(named, *(cells for _, cells in columns), strict=True))
-    return RoundsSection([head for head, _ in columns], rows, draw(against, jurors), steps(metrics, sides, jurors))
+    titles = ["Round 0, the base model", *(f"Round {place}" for place in range(1, last)), f"Round {last}, this run"]
+    rows = list(zip(titles, *(cells for _, cells in columns), strict=True))
+    return RoundsSection([head for head, _ in columns], rows, draw(against, judges), steps(metrics, sides, judges))
 
 
-def against_base(name: str, metrics: Figures, sides: Sequence[str], said: Sequence[Figures | None]) -> list[Any]:
-    """A judge's figures of every round against the base, None where it gave none.
+def against_base(
+    name: str, metrics: ComparisonMetrics, sides: Sequence[str], by_round: Sequence[ComparisonMetrics | None]
+) -> Rates:
+    """Return a judge's figures of every round against the base.
 
-    People judged earlier rounds when those were made: what they said is in the verdicts of those runs, `said`.
+    People judged earlier rounds when those were made: their verdicts are in the comparisons of those runs, `by_round`.
     """
-    found = [None, *(between(metrics, name, side, "b") for side in sides[1:-1]), metrics["judges"].get(name)]
+    rates: Rates = [None, *(between(metrics, name, side, "b") for side in sides[1:-1]), metrics["judges"].get(name)]
     if name != "people":
-        return found
-    return [here or (then or {}).get("judges", {}).get(name) for here, then in zip(found, said, strict=True)]
+        return rates
+    own = [(comparison or {}).get("judges", {}).get(name) for comparison in by_round]
+    return [rate or then for rate, then in zip(rates, own, strict=True)]
 
 
-def between(metrics: Figures, name: str, side: str, other: str) -> Figures | None:
-    """A judge's figures of one side against another, whichever way round the file has them."""
-    for one in metrics.get("rates", []):
-        if one["judge"] == name and {one["a"], one["b"]} == {side, other}:
-            return one if one["a"] == side else swapped(one)
+def between(metrics: ComparisonMetrics, name: str, side: str, other: str) -> RateFigures | None:
+    """Return a judge's figures of one side against another, whichever stands first in the file."""
+    for pair in metrics.get("rates", []):
+        if pair["judge"] == name and {pair["a"], pair["b"]} == {side, other}:
+            return pair if pair["a"] == side else swapped(pair)
     return None
 
 
-def swapped(found: Figures) -> Figures:
-    """The same figures seen from the other side."""
-    low, high = found["interval"]
-    return {**found, "win_rate": 1 - found["win_rate"], "interval": [1 - high, 1 - low]} | (
-        {"win": found["loss"], "loss": found["win"]} if "win" in found else {}
-    )
+def swapped(pair: SidePairFigures) -> SidePairFigures:
+    """Return the same figures seen from the other side."""
+    low, high = pair["interval"]
+    other = pair | {"win_rate": 1 - pair["win_rate"], "interval": [1 - high, 1 - low]}
+    return other | {"win": pair["loss"], "loss": pair["win"]} if "win" in pair else other
 
 
-def steps(metrics: Figures, sides: Sequence[str], jurors: Mapping[str, ReportedJudge]) -> IntervalTable:
-    """Every round but the first against the one before it."""
+def steps(metrics: ComparisonMetrics, sides: Sequence[str], judges: Mapping[str, ReportedJudge]) -> IntervalTable:
+    """Return every round but the first against the one before it."""
     rows = []
     for place, (before, side) in enumerate(pairwise(sides[1:]), start=2):
         for name in metrics.get("judges", {}):
-            if found := between(metrics, name, side, before):
-                what, juror = f"Round {place} against round {place - 1}", jurors[name]
-                rows.append(row(what, found["win_rate"], found["interval"], colour=juror.colour, note=juror.title))
-    return IntervalTable(
-        "Each round against the one before", ("Which, and who judged", "Win rate", "95 % interval"), rows
-    )
+            if rate := between(metrics, name, side, before):
+                title, judge = f"Round {place} against round {place - 1}", judges[name]
+                rows.append(row(title, rate["win_rate"], rate["interval"], colour=judge.colour, note=judge.title))
+    return IntervalTable("Each round against the one before", ("Rounds and judge", "Win rate", "95 % interval"), rows)
 
 
-def draw(against: Mapping[str, Sequence[Any]], jurors: Mapping[str, ReportedJudge]) -> list[Chart]:
-    """Win rate against the base, round by round, a line a judge."""
+def draw(against: Mapping[str, Rates], judges: Mapping[str, ReportedJudge]) -> list[Chart]:
+    """Draw the win rate against the base, round by round, with a line per judge."""
     series = []
-    last = max((len(found) for found in against.values()), default=1) - 1
-    for place, (name, found) in enumerate(against.items()):
+    last = max((len(rates) for rates in against.values()), default=1) - 1
+    for place, (name, rates) in enumerate(against.items()):
         aside = BESIDE * (place - (len(against) - 1) / 2)
-        start = [(0.0, AT_BASE)] if found[1] else []
-        there = start + [(index + aside, one) for index, one in enumerate(found) if one]
-        points = [(x, float(one["win_rate"])) for x, one in there]
-        spans = [(float(one["interval"][0]), float(one["interval"][1])) for _, one in there]
-        series.append(Series(jurors[name].name, points, jurors[name].colour, "dots", spans))
-    low = min([0.5, *(bound for one in series for bound, _ in one.spans)])
-    high = max([0.5, *(bound for one in series for _, bound in one.spans)])
+        start = [(0.0, AT_BASE)] if rates[1] else []
+        there = start + [(index + aside, rate) for index, rate in enumerate(rates) if rate]
+        points = [(x, float(rate["win_rate"])) for x, rate in there]
+        spans = [(float(rate["interval"][0]), float(rate["interval"][1])) for _, rate in there]
+        series.append(Series(judges[name].name, points, judges[name].colour, "dots", spans))
+    low = min([0.5, *(bound for line in series for bound, _ in line.spans)])
+    high = max([0.5, *(bound for line in series for _, bound in line.spans)])
     axes = charts.Axes((-0.15, last + 0.25), (max(0.0, low - 0.05), min(1.0, high + 0.05)), range(last + 1))
     series.append(Series("the base itself", [(-0.15, 0.5), (last + 0.25, 0.5)], 4, "guide"))
-    caption = "Upright lines are 95 % intervals. Round 0 is the base model."
-    drawn = charts.draw("Win rate against the base", series, "round", "win rate", caption, axes)
-    return [drawn] if drawn and against else []
+    caption = "Vertical lines are 95 % intervals. Round 0 is the base model."
+    chart = charts.draw("Win rate against the base", series, "round", "win rate", caption, axes)
+    return [chart] if chart and against else []
 
 
-def _rate(found: Figures | None) -> str:
-    return "" if found is None else f"{percent(found['win_rate'], 1)} ({span(found['interval'])})"
+def _rate(rate: RateFigures | None) -> str:
+    return "" if rate is None else rate_text(rate["win_rate"], rate["interval"])
 
 
-def _read(folder: str) -> Figures | None:
-    """What an earlier run says of itself, where it still is."""
-    path = Path(folder) / "comparison" / "metrics.json"
-    return files.read_json(path) if path.exists() else None
+def _read(folder: str) -> ComparisonMetrics | None:
+    """Return the comparison of an earlier run, if it still exists."""
+    path = RunDirectory(Path(folder)).comparison.metrics
+    metrics: ComparisonMetrics | None = files.read_json(path) if path.exists() else None
+    return metrics

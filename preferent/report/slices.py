@@ -1,63 +1,66 @@
 """Win rates in slices, and at equal length: where the verdict comes from."""
 
 from collections.abc import Mapping
-from typing import Any
 
-from preferent.report import charts, interval_tables
-from preferent.report.interval_tables import IntervalRow, IntervalTable, row
+from preferent.evaluation.comparison_types import ComparisonMetrics, JudgeFigures, LengthControlledFigures, SliceFigures
+from preferent.report import charts
+from preferent.report.interval_tables import IntervalRow, IntervalTable, probability, rate_text, row
 from preferent.report.judge_names import ReportedJudge
 
 CLEAR = 0.05
-"""The p value, corrected for their number, below which a slice stands out."""
-
-Figures = Mapping[str, Any]
+"""The p value, corrected for the number of slices, below which a slice is marked."""
 
 
-def slices(metrics: Figures, jury: Mapping[str, ReportedJudge]) -> list[IntervalTable]:
-    """A table for each judge whose verdicts were looked at in slices: all of them first, then by tag and length."""
-    return [_slices(jury[name], found) for name, found in metrics.get("judges", {}).items() if found.get("slices")]
+def slices(metrics: ComparisonMetrics, judges: Mapping[str, ReportedJudge]) -> list[IntervalTable]:
+    """Return a table for each judge whose verdicts are sliced: all of them first, then by tag and length."""
+    by_judge = metrics.get("judges", {})
+    return [_slices(judges[name], figures) for name, figures in by_judge.items() if figures.get("slices")]
 
 
-def _slices(juror: ReportedJudge, found: Figures) -> IntervalTable:
+def _slices(judge: ReportedJudge, figures: JudgeFigures) -> IntervalTable:
     heads = ("Prompts", "Win rate", "95 % interval", "Verdicts", "Prompts", "p", "p, Holm")
-    rows = [row("all", found["win_rate"], found["interval"], str(found["n"]), str(found["prompts"]), "", "")]
-    rows += [_slice(one, juror.colour) for one in found["slices"]]
-    return IntervalTable(f"Judged by {juror.name}", heads, rows)
+    counts = str(figures["n"]), str(figures["prompts"])
+    rows = [row("all", figures["win_rate"], figures["interval"], *counts, "", "")]
+    rows += [_slice(part, judge.colour) for part in figures["slices"]]
+    return IntervalTable(f"Judged by {judge.name}", heads, rows)
 
 
-def _slice(found: Figures, colour: int) -> IntervalRow:
-    """One slice, marked where it stands out of all that were looked at."""
-    p, holm = found.get("p"), found.get("p_holm")
-    side = "tuned better" if found["win_rate"] > 0.5 else "tuned worse"
+def _slice(part: SliceFigures, colour: int) -> IntervalRow:
+    """Return one slice, marked if it differs from one half after correction for the number of slices."""
+    p, holm = part.get("p"), part.get("p_holm")
+    side = "tuned better" if part["win_rate"] > 0.5 else "tuned worse"
     return row(
-        *(found["name"], found["win_rate"], found["interval"], str(found["n"]), str(found["prompts"])),
-        *("" if value is None else interval_tables.probability(value) for value in (p, holm)),
+        *(part["name"], part["win_rate"], part["interval"], str(part["n"]), str(part["prompts"])),
+        *("" if level is None else probability(level) for level in (p, holm)),
         colour=colour,
         tag=side if holm is not None and holm < CLEAR else "",
-        warns=found["win_rate"] < 0.5,
+        warns=part["win_rate"] < 0.5,
     )
 
 
-def lengths(metrics: Figures, jury: Mapping[str, ReportedJudge]) -> IntervalTable | None:
-    """Win rates beside what they would be at equal length."""
-    rows = []
-    for name, found in metrics.get("judges", {}).items():
-        if controlled := found.get("length_controlled"):
-            juror, extreme = jury[name], bool(controlled.get("extreme"))
-            if controlled["win_rate"] is None:
-                rows.append(IntervalRow(juror.title, ("–", "–", interval_tables.told(found)), charts.no_interval()))
-                continue
-            rows.append(
-                row(
-                    *(juror.title, controlled["win_rate"], controlled.get("interval"), interval_tables.told(found)),
-                    colour=juror.colour,
-                    tag="length explains much" if extreme else "",
-                    warns=extreme,
-                )
-            )
-    heads = ("Who judged", "At equal length", "95 % interval", "As judged")
+def lengths(metrics: ComparisonMetrics, judges: Mapping[str, ReportedJudge]) -> IntervalTable | None:
+    """Return the win rates at equal length beside the raw ones."""
+    rows = [
+        _length_row(controlled, figures, judges[name])
+        for name, figures in metrics.get("judges", {}).items()
+        if (controlled := figures.get("length_controlled"))
+    ]
+    heads = ("Judge", "At equal length", "95 % interval", "As judged")
     remark = (
-        "Judges, people among them, lean to the longer answer. The rate at equal length is what a regression on the "
-        "difference in length makes of it where both answers are equally long."
+        "Judges, including people, tend to prefer the longer answer. The rate at equal length is what a regression on "
+        "the difference in length predicts for two answers of the same length."
     )
-    return IntervalTable("Length: would it win at equal length?", heads, rows, remark) if rows else None
+    return IntervalTable("Length: what is the win rate at equal length?", heads, rows, remark) if rows else None
+
+
+def _length_row(controlled: LengthControlledFigures, figures: JudgeFigures, judge: ReportedJudge) -> IntervalRow:
+    raw = rate_text(figures["win_rate"], figures["interval"])
+    if controlled["win_rate"] is None:
+        return IntervalRow(judge.title, ("–", "–", raw), charts.no_interval())
+    extreme = bool(controlled.get("extreme"))
+    return row(
+        *(judge.title, controlled["win_rate"], controlled.get("interval"), raw),
+        colour=judge.colour,
+        tag="length explains much" if extreme else "",
+        warns=extreme,
+    )

@@ -3,120 +3,144 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from preferent.report import interval_tables, judge_names
-from preferent.report.interval_tables import IntervalRow, IntervalTable, counted, number, percent, row
+from preferent.evaluation import comparison_types
+from preferent.evaluation.comparison_types import (
+    BestOfFigures,
+    ComparisonMetrics,
+    GoldFigures,
+    JudgeFigures,
+    RateFigures,
+    RatingFigures,
+)
+from preferent.report import judge_names
+from preferent.report.interval_tables import (
+    IntervalRow,
+    IntervalTable,
+    counted,
+    number,
+    outcome_counts,
+    percent,
+    probability,
+    rate_text,
+    row,
+)
 from preferent.report.judge_names import ReportedJudge
 
 ROUND = "side.round-"
-"""What the keys of earlier rounds start with."""
+"""Prefix of the keys of earlier rounds."""
 IDENTICAL = 0.5
-"""Share of pairs with nothing to judge, from which on the models hardly differ."""
+"""Share of pairs with equal answers from which on the models hardly differ."""
 SAME = 0.1
-"""Share of prompts that get one and the same answer, from which on the model has stopped to answer."""
+"""Share of prompts with one and the same answer from which on the model no longer answers them."""
 NAMES = {"a": "tuned", "b": "base"}
-SIDES = tuple({"key": key, "name": name} for key, name in NAMES.items())
 
-Figures = Mapping[str, Any]
-
-
-def sides(metrics: Figures) -> dict[str, str]:
-    """The names of what was compared, by key, the tuned model first."""
-    return {side["key"]: side["name"] for side in metrics.get("sides", SIDES)}
+Judges = Mapping[str, ReportedJudge]
 
 
-def opinions(metrics: Figures, gold: Figures | None, jurors: Mapping[str, ReportedJudge]) -> IntervalTable:
-    """Tuned against base by every judge, the headline first, then by the known truth."""
-    found_by = dict(metrics.get("judges", {}))
+def sides(metrics: ComparisonMetrics) -> dict[str, str]:
+    """Return the names of what was compared, by key, the tuned model first."""
+    return {side["key"]: side["name"] for side in metrics["sides"]} if "sides" in metrics else dict(NAMES)
+
+
+def by_judge(metrics: ComparisonMetrics, gold: GoldFigures | None, judges: Judges) -> IntervalTable:
+    """Return tuned against base by every judge, the headline first and the true preference last."""
+    rows = [_judge_row(figures, judges[name]) for name, figures in metrics.get("judges", {}).items()]
     if gold is not None and "win_rate" in gold:
-        found_by["truth"] = {"interval": None, "prompts": gold.get("n"), **gold}
-    rows = [_opinion(found, jurors[name]) for name, found in found_by.items()]
-    heads = ("Who judged", "Win rate", "95 % interval", "Win–tie–loss")
+        rows.append(_truth_row(gold, judges["truth"]))
+    heads = ("Judge", "Win rate", "95 % interval", "Win–tie–loss")
     return IntervalTable("The tuned model against the base model; a tie counts as half", heads, rows)
 
 
-def _opinion(found: Figures, juror: ReportedJudge) -> IntervalRow:
-    counts = "–".join(str(found[key]) for key in ("win", "tie", "loss")) if "win" in found else ""
-    note = judge_names.whom(found) if "n" in found else ""
-    tag = "independent" if juror.independent else "not independent"
+def _judge_row(figures: JudgeFigures, judge: ReportedJudge) -> IntervalRow:
     return row(
-        *(juror.title, found["win_rate"], found["interval"], counts),
-        colour=juror.colour,
-        note=note,
-        tag=tag,
-        warns=not juror.independent,
+        *(judge.title, figures["win_rate"], figures["interval"], outcome_counts(figures)),
+        colour=judge.colour,
+        note=judge_names.verdict_count(figures) if "n" in figures else "",
+        tag="independent" if judge.independent else "not independent",
+        warns=not judge.independent,
     )
 
 
-def others(metrics: Figures, jurors: Mapping[str, ReportedJudge]) -> IntervalTable:
-    """Every other pair of models by every judge; earlier rounds have a table of their own."""
-    named = sides(metrics)
+def _truth_row(gold: GoldFigures, judge: ReportedJudge) -> IntervalRow:
+    return row(
+        *(judge.title, gold["win_rate"], gold.get("interval"), outcome_counts(gold)),
+        colour=judge.colour,
+        note=counted(gold["n"], "pair") if "n" in gold else "",
+        tag="independent",
+    )
+
+
+def other_pairs(metrics: ComparisonMetrics, judges: Judges) -> IntervalTable:
+    """Return every other pair of models by every judge; earlier rounds have a table of their own."""
+    names = sides(metrics)
     rows = [
         row(
-            *(f"{named[one['a']]} against {named[one['b']]}".capitalize(), one["win_rate"], one["interval"]),
-            "–".join(str(one[key]) for key in ("win", "tie", "loss")),
-            colour=jurors[one["judge"]].colour,
-            note=jurors[one["judge"]].title,
+            *(f"{names[pair['a']]} against {names[pair['b']]}".capitalize(), pair["win_rate"], pair["interval"]),
+            outcome_counts(pair),
+            colour=judges[pair["judge"]].colour,
+            note=judges[pair["judge"]].title,
         )
-        for one in metrics.get("rates", [])
-        if not (one["a"].startswith(ROUND) or one["b"].startswith(ROUND))
+        for pair in metrics.get("rates", [])
+        if not (pair["a"].startswith(ROUND) or pair["b"].startswith(ROUND))
     ]
-    return IntervalTable(
-        "Other pairs of models", ("Which, and who judged", "Win rate", "95 % interval", "Win–tie–loss"), rows
-    )
+    heads = ("Models and judge", "Win rate", "95 % interval", "Win–tie–loss")
+    return IntervalTable("Other pairs of models", heads, rows)
 
 
-def ratings(metrics: Figures, jurors: Mapping[str, ReportedJudge]) -> list[tuple[str, list[str]]]:
-    """A row a judge that compared all of three models or more, a cell a model; the first row names the models."""
-    found, named = metrics.get("rating", {}), sides(metrics)
-    places = {name: {one["side"]: one for one in rows} for name, rows in found.items()}
-    rows = [(jurors[name].title, [rated(by_side.get(key)) for key in named]) for name, by_side in places.items()]
-    return [("Who judged", titles(metrics)), *rows] if rows else []
+def ratings(metrics: ComparisonMetrics, judges: Judges) -> list[tuple[str, list[str]]]:
+    """Return a row per judge that compared three models or more, with a cell per model; the first row names them."""
+    names = sides(metrics)
+    by_side = {
+        name: {rating["side"]: rating for rating in ratings} for name, ratings in metrics.get("rating", {}).items()
+    }
+    rows = [(judges[name].title, [rating_text(places.get(key)) for key in names]) for name, places in by_side.items()]
+    return [("Judge", side_titles(metrics)), *rows] if rows else []
 
 
-def rated(found: Figures | None) -> str:
-    """A rating with its interval, where there is one."""
-    if found is None:
+def rating_text(rating: RatingFigures | None) -> str:
+    """Return a rating, followed by its interval if there is one."""
+    if rating is None:
         return ""
-    shown = number(found["bradley_terry"], 0)
-    low, high = found.get("interval") or (None, None)
+    shown = number(rating["bradley_terry"], 0)
+    low, high = rating.get("interval") or (None, None)
     return shown if low is None or high is None else f"{shown} ({number(low, 0)}–{number(high, 0)})"
 
 
-def titles(metrics: Figures) -> list[str]:
-    """The names of what was compared, as columns are called."""
+def side_titles(metrics: ComparisonMetrics) -> list[str]:
+    """Return the names of what was compared as titles of columns."""
     return [name[:1].upper() + name[1:] for name in sides(metrics).values()]
 
 
-def sentence(found: Figures) -> str:
-    """What the headline judge's figures say, in one or two plain sentences."""
-    low, high = found["interval"]
-    ties = {0: "", 1: ", with one tie"}.get(found["tie"], f", with {found['tie']} ties")
-    counted = (
-        f"Of {_among(found)}, the tuned model’s answer was preferred on {found['win']}, the base model’s on "
-        f"{found['loss']}{ties}."
+def sentence(judge: JudgeFigures) -> str:
+    """Return what the headline judge's figures mean, in one or two plain sentences."""
+    low, high = judge["interval"]
+    ties = {0: "", 1: ", with one tie"}.get(judge["tie"], f", with {judge['tie']} ties")
+    counts = (
+        f"Of {_verdicts(judge)}, the tuned model’s answer was preferred on {judge['win']}, the base model’s on "
+        f"{judge['loss']}{ties}."
     )
     if low > 0.5:
-        meaning = "The whole interval lies above one half: by this judge the tuned model is better."
+        meaning = "The whole interval lies above one half: according to this judge the tuned model is better."
     elif high < 0.5:
-        meaning = "The whole interval lies below one half: by this judge the tuned model is worse."
+        meaning = "The whole interval lies below one half: according to this judge the tuned model is worse."
     else:
-        meaning = "The interval holds one half: this comparison does not show that either model is better."
-    return f"{counted} {meaning}"
+        meaning = "The interval contains one half: this comparison does not show that either model is better."
+    return f"{counts} {meaning}"
 
 
-def _among(found: Figures) -> str:
-    """What was judged, counted."""
-    prompts = counted(found["prompts"], "test prompt")
-    if found.get("kind") == "people":
-        return f"{counted(found['n'], 'vote')} of {counted(found['annotators'], 'person', 'people')} on {prompts}"
-    if found.get("kind") == "language_model":
-        return f"{counted(found['n'], 'verdict')} on {prompts}"
-    return prompts if found["n"] == found["prompts"] else f"{found['n']} answers to {prompts}"
+def _verdicts(judge: JudgeFigures) -> str:
+    """Return what was judged, counted."""
+    prompts = counted(judge["prompts"], "test prompt")
+    if judge.get("kind") == "people":
+        return f"{counted(judge['n'], 'vote')} of {counted(judge['annotators'], 'person', 'people')} on {prompts}"
+    if judge.get("kind") == "language_model":
+        return f"{counted(judge['n'], 'verdict')} on {prompts}"
+    return prompts if judge["n"] == judge["prompts"] else f"{judge['n']} answers to {prompts}"
 
 
-def caution(found: Figures) -> str:
-    """What a reader must know before believing the headline; empty for an independent judge."""
-    if found["independent"]:
+def caution(judge: JudgeFigures) -> str:
+    """Return what a reader must know before believing the headline; empty for an independent judge."""
+    if judge["independent"]:
         return ""
     return (
         "Not independent: this is the reward that the policy was tuned to raise, so a high rate is expected and says "
@@ -124,142 +148,142 @@ def caution(found: Figures) -> str:
     )
 
 
-def doubts(metrics: Figures, jurors: Mapping[str, ReportedJudge]) -> list[str]:
-    """What speaks against the headline, or against believing it as it stands, loudest first."""
+def doubts(metrics: ComparisonMetrics, judges: Judges) -> list[str]:
+    """Return the reasons to doubt the headline, the strongest first."""
     if not metrics.get("headline"):
         return list(_repeated(metrics))
     return [
-        *_against(metrics, jurors),
-        *judge_names.unparsable(metrics, jurors),
-        *_length(metrics, jurors),
+        *_other_judges(metrics, judges),
+        *judge_names.unparsable(metrics, judges),
+        *_length(metrics, judges),
         *_identical(metrics),
         *_repeated(metrics),
     ]
 
 
-def _against(metrics: Figures, jurors: Mapping[str, ReportedJudge]) -> Iterator[str]:
-    """Independent judges that do not find what the headline finds."""
-    found_by, headline = metrics["judges"], metrics["headline"]
-    said = _side(found_by[headline])
-    for name, found in found_by.items():
-        if name == headline or not found["independent"] or _side(found) == said or not said:
+def headline_judge(metrics: ComparisonMetrics) -> JudgeFigures | None:
+    """Return the figures of the headline judge; None if nobody judged."""
+    headline = metrics.get("headline")
+    return metrics["judges"][headline] if headline else None
+
+
+def _other_judges(metrics: ComparisonMetrics, judges: Judges) -> Iterator[str]:
+    """Name the independent judges whose verdict differs from the headline's."""
+    headline = headline_judge(metrics)
+    direction = _direction(headline) if headline else 0
+    for name, figures in metrics["judges"].items():
+        if figures is headline or not figures["independent"] or _direction(figures) == direction or not direction:
             continue
-        meaning = "does not show a difference" if not _side(found) else "finds the opposite"
+        meaning = "does not show a difference" if not _direction(figures) else "finds the opposite"
         if name == "people":
             meaning = meaning.replace("does", "do").replace("finds", "find")
-        yield f"{jurors[name].title} {meaning}: {interval_tables.told(found)}."
+        yield f"{judges[name].title} {meaning}: {rate_text(figures['win_rate'], figures['interval'])}."
 
 
-def _side(found: Figures) -> int:
-    """1 where the interval lies above one half, -1 below, 0 around it."""
-    low, high = found["interval"]
+def _direction(rate: RateFigures) -> int:
+    """Return 1 if the interval lies above one half, -1 if below, 0 if it contains one half."""
+    low, high = rate["interval"]
     return int(low > 0.5) - int(high < 0.5)
 
 
-def _length(metrics: Figures, jurors: Mapping[str, ReportedJudge]) -> Iterator[str]:
-    name = metrics["headline"]
-    controlled = metrics["judges"][name].get("length_controlled") or {}
-    if controlled.get("extreme"):
-        yield (
-            f"Length explains much of the rate of {jurors[name].name}: at equal length it is "
-            f"{interval_tables.told(controlled) if controlled.get('interval') else percent(controlled['win_rate'], 1)}."
-        )
+def _length(metrics: ComparisonMetrics, judges: Judges) -> Iterator[str]:
+    name, headline = metrics["headline"], headline_judge(metrics)
+    controlled = headline and headline.get("length_controlled")
+    if name and controlled and controlled.get("extreme") and controlled["win_rate"] is not None:
+        rate = rate_text(controlled["win_rate"], controlled.get("interval"))
+        yield f"Length explains much of the win rate by {judges[name].name}: at equal length it is {rate}."
 
 
-def _identical(metrics: Figures) -> Iterator[str]:
+def _identical(metrics: ComparisonMetrics) -> Iterator[str]:
     if metrics.get("identical", 0) >= IDENTICAL * metrics["rows"] > 0:
         yield (
-            f"The answers of both models are the same, letter by letter, on {metrics['identical']} of "
-            f"{counted(metrics['rows'], 'prompt')}; these count as ties."
+            f"Both models give exactly the same answer to {metrics['identical']} of "
+            f"{counted(metrics['rows'], 'prompt')}; these pairs count as ties."
         )
 
 
-def _repeated(metrics: Figures) -> Iterator[str]:
-    """Models that say the same to many prompts."""
+def _repeated(metrics: ComparisonMetrics) -> Iterator[str]:
+    """Name the models that give one answer to many prompts."""
     for key, name in sides(metrics).items():
-        found = metrics.get("duplicates", {}).get(key)
-        if key in NAMES and found and found["count"] > 1 and found["count"] >= SAME * metrics["rows"]:
+        repeated = metrics.get("duplicates", {}).get(key)
+        if key in NAMES and repeated and repeated["count"] > 1 and repeated["count"] >= SAME * metrics["rows"]:
             yield (
-                f"The {name} model gives one and the same answer to {found['count']} of {metrics['rows']} prompts: "
-                f"{quoted(found['most'])}."
+                f"The {name} model gives the same answer to {repeated['count']} of {metrics['rows']} prompts: "
+                f"{quoted(repeated['most'])}."
             )
 
 
-def sample_size(metrics: Figures) -> str:
-    """How many prompts it would take, where the interval holds one half and the file says it."""
-    found = metrics.get("sample_size")
-    if not found or found["prompts"] is None:
+def sample_size(metrics: ComparisonMetrics) -> str:
+    """Return how many prompts a clear verdict would take, if the interval contains one half."""
+    needed = metrics.get("sample_size")
+    if not needed or needed["prompts"] is None:
         return ""
-    return f"To show a win rate of {percent(found['win_rate'], 1)}, about {found['prompts']} prompts are needed."
+    return f"To show a win rate of {percent(needed['win_rate'], 1)}, about {needed['prompts']} prompts are needed."
 
 
 def _compared(p: float) -> str:
-    text = interval_tables.probability(p)
+    text = probability(p)
     return text if text.startswith("<") else f"= {text}"
 
 
 def quoted(text: str | None) -> str:
-    """The beginning of a text."""
+    """Return the beginning of a text in quotation marks."""
     line = " ".join((text or "").split())
-    return f"“{line[:80]} …”" if len(line) > 80 else f"“{line}”" if line else "the empty one"
+    return f"“{line[:80]} …”" if len(line) > 80 else f"“{line}”" if line else "the empty answer"
 
 
-def measures(metrics: Figures, jurors: Mapping[str, ReportedJudge]) -> list[tuple[str, list[str]]]:
-    """Rows of the table that sets the models side by side: a name and a text for each."""
+def measures(metrics: ComparisonMetrics, judges: Judges) -> list[tuple[str, list[str]]]:
+    """Return the rows of the table that puts the models side by side: a name and a text per model."""
     keys = list(sides(metrics))
     rows: list[tuple[str, list[str]]] = []
-    length = metrics.get("length", {})
-    if length:
-        means = [length.get(f"mean_{key}") for key in keys]
+    if length := metrics.get("length"):
+        means = [comparison_types.mean_length(length, key) for key in keys]
         rows.append((f"mean length, {length['unit']}", [f"{mean:.1f}" if mean is not None else "" for mean in means]))
-    ended = metrics.get("ended", {})
-    if ended:
+    if ended := metrics.get("ended"):
         rows.append(("ended by itself", [percent(ended[key], 1) if key in ended else "" for key in keys]))
-    repeated = metrics.get("duplicates", {})
-    if repeated:
-        shares = [repeated.get(key, {}).get("share") for key in keys]
-        rows.append(("answers given more than once", [percent(one, 1) if one is not None else "" for one in shares]))
-    for name, found in metrics.get("judges", {}).items():
-        if scores := found.get("mean_score"):
-            shown = [number(scores[key], 3) if scores.get(key) is not None else "" for key in keys]
-            rows.append((f"mean score, {jurors[name].name}", shown))
-    rouge = metrics.get("rouge") or {}
-    for measure, name in (("rouge1", "ROUGE-1"), ("rouge2", "ROUGE-2"), ("rougeL", "ROUGE-L")):
-        if rouge:
+    if repeated := metrics.get("duplicates"):
+        shares = [percent(repeated[key]["share"], 1) if key in repeated else "" for key in keys]
+        rows.append(("answers given more than once", shares))
+    for name, figures in metrics.get("judges", {}).items():
+        if scores := figures.get("mean_score"):
+            shown = [number(scores[key], 3) if key in scores else "" for key in keys]
+            rows.append((f"mean score, {judges[name].name}", shown))
+    if rouge := metrics.get("rouge"):
+        for measure, name in (("rouge1", "ROUGE-1"), ("rouge2", "ROUGE-2"), ("rougeL", "ROUGE-L")):
             shown = [f"{rouge[key][measure]:.3f}" if key in rouge else "" for key in keys]
             rows.append((f"{name} F1 ({rouge['n']} references)", shown))
     return rows
 
 
-def _selection(found: Mapping[str, Any]) -> tuple[str, str]:
-    """What keeping the best of several answers did, and how far it can have gone."""
-    scores = ", ".join(f"{score:.3f} of {n}" for n, score in found["score"].items()).replace("-", "−")
+def _selection(best_of: BestOfFigures) -> tuple[str, str]:
+    """Return what keeping the best of several answers did, and the bound on its KL."""
+    scores = ", ".join(f"{score:.3f} of {n}" for n, score in best_of["score"].items()).replace("-", "−")
     return (
-        f"tuned answers are the best of {found['n']}",
-        f"by the reward; keeping them moves the answers at most {found['kl_bound']:.2f} nats from the policy, a bound, "
-        f"which is not in the KL above; mean score of the best: {scores}",
+        f"tuned answers are the best of {best_of['n']}",
+        f"by the reward. Keeping them moves the answers at most {best_of['kl_bound']:.2f} nats from the policy, which "
+        f"the KL above does not include. Mean score of the best: {scores}",
     )
 
 
-def notes(metrics: Figures, jurors: Mapping[str, ReportedJudge]) -> list[tuple[str, str]]:
-    """What else bears on the verdict: a name and a text each."""
+def notes(metrics: ComparisonMetrics, judges: Judges) -> list[tuple[str, str]]:
+    """Return further facts about the verdict: a name and a text each."""
     rows = []
-    length = metrics.get("length", {})
-    if length:
+    if length := metrics.get("length"):
         longer, shorter = percent(length["share_longer"]), percent(length["share_shorter"])
         gap = f"{number(length['difference'], 1, sign=True)} {length['unit']}"
         rows.append(("tuned answers are", f"{gap} on average; longer on {longer}, shorter on {shorter} of prompts"))
     if "best_of" in metrics:
         rows.append(_selection(metrics["best_of"]))
-    for name, found in metrics.get("judges", {}).items():
-        if "length_correlation" in found:
-            correlation = number(found["length_correlation"], sign=True)
-            rows.append((f"score and length, {jurors[name].name}", f"rank correlation {correlation}"))
-        if found.get("both_bad"):
-            rows.append(("both answers are bad", f"said {jurors[name].name} in {found['both_bad']} of {found['n']}"))
-    changed = metrics.get("changed", {})
+    for name, figures in metrics.get("judges", {}).items():
+        if "length_correlation" in figures:
+            correlation = number(figures["length_correlation"], sign=True)
+            rows.append((f"score and length, {judges[name].name}", f"rank correlation {correlation}"))
+        if figures.get("both_bad"):
+            bad = f"in {figures['both_bad']} of {figures['n']} verdicts, according to {judges[name].name}"
+            rows.append(("both answers are bad", bad))
+    changed: Mapping[str, Any] = metrics.get("changed", {})
     if "better" in changed:
-        moved = f"better on {changed['better']}, worse on {changed['worse']}, even on {changed['even']} prompts"
-        rows.append(("on balance", f"{moved}; sign test: p {_compared(changed['p_exact'])}"))
+        counts = f"tuned is better on {changed['better']}, worse on {changed['worse']}, equal on {changed['even']}"
+        rows.append(("prompt by prompt", f"{counts} prompts; sign test: p {_compared(changed['p_exact'])}"))
     rows.append(("identical answers", f"{metrics.get('identical', 0)} of {metrics.get('rows', 0)}"))
     return rows

@@ -1,6 +1,6 @@
-"""From raw scores to the score that tuning raises: normalised member by member, combined, weighted, summed.
+"""The score that tuning maximises: raw scores normalised per member, combined, weighted and summed.
 
-Raw scores go by name: a reward's own, and for the further members of an ensemble NAME-2, NAME-3, …
+Raw scores have names: that of the reward, and NAME-2, NAME-3, … for further members of an ensemble.
 """
 
 from collections.abc import Mapping
@@ -28,8 +28,7 @@ class Normalizer:
 
     @classmethod
     def fit(cls, raw: np.ndarray, kind: str) -> "Normalizer":
-        """From raw scores [n] of the reference's answers: `bias` takes their mean off, `std` scales their deviation to
-        1."""
+        """Fit to raw scores [n] of the reference's answers: `bias` subtracts the mean, `std` also divides by the sd."""
         if kind == "none":
             return cls()
         deviation = float(raw.std())
@@ -41,7 +40,7 @@ class Normalizer:
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One reward of the sum: its weight, its members' normalisers by name, and how the members become one number."""
+    """One reward of the sum: its weight, its members' normalisers by name, and how the members are combined."""
 
     name: str
     weight: float
@@ -50,24 +49,24 @@ class Term:
     variance_coeff: float = 0.0
 
     def __call__(self, raw: Raw) -> np.ndarray:
-        """The normalised score [n], before its weight."""
-        each = [normalizer(np.asarray(raw[name], np.float64)) for name, normalizer in self.members.items()]
-        return combined(np.stack(each), self.combine, self.variance_coeff)
+        """Return the normalised score [n] without its weight."""
+        scores = [normalizer(np.asarray(raw[name], np.float64)) for name, normalizer in self.members.items()]
+        return combined(np.stack(scores), self.combine, self.variance_coeff)
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreNormalization:
-    """score = sum over terms of weight * normalised score; `prompts` is how many set the normalisers."""
+    """score = sum over terms of weight * normalised score; `prompts` is the number of prompts of the fit."""
 
     terms: tuple[Term, ...]
     prompts: int = 0
 
     @classmethod
     def of(cls, recipe: Recipe, members: int) -> "ScoreNormalization":
-        """What a recipe asks for, not yet fitted; `members` reward models of the run are there."""
+        """Return the unfitted normalisation of a recipe; the run has `members` reward models."""
         section = recipe.reward
         terms = []
-        for part in recipe.ppo.parts:
+        for part in recipe.reward.parts:
             count = members if part.kind == "reward" and section.combine != "weights" else 1
             names = [part.name if number == 1 else f"{part.name}-{number}" for number in range(1, count + 1)]
             normalizers = dict.fromkeys(names, Normalizer())
@@ -76,55 +75,58 @@ class ScoreNormalization:
 
     @classmethod
     def read(cls, path: Path) -> "ScoreNormalization":
-        """As a `score.json` keeps it."""
-        kept = files.read_sealed(path, "restore it; or remove it, and the stage measures it again")
-        return cls.parse(kept)
+        """Read a `score.json`."""
+        return cls.parse(files.read_sealed(path, "restore it; or remove it, and the stage measures it again"))
 
     @classmethod
-    def parse(cls, kept: Mapping[str, Any]) -> "ScoreNormalization":
-        """From the object in a `score.json`."""
+    def parse(cls, stored: Mapping[str, Any]) -> "ScoreNormalization":
+        """Return the normalisation from the object in a `score.json`."""
         terms = [
-            Term(**values | {"members": {name: Normalizer(**of) for name, of in values["members"].items()}})
-            for values in kept["terms"]
+            Term(
+                **values
+                | {"members": {name: Normalizer(**normalizer) for name, normalizer in values["members"].items()}}
+            )
+            for values in stored["terms"]
         ]
-        return cls(tuple(terms), kept["prompts"])
+        return cls(tuple(terms), stored["prompts"])
 
     def write(self, path: Path) -> None:
+        """Write a `score.json`."""
         files.write_sealed(path, asdict(self))
 
     def fit(self, raw: Raw, kind: str) -> "ScoreNormalization":
-        """With a normaliser for every member, from its raw scores of the reference's answers."""
+        """Return it with every member's normaliser fitted to the member's raw scores of the reference's answers."""
         fitted = {name: Normalizer.fit(np.asarray(values, np.float64), kind) for name, values in raw.items()}
         terms = [replace(term, members={name: fitted[name] for name in term.members}) for term in self.terms]
         return ScoreNormalization(tuple(terms), len(next(iter(raw.values()))))
 
     def unfitted(self) -> "ScoreNormalization":
-        """The same without normalisation."""
+        """Return the same weighted sum without normalisation."""
         terms = [replace(term, members=dict.fromkeys(term.members, Normalizer())) for term in self.terms]
         return replace(self, terms=tuple(terms))
 
     def __call__(self, raw: Raw) -> np.ndarray:
-        """The score [n]."""
-        found: np.ndarray = np.sum([term.weight * term(raw) for term in self.terms], axis=0)
-        return found
+        """Return the score [n]."""
+        score: np.ndarray = np.sum([term.weight * term(raw) for term in self.terms], axis=0)
+        return score
 
     def formula(self) -> str:
-        """The score as a formula of the raw scores' names: `2 · (reward − 0.5) + 0.1 · mean(a − 1, a-2 + 3)`."""
+        """Return the score as a formula of the raw scores' names: `2 · (reward − 0.5) + 0.1 · mean(a − 1, a-2 + 3)`."""
         return " + ".join(_times(term.weight, _inside(term)) for term in self.terms)
 
     def normalizer(self, name: str) -> Normalizer:
-        """What a member's raw scores are worth in the sum, were it alone in its term: with the term's weight."""
+        """Return the normaliser of a member times its term's weight, as if it were the only member of the term."""
         term = next(term for term in self.terms if name in term.members)
-        found = term.members[name]
-        return Normalizer(found.bias, term.weight * found.gain)
+        normalizer = term.members[name]
+        return Normalizer(normalizer.bias, term.weight * normalizer.gain)
 
 
 def _inside(term: Term) -> str:
-    each = [
-        _times(of.gain, f"{name} {'+' if of.bias < 0 else '−'} {abs(of.bias):.3g}" if of.bias else name)
-        for name, of in term.members.items()
+    members = [
+        _times(n.gain, f"{name} {'+' if n.bias < 0 else '−'} {abs(n.bias):.3g}" if n.bias else name)
+        for name, n in term.members.items()
     ]
-    return each[0] if len(each) == 1 else f"{term.combine}({', '.join(each)})"
+    return members[0] if len(members) == 1 else f"{term.combine}({', '.join(members)})"
 
 
 def _times(factor: float, text: str) -> str:
@@ -133,18 +135,20 @@ def _times(factor: float, text: str) -> str:
 
 
 def combined(scores: np.ndarray, how: Combine, variance_coeff: float) -> np.ndarray:
-    """One score [n] of the members' normalised scores [members, n] (Coste et al. 2024).
+    """Combine the members' normalised scores [members, n] into one score [n] (Coste et al. 2024).
 
-    `mean`; `worst`, the least; `variance`, mean - variance_coeff * variance over the members, the biased one (divided
-    by their number). Where weights are averaged there is one member.
+    `worst` is the minimum, `variance` is mean - variance_coeff * the biased variance over the members. With `weights`
+    there is one member.
     """
-    found: np.ndarray = scores.min(axis=0) if how == "worst" else scores.mean(axis=0)
+    score: np.ndarray = scores.min(axis=0) if how == "worst" else scores.mean(axis=0)
     if how == "variance":
-        found = found - variance_coeff * scores.var(axis=0)
-    return found
+        score = score - variance_coeff * scores.var(axis=0)
+    return score
 
 
 def overlong(lengths: np.ndarray, max_tokens: int, tokens: int) -> np.ndarray:
-    """How far answers of `lengths` [n] are into the last `tokens` of `max_tokens`: 0 before them, 1 at the end, linear
-    between (the soft overlong punishment of Yu et al. 2025, DAPO, with its sign turned)."""
+    """Return the overlong share [n] of answers: 0 up to the last `tokens` of `max_tokens`, then linear to 1 at the end.
+
+    It is minus the soft overlong punishment of DAPO (Yu et al. 2025).
+    """
     return np.clip((np.asarray(lengths) - (max_tokens - tokens)) / tokens, 0.0, 1.0)

@@ -1,11 +1,12 @@
-"""How good answers are: reward models and user functions, alone or summed, on the scale that tuning raises."""
+"""Rewards of answers: reward models and user functions, alone or summed, normalised for tuning."""
 
 import importlib
 import math
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import SupportsFloat
 
@@ -16,7 +17,7 @@ from preferent.config import model_reference, stage_graph
 from preferent.config.recipe import Recipe
 from preferent.config.sections import RewardPart
 from preferent.data.tokenizer import Tokenizer
-from preferent.data.types import Prompt, Rollout
+from preferent.data.types import Message, Prompt, Rollout
 from preferent.errors import PlatformError, UsageError
 from preferent.models import weight_averaging
 from preferent.models.language_models import Policy, Scorer, check_length, load_scorer
@@ -25,61 +26,104 @@ from preferent.rewards.normalization import Raw, ScoreNormalization, overlong
 from preferent.rollouts import measurement
 from preferent.rollouts.sampler import Prompts, Sampler, rollout_params
 from preferent.rollouts.store import RolloutStore
+from preferent.runs.directory import StageDirectory
 
 RewardFunction = Callable[[list[str], list[str]], Sequence[float]]
+
+Content = tuple[str, tuple[Message, ...], str | None]
+"""The parts of a prompt that are encoded: its text, its turns, its context."""
+
+
+@dataclass(frozen=True)
+class RolloutBatch:
+    """Rollouts and the prompts that they answer, [n] each, and the tokenizer of both."""
+
+    rollouts: Sequence[Rollout]
+    prompts: Prompts
+    tokenizer: Tokenizer
+
+    @cached_property
+    def answers(self) -> list[str]:
+        """Return the answers as text, without the space that joins them to the prompt; decoded once, on first use."""
+        return self.tokenizer.decode_answers(self.prompts.texts, [rollout.ids.tolist() for rollout in self.rollouts])
 
 
 @dataclass(frozen=True)
 class RewardModel:
-    """A trained reward model that scores token ids of a policy, or texts in its own tokens and template."""
+    """A trained reward model that scores a policy's token ids, or texts with its own tokenizer and template.
+
+    `encoded` holds text and token ids of prompts in its own template, so each is encoded once.
+    """
 
     scorer: Scorer
     instruction: str | None
     prompt_tokens: int
     answer_tokens: int
     micro_batch_tokens: int
+    encoded: dict[Content, tuple[str, np.ndarray]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def load(cls, folder: Path, recipe: Recipe, world: World) -> "RewardModel":
+        """Load a reward model from a folder."""
         return cls.of(load_scorer(folder, world, checkpointing=recipe.gradient_checkpointing), recipe)
 
     @classmethod
     def of(cls, scorer: Scorer, recipe: Recipe) -> "RewardModel":
+        """Return a reward model with the recipe's lengths and instruction."""
         tokens = recipe.prompt_sequence_length, recipe.target_sequence_length
         return cls(scorer, recipe.instruction, *tokens, recipe.reward.micro_batch_tokens)
 
     def score_ids(self, prompts: Sequence[np.ndarray], answers: Sequence[np.ndarray]) -> np.ndarray:
-        """Raw scores, float32 [n], of answers given as ids of this model's tokenizer."""
+        """Return raw scores, float32 [n], of answers as ids of this model's tokenizer."""
         sequences = [np.concatenate([p, a]) for p, a in zip(prompts, answers, strict=True)]
         return measurement.last_scores(self.scorer, sequences, self.micro_batch_tokens)
 
-    def score_prompts(
-        self, prompts: Sequence[Prompt], instruction: str | None, answers: Sequence[str], ended: Sequence[bool]
-    ) -> np.ndarray:
-        """Raw scores, float32 [n], in this model's own template and tokens; its EOS closes the answers that ended."""
-        tokenizer = self.scorer.tokenizer
-        asked = tokenizer.encode_prompts(prompts, instruction, self.prompt_tokens)
-        given = tokenizer.encode_answers(prompts, instruction, answers, self.answer_tokens)
-        ids = [ids if whole or cut else ids[:-1] for (ids, cut), whole in zip(given, ended, strict=True)]
-        return self.score_ids([np.asarray(i, np.int32) for i, _ in asked], [np.asarray(i, np.int32) for i in ids])
-
     def score_texts(
-        self, texts: Sequence[str], answers: Sequence[str], prompts: Sequence[Prompt] | None = None
+        self,
+        texts: Sequence[str],
+        answers: Sequence[str],
+        prompts: Sequence[Prompt] | None = None,
+        ended: Sequence[bool] | None = None,
     ) -> np.ndarray:
-        """Raw scores, float32 [n], of complete answers; `texts` are prompts with instruction and template already in
-        them, `prompts` the same before that, where they are known: this model reads them in its own template."""
-        whole = [True] * len(texts)
-        if prompts is not None:
-            return self.score_prompts(prompts, self.instruction, answers, whole)
-        return self.score_prompts([Prompt(input_text=text) for text in texts], None, answers, whole)
+        """Return raw scores, float32 [n], with this model's tokenizer; EOS is added to answers that `ended` (default:
+        all).
 
-    def score(self, rollouts: Sequence[Rollout], prompts: Sequence[Prompt], tokenizer: Tokenizer) -> np.ndarray:
-        """Raw scores of a policy's rollouts: of the very ids where the tokenizers are the same, else of prompts and
-        texts as this model writes them."""
-        if tokenizer.fingerprint == self.scorer.tokenizer.fingerprint:
+        `texts` are prompts with instruction and template applied. `prompts` are the same prompts without them; if
+        given, this model applies its own template to them.
+        """
+        closed = [True] * len(answers) if ended is None else ended
+        if prompts is not None:
+            return self._score(self._read(prompts), answers, closed)
+        plain = [Prompt(input_text=text) for text in texts]
+        encoded = self.scorer.tokenizer.encode_prompts(plain, None, self.prompt_tokens)
+        return self._score([(prompt.text, np.asarray(prompt.ids, np.int32)) for prompt in encoded], answers, closed)
+
+    def score(self, batch: RolloutBatch) -> np.ndarray:
+        """Return raw scores, float32 [n], of a policy's rollouts.
+
+        They are scored as ids if the tokenizers are the same, else as texts in this model's own template.
+        """
+        rollouts = batch.rollouts
+        if batch.tokenizer.fingerprint == self.scorer.tokenizer.fingerprint:
             return self.score_ids([r.prompt_ids for r in rollouts], [r.ids for r in rollouts])
-        answers = decoded(rollouts, [tokenizer.text(p, self.instruction) for p in prompts], tokenizer)
-        return self.score_prompts(prompts, self.instruction, answers, [r.ended for r in rollouts])
+        return self._score(self._read(batch.prompts.records), batch.answers, [r.ended for r in rollouts])
+
+    def _read(self, prompts: Sequence[Prompt]) -> list[tuple[str, np.ndarray]]:
+        """Return texts and token ids of prompts in this model's own template."""
+        contents = [(prompt.input_text, prompt.messages, prompt.context) for prompt in prompts]
+        new = {content: p for content, p in zip(contents, prompts, strict=True) if content not in self.encoded}
+        encoded = self.scorer.tokenizer.encode_prompts(list(new.values()), self.instruction, self.prompt_tokens)
+        for content, prompt in zip(new, encoded, strict=True):
+            self.encoded[content] = prompt.text, np.asarray(prompt.ids, np.int32)
+        return [self.encoded[content] for content in contents]
+
+    def _score(
+        self, prompts: Sequence[tuple[str, np.ndarray]], answers: Sequence[str], ended: Sequence[bool]
+    ) -> np.ndarray:
+        """Return raw scores, float32 [n], of answers as texts to prompts in this model's own template."""
+        encoded = self.scorer.tokenizer.encode_answers([text for text, _ in prompts], answers, self.answer_tokens)
+        closed = [ids if whole or cut else ids[:-1] for (ids, cut), whole in zip(encoded, ended, strict=True)]
+        return self.score_ids([ids for _, ids in prompts], [np.asarray(ids, np.int32) for ids in closed])
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +132,10 @@ class UserFunction:
 
     name: str
     function: RewardFunction
-    instruction: str | None = None
-    place: str = "ppo.reward"
+    place: str = "reward.sources"
 
     @classmethod
-    def load(cls, name: str, instruction: str | None = None, place: str = "ppo.reward") -> "UserFunction":
+    def load(cls, name: str, place: str = "reward.sources") -> "UserFunction":
         """Import the function; the current directory is searched too."""
         module, colon, attribute = name.partition(":")
         if not colon:
@@ -100,43 +143,49 @@ class UserFunction:
         if "" not in sys.path and str(Path.cwd()) not in sys.path:
             sys.path.insert(0, str(Path.cwd()))
         try:
-            return cls(name, getattr(importlib.import_module(module), attribute), instruction, place)
+            return cls(name, getattr(importlib.import_module(module), attribute), place)
         except Exception as error:
             raise UsageError(f"{place}: {name} cannot be imported: {type(error).__name__}: {error}") from error
 
-    def score(self, rollouts: Sequence[Rollout], prompts: Sequence[Prompt], tokenizer: Tokenizer) -> np.ndarray:
-        """Raw scores, float64 [n], of a policy's rollouts; prompts as the policy read them."""
-        texts = [tokenizer.text(prompt, self.instruction) for prompt in prompts]
-        return self.score_texts(texts, decoded(rollouts, texts, tokenizer))
+    def score(self, batch: RolloutBatch) -> np.ndarray:
+        """Return raw scores, float64 [n], of a policy's rollouts, with prompts in the policy's template."""
+        return self.score_texts(batch.prompts.texts, batch.answers)
 
     def score_texts(
-        self, texts: Sequence[str], answers: Sequence[str], prompts: Sequence[Prompt] | None = None
+        self,
+        texts: Sequence[str],
+        answers: Sequence[str],
+        prompts: Sequence[Prompt] | None = None,
+        ended: Sequence[bool] | None = None,
     ) -> np.ndarray:
-        """What the function returns, float64 [n], of prompts as texts; refuses a wrong count and numbers that are not
-        finite."""
+        """Return the function's scores, float64 [n]; raise `PlatformError` on a wrong count or a number that is not
+        finite.
+
+        The function gets texts only; it does not see `prompts` and `ended`.
+        """
         try:
             returned = list(self.function(list(texts), list(answers)))
         except (Exception, SystemExit) as error:
             place = traceback.extract_tb(error.__traceback__)[-1]
             raise PlatformError(
                 f"{self.place}: {self.name} raised {type(error).__name__}: {error} ({place.filename}:{place.lineno}); "
-                "mend it, then the same command goes on"
+                "fix it, then run the same command again"
             ) from error
         if len(returned) != len(answers):
             raise PlatformError(f"{self.place}: {self.name} returned {len(returned)} scores for {len(answers)} answers")
-        for value, answer in zip(returned, answers, strict=True):
-            if not (isinstance(value, SupportsFloat) and math.isfinite(value)):
+        for score, answer in zip(returned, answers, strict=True):
+            if not (isinstance(score, SupportsFloat) and math.isfinite(score)):
                 raise PlatformError(
-                    f"{self.place}: {self.name} returned {value!r} for the answer {answer!r}; "
-                    "a score is a finite number"
+                    f"{self.place}: {self.name} returned {score!r} for the answer {answer!r}; "
+                    "a score must be a finite number"
                 )
-        return np.array([float(value) for value in returned])
+        return np.array([float(score) for score in returned])
 
 
 @dataclass(frozen=True)
 class CombinedReward:
-    """What tuning raises: reward models and functions by the name of their raw scores, and the scale that makes one
-    score of these."""
+    """The reward that tuning maximises: reward models and functions by the name of their raw scores, and the
+    normalisation that combines these into one score."""
 
     sources: Mapping[str, RewardModel | UserFunction]
     scale: ScoreNormalization
@@ -145,45 +194,53 @@ class CombinedReward:
     def load(
         cls, recipe: Recipe, inputs: Mapping[str, Path], world: World, scale: ScoreNormalization | None = None
     ) -> "CombinedReward":
-        """As the recipe's `ppo.reward` says, the reward models from `inputs`; without a `scale` it is not fitted."""
+        """Load the recipe's `reward.sources`, reward models from `inputs`; without `scale` it is unfitted."""
         members = [inputs[name] for name in stage_graph.members(inputs)]
         if stage_graph.trains(recipe) and not members:
-            raise UsageError("the reward model is missing: give --in reward=FOLDER, or ppo.reward: module:function")
+            raise UsageError("the reward model is missing: give --in reward=FOLDER, or reward.sources: module:function")
         sources: dict[str, RewardModel | UserFunction] = {}
         unfitted = ScoreNormalization.of(recipe, len(members))
-        for part, term in zip(recipe.ppo.parts, unfitted.terms, strict=True):
+        for part, term in zip(recipe.reward.parts, unfitted.terms, strict=True):
             if part.kind == "reward" and recipe.reward.combine == "weights":
                 scorer = weight_averaging.load(members, world, recipe.gradient_checkpointing)
                 sources[part.name] = RewardModel.of(scorer, recipe)
             elif part.kind == "reward":
-                found = (RewardModel.load(folder, recipe, world) for folder in members)
-                sources |= dict(zip(term.members, found, strict=True))
+                models = (RewardModel.load(folder, recipe, world) for folder in members)
+                sources |= dict(zip(term.members, models, strict=True))
             elif part.kind == "function":
-                sources[part.name] = UserFunction.load(part.source, recipe.instruction, part.place)
+                sources[part.name] = UserFunction.load(part.source, part.place)
             else:
-                sources[part.name] = _foreign(part, recipe, inputs, world)
+                sources[part.name] = _load_named(part, recipe, inputs, world)
         return cls(sources, unfitted if scale is None else scale)
 
-    def raw(self, rollouts: Sequence[Rollout], prompts: Sequence[Prompt], tokenizer: Tokenizer) -> Raw:
-        """Raw scores [n] of a policy's rollouts, by name; `prompts` [n] are what they answer."""
-        return {name: source.score(rollouts, prompts, tokenizer) for name, source in self.sources.items()}
+    def raw(self, batch: RolloutBatch) -> Raw:
+        """Return raw scores [n] of a policy's rollouts by name."""
+        return {name: source.score(batch) for name, source in self.sources.items()}
 
     def score_texts(
-        self, texts: Sequence[str], answers: Sequence[str], prompts: Sequence[Prompt] | None = None
+        self,
+        texts: Sequence[str],
+        answers: Sequence[str],
+        prompts: Sequence[Prompt] | None = None,
+        ended: Sequence[bool] | None = None,
     ) -> np.ndarray:
-        """Scores [n], combined and weighted, of complete answers; `texts` are prompts as the policy read them,
-        `prompts` as the data have them, where they are known."""
-        return self.scale({name: source.score_texts(texts, answers, prompts) for name, source in self.sources.items()})
+        """Return scores [n], combined and weighted.
+
+        `texts` are prompts in the policy's template, `prompts` the same as records of the data. `ended` says which
+        answers are complete (default: all).
+        """
+        raw = {name: source.score_texts(texts, answers, prompts, ended) for name, source in self.sources.items()}
+        return self.scale(raw)
 
     def critic_name(self, tokenizer: Tokenizer) -> str | None:
-        """The first reward model that reads a policy's tokens, from which a critic can start; None where none does."""
+        """Return the first reward model with a policy's tokenizer, from which a critic can start, or None."""
         models = {name: source for name, source in self.sources.items() if isinstance(source, RewardModel)}
         same = (n for n, source in models.items() if source.scorer.tokenizer.fingerprint == tokenizer.fingerprint)
         return next(same, None)
 
 
-def _foreign(part: RewardPart, recipe: Recipe, inputs: Mapping[str, Path], world: World) -> RewardModel:
-    """A reward model that the recipe names."""
+def _load_named(part: RewardPart, recipe: Recipe, inputs: Mapping[str, Path], world: World) -> RewardModel:
+    """Load a reward model that the recipe names."""
     name = f"reward.{part.name}"
     if name not in inputs:
         raise UsageError(f"{part.place}: give its folder: --in {name}={part.source}")
@@ -192,32 +249,34 @@ def _foreign(part: RewardPart, recipe: Recipe, inputs: Mapping[str, Path], world
         return RewardModel.load(inputs[name], recipe, world)
 
 
-def located(recipe: Recipe, inputs: Mapping[str, Path]) -> dict[str, Path]:
-    """The inputs with the folders of those reward models that the recipe names, downloaded where they are not here."""
-    found = dict(inputs)
-    for part in recipe.ppo.parts:
+def resolve_models(recipe: Recipe, inputs: Mapping[str, Path]) -> dict[str, Path]:
+    """Return the inputs with reward models that the recipe names resolved to folders, downloaded if necessary."""
+    folders = dict(inputs)
+    for part in recipe.reward.parts:
         if part.kind == "model" and (name := f"reward.{part.name}") in inputs:
             with model_reference.placed(part.place):
-                found[name] = model_reference.resolve(str(inputs[name]))
-    return found
+                folders[name] = model_reference.resolve(str(inputs[name]))
+    return folders
 
 
-def fitted(
+def fit_scale(
     recipe: Recipe, policy: Policy, reward: CombinedReward, sampler: Sampler, prompts: Prompts, out: Path
 ) -> CombinedReward:
-    """The reward with its scale set by one answer of the untuned policy to each of some training prompts; the scale is
-    kept in `out/score.json`, and read back if it is there."""
-    path = out / "score.json"
+    """Return the reward with its scale fitted to one answer of the untuned policy to each of some training prompts.
+
+    The scale is kept in `out/score.json`, and read from there if it exists.
+    """
+    path = StageDirectory(out).score
     if not path.exists():
-        rows = randomness.permutation(recipe.seed, "normalize", 0, len(prompts.ids))[: recipe.ppo.normalize_prompts]
-        params = rollout_params(recipe)
-        rollouts = sampler.sample([prompts.ids[i] for i in rows], rows.tolist(), "normalize", 0, params)
-        raw = reward.raw(rollouts, [prompts.records[i] for i in rows], policy.tokenizer)
+        rows = randomness.permutation(recipe.seed, "normalize", 0, len(prompts.ids))[: recipe.reward.normalize_prompts]
+        chosen = prompts.part(rows)
+        rollouts = sampler.sample(chosen.ids, rows.tolist(), "normalize", 0, rollout_params(recipe))
+        raw = reward.raw(RolloutBatch(rollouts, chosen, policy.tokenizer))
         reward.scale.fit(raw, recipe.reward.normalize).write(path)
     return replace(reward, scale=ScoreNormalization.read(path))
 
 
-def validated(
+def validate(
     recipe: Recipe,
     reward: CombinedReward,
     policy: Policy,
@@ -225,18 +284,20 @@ def validated(
     sampler: Sampler,
     prompts: Prompts,
     step: int,
-    ledger: RolloutStore,
+    store: RolloutStore,
     max_tokens: int,
 ) -> dict[str, float]:
-    """What validation prompts say of the policy at a step: score, KL in nats an answer, score - kl_coeff * KL, length
-    and share of answers that ended. The answers are committed, or replayed."""
+    """Measure the policy on validation prompts; commit the answers, or replay them.
+
+    Return score, KL in nats per answer, score - kl_coeff * KL, length, and the share of answers that ended.
+    """
 
     def make() -> list[Rollout]:
         items = range(len(prompts.ids))
         sampled = sampler.sample(prompts.ids, items, "eval", step, rollout_params(recipe))
-        return scored(reward, sampled, prompts.records, policy.tokenizer)
+        return score_rollouts(reward, RolloutBatch(sampled, prompts, policy.tokenizer))
 
-    rollouts = ledger.recorded(f"validation-{step:06d}", prompts.ids, make)
+    rollouts = store.replay_or_make(f"validation-{step:06d}", prompts.ids, make)
     divergence, _ = measurement.divergence(policy, reference, rollouts, max_tokens, recipe.sampler.temperature)
     kl, mean = float(divergence.mean()), float(final_scores(rollouts, reward.scale, recipe).mean())
     return {
@@ -248,48 +309,44 @@ def validated(
     }
 
 
-def decoded(rollouts: Sequence[Rollout], texts: Sequence[str], tokenizer: Tokenizer) -> list[str]:
-    """The answers' texts, without the spaces that the prompts gave them."""
-    prompts = [Prompt(input_text=text) for text in texts]
-    return [tokenizer.decode_answer(p, None, r.ids.tolist()) for p, r in zip(prompts, rollouts, strict=True)]
-
-
-def scored(
-    reward: CombinedReward, rollouts: Sequence[Rollout], prompts: Sequence[Prompt], tokenizer: Tokenizer
-) -> list[Rollout]:
-    """Rollouts with their raw scores filled in, by name; `prompts` [n] are what they answer."""
-    raw = reward.raw(rollouts, prompts, tokenizer)
+def score_rollouts(reward: CombinedReward, batch: RolloutBatch) -> list[Rollout]:
+    """Return the rollouts with their raw scores by name."""
+    raw = reward.raw(batch)
     return [
         replace(rollout, scores={name: float(values[row]) for name, values in raw.items()})
-        for row, rollout in enumerate(rollouts)
+        for row, rollout in enumerate(batch.rollouts)
     ]
 
 
 def final_scores(rollouts: Sequence[Rollout], scale: ScoreNormalization, recipe: Recipe) -> np.ndarray:
-    """The score that tuning raises, float32 [n], in this order: raw scores normalised, combined and weighted (`Scale`);
-    clipped to +- `ppo.reward_clip`; less `ppo.overlong_penalty` for what is `overlong`; and, for an answer that did not
-    end, `ppo.missing_eos_score` instead of all that."""
-    ppo = recipe.ppo
+    """Return the score that tuning maximises, float32 [n].
+
+    Raw scores are normalised, combined and weighted (`scale`), then clipped to +- `reward.clip`, then
+    `reward.overlong_penalty` times the share `overlong` is subtracted. The score of an answer that did not end is
+    `reward.missing_eos_score` instead.
+    """
+    section = recipe.reward
     scores = scale(raw_scores(rollouts))
-    if ppo.reward_clip is not None:
-        scores = np.clip(scores, -ppo.reward_clip, ppo.reward_clip)
-    if ppo.overlong_tokens is not None:
+    if section.clip is not None:
+        scores = np.clip(scores, -section.clip, section.clip)
+    if section.overlong_tokens is not None:
         lengths = np.array([len(r.ids) for r in rollouts])
-        scores = scores - ppo.overlong_penalty * overlong(lengths, recipe.target_sequence_length, ppo.overlong_tokens)
-    if ppo.missing_eos_score is not None:
-        scores = np.where([r.ended for r in rollouts], scores, ppo.missing_eos_score)
+        over = overlong(lengths, recipe.target_sequence_length, section.overlong_tokens)
+        scores = scores - section.overlong_penalty * over
+    if section.missing_eos_score is not None:
+        scores = np.where([r.ended for r in rollouts], scores, section.missing_eos_score)
     return scores.astype(np.float32)
 
 
 def raw_scores(rollouts: Sequence[Rollout]) -> Raw:
-    """The raw scores [n] that rollouts were given, by name."""
+    """Return the raw scores [n] of rollouts by name."""
     return {name: np.array([r.scores[name] for r in rollouts]) for name in rollouts[0].scores}
 
 
 def metrics(rollouts: Sequence[Rollout], scale: ScoreNormalization) -> dict[str, float]:
-    """The mean of the raw scores, combined and weighted as they are; and of each normalised reward, where several."""
+    """Return the mean of the raw scores, combined and weighted; and of each normalised reward, if there are several."""
     raw = raw_scores(rollouts)
-    found = {"objective/scores_raw": float(scale.unfitted()(raw).mean())}
+    means = {"objective/scores_raw": float(scale.unfitted()(raw).mean())}
     if len(scale.terms) > 1:
-        found |= {f"objective/scores/{term.name}": float(term(raw).mean()) for term in scale.terms}
-    return found
+        means |= {f"objective/scores/{term.name}": float(term(raw).mean()) for term in scale.terms}
+    return means

@@ -1,7 +1,13 @@
-"""Sample answers in this process, with a key-value cache and keyed uniforms."""
+"""The sampler that decodes in this process: with a KV cache, prompts of unequal length together, ended rows dropped.
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+A token depends on (seed, purpose, item, position) and the policy, not on which rows share a batch.
+
+Shapes: B rows decoded together, L of them still computed, P tokens of their padded prompts, A tokens of an answer at
+most.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,27 +20,27 @@ from preferent import randomness
 from preferent.data.types import Rollout
 from preferent.models import batching
 from preferent.models.language_models import Policy
-from preferent.rollouts.sampler import Params
+from preferent.rollouts.decoding import Params, choose
 
 COMPACT_BELOW = 0.9
+"""Ended rows are dropped when less than this share of the computed rows is unfinished."""
 
 
 @dataclass(frozen=True)
 class LocalSampler:
-    """Decode with the policy in this process, `rows` answers at once, shorter prompts first together."""
+    """A sampler that decodes with the policy in this process, `rows` answers at once, shorter prompts first."""
 
     policy: Policy
     seed: int
     rows: int = 256
-    on_tokens: Callable[[int], None] = field(default=lambda count: None)
 
     @torch.no_grad()
     def sample(
         self, prompts: Sequence[np.ndarray], items: Sequence[int], purpose: str, step: int, params: Params
     ) -> list[Rollout]:
-        """One answer to each prompt; `prompt_index` is the row's item, `policy_step` the given step."""
+        """Return one answer per prompt; its `prompt_index` is the row's item, its `policy_step` is `step`."""
         order = np.argsort([len(prompt) for prompt in prompts], kind="stable")
-        found: dict[int, Rollout] = {}
+        rollouts: dict[int, Rollout] = {}
         for start in range(0, len(order), self.rows):
             part = order[start : start + self.rows]
             decoded = _decode(
@@ -42,84 +48,68 @@ class LocalSampler:
             )
             for i, (ids, log_probs) in zip(part, decoded, strict=True):
                 ended = params.stop_at_eos and len(ids) > 0 and int(ids[-1]) == self.policy.tokenizer.eos_id
-                found[i] = Rollout(int(items[i]), 0, step, np.asarray(prompts[i], np.int32), ids, log_probs, ended)
-            self.on_tokens(sum(len(found[i].ids) for i in part))
-        return [found[i] for i in range(len(prompts))]
+                rollouts[i] = Rollout(int(items[i]), 0, step, np.asarray(prompts[i], np.int32), ids, log_probs, ended)
+        return [rollouts[i] for i in range(len(prompts))]
+
+    def refresh(self, policy: Policy) -> None:
+        """Do nothing: the weights are the policy's own, and no cache outlives a call of `sample`."""
+        assert policy is self.policy, "a local sampler decodes with the policy that it was made with"
 
 
 def _decode(
     policy: Policy, prompts: Sequence[np.ndarray], items: Sequence[int], seed: int, purpose: str, params: Params
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Answer ids and sampler log-probs of rows that are decoded together."""
-    device, eos_id = policy.world.device, policy.tokenizer.eos_id
+    """Return the answer ids and the sampler's log-probs of B rows that are decoded together."""
+    device, tokenizer = policy.world.device, policy.tokenizer
+    # The uniform number of every token is drawn in advance, keyed by the row's item and the token's position.
     uniforms = randomness.uniforms(seed, purpose, np.asarray(items)[:, None], np.arange(params.max_tokens))
-    ids = torch.zeros(len(prompts), params.max_tokens, dtype=torch.long, device=device)
-    log_probs = torch.zeros(len(prompts), params.max_tokens, device=device)
-    lengths = np.full(len(prompts), params.max_tokens)
+    uniforms_BA = torch.from_numpy(uniforms).to(device)
+    ids_BA = torch.zeros(len(prompts), params.max_tokens, dtype=torch.long, device=device)
+    log_probs_BA = torch.zeros(len(prompts), params.max_tokens, device=device)
+    lengths_B = np.full(len(prompts), params.max_tokens)
+    ended_B = np.zeros(len(prompts), dtype=bool)
 
-    mask = torch.from_numpy(batching.pad([np.ones(len(p), np.int64) for p in prompts], 0, left=True)).to(device)
-    tokens = torch.from_numpy(
-        batching.pad([np.asarray(p, np.int64) for p in prompts], policy.tokenizer.pad_id, left=True)
-    ).to(device)
+    # Prompts are padded on the left, so that the last column of every row is the one to continue.
+    tokens_LP, mask_LP = _padded(prompts, tokenizer.pad_id)
+    tokens, mask = tokens_LP.to(device), mask_LP.to(device)
     positions = (mask.cumsum(-1) - 1).clamp_min(0)
-    draws = torch.from_numpy(uniforms).to(device)
-    cache = _cache(policy, tokens.shape[1] + params.max_tokens)
     padded = bool((mask == 0).any())
-    live = np.arange(len(prompts))
-    ended = np.zeros(len(prompts), dtype=bool)
+    cache = _cache(policy, tokens.shape[1] + params.max_tokens)
+    live_L = np.arange(len(prompts))
     for t in range(params.max_tokens):
+        # The first pass reads whole prompts [L, P] into the cache, each later one the last token [L, 1].
         hidden = policy.hidden(tokens, mask if padded else None, positions, cache)
-        chosen, chosen_log_probs = choose(policy.logits(hidden[:, -1], params.temperature), draws[live, t], params)
-        rows = torch.from_numpy(live).to(device)
-        ids[rows, t], log_probs[rows, t] = chosen, chosen_log_probs
+        chosen_L, log_probs_L = choose(policy.logits(hidden[:, -1], params.temperature), uniforms_BA[live_L, t], params)
+        rows_L = torch.from_numpy(live_L).to(device)
+        ids_BA[rows_L, t], log_probs_BA[rows_L, t] = chosen_L, log_probs_L
         if params.stop_at_eos:
-            stops = chosen.cpu().numpy() == eos_id
-            lengths[live[stops & ~ended[live]]] = t + 1
-            ended[live[stops]] = True
-        keep = ~ended[live]
-        if not keep.any() or t + 1 == params.max_tokens:
+            stops_L = chosen_L.cpu().numpy() == tokenizer.eos_id
+            lengths_B[live_L[stops_L & ~ended_B[live_L]]] = t + 1
+            ended_B[live_L[stops_L]] = True
+        goes_on_L = ~ended_B[live_L]
+        if not goes_on_L.any() or t + 1 == params.max_tokens:
             break
-        tokens, positions = chosen[:, None], positions[:, -1:] + 1
+        tokens, positions = chosen_L[:, None], positions[:, -1:] + 1
         mask = torch.nn.functional.pad(mask, (0, 1), value=1)
-        if keep.mean() < COMPACT_BELOW:
-            kept = torch.from_numpy(np.flatnonzero(keep)).to(device)
+        # An ended row costs a little until it is dropped; dropping it copies the whole cache.
+        if goes_on_L.mean() < COMPACT_BELOW:
+            kept = torch.from_numpy(np.flatnonzero(goes_on_L)).to(device)
             cache.batch_select_indices(kept)
-            tokens, positions, mask, live = tokens[kept], positions[kept], mask[kept], live[keep]
-    columns = zip(ids.int().cpu().numpy(), log_probs.cpu().numpy(), lengths, strict=True)
-    return [(row[:length].copy(), row_log_probs[:length].copy()) for row, row_log_probs, length in columns]
+            tokens, positions, mask, live_L = tokens[kept], positions[kept], mask[kept], live_L[goes_on_L]
+    # Tokens after the end of a row are cut off.
+    columns = zip(ids_BA.int().cpu().numpy(), log_probs_BA.cpu().numpy(), lengths_B, strict=True)
+    return [(ids[:length].copy(), log_probs[:length].copy()) for ids, log_probs, length in columns]
 
 
-def choose(logits: Tensor, uniforms: Tensor, params: Params) -> tuple[Tensor, Tensor]:
-    """The token where the cumulative distribution passes the uniform number: [n, V], [n] -> ids [n], log-probs [n].
-
-    Greedy takes the most probable. The log-probability is that of the distribution sampled from.
-    """
-    logits = logits.float()
-    if params.greedy:
-        chosen = logits.argmax(-1)
-        return chosen, logits.log_softmax(-1).gather(-1, chosen[:, None]).squeeze(-1)
-    log_probs = _filtered(logits, params).log_softmax(-1)
-    cumulative = log_probs.exp().cumsum(-1, dtype=torch.double)
-    target = uniforms[:, None] * cumulative[:, -1:]
-    chosen = torch.searchsorted(cumulative, target, right=True).squeeze(-1).clamp_max(logits.shape[-1] - 1)
-    return chosen, log_probs.gather(-1, chosen[:, None]).squeeze(-1)
-
-
-def _filtered(logits: Tensor, params: Params) -> Tensor:
-    """Logits with everything outside top-k and top-p (Holtzman et al. 2020) set to -inf."""
-    if params.top_k:
-        threshold = logits.topk(min(params.top_k, logits.shape[-1]), dim=-1).values[:, -1:]
-        logits = logits.masked_fill(logits < threshold, -torch.inf)
-    if params.top_p < 1:
-        ordered, order = logits.sort(-1, descending=True)
-        before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
-        drop = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, before >= params.top_p)
-        logits = logits.masked_fill(drop, -torch.inf)
-    return logits
+def _padded(prompts: Sequence[np.ndarray], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Return prompts as tokens [B, P], padded on the left, and a mask [B, P] that keeps what is not padding."""
+    tokens = batching.pad([np.asarray(prompt, np.int64) for prompt in prompts], pad_id, left=True)
+    mask = batching.pad([np.ones(len(prompt), np.int64) for prompt in prompts], 0, left=True)
+    return torch.from_numpy(tokens), torch.from_numpy(mask)
 
 
 def _cache(policy: Policy, length: int) -> DynamicCache:
-    """A KV cache whose full-attention layers are allocated once, at the length that decoding can reach."""
+    """Return a KV cache whose full-attention layers are allocated once, at the maximum length of decoding."""
     cache = DynamicCache(config=policy.body.config)
     if cache.layers and all(type(layer) is DynamicLayer for layer in cache.layers):
         cache.layers = [Preallocated(length) for _ in cache.layers]
@@ -127,10 +117,10 @@ def _cache(policy: Policy, length: int) -> DynamicCache:
 
 
 class Preallocated(DynamicLayer):
-    """A cache layer that writes new keys and values in place instead of copying all of them at every token."""
+    """A cache layer that writes new keys and values in place instead of copying all of them for every token."""
 
     def __init__(self, length: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.length, self.used = length, 0
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:

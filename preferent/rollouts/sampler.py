@@ -1,8 +1,7 @@
-"""Answers from a policy: one seam, `sample(prompts, ...) -> rollouts`.
+"""Samplers: the protocol `Sampler`, the one place that makes an engine, and the prompts that it answers.
 
-A token is one keyed uniform number inverted through the cumulative distribution, so what is drawn depends on (seed,
-purpose, item, position) and the policy, never on which rows share a batch. Local decoding keeps a KV cache, takes
-prompts of unequal length, and computes a finished row no further. `Scripted` answers from a script: for tests.
+A token is one keyed uniform number inverted through the cumulative distribution, so it depends on (seed, purpose, item,
+position) and the policy, not on which rows share a batch.
 """
 
 from collections.abc import Sequence
@@ -12,45 +11,51 @@ from typing import Protocol
 import numpy as np
 
 from preferent.config.recipe import Recipe
+from preferent.data.tokenizer import Tokenizer
 from preferent.data.types import Prompt, Rollout
 from preferent.models.language_models import Policy
+from preferent.rollouts.decoding import Params
+from preferent.rollouts.local_sampler import LocalSampler
 
 
-@dataclass(frozen=True, slots=True)
-class Params:
-    """How tokens are chosen: temperature, top-p (1 off), top-k (0 off), or greedily; at most `max_tokens` a row."""
+class Sampler(Protocol):
+    """An engine that samples answers to prompts with the weights of a policy."""
 
-    max_tokens: int
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    greedy: bool = False
-    stop_at_eos: bool = True
+    def sample(
+        self, prompts: Sequence[np.ndarray], items: Sequence[int], purpose: str, step: int, params: Params
+    ) -> list[Rollout]:
+        """Return one answer per prompt (token ids); `items` number the rows of this purpose and key their draws."""
+
+    def refresh(self, policy: Policy) -> None:
+        """Use the current weights of the policy. Call it after they change, before the next `sample`."""
+
+
+def make(recipe: Recipe, policy: Policy, rows: int | None = None) -> Sampler:
+    """Return the engine that samples from a policy, at most `rows` answers at once (default: `sampler.rows`)."""
+    return LocalSampler(policy, recipe.seed, recipe.sampler.rows if rows is None else rows)
 
 
 def rollout_params(recipe: Recipe) -> Params:
-    """Rollouts and validation sample the whole distribution at the recipe's temperature."""
+    """Return the parameters of rollouts and validation: the whole distribution at the recipe's temperature."""
     return Params(recipe.target_sequence_length, recipe.sampler.temperature)
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """Prompts with their token ids, their text as the model sees it, and as the data have them."""
+    """Prompts as token ids, as text with the template applied, and as records of the data."""
 
-    ids: list[np.ndarray]
-    texts: list[str]
+    ids: Sequence[np.ndarray]
+    texts: Sequence[str]
     records: Sequence[Prompt]
 
     @classmethod
-    def of(cls, records: Sequence[Prompt], policy: Policy, recipe: Recipe) -> "Prompts":
-        limit, instruction = recipe.prompt_sequence_length, recipe.instruction
-        ids = [np.asarray(policy.tokenizer.encode_prompt(p, instruction, limit)[0], np.int32) for p in records]
-        return cls(ids, [policy.tokenizer.text(p, instruction) for p in records], records)
+    def of(cls, records: Sequence[Prompt], tokenizer: Tokenizer, recipe: Recipe) -> "Prompts":
+        """Apply the template to each prompt and encode it, once."""
+        encoded = tokenizer.encode_prompts(records, recipe.instruction, recipe.prompt_sequence_length)
+        ids = [np.asarray(prompt.ids, np.int32) for prompt in encoded]
+        return cls(ids, [prompt.text for prompt in encoded], records)
 
-
-class Sampler(Protocol):
-    """`prompts` are token ids; `items` number the rows of this purpose, and key their randomness."""
-
-    def sample(
-        self, prompts: Sequence[np.ndarray], items: Sequence[int], purpose: str, step: int, params: Params
-    ) -> list[Rollout]: ...
+    def part(self, rows: Sequence[int] | np.ndarray) -> "Prompts":
+        """Return the prompts at `rows`, in that order; a row may occur several times."""
+        ids, texts, records = self.ids, self.texts, self.records
+        return Prompts([ids[row] for row in rows], [texts[row] for row in rows], [records[row] for row in rows])

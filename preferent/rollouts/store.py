@@ -1,8 +1,8 @@
-"""The rollouts of a run: sampled and scored answers, on disk before anything learns from them.
+"""The rollouts of a run: sampled and scored answers, on disk before any update uses them.
 
-One safetensors file a step with the columns `prompt_index, sample_index, policy_step, ids, answer_mask,
-sampler_log_probs, ended, scores.*`, and beside them `samples.jsonl` in plain words. A step whose file is there is
-replayed, not sampled again.
+There is one safetensors file per step with the columns `prompt_index, sample_index, policy_step, ids, answer_mask,
+sampler_log_probs, ended, scores.*`, and `samples.jsonl` has them as text. A step whose file exists is replayed,
+not sampled again.
 """
 
 import hashlib
@@ -19,31 +19,50 @@ from safetensors.numpy import load, save
 from preferent import files
 from preferent.data.types import Rollout
 from preferent.models.batching import pad
+from preferent.runs.directory import StageDirectory
+
+SAMPLES = StageDirectory(Path()).samples.name
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutStore:
-    """The folder where rollouts are committed."""
+    """The folder to which rollouts are committed."""
 
     folder: Path
 
-    def recorded(self, name: str, prompts: Sequence[np.ndarray], make: Callable[[], list[Rollout]]) -> list[Rollout]:
-        """The rollouts called `name`: read where they were committed before, else made and committed.
+    def replay_or_make(
+        self, name: str, prompts: Sequence[np.ndarray], make: Callable[[], list[Rollout]]
+    ) -> list[Rollout]:
+        """Return the rollouts called `name`: replayed if they were committed before, else made and committed."""
+        rollouts = self.replay(name, prompts)
+        return self.commit(name, make()) if rollouts is None else rollouts
 
-        `prompts` [number of prompts] are the token ids that `prompt_index` points into.
+    def replay(self, name: str, prompts: Sequence[np.ndarray]) -> list[Rollout] | None:
+        """Read the rollouts called `name`; return None if they were not committed, or are damaged.
+
+        `prompts` are the token ids of all prompts, indexed by `prompt_index`.
         """
-        path = self.folder / f"{name}.safetensors"
-        if path.exists():
-            if (found := unsealed(path.read_bytes())) is not None:
-                return from_columns(found, prompts)
-            print(f"{path}: damaged (its hash is not the one in it); sampling it again", file=sys.stderr)
-        rollouts = make()
-        files.write_atomic(path, sealed(columns(rollouts)))
+        path = self._path(name)
+        if not path.exists():
+            return None
+        if (arrays := unsealed(path.read_bytes())) is not None:
+            return from_columns(arrays, prompts)
+        print(f"{path}: damaged (its hash is not the one in it); sampling it again", file=sys.stderr)
+        return None
+
+    def commit(self, name: str, rollouts: list[Rollout]) -> list[Rollout]:
+        """Write the rollouts under `name`, and return them."""
+        files.write_atomic(self._path(name), sealed(columns(rollouts)))
         return rollouts
 
-    def describe(self, step: int, texts: Sequence[str], answers: Sequence[str], rollouts: Sequence[Rollout]) -> None:
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
+
+    def append_samples(
+        self, step: int, texts: Sequence[str], answers: Sequence[str], rollouts: Sequence[Rollout]
+    ) -> None:
         """Append the decoded rows of a step to `samples.jsonl`."""
-        path = self.folder / "samples.jsonl"
+        path = self.folder / SAMPLES
         with files.writing(path), open(path, "a", encoding="utf-8") as file:
             for text, answer, rollout in zip(texts, answers, rollouts, strict=True):
                 row = {
@@ -57,11 +76,11 @@ class RolloutStore:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
     def rewind(self, step: int) -> None:
-        """Drop the rows of `samples.jsonl` from `step` on, and a last line that was cut off; says what it cannot read.
+        """Drop the rows of `samples.jsonl` from `step` on, and a truncated last line; report lines that are damaged.
 
-        Nothing is learnt from these rows: they are for readers.
+        These rows are for readers only.
         """
-        path = self.folder / "samples.jsonl"
+        path = self.folder / SAMPLES
         if not path.exists():
             return
         kept = []
@@ -75,24 +94,24 @@ class RolloutStore:
         files.write_atomic(path, b"".join(kept))
 
 
-def sealed(found: Mapping[str, np.ndarray]) -> bytes:
-    """Columns as a safetensors file with the digest of its content in its metadata."""
-    plain = dict(found)
+def sealed(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Return columns as a safetensors file with the digest of its content in its metadata."""
+    plain = dict(arrays)
     return save(plain, {"sha256": hashlib.sha256(save(plain)).hexdigest()})
 
 
-def unsealed(data: bytes) -> dict[str, np.ndarray] | None:
-    """The columns that `sealed` wrote; None where any byte is another."""
+def unsealed(content: bytes) -> dict[str, np.ndarray] | None:
+    """Return the columns that `sealed` wrote; None if any byte has changed."""
     try:
-        found = load(data)
-        return found if sealed(found) == data else None
+        arrays = load(content)
+        return arrays if sealed(arrays) == content else None
     except (SafetensorError, ValueError, KeyError, TypeError):
         return None
 
 
 def columns(rollouts: Sequence[Rollout]) -> dict[str, np.ndarray]:
-    """Rollouts as arrays of n rows; answers [n, A] are padded with 0 where `answer_mask` is False."""
-    found = {
+    """Return rollouts as arrays of n rows; answers [n, A] are padded with 0 where `answer_mask` is False."""
+    arrays = {
         "prompt_index": np.array([r.prompt_index for r in rollouts], np.int64),
         "sample_index": np.array([r.sample_index for r in rollouts], np.int64),
         "policy_step": np.array([r.policy_step for r in rollouts], np.int64),
@@ -102,24 +121,24 @@ def columns(rollouts: Sequence[Rollout]) -> dict[str, np.ndarray]:
         "sampler_log_probs": pad([r.sampler_log_probs for r in rollouts], 0.0),
     }
     for name in rollouts[0].scores:
-        found[f"scores.{name}"] = np.array([r.scores[name] for r in rollouts], np.float64)
-    return found
+        arrays[f"scores.{name}"] = np.array([r.scores[name] for r in rollouts], np.float64)
+    return arrays
 
 
-def from_columns(found: dict[str, np.ndarray], prompts: Sequence[np.ndarray]) -> list[Rollout]:
-    """The rollouts that `columns` wrote."""
-    names = [key.removeprefix("scores.") for key in found if key.startswith("scores.")]
-    lengths = found["answer_mask"].sum(-1)
+def from_columns(arrays: dict[str, np.ndarray], prompts: Sequence[np.ndarray]) -> list[Rollout]:
+    """Return the rollouts of which `columns` made the arrays."""
+    names = [key.removeprefix("scores.") for key in arrays if key.startswith("scores.")]
+    lengths = arrays["answer_mask"].sum(-1)
     return [
         Rollout(
-            prompt_index=int(found["prompt_index"][i]),
-            sample_index=int(found["sample_index"][i]),
-            policy_step=int(found["policy_step"][i]),
-            prompt_ids=prompts[int(found["prompt_index"][i])],
-            ids=found["ids"][i, : lengths[i]],
-            sampler_log_probs=found["sampler_log_probs"][i, : lengths[i]],
-            ended=bool(found["ended"][i]),
-            scores={name: float(found[f"scores.{name}"][i]) for name in names},
+            prompt_index=int(arrays["prompt_index"][i]),
+            sample_index=int(arrays["sample_index"][i]),
+            policy_step=int(arrays["policy_step"][i]),
+            prompt_ids=prompts[int(arrays["prompt_index"][i])],
+            ids=arrays["ids"][i, : lengths[i]],
+            sampler_log_probs=arrays["sampler_log_probs"][i, : lengths[i]],
+            ended=bool(arrays["ended"][i]),
+            scores={name: float(arrays[f"scores.{name}"][i]) for name in names},
         )
         for i in range(len(lengths))
     ]

@@ -47,6 +47,11 @@ class StageDirectory:
         return self.folder / "checkpoints"
 
     @property
+    def best(self) -> Path:
+        """The weights of the best validation so far."""
+        return self.folder / "best"
+
+    @property
     def model(self) -> Path:
         """The model that the stage delivers."""
         return self.folder / "model"
@@ -77,9 +82,35 @@ class StageDirectory:
         return self.folder / "mistakes.jsonl"
 
     @property
+    def initial_answers(self) -> Path:
+        """Answers of the model that a reward model starts from, as token ids."""
+        return self.folder / ".samples.json"
+
+    @property
     def answers(self) -> Path:
         """The predictions of a stage that answers prompts."""
         return self.folder / "text.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class DataDirectory:
+    """The folder of the stage `data`."""
+
+    folder: Path
+
+    @property
+    def counts(self) -> Path:
+        """The counts of rows, by file and by part."""
+        return self.folder / "counts.json"
+
+    @property
+    def dropped(self) -> Path:
+        """The rows that cannot be used, with the reasons."""
+        return self.folder / "dropped.jsonl"
+
+    def rows(self, kind: str, part: str) -> Path:
+        """Return the path of a part: `prompt` or `preference`; `train`, `validation`, `test` or `judge`."""
+        return self.folder / kind / f"{part}.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,17 +160,21 @@ class RunDirectory:
         return self.root / "report.html"
 
     @property
+    def data(self) -> DataDirectory:
+        return DataDirectory(self.root / "data")
+
+    @property
     def counts(self) -> Path:
         """What the data held, in numbers."""
-        return self.root / "data" / "counts.json"
+        return self.data.counts
 
     def prompts(self, part: Part) -> Path:
         """The prompts of a part."""
-        return self.root / "data" / "prompt" / f"{part}.jsonl"
+        return self.data.rows("prompt", part)
 
     def preferences(self, part: Part) -> Path:
         """The preferences of a part."""
-        return self.root / "data" / "preference" / f"{part}.jsonl"
+        return self.data.rows("preference", part)
 
     def stage(self, name: str) -> StageDirectory:
         """The folder of a stage: `sft`, `reward`, `judge`, `policy`, `predictions/base`, and so on."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from preferent.runs import stages
 
-PACKAGES = ("scipy", "pydantic", "datasets", "pyarrow", "ray", "vllm", "kfp")
+PACKAGES = ("scipy", "pydantic", "httpx2", "datasets", "pyarrow")
 """Packages that matter besides those of which a run records the version."""
 NVIDIA = ("nvidia-smi", "--query-gpu=name,memory.total,compute_cap,driver_version", "--format=csv,noheader,nounits")
 BF16_FROM = 8.0

@@ -1,25 +1,29 @@
-"""Metrics: one JSON line a step in `metrics.jsonl`, rewound on resume; TensorBoard files are made from it.
+"""What a stage logs at each step: numbers, times, and both as a TensorBoard event file; all three rewound on resume.
 
-A line is `{"step": 12, "reward": 0.31, ...}`: derived numbers only, never a time, so that equal runs have equal files.
-A number that is not finite is written as null.
+A line of `metrics.jsonl` is `{"step": 12, "reward": 0.31, ...}`: derived numbers only, never a time, so that equal runs
+have equal files. A number that is not finite is written as null. `timings.jsonl` says when each step was over and how
+long its phases took.
 """
 
-import io
+import contextlib
 import json
 import math
+import os
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from preferent import files
 from preferent.errors import DataError
+from preferent.runs import event_file
 
 EVENT_FILE = "events.out.tfevents.0.preferent"
 
 
 class Metrics:
-    """The metrics file of one stage, open for the stage that writes it."""
+    """A file with a line of numbers for each step, of the stage that writes it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -42,6 +46,69 @@ class Metrics:
             files.write_jsonl(self.path, rows)
 
 
+class Log:
+    """The files that a stage's loop logs to: `metrics.jsonl`, `timings.jsonl` and TensorBoard's event file.
+
+    The event file follows from the other two, byte for byte. `is_new` says that nothing has been logged yet.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.metrics = Metrics(folder / "metrics.jsonl")
+        self.timings = Metrics(folder / "timings.jsonl")
+        self.events = folder / "tensorboard" / EVENT_FILE
+        self.is_new = True
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Note the seconds that the block takes, for the next line of `timings.jsonl`."""
+        started = time.perf_counter()
+        yield
+        self.seconds[phase] = round(time.perf_counter() - started, 4)
+
+    def append(self, step: int, values: Mapping[str, float], **speeds: float) -> None:
+        """Log a step that is over; its numbers have left the process when this returns."""
+        now = round(time.time(), 3)
+        self.metrics.append(step, values)
+        self.timings.append(step, {"time": now} | self.seconds | speeds)
+        self.seconds = {}
+        with files.writing(self.events), open(self.events, "ab") as file:
+            begin = b"" if file.tell() else event_file.start(now)
+            file.write(begin + event_file.scalars(now, step, _known(values)))
+
+    def rewind(self, step: int) -> None:
+        """Forget `step`, what follows it, and what a kill left unfinished.
+
+        The event file is cut where that is enough, because a TensorBoard that has it open then reads on.
+        """
+        self.is_new = step == 0
+        self.metrics.rewind(step)
+        self.timings.rewind(step)
+        content = self._rebuilt()
+        with files.writing(self.events):
+            if self.events.exists() and self.events.read_bytes().startswith(content):
+                os.truncate(self.events, len(content))
+            else:
+                files.write_atomic(self.events, content)
+
+    def _rebuilt(self) -> bytes:
+        """The event file of the two others. A step whose time is lost has that of the step before it."""
+        times = {row["step"]: row.get("time") for row in read(self.timings.path)}
+        now = 0.0
+        records: list[bytes] = []
+        for row in read(self.metrics.path):
+            now = times.get(row["step"]) or now
+            records += [] if records else [event_file.start(now)]
+            values = {name: value for name, value in row.items() if name != "step" and value is not None}
+            records.append(event_file.scalars(now, row["step"], values))
+        return b"".join(records)
+
+
+def _known(values: Mapping[str, float]) -> dict[str, float]:
+    """The numbers that are finite."""
+    return {name: float(value) for name, value in values.items() if math.isfinite(value)}
+
+
 def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
@@ -57,29 +124,9 @@ def read(path: Path) -> list[dict[str, Any]]:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise DataError(
-                f"{path}:{number}: not JSON: {error.msg}; the file was changed by hand or damaged"
+                f"{path}:{number}: not JSON: {error.msg}; the line was changed by hand or damaged: restore or remove it"
             ) from None
         if not isinstance(row, dict) or not isinstance(row.get("step"), int):
             raise DataError(f'{path}:{number}: a metrics line is an object with a whole "step", not {line[:80]!r}')
         rows.append(row)
     return rows
-
-
-def tensorboard(metrics: Path, folder: Path) -> None:
-    """Write `folder`'s one TensorBoard event file anew from a metrics file, names as tags.
-
-    The format is TFRecord: length, its masked CRC32C, a serialized `Event`, its masked CRC32C. Times are kept out of
-    metrics, so an event's wall time is its step in seconds: the file depends on the metrics alone. Nulls are left out.
-    """
-    from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.compat.proto.summary_pb2 import Summary
-    from tensorboard.summary.writer.record_writer import RecordWriter
-
-    buffer = io.BytesIO()
-    writer = RecordWriter(buffer)
-    writer.write(Event(wall_time=0.0, file_version="brain.Event:2").SerializeToString())
-    for row in read(metrics):
-        scalars = [(name, value) for name, value in row.items() if name != "step" and value is not None]
-        summary = Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in scalars])
-        writer.write(Event(wall_time=float(row["step"]), step=row["step"], summary=summary).SerializeToString())
-    files.write_atomic(folder / EVENT_FILE, buffer.getvalue())

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from preferent import files
+from preferent.config import run_schema
 from preferent.errors import PlatformError, UsageError
 
 
@@ -94,21 +95,23 @@ def open_stage(
     inputs: Mapping[str, Path],
     extendable: Sequence[str] = (),
     rerun: bool = False,
+    by_default: Mapping[str, Any] | None = None,
 ) -> Stage:
     """Open a stage's folder: start it, resume it, find it done, or refuse.
 
     `fields` are the recipe's fields that this stage depends on, `inputs` the files and folders it reads. Both are
     compared with what the folder was made from. A larger value of an `extendable` field reopens a finished stage.
     A stage with `rerun` (cheap, nothing to lose), or one that has made nothing yet, starts afresh on any change; any
-    other refuses it.
+    other refuses it. `by_default` are the recipe's values that nobody asked for, by dotted key.
     """
-    previous = folder / "stage.json"
+    previous, flat = folder / "stage.json", flatten(fields)
     asked: dict[str, Any] = {
-        "schema": 1,
+        "schema": run_schema.SCHEMA,
         "stage": name,
         "argv": sys.argv[1:],
         "versions": versions(),
-        "fields": flatten(fields),
+        "fields": flat,
+        "defaults": [key for key in flat if key in (by_default or {})],
         "inputs": {key: files.fingerprint(path) for key, path in inputs.items()},
     }
     facts: dict[str, Any] = {}
@@ -117,9 +120,9 @@ def open_stage(
     if not previous.exists():
         (folder / "DONE").unlink(missing_ok=True)
     else:
-        old = read_stage(folder)
+        old = run_schema.translated(read_stage(folder), flat, asked["defaults"])
         changes = _changes(old, asked, extendable, inputs)
-        made = any(path.name not in (".lock", "stage.json") for path in folder.iterdir())
+        made = any(not path.name.startswith(".") and path.name != "stage.json" for path in folder.iterdir())
         if changes and made and not rerun:
             lines = "\n".join(f"  {change}" for change in changes)
             raise UsageError(
@@ -144,7 +147,9 @@ def open_stage(
 
 def read_stage(folder: Path) -> dict[str, Any]:
     """The `stage.json` of a folder."""
-    return files.read_sealed(folder / "stage.json", f"restore it, or remove {folder} to do this stage again")
+    stage = files.read_sealed(folder / "stage.json", f"restore it, or remove {folder} to do this stage again")
+    run_schema.check(stage["schema"], folder / "stage.json")
+    return stage
 
 
 def _empty(folder: Path) -> None:

@@ -1,12 +1,11 @@
-"""Tune the policy on the preferences themselves, without a reward model and without sampling: DPO, IPO, SimPO and KTO.
+"""Tune the policy on preferences directly, without a reward model and without sampling: DPO, IPO, SimPO and KTO.
 
-The policy's log-ratio to where it started is its reward (Rafailov et al. 2023), at `sampler.temperature`: the policy
-that is sampled is the one that the KL penalty holds. What the reference says of every pair is computed once, by the
-policy before it learns anything, so no second model is held; a resumed run computes it again.
+The policy's log-ratio to the reference is its reward (Rafailov et al. 2023), at `sampler.temperature`: the policy
+that is sampled is the one that the KL penalty constrains. The reference's log-probabilities are computed once, with the
+policy before its first step, so no second model is loaded. A resumed run computes them again.
 """
 
 import math
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,15 +14,16 @@ import torch
 from torch import Tensor
 
 from preferent import randomness
-from preferent.config import model_reference, stage_graph
+from preferent.config import defaults, model_reference, stage_graph
 from preferent.config.recipe import Recipe, pick, tuned_by
 from preferent.data import datasets
 from preferent.errors import DataError, DivergedError
-from preferent.models import batching, checkpoint, language_models, saving, vocabulary
+from preferent.models import batching, language_models, saving, vocabulary
 from preferent.models.language_models import Policy
 from preferent.models.world import World
-from preferent.runs import interruption, progress, stages
-from preferent.runs.metrics import Metrics, tensorboard
+from preferent.runs import progress, stages
+from preferent.runs.directory import StageDirectory
+from preferent.training import loop
 from preferent.training.losses import dpo_loss, ipo_loss, kto_anchor, kto_loss, reference_free_loss
 from preferent.training.optimizer import Optimizer, Schedule, TrainingState
 from preferent.training.preference_pairs import PreferencePairs
@@ -31,8 +31,10 @@ from preferent.training.preference_pairs import PreferencePairs
 
 @dataclass(frozen=True)
 class AnsweredPairs:
-    """Prompts with their answers as token ids, how many tokens each answer has, and the answers' log-probabilities [n]
-    under the reference (empty where none is asked)."""
+    """Prompts with their answers as token ids, and the number of tokens of each answer.
+
+    `reference` [n] are the log-probabilities of the answers under the reference (zeros if the loss has none).
+    """
 
     ids: list[np.ndarray]
     tokens: np.ndarray
@@ -41,8 +43,10 @@ class AnsweredPairs:
 
 @dataclass(frozen=True)
 class PairSubset:
-    """Pairs to learn from or to measure on; both sides [n] beside each other, chosen and rejected, and with method kto
-    each prompt with an answer to another prompt."""
+    """The pairs of one part of the data, both sides [n].
+
+    With method kto `mismatched` has each prompt with an answer to another prompt.
+    """
 
     pairs: PreferencePairs
     chosen: AnsweredPairs
@@ -54,16 +58,19 @@ class PairSubset:
 
 
 def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
-    """Stage `dpo`, of methods dpo and kto: model=, train=, validation=, test= -> out/model."""
+    """Run stage `dpo`, of methods dpo and kto: model=, train=, validation=, test= -> out/model."""
     world = World.of(recipe)
     source = model_reference.resolve(str(inputs["model"]))
+    recipe, by_default = defaults.resolve(recipe, policy=model_reference.parameters(str(source)))
     language_models.check_length(source, recipe)
     with stages.locked(out):
         fields = pick(recipe, *stage_graph.FIELDS["dpo"])
-        stage = stages.open_stage("dpo", out, fields, inputs | {"model": source}, stage_graph.EXTENDABLE["dpo"])
+        stage = stages.open_stage(
+            "dpo", out, fields, inputs | {"model": source}, stage_graph.EXTENDABLE["dpo"], by_default=by_default
+        )
         if stage.done:
             return
-        rank = language_models.lora_dim(recipe.dpo.lora_dim, source, 4, world)
+        rank = defaults.decided(recipe.dpo.lora_dim)
         policy = language_models.load_policy(source, world, rank, recipe.gradient_checkpointing)
         names = ("train", "validation", "test")
         pairs = {
@@ -76,32 +83,36 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
         counts = {name: {"pairs": len(p), "ties": p.ties, "truncated": p.truncated} for name, p in pairs.items()}
         stage.place(**world.facts())
         stage.record(counts=counts, epochs=round(epochs, 2), lora_dim=rank)
-        parts = {name: refer(recipe, policy, pairs[name], inputs[name]) for name in names}
+        parts = {name: with_reference(recipe, policy, pairs[name], inputs[name]) for name in names}
         train(recipe, stage, policy, parts)
 
 
-def refer(recipe: Recipe, policy: Policy, pairs: PreferencePairs, source: Path) -> PairSubset:
-    """The pairs with the log-probabilities that the reference, which the policy still is, gives the answers."""
+def with_reference(recipe: Recipe, policy: Policy, pairs: PreferencePairs, source: Path) -> PairSubset:
+    """Return the pairs with the reference's log-probabilities; the policy must not have been trained yet."""
 
     def answered(ids: list[np.ndarray], tokens: np.ndarray) -> AnsweredPairs:
-        asked = recipe.method == "kto" or recipe.dpo.loss != "reference_free"
-        return AnsweredPairs(ids, tokens, measured(recipe, policy, ids, tokens) if asked else torch.zeros(len(ids)))
+        if defaults.reference(recipe, "dpo") == "none":
+            return AnsweredPairs(ids, tokens, torch.zeros(len(ids)))
+        return AnsweredPairs(ids, tokens, measure_log_probs(recipe, policy, ids, tokens))
 
     chosen, rejected = answered(pairs.chosen, pairs.chosen_tokens), answered(pairs.rejected, pairs.rejected_tokens)
-    other = answered(*mismatched(pairs, recipe.seed, source)) if recipe.method == "kto" and len(pairs) else None
+    other = answered(*mismatched_answers(pairs, recipe.seed, source)) if recipe.method == "kto" and len(pairs) else None
     return PairSubset(pairs, chosen, rejected, other)
 
 
-def mismatched(pairs: PreferencePairs, seed: int, source: Path) -> tuple[list[np.ndarray], np.ndarray]:
-    """Every pair's prompt with an answer drawn from those of pairs with another prompt, chosen and rejected alike, and
-    the tokens of that answer; drawn once, so that the reference is asked once."""
+def mismatched_answers(pairs: PreferencePairs, seed: int, source: Path) -> tuple[list[np.ndarray], np.ndarray]:
+    """Return each pair's prompt followed by an answer to another prompt, and the number of tokens of that answer.
+
+    The answer is drawn from the chosen and rejected answers of all pairs with another prompt. It is drawn once per run,
+    so the reference's log-probabilities are computed once.
+    """
     prompts = [ids[: len(ids) - end] for ids, end in zip(pairs.chosen, pairs.chosen_tokens, strict=True)]
     numbers: dict[bytes, int] = {}
     group = np.array([numbers.setdefault(prompt.tobytes(), len(numbers)) for prompt in prompts])
     if len(numbers) == 1:
         raise DataError(
-            f"{source}: all pairs have one prompt, and method: kto measures how far the policy went on answers to "
-            "other prompts; give preferences on more prompts, or use method: dpo"
+            f"{source}: all pairs have the same prompt, but method: kto needs answers to other prompts to estimate the "
+            "KL; give preferences on more prompts, or use method: dpo"
         )
     counts, order = np.bincount(group), np.argsort(group, kind="stable")
     place, side = randomness.uniforms(seed, "mismatch", np.arange(len(pairs)), np.array([[0], [1]]))
@@ -114,179 +125,161 @@ def mismatched(pairs: PreferencePairs, seed: int, source: Path) -> tuple[list[np
     return joined, np.array([len(answer) for answer in answers])
 
 
-def log_probs(recipe: Recipe, policy: Policy, ids: list[np.ndarray], tokens: np.ndarray) -> Tensor:
-    """log pi(y|x) in nats [n]: of each sequence in `ids` its last `tokens` summed, at `sampler.temperature`.
+def answer_log_probs(recipe: Recipe, policy: Policy, ids: list[np.ndarray], tokens: np.ndarray) -> Tensor:
+    """Return log pi(y|x) in nats [n] at `sampler.temperature`, summed over the last `tokens` of each sequence in `ids`.
 
-    A pad id inside an answer has no probability, and is left out.
+    A pad id inside an answer is left out, because it has no probability.
     """
     device, pad_id = policy.world.device, policy.tokenizer.pad_id
     padded = batching.pad([row.astype(np.int64) for row in ids], pad_id)
     lengths = np.array([len(row) for row in ids])
     columns = np.arange(padded.shape[1])
     kept = (columns < lengths[:, None]) & (columns >= (lengths - tokens)[:, None]) & (padded != pad_id)
-    lines, places = (torch.from_numpy(found).to(device) for found in np.nonzero(kept))
+    rows, places = (torch.from_numpy(indices).to(device) for indices in np.nonzero(kept))
     inputs = torch.from_numpy(padded).to(device)
-    hidden = policy.hidden(inputs)[lines, places - 1]
+    hidden = policy.hidden(inputs)[rows, places - 1]
     head = policy.head(recipe.sampler.temperature)
-    found = vocabulary.chunked_log_probs(hidden, inputs[lines, places], head, policy.vocab_size)
-    return found.new_zeros(padded.shape).index_put((lines, places), found).sum(-1)
+    log_probs = vocabulary.chunked_log_probs(hidden, inputs[rows, places], head, policy.vocab_size)
+    return log_probs.new_zeros(padded.shape).index_put((rows, places), log_probs).sum(-1)
 
 
 @torch.no_grad()
-def measured(recipe: Recipe, policy: Policy, ids: list[np.ndarray], tokens: np.ndarray) -> Tensor:
-    """`log_probs` [n] of any number of sequences, without a gradient, on the CPU."""
-    found = torch.zeros(len(ids))
+def measure_log_probs(recipe: Recipe, policy: Policy, ids: list[np.ndarray], tokens: np.ndarray) -> Tensor:
+    """Return `answer_log_probs` [n] of any number of sequences, without a gradient, on the CPU."""
+    log_probs = torch.zeros(len(ids))
     for rows in batching.plan([len(row) for row in ids], recipe.dpo.micro_batch_tokens):
-        found[rows] = log_probs(recipe, policy, [ids[i] for i in rows], tokens[rows]).float().cpu()
-    return found
+        log_probs[rows] = answer_log_probs(recipe, policy, [ids[i] for i in rows], tokens[rows]).float().cpu()
+    return log_probs
 
 
 def train(recipe: Recipe, stage: stages.Stage, policy: Policy, parts: dict[str, PairSubset]) -> None:
-    """The loop: a batch of pairs, a step, now and then a validation; ends with the best checkpoint as the model."""
+    """Train on batches of pairs; validate and save at intervals; write the best checkpoint as the model."""
     dpo, out, part = recipe.dpo, stage.folder, parts["train"]
     state = TrainingState(0, optimizer(recipe, policy))
-    if saved := checkpoint.resume(out):
-        state.step, state.scalars = saved.step, dict(saved.scalars)
-        state.optimizer.restore(saved.tensors)
-    metrics = Metrics(out / "metrics.jsonl")
-    metrics.rewind(state.step + 1 if saved else 0)
-    with progress.bar(recipe.method, dpo.train_steps, state.step) as bar:
-        while state.step < dpo.train_steps and state.scalars.get("stopped") is None:
-            interruption.stop().check(lambda: save(recipe, state, out))
-            started = time.perf_counter()
-            rows = randomness.rows(recipe.seed, "data", state.step, dpo.batch_size, len(part))
-            values = learn(recipe, state, policy, part, rows)
+    log, total = loop.resume(state, out), dpo.train_steps
+    with progress.bar(recipe.method, total, state.step) as bar:
+        while loop.unfinished(state, total):
+            loop.check_stop(recipe, state, out)
+            with log.timed("learn"):
+                rows = randomness.rows(recipe.seed, "data", state.step, dpo.batch_size, len(part))
+                values = learn(recipe, state, policy, part, rows)
             state.step += 1
-            Metrics(out / "timings.jsonl").append(state.step, {"learn": round(time.perf_counter() - started, 4)})
-            if state.step % dpo.validation_every == 0 or state.step == dpo.train_steps:
+            if loop.due(state, dpo.validation_every, total):
                 values |= validate(recipe, state, policy, parts["validation"], out)
-            metrics.append(state.step, values)
-            if state.step % recipe.checkpoint_every == 0 or state.step == dpo.train_steps or "stopped" in state.scalars:
-                save(recipe, state, out)
+            log.append(state.step, values)
+            if loop.due(state, recipe.checkpoint_every, total):
+                loop.save(recipe, state, out)
             bar.update(state.step, loss=values["loss"], accuracy=values["accuracy"])
     finish(recipe, stage, state, policy, parts)
 
 
 def optimizer(recipe: Recipe, policy: Policy) -> Optimizer:
-    """AdamW with the recipe's rate, or the default by LoRA or full."""
+    """Return AdamW with the recipe's learning rate."""
     dpo = recipe.dpo
-    rate = dpo.learning_rate or (1e-4 if policy.peft is not None else 1e-6)
-    schedule = Schedule(rate, dpo.warmup_steps, dpo.schedule, dpo.train_steps)
+    schedule = Schedule(defaults.decided(dpo.learning_rate), dpo.warmup_steps, dpo.schedule, dpo.train_steps)
     return Optimizer(policy.trainable(), schedule, dpo.max_grad_norm)
 
 
 def learn(recipe: Recipe, state: TrainingState, policy: Policy, part: PairSubset, rows: np.ndarray) -> dict[str, float]:
-    """One optimizer step on the pairs at `rows`; the loss is the sum over them divided by their number."""
-    anchor = anchor_of(recipe, policy, part, rows)
+    """Make one optimizer step on the mean loss of the pairs at `rows`."""
+    anchor = batch_anchor(recipe, policy, part, rows)
     totals: dict[str, float] = {}
     for places in part.pairs.plan(rows, recipe.dpo.micro_batch_tokens):
         sides = [[side.ids[i] for i in places] for side in (part.chosen, part.rejected)]
         tokens = np.concatenate([part.chosen.tokens[places], part.rejected.tokens[places]])
-        found = log_probs(recipe, policy, sides[0] + sides[1], tokens).view(2, len(places))
-        loss, sums = losses(recipe, part, places, found, anchor)
+        log_probs = answer_log_probs(recipe, policy, sides[0] + sides[1], tokens).view(2, len(places))
+        loss, sums = losses(recipe, part, places, log_probs, anchor)
         (loss / len(rows)).backward()
         totals = {name: totals.get(name, 0.0) + value for name, value in sums.items()}
     if not math.isfinite(totals["loss"]):
         raise DivergedError(f"step {state.step}: the loss is not finite; lower dpo.learning_rate")
     rate, norm = state.optimizer.step(state.step)
     means = {name: value / len(rows) for name, value in totals.items()}
-    return means | _told(anchor) | {"learning_rate": rate, "gradient_norm": norm}
+    return means | _anchor_metric(anchor) | {"learning_rate": rate, "gradient_norm": norm}
 
 
-def anchor_of(recipe: Recipe, policy: Policy, part: PairSubset, rows: np.ndarray) -> Tensor | None:
-    """KTO's anchor of the batch at `rows`; None with another method."""
+def batch_anchor(recipe: Recipe, policy: Policy, part: PairSubset, rows: np.ndarray) -> Tensor | None:
+    """Return KTO's anchor of the batch at `rows`; None with another method."""
     if part.mismatched is None:
         return None
     other = part.mismatched
-    found = measured(recipe, policy, [other.ids[i] for i in rows], other.tokens[rows])
-    return kto_anchor(found - other.reference[rows])
+    log_probs = measure_log_probs(recipe, policy, [other.ids[i] for i in rows], other.tokens[rows])
+    return kto_anchor(log_probs - other.reference[rows])
 
 
 def losses(
-    recipe: Recipe, part: PairSubset, places: np.ndarray, found: Tensor, anchor: Tensor | None
+    recipe: Recipe, part: PairSubset, places: np.ndarray, log_probs: Tensor, anchor: Tensor | None
 ) -> tuple[Tensor, dict[str, float]]:
-    """The summed loss of the pairs at `places`, and sums for logging; `found` [2, b] are the policy's log-probabilities
-    of their chosen and of their rejected answers."""
-    dpo, beta = recipe.dpo, recipe.kl_coeff
-    reference = torch.stack([side.reference[places] for side in (part.chosen, part.rejected)]).to(found)
-    ratios = found - reference
-    worth = ratios
-    if anchor is not None:
-        loss = kto_loss(*ratios, anchor.to(found), beta, dpo.desirable_weight, dpo.undesirable_weight)
-    elif dpo.loss == "reference_free":
+    """Return the summed loss of the pairs at `places`, and sums for logging.
+
+    `log_probs` [2, b] are the policy's log-probabilities of the chosen and of the rejected answers.
+    """
+    dpo, kl_coeff = recipe.dpo, recipe.kl_coeff
+    reference = torch.stack([side.reference[places] for side in (part.chosen, part.rejected)]).to(log_probs)
+    ratios = log_probs - reference
+    rewards = ratios
+    if anchor is None and dpo.loss == "reference_free":
         tokens = np.stack([side.tokens[places] for side in (part.chosen, part.rejected)])
-        worth = found / torch.from_numpy(tokens).to(found)
-        loss = reference_free_loss(*worth, beta, dpo.target_margin)
+        rewards = log_probs / torch.from_numpy(tokens).to(log_probs)
+    chosen, rejected = rewards
+    if anchor is not None:
+        loss = kto_loss(chosen, rejected, anchor.to(log_probs), kl_coeff, dpo.desirable_weight, dpo.undesirable_weight)
+    elif dpo.loss == "reference_free":
+        loss = reference_free_loss(chosen, rejected, kl_coeff, dpo.target_margin)
     elif dpo.loss == "ipo":
-        loss = ipo_loss(*ratios, beta)
+        loss = ipo_loss(chosen, rejected, kl_coeff)
     else:
-        loss = dpo_loss(*ratios, beta, dpo.label_smoothing)
-    chosen, rejected = beta * worth.detach()
-    named = {
+        loss = dpo_loss(chosen, rejected, kl_coeff, dpo.label_smoothing)
+    chosen, rejected = kl_coeff * rewards.detach()
+    metrics = {
         "loss": loss.detach(),
         "accuracy": (chosen > rejected).float() + 0.5 * (chosen == rejected).float(),
         "margin": chosen - rejected,
         "rewards/chosen": chosen,
         "rewards/rejected": rejected,
-        "log_probs/chosen": found.detach()[0],
-        "log_probs/rejected": found.detach()[1],
+        "log_probs/chosen": log_probs.detach()[0],
+        "log_probs/rejected": log_probs.detach()[1],
     }
-    return loss, {name: float(values.sum()) for name, values in named.items()}
+    return loss, {name: float(values.sum()) for name, values in metrics.items()}
 
 
-def _told(anchor: Tensor | None) -> dict[str, float]:
+def _anchor_metric(anchor: Tensor | None) -> dict[str, float]:
     return {} if anchor is None else {"anchor": float(anchor)}
 
 
 def quality(recipe: Recipe, policy: Policy, part: PairSubset) -> dict[str, float]:
-    """The means that a step logs, of all pairs of a part."""
-    every = np.arange(len(part))
-    anchor = anchor_of(recipe, policy, part, every)
-    found = torch.stack([measured(recipe, policy, side.ids, side.tokens) for side in (part.chosen, part.rejected)])
-    _, sums = losses(recipe, part, every, found, anchor)
-    return {name: value / len(part) for name, value in sums.items()} | _told(anchor)
+    """Return the means that a step logs, over all pairs of a part."""
+    rows = np.arange(len(part))
+    anchor = batch_anchor(recipe, policy, part, rows)
+    sides = (part.chosen, part.rejected)
+    log_probs = torch.stack([measure_log_probs(recipe, policy, side.ids, side.tokens) for side in sides])
+    _, sums = losses(recipe, part, rows, log_probs, anchor)
+    return {name: value / len(part) for name, value in sums.items()} | _anchor_metric(anchor)
 
 
 def validate(recipe: Recipe, state: TrainingState, policy: Policy, part: PairSubset, out: Path) -> dict[str, float]:
-    """Loss and accuracy on validation pairs; keeps the best policy so far, and decides whether to stop."""
+    """Return loss and accuracy on validation pairs; save the best policy so far, and record a reason to stop."""
     if not len(part):
         return {}
-    found = quality(recipe, policy, part)
-    scalars, patience = state.scalars, recipe.dpo.early_stopping_patience
-    if found["loss"] < scalars.get("best_loss", math.inf):
-        scalars |= {"best_loss": found["loss"], "best_step": state.step, "evaluations_since_best": 0}
-        checkpoint.save(out / "best", state.step, state.optimizer.tensors(), {}, keep=1000)
-    else:
-        scalars["evaluations_since_best"] = scalars.get("evaluations_since_best", 0) + 1
-    if patience is not None and scalars["evaluations_since_best"] >= patience:
-        scalars["stopped"] = f"no better validation loss in {patience} evaluations"
-    return {f"validation/{name}": found[name] for name in ("loss", "accuracy", "margin")}
-
-
-def save(recipe: Recipe, state: TrainingState, out: Path) -> None:
-    """Checkpoint, then forget every best policy that no checkpoint knows."""
-    checkpoint.save(out / "checkpoints", state.step, state.optimizer.tensors(), state.scalars, recipe.keep_checkpoints)
-    checkpoint.forget(out)
-    tensorboard(out / "metrics.jsonl", out / "tensorboard")
+    means = quality(recipe, policy, part)
+    loop.keep_best(state, state.optimizer, out, "loss", means["loss"])
+    loop.stop_early(state, recipe.dpo.early_stopping_patience, "loss")
+    return {f"validation/{name}": means[name] for name in ("loss", "accuracy", "margin")}
 
 
 def finish(
     recipe: Recipe, stage: stages.Stage, state: TrainingState, policy: Policy, parts: dict[str, PairSubset]
 ) -> None:
-    """Write the best policy, say how it ranks held-out pairs, and mark the stage done."""
-    out = stage.folder
-    step = state.scalars.get("best_step")
-    best = None if step is None else checkpoint.read(out / "best", step)
-    if best is not None:
-        state.optimizer.restore(best.tensors)
-    chosen = state.step if best is None else best.step
+    """Write the best policy, record its metrics on held-out pairs, and mark the stage done."""
+    model = StageDirectory(stage.folder).model
+    best_step = loop.restore_best(state, state.optimizer, stage.folder)
     held_out = {
         name: {key: value for key, value in quality(recipe, policy, parts[name]).items() if "/" not in key}
         for name in ("validation", "test")
         if len(parts[name])
     }
-    stage.record(best_step=chosen, stopped=state.scalars.get("stopped"), steps=state.step, quality=held_out)
+    stage.record(best_step=best_step, stopped=state.scalars.get("stopped"), steps=state.step, quality=held_out)
     name = tuned_by(recipe)
-    card = f"# Policy tuned by preferent\n\n{name} from `{policy.source.name}`, the checkpoint of step {chosen}.\n"
-    saving.save(policy, out / "model", state.optimizer.masters, card)
-    stage.finish(["model"])
+    card = f"# Policy tuned by preferent\n\n{name} from `{policy.source.name}`, the checkpoint of step {best_step}.\n"
+    saving.save(policy, model, state.optimizer.masters, card)
+    stage.finish([model.name])

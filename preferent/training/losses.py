@@ -1,7 +1,7 @@
 """The mathematics of the training stages: tensors in, sums and counts out.
 
-No function here takes a mean over tokens: whoever calls knows how many valid tokens the whole global minibatch has, and
-divides by that, so that a loss does not depend on how the batch was cut.
+No function here takes a mean over tokens. The caller divides by the number of valid tokens of the whole minibatch, so a
+loss does not depend on how the minibatch was cut into micro-batches.
 
 Shapes: B rows, A answer positions (padded), N tokens (flat), V vocabulary, D hidden size. Masks name what they keep.
 """
@@ -12,9 +12,9 @@ from torch.nn.functional import logsigmoid
 
 
 def shaped_rewards(scores: Tensor, k1: Tensor, answer_mask: Tensor, kl_coeff: float) -> Tensor:
-    """Per-token rewards [B, A]: -kl_coeff * k1 everywhere, plus the score [B] at the last answer token.
+    """Return rewards per token [B, A]: -kl_coeff * k1 everywhere, plus the score [B] at the last answer token.
 
-    `k1` [B, A] is log pi - log pi_ref of the sampled tokens, the only unbiased estimator of the KL inside a reward
+    `k1` [B, A] is log pi - log pi_ref of the sampled tokens, the only unbiased estimator of the KL in a reward
     (Stiennon et al. 2020; Ziegler et al. 2019).
     """
     rewards = torch.where(answer_mask, -kl_coeff * k1, 0.0)
@@ -23,10 +23,10 @@ def shaped_rewards(scores: Tensor, k1: Tensor, answer_mask: Tensor, kl_coeff: fl
 
 
 def gae(rewards: Tensor, values: Tensor, answer_mask: Tensor, gamma: float, gae_lambda: float) -> tuple[Tensor, Tensor]:
-    """Generalized advantage estimation (Schulman et al. 2016): advantages and returns, both [B, A], zero off the mask.
+    """Return advantages and returns, both [B, A], zero off the mask, by generalized advantage estimation.
 
-    A_t = delta_t + gamma * lambda * A_{t+1}, delta_t = r_t + gamma * V_{t+1} - V_t; after the last token everything is
-    0 (an answer ends its episode). Returns are advantages + values, before any whitening.
+    A_t = delta_t + gamma * lambda * A_{t+1}, delta_t = r_t + gamma * V_{t+1} - V_t (Schulman et al. 2016). After the
+    last token everything is 0: the episode ends with the answer. Returns are advantages + values, before whitening.
     """
     keep = answer_mask.to(values.dtype)
     values, rewards = values * keep, rewards * keep
@@ -41,7 +41,7 @@ def gae(rewards: Tensor, values: Tensor, answer_mask: Tensor, gamma: float, gae_
 
 
 def whiten(x: Tensor, keep_mask: Tensor) -> Tensor:
-    """(x - mean) / sqrt(var + 1e-8) over the kept entries, biased variance (Ziegler et al. 2019); zero elsewhere."""
+    """Return (x - mean) / sqrt(var + 1e-8) over kept entries, biased variance (Ziegler et al. 2019); zero elsewhere."""
     kept = x[keep_mask].double()
     mean, variance = kept.mean(), kept.var(unbiased=False)
     return torch.where(keep_mask, (x.double() - mean) * (variance + 1e-8).rsqrt(), 0.0).to(x.dtype)
@@ -55,10 +55,10 @@ def policy_loss(
     clip_range_high: float | None = None,
     dual_clip: float | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Summed clipped surrogate of PPO (Schulman et al. 2017) over tokens, all [N]; and sums for logging.
+    """Return the clipped surrogate of PPO (Schulman et al. 2017) summed over tokens [N], and sums for logging.
 
-    sum max(-A * ratio, -A * clip(ratio, 1 - eps, 1 + eps_high)), ratio = exp(log_probs - old); eps_high is eps unless
-    given (Yu et al. 2025). With `dual_clip` c, where A < 0 no more than -A * c (Ye et al. 2020).
+    sum max(-A * ratio, -A * clip(ratio, 1 - eps, 1 + eps_high)), ratio = exp(log_probs - old); eps_high defaults to eps
+    (Yu et al. 2025). With `dual_clip` c the loss of a token with A < 0 is at most -A * c (Ye et al. 2020).
     """
     log_ratio = log_probs - old
     ratio = log_ratio.exp()
@@ -77,17 +77,17 @@ def policy_loss(
 
 
 def kl_loss(log_probs: Tensor, reference: Tensor, weights: Tensor) -> Tensor:
-    """Summed k2 = (log pi - log pi_ref)^2 / 2 of sampled tokens, all [N]: the loss whose gradient is that of KL(pi ||
-    pi_ref) at each token.
+    """Return k2 = (log pi - log pi_ref)^2 / 2 summed over the sampled tokens [N].
 
-    k1 as a loss has the gradient zero, and k3 = pi_ref / pi - 1 - log(pi_ref / pi) that of KL(pi_ref || pi). None of
-    them knows that a token decides which tokens follow: only a KL in the reward does.
+    Its gradient is that of KL(pi || pi_ref) at each token. As a loss, k1 has the gradient zero, and k3 = pi_ref / pi -
+    1 - log(pi_ref / pi) has that of KL(pi_ref || pi). None of the three accounts for the effect of a token on the
+    tokens that follow; only a KL in the reward does.
     """
     return 0.5 * (weights * (log_probs - reference).square()).sum()
 
 
 def value_loss(values: Tensor, old: Tensor, returns: Tensor, clip_range: float | None) -> Tensor:
-    """Summed 0.5 * squared error of the values, all [N], the worse of plain and clipped around the old values."""
+    """Return 0.5 * squared error summed over the values [N]: the larger of plain and clipped around the old values."""
     error = (values - returns).square()
     if clip_range is not None:
         clipped = old + (values - old).clamp(-clip_range, clip_range)
@@ -96,7 +96,7 @@ def value_loss(values: Tensor, old: Tensor, returns: Tensor, clip_range: float |
 
 
 def explained_variance(values: Tensor, returns: Tensor) -> float:
-    """1 - var(returns - values) / var(returns), all [N]; NaN where the returns are constant."""
+    """Return 1 - var(returns - values) / var(returns), all [N]; NaN where the returns are constant."""
     variance = returns.double().var(unbiased=False)
     if variance <= 1e-12:
         return float("nan")
@@ -104,63 +104,69 @@ def explained_variance(values: Tensor, returns: Tensor) -> float:
 
 
 def pair_loss(chosen: Tensor, rejected: Tensor, wrong: Tensor | float = 0.0, margins: Tensor | float = 0.0) -> Tensor:
-    """Summed Bradley-Terry loss -log sigmoid(d - m) over pairs [B], d = r_chosen - r_rejected.
+    """Return the Bradley-Terry loss -log sigmoid(d - m) summed over pairs [B], d = r_chosen - r_rejected.
 
-    `margins` m (Touvron et al. 2023) is by how much the chosen answer should win. `wrong` w is the probability that a
-    label is wrong (Mitchell 2023, "A note on DPO with noisy preferences"; 1/2 for a tie):
-    -(1 - w) log sigmoid(d - m) - w log sigmoid(-d - m), without margin least at d = log((1 - w) / w).
+    `margins` m (Touvron et al. 2023) is the difference by which the chosen answer should win. `wrong` w is the
+    probability that a label is wrong (Mitchell 2023, "A note on DPO with noisy preferences"; 1/2 for a tie). The loss
+    is then -(1 - w) log sigmoid(d - m) - w log sigmoid(-d - m). Without a margin its minimum is at d = log((1 - w) /
+    w).
     """
     difference = chosen - rejected
     return -((1 - wrong) * logsigmoid(difference - margins) + wrong * logsigmoid(-difference - margins)).sum()
 
 
 def centering(chosen: Tensor, rejected: Tensor) -> Tensor:
-    """Sum of (r_chosen + r_rejected)^2 over pairs [B], which pair_loss leaves free: scores are differences to it
-    (Eisenstein et al. 2023)."""
+    """Return (r_chosen + r_rejected)^2 summed over pairs [B] (Eisenstein et al. 2023).
+
+    `pair_loss` does not determine this sum, because it sees only differences of scores.
+    """
     return (chosen + rejected).square().sum()
 
 
 def dpo_loss(chosen: Tensor, rejected: Tensor, kl_coeff: float, wrong: Tensor | float = 0.0) -> Tensor:
-    """Summed loss of direct preference optimization (Rafailov et al. 2023) over pairs: the Bradley-Terry loss, where an
-    answer's reward is kl_coeff * rho.
+    """Return the loss of direct preference optimization (Rafailov et al. 2023) summed over pairs.
 
-    `chosen` and `rejected` [B] are the log-ratios rho = log pi(y|x) - log pi_ref(y|x). `wrong` as in `pair_loss`.
+    It is the Bradley-Terry loss where the reward of an answer is kl_coeff * rho. `chosen` and `rejected` [B] are the
+    log-ratios rho = log pi(y|x) - log pi_ref(y|x). `wrong` is as in `pair_loss`.
     """
     return pair_loss(kl_coeff * chosen, kl_coeff * rejected, wrong)
 
 
 def ipo_loss(chosen: Tensor, rejected: Tensor, kl_coeff: float) -> Tensor:
-    """Summed (h - 1 / (2 kl_coeff))^2 over pairs, h = rho_chosen - rho_rejected, log-ratios [B] (Azar et al. 2024)."""
+    """Return (h - 1 / (2 kl_coeff))^2 summed over pairs, h = rho_chosen - rho_rejected [B] (Azar et al. 2024)."""
     return (chosen - rejected - 1 / (2 * kl_coeff)).square().sum()
 
 
 def reference_free_loss(chosen: Tensor, rejected: Tensor, kl_coeff: float, target_margin: float = 0.0) -> Tensor:
-    """Summed -log sigmoid(kl_coeff * (m_chosen - m_rejected) - target_margin) over pairs (SimPO, Meng et al. 2024).
+    """Return -log sigmoid(kl_coeff * (m_chosen - m_rejected) - target_margin) summed over pairs.
 
-    `chosen` and `rejected` [B] are m, the mean log-probability of an answer's tokens under the policy alone.
+    This is SimPO (Meng et al. 2024). `chosen` and `rejected` [B] are m, the mean log-probability per token of an answer
+    under the policy.
     """
     return pair_loss(kl_coeff * chosen, kl_coeff * rejected, margins=target_margin)
 
 
 def kto_anchor(mismatched: Tensor) -> Tensor:
-    """max(0, mean rho) without a gradient, where the log-ratios rho [B] are of prompts with answers to other prompts
-    (Ethayarajh et al. 2024): an estimate of KL(pi || pi_ref) in nats, not scaled by kl_coeff."""
+    """Return max(0, mean rho) without a gradient: an estimate of KL(pi || pi_ref) in nats, not scaled by kl_coeff.
+
+    The log-ratios rho [B] are of prompts with answers to other prompts (Ethayarajh et al. 2024).
+    """
     return mismatched.detach().mean().clamp(min=0)
 
 
 def kto_loss(
     chosen: Tensor, rejected: Tensor, anchor: Tensor, kl_coeff: float, desirable: float = 1.0, undesirable: float = 1.0
 ) -> Tensor:
-    """Kahneman-Tversky optimization (Ethayarajh et al. 2024): a pair's mean over its two answers, summed over pairs.
+    """Return the loss of Kahneman-Tversky optimization (Ethayarajh et al. 2024) summed over pairs.
 
-    A chosen answer costs desirable * (1 - sigmoid(kl_coeff * (rho - z))), a rejected one undesirable * (1 -
-    sigmoid(kl_coeff * (z - rho))); rho [B] are log-ratios as in `dpo_loss`, z is the `anchor`.
+    The loss of a pair is the mean over its two answers. A chosen answer costs desirable * (1 - sigmoid(kl_coeff * (rho
+    - z))), a rejected one undesirable * (1 - sigmoid(kl_coeff * (z - rho))); rho [B] are log-ratios as in `dpo_loss`, z
+    is the `anchor`.
     """
     gain, loss = kl_coeff * (chosen - anchor), kl_coeff * (anchor - rejected)
     return 0.5 * (desirable * (1 - gain.sigmoid()) + undesirable * (1 - loss.sigmoid())).sum()
 
 
 def next_kl_coeff(kl_coeff: float, kl: float, target: float, horizon: int, episodes: int) -> float:
-    """Adaptive controller of Ziegler et al. 2019: kl_coeff * (1 + clip(kl / target - 1, -.2, .2) * episodes /
-    horizon)."""
+    """Return kl_coeff * (1 + clip(kl / target - 1, -.2, .2) * episodes / horizon) (Ziegler et al. 2019)."""
     return kl_coeff * (1 + min(max(kl / target - 1, -0.2), 0.2) * episodes / horizon)

@@ -22,7 +22,7 @@ class Schedule:
     steps: int = 0
 
     def at(self, step: int) -> float:
-        """The rate of step `step`, counted from 0."""
+        """Return the learning rate of step `step`, counted from 0."""
         if step < self.warmup_steps:
             return self.learning_rate * (step + 1) / (self.warmup_steps + 1)
         if self.kind == "constant":
@@ -34,8 +34,8 @@ class Schedule:
 class Optimizer:
     """AdamW (Loshchilov and Hutter 2019) over named parameters.
 
-    A parameter that computes in bf16 has an fp32 master here: gradients of micro-batches are added up in fp32, the
-    master moves, and the parameter gets the rounded master. An fp32 parameter is its own master.
+    A bf16 parameter has an fp32 master: gradients of micro-batches are summed in fp32, the update applies to the
+    master, and the parameter is set to the rounded master. An fp32 parameter is its own master.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Optimizer:
         )
 
     def step(self, step: int) -> tuple[float, float]:
-        """Apply the gradients gathered since the last call; returns (learning rate, gradient norm before clipping)."""
+        """Apply the accumulated gradients; return (learning rate, gradient norm before clipping)."""
         rate = self.schedule.at(step)
         for group in self._adam.param_groups:
             group["lr"] = rate
@@ -63,11 +63,11 @@ class Optimizer:
         return rate, norm
 
     def discard(self) -> None:
-        """Forget the gradients gathered since the last call."""
+        """Drop the accumulated gradients."""
         self._adam.zero_grad(set_to_none=True)
 
     def put(self, masters: Mapping[str, Tensor]) -> None:
-        """Set the masters, and the parameters with them; the moments stay."""
+        """Set the masters and the parameters; leave the moments unchanged."""
         with torch.no_grad():
             for name, master in self.masters.items():
                 master.copy_(masters[name])
@@ -79,16 +79,20 @@ class Optimizer:
                 if self.masters[name] is not parameter:
                     parameter.copy_(self.masters[name])
 
+    def weights(self) -> dict[str, Tensor]:
+        """Return the masters by name: all that is needed of a model that is not trained further."""
+        return {f"master.{name}": master.detach() for name, master in self.masters.items()}
+
     def tensors(self) -> dict[str, Tensor]:
-        """Masters and moments by name, for a checkpoint."""
-        found = {f"master.{name}": master.detach() for name, master in self.masters.items()}
+        """Return masters and moments by name, for a checkpoint."""
+        tensors = self.weights()
         for name, master in self.masters.items():
-            for key, value in self._adam.state[master].items():
-                found[f"{key}.{name}"] = value
-        return found
+            for key, moment in self._adam.state[master].items():
+                tensors[f"{key}.{name}"] = moment
+        return tensors
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put masters and moments back, and the parameters with them."""
+        """Restore the masters, the parameters, and the moments if there are any."""
         for name, master in self.masters.items():
             keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}.{name}" in tensors]
             self._adam.state[master] = {
@@ -99,11 +103,17 @@ class Optimizer:
 
 @dataclass
 class TrainingState:
-    """How far the run is, the optimizer, and the few numbers that a checkpoint carries besides."""
+    """Trainer state: step, optimizer, and the scalars saved in checkpoints."""
 
     step: int
     optimizer: Optimizer
     scalars: dict[str, Any] = field(default_factory=dict)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return self.optimizer.tensors()
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        self.optimizer.restore(tensors)
 
 
 def _master(parameter: Parameter) -> Tensor:

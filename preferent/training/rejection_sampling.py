@@ -1,45 +1,44 @@
-"""Rejection-sampling fine-tuning: imitate the best of several answers of one's own, round after round.
+"""Rejection-sampling fine-tuning: in each round, train the policy on the best of its own answers.
 
-Touvron et al. 2023 (Llama 2), section 3.2.3. A round samples answers to some training prompts with the policy as it is
-now, keeps the one to each prompt that scores highest, of this and all earlier rounds, and fine-tunes on what is kept.
-Answers on disk are replayed on resume.
+Touvron et al. 2023 (Llama 2), section 3.2.3. A round samples answers to some training prompts with the current
+policy, keeps for each prompt the answer with the highest score of this and all earlier rounds, and fine-tunes on the
+answers kept. Answers on disk are replayed on resume.
 """
 
 import math
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from preferent import randomness
-from preferent.config import model_reference, stage_graph
+from preferent.config import defaults, model_reference, stage_graph
 from preferent.config.recipe import Recipe, pick
 from preferent.data import datasets
 from preferent.data.types import Rollout
 from preferent.errors import DataError, DivergedError
 from preferent.evaluation.statistics import best_of
-from preferent.models import checkpoint, language_models, saving
+from preferent.models import language_models, saving
 from preferent.models.language_models import Policy
 from preferent.models.world import World
 from preferent.rewards import scoring
-from preferent.rewards.scoring import CombinedReward
-from preferent.rollouts.local_sampler import LocalSampler
+from preferent.rewards.scoring import CombinedReward, RolloutBatch
+from preferent.rollouts import sampler
 from preferent.rollouts.sampler import Prompts, Sampler, rollout_params
 from preferent.rollouts.store import RolloutStore
-from preferent.runs import interruption, progress, stages
-from preferent.runs.metrics import Metrics, tensorboard
+from preferent.runs import progress, stages
+from preferent.runs.directory import StageDirectory
+from preferent.training import loop
 from preferent.training.optimizer import Optimizer, Schedule, TrainingState
-from preferent.training.sequences import Sequences, gather
+from preferent.training.sequences import Sequences, accumulate_gradients
 
 PROMPTS_AT_ONCE = 64
-"""Prompts whose answers are committed together."""
+"""Number of prompts whose answers are written to disk together."""
 
 
 @dataclass(frozen=True)
 class RejectionNetworks:
-    """The policy, and what judges it."""
+    """The policy, the reference and the reward that it is measured by, and the sampler."""
 
     policy: Policy
     reference: Policy | None
@@ -48,99 +47,96 @@ class RejectionNetworks:
 
 
 @dataclass
-class Kept:
+class BestAnswers:
     """The best answer to each prompt so far, with its normalised score."""
 
     answers: dict[int, tuple[float, Rollout]] = field(default_factory=dict)
 
-    def offer(self, rollout: Rollout, value: float) -> None:
-        """Keep an answer that scores higher than what was kept of its prompt; of equals the earlier stays."""
-        if rollout.prompt_index not in self.answers or value > self.answers[rollout.prompt_index][0]:
-            self.answers[rollout.prompt_index] = value, rollout
+    def offer(self, rollout: Rollout, score: float) -> None:
+        """Keep an answer if it scores higher than the one kept for its prompt; among equals keep the earlier."""
+        if rollout.prompt_index not in self.answers or score > self.answers[rollout.prompt_index][0]:
+            self.answers[rollout.prompt_index] = score, rollout
 
     def sequences(self) -> Sequences:
-        """What is imitated, by prompt."""
+        """Return the prompts with the answers kept, ordered by prompt."""
         rollouts = [self.answers[index][1] for index in sorted(self.answers)]
         return Sequences(
             [np.concatenate([r.prompt_ids, r.ids]) for r in rollouts], [len(r.prompt_ids) for r in rollouts]
         )
 
     def mean(self) -> float:
-        """The mean score of what is kept."""
-        return float(np.mean([value for value, _ in self.answers.values()]))
+        """Return the mean score of the answers kept."""
+        return float(np.mean([score for score, _ in self.answers.values()]))
 
 
 def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
-    """Stage `rejection`: model=, reward= (or recipe.ppo.reward), train=, validation= -> out/model, and what led to
-    it."""
+    """Run stage `rejection`: model=, reward= (or reward.sources of the recipe), train=, validation= -> out/model."""
     world = World.of(recipe)
     source = model_reference.resolve(str(inputs["model"]))
-    inputs = scoring.located(recipe, inputs)
+    recipe, by_default = defaults.resolve(recipe, policy=model_reference.parameters(str(source)))
+    inputs = scoring.resolve_models(recipe, inputs)
     language_models.check_length(source, recipe)
     with stages.locked(out):
         fields = pick(recipe, *stage_graph.FIELDS["rejection"])
         stage = stages.open_stage(
-            "rejection", out, fields, inputs | {"model": source}, stage_graph.EXTENDABLE["rejection"]
+            "rejection",
+            out,
+            fields,
+            inputs | {"model": source},
+            stage_graph.EXTENDABLE["rejection"],
+            by_default=by_default,
         )
         if stage.done:
             return
         stage.place(**world.facts())
-        rank = language_models.lora_dim(recipe.rejection.lora_dim, source, 4, world)
+        rank = defaults.decided(recipe.rejection.lora_dim)
         policy = language_models.load_policy(source, world, rank, recipe.gradient_checkpointing)
-        prompts = Prompts.of(datasets.load_prompts(inputs["train"]), policy, recipe)
+        prompts = Prompts.of(datasets.load_prompts(inputs["train"]), policy.tokenizer, recipe)
         if not prompts.ids:
             raise DataError(f"{inputs['train']}: holds no prompt to train on")
-        reference = policy.reference() if recipe.kl_coeff > 0 or policy.peft is not None else None
-        reward, sampler = (
-            CombinedReward.load(recipe, inputs, world),
-            LocalSampler(policy, recipe.seed, recipe.sampler.rows),
-        )
-        reward = scoring.fitted(recipe, policy, reward, sampler, prompts, out)
-        train(recipe, stage, RejectionNetworks(policy, reference, reward, sampler), prompts)
+        reference = None if defaults.reference(recipe, "rejection") == "none" else policy.reference()
+        reward, engine = CombinedReward.load(recipe, inputs, world), sampler.make(recipe, policy)
+        reward = scoring.fit_scale(recipe, policy, reward, engine, prompts, out)
+        train(recipe, stage, RejectionNetworks(policy, reference, reward, engine), prompts)
 
 
 def train(recipe: Recipe, stage: stages.Stage, networks: RejectionNetworks, prompts: Prompts) -> None:
-    """The rounds: collect answers, keep the best, learn them, validate; ends with the best checkpoint as the model."""
+    """Run the rounds: collect answers, keep the best, train, validate; write the best checkpoint as the model."""
     section, out = recipe.rejection, stage.folder
     held_out = datasets.load_prompts(stage.inputs["validation"])[: recipe.ppo.validation_prompts]
-    validation = Prompts.of(held_out, networks.policy, recipe)
+    validation = Prompts.of(held_out, networks.policy.tokenizer, recipe)
     state = TrainingState(0, optimizer(recipe, networks.policy))
-    if saved := checkpoint.resume(out):
-        state.step, state.scalars = saved.step, dict(saved.scalars)
-        state.optimizer.restore(saved.tensors)
-    ledger, metrics, kept = RolloutStore(out / "rollouts"), Metrics(out / "metrics.jsonl"), Kept()
-    metrics.rewind(state.step + 1 if saved else 0)
-    ledger.rewind(state.step)
-    if not saved and validation.ids:
-        metrics.append(0, validate(recipe, state, networks, validation, ledger, out))
+    log, store, kept = loop.resume(state, out), RolloutStore(StageDirectory(out).rollouts), BestAnswers()
+    networks.sampler.refresh(networks.policy)
+    store.rewind(state.step)
+    if log.is_new and validation.ids:
+        log.append(0, validate(recipe, state, networks, validation, store, out))
     total = section.rounds * section.train_steps
     with progress.bar("rejection", total, state.step) as bar:
         for number in range(section.rounds):
-            started = time.perf_counter()
-            values = collect(recipe, state, number, networks, prompts, kept, ledger)
-            clock, sequences = {"sample": time.perf_counter() - started}, kept.sequences()
+            with log.timed("sample"):
+                values = collect(recipe, state, number, networks, prompts, kept, store)
+            sequences = kept.sequences()
             while state.step < (number + 1) * section.train_steps:
-                interruption.stop().check(lambda: save(recipe, state, out))
-                started = time.perf_counter()
-                values |= learn(recipe, state, number, networks.policy, sequences)
+                loop.check_stop(recipe, state, out)
+                with log.timed("learn"):
+                    values |= learn(recipe, state, number, networks.policy, sequences)
                 state.step += 1
-                clock["learn"] = time.perf_counter() - started
-                if state.step % section.train_steps == 0 and validation.ids:
-                    values |= validate(recipe, state, networks, validation, ledger, out)
-                metrics.append(state.step, values)
-                Metrics(out / "timings.jsonl").append(state.step, {name: round(t, 4) for name, t in clock.items()})
-                if state.step % recipe.checkpoint_every == 0 or state.step == total:
-                    save(recipe, state, out)
+                if state.step % section.train_steps == 0:
+                    networks.sampler.refresh(networks.policy)
+                    values |= validate(recipe, state, networks, validation, store, out) if validation.ids else {}
+                log.append(state.step, values)
+                if loop.due(state, recipe.checkpoint_every, total):
+                    loop.save(recipe, state, out)
                 bar.update(state.step, loss=values["loss/imitation"])
-                values, clock = {}, {}
+                values = {}
     finish(stage, state, networks.policy)
 
 
 def optimizer(recipe: Recipe, policy: Policy) -> Optimizer:
-    """AdamW at a constant rate, the recipe's or the default by LoRA or full."""
+    """Return AdamW with the recipe's learning rate, which is constant."""
     section = recipe.rejection
-    rate = section.learning_rate or (1e-4 if policy.peft is not None else 1e-5)
-    schedule = Schedule(rate, 0, "constant", section.rounds * section.train_steps)
+    schedule = Schedule(defaults.decided(section.learning_rate), 0, "constant", section.rounds * section.train_steps)
     return Optimizer(policy.trainable(), schedule, section.max_grad_norm)
 
 
@@ -150,26 +146,33 @@ def collect(
     number: int,
     networks: RejectionNetworks,
     prompts: Prompts,
-    kept: Kept,
-    ledger: RolloutStore,
+    kept: BestAnswers,
+    store: RolloutStore,
 ) -> dict[str, float]:
-    """Sample, score and commit the answers of a round, or replay them; keep the best. What the round's answers were
-    like, where nothing was learnt from them yet."""
+    """Sample, score and commit the answers of a round, or replay them; keep the best.
+
+    Return the metrics of the round's answers; nothing if the policy has been trained on them already.
+    """
     section = recipe.rejection
     count, fresh = min(section.prompts, len(prompts.ids)), state.step == number * section.train_steps
     rows = randomness.rows(recipe.seed, "data", number, count, len(prompts.ids))
     rollouts: list[Rollout] = []
     for start in range(0, count, PROMPTS_AT_ONCE):
-        interruption.stop().check(lambda: save(recipe, state, ledger.folder.parent))
+        loop.check_stop(recipe, state, store.folder.parent)
         slots = np.arange(start, min(start + PROMPTS_AT_ONCE, count))
         items = ((number * count + slots)[:, None] * section.samples + np.arange(section.samples)).ravel()
-        asked = rows[slots].repeat(section.samples)
-        make = sampling(recipe, state, networks, prompts, asked, items) if fresh else lost(ledger, number)
-        found = ledger.recorded(f"{number:06d}-{start:06d}", prompts.ids, make)
+        name, places = f"{number:06d}-{start:06d}", rows[slots].repeat(section.samples)
+        answers = store.replay(name, prompts.ids)
+        if answers is None and not fresh:
+            raise lost_answers(store, number)
+        if answers is None:
+            batch = sample(recipe, state, networks, prompts, places, items)
+            answers = store.commit(name, scoring.score_rollouts(networks.reward, batch))
+        else:
+            batch = RolloutBatch(answers, prompts.part(places), networks.policy.tokenizer)
         if fresh:
-            texts = [prompts.texts[i] for i in asked]
-            ledger.describe(state.step, texts, scoring.decoded(found, texts, networks.policy.tokenizer), found)
-        rollouts += found
+            store.append_samples(state.step, batch.prompts.texts, batch.answers, answers)
+        rollouts += answers
     scores = scoring.final_scores(rollouts, networks.reward.scale, recipe)
     scores = scores.reshape(count, section.samples)
     for slot, place in enumerate(best_of.best(scores)):
@@ -186,49 +189,39 @@ def collect(
     }
 
 
-def sampling(
+def sample(
     recipe: Recipe,
     state: TrainingState,
     networks: RejectionNetworks,
     prompts: Prompts,
-    asked: np.ndarray,
+    places: np.ndarray,
     items: np.ndarray,
-) -> Callable[[], list[Rollout]]:
-    """How the answers to the prompts `asked` [n] are made: sampled under the keys `items` [n], and scored."""
-
-    def make() -> list[Rollout]:
-        ids, records = [prompts.ids[i] for i in asked], [prompts.records[i] for i in asked]
-        sampled = networks.sampler.sample(ids, items.tolist(), "rollout", state.step, rollout_params(recipe))
-        samples = items % recipe.rejection.samples
-        placed = [
-            replace(rollout, prompt_index=int(prompt), sample_index=int(sample))
-            for rollout, prompt, sample in zip(sampled, asked, samples, strict=True)
-        ]
-        return scoring.scored(networks.reward, placed, records, networks.policy.tokenizer)
-
-    return make
+) -> RolloutBatch:
+    """Sample the policy's answers to the prompts at `places` [n], keyed by `items` [n]."""
+    answered, samples = prompts.part(places), items % recipe.rejection.samples
+    rollouts = networks.sampler.sample(answered.ids, items.tolist(), "rollout", state.step, rollout_params(recipe))
+    numbered = [
+        replace(rollout, prompt_index=int(prompt), sample_index=int(sample))
+        for rollout, prompt, sample in zip(rollouts, places, samples, strict=True)
+    ]
+    return RolloutBatch(numbered, answered, networks.policy.tokenizer)
 
 
-def lost(ledger: RolloutStore, number: int) -> Callable[[], list[Rollout]]:
-    """The policy that gave answers which were learnt from is no more."""
-
-    def make() -> list[Rollout]:
-        folder = ledger.folder.parent
-        raise DataError(
-            f"{ledger.folder}: the answers of round {number} were learnt from and are damaged or gone; restore them, "
-            f"or remove {folder} to do this stage again"
-        )
-
-    return make
+def lost_answers(store: RolloutStore, number: int) -> DataError:
+    """Return the error for answers that cannot be sampled again, because the policy has been trained on them."""
+    return DataError(
+        f"{store.folder}: the answers of round {number} are damaged or missing, and the policy was trained on them; "
+        f"restore them, or remove {store.folder.parent} to run this stage again"
+    )
 
 
 def learn(recipe: Recipe, state: TrainingState, number: int, policy: Policy, sequences: Sequences) -> dict[str, float]:
-    """One optimizer step on a batch of kept answers, at the temperature at which they were sampled."""
+    """Make one optimizer step on a batch of the answers kept, at the temperature at which they were sampled."""
     section = recipe.rejection
     within = state.step - number * section.train_steps
     rows = randomness.rows(recipe.seed, f"kept {number}", within, section.batch_size, len(sequences))
     part = sequences.part(rows)
-    loss = gather(policy, part, section.micro_batch_tokens, recipe.sampler.temperature)
+    loss = accumulate_gradients(policy, part, section.micro_batch_tokens, recipe.sampler.temperature)
     if not math.isfinite(loss):
         raise DivergedError(f"step {state.step}: the loss is not finite; lower rejection.learning_rate")
     rate, norm = state.optimizer.step(state.step)
@@ -236,34 +229,22 @@ def learn(recipe: Recipe, state: TrainingState, number: int, policy: Policy, seq
 
 
 def validate(
-    recipe: Recipe, state: TrainingState, networks: RejectionNetworks, prompts: Prompts, ledger: RolloutStore, out: Path
+    recipe: Recipe, state: TrainingState, networks: RejectionNetworks, prompts: Prompts, store: RolloutStore, out: Path
 ) -> dict[str, float]:
-    """Score and KL on validation prompts; keeps the best policy so far."""
-    found = scoring.validated(
-        recipe, networks.reward, networks.policy, networks.reference, networks.sampler, prompts, state.step, ledger,
+    """Return score and KL on validation prompts; save the best policy so far."""
+    figures = scoring.validate(
+        recipe, networks.reward, networks.policy, networks.reference, networks.sampler, prompts, state.step, store,
         recipe.rejection.micro_batch_tokens,
     )  # fmt: skip
-    if found["validation/objective"] > state.scalars.get("best_objective", -math.inf):
-        state.scalars |= {"best_objective": found["validation/objective"], "best_step": state.step}
-        checkpoint.save(out / "best", state.step, state.optimizer.tensors(), {}, keep=1000)
-    return found
-
-
-def save(recipe: Recipe, state: TrainingState, out: Path) -> None:
-    """Checkpoint, then forget every best policy that no checkpoint knows."""
-    checkpoint.save(out / "checkpoints", state.step, state.optimizer.tensors(), state.scalars, recipe.keep_checkpoints)
-    checkpoint.forget(out)
-    tensorboard(out / "metrics.jsonl", out / "tensorboard")
+    loop.keep_best(state, state.optimizer, out, "objective", figures["validation/objective"], highest=True)
+    return figures
 
 
 def finish(stage: stages.Stage, state: TrainingState, policy: Policy) -> None:
-    """Write the selected policy as the model, say which it is, and mark the stage done."""
-    out, step = stage.folder, state.scalars.get("best_step")
-    best = None if step is None else checkpoint.read(out / "best", step)
-    if best is not None:
-        state.optimizer.restore(best.tensors)
+    """Write the selected policy as the model, record its step, and mark the stage done."""
+    model = StageDirectory(stage.folder).model
+    best_step = loop.restore_best(state, state.optimizer, stage.folder)
     stage.record(**{key: state.scalars.get(key) for key in ("best_step", "best_objective")}, steps=state.step)
-    chosen = state.step if best is None else best.step
-    card = f"# Policy tuned by preferent\n\nRejection sampling from `{policy.source.name}`, step {chosen}.\n"
-    saving.save(policy, out / "model", state.optimizer.masters, card)
-    stage.finish(["model"])
+    card = f"# Policy tuned by preferent\n\nRejection sampling from `{policy.source.name}`, step {best_step}.\n"
+    saving.save(policy, model, state.optimizer.masters, card)
+    stage.finish([model.name])

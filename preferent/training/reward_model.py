@@ -1,13 +1,13 @@
 """Train a reward model on preferences: the Bradley-Terry loss on scores read at the last answer token.
 
-The model starts from a causal language model under a new head (Stiennon et al. 2020); dropout is off; the checkpoint of
-least validation loss is kept, because a reward model overfits within a few epochs. Model files stay raw: the score's
-normalisation belongs to `ppo`.
+The model is a causal language model with a new head (Stiennon et al. 2020); dropout is off. The checkpoint with the
+lowest validation loss is kept, because a reward model overfits within a few epochs. Its scores are raw: the stages that
+use them normalise them.
 """
 
 import math
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from preferent import files, randomness
-from preferent.config import model_reference, stage_graph
+from preferent.config import defaults, model_reference, stage_graph
 from preferent.config.recipe import Recipe, pick
 from preferent.data import datasets
 from preferent.data.tokenizer import Tokenizer
@@ -23,41 +23,45 @@ from preferent.data.types import Preference
 from preferent.errors import DataError, DivergedError
 from preferent.evaluation import reward_quality
 from preferent.evaluation.reward_quality import Scored
-from preferent.models import batching, checkpoint, language_models, saving
+from preferent.models import batching, language_models, saving
 from preferent.models.language_models import Scorer
 from preferent.models.world import World
-from preferent.rollouts import measurement
-from preferent.rollouts.local_sampler import LocalSampler
-from preferent.rollouts.sampler import Params
-from preferent.runs import interruption, progress, stages
-from preferent.runs.metrics import Metrics, tensorboard
-from preferent.training import losses
+from preferent.rollouts import measurement, sampler
+from preferent.rollouts.decoding import Params
+from preferent.rollouts.sampler import Prompts
+from preferent.runs import progress, stages
+from preferent.runs.directory import StageDirectory
+from preferent.training import loop, losses
 from preferent.training.optimizer import Optimizer, Schedule, TrainingState
 from preferent.training.preference_pairs import PreferencePairs, strengths
 
 SAMPLES = 64
-"""Answers of the model that the reward model starts from, for comparison: one to each of so many validation pairs."""
+"""Number of validation prompts that the model from which the reward model starts answers, for comparison."""
 
 
 def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
-    """Stage `reward`: model=, train=, validation=, test= -> out/model, out/quality.json, out/mistakes.jsonl."""
+    """Run stage `reward`: model=, train=, validation=, test= -> out/model, out/quality.json, out/mistakes.jsonl."""
     world = World.of(recipe)
     source = model_reference.resolve(str(inputs["model"]))
+    recipe, by_default = defaults.resolve(recipe, reward=model_reference.parameters(str(source)))
     language_models.check_length(source, recipe)
     with stages.locked(out):
         fields = pick(recipe, *stage_graph.FIELDS["reward"])
-        stage = stages.open_stage("reward", out, fields, inputs | {"model": source}, stage_graph.EXTENDABLE["reward"])
+        stage = stages.open_stage(
+            "reward", out, fields, inputs | {"model": source}, stage_graph.EXTENDABLE["reward"], by_default=by_default
+        )
         if stage.done:
             return
         rows = {name: datasets.load_preferences(inputs[name]) for name in ("train", "validation", "test")}
-        answers = sampled(recipe, world, source, decided(rows["validation"]))
-        rank = language_models.lora_dim(recipe.reward.lora_dim, source, 4, world)
+        sample = partial(sampled, recipe, world, source, without_ties(rows["validation"]))
+        answers = sample_once(StageDirectory(out).initial_answers, sample)
+        rank = defaults.decided(recipe.reward.lora_dim)
         scorer = language_models.load_scorer(
             source, world, rank, recipe.seed, checkpointing=recipe.gradient_checkpointing
         )
         if recipe.reward.margin and not strengths(rows["train"]).any():
             raise DataError(
-                f"{inputs['train']}: reward.margin is set, but no pair has a strength; give it, or no margin"
+                f"{inputs['train']}: reward.margin is set, but no pair has a strength; give strengths, or set no margin"
             )
         parts = {
             name: encoded(recipe, preferences, scorer.tokenizer, training=name == "train")
@@ -72,57 +76,47 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
         stage.record(counts=counts, epochs=round(epochs, 2), lora_dim=rank)
         state = train(recipe, stage, scorer, parts)
         held_out = {
-            name: scored(recipe, scorer, parts[name], decided(rows[name]))
+            name: scored(recipe, scorer, parts[name], without_ties(rows[name]))
             for name in ("validation", "test")
             if len(parts[name])
         }
-        figures = report(held_out, rows["train"]) | beside(recipe, scorer, held_out.get("validation"), answers)
+        figures = report(held_out, rows["train"]) | compare_samples(recipe, scorer, held_out.get("validation"), answers)
         finish(stage, state, scorer, held_out, figures)
 
 
 def encoded(recipe: Recipe, preferences: Sequence[Preference], tokenizer: Tokenizer, training: bool) -> PreferencePairs:
-    """The pairs that train or measure a reward model, with the recipe's smoothing and margins."""
+    """Encode the pairs that a reward model is trained or measured on, with the recipe's smoothing and margins."""
     section = recipe.reward
     soft = training and section.ties == "soft"
     return PreferencePairs.of(preferences, tokenizer, recipe, soft, section.label_smoothing, section.margin)
 
 
 def train(recipe: Recipe, stage: stages.Stage, scorer: Scorer, parts: dict[str, PreferencePairs]) -> TrainingState:
-    """The loop: a batch of pairs, a step, now and then a validation; ends with the best checkpoint in the scorer."""
+    """Train on batches of pairs; validate and save at intervals; restore the best checkpoint into the scorer."""
     out, pairs = stage.folder, parts["train"]
     state = TrainingState(0, optimizer(recipe, scorer))
-    if saved := checkpoint.resume(out):
-        state.step, state.scalars = saved.step, dict(saved.scalars)
-        state.optimizer.restore(saved.tensors)
-    metrics = Metrics(out / "metrics.jsonl")
-    metrics.rewind(state.step + 1 if saved else 0)
-    total = recipe.reward_model_train_steps
+    log, total = loop.resume(state, out), recipe.reward_model_train_steps
     with progress.bar(stage.folder.name, total, state.step) as bar:
-        while state.step < total and state.scalars.get("stopped") is None:
-            interruption.stop().check(lambda: save(recipe, state, out))
-            started = time.perf_counter()
-            rows = randomness.rows(recipe.seed, "data", state.step, recipe.reward.batch_size, len(pairs))
-            values = learn(recipe, state, scorer, pairs, rows)
+        while loop.unfinished(state, total):
+            loop.check_stop(recipe, state, out)
+            with log.timed("learn"):
+                rows = randomness.rows(recipe.seed, "data", state.step, recipe.reward.batch_size, len(pairs))
+                values = learn(recipe, state, scorer, pairs, rows)
             state.step += 1
-            Metrics(out / "timings.jsonl").append(state.step, {"learn": round(time.perf_counter() - started, 4)})
-            if state.step % recipe.reward.validation_every == 0 or state.step == total:
+            if loop.due(state, recipe.reward.validation_every, total):
                 values |= validate(recipe, state, scorer, parts["validation"], out)
-            metrics.append(state.step, values)
-            if state.step % recipe.checkpoint_every == 0 or state.step == total or "stopped" in state.scalars:
-                save(recipe, state, out)
+            log.append(state.step, values)
+            if loop.due(state, recipe.checkpoint_every, total):
+                loop.save(recipe, state, out)
             bar.update(state.step, rank_loss=values["rank_loss"], accuracy=values["accuracy"])
-    best = checkpoint.read(out / "best", state.scalars["best_step"]) if "best_step" in state.scalars else None
-    if best is not None:
-        state.optimizer.restore(best.tensors)
-    state.scalars["kept_step"] = state.step if best is None else best.step
+    state.scalars["kept_step"] = loop.restore_best(state, state.optimizer, out)
     return state
 
 
 def optimizer(recipe: Recipe, scorer: Scorer) -> Optimizer:
-    """AdamW with the recipe's rate, or the default by LoRA or full."""
+    """Return AdamW with the recipe's learning rate."""
     reward = recipe.reward
-    rate = reward.learning_rate or (1e-4 if scorer.peft is not None else 1e-5)
-    rate *= recipe.reward_model_learning_rate_multiplier
+    rate = defaults.decided(reward.learning_rate) * recipe.reward_model_learning_rate_multiplier
     schedule = Schedule(rate, reward.warmup_steps, reward.schedule, recipe.reward_model_train_steps)
     return Optimizer(scorer.trainable(), schedule, reward.max_grad_norm, reward.weight_decay)
 
@@ -130,7 +124,7 @@ def optimizer(recipe: Recipe, scorer: Scorer) -> Optimizer:
 def learn(
     recipe: Recipe, state: TrainingState, scorer: Scorer, pairs: PreferencePairs, rows: np.ndarray
 ) -> dict[str, float]:
-    """One optimizer step on the pairs at `rows`; the loss is the sum over them divided by their number."""
+    """Make one optimizer step on the mean loss of the pairs at `rows`."""
     loss_sum, right, margin, center = 0.0, 0.0, 0.0, 0.0
     for part in pairs.plan(rows, recipe.reward.micro_batch_tokens):
         chosen, rejected = scores(scorer, [pairs.chosen[i] for i in part], [pairs.rejected[i] for i in part])
@@ -153,46 +147,40 @@ def learn(
 def scores(
     scorer: Scorer, chosen: Sequence[np.ndarray], rejected: Sequence[np.ndarray]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scores [b] of chosen and of rejected sequences, read at their last tokens, in one forward pass."""
+    """Return scores [b] of chosen and of rejected sequences at their last tokens, from one forward pass."""
     sequences = [*chosen, *rejected]
     device = scorer.world.device
     tokens = torch.from_numpy(batching.pad([s.astype(np.int64) for s in sequences], scorer.tokenizer.pad_id)).to(device)
     last = torch.tensor([len(s) - 1 for s in sequences], device=device)
-    found = scorer.scores(scorer.hidden(tokens)[torch.arange(len(sequences), device=device), last])
-    return found[: len(chosen)], found[len(chosen) :]
+    both = scorer.scores(scorer.hidden(tokens)[torch.arange(len(sequences), device=device), last])
+    return both[: len(chosen)], both[len(chosen) :]
 
 
 def validate(
     recipe: Recipe, state: TrainingState, scorer: Scorer, pairs: PreferencePairs, out: Path
 ) -> dict[str, float]:
-    """Loss and accuracy on validation pairs; keeps the best model so far, and decides whether to stop."""
+    """Return metrics on validation pairs; save the best model so far, and record a reason to stop."""
     if not len(pairs):
         return {}
-    found = reward_quality.figures(scored(recipe, scorer, pairs))
-    scalars, patience = state.scalars, recipe.reward.early_stopping_patience
-    if found["loss"] < scalars.get("best_loss", math.inf):
-        scalars |= {"best_loss": found["loss"], "best_step": state.step, "evaluations_since_best": 0}
-        checkpoint.save(out / "best", state.step, state.optimizer.tensors(), {}, keep=1000)
-    else:
-        scalars["evaluations_since_best"] = scalars.get("evaluations_since_best", 0) + 1
-    if patience is not None and scalars["evaluations_since_best"] >= patience:
-        scalars["stopped"] = f"no better validation loss in {patience} evaluations"
-    return {f"validation/{name}": found[name] for name in ("loss", "accuracy", "ece", "length_correlation")}
+    figures = reward_quality.figures(scored(recipe, scorer, pairs))
+    loop.keep_best(state, state.optimizer, out, "loss", figures["loss"])
+    loop.stop_early(state, recipe.reward.early_stopping_patience, "loss")
+    return {f"validation/{name}": figures[name] for name in ("loss", "accuracy", "ece", "length_correlation")}
 
 
 def measured(recipe: Recipe, scorer: Scorer, pairs: PreferencePairs) -> tuple[np.ndarray, np.ndarray]:
-    """Raw scores, float64 [n], of the chosen and of the rejected answers."""
-    found = measurement.last_scores(scorer, [*pairs.chosen, *pairs.rejected], recipe.reward.micro_batch_tokens)
-    return found[: len(pairs)].astype(np.float64), found[len(pairs) :].astype(np.float64)
+    """Return raw scores, float64 [n], of the chosen and of the rejected answers."""
+    both = measurement.last_scores(scorer, [*pairs.chosen, *pairs.rejected], recipe.reward.micro_batch_tokens)
+    return both[: len(pairs)].astype(np.float64), both[len(pairs) :].astype(np.float64)
 
 
 def scored(recipe: Recipe, scorer: Scorer, pairs: PreferencePairs, preferences: Sequence[Preference] = ()) -> Scored:
-    """The pairs, encoded from these `preferences`, as the model scores them."""
+    """Score the pairs, which were encoded from `preferences`."""
     return Scored(preferences, *measured(recipe, scorer, pairs), pairs.chosen_tokens, pairs.rejected_tokens)
 
 
-def decided(preferences: Sequence[Preference]) -> list[Preference]:
-    """Those that are no tie: what held-out pairs are made of."""
+def without_ties(preferences: Sequence[Preference]) -> list[Preference]:
+    """Return the preferences that are not ties, from which the held-out pairs are made."""
     return [preference for preference in preferences if preference.choice != "tie"]
 
 
@@ -200,63 +188,61 @@ def decided(preferences: Sequence[Preference]) -> list[Preference]:
 def sampled(
     recipe: Recipe, world: World, source: Path, preferences: Sequence[Preference]
 ) -> list[tuple[int, np.ndarray]]:
-    """Rows of `preferences` that have a prompt, each with its prompt and an answer of the untrained model at
-    temperature 1, as token ids; none where that model writes no text."""
-    asked = [i for i, preference in enumerate(preferences) if not preference.prompt.is_empty]
-    if not asked or "SequenceClassification" in " ".join(
+    """Sample answers of the untrained model at temperature 1 to prompts of `preferences`.
+
+    Return row numbers, each with prompt and answer as token ids; none if the model cannot generate text.
+    """
+    with_prompt = [i for i, preference in enumerate(preferences) if not preference.prompt.is_empty]
+    if not with_prompt or "SequenceClassification" in " ".join(
         language_models.read_config(source, recipe.trust_remote_code).architectures or ()
     ):
         return []
     policy = language_models.load_policy(source, world)
-    rows = [asked[i] for i in randomness.permutation(recipe.seed, "samples", 0, len(asked))[:SAMPLES]]
-    found = policy.tokenizer.encode_prompts(
-        [preferences[i].prompt for i in rows], recipe.instruction, recipe.prompt_sequence_length
-    )
-    prompts = [np.asarray(ids, np.int32) for ids, _ in found]
-    sampler = LocalSampler(policy, recipe.seed, recipe.sampler.rows)
-    rollouts = sampler.sample(prompts, range(len(rows)), "samples", 0, Params(recipe.target_sequence_length))
-    return [(i, np.concatenate([one.prompt_ids, one.ids])) for i, one in zip(rows, rollouts, strict=True)]
+    rows = [with_prompt[i] for i in randomness.permutation(recipe.seed, "samples", 0, len(with_prompt))[:SAMPLES]]
+    prompts = Prompts.of([preferences[i].prompt for i in rows], policy.tokenizer, recipe)
+    engine, params = sampler.make(recipe, policy), Params(recipe.target_sequence_length)
+    rollouts = engine.sample(prompts.ids, range(len(rows)), "samples", 0, params)
+    return [(i, np.concatenate([r.prompt_ids, r.ids])) for i, r in zip(rows, rollouts, strict=True)]
+
+
+def sample_once(path: Path, sample: Callable[[], list[tuple[int, np.ndarray]]]) -> list[tuple[int, np.ndarray]]:
+    """Return what `sample` returned the first time; it is kept in a file for resumes."""
+    rows = files.kept(path, lambda: [{"pair": i, "ids": ids.tolist()} for i, ids in sample()])
+    return [(row["pair"], np.asarray(row["ids"], np.int32)) for row in rows]
 
 
 def report(held_out: dict[str, Scored], train: Sequence[Preference]) -> dict[str, Any]:
-    """Figures of every part, and details of the test pairs, or where there are none of the validation pairs."""
-    figures: dict[str, Any] = {name: reward_quality.figures(one) for name, one in held_out.items()}
+    """Return figures of every part, and details of the test pairs, or else of the validation pairs."""
+    figures: dict[str, Any] = {name: reward_quality.figures(pairs) for name, pairs in held_out.items()}
     if not held_out:
         return figures | {"reliability": []}
     name, pairs = list(held_out.items())[-1]
     return figures | {"reported": name} | reward_quality.details(pairs, train)
 
 
-def beside(
+def compare_samples(
     recipe: Recipe, scorer: Scorer, pairs: Scored | None, answers: Sequence[tuple[int, np.ndarray]]
 ) -> dict[str, Any]:
-    """How the sampled answers score beside the two that people compared."""
+    """Return how the sampled answers score compared with the two of the preference."""
     if pairs is None or not answers:
         return {}
     rows = [i for i, _ in answers]
-    found = measurement.last_scores(scorer, [ids for _, ids in answers], recipe.reward.micro_batch_tokens)
-    return {"samples": reward_quality.beside(found.astype(np.float64), pairs.chosen[rows], pairs.rejected[rows])}
-
-
-def save(recipe: Recipe, state: TrainingState, out: Path) -> None:
-    """Checkpoint, then forget every best model that no checkpoint knows."""
-    checkpoint.save(out / "checkpoints", state.step, state.optimizer.tensors(), state.scalars, recipe.keep_checkpoints)
-    checkpoint.forget(out)
-    tensorboard(out / "metrics.jsonl", out / "tensorboard")
+    scores = measurement.last_scores(scorer, [ids for _, ids in answers], recipe.reward.micro_batch_tokens)
+    return {"samples": reward_quality.beside(scores.astype(np.float64), pairs.chosen[rows], pairs.rejected[rows])}
 
 
 def finish(
     stage: stages.Stage, state: TrainingState, scorer: Scorer, held_out: dict[str, Scored], figures: dict[str, Any]
 ) -> None:
     """Write the model, its quality and its worst mistakes, and mark the stage done."""
-    out, step = stage.folder, state.scalars["kept_step"]
-    worst = reward_quality.mistakes(held_out[figures["reported"]], out.parent) if held_out else []
-    files.write_jsonl(out / "mistakes.jsonl", worst)
-    files.write_json(out / "quality.json", figures | {"best_step": step})
+    out, step = StageDirectory(stage.folder), state.scalars["kept_step"]
+    worst = reward_quality.mistakes(held_out[figures["reported"]], out.folder.parent) if held_out else []
+    files.write_jsonl(out.mistakes, worst)
+    files.write_json(out.quality, figures | {"best_step": step})
     stage.record(best_step=step, stopped=state.scalars.get("stopped"), steps=state.step)
     test = figures.get("test")
     accuracy = f", accuracy {test['accuracy']:.3f} on {test['count']} pairs" if test else ""
     origin = f"From `{scorer.source.name}`, step {step}{accuracy}. Scores are raw."
     card = f"# Reward model trained by preferent\n\n{origin}\n"
-    saving.save(scorer, out / "model", state.optimizer.masters, card)
-    stage.finish(["model", "quality.json", "mistakes.jsonl"])
+    saving.save(scorer, out.model, state.optimizer.masters, card)
+    stage.finish([out.model.name, out.quality.name, out.mistakes.name])

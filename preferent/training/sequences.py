@@ -1,6 +1,6 @@
-"""Imitation of texts: what supervised fine-tuning, rejection sampling and a pretraining term learn, and its loss.
+"""Sequences of supervised fine-tuning, rejection sampling and the pretraining term, and their loss.
 
-A sequence is token ids of which those from a start on are imitated: an answer after its prompt, or all of a text.
+The loss of a sequence counts from its start position on: an answer after its prompt, or a whole text.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from preferent.models.language_models import Policy
 
 @dataclass(frozen=True)
 class Sequences:
-    """Token ids and, for each, from which position on the loss counts (0: everything that has a token before it)."""
+    """Token ids and, for each sequence, the first position that counts in the loss (0: all but the first token)."""
 
     ids: list[np.ndarray]
     starts: list[int]
@@ -29,72 +29,75 @@ class Sequences:
         return len(self.ids)
 
     def part(self, rows: np.ndarray) -> "Sequences":
+        """Return the sequences at `rows`."""
         return Sequences([self.ids[i] for i in rows], [self.starts[i] for i in rows])
 
 
-def read(recipe: Recipe, policy: Policy, files: Sequence[str], length: int | None = None) -> Sequences:
-    """What files hold to imitate: demonstrations one by one, or plain text packed to `length` tokens (by default a
-    prompt and an answer long)."""
+def read(recipe: Recipe, policy: Policy, files: Sequence[str], length: int) -> Sequences:
+    """Read sequences from files: one per demonstration, or plain text packed to `length` tokens."""
     kind, _ = row_reader.detect(files)
     if kind not in ("demonstration", "text"):
-        raise DataError(f"{files[0]}: holds {kind} rows; imitation wants input_text and output_text, or text")
+        raise DataError(f"{files[0]}: holds {kind} rows; fine-tuning needs input_text and output_text, or text")
     records = row_reader.kept(datasets.read(files, kind), recipe.data.max_dropped)
-    if kind == "demonstration":
-        found = answered(recipe, policy, records)
-    else:
-        found = packed(policy, records, length or recipe.prompt_sequence_length + recipe.target_sequence_length)
-    if len(found) < 2:
-        raise DataError(f"{files[0]}: too little text: {len(found)} sequences")
-    return found
+    sequences = demonstrated(recipe, policy, records) if kind == "demonstration" else packed(policy, records, length)
+    if len(sequences) < 2:
+        raise DataError(f"{files[0]}: too little text: {len(sequences)} sequences; give at least 2")
+    return sequences
 
 
 def packed(policy: Policy, records: Sequence[Demonstration], length: int) -> Sequences:
+    """Join texts and cut them into sequences of `length` tokens."""
     texts = [policy.tokenizer.encode_text(record.output_text) for record in records]
     ids = [row.astype(np.int32) for row in batching.pack(texts, policy.tokenizer.eos_id, length)]
     return Sequences(ids, [0] * len(ids))
 
 
-def answered(recipe: Recipe, policy: Policy, records: Sequence[Demonstration]) -> Sequences:
-    prompts = [record.prompt for record in records]
+def demonstrated(recipe: Recipe, policy: Policy, records: Sequence[Demonstration]) -> Sequences:
+    """Encode prompts with their answers; only the answers count in the loss."""
     tokenizer, instruction = policy.tokenizer, recipe.instruction
-    asked = tokenizer.encode_prompts(prompts, instruction, recipe.prompt_sequence_length)
+    prompts = tokenizer.encode_prompts(
+        [record.prompt for record in records], instruction, recipe.prompt_sequence_length
+    )
     answers = [record.output_text for record in records]
-    said = tokenizer.encode_answers(prompts, instruction, answers, recipe.target_sequence_length)
-    ids = [np.array(a[0] + b[0], np.int32) for a, b in zip(asked, said, strict=True)]
-    return Sequences(ids, [len(a[0]) for a in asked])
+    encoded = tokenizer.encode_answers([prompt.text for prompt in prompts], answers, recipe.target_sequence_length)
+    ids = [np.array(prompt.ids + answer, np.int32) for prompt, (answer, _) in zip(prompts, encoded, strict=True)]
+    return Sequences(ids, [len(prompt.ids) for prompt in prompts])
 
 
 def targets(policy: Policy, sequences: Sequences) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where the loss counts: line [N] and column [N] of the state before each target token, and its id [N].
+    """Return row [N] and column [N] of the state before each target token, and the token's id [N].
 
-    A pad id inside a text has no probability, and is no target.
+    A pad id inside a text is not a target, because it has no probability.
     """
-    lines, columns, ids = [], [], []
-    for line, (row, start) in enumerate(zip(sequences.ids, sequences.starts, strict=True)):
-        places = np.arange(max(1, start), len(row))
-        places = places[row[places] != policy.tokenizer.pad_id]
-        lines.append(np.full(len(places), line))
-        columns.append(places - 1)
-        ids.append(row[places].astype(np.int64))
-    return np.concatenate(lines), np.concatenate(columns), np.concatenate(ids)
+    rows, columns, ids = [], [], []
+    for number, (row, start) in enumerate(zip(sequences.ids, sequences.starts, strict=True)):
+        positions = np.arange(max(1, start), len(row))
+        positions = positions[row[positions] != policy.tokenizer.pad_id]
+        rows.append(np.full(len(positions), number))
+        columns.append(positions - 1)
+        ids.append(row[positions].astype(np.int64))
+    return np.concatenate(rows), np.concatenate(columns), np.concatenate(ids)
 
 
 def target_count(policy: Policy, sequences: Sequences) -> int:
+    """Return the number of target tokens."""
     return len(targets(policy, sequences)[2])
 
 
 def loss_sum(policy: Policy, sequences: Sequences, temperature: float = 1.0) -> torch.Tensor:
-    """Summed negative log-likelihood of the target tokens at a temperature, in nats."""
+    """Return the negative log-likelihood at a temperature, in nats, summed over the target tokens."""
     device, pad_id = policy.world.device, policy.tokenizer.pad_id
     tokens = torch.from_numpy(batching.pad([row.astype(np.int64) for row in sequences.ids], pad_id)).to(device)
-    lines, columns, ids = (torch.from_numpy(a).to(device) for a in targets(policy, sequences))
-    hidden = policy.hidden(tokens)[lines, columns]
+    rows, columns, ids = (torch.from_numpy(a).to(device) for a in targets(policy, sequences))
+    hidden = policy.hidden(tokens)[rows, columns]
     return -vocabulary.chunked_log_probs(hidden, ids, policy.head(temperature), policy.vocab_size).sum()
 
 
-def gather(policy: Policy, sequences: Sequences, max_tokens: int, temperature: float = 1.0) -> float:
-    """Add the gradient of the mean negative log-likelihood of all target tokens, a micro-batch of at most `max_tokens`
-    padded tokens at a time; returns that mean."""
+def accumulate_gradients(policy: Policy, sequences: Sequences, max_tokens: int, temperature: float = 1.0) -> float:
+    """Add the gradient of the mean negative log-likelihood of all target tokens; return that mean.
+
+    Sequences are computed in micro-batches of at most `max_tokens` padded tokens.
+    """
     parts = [sequences.part(rows) for rows in plan(sequences, max_tokens)]
     tokens = sum(target_count(policy, part) for part in parts)
     total = 0.0
@@ -107,10 +110,11 @@ def gather(policy: Policy, sequences: Sequences, max_tokens: int, temperature: f
 
 @torch.no_grad()
 def mean_loss(policy: Policy, sequences: Sequences, max_tokens: int) -> float:
-    """Mean negative log-likelihood of the target tokens in nats."""
+    """Return the mean negative log-likelihood of the target tokens, in nats."""
     parts = [sequences.part(rows) for rows in plan(sequences, max_tokens)]
     return sum(float(loss_sum(policy, part)) for part in parts) / sum(target_count(policy, part) for part in parts)
 
 
 def plan(sequences: Sequences, max_tokens: int) -> list[np.ndarray]:
+    """Cut the sequences into micro-batches of at most `max_tokens` padded tokens."""
     return batching.plan([len(ids) for ids in sequences.ids], max_tokens)

@@ -167,7 +167,8 @@ def test_a_dry_run_tells_the_rest(course, monkeypatch, capsys):
     Path("texts.jsonl").write_text('{"text": "once"}\n{"text": "twice"}\n')
     Path("preference/config.json").write_text("{}")
     words = ["run", "course.yaml", "--dry-run", "--out", "elsewhere", "--set", "sft={dataset: texts.jsonl}"]
-    words += ["--set", "kl_coeff=0", "--set", "ppo.reward=module:function", "--set", "large_model_reference=preference"]
+    words += ["--set", "kl_coeff=0", "--set", "reward.sources=module:function"]
+    words += ["--set", "large_model_reference=preference"]
     assert call(monkeypatch, *words) == 0
     out = capsys.readouterr().out
     assert "run directory elsewhere" in out

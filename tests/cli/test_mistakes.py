@@ -40,8 +40,8 @@ threads: 1
 reward_model_train_steps: 2
 reinforcement_learning_train_steps: 2
 data: {validation_share: 0.1, test_share: 0.1}
-reward: {batch_size: 4}
-ppo: {batch_size: 4, epochs: 1, validation_prompts: 2, normalize_prompts: 2}
+reward: {normalize_prompts: 2, batch_size: 4}
+ppo: {batch_size: 4, epochs: 1, validation_prompts: 2}
 """
 
 Row = dict[str, Any] | bytes
@@ -157,7 +157,7 @@ def test_an_empty_file_says_what_a_row_is(preferent: Preferent, data: bytes) -> 
     for words in (["data", "check", "empty.jsonl"], ["run", "recipe.yaml", "--set", "preference_dataset=empty.jsonl"]):
         code, said = preferent(*words)
         assert code == 4
-        assert "empty.jsonl: no rows; write one JSON object a line" in said
+        assert "empty.jsonl: no rows; write one JSON object per line" in said
 
 
 def test_a_directory_for_a_file_names_the_files_in_it(preferent: Preferent) -> None:
@@ -183,7 +183,7 @@ BAD_ROWS: dict[str, tuple[Row, str]] = {
     },
     "equal candidates": (GOOD | {"candidate_1": GOOD["candidate_0"]}, "equal candidates: both are ' The a'"),
     "bad UTF-8": (b'{"input_text": "\xff"}', "not UTF-8: byte 0xff at position 16; save the file as UTF-8"),
-    "NUL bytes": (b'{"input_text": "\0"}', "NUL character: a byte 0x00 at position 16; a file in UTF-16 has such"),
+    "NUL bytes": (b'{"input_text": "\0"}', "NUL character: a byte 0x00 at position 16; if the file is UTF-16, save it"),
     "NUL escaped": (b'{"input_text": "\\u0000"}', "NUL character: a text holds U+0000"),
     "array": (b"[1, 2]", "not an object: a JSON array, where each line should be one object"),
     "ten malformed megabytes": (GOOD | {"choice": "x" * 10_000_000}, "bad choice: 'xxx"),
@@ -615,7 +615,11 @@ def leaves(prompts, answers):
         ("mine:none", 2, "mine:none cannot be imported: AttributeError: "),
         ("nothing:none", 2, "nothing:none cannot be imported: ModuleNotFoundError: No module named 'nothing'"),
         ("broken:reward", 2, "broken:reward cannot be imported: SyntaxError: "),
-        ("nocolon", 2, "'nocolon' is not of the form module:function"),
+        (
+            "nocolon",
+            3,
+            "nocolon: no such folder, and no hub id (OWNER/NAME) either, and it is not of the form module:function",
+        ),
     ],
 )
 def test_a_bad_reward_function_is_told_and_once_mended_the_run_goes_on(
@@ -625,10 +629,10 @@ def test_a_bad_reward_function_is_told_and_once_mended_the_run_goes_on(
     Path("broken.py").write_text("def reward(:\n")
     for module in ("mine", "broken"):
         monkeypatch.delitem(sys.modules, module, raising=False)
-    words = ["run", "recipe.yaml", "--out", "new", "--set", f"ppo.reward={name}", "--set", "compare.judge=reward"]
+    words = ["run", "recipe.yaml", "--out", "new", "--set", f"reward.sources={name}", "--set", "compare.judge=reward"]
     result, said = preferent(*words)
     assert result == code
-    assert "ppo.reward: " + expected.format(folder=Path.cwd()) in said
+    assert "reward.sources: " + expected.format(folder=Path.cwd()) in said
     if name == "mine:boom":
         monkeypatch.setattr(sys.modules["mine"], "boom", lambda prompts, answers: [1.0] * len(answers))
         assert preferent(*words)[0] == 0
@@ -658,7 +662,7 @@ def test_a_validation_group_of_three_rows_is_warned_of(preferent: Preferent) -> 
     code, said = preferent("data", "prepare", "--recipe", "recipe.yaml", "--set", "preference_dataset=few.jsonl",
                            "--out", "data")  # fmt: skip
     assert code == 0
-    assert "preference/validation.jsonl holds only 3 rows; what is measured on it says little" in said
+    assert "preference/validation.jsonl holds only 3 rows: too few for reliable measurements" in said
     assert "raise data.validation_share and data.test_share, or name an eval_dataset" in said
 
 

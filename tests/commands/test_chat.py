@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 
 from preferent.commands.inference import chat
+from preferent.config.recipe import Recipe
 from preferent.data.types import Message, Prompt
 from preferent.errors import UsageError
 from preferent.evaluation.inference import generate
 from preferent.models import language_models
 from preferent.models.world import World
 from preferent.pipelines import finished_run
+from preferent.rewards import scoring
 from preferent.rewards.normalization import ScoreNormalization
 from preferent.rewards.scoring import RewardModel
-from preferent.rollouts import local_sampler
+from preferent.rollouts import sampler
 
 LLAMA2 = "{% if messages %}[INST] <<SYS>>{% endif %}"
 CHAT = {"messages": [{"author": "user", "content": "the cat"}]}
@@ -27,6 +29,12 @@ LINES = ["the old man", "a silver key "]
 def call(folder: Path, text: str, *words: str) -> subprocess.CompletedProcess:
     argv = [sys.executable, "-m", "preferent", "try", str(folder), *words]
     return subprocess.run(argv, input=text, capture_output=True, text=True, env=None)
+
+
+def answers(recipe: Recipe, source: Path, asked: list[Prompt]) -> list[dict]:
+    """What `infer` writes."""
+    policy = language_models.load_policy(source, World.of(recipe))
+    return generate.answered(recipe, policy, None, sampler.make(recipe, policy), asked, range(len(asked)))
 
 
 def pair_of(folder: Path, temperature: float | None = None) -> chat.ChatTurn:
@@ -42,15 +50,8 @@ def test_answers_are_those_of_infer(make_run, tiny, rank, sft, chat):
             (folder / name / "model/chat_template.jinja").write_text(LLAMA2)
     pair, recipe = pair_of(folder), finished_run.of(folder).recipe
     asked = [Prompt(messages=(Message("user", line),)) if chat else Prompt(input_text=line) for line in LINES]
-    world = World.of(recipe)
     sources = (folder / "sft/model" if sft else tiny, folder / "policy/model")
-    base, tuned = (
-        [
-            row["prediction"]
-            for row in generate.answered(recipe, language_models.load_policy(source, world), None, asked, range(2))
-        ]
-        for source in sources
-    )
+    base, tuned = ([row["prediction"] for row in answers(recipe, source, asked)] for source in sources)
     found = [pair.answers(line, item) for item, line in enumerate(LINES)]
     assert [(one.text, other.text) for one, other in found] == list(zip(base, tuned, strict=True))
     assert base != tuned
@@ -75,9 +76,11 @@ def test_the_score_is_what_ppo_sees(make_run):
     reward = RewardModel.load(folder / "reward/model", pair.recipe, pair.tuned.world)
     prompt = Prompt(input_text=LINES[0])
     ids = pair.tuned.tokenizer.encode_prompt(prompt, None, 32)[0]
-    sampled = local_sampler.LocalSampler(pair.tuned, 0, 1).sample([np.asarray(ids)], [0], "infer", 0, pair.params)
-    expected = reward.score_ids([np.asarray(ids)], [sampled[0].ids])[0] - 0.5
-    assert answer.score == pytest.approx(expected, abs=1e-5)
+    sampled = pair.samplers[1].sample([np.asarray(ids)], [0], "infer", 0, pair.params)
+    raw = reward.score_ids([np.asarray(ids)], [sampled[0].ids])[0]
+    rollouts = [dataclasses.replace(sampled[0], scores={"reward": float(raw)})]
+    assert answer.score == pytest.approx(scoring.final_scores(rollouts, pair.reward.scale, pair.recipe)[0], abs=1e-5)
+    assert not answer.ended and answer.score == pair.recipe.reward.missing_eos_score
     assert answer.tokens == len(sampled[0].ids)
 
 
@@ -93,7 +96,7 @@ def test_the_asked_choice_of_tokens(make_run):
 
 
 def test_the_score_is_that_of_all_members(make_run):
-    pair = pair_of(make_run(reward={"members": 2}))
+    pair = pair_of(make_run(reward={"members": 2, "missing_eos_score": None}))
     shown = pair.answers("the old man", 0)[1].score
     assert len(pair.reward.sources) == 2
     alone = []
@@ -116,7 +119,7 @@ def test_lines_in_answers_out(make_run):
 
 
 def test_mistakes(make_run, tmp_path):
-    folder = make_run(ppo={"reward": "some:function"})
+    folder = make_run(reward={"sources": "some:function"})
     assert pair_of(folder).reward is None, "a function needs no model"
     with pytest.raises(UsageError, match="152 tokens"):
         chat.talk(folder, None, False, 120, None)

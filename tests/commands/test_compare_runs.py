@@ -90,7 +90,7 @@ def test_two_files_of_answers(
     answered(Path("mine.jsonl"), ["x", "y", "z"])
     Path("theirs.csv").write_text("question,said,topic\n" + "".join(f"{p},{p[::-1]},t\n" for p in WORDS[::-1]))
     with pytest.raises(
-        DataError, match=r"theirs\.csv:2: not a prediction row: no column says the answer.*--answer-column"
+        DataError, match=r"theirs\.csv:2: not a prediction row: no column holds the answer.*--answer-column"
     ):
         command("compare", "mine.jsonl", "theirs.csv")
     Path("theirs.csv").write_text("prompt,answer,topic\n" + "".join(f"{p},{p[::-1]},t\n" for p in WORDS[::-1]))

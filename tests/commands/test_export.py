@@ -149,7 +149,7 @@ def test_licences_travel(make_run, tiny, tmp_path):
 
 
 def test_what_cannot_be_had_is_refused(make_run, tmp_path, monkeypatch, capsys):
-    folder = make_run(ppo={"reward": "some:function"})
+    folder = make_run(reward={"sources": "some:function"})
     for what, why in (("adapter", "--what merged"), ("reward", "some:function")):
         with pytest.raises(UsageError, match=why):
             export.deliver(folder, tmp_path / "out", what)

@@ -75,10 +75,10 @@ def test_of_a_method_without_a_reward(rows, tiny, method):
 def test_every_source_of_the_reward_is_told(rows, tiny):
     parts = [{"source": "reward"}, {"source": "m:f"}, {"source": str(tiny), "weight": 2, "name": "other"}]
     sizes = {"prompt_sequence_length": 90, "target_sequence_length": 12}
-    said = described(tiny, ppo={"reward": parts}, **sizes)
+    said = described(tiny, reward={"sources": parts}, **sizes)
     assert "reward          the function m:f" in said and f"reward          the model {tiny}" in said
     assert "reward from" in said
-    assert "reward from" not in described(tiny, ppo={"reward": parts[1:]}, **sizes)
+    assert "reward from" not in described(tiny, reward={"sources": parts[1:]}, **sizes)
 
 
 def test_without_sizes_it_is_the_dry_run(rows, tiny):

@@ -16,15 +16,15 @@ VARIANTS = [
     {},
     {"sft": {"dataset": "a.jsonl"}},
     {"compare": {"judge": "reward"}},
-    {"ppo": {"reward": "module:function"}},
-    {"ppo": {"reward": "module:function"}, "preference_dataset": None, "prompt_dataset": "q.jsonl"},
+    {"reward": {"sources": "module:function"}},
+    {"reward": {"sources": "module:function"}, "preference_dataset": None, "prompt_dataset": "q.jsonl"},
     {"large_model_reference": "llama-2-13b", "sft": {"dataset": "a.jsonl"}},
     {"reward": {"members": 3}},
     {"method": "dpo", "sft": {"dataset": "a.jsonl"}},
     {"method": "kto"},
     {"method": "rejection_sampling", "reward": {"members": 2}},
-    {"ppo": {"reward": [{"source": "reward"}, {"source": "m:f"}, {"source": "models/other-one", "weight": 2}]}},
-    {"ppo": {"reward": [{"source": "models/other-one"}]}, "preference_dataset": None, "prompt_dataset": "q.jsonl"},
+    {"reward": {"sources": [{"source": "reward"}, {"source": "m:f"}, {"source": "models/other-one", "weight": 2}]}},
+    {"reward": {"sources": [{"source": "models/other-one"}]}, "preference_dataset": None, "prompt_dataset": "q.jsonl"},
 ]
 
 
@@ -62,7 +62,7 @@ def test_the_members_of_an_ensemble_differ_by_seed_alone_and_are_all_the_reward(
     tasks = build(reward={"members": 3}, seed=7)
     first, *others = (tasks[name] for name in ("reward", "reward-2", "reward-3"))
     assert [task.settings for task in (first, *others)] == [(), ("seed=9",), ("seed=10",)]
-    assert all(task.inputs == first.inputs and task.fields == first.fields for task in others)
+    assert all(task.inputs == first.inputs and task.stage == first.stage for task in others)
     for task in (tasks["ppo"], tasks["compare"]):
         assert stage_graph.members(task.inputs) == ["reward", "reward-2", "reward-3"]
     assert tasks["judge"].settings == ("seed=8",)
@@ -118,7 +118,7 @@ def test_the_judge_learns_from_its_own_share_with_a_seed_of_its_own():
 
 
 def test_a_reward_function_needs_no_reward_model():
-    tasks = build(ppo={"reward": "module:function"})
+    tasks = build(reward={"sources": "module:function"})
     assert "reward" not in tasks
     assert "reward" not in tasks["ppo"].inputs
     assert set(tasks["compare"].inputs) == {"a", "b", "judge", "score", "prompts"}
@@ -126,19 +126,19 @@ def test_a_reward_function_needs_no_reward_model():
 
 def test_a_reward_model_that_the_recipe_names_is_read_where_scores_are_made():
     parts = [{"source": "reward"}, {"source": "hub/Other-RM@main"}, {"source": "m:f"}]
-    tasks = build(ppo={"reward": parts}, reward={"members": 2})
+    tasks = build(reward={"sources": parts, "members": 2})
     for name in ("ppo", "compare"):
         assert tasks[name].outside.get("reward.Other_RM") == "hub/Other-RM@main"
         assert stage_graph.members(tasks[name].inputs) == ["reward", "reward-2"]
-    assert build(ppo={"reward": parts}, method="rejection_sampling")["rejection"].outside["reward.Other_RM"]
-    assert "reward" not in build(ppo={"reward": parts[1:]})
+    assert build(reward={"sources": parts}, method="rejection_sampling")["rejection"].outside["reward.Other_RM"]
+    assert "reward" not in build(reward={"sources": parts[1:]})
 
 
 def test_a_recipe_without_data_is_refused():
     with pytest.raises(UsageError, match="preference_dataset is missing"):
         build(preference_dataset=None)
     with pytest.raises(UsageError, match="prompt_dataset is missing"):
-        build(preference_dataset=None, ppo={"reward": "m:f"})
+        build(preference_dataset=None, reward={"sources": "m:f"})
 
 
 def test_a_command():
@@ -167,6 +167,7 @@ WITHOUT_STAGE = {
     "ppo.micro_batch_tokens",
     "dpo.micro_batch_tokens",
     "rejection.micro_batch_tokens",
+    "compare.micro_batch_tokens",
     "sampler.rows",
 }
 
@@ -176,6 +177,15 @@ def test_every_field_of_the_recipe_belongs_to_a_stage():
     used = {field for fields in stage_graph.FIELDS.values() for field in fields}
     assert used <= leaves
     assert leaves - used == WITHOUT_STAGE
+
+
+def test_answers_depend_on_the_limits_of_a_score_only_where_it_chooses():
+    infer = {"best_of": 2, "sampling_strategy": "temperature_sampling"}
+    one, several = (recipe.parse({"large_model_reference": "x"} | values)[0] for values in ({}, {"infer": infer}))
+    assert stage_graph.fields("infer", one) == stage_graph.FIELDS["infer"]
+    limits = {"reward.clip", "reward.overlong_tokens", "reward.overlong_penalty", "reward.missing_eos_score"}
+    assert set(stage_graph.fields("infer", several)) == {*stage_graph.FIELDS["infer"], *limits}
+    assert stage_graph.fields("compare", several) == stage_graph.FIELDS["compare"]
 
 
 def test_what_can_be_extended_is_a_field_of_its_stage():

@@ -225,7 +225,7 @@ def test_a_bad_row_is_dropped_and_says_why(kind, row, category, tmp_path):
 
 def test_a_row_of_another_format_is_called_so(tmp_path):
     trl = {"prompt": "Q", "chosen": "A", "rejected": "B"}
-    hint = "it is trl in a file read as gcpc: a file holds one format"
+    hint = "the row looks like trl, but the file is read as gcpc: a file holds one format"
     reading = datasets.read([write(tmp_path, GCPC, GCPC, trl, {"candidate_0": "A"}, b"{")], "preference")
     assert [hint in row.reason for row in reading.dropped] == [True, False, False]
 
@@ -320,7 +320,7 @@ def test_missing_empty_and_damaged_files_say_what_to_do(tmp_path):
         datasets.read([str(cut)], "prompt")
     broken = tmp_path / "rows.parquet"
     broken.write_bytes(b"PAR1 and nothing else")
-    with pytest.raises(DataError, match="not a whole Parquet file"):
+    with pytest.raises(DataError, match="not a complete Parquet file"):
         datasets.read([str(broken)], "prompt")
 
 
@@ -342,12 +342,12 @@ def hub(monkeypatch, load_dataset):
 
 
 def test_a_hub_data_set_is_asked_for_by_its_name_revision_config_and_split(monkeypatch):
-    asked = []
-    hub(monkeypatch, lambda *args, **kwargs: asked.append((args, kwargs)) or [{"input_text": "Q"}, {"input_text": ""}])
+    calls = []
+    hub(monkeypatch, lambda *args, **kwargs: calls.append((args, kwargs)) or [{"input_text": "Q"}, {"input_text": ""}])
     reading = datasets.read(["hf://owner/name@v1:config/test"], "prompt")
     datasets.read(["hf://owner/name"], "prompt")
-    assert asked[0] == (("owner/name", "config"), {"revision": "v1", "split": "test"})
-    assert asked[1] == (("owner/name", None), {"revision": None, "split": "train"})
+    assert calls[0] == (("owner/name", "config"), {"revision": "v1", "split": "test"})
+    assert calls[1] == (("owner/name", None), {"revision": None, "split": "train"})
     assert (reading.records[0].source, reading.dropped[0].line) == ("hf://owner/name@v1:config/test:1", 2)
     with pytest.raises(UsageError, match="write a hub data set as"):
         datasets.read(["hf://name"], "prompt")
@@ -406,7 +406,7 @@ def test_a_format_says_what_it_cannot_hold(tmp_path):
     }
     with pytest.raises(UsageError, match="the formats are"):
         row_writer.write(pairs, tmp_path / "out.jsonl", "csv")
-    with pytest.raises(UsageError, match="for preferences"):
+    with pytest.raises(UsageError, match="holds only preferences"):
         row_writer.write([Prompt("Q")], tmp_path / "out.jsonl", "trl")
 
 
@@ -470,7 +470,7 @@ def test_prompt_and_demonstration_rows_lose_nothing(prompts, extra, id):
     assert round_trip(shown, "demonstration", "gcpc") == shown
 
 
-def said(pair):
+def judgment_of(pair):
     return {"chosen": pair.chosen, "rejected": pair.rejected, "id": pair.id, "extra": pair.extra}
 
 
@@ -478,7 +478,7 @@ def said(pair):
 @given(PAIRS.filter(lambda pair: pair.choice != "tie"))
 def test_trl_rows_lose_only_the_position(pair):
     (read,) = round_trip([pair], "preference", "trl")
-    assert said(read) == said(pair)
+    assert judgment_of(read) == judgment_of(pair)
     assert dataclasses.replace(read.prompt, context=read.prompt.context or None) == dataclasses.replace(
         pair.prompt, context=pair.prompt.context or None
     )
@@ -499,11 +499,11 @@ PLAIN = st.text("abc .", min_size=1, max_size=8).filter(str.strip)
 
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(PLAIN, PLAIN, PLAIN, st.sampled_from([0, 1]))
-def test_hh_rows_turn_a_prompt_into_a_dialogue_and_then_lose_nothing(asked, first, second, choice):
+def test_hh_rows_turn_a_prompt_into_a_dialogue_and_then_lose_nothing(question, first, second, choice):
     if first.strip() == second.strip():
         return
-    (read,) = round_trip([Preference(Prompt(asked), first, second, choice)], "preference", "hh")
-    assert read.prompt.input_text == f"\n\nHuman: {asked}\n\nAssistant:"
+    (read,) = round_trip([Preference(Prompt(question), first, second, choice)], "preference", "hh")
+    assert read.prompt.input_text == f"\n\nHuman: {question}\n\nAssistant:"
     assert read.chosen.strip() == (first, second)[choice].strip()
     assert round_trip([read], "preference", "hh") == [read]
 
@@ -527,9 +527,9 @@ def test_from_format_to_format_only_what_is_declared_is_lost(pair, formats, pack
             assert (read.chosen.strip(), read.rejected.strip()) == (pair.chosen.strip(), pair.rejected.strip())
         if format != "openai":
             assert (read.id, read.prompt.group, read.strength) == (pair.id, pair.prompt.group, pair.strength)
-        asked = (prompt.input_text, *(turn.content for turn in prompt.messages))
-        said = (read.prompt.input_text, *(turn.content for turn in read.prompt.messages))
-        assert all(text.strip() in "".join(said) for text in asked)
+        texts = (prompt.input_text, *(turn.content for turn in prompt.messages))
+        read_texts = (read.prompt.input_text, *(turn.content for turn in read.prompt.messages))
+        assert all(text.strip() in "".join(read_texts) for text in texts)
         pair = read
 
 

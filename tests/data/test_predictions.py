@@ -18,8 +18,8 @@ OURS = [{"inputs": {"inputs_pretokenized": p}, "prediction": t} for p, t in zip(
 ALPACA = [{"instruction": p, "output": t, "generator": "m"} for p, t in zip(PROMPTS, TEXTS, strict=True)]
 
 
-def said(answers: list[Answer]) -> list[tuple[str, str]]:
-    return [(one.prompt, one.text) for one in answers]
+def texts_of(answers: list[Answer]) -> list[tuple[str, str]]:
+    return [(answer.prompt, answer.text) for answer in answers]
 
 
 def arena(prompt: str, content: Any, uid: str) -> dict[str, Any]:
@@ -44,17 +44,17 @@ def test_every_format_says_the_same(tmp_path: Path) -> None:
     )
     table(tmp_path / "table.csv", ["prompt", "response"])
     table(tmp_path / "table.tsv", ["question", "completion"], "\t")
-    read = {path.name: said(predictions.read(path)) for path in sorted(tmp_path.iterdir())}
+    read = {path.name: texts_of(predictions.read(path)) for path in sorted(tmp_path.iterdir())}
     assert len(read) == 7
-    assert all(one == list(zip(PROMPTS, TEXTS, strict=True)) for one in read.values()), read
+    assert all(rows == list(zip(PROMPTS, TEXTS, strict=True)) for rows in read.values()), read
 
 
 def test_columns_are_named_by_flag(tmp_path: Path) -> None:
     rows = [{"n": 7, "q": "Why?", "prompt": "not this", "a1": "Because.", "gold": "So.", "topic": "law", "hard": True}]
     files.write_jsonl(tmp_path / "x.jsonl", rows)
-    found = predictions.read(tmp_path / "x.jsonl", Columns("n", "q", "a1", "gold", ("topic", "hard")))
-    assert found == [Answer("7", "Why?", "So.", "Because.", tags=("topic=law", "hard=True"))]
-    first = predictions.first(tmp_path / "x.jsonl")
+    answers = predictions.read(tmp_path / "x.jsonl", Columns("n", "q", "a1", "gold", ("topic", "hard")))
+    assert answers == [Answer("7", "Why?", "So.", "Because.", tags=("topic=law", "hard=True"))]
+    first = predictions.first_row(tmp_path / "x.jsonl")
     assert Columns(answer="a1", prompt="nobody", tags=("topic", "lang")).missing([first, {}]) == ["nobody", "lang"]
     files.write_jsonl(tmp_path / "y.jsonl", [rows[0], rows[0] | {"n": 8, "a2": "x"}, {"n": 9, "q": "Who?"}])
     with pytest.raises(DataError, match=r"y\.jsonl:3: has no column a1; it has n, q"):
@@ -84,10 +84,10 @@ def test_tags_as_rows_give_them(value: Any, tags: tuple[str, ...]) -> None:
 def test_tags_come_from_the_row_and_from_the_data(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [Answer("1", "Why?", "", "x", tags=("row",)), Answer("2", "Who?", "", "y")]
     prompts = [Prompt("Why?", id="1", extra={"tags": ["data", "row"]}), Prompt("What?", id="3")]
-    assert [one.tags for one in predictions.known(rows, prompts)] == [("row", "data"), ()]
-    assert "1 of 2 answers are to no row of the prompts file" in capsys.readouterr().err
+    assert [answer.tags for answer in predictions.with_prompts(rows, prompts)] == [("row", "data"), ()]
+    assert "1 of 2 answers match no row of the prompts file" in capsys.readouterr().err
     foreign = [Answer("x", "Why?", "", "x"), Answer("y", "Be kind.\n\n\nWhat?", "", "y")]
-    assert [one.asked for one in predictions.known(foreign, prompts)] == prompts
+    assert [answer.prompt_record for answer in predictions.with_prompts(foreign, prompts)] == prompts
     assert capsys.readouterr().err == ""
 
 
@@ -122,15 +122,15 @@ def test_rows_are_joined_by_id_in_the_order_of_a() -> None:
 def test_ids_that_contradict_the_prompts_are_refused_or_left_for_the_prompts() -> None:
     a = [Answer(str(i), f"p{i}", "", f"a{i}") for i in range(3)]
     one_off = [a[0], Answer("1", "other", "", "b1"), Answer("2", "another", "", "b2")]
-    with pytest.raises(DataError, match=r"1: a and b say different prompts .* 2 of the 3 ids[\s\S]*--prompt-column"):
+    with pytest.raises(DataError, match=r"1: a and b have different prompts .* 2 of the 3 ids[\s\S]*--prompt-column"):
         predictions.join({"a": a, "b": one_off})
     turned = [Answer(str((i + 1) % 3), f"p{i}", "", f"b{i}") for i in range(3)]
     joined = predictions.join({"a": a, "b": turned})
     assert [(x.text, y.text) for x, y in zip(joined["a"], joined["b"], strict=True)] == [
         ("a0", "b0"), ("a1", "b1"), ("a2", "b2"),
     ]  # fmt: skip
-    kind = [Answer(one.id, f"Be kind.\n\n\n{one.prompt}", "", one.text) for one in a]
-    terse = [Answer(one.id, f"Be terse.\n\n\n{one.prompt}", "", one.text) for one in a]
+    kind = [Answer(answer.id, f"Be kind.\n\n\n{answer.prompt}", "", answer.text) for answer in a]
+    terse = [Answer(answer.id, f"Be terse.\n\n\n{answer.prompt}", "", answer.text) for answer in a]
     assert len(predictions.join({"a": kind, "b": terse})["b"]) == 3
 
 
@@ -167,12 +167,12 @@ def test_rows_that_one_side_lacks_are_counted(capsys: pytest.CaptureFixture[str]
     with pytest.raises(DataError, match=r"0 of 3 are only in a, 1 of 4 only in b"):
         predictions.join({"a": a[:3], "b": a})
     joined = predictions.join({"a": a, "b": a[1:], "side.c": a[:3]}, shared=True)
-    assert [[one.id for one in rows] for rows in joined.values()] == [["1", "2"]] * 3
-    told = capsys.readouterr().err
-    assert "1 of 4 are only in a, 0 of 3 only in b" in told
-    assert "1 of 4 are only in a, 0 of 3 only in side.c" in told
-    assert "compared are the 2 that all answer" in told
-    with pytest.raises(DataError, match="No prompt is answered by all"):
+    assert [[answer.id for answer in rows] for rows in joined.values()] == [["1", "2"]] * 3
+    errors = capsys.readouterr().err
+    assert "1 of 4 are only in a, 0 of 3 only in b" in errors
+    assert "1 of 4 are only in a, 0 of 3 only in side.c" in errors
+    assert "comparing the 2 prompts that all answer" in errors
+    with pytest.raises(DataError, match="no prompt is answered by all"):
         predictions.join({"a": a[:2], "b": a[2:]}, shared=True)
 
 
@@ -180,7 +180,7 @@ def test_what_was_asked_may_stand_in_another_file() -> None:
     a = [Answer("1", "", "", "x")]
     joined = predictions.join({"a": a, "b": [Answer("1", "Why?", "So.", "y", tags=("law",))]})
     assert (joined["a"][0].prompt, joined["a"][0].reference, joined["a"][0].tags) == ("Why?", "So.", ("law",))
-    with pytest.raises(DataError, match="1: no file says what was asked"):
+    with pytest.raises(DataError, match="1: no file has the prompt"):
         predictions.join({"a": a, "b": a})
     assert predictions.join({"a": a, "b": a}, prompts=[Prompt("Who?", id="1")])["a"][0].prompt == "Who?"
 
@@ -233,9 +233,9 @@ def test_a_bad_row_of_a_list_or_a_table_is_named(tmp_path: Path, name: str, text
 
 def test_missing_and_empty_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(PlatformError, match=r"text\.jsonl: no such prediction file"):
-        predictions.predictions(tmp_path)
+        predictions.prediction_file(tmp_path)
     for name, text in {"text.jsonl": "\n", "x.json": "[]", "x.csv": "prompt,answer\n"}.items():
         (tmp_path / name).write_text(text)
         with pytest.raises(DataError, match="holds no predictions"):
             predictions.read(tmp_path / name)
-    assert predictions.predictions(tmp_path) == tmp_path / "text.jsonl"
+    assert predictions.prediction_file(tmp_path) == tmp_path / "text.jsonl"

@@ -22,8 +22,8 @@ from preferent.errors import DataError, UsageError
 PARTS = ("train", "judge", "validation", "test")
 
 
-def pair(asked, first="A", second="B", choice=0, **keys):
-    return {"input_text": asked, "candidate_0": first, "candidate_1": second, "choice": choice, **keys}
+def pair(prompt, first="A", second="B", choice=0, **keys):
+    return {"input_text": prompt, "candidate_0": first, "candidate_1": second, "choice": choice, **keys}
 
 
 def write(folder, name, rows):
@@ -33,8 +33,8 @@ def write(folder, name, rows):
 
 
 def prepare(folder, out="data", **values):
-    asked, _ = recipe.parse({"large_model_reference": "m"} | values)
-    main(asked, {}, folder / out)
+    parsed, _ = recipe.parse({"large_model_reference": "m"} | values)
+    main(parsed, {}, folder / out)
     return folder / out
 
 
@@ -58,10 +58,10 @@ def assert_disjoint(out):
         for kind in ("preference", "prompt")
         for part in PARTS
     }
-    for (kind, part), found in labels.items():
+    for (kind, part), group_labels in labels.items():
         for (other_kind, other), others in labels.items():
             if part != other and ({part, other} != {"train", "judge"} or kind == other_kind):
-                assert not found & others, (kind, part, other_kind, other)
+                assert not group_labels & others, (kind, part, other_kind, other)
 
 
 def preferences(count=200, each=2):
@@ -75,13 +75,17 @@ def test_parts_are_disjoint_by_prompt_and_keep_every_row(tmp_path):
     held = {part: prompts_of(out, "preference", part) for part in PARTS}
     assert sorted(row.id for rows in held.values() for row in rows) == sorted(row["id"] for row in rows)
     assert {part: len(rows) for part, rows in held.items()} == {"train": 270, "judge": 90, "validation": 20, "test": 20}
-    asked = {part: {row.input_text for row in prompts_of(out, "prompt", part)} for part in PARTS if part != "judge"}
-    assert {part: len(texts) for part, texts in asked.items()} == {"train": 180, "validation": 10, "test": 10}
+    prompts = {part: {row.input_text for row in prompts_of(out, "prompt", part)} for part in PARTS if part != "judge"}
+    assert {part: len(texts) for part, texts in prompts.items()} == {"train": 180, "validation": 10, "test": 10}
     for part in ("validation", "test"):
-        assert asked[part] == {row.prompt.input_text for row in held[part]}
-    found = counts(out)
-    assert found["parts"]["preference"] == {part: len(rows) for part, rows in held.items()}
-    assert (found["preference"]["read"], found["preference"]["kept"], found["groups"]["shared"]) == (400, 400, 200)
+        assert prompts[part] == {row.prompt.input_text for row in held[part]}
+    numbers = counts(out)
+    assert numbers["parts"]["preference"] == {part: len(rows) for part, rows in held.items()}
+    assert (numbers["preference"]["read"], numbers["preference"]["kept"], numbers["groups"]["shared"]) == (
+        400,
+        400,
+        200,
+    )
     stage = json.loads((out / "stage.json").read_text())
     assert set(stage["inputs"]) == {"preference_dataset.0"}
     assert {"preference/train.jsonl", "prompt/test.jsonl", "counts.json"} <= set(stage["facts"]["outputs"])
@@ -105,10 +109,10 @@ def test_prompts_of_their_own_share_the_groups_of_the_preferences(tmp_path):
         prompt_dataset=write(tmp_path, "q.jsonl", mine),
     )
     assert_disjoint(out)
-    found = counts(out)
-    assert sum(found["parts"]["prompt"].values()) == 300
-    assert (found["groups"]["shared"], found["groups"]["all"]) == (100, 400)
-    assert found["parts"]["prompt"]["validation"] >= 10
+    numbers = counts(out)
+    assert sum(numbers["parts"]["prompt"].values()) == 300
+    assert (numbers["groups"]["shared"], numbers["groups"]["all"]) == (100, 400)
+    assert numbers["parts"]["prompt"]["validation"] >= 10
 
 
 def test_rows_without_a_prompt_that_share_a_candidate_stay_together(tmp_path):
@@ -146,10 +150,10 @@ def test_eval_rows_serve_validation_and_test_and_their_groups_leave_training(tmp
         eval_dataset=write(tmp_path, "e.jsonl", held),
     )
     assert_disjoint(out)
-    found = counts(out)
-    assert found["parts"]["preference"] == {"validation": 20, "test": 20, "train": 240, "judge": 80}
-    assert found["parts"]["prompt"] == {"validation": 20, "test": 20, "train": 160}
-    assert found["taken_out"] == {"preference": 80, "prompt": 40}
+    numbers = counts(out)
+    assert numbers["parts"]["preference"] == {"validation": 20, "test": 20, "train": 240, "judge": 80}
+    assert numbers["parts"]["prompt"] == {"validation": 20, "test": 20, "train": 160}
+    assert numbers["taken_out"] == {"preference": 80, "prompt": 40}
     assert {row.candidate_0 for row in prompts_of(out, "preference", "test")} == {"C"}
 
 
@@ -161,22 +165,22 @@ def test_eval_prompts_leave_the_preferences_to_be_split(tmp_path):
         eval_dataset=write(tmp_path, "e.jsonl", held),
     )
     assert_disjoint(out)
-    found = counts(out)
-    assert found["parts"]["preference"] == {"validation": 16, "test": 16, "train": 216, "judge": 72}
-    assert found["parts"]["prompt"] == {"validation": 20, "test": 20, "train": 144}
-    assert found["taken_out"] == {"preference": 80, "prompt": 56}
+    numbers = counts(out)
+    assert numbers["parts"]["preference"] == {"validation": 16, "test": 16, "train": 216, "judge": 72}
+    assert numbers["parts"]["prompt"] == {"validation": 20, "test": 20, "train": 144}
+    assert numbers["taken_out"] == {"preference": 80, "prompt": 56}
     assert {row.reference for row in prompts_of(out, "prompt", "test")} == {"R"}
 
 
 def test_a_reward_function_needs_no_preferences(tmp_path):
     mine = write(tmp_path, "q.jsonl", [{"prompt": f"Q{i}"} for i in range(200)])
-    out = prepare(tmp_path, prompt_dataset=mine, ppo={"reward": "mine:score"})
+    out = prepare(tmp_path, prompt_dataset=mine, reward={"sources": "mine:score"})
     assert not (out / "preference").exists()
     assert counts(out)["parts"] == {"prompt": {"validation": 10, "test": 10, "train": 180}}
-    with pytest.raises(UsageError, match=r"or give ppo.reward"):
+    with pytest.raises(UsageError, match=r"or give reward.sources"):
         prepare(tmp_path, "other", prompt_dataset=mine)
     with pytest.raises(UsageError, match="preference_dataset is missing"):
-        prepare(tmp_path, "other", ppo={"reward": "mine:score"})
+        prepare(tmp_path, "other", reward={"sources": "mine:score"})
 
 
 def test_without_an_independent_judge_all_training_preferences_train(tmp_path):
@@ -196,9 +200,9 @@ def test_bad_rows_are_warned_of_listed_and_above_their_share_refused(tmp_path, c
     assert [(row["dataset"], row["file"], row["line"]) for row in dropped] == [
         ("preference", path, 101 + i) for i in range(3)
     ]
-    found = counts(out)["preference"]
-    assert found["read"] == found["kept"] + sum(found["dropped"].values()) == 103
-    assert found["dropped"] == {"malformed JSON": 1, "bad choice": 1, "equal candidates": 1}
+    numbers = counts(out)["preference"]
+    assert numbers["read"] == numbers["kept"] + sum(numbers["dropped"].values()) == 103
+    assert numbers["dropped"] == {"malformed JSON": 1, "bad choice": 1, "equal candidates": 1}
     with pytest.raises(DataError, match=r"3 of 103 rows cannot be used") as error:
         prepare(tmp_path, "other", preference_dataset=path)
     assert error.value.exit_code == 4
@@ -225,8 +229,8 @@ def test_ties_and_repetitions_are_kept_and_counted(tmp_path):
     rows = [*preferences(100, 1), pair("Q0", "A", "B", "tie"), pair("Q1", "A", "B", 0), pair("Q1", "B", "A", 1)]
     rows += [pair("Q1", "A", "B", 1)]
     out = prepare(tmp_path, preference_dataset=write(tmp_path, "p.jsonl", rows))
-    found = counts(out)["preference"]
-    assert (found["ties"], found["duplicates"], found["contradictory"], found["kept"]) == (1, 1, 1, 104)
+    numbers = counts(out)["preference"]
+    assert (numbers["ties"], numbers["duplicates"], numbers["contradictory"], numbers["kept"]) == (1, 1, 1, 104)
     assert sum(counts(out)["parts"]["preference"].values()) == 104
 
 
@@ -289,10 +293,10 @@ def test_groups_are_the_connected_components(rows):
 @given(st.data())
 def test_whatever_is_given_the_parts_are_disjoint_and_complete(tmp_path_factory, data):
     texts = st.sampled_from([f"t{i}" for i in range(12)])
-    asked = st.sampled_from(["", *(f"Q{i}" for i in range(8))])
+    questions = st.sampled_from(["", *(f"Q{i}" for i in range(8))])
     groups = st.sampled_from(["", "", "g", "h"])
-    pairs = st.builds(pair, asked, texts, texts.map(str.upper), st.sampled_from([0, 1, "tie"]), group=groups)
-    mine = st.builds(lambda text, name: {"input_text": text, "group": name}, asked.filter(bool), groups)
+    pairs = st.builds(pair, questions, texts, texts.map(str.upper), st.sampled_from([0, 1, "tie"]), group=groups)
+    mine = st.builds(lambda text, name: {"input_text": text, "group": name}, questions.filter(bool), groups)
     folder = tmp_path_factory.mktemp("any")
     rows = data.draw(st.lists(pairs, min_size=5, max_size=30))
     values = {"preference_dataset": write(folder, "p.jsonl", rows)}
@@ -309,22 +313,22 @@ def test_whatever_is_given_the_parts_are_disjoint_and_complete(tmp_path_factory,
         assert "is left" in str(error)
         return
     assert_disjoint(out)
-    found = counts(out)
-    kept = sum(found["parts"]["preference"].values())
+    numbers = counts(out)
+    kept = sum(numbers["parts"]["preference"].values())
     pairs_held = len(held) if held and "choice" in held[0] else 0
-    assert kept + found["taken_out"]["preference"] == len(rows) + pairs_held
+    assert kept + numbers["taken_out"]["preference"] == len(rows) + pairs_held
 
 
 # Counting, checking, converting
 
 
 def test_a_tally_does_not_mind_which_candidate_stood_first():
-    asked = Prompt("Q")
-    rows = [Preference(asked, "A", "B", 0), Preference(asked, "B", "A", 1), Preference(asked, "A", "B", "tie")]
-    found = count_preferences(rows)
-    assert (found.ties, found.duplicates, found.contradictory) == (1, 1, 0)
-    found = count_preferences([*rows, Preference(asked, "A", "B", 1), Preference(Prompt("R"), "A", "B", 1)])
-    assert (found.ties, found.duplicates, found.contradictory) == (1, 1, 1)
+    question = Prompt("Q")
+    rows = [Preference(question, "A", "B", 0), Preference(question, "B", "A", 1), Preference(question, "A", "B", "tie")]
+    tally = count_preferences(rows)
+    assert (tally.ties, tally.duplicates, tally.contradictory) == (1, 1, 0)
+    tally = count_preferences([*rows, Preference(question, "A", "B", 1), Preference(Prompt("R"), "A", "B", 1)])
+    assert (tally.ties, tally.duplicates, tally.contradictory) == (1, 1, 1)
 
 
 @pytest.fixture
@@ -357,8 +361,8 @@ def test_a_check_says_what_is_in_files_and_what_is_wrong(tmp_path, words):
     assert result.shared == {(first, second): 1}
     answers = pairs.answer_lengths
     assert (answers.texts, answers.cut, answers.longest, answers.histogram) == (6, 2, 5, {2: 4, 8: 2})
-    asked = pairs.prompt_lengths
-    assert (asked.texts, asked.cut, asked.longest, asked.histogram) == (3, 2, 3, {1: 1, 4: 2})
+    lengths = pairs.prompt_lengths
+    assert (lengths.texts, lengths.cut, lengths.longest, lengths.histogram) == (3, 2, 3, {1: 1, 4: 2})
     text = render(result)
     for line in (
         "4 rows, 3 usable",
@@ -409,10 +413,10 @@ def rounds(tmp_path):
     old = write(tmp_path, "old.jsonl", preferences())
     prompts = write(tmp_path, "prompts.jsonl", [{"input_text": f"P{i}"} for i in range(200)])
     first = prepare(tmp_path, "one/data", preference_dataset=old, prompt_dataset=prompts)
-    asked = [f"Q{i}" for i in range(40)] + [f"P{i}" for i in range(40)] + [f"N{i}" for i in range(80)]
-    labels = write(tmp_path, "labels.jsonl", [pair(text, "tuned", "base", i % 2) for i, text in enumerate(asked)])
-    given = {"preference_dataset": [old, labels], "prompt_dataset": prompts, "continues": [str(tmp_path / "one")]}
-    return first, prepare(tmp_path, "two/data", **given), given
+    texts = [f"Q{i}" for i in range(40)] + [f"P{i}" for i in range(40)] + [f"N{i}" for i in range(80)]
+    labels = write(tmp_path, "labels.jsonl", [pair(text, "tuned", "base", i % 2) for i, text in enumerate(texts)])
+    values = {"preference_dataset": [old, labels], "prompt_dataset": prompts, "continues": [str(tmp_path / "one")]}
+    return first, prepare(tmp_path, "two/data", **values), values
 
 
 def test_the_next_round_holds_out_what_the_last_one_held_out(rounds):
@@ -437,21 +441,21 @@ def test_prompts_that_got_their_first_preferences_may_teach_the_judge(rounds):
 
 def test_a_group_of_several_parts_is_held_out(tmp_path, rounds):
     """A row that joins a trained prompt with a held-out one moves to where nobody trains on it."""
-    first, _, given = rounds
+    first, _, values = rounds
     trained, held = (prompts_of(first, "preference", part)[0].prompt.input_text for part in ("train", "test"))
     joined = [pair(text, "x", "y", 0, group="one") for text in (trained, held)]
     more = write(tmp_path, "joined.jsonl", joined)
-    second = prepare(tmp_path, "three/data", **given | {"preference_dataset": [*given["preference_dataset"], more]})
+    second = prepare(tmp_path, "three/data", **values | {"preference_dataset": [*values["preference_dataset"], more]})
     assert_disjoint(second)
     assert trained in {row.prompt.input_text for row in prompts_of(second, "preference", "test")}
 
 
 def test_eval_rows_that_an_earlier_round_learnt_from_judge_nothing(tmp_path, rounds):
-    first, _, given = rounds
+    first, _, values = rounds
     learnt = [row.prompt.input_text for row in prompts_of(first, "preference", "train")][:4]
     fresh = [f"E{i}" for i in range(20)]
     held = write(tmp_path, "eval.jsonl", [pair(text, "x", "y", 0) for text in (*learnt, *fresh)])
-    out = prepare(tmp_path, "four/data", **given | {"eval_dataset": held})
+    out = prepare(tmp_path, "four/data", **values | {"eval_dataset": held})
     assert_disjoint(out)
     evaluated = {
         row.prompt.input_text for part in ("validation", "test") for row in prompts_of(out, "preference", part)
@@ -459,5 +463,5 @@ def test_eval_rows_that_an_earlier_round_learnt_from_judge_nothing(tmp_path, rou
     assert evaluated.isdisjoint(learnt) and evaluated >= set(fresh)
     trained = {row.prompt.input_text for part in ("train", "judge") for row in prompts_of(out, "preference", part)}
     assert trained >= set(learnt)
-    found = counts(out)
-    assert sum(found["parts"]["preference"].values()) + found["taken_out"]["preference"] == 400 + 160 + 24
+    numbers = counts(out)
+    assert sum(numbers["parts"]["preference"].values()) + numbers["taken_out"]["preference"] == 400 + 160 + 24

@@ -187,9 +187,15 @@ def test_without_a_prompt_the_answer_is_a_text_from_its_beginning(loaded):
 def test_batches_are_the_single_forms(loaded):
     prompts = [Prompt(text) for text in PROMPTS]
     for tokenizer in loaded.values():
-        many = tokenizer.encode_answers(prompts, "Do.", ANSWERS[: len(prompts)], 3)
-        assert many == [tokenizer.encode_answer(p, "Do.", a, 3) for p, a in zip(prompts, ANSWERS, strict=False)]
-        assert tokenizer.encode_prompts(prompts, "Do.", 16) == [tokenizer.encode_prompt(p, "Do.", 16) for p in prompts]
+        encoded, texts = tokenizer.encode_prompts(prompts, "Do.", 16), [tokenizer.text(p, "Do.") for p in prompts]
+        assert [prompt.text for prompt in encoded] == texts
+        assert [(p.ids, p.cut) for p in encoded] == [tokenizer.encode_prompt(p, "Do.", 16) for p in prompts]
+        many = tokenizer.encode_answers(texts, ANSWERS[: len(prompts)], 3)
+        alone = list(zip(prompts, ANSWERS, strict=False))
+        assert many == [tokenizer.encode_answer(p, "Do.", answer, 3) for p, answer in alone]
+        ids = [ids for ids, _ in many]
+        decoded = [tokenizer.decode_answer(p, "Do.", row) for p, row in zip(prompts, ids, strict=True)]
+        assert tokenizer.decode_answers(texts, ids) == decoded
 
 
 # The end of an answer
@@ -422,7 +428,7 @@ def test_missing_and_broken_files_say_what_to_do(variant, tmp_path):
         Tokenizer.load(folder)
     with pytest.raises(PlatformError, match=r"tokenizer_config.json: cannot be read as JSON"):
         Tokenizer.load(variant("llama2", tokenizer_config="{"))
-    with pytest.raises(PlatformError, match="is no tokenizer"):
+    with pytest.raises(PlatformError, match="is not a tokenizer"):
         Tokenizer.load(variant("llama2", tokenizer="{}"))
 
 

@@ -33,12 +33,12 @@ def test_a_tie_has_neither_chosen_nor_rejected():
 
 
 def test_a_key_is_what_is_asked_and_nothing_else():
-    asked = Prompt("Q:")
-    assert asked.key == Prompt("Q:", id="x", group="g", reference="r", source="f:1", extra={"a": 1}).key
+    prompt = Prompt("Q:")
+    assert prompt.key == Prompt("Q:", id="x", group="g", reference="r", source="f:1", extra={"a": 1}).key
     conversation = Prompt(messages=(Message("user", "Q:"),))
     others = [Prompt("Q"), conversation, dataclasses.replace(conversation, context="c"), Prompt(messages=())]
     others.append(Prompt(messages=(Message("user", "Q"), Message("user", ":"))))
-    assert len({asked.key, *(other.key for other in others)}) == 6
+    assert len({prompt.key, *(other.key for other in others)}) == 6
 
 
 def test_a_digest_tells_how_its_parts_were_cut():

@@ -135,8 +135,9 @@ def healthy() -> Files:
         | {"prompts": 256},
         "policy/rollouts/samples.jsonl": samples(),
         "policy/stage.json": {
+            "schema": 2,
             "fields": {"ppo.epochs": 4, "ppo.minibatches": 1, "ppo.batch_size": 64, "kl_coeff": 0.1}
-            | {"ppo.kl_target": None, "ppo.kl_budget": None, "ppo.missing_eos_score": -1.0},
+            | {"ppo.kl_target": None, "ppo.kl_budget": None, "reward.missing_eos_score": -1.0},
             "facts": {"best_step": STEPS, "steps": STEPS},
         },
         "comparison/metrics.json": verdict(),
@@ -250,7 +251,7 @@ def bins(confidence: float) -> list[dict[str, float]]:
     return [{"confidence": confidence, "accuracy": 0.7, "count": 300}]
 
 
-def lengths(mean: float, error: float = 0.5) -> dict[str, float]:
+def lengths(mean: float, error: float | None = 0.5) -> dict[str, float | None]:
     return {"mean_a": mean, "mean_b": 20.0, "difference": mean - 20.0, "standard_error": error}
 
 
@@ -585,6 +586,7 @@ def test_other_ways_to_be_sick(tmp_path, sick, name, severity):
         first_rollouts(7),
         drawn("policy", "tokens/length", lambda step: 20.0 + 0.5 * step + 9 * (step % 3)),
         gain(0.15),
+        put(VERDICT, "length", lengths(35.0, None)),
     ],
 )
 def test_other_ways_to_be_healthy(tmp_path, change):
@@ -680,4 +682,4 @@ def test_a_run_in_progress_says_what_is_not_there(tmp_path):
         file.write('{"step": 41, "answ')
     history = run_history.read(root)
     assert examination.examine(history) == []
-    assert "Not there, and so not looked at: judge/quality.json" in examination.render(root, history, [])
+    assert "Missing, and therefore not checked: judge/quality.json" in examination.render(root, history, [])

@@ -214,13 +214,31 @@ def test_a_model_is_asked_with_the_prompts_of_the_data_where_all_are_known() -> 
         given.append(arguments)
         return [0.0, 1.0]
 
-    reward_model_judges.ask(scorer, {"a": predictions.known(rows, prompts)}, "x")
-    reward_model_judges.ask(scorer, {"a": predictions.known(rows, prompts[:1])}, "x")
-    assert given == [(["<user>Why?", "Who?"], ["x", "y"], prompts), (["<user>Why?", "Who?"], ["x", "y"])]
+    reward_model_judges.ask(scorer, {"a": predictions.with_prompts(rows, prompts)}, "x")
+    reward_model_judges.ask(scorer, {"a": predictions.with_prompts(rows, prompts[:1])}, "x")
+    texts = ["<user>Why?", "Who?"], ["x", "y"]
+    assert given == [(*texts, prompts, [True, True]), (*texts, None, [True, True])]
+
+
+def test_a_cut_answer_is_judged_as_cut(tmp_path: Path) -> None:
+    """What our own files say of the end reaches the scorer; a file that says nothing holds complete answers."""
+    ours = [predictions.row(Answer(str(i), "Q", "", "A", ended=ended)) for i, ended in enumerate((True, False, None))]
+    files.write_jsonl(tmp_path / "ours.jsonl", ours)
+    files.write_jsonl(tmp_path / "theirs.jsonl", [{"id": str(i), "prompt": "Q", "answer": "B"} for i in range(3)])
+    ended: list[list[bool]] = []
+
+    def scorer(prompts: Any, texts: Any, records: Any, whole: Any) -> list[float]:
+        ended.append(list(whole))
+        return [0.0] * len(texts)
+
+    reward_model_judges.ask(
+        scorer, {"a": predictions.read(tmp_path / "ours.jsonl"), "b": predictions.read(tmp_path / "theirs.jsonl")}, "x"
+    )
+    assert ended == [[True, False, True], [True, True, True]]
 
 
 def test_a_reward_of_which_a_part_is_not_there_gives_no_opinion(tmp_path: Path) -> None:
-    recipe, inputs, out = stage(tmp_path, {"ppo": {"reward": [{"source": "models/other"}]}})
+    recipe, inputs, out = stage(tmp_path, {"reward": {"sources": [{"source": "models/other"}]}})
     compare.main(recipe, inputs, out)
     assert files.read_json(out / "metrics.json")["headline"] is None
 
@@ -228,11 +246,11 @@ def test_a_reward_of_which_a_part_is_not_there_gives_no_opinion(tmp_path: Path) 
 def test_asking_keeps_order_and_counts() -> None:
     many = {side: [Answer(str(i), str(i), "", side * i) for i in range(600)] for side in ("a", "b")}
     scores = reward_model_judges.ask(
-        lambda prompts, texts: [len(t) + int(p) for p, t in zip(prompts, texts, strict=True)], many, "x"
+        lambda prompts, texts, *_: [len(t) + int(p) for p, t in zip(prompts, texts, strict=True)], many, "x"
     )
     assert list(scores["a"]) == [2 * i for i in range(600)]
     with pytest.raises(PlatformError, match="returned 1 scores for 256 answers"):
-        reward_model_judges.ask(lambda _prompts, _texts: [1.0], many, "x")
+        reward_model_judges.ask(lambda *_: [1.0], many, "x")
 
 
 def stage(tmp_path: Path, recipe_extra: dict[str, Any] | None = None) -> tuple[Any, dict[str, Path], Path]:
@@ -248,7 +266,7 @@ def test_the_stage_by_a_users_function(tmp_path: Path, monkeypatch: pytest.Monke
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    recipe, inputs, out = stage(tmp_path, {"ppo": {"reward": "taste_for_length:score"}})
+    recipe, inputs, out = stage(tmp_path, {"reward": {"sources": "taste_for_length:score"}})
     compare.main(recipe, inputs, out)
     metrics = files.read_json(out / "metrics.json")
     assert metrics["headline"] == "reward"
@@ -498,7 +516,7 @@ def test_known_difficulties_make_the_length_control_alpaca_evals() -> None:
         side: [
             Answer(
                 id, f"prompt {id}", "", "x", tokens=int(tokens),
-                asked=Prompt(f"prompt {id}", extra={"instruction_difficulty": float(value)}),
+                prompt_record=Prompt(f"prompt {id}", extra={"instruction_difficulty": float(value)}),
             )
             for id, tokens, value in zip(ids, texts[side], hard, strict=True)
         ]
@@ -516,7 +534,7 @@ def test_known_difficulties_make_the_length_control_alpaca_evals() -> None:
     assert once["win_rate"] == pytest.approx(wanted.win_rate, abs=0.02)
     twice = JudgmentOutcomes(np.repeat(outcomes, 2), np.repeat(ids, 2).tolist(), weights * 2)
     assert comparison_summary.controlled(twice, *np.repeat(lengths, 2, axis=1), asked, known) == once
-    some = [*given["a"][:-1], dataclasses.replace(given["a"][-1], asked=Prompt("prompt"))]
+    some = [*given["a"][:-1], dataclasses.replace(given["a"][-1], prompt_record=Prompt("prompt"))]
     assert comparison_figures.difficulty(some) is None
     minimal = comparison_summary.controlled(JudgmentOutcomes(outcomes, ids, weights), *lengths, asked, None)
     assert minimal is not None and minimal["form"] == "minimal" and minimal["win_rate"] != once["win_rate"]

@@ -52,7 +52,7 @@ def made(folder: Path, headline: str | None = "judge", kl: bool = True, people: 
     asked = [Prompt(messages=(Message("user", text),), group="g", extra={"tags": ["short"]}) for text in PROMPTS]
     rows = zip(PROMPTS, TUNED, asked, strict=True)
     a = [
-        Answer(str(i), f"Be brief.\n\n\n{p}", "", t, 3, True, 0.5 if kl else None, asked=q, tags=("short",))
+        Answer(str(i), f"Be brief.\n\n\n{p}", "", t, 3, True, 0.5 if kl else None, prompt_record=q, tags=("short",))
         for i, (p, t, q) in enumerate(rows)
     ]
     b = [Answer(str(i), one.prompt, "", BASE[i]) for i, one in enumerate(a)]

@@ -32,7 +32,7 @@ def test_a_wide_margin_is_no_overflow() -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_score_that_is_not_finite_is_refused(bad: float) -> None:
-    with pytest.raises(DataError, match="for 2"):
+    with pytest.raises(DataError, match="pair 2"):
         judgments.from_scores(PAIRS[:2], [0, bad], [0, 1], "judge")
 
 

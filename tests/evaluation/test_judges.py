@@ -23,7 +23,7 @@ from preferent.data import judgments
 from preferent.data.judgments import AnswerPair
 from preferent.data.types import Message
 from preferent.errors import PlatformError, UsageError
-from preferent.evaluation.judges import endpoint, judge_summary, pairwise, verdict_parsing
+from preferent.evaluation.judges import endpoint, http_client, judge_summary, pairwise, verdict_parsing
 from preferent.evaluation.judges.endpoint import Endpoint
 from preferent.evaluation.judges.protocol import Call, Failure, Reply, ScriptedJudge
 from preferent.evaluation.judges.reply_cache import ReplyCache
@@ -342,6 +342,7 @@ def test_a_storm_of_faults_changes_no_verdict(tmp_path: Path) -> None:
         (Silence(), "time-out"),
         (Trickle(), "time-out"),
         (Trickle(headers=True), "time-out"),
+        (Trickle(chunked=False), "time-out"),
         (Cut(), "cut off"),
         (Hang(), "cut off"),
         (fake_endpoint.HTML, "HTML"),
@@ -357,6 +358,45 @@ def test_a_fault_is_told_for_what_it_is(tmp_path: Path, deed: fake_endpoint.Deed
     with serving(lambda asked: fair(asked) if asked.before else deed) as server:
         summary = heard(described(url=server.url, timeout_seconds=0.5), 1, tmp_path / "calls.jsonl").summary
         assert (summary.faults, summary.parsed) == ({kind: 2}, 2)
+
+
+def test_a_reply_that_is_too_large_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_client, "LARGEST", 1000)
+    with serving(lambda asked: fair(asked) if asked.before else fake_endpoint.Answer("x" * 1001)) as server:
+        assert heard(described(url=server.url), 1, tmp_path / "calls.jsonl").summary.faults == {"cut off": 2}
+
+
+def test_a_header_is_found_whatever_its_case(tmp_path: Path) -> None:
+    later, waits = refusal(429, "slow down", {"retry-after": "7"}), list[float]()
+    with serving(lambda asked: fair(asked) if asked.before else later) as server:
+        judging = described(url=server.url)
+        pairwise.hear(judging, pairs(1), quick(judging, waits), tmp_path / "calls.jsonl")
+    assert waits == [7.0, 7.0]
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_an_exchange_is_hung_up_at_once_also_while_keys_are_agreed_on(scheme: str) -> None:
+    faults: list[str] = []
+
+    def post(exchange: http_client.Connection) -> None:
+        with pytest.raises(http_client.TransportError) as fault:
+            exchange.post(b"{}", {})
+        faults.append(fault.value.kind)
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = http_client.Address.of(f"{scheme}://127.0.0.1:{silent.getsockname()[1]}/v1", endpoint.PATH)
+        early, late = (http_client.Connection(address, address.transport(), 50.0) for _ in range(2))
+        early.hang_up()
+        post(early)
+        thread = threading.Thread(target=post, args=(late,), daemon=True)
+        thread.start()
+        silent.accept()
+        connection, _ = silent.accept()
+        assert connection.recv(1), "the client has begun to speak"
+        late.hang_up()
+        thread.join(10)
+        connection.close()
+    assert faults == [{"http": "cut off", "https": "no connection"}[scheme]] * 2
 
 
 def test_pauses_grow_and_heed_the_server_within_limits() -> None:
@@ -585,7 +625,11 @@ def test_a_key_in_clear_over_the_net_is_told(capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize(
-    "url", ["localhost:8000/v1", "ftp://x/v1", "http://", "http://x:99999/v1", "https://me:pw@x/v1"]
+    "url",
+    [
+        *("localhost:8000/v1", "ftp://x/v1", "http://", "http://x:99999/v1", "http://x:y/v1", "http://a..b/v1"),
+        *("https://me:pw@x/v1", "https://me:pw@x:99999/v1", "https://me:pw@x/v1\n"),
+    ],
 )
 def test_what_is_no_url_is_refused(url: str) -> None:
     with pytest.raises(UsageError, match="url") as stop:
@@ -609,6 +653,22 @@ def test_a_proxy_of_the_environment_is_used_for_other_machines(tmp_path: Path, m
         heard(described(url=here.url), 1, tmp_path / "here.jsonl")
         assert set(proxy.paths) == {"http://judge.invalid/v1/chat/completions"}
         assert len(proxy.paths) == len(here.paths) == 2
+
+
+@pytest.mark.parametrize("proxy", ["socks5://me:pw@127.0.0.1:1", "gopher://me:pw@127.0.0.1:1", "me:pw@127.0.0.1:x"])
+def test_a_proxy_that_cannot_be_used_is_told_without_its_password(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    monkeypatch.setenv("https_proxy", proxy)
+    monkeypatch.setenv("no_proxy", "near.example")
+    Endpoint(described(url="https://near.example/v1"), None)
+    with pytest.raises(PlatformError, match="the environment's https_proxy cannot be used") as stop:
+        Endpoint(described(url="https://judge.example/v1"), None)
+    assert "pw" not in str(stop.value)
+
+
+def test_certificates_that_cannot_be_loaded_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/no/such/file")
+    with pytest.raises(PlatformError, match=r"cannot be loaded: .*No such file.*SSL_CERT_FILE"):
+        Endpoint(described(url="https://judge.example/v1"), None)
 
 
 def test_calls_that_fail_to_the_end_stop_the_run_and_are_all_that_is_missing(tmp_path: Path) -> None:

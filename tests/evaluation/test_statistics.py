@@ -5,7 +5,6 @@ import itertools
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
-from scipy.stats import spearmanr
 from scipy.stats import t as student
 from statsmodels.stats.proportion import proportion_confint
 
@@ -74,14 +73,6 @@ def test_repeated_rows_of_a_prompt_are_no_new_evidence() -> None:
     single = statistics.win_rate(once, names)
     assert (repeated.n, repeated.prompts) == (100, 20)
     assert repeated.interval[1] - repeated.interval[0] > single.interval[1] - single.interval[0]
-    assert statistics.design_effect(np.array(once * 5), names * 5) == pytest.approx(5 * 99 / 95)
-
-
-def test_design_effect_by_hand() -> None:
-    """Two prompts of two rows, {1, 1} and {0, 0}: variance 2/1 x (1 + 1) together, 4/3 x 1 apart."""
-    assert statistics.design_effect(np.array([1.0, 1.0, 0.0, 0.0]), ["x", "x", "y", "y"]) == pytest.approx(3.0)
-    assert statistics.design_effect(np.array([1.0, 0.0, 1.0, 0.0]), ["x", "x", "y", "y"]) == 0.0
-    assert statistics.design_effect(np.array([1.0, 1.0, 1.0]), ["x", "x", "y"]) == pytest.approx(5 / 3)
 
 
 def test_one_prompt_says_nothing() -> None:
@@ -323,8 +314,19 @@ def test_reliability_and_its_error() -> None:
 
 
 def test_rank_correlation_is_spearmans() -> None:
-    x, y = [3.0, 1.0, 4.0, 1.0, 5.0, 9.0], [2.0, 7.0, 1.0, 8.0, 2.0, 8.0]
-    assert statistics.rank_correlation(x, y) == pytest.approx(spearmanr(x, y).statistic, abs=1e-12)
+    """Without ties 1 - 6 Σd² / (n (n² - 1)), d the differences of ranks; with ties the correlation of mean ranks."""
     for order in itertools.permutations(range(4)):
-        assert statistics.rank_correlation(order, range(4)) == pytest.approx(spearmanr(order, range(4)).statistic)
-    assert statistics.rank_correlation(x, [1.0] * 6) == 0.0
+        apart = sum((a - b) ** 2 for a, b in zip(order, range(4), strict=True))
+        assert statistics.rank_correlation(order, range(4)) == pytest.approx(1 - 6 * apart / (4 * 15), abs=1e-12)
+    x, y = [3.0, 1.0, 4.0, 1.0, 5.0, 9.0], [2.0, 7.0, 1.0, 8.0, 2.0, 8.0]
+    ranks = [3, 1.5, 4, 1.5, 5, 6], [2.5, 4, 1, 5.5, 2.5, 5.5]
+    assert statistics.rank_correlation(x, y) == pytest.approx(np.corrcoef(ranks)[0, 1], abs=1e-12)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [([], []), ([1.0], [2.0]), ([1.0, 2.0, 3.0], [7.0] * 3), ([7.0] * 3, [1.0, 2.0, 3.0]), ([1.0] * 2, [2.0] * 2)],
+)
+def test_what_does_not_vary_has_no_rank_correlation(x: list[float], y: list[float]) -> None:
+    assert statistics.rank_correlation(x, y) == statistics.rank_correlation(np.array(x), np.array(y)) == 0.0

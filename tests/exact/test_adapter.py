@@ -1,5 +1,6 @@
 """LoRA: nothing at the start, the reference when it is off, the same model merged, and nothing else that learns."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,12 +8,14 @@ import pytest
 import torch
 from conftest import quiet_recipe
 
+from preferent import files
 from preferent.data.types import Rollout
+from preferent.evaluation.inference import generate
 from preferent.models import language_models, saving
 from preferent.models.world import World
 from preferent.rollouts import measurement
+from preferent.rollouts.decoding import Params
 from preferent.rollouts.local_sampler import LocalSampler
-from preferent.rollouts.sampler import Params
 from preferent.training.optimizer import Optimizer, Schedule
 
 SHAPE = 12, 10
@@ -38,7 +41,7 @@ def answered(policy: language_models.Policy) -> list[Rollout]:
     return LocalSampler(policy, 0).sample(asked, range(SHAPE[0]), "rollout", 0, Params(SHAPE[1]))
 
 
-def micros(policy: language_models.Policy, rollouts: list[Rollout]) -> list[measurement.Micro]:
+def micros(policy: language_models.Policy, rollouts: list[Rollout]) -> list[measurement.MicroBatch]:
     return measurement.micro_batches(rollouts, 200, policy.tokenizer.pad_id, policy.world.device)
 
 
@@ -75,6 +78,58 @@ def test_the_merged_model_is_the_adapted_one(tiny: Path, world: World, tmp_path:
     assert merged.peft is None
     assert torch.allclose(before.log_probs, after.log_probs, atol=1e-5)
     assert torch.allclose(before.kl, after.kl, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_saved_adapter_off_is_the_model_that_it_rests_on(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    """`infer` loads one model, and writes what it writes with the reference loaded beside it, byte for byte."""
+    recipe = quiet_recipe(precision=precision)
+    world = World.of(recipe)
+    policy = adapted(tiny, world, moved=True)
+    saving.save(policy, tmp_path / "model", {}, "# test\n")
+    files.write_jsonl(tmp_path / "p.jsonl", [{"input_text": f"the cat {number}"} for number in range(20)])
+    loaded, load = [], language_models.load_policy
+    monkeypatch.setattr(
+        language_models, "load_policy", lambda source, *rest: loaded.append(source) or load(source, *rest)
+    )
+    inputs = {"model": tmp_path / "model", "reference": tiny, "prompts": tmp_path / "p.jsonl"}
+    generate.main(recipe, inputs, tmp_path / "shared")
+    assert loaded == [tmp_path / "model"]
+    monkeypatch.setattr(language_models, "has_base", lambda policy, source: False)
+    generate.main(recipe, inputs, tmp_path / "beside")
+    assert loaded == [tmp_path / "model"] * 2 + [tiny]
+    shared, beside = ((tmp_path / name / "text.jsonl").read_bytes() for name in ("shared", "beside"))
+    assert shared == beside and files.read_jsonl(tmp_path / "shared/text.jsonl")[0]["kl"] > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("changes", "rests"),
+    [({}, True), ({"use_rslora": True}, True), ({"bias": "all"}, False), ({"init_lora_weights": "pissa"}, False)],
+)
+def test_an_adapter_that_changes_what_it_rests_on_is_not_taken_off(
+    tiny: Path, world: World, tmp_path: Path, changes: dict[str, object], rests: bool
+) -> None:
+    saving.save(adapted(tiny, world, moved=True), tmp_path / "model", {}, "# test\n")
+    config = files.read_json(tmp_path / "model/adapter_config.json")
+    files.write_json(tmp_path / "model/adapter_config.json", config | changes)
+    assert language_models.has_base(language_models.load_policy(tmp_path / "model", world), tiny) == rests
+
+
+def test_only_the_very_base_is_under_an_adapter(tiny: Path, world: World, tmp_path: Path) -> None:
+    policy = adapted(tiny, world, moved=True)
+    saving.save(policy, tmp_path / "model", {}, "# test\n")
+    loaded = language_models.load_policy(tmp_path / "model", world)
+    for name in ("copy", "other"):
+        shutil.copytree(tiny, tmp_path / name)
+    config = files.read_json(tiny / "config.json")
+    files.write_json(tmp_path / "other/config.json", config | {"rms_norm_eps": 1e-3})
+    assert language_models.has_base(loaded, tmp_path / "copy")
+    assert not language_models.has_base(loaded, tmp_path / "other") and not language_models.has_base(
+        loaded, tmp_path / "model"
+    )
+    assert not language_models.has_base(language_models.load_policy(tiny, world), tiny), "there is nothing to take off"
 
 
 @pytest.mark.parametrize("kind", ["policy", "scorer"])

@@ -249,7 +249,7 @@ def pairs_of(tiny: Path, prompts: list[str]) -> PreferencePairs:
 
 def test_mismatched_answers_are_to_other_prompts(tiny: Path) -> None:
     pairs = pairs_of(tiny, ["the dog"] * 5 + ["a key"] * 3 + ["cold"])
-    ids, tokens = dpo.mismatched(pairs, 0, Path("p.jsonl"))
+    ids, tokens = dpo.mismatched_answers(pairs, 0, Path("p.jsonl"))
     answers = {tuple(row[-count:]) for row, count in zip(ids, tokens, strict=True)}
     for i, (row, count) in enumerate(zip(ids, tokens, strict=True)):
         prompt = pairs.chosen[i][: -pairs.chosen_tokens[i]]
@@ -260,23 +260,23 @@ def test_mismatched_answers_are_to_other_prompts(tiny: Path) -> None:
         ]
         assert tuple(row[-count:]) not in {tuple(side[-n:]) for side, n in own}
     assert len(answers) > 2, "chosen and rejected ones"
-    with pytest.raises(DataError, match=r"p\.jsonl: all pairs have one prompt"):
-        dpo.mismatched(pairs_of(tiny, ["the dog"] * 3), 0, Path("p.jsonl"))
+    with pytest.raises(DataError, match=r"p\.jsonl: all pairs have the same prompt"):
+        dpo.mismatched_answers(pairs_of(tiny, ["the dog"] * 3), 0, Path("p.jsonl"))
 
 
 def test_kto_measures_its_anchor_on_mismatched_answers(inputs: dict[str, Path]) -> None:
     recipe = recipe_of({"method": "kto"}, 1)
     policy = language_models.load_policy(inputs["model"], World.of(recipe), lora_dim=0)
     pairs = PreferencePairs.of(datasets.load_preferences(inputs["test"]), policy.tokenizer, recipe)
-    part = dpo.refer(recipe, policy, pairs, inputs["test"])
-    ids, tokens = dpo.mismatched(pairs, recipe.seed, inputs["test"])
-    before = dpo.measured(recipe, policy, ids, tokens)
+    part = dpo.with_reference(recipe, policy, pairs, inputs["test"])
+    ids, tokens = dpo.mismatched_answers(pairs, recipe.seed, inputs["test"])
+    before = dpo.measure_log_probs(recipe, policy, ids, tokens)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in policy.trainable().values():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-    wanted = float((dpo.measured(recipe, policy, ids, tokens) - before).mean())
-    found = float(dpo.anchor_of(recipe, policy, part, np.arange(len(pairs))))
+    wanted = float((dpo.measure_log_probs(recipe, policy, ids, tokens) - before).mean())
+    found = float(dpo.batch_anchor(recipe, policy, part, np.arange(len(pairs))))
     assert found == pytest.approx(wanted, abs=1e-5) and wanted > 0.01
 
 
@@ -287,7 +287,7 @@ def test_log_probs_are_those_of_the_sampled_policy(tmp_path: Path) -> None:
     policy = language_models.load_policy(problem.folder, World.of(recipe))
     ids = [np.array([enumerable.IDS[p], *a], np.int32) for p in problem.prompts for a in problem.answers()]
     tokens = np.array([len(row) - 1 for row in ids])
-    found = dpo.measured(recipe, policy, ids, tokens).view(len(problem.prompts), -1)
+    found = dpo.measure_log_probs(recipe, policy, ids, tokens).view(len(problem.prompts), -1)
     assert np.allclose(found, problem.log_probs(problem.folder), atol=1e-4)
 
 
@@ -373,7 +373,7 @@ def test_exact_gradients_find_the_optimum_of_a_token_mdp(tmp_path: Path, seed: i
     wrong = (reward[:, two] - reward[:, one]).sigmoid()
     optimizer = Optimizer(policy.trainable(), Schedule(2e-3, 0, "linear", 400), 1.0)
     for step in range(400):
-        ratios = dpo.log_probs(recipe, policy, ids, tokens).view(reference.shape).double() - reference
+        ratios = dpo.answer_log_probs(recipe, policy, ids, tokens).view(reference.shape).double() - reference
         chosen = BETA * (ratios[:, one] - ratios[:, two])
         slope = torch.autograd.grad(losses.dpo_loss(chosen, torch.zeros_like(chosen), 1.0, wrong), chosen)[0]
         (chosen * slope.detach() * weight / weight.sum()).sum().backward()

@@ -12,8 +12,8 @@ from exact.mdp import Mdp
 from preferent.models import language_models, vocabulary
 from preferent.models.world import World
 from preferent.rollouts import measurement
+from preferent.rollouts.decoding import Params
 from preferent.rollouts.local_sampler import LocalSampler
-from preferent.rollouts.sampler import Params
 
 F64 = torch.float64
 

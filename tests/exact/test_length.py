@@ -118,19 +118,16 @@ def instructions(n: int) -> tuple[np.ndarray, ...]:
 
 @pytest.mark.parametrize("strength", [0.003, 0.02, 0.4, 100.0])
 def test_the_penalised_fit_is_scikit_learns(strength: float) -> None:
-    """Outcomes between 0 and 1 as two weighted rows each, as AlpacaEval fits them."""
+    """Outcomes between 0 and 1 as two rows each, weighted by them, as AlpacaEval fits them."""
     outcomes, a, b, difficulty = instructions(120)
     design = np.column_stack([np.tanh((b - a) / np.std(b - a, ddof=1)), difficulty, np.ones(120)])
-    weights = 0.5 + randomness.uniforms(7, "weights", np.arange(120), 0)
-    ours = logistic_regression.lasso(design, outcomes, weights, strength)
+    ours = logistic_regression.lasso(design, outcomes, strength)
     other = LogisticRegression(
         C=strength, l1_ratio=1.0, solver="saga", fit_intercept=False, tol=1e-13, max_iter=100_000, random_state=0
     )
-    other.fit(
-        np.tile(design, (2, 1)), np.repeat([1, 0], 120), np.concatenate([outcomes * weights, (1 - outcomes) * weights])
-    )
+    other.fit(np.tile(design, (2, 1)), np.repeat([1, 0], 120), np.concatenate([outcomes, 1 - outcomes]))
     assert ours == pytest.approx(other.coef_[0], abs=1e-7)
-    slope = strength * design.T @ (weights * (outcomes - expit(design @ ours)))
+    slope = strength * design.T @ (outcomes - expit(design @ ours))
     at_rest = np.where(ours == 0, np.abs(slope) <= 1, np.abs(slope - np.sign(ours)) < 1e-9)
     assert at_rest.all(), "the conditions of a minimum"
     assert strength > 0.003 or not ours.any()
@@ -140,19 +137,12 @@ def test_alpaca_by_hand() -> None:
     """The whole regression, from its parts: strength by five folds of another program, then no difference of length."""
     outcomes, a, b, difficulty = instructions(150)
     z = (b - a) / np.std(b - a, ddof=1)
-    gamed = length_control.Gamed([0.9, 0.8, 0.1, 0.3], [-0.5, 0.7, 0.1, 2.0], [0.2, -0.4, 0.5, 0.0])
-    design = np.concatenate(
-        [
-            np.column_stack([np.tanh(gamed.length), gamed.difficulty, np.zeros(4)]),
-            np.column_stack([np.tanh(z), difficulty, np.ones(150)]),
-        ]
-    )
-    wanted, weights = np.concatenate([gamed.preferences, outcomes]), np.array([0.1] * 4 + [1.0] * 150)
+    design = np.column_stack([np.tanh(z), difficulty, np.ones(150)])
     twice = np.tile(design, (2, 1))
 
     def fitted(rows: np.ndarray, strength: float) -> np.ndarray:
         kept = np.concatenate([rows, rows + len(design)])
-        mass = np.concatenate([wanted * weights, (1 - wanted) * weights])
+        mass = np.concatenate([outcomes, 1 - outcomes])
         one = LogisticRegression(
             C=strength, l1_ratio=1.0, solver="liblinear", fit_intercept=False, tol=1e-10, max_iter=5000
         )
@@ -163,13 +153,13 @@ def test_alpaca_by_hand() -> None:
         loss = []
         for held in range(5):
             chance = expit(design[fold == held] @ fitted(np.flatnonzero(fold != held), strength))
-            y = wanted[fold == held]
-            loss.append(-np.mean(weights[fold == held] * (y * np.log(chance) + (1 - y) * np.log(1 - chance))))
+            y = outcomes[fold == held]
+            loss.append(-np.mean(y * np.log(chance) + (1 - y) * np.log(1 - chance)))
         losses.append(np.mean(loss))
     strength = np.logspace(-4, 4, 10)[np.argmin(losses)]
-    assert length_control.best_strength(design, wanted, weights) == strength
+    assert length_control.best_strength(design, outcomes) == strength
     theta = fitted(np.arange(len(design)), strength)
-    found = length_control.alpaca(outcomes, a, b, difficulty, gamed)
+    found = length_control.alpaca(outcomes, a, b, difficulty)
     assert found.win_rate == pytest.approx(expit(difficulty * theta[1] + theta[2]).mean(), abs=1e-5)
     assert found.coefficient == pytest.approx(-theta[0], abs=1e-4)
     assert found.raw == pytest.approx(outcomes.mean()) and found.raw > found.win_rate + 0.03

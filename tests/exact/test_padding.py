@@ -13,8 +13,8 @@ from preferent.models import batching, language_models
 from preferent.models.world import World
 from preferent.rewards.scoring import RewardModel
 from preferent.rollouts import measurement
+from preferent.rollouts.decoding import Params
 from preferent.rollouts.local_sampler import LocalSampler
-from preferent.rollouts.sampler import Params
 from preferent.training import sequences
 
 ANSWER_TOKENS = 12
@@ -40,7 +40,7 @@ def rollouts(policy: language_models.Policy) -> list[Rollout]:
     return found
 
 
-def cuts(rollouts: Sequence[Rollout], pad_id: int, max_tokens: int) -> list[measurement.Micro]:
+def cuts(rollouts: Sequence[Rollout], pad_id: int, max_tokens: int) -> list[measurement.MicroBatch]:
     return measurement.micro_batches(rollouts, max_tokens, pad_id, torch.device("cpu"))
 
 

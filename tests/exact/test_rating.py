@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import statsmodels.api as sm
 from scipy.special import expit, logit
+from scipy.stats import t as student
 
 from preferent import randomness
 from preferent.evaluation import statistics
-from preferent.evaluation.statistics import rating
+from preferent.evaluation.statistics import rating, resampling
 from preferent.evaluation.statistics.rating import Game
 
 BASEBALL = ("Milwaukee", "Detroit", "Toronto", "New York", "Boston", "Cleveland", "Baltimore")
@@ -31,7 +32,7 @@ def baseball() -> list[Game]:
     return [Game(BASEBALL[i], BASEBALL[j], 1.0, str(place)) for place, (i, j) in enumerate(pairs)]
 
 
-def tournament(prompts: int, purpose: str = "games", delta: float = 0.7, bias: float = 0.0) -> list[Game]:
+def tournament(prompts: int, purpose: str = "games", delta: float = 0.7) -> list[Game]:
     """x, y and z, `delta` apart, meet on each prompt in both orders; a fifth are ties, and the second verdict often
     repeats the first."""
     strength = {"x": delta, "y": 0.0, "z": -delta}
@@ -39,21 +40,17 @@ def tournament(prompts: int, purpose: str = "games", delta: float = 0.7, bias: f
     for place, (a, b) in enumerate(("xy", "xz", "yz")):
         uniform = randomness.uniforms(5, f"{purpose} {place}", np.arange(prompts)[:, None], np.arange(5))
         for prompt, (tie, one, other, again, tied) in enumerate(uniform):
-            chances = [expit(strength[a] - strength[b] + sign * bias) for sign in (1, -1)]
-            first = 0.5 if tie < 0.2 else float(one < (chances[0] - 0.1) / 0.8)
-            second = 0.5 if tied < 0.2 else float(other < (chances[1] - 0.1) / 0.8)
-            games.append(Game(a, b, first, str(prompt), "a"))
-            games.append(Game(a, b, first if again < 0.6 and not bias else second, str(prompt), "b"))
+            chance = (expit(strength[a] - strength[b]) - 0.1) / 0.8
+            first = 0.5 if tie < 0.2 else float(one < chance)
+            second = 0.5 if tied < 0.2 else float(other < chance)
+            games.append(Game(a, b, first, str(prompt)))
+            games.append(Game(a, b, first if again < 0.6 else second, str(prompt)))
     return games
 
 
-def logistic(games: Sequence[Game], anchor: str, order: bool = False) -> sm.GLM:
-    """The same regression, for statsmodels."""
-    free = sorted({game.a for game in games} | {game.b for game in games} - {anchor} - {anchor})
-    free = [model for model in free if model != anchor]
-    design = np.array([[(g.a == model) - (g.b == model) for model in free] for g in games], dtype=float)
-    if order:
-        design = np.column_stack([design, [{"a": 1, "b": -1, None: 0}[g.first] for g in games]])
+def logistic(games: Sequence[Game], models: Sequence[str]) -> sm.GLM:
+    """The same regression, for statsmodels: the strength of the last model is 0."""
+    design = np.array([[(g.a == model) - (g.b == model) for model in models[:-1]] for g in games], dtype=float)
     _, groups = np.unique([g.prompt for g in games], return_inverse=True)
     model = sm.GLM(np.array([g.outcome for g in games]), design, family=sm.families.Binomial())
     return model.fit(tol=1e-14, maxiter=100, cov_type="cluster", cov_kwds={"groups": groups, "use_correction": False})
@@ -61,71 +58,57 @@ def logistic(games: Sequence[Game], anchor: str, order: bool = False) -> sm.GLM:
 
 def test_baseball_of_1987() -> None:
     """Agresti, Categorical Data Analysis (2nd ed. 2002), table 10.10: the American League East, and its estimates."""
-    found = rating.bradley_terry(baseball(), anchor="Baltimore")
+    found = rating.bradley_terry(baseball())
     assert found.models == BASEBALL
-    assert [found.strength[team] for team in BASEBALL] == pytest.approx(AGRESTI, abs=5e-3)
+    ahead = [found.strength[team] - found.strength["Baltimore"] for team in BASEBALL]
+    assert ahead == pytest.approx(AGRESTI, abs=5e-3)
 
 
 def test_estimates_and_sandwich_are_those_of_another_program() -> None:
-    for games, anchor in ((baseball(), "Baltimore"), (tournament(60), "z")):
-        other = logistic(games, anchor)
-        found = rating.bradley_terry(games, anchor=anchor)
-        free = sorted(model for model in found.models if model != anchor)
-        assert [found.strength[model] for model in free] == pytest.approx(other.params, abs=1e-12)
-        prompts = len({game.prompt for game in games})
-        assert found.covariance is not None
-        places = [found.models.index(model) for model in free]
-        ours = np.array(found.covariance)[np.ix_(places, places)]
-        assert ours == pytest.approx(np.asarray(other.cov_params()) * prompts / (prompts - 1), rel=1e-9)
-        assert found.interval[anchor] == (1000.0, 1000.0)
-
-
-def test_the_order_is_estimated_as_another_program_does() -> None:
-    games = tournament(60, bias=0.4)
-    other = logistic(games, "z", order=True)
-    found = rating.bradley_terry(games, anchor="z", order=True)
-    assert found.order == pytest.approx(other.params[-1], abs=1e-12)
-    assert found.strength["x"] == pytest.approx(other.params[0], abs=1e-12)
-    assert found.order_interval is not None and found.order_interval[0] < found.order < found.order_interval[1]
+    for games in (baseball(), tournament(60)):
+        found = rating.bradley_terry(games)
+        other = logistic(games, found.models)
+        count, prompts = len(found.models), len({game.prompt for game in games})
+        centred = (np.eye(count) - 1 / count)[:, :-1]
+        assert [found.strength[model] for model in found.models] == pytest.approx(centred @ other.params, abs=1e-12)
+        covariance = centred @ np.asarray(other.cov_params()) @ centred.T * prompts / (prompts - 1)
+        assert np.array(found.covariance) == pytest.approx(covariance, rel=1e-9, abs=1e-15)
+        half = student.ppf(0.975, prompts - 1) * np.sqrt(np.diag(covariance)) * 400 / math.log(10)
+        for model, width in zip(found.models, half, strict=True):
+            limits = found.rating[model] - width, found.rating[model] + width
+            assert found.interval[model] == pytest.approx(limits, abs=1e-6)
 
 
 @pytest.mark.parametrize("delta", [0.0, 0.8])
-@pytest.mark.parametrize("bias", [0.0, 0.5, 3.0])
-def test_an_order_intercept_gives_the_difference_back(delta: float, bias: float) -> None:
-    """P15: from chances σ(Δ + γ) of a shown first and σ(Δ - γ) shown second."""
-    games = [Game("a", "b", float(expit(delta + bias)), str(i), "a") for i in range(3)]
-    games += [Game("a", "b", float(expit(delta - bias)), str(i), "b") for i in range(3)]
-    found = rating.bradley_terry(games, order=True)
-    assert found.strength["a"] - found.strength["b"] == pytest.approx(delta, abs=1e-10)
-    assert found.order == pytest.approx(bias, abs=1e-10)
-    assert rating.chance(found, "a", "b") == pytest.approx(expit(delta), abs=1e-10)
-    without = rating.bradley_terry(games)
-    assert without.order is None
-    if delta == 0:
-        assert rating.chance(without, "a", "b") == pytest.approx(0.5, abs=1e-15)
-        assert without.interval == {"a": None, "b": None}
-    elif bias:
-        assert rating.chance(without, "a", "b") < expit(delta)
+@pytest.mark.parametrize("bias", [0.0, 0.5, 3.0, math.inf])
+def test_a_liking_for_the_first_place_makes_no_even_models_uneven(delta: float, bias: float) -> None:
+    """P15: from chances σ(Δ + γ) of a shown first and σ(Δ - γ) shown second; it only hides a part of a difference."""
+    games = [Game("a", "b", float(expit(delta + sign * bias)), str(i)) for i in range(3) for sign in (1, -1)]
+    found = rating.bradley_terry(games)
+    ahead = found.strength["a"] - found.strength["b"]
+    if delta == 0 or math.isinf(bias):
+        assert ahead == pytest.approx(0, abs=1e-14)
+        assert found.interval == {"a": None, "b": None} and found.rating == pytest.approx({"a": 1000, "b": 1000})
+    else:
+        assert ahead == pytest.approx(delta, abs=1e-12) if bias == 0 else 0 < ahead < delta
 
 
 def test_two_models_in_closed_form() -> None:
     """The log-odds of the rate, with its standard error by the delta method: √(variance of the mean) / (p (1 - p))."""
     outcomes = np.array([1.0] * 11 + [0.5] * 4 + [0.0] * 5)
-    found = rating.bradley_terry([Game("a", "b", y, str(i)) for i, y in enumerate(outcomes)], anchor="b")
+    found = rating.bradley_terry([Game("a", "b", y, str(i)) for i, y in enumerate(outcomes)])
     rate = outcomes.mean()
-    assert found.strength["a"] == pytest.approx(logit(rate), abs=1e-12)
-    assert found.rating["a"] == pytest.approx(1000 + 400 * math.log10(rate / (1 - rate)), abs=1e-9)
+    assert found.strength["a"] == -found.strength["b"] == pytest.approx(logit(rate) / 2, abs=1e-12)
+    assert found.rating["a"] == pytest.approx(1000 + 200 * math.log10(rate / (1 - rate)), abs=1e-9)
     error = statistics.mean(outcomes, [str(i) for i in range(20)]).standard_error
     assert error is not None and found.covariance is not None
-    assert math.sqrt(found.covariance[0][0]) == pytest.approx(error / (rate * (1 - rate)), rel=1e-12)
+    assert math.sqrt(found.covariance[0][0]) == pytest.approx(error / (rate * (1 - rate)) / 2, rel=1e-12)
 
 
 def test_a_tie_is_half_a_win_of_each() -> None:
     games = tournament(20)
     split = [
-        Game(g.a, g.b, y, g.prompt, g.first, 0.5)
-        for g in games
-        for y in ((g.outcome,) * 2 if g.outcome != 0.5 else (0, 1))
+        Game(g.a, g.b, y, g.prompt, 0.5) for g in games for y in ((g.outcome,) * 2 if g.outcome != 0.5 else (0, 1))
     ]
     one, other = rating.bradley_terry(games), rating.bradley_terry(split)
     assert one.strength == pytest.approx(other.strength, abs=1e-12)
@@ -141,22 +124,6 @@ def test_400_points_are_ten_to_one_and_swapping_sides_changes_nothing() -> None:
     assert rating.bradley_terry(turned).strength == pytest.approx(rating.bradley_terry(games).strength, abs=1e-12)
 
 
-def test_an_anchor_moves_the_scale_and_no_difference() -> None:
-    games = tournament(30)
-    free, held = rating.bradley_terry(games), rating.bradley_terry(games, anchor="y")
-    assert held.rating["y"] == 1000
-    for a, b in ("xy", "xz", "yz"):
-        assert held.rating[a] - held.rating[b] == pytest.approx(free.rating[a] - free.rating[b], abs=1e-9)
-    places = [free.models.index(model) for model in "xz"]
-    contrast = np.zeros(3)
-    contrast[places] = 1, -1
-    again = np.zeros(3)
-    again[[held.models.index(model) for model in "xz"]] = 1, -1
-    assert contrast @ free.covariance @ contrast == pytest.approx(again @ held.covariance @ again, rel=1e-9)
-    with pytest.raises(ValueError, match="anchor q played no game"):
-        rating.bradley_terry(games, anchor="q")
-
-
 def test_repeated_verdicts_of_a_prompt_are_no_new_evidence() -> None:
     games = tournament(40)
     once, twice = rating.bradley_terry(games), rating.bradley_terry(games * 3)
@@ -165,15 +132,19 @@ def test_repeated_verdicts_of_a_prompt_are_no_new_evidence() -> None:
     assert once.interval["x"] == pytest.approx(twice.interval["x"], abs=1e-6)
 
 
-def test_bootstrap_and_sandwich_agree() -> None:
-    """P15: the ratio of their widths goes to 1; and below 100 prompts there is no bootstrap."""
-    found = rating.bradley_terry(tournament(300))
+def test_jackknife_and_sandwich_agree() -> None:
+    """P15: leaving out one prompt after the other, the ratio of the widths goes to 1."""
+    games = tournament(100)
+    found = rating.bradley_terry(games)
     for model in "xyz":
-        sandwich, bootstrap = found.interval[model], found.bootstrap[model]
-        assert sandwich is not None and bootstrap is not None
-        assert (bootstrap[1] - bootstrap[0]) / (sandwich[1] - sandwich[0]) == pytest.approx(1, abs=0.08)
+        jackknife = resampling.jackknife(
+            lambda rows, model=model: rating.bradley_terry([games[row] for row in rows]).rating[model],
+            [game.prompt for game in games],
+        )
+        sandwich = found.interval[model]
+        assert sandwich is not None and jackknife is not None
+        assert (jackknife[1] - jackknife[0]) / (sandwich[1] - sandwich[0]) == pytest.approx(1, abs=0.03)
         assert sandwich[0] < found.rating[model] < sandwich[1]
-    assert rating.bradley_terry(tournament(99)).bootstrap == dict.fromkeys("xyz")
 
 
 def test_the_standard_error_is_what_repeating_the_experiment_gives() -> None:
@@ -187,22 +158,14 @@ def test_the_standard_error_is_what_repeating_the_experiment_gives() -> None:
 
 def test_who_won_everything_is_named_and_has_no_interval() -> None:
     """For two models the estimate is Haldane's: the log-odds of (w + 1/2) / (l + 1/2)."""
-    found = rating.bradley_terry([Game("a", "b", 1.0, str(i)) for i in range(7)], anchor="b")
-    assert found.separated and found.interval == found.bootstrap == {"a": None, "b": None}
-    assert (found.covariance, found.strength["a"]) == (None, pytest.approx(math.log(15), abs=1e-12))
+    found = rating.bradley_terry([Game("a", "b", 1.0, str(i)) for i in range(7)])
+    assert found.separated and found.interval == {"a": None, "b": None}
+    assert (found.covariance, found.strength["a"]) == (None, pytest.approx(math.log(15) / 2, abs=1e-12))
     champion = [Game("top", one, 1.0, "p") for one in "xyz"] + tournament(20)
     assert rating.bradley_terry(champion).separated == ("top",)
     assert rating.bradley_terry(champion).models[0] == "top"
     beaten = [*champion, Game("top", "x", 0.5, "p")]
     assert rating.bradley_terry(beaten).separated == ()
-
-
-def test_a_judge_who_always_takes_the_first_has_no_order_effect_to_tell() -> None:
-    games = [Game("a", "b", float(first == "a"), str(i), first) for i in range(5) for first in ("a", "b")]
-    found = rating.bradley_terry(games, order=True)
-    assert found.separated == ("a", "b") and found.order_interval is None
-    assert found.order is not None and found.order > 1
-    assert rating.bradley_terry(games).rating == {"a": 1000, "b": 1000}
 
 
 @pytest.mark.parametrize(
@@ -211,7 +174,7 @@ def test_a_judge_who_always_takes_the_first_has_no_order_effect_to_tell() -> Non
         ([], "no games"),
         ([Game("a", "a", 1.0, "p")], "two different models"),
         ([Game("a", "b", 1.5, "p")], "outcome from 0 to 1"),
-        ([Game("a", "b", 1.0, "p", None, 0.0)], "weight above 0"),
+        ([Game("a", "b", 1.0, "p", 0.0)], "weight above 0"),
         ([Game("a", "b", 0.5, "p"), Game("c", "d", 0.5, "p")], r"\(a, b\) and \(c, d\) never met"),
     ],
 )

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from preferent.models.language_models import Scorer
 from preferent.models.world import World
 from preferent.rewards import normalization, scoring
 from preferent.rewards.normalization import Normalizer, ScoreNormalization, Term
-from preferent.rewards.scoring import CombinedReward, RewardModel, UserFunction
+from preferent.rewards.scoring import CombinedReward, RewardModel, RolloutBatch, UserFunction
 from preferent.rollouts import measurement
 from preferent.rollouts.local_sampler import LocalSampler
 from preferent.rollouts.sampler import Prompts, rollout_params
@@ -84,7 +85,7 @@ def test_each_member_is_normalised_on_its_own(how: str) -> None:
 
 def test_a_sum_by_hand_and_as_a_file(tmp_path: Path) -> None:
     parts = [{"source": "reward", "weight": 2.0}, {"source": "m:short", "weight": -0.5}]
-    asked = quiet_recipe(ppo={"reward": parts}, reward={"members": 2, "combine": "worst"})
+    asked = quiet_recipe(reward={"sources": parts, "members": 2, "combine": "worst"})
     raw = {"reward": np.array([1.0, 3.0]), "reward-2": np.array([2.0, 0.0]), "short": np.array([10.0, 20.0])}
     found = ScoreNormalization.of(asked, 2).fit(raw, "bias")
     # members: (-1, 1) and (1, -1), the worst is -1 for both; short: (-5, 5)
@@ -102,10 +103,10 @@ def test_overlong_by_hand() -> None:
 
 def test_the_order_is_clip_then_length_then_missing_eos() -> None:
     rows = rollouts([9.0, 9.0, -9.0, 9.0], [6, 12, 10, 12], [True, True, True, False])
-    ppo = {"reward_clip": 2.0, "overlong_tokens": 4, "overlong_penalty": 3.0, "missing_eos_score": -7.0}
-    found = scoring.final_scores(rows, one(bias=1.0), quiet_recipe(ppo=ppo))
+    section = {"clip": 2.0, "overlong_tokens": 4, "overlong_penalty": 3.0, "missing_eos_score": -7.0}
+    found = scoring.final_scores(rows, one(bias=1.0), quiet_recipe(reward=section))
     assert found.tolist() == [2.0, 2 - 3.0, -2 - 1.5, -7.0]
-    off = scoring.final_scores(rows, one(bias=1.0), quiet_recipe(ppo={"missing_eos_score": None}))
+    off = scoring.final_scores(rows, one(bias=1.0), quiet_recipe(reward={"missing_eos_score": None}))
     assert off.tolist() == [8.0, 8.0, -10.0, 8.0] and off.dtype == np.float32
 
 
@@ -175,7 +176,7 @@ def test_adapters_average_to_the_mean_of_their_merged_weights(tiny: Path, tmp_pa
 def test_only_models_that_started_from_one_are_averaged(tiny: Path, tmp_path: Path) -> None:
     world = World.of(ASKED)
     folders = [saved(language_models.load_scorer(tiny, world, rank, 1), tmp_path / str(rank)) for rank in (0, 2)]
-    with pytest.raises(UsageError, match=r"reward\.combine: weights averages models that started from one"):
+    with pytest.raises(UsageError, match=r"reward\.combine: weights averages models that started from the same model"):
         weight_averaging.load(folders, world)
 
 
@@ -186,7 +187,11 @@ THEIRS = (
 OURS = "{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}{% if add_generation_prompt %} :{% endif %}"
 
 
-def seen(reward: RewardModel, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> list[list[int]]:
+def batch_of(rows: list[Rollout], prompts: list[Prompt], tokenizer: Tokenizer, asked: Any = ASKED) -> RolloutBatch:
+    return RolloutBatch(rows, Prompts.of(prompts, tokenizer, asked), tokenizer)
+
+
+def seen(reward: RewardModel, monkeypatch: pytest.MonkeyPatch, batch: RolloutBatch) -> list[list[int]]:
     """The sequences of token ids that a reward model is given."""
     found: list[np.ndarray] = []
 
@@ -196,7 +201,7 @@ def seen(reward: RewardModel, monkeypatch: pytest.MonkeyPatch, *arguments: objec
 
     with monkeypatch.context() as patch:
         patch.setattr(measurement, "last_scores", last_scores)
-        reward.score(*arguments)
+        reward.score(batch)
     return [ids.tolist() for ids in found]
 
 
@@ -218,7 +223,7 @@ def test_another_model_reads_the_conversation_in_its_own_template(
     )
     policy, other = Tokenizer.load(ours), reward.scorer.tokenizer
     rows = [answered(policy, CONVERSATION, " a key.", ended) for ended in (True, False)]
-    found = seen(reward, monkeypatch, rows, [CONVERSATION] * 2, policy)
+    found = seen(reward, monkeypatch, batch_of(rows, [CONVERSATION] * 2, policy))
     assert other.text(CONVERSATION, None) == "<system>Be kind.<user>Mary found<reply>"
     asked = other.encode_prompt(CONVERSATION, None, 90)[0]
     answer = other.encode_answer(CONVERSATION, None, " a key.", 12)[0]
@@ -234,18 +239,19 @@ def test_the_score_is_read_at_the_end_token_of_the_very_ids(tiny: Path, monkeypa
     reward = RewardModel.of(language_models.load_scorer(tiny, World.of(ASKED), seed=1), ASKED)
     tokenizer, prompts = reward.scorer.tokenizer, [Prompt("Mary found"), Prompt("He")]
     rows = [answered(tokenizer, prompt, " a key.", True) for prompt in prompts]
-    sequences = seen(reward, monkeypatch, rows, prompts, tokenizer)
+    batch = batch_of(rows, prompts, tokenizer)
+    sequences = seen(reward, monkeypatch, batch)
     assert [ids[-1] for ids in sequences] == [tokenizer.eos_id] * 2
     assert sequences == [[*row.prompt_ids.tolist(), *row.ids.tolist()] for row in rows]
     with torch.no_grad():
-        for value, ids in zip(reward.score(rows, prompts, tokenizer), sequences, strict=True):
+        for value, ids in zip(reward.score(batch), sequences, strict=True):
             alone = reward.scorer.body(input_ids=torch.tensor([ids])).logits[0, 0]
             assert value == pytest.approx(float(alone), abs=1e-5)
 
 
 def test_raw_scores_go_by_the_names_of_the_sources(tiny: Path) -> None:
     parts = [{"source": "m:length", "weight": 2.0}, {"source": "reward", "name": "kind"}]
-    asked = quiet_recipe(ppo={"reward": parts}, instruction="Go on.")
+    asked = quiet_recipe(reward={"sources": parts}, instruction="Go on.")
     heard: list[str] = []
 
     def length(prompts: list[str], answers: list[str]) -> list[float]:
@@ -253,10 +259,12 @@ def test_raw_scores_go_by_the_names_of_the_sources(tiny: Path) -> None:
         return [float(len(answer)) for answer in answers]
 
     kind = RewardModel.of(language_models.load_scorer(tiny, World.of(asked), seed=1), asked)
-    sources = {"length": UserFunction("m:length", length, "Go on."), "kind": kind}
+    sources = {"length": UserFunction("m:length", length), "kind": kind}
     reward, tokenizer = CombinedReward(sources, ScoreNormalization.of(asked, 1)), kind.scorer.tokenizer
     prompt = Prompt("Mary found")
-    found = scoring.scored(reward, [answered(tokenizer, prompt, " a key.", True)], [prompt], tokenizer)
+    found = scoring.score_rollouts(
+        reward, batch_of([answered(tokenizer, prompt, " a key.", True)], [prompt], tokenizer, asked)
+    )
     assert heard == ["Go on.\n\n\nMary found"] and found[0].scores["length"] == 7
     expected = 2 * 7 + found[0].scores["kind"]
     assert scoring.final_scores(found, reward.scale, asked).tolist() == pytest.approx([expected])
@@ -270,16 +278,16 @@ def test_raw_scores_go_by_the_names_of_the_sources(tiny: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"ppo": {"reward": [{"source": "reward"}, {}]}}, "'ppo.reward.1.source' is missing"),
+        ({"reward": {"sources": [{"source": "reward"}, {}]}}, "'reward.sources.1.source' is missing"),
         (
-            {"ppo": {"reward": [{"source": "r", "wieght": 1}]}},
-            r"'ppo\.reward\.0\.wieght'; did you mean 'ppo\.reward\.0\.weight'",
+            {"reward": {"sources": [{"source": "r", "wieght": 1}]}},
+            r"'reward\.sources\.0\.wieght'; did you mean 'reward\.sources\.0\.weight'",
         ),
-        ({"ppo": {"reward": [{"source": "a:f"}, {"source": "b:f"}]}}, "both called f"),
-        ({"ppo": {"reward": [{"source": "reward"}, {"source": "reward", "name": "x"}]}}, "named twice"),
-        ({"ppo": {"reward": []}}, "at least 1 item"),
+        ({"reward": {"sources": [{"source": "a:f"}, {"source": "b:f"}]}}, "both called f"),
+        ({"reward": {"sources": [{"source": "reward"}, {"source": "reward", "name": "x"}]}}, "named twice"),
+        ({"reward": {"sources": []}}, "at least 1 item"),
         ({"reward": {"combine": "worst", "normalize": "none"}}, "each of which must be normalised"),
-        ({"ppo": {"overlong_tokens": 65}}, "larger than target_sequence_length"),
+        ({"reward": {"overlong_tokens": 65}}, "larger than target_sequence_length"),
     ],
 )
 def test_a_reward_that_cannot_be_is_refused(values: dict[str, object], message: str) -> None:
@@ -289,16 +297,16 @@ def test_a_reward_that_cannot_be_is_refused(values: dict[str, object], message: 
 
 def test_errors_name_the_place_in_the_recipe(tiny: Path) -> None:
     parts = [{"source": "m:f"}, {"source": "nowhere at all"}]
-    asked = quiet_recipe(large_model_reference=str(tiny), ppo={"reward": parts})
-    with pytest.raises(PlatformError, match=r"^ppo\.reward\.1\.source: nowhere at all: no such folder"):
+    asked = quiet_recipe(large_model_reference=str(tiny), reward={"sources": parts})
+    with pytest.raises(PlatformError, match=r"^reward\.sources\.1\.source: nowhere at all: no such folder"):
         model_reference.check(asked)
-    asked = quiet_recipe(ppo={"reward": [{"source": str(tiny), "name": "rm"}]})
-    with pytest.raises(UsageError, match=r"^ppo\.reward\.0\.source: .* is no reward model"):
+    asked = quiet_recipe(reward={"sources": [{"source": str(tiny), "name": "rm"}]})
+    with pytest.raises(UsageError, match=r"^reward\.sources\.0\.source: .* is not a reward model"):
         CombinedReward.load(asked, {"reward.rm": tiny}, World.of(asked))
-    with pytest.raises(UsageError, match=r"^ppo\.reward\.0\.source: give its folder: --in reward\.rm="):
+    with pytest.raises(UsageError, match=r"^reward\.sources\.0\.source: give its folder: --in reward\.rm="):
         CombinedReward.load(asked, {}, World.of(asked))
-    asked = quiet_recipe(ppo={"reward": [{"source": "no_such_module:f"}]})
-    with pytest.raises(UsageError, match=r"^ppo\.reward\.0\.source: no_such_module:f cannot be imported"):
+    asked = quiet_recipe(reward={"sources": [{"source": "no_such_module:f"}]})
+    with pytest.raises(UsageError, match=r"^reward\.sources\.0\.source: no_such_module:f cannot be imported"):
         CombinedReward.load(asked, {}, World.of(asked))
 
 
@@ -309,12 +317,12 @@ def test_what_is_no_reward_model_is_told(tiny: Path, tmp_path: Path) -> None:
     files.write_json(
         folder / "config.json", config | {"id2label": names, "label2id": {v: int(k) for k, v in names.items()}}
     )
-    with pytest.raises(UsageError, match="gives 2 numbers, a reward model gives one"):
+    with pytest.raises(UsageError, match="returns 2 numbers, but a reward model returns one"):
         language_models.load_scorer(folder, World.of(ASKED))
 
 
 def test_the_scale_is_fitted_once_and_read_back(tiny: Path, tmp_path: Path) -> None:
-    asked = quiet_recipe(ppo={"reward": "m:length", "normalize_prompts": 3}, reward={"normalize": "std"})
+    asked = quiet_recipe(reward={"sources": "m:length", "normalize_prompts": 3, "normalize": "std"})
     policy = language_models.load_policy(tiny, World.of(asked))
     seen: list[int] = []
 
@@ -323,9 +331,9 @@ def test_the_scale_is_fitted_once_and_read_back(tiny: Path, tmp_path: Path) -> N
         return [float(number) for number in range(len(answers))]
 
     reward = CombinedReward({"reward": UserFunction("m:length", length)}, ScoreNormalization.of(asked, 0))
-    prompts = Prompts.of([Prompt(word) for word in ("Mary", "A dog", "He wrote", "In the")], policy, asked)
+    prompts = Prompts.of([Prompt(word) for word in ("Mary", "A dog", "He wrote", "In the")], policy.tokenizer, asked)
     for _ in range(2):
-        found = scoring.fitted(asked, policy, reward, LocalSampler(policy, 0), prompts, tmp_path)
+        found = scoring.fit_scale(asked, policy, reward, LocalSampler(policy, 0), prompts, tmp_path)
         assert seen == [3]
         assert found.scale({"reward": np.array([1.0, 2.0])}) == pytest.approx([0, math.sqrt(1.5)])
 
@@ -336,7 +344,7 @@ def test_averaged_weights_are_of_what_the_run_trains_alone(
     (tmp_path / "of_length.py").write_text("def length(prompts, answers):\n    return [len(a) for a in answers]\n")
     monkeypatch.chdir(tmp_path)
     parts = [{"source": "reward"}, {"source": "of_length:length"}]
-    asked = quiet_recipe(ppo={"reward": parts}, reward={"members": 2, "combine": "weights"})
+    asked = quiet_recipe(reward={"sources": parts, "members": 2, "combine": "weights"})
     members = [
         saved(language_models.load_scorer(tiny, World.of(asked), 0, seed), tmp_path / str(seed)) for seed in (1, 2)
     ]
@@ -350,22 +358,25 @@ def test_averaged_weights_are_of_what_the_run_trains_alone(
 
 
 def test_only_what_the_recipe_names_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = quiet_recipe(ppo={"reward": [{"source": "reward"}, {"source": "hub/Other-RM"}]})
+    asked = quiet_recipe(reward={"sources": [{"source": "reward"}, {"source": "hub/Other-RM"}]})
     monkeypatch.setattr(model_reference, "resolve", lambda name: Path("/downloaded") / name)
     given = {"reward": Path("r"), "reward.Other_RM": Path("hub/Other-RM")}
-    assert scoring.located(asked, given) == {"reward": Path("r"), "reward.Other_RM": Path("/downloaded/hub/Other-RM")}
-    assert scoring.located(asked, {"reward": Path("r")}) == {"reward": Path("r")}
+    assert scoring.resolve_models(asked, given) == {
+        "reward": Path("r"),
+        "reward.Other_RM": Path("/downloaded/hub/Other-RM"),
+    }
+    assert scoring.resolve_models(asked, {"reward": Path("r")}) == {"reward": Path("r")}
 
 
 def test_validation_charges_the_kl_it_measures(tiny: Path, tmp_path: Path) -> None:
-    asked = quiet_recipe(kl_coeff=0.5, ppo={"reward": "m:length", "missing_eos_score": None})
+    asked = quiet_recipe(kl_coeff=0.5, reward={"sources": "m:length", "missing_eos_score": None})
     policy, reference = (language_models.load_policy(tiny, World.of(asked), lora_dim=0) for _ in range(2))
     with torch.no_grad():
         for parameter in policy.trainable().values():
             parameter.mul_(1.3)
     reward = CombinedReward({"reward": UserFunction("m:length", lambda prompts, answers: [2.0] * len(answers))}, one())
-    prompts = Prompts.of([Prompt(word) for word in ("Mary", "A dog", "He wrote")], policy, asked)
-    found = scoring.validated(
+    prompts = Prompts.of([Prompt(word) for word in ("Mary", "A dog", "He wrote")], policy.tokenizer, asked)
+    found = scoring.validate(
         asked, reward, policy, reference, LocalSampler(policy, 0), prompts, 7, RolloutStore(tmp_path), 1000
     )
     rollouts = LocalSampler(policy, 0).sample(prompts.ids, range(3), "eval", 7, rollout_params(asked))

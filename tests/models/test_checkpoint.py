@@ -18,17 +18,17 @@ def test_round_trip_and_keep(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         checkpoint.save(tmp_path, step, tensors(step), {"kl_coeff": 0.1 * step}, keep=2)
     assert checkpoint.steps(tmp_path) == [2, 3]
-    found = checkpoint.latest(tmp_path)
-    assert found is not None and found.step == 3 and found.scalars == {"kl_coeff": 0.1 * 3}
-    assert torch.equal(found.tensors["a"], tensors(3)["a"]) and found.tensors["b"].dtype == torch.int64
+    saved = checkpoint.latest(tmp_path)
+    assert saved is not None and saved.step == 3 and saved.scalars == {"kl_coeff": 0.1 * 3}
+    assert torch.equal(saved.tensors["a"], tensors(3)["a"]) and saved.tensors["b"].dtype == torch.int64
 
 
 def test_many_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "SHARD_BYTES", 24)
     checkpoint.save(tmp_path, 1, {str(i): torch.full((4,), float(i)) for i in range(5)}, {}, keep=1)
     assert len(list((tmp_path / "step-000001").glob("*.safetensors"))) == 5
-    found = checkpoint.latest(tmp_path)
-    assert found is not None and [found.tensors[str(i)][0].item() for i in range(5)] == [0, 1, 2, 3, 4]
+    saved = checkpoint.latest(tmp_path)
+    assert saved is not None and [saved.tensors[str(i)][0].item() for i in range(5)] == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("harm", ["flip", "truncate", "remove", "manifest"])
@@ -44,8 +44,8 @@ def test_damage_is_found_and_the_one_before_used(tmp_path: Path, harm: str, caps
         file.write_bytes(data)
     else:
         file.write_bytes(data[: len(data) // 2])
-    found = checkpoint.latest(tmp_path)
-    assert found is not None and found.step == 1
+    saved = checkpoint.latest(tmp_path)
+    assert saved is not None and saved.step == 1
     assert "step-000002" in capsys.readouterr().err
 
 

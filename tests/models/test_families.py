@@ -12,8 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from preferent.models import language_models
 from preferent.models.world import World
 from preferent.rollouts import measurement
+from preferent.rollouts.decoding import Params
 from preferent.rollouts.local_sampler import LocalSampler
-from preferent.rollouts.sampler import Params
 
 SIZES = {
     "vocab_size": 384,

@@ -109,7 +109,7 @@ def test_full_policy_loads_without_us(tiny: Path, world: World, tmp_path: Path) 
     saving.save(policy, tmp_path / "policy", policy.trainable(), "# test\n")
     with torch.no_grad():
         expected = policy.body(IDS).logits[0, -1]
-    found = run_plain(
+    plain = run_plain(
         f"""
 import json, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -118,7 +118,7 @@ policy, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.
 assert tokenizer.pad_token_id == 0 and policy.config.pad_token_id == 0
 print(json.dumps(policy(torch.tensor({IDS.tolist()})).logits[0, -1].tolist()))"""
     )
-    assert torch.allclose(torch.tensor(found), expected, atol=1e-5)
+    assert torch.allclose(torch.tensor(plain), expected, atol=1e-5)
 
 
 def test_adapter_and_merged_load_without_us(tiny: Path, world: World, tmp_path: Path) -> None:
@@ -137,11 +137,11 @@ def test_adapter_and_merged_load_without_us(tiny: Path, world: World, tmp_path: 
         f"policy = PeftModel.from_pretrained(base, {str(tmp_path / 'adapter')!r})",
         f"policy = AutoModelForCausalLM.from_pretrained({str(tmp_path / 'merged')!r})",
     ):
-        found = run_plain(
+        plain = run_plain(
             f"import json, torch\nfrom transformers import AutoModelForCausalLM\n{lines}\n"
             f"print(json.dumps(policy(torch.tensor({IDS.tolist()})).logits[0, -1].tolist()))"
         )
-        assert torch.allclose(torch.tensor(found)[keep], expected[keep], atol=1e-5)
+        assert torch.allclose(torch.tensor(plain)[keep], expected[keep], atol=1e-5)
 
 
 @pytest.mark.parametrize("rank", [0, 2])
@@ -158,11 +158,11 @@ def test_reward_model_loads_without_us(tiny: Path, world: World, tmp_path: Path,
         else f"base = AutoModelForSequenceClassification.from_pretrained({str(tiny)!r}, num_labels=1, pad_token_id=0)\n"
         f"reward = PeftModel.from_pretrained(base, {str(tmp_path / 'reward')!r})"
     )
-    found = run_plain(
+    plain = run_plain(
         f"import json, torch\nfrom peft import PeftModel\nfrom transformers import AutoModelForSequenceClassification\n"
         f"{load}\nprint(json.dumps(reward(torch.tensor({IDS.tolist()})).logits[:, 0].tolist()))"
     )
-    assert torch.allclose(torch.tensor(found), expected, atol=1e-5)
+    assert torch.allclose(torch.tensor(plain), expected, atol=1e-5)
 
 
 def test_stored_dtype_is_the_sources(tiny: Path, tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_what_is_no_policy_is_refused(
     saving.save(language_models.load_scorer(tiny, world, 0, 1), tmp_path / "reward", {}, "# test\n")
     with pytest.raises(UsageError, match="not a causal language model"):
         language_models.load_policy(tmp_path / "reward", world)
-    with pytest.raises(UsageError, match="is no reward model"):
+    with pytest.raises(UsageError, match="is not a reward model"):
         language_models.load_scorer(tiny, world)
     pickled = make_model(seed=9)
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")

@@ -1,4 +1,4 @@
-"""`kill -9` at random moments, then the same command: the same bits as a run that nobody disturbed.
+"""`kill -9` at random moments, then the same command: the same bits as a run that nobody disturbed, the same curves.
 
 Every stage runs as the command line runs it, in a process of its own; adaptive KL and early stopping are on.
 `PREFERENT_KILLS` says how many kills a stage gets.
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import curves
 import pytest
 from nursery import Nursery, outcome, prepare, words_of
 
@@ -51,6 +52,7 @@ def test_killed_and_started_again_gives_the_same_bits(
         kills += code != 0
         if code == 0:
             differences += outcome(work / f"killed-{ends}" / stage) != whole
+            differences += curves.shown(work / f"killed-{ends}" / stage) != curves.logged(work / "whole" / stage)
             ends += 1
             if kills == before:  # quicker than the twin: aim earlier
                 seconds *= 0.8

@@ -12,7 +12,7 @@ import torch
 from conftest import SENTENCES
 
 from preferent.doctor import examination, run_history
-from preferent.files import read_jsonl
+from preferent.files import read_jsonl, read_sealed, stamp
 from preferent.pipelines import run
 from preferent.pipelines.run import Run
 
@@ -91,7 +91,10 @@ def test_everything_is_there(work: Path) -> None:
 
 def test_the_same_command_does_nothing_twice(work: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (work / "run").rglob("*.safetensors")}
-    preferent(work, "run", "recipe.yaml", "--out", "run")
+    known = read_sealed(work / "run/.digests.json")["digests"]
+    models = [work / "model", *(work / "run" / name / "model" for name in ("sft", "reward", "judge", "policy"))]
+    assert all(stamp(folder) in known for folder in models), "no weights are read again"
+    assert preferent(work, "run", "recipe.yaml", "--out", "run").count("done already") == 9
     assert before == {path: path.stat().st_mtime_ns for path in (work / "run").rglob("*.safetensors")}
 
 

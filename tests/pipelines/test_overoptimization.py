@@ -70,7 +70,7 @@ def test_annotators_choose_by_bradley_terry(module: Any, tmp_path: Path) -> None
 def test_the_command_runs_and_goes_on(tmp_path: Path) -> None:
     words = [sys.executable, str(EXAMPLE / "run.py"), str(tmp_path), "--sizes", "16", "32", "--samples", "8"]
     small = {"sft.train_steps": 2, "reward_model_train_steps": 2, "reinforcement_learning_train_steps": 4}
-    small |= {"ppo.batch_size": 16, "ppo.normalize_prompts": 16, "ppo.validation_prompts": 16}
+    small |= {"ppo.batch_size": 16, "reward.normalize_prompts": 16, "ppo.validation_prompts": 16}
     for key, value in small.items():
         words += ["--set", f"{key}={value}"]
     subprocess.run(words, check=True)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,21 +11,24 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 import preferent
 from preferent import files
 from preferent.cli.arguments import parser
-from preferent.config import model_shape, recipe, stage_graph
+from preferent.config import model_reference, model_shape, recipe, run_schema, stage_graph
 from preferent.errors import DataError, Interrupted, PlatformError, PreferentError, UsageError
 from preferent.evaluation import verdict_sentence
-from preferent.files import write_atomic
+from preferent.files import TICK, write_atomic
 from preferent.pipelines import executor, next_round, run
 from preferent.pipelines.launchers import child_process
 from preferent.runs import interruption
-from preferent.runs.stages import locked, open_stage
+from preferent.runs.stages import locked, open_stage, read_stage
 
 VALUES = {"large_model_reference": "base", "preference_dataset": "p.jsonl"}
 RECIPE = {"large_model_reference": "m", "preference_dataset": "old.jsonl"}
+SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+LLAMA = {"model_type": "llama"} | dict.fromkeys(SIZES, 8)
 RERUN = ("infer", "compare")
 
 
@@ -34,25 +38,35 @@ class Stages:
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.fail: dict[str, int] = {}
+        self.pause = 0.0
 
     def __call__(self, argv, cwd=None, env=None):
         assert argv[:3] == [sys.executable, "-m", "preferent"]
         given = parser().parse_args(argv[3:])
-        found, _ = recipe.load(given.recipe, given.settings)
+        found, by_default = recipe.load(given.recipe, given.settings)[0], {}
         folder = given.out.relative_to(given.recipe.parent).as_posix()
         task = next(task for task in stage_graph.build(found) if task.folder == folder)
         self.calls.append(task.name)
         if task.name in self.fail:
             return self.fail[task.name]
+        if task.name != "data":
+            found, by_default = executor.resolved(found)
         if task.name == "report":
             write_atomic(given.out / "report.html", "<html>")
             return 0
-        inputs = {name: Path(path) for name, _, path in (word.partition("=") for word in given.inputs)}
+        named = (word.partition("=") for word in given.inputs)
+        inputs = {name: model_reference.cached(reference) or Path(reference) for name, _, reference in named}
         for name, paths in task.files.items():
             inputs |= {f"{name}{i}": Path(path) for i, path in enumerate(paths)}
-        fields = recipe.pick(found, *task.fields)
+        fields = recipe.pick(found, *stage_graph.fields(task.stage, found))
         stage = open_stage(
-            task.stage, given.out, fields, inputs, stage_graph.EXTENDABLE.get(task.stage, ()), task.stage in RERUN
+            task.stage,
+            given.out,
+            fields,
+            inputs,
+            stage_graph.EXTENDABLE.get(task.stage, ()),
+            task.stage in RERUN,
+            by_default,
         )
         if not stage.done:
             for name in task.outputs:
@@ -60,6 +74,7 @@ class Stages:
                 target = path / "model.safetensors" if name == "model" else path
                 write_atomic(target, json.dumps([stage.asked["fields"], stage.asked["inputs"]]) + "\n")
             stage.finish(task.outputs)
+        time.sleep(self.pause)
         return 0
 
 
@@ -67,7 +82,7 @@ class Stages:
 def stages(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "base").mkdir()
-    (tmp_path / "base" / "config.json").write_text("{}")
+    (tmp_path / "base" / "config.json").write_text(json.dumps(LLAMA))
     (tmp_path / "p.jsonl").write_text("{}\n")
     found = Stages()
     monkeypatch.setattr(child_process, "run_here", found)
@@ -100,6 +115,142 @@ def test_what_is_done_is_not_started_again(stages):
     assert stages.calls == ["report"]
 
 
+@pytest.fixture
+def hashed(stages, monkeypatch):
+    """The files that are hashed, none known to this process; stages take long enough for changes to be told apart."""
+    names, sha256 = [], files.sha256
+    monkeypatch.setattr(files, "sha256", lambda path: names.append(path.as_posix()) or sha256(path))
+    stages.pause = TICK / 1e9 + 0.02
+    time.sleep(stages.pause)
+    return names
+
+
+def again(hashed, **values) -> list[str]:
+    """What is hashed as the run is done again by a new process."""
+    files._hashed.cache_clear()
+    hashed.clear()
+    execute(**values)
+    return list(hashed)
+
+
+def test_what_is_done_is_not_hashed_again(stages, hashed):
+    """What one stage reads and the next one reads too is known from the first run, the rest from the second."""
+    execute()
+    models = ["base/config.json", *(f"r/{name}/model/model.safetensors" for name in ("reward", "judge", "policy"))]
+    assert not {Path(name).resolve() for name in again(hashed)} & {Path(name).resolve() for name in models}
+    assert again(hashed) == []
+    (Path("r/.digests.json")).unlink()
+    assert {"r/policy/model/model.safetensors", "r/data/counts.json"} <= set(again(hashed))
+    Path("r/.digests.json").write_text(Path("r/.digests.json").read_text().replace('"digests"', '"digest"'))
+    assert "r/policy/model/model.safetensors" in again(hashed), "a damaged table is no table"
+    assert again(hashed) == [] and stages.calls == [*ALL, *["report"] * 5]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("base/weights", "input model: its content changed"),
+        ("r/reward/model/model.safetensors", "was changed, damaged"),
+    ],
+)
+def test_a_byte_changed_with_its_time_put_back_is_noticed_and_stays_noticed(stages, hashed, name, message):
+    files.write_atomic(Path("base/weights"), "weights")
+    execute()
+    again(hashed)
+    assert again(hashed) == []
+    path = Path(name)
+    content, before = path.read_bytes(), path.stat()
+    for changed in (bytes([content[0] ^ 1]) + content[1:], content):
+        path.write_bytes(changed)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        time.sleep(stages.pause)
+        after = path.stat()
+        assert (after.st_mtime_ns, after.st_size, after.st_ino) == (before.st_mtime_ns, before.st_size, before.st_ino)
+        for _ in range(2 if changed != content else 0):
+            with pytest.raises(PreferentError, match=message):
+                again(hashed)
+    stages.calls.clear()
+    again(hashed)
+    assert stages.calls == ["report"], "put back, it is what it was"
+
+
+def test_a_copied_run_is_hashed_once(stages, hashed):
+    execute()
+    shutil.copytree("r", "copy")
+    time.sleep(stages.pause)
+    assert "copy/policy/model/model.safetensors" in again(hashed, out="copy")
+    assert again(hashed, out="copy") == []
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A hub's cache with a Llama 2 at the tag v1 and at main, and no network."""
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+
+    def download(*words, **options):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    folder = tmp_path / "hub/models--meta-llama--Llama-2-7b-hf"
+    for name in ("v1", "main"):
+        files.write_atomic(folder / "refs" / name, COMMIT)
+    files.write_atomic(folder / "snapshots" / COMMIT / "config.json", json.dumps(LLAMA))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "reference",
+    ["llama-2-7b", "meta-llama/Llama-2-7b-hf", "meta-llama/Llama-2-7b-hf@v1", f"meta-llama/Llama-2-7b-hf@{COMMIT}"],
+)
+def test_what_is_done_with_a_model_of_the_hub_is_not_started_again(stages, cache, capsys, reference):
+    execute(large_model_reference=reference)
+    stages.calls.clear()
+    capsys.readouterr()
+    execute(large_model_reference=reference)
+    assert stages.calls == ["report"]
+    assert capsys.readouterr().err.count("done already") == len(ALL) - 1
+    (cache / "snapshots" / COMMIT / "config.json").write_text(json.dumps(LLAMA) + " ")
+    with pytest.raises(UsageError, match="input model: its content changed"):
+        execute(large_model_reference=reference)
+    assert stages.calls == ["report", "reward"]
+
+
+def test_a_model_that_moves_on_while_a_stage_begins_is_not_taken_for_what_it_was(stages, cache, hashed, monkeypatch):
+    """The judge is made of the newer model; of the older one nothing is learnt from it."""
+    newer = "f" * 40
+    files.write_atomic(cache / "snapshots" / newer / "config.json", json.dumps(LLAMA) + " ")
+    time.sleep(stages.pause)
+
+    def moves(argv, cwd=None, env=None):
+        files.write_atomic(cache / "refs/main", newer if argv[-1] == "r/judge" else COMMIT)
+        return stages(argv)
+
+    monkeypatch.setattr(child_process, "run_here", moves)
+    execute(large_model_reference="llama-2-7b")
+    stages.calls.clear()
+    files.write_atomic(cache / "refs/main", newer)
+    monkeypatch.setattr(child_process, "run_here", stages)
+    with pytest.raises(UsageError, match="input model: its content changed"):
+        execute(large_model_reference="llama-2-7b")
+    files.write_atomic(cache / "refs/main", COMMIT)
+    with pytest.raises(UsageError, match="input model: its content changed"):
+        execute(large_model_reference="llama-2-7b")
+    assert stages.calls == ["reward", "judge"]
+
+
+def test_a_model_that_is_no_longer_in_the_cache_is_left_to_the_stage(stages, cache):
+    execute(large_model_reference="llama-2-7b")
+    stages.calls.clear()
+    cache.rename(cache.with_name("gone"))
+    with pytest.raises(PlatformError):
+        execute(large_model_reference="llama-2-7b")
+    assert stages.calls == ["reward"]
+
+
 @pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-1] + b"x")])
 def test_a_damaged_output_is_told_before_anything_is_made_of_it(stages, harm):
     stages.fail["judge"] = 3
@@ -126,6 +277,63 @@ def test_settings_that_change_no_result_start_nothing(stages):
     assert stages.calls == ["report"]
 
 
+def test_the_recipe_of_a_run_shows_what_its_models_decided(stages):
+    execute(ppo={"epochs": 3})
+    written = yaml.safe_load(Path("r/recipe.yaml").read_text())
+    assert (written["ppo"]["lora_dim"], written["ppo"]["learning_rate"]) == (0, 1e-6)
+    assert written["defaults"]["ppo.lora_dim"] == 0
+    assert written["ppo"]["epochs"] == 3 and "ppo.epochs" not in written["defaults"]
+    fields = read_stage(Path("r/policy"))
+    assert fields["fields"]["ppo.learning_rate"] == 1e-6 and "ppo.learning_rate" in fields["defaults"]
+    stages.calls.clear()
+    executor.execute(recipe.load(Path("r/recipe.yaml"))[0], Path("r"))
+    assert stages.calls == ["report"]
+
+
+def test_bad_data_are_told_before_a_model_is_looked_for(stages, monkeypatch):
+    stages.fail["data"] = 4
+    monkeypatch.setattr(model_reference, "parameters", lambda reference: pytest.fail("the model is looked for"))
+    with pytest.raises(PreferentError, match="data failed"):
+        execute()
+
+
+def as_0_1_0_left_it(root: Path) -> None:
+    """Put a run directory into the layout of 0.1.0: settings of the reward in section ppo, open fields null."""
+    renamed = {new: old for old, new in run_schema.MOVED.items()}
+    written = yaml.safe_load((root / "recipe.yaml").read_text())
+    values = recipe.load(root / "recipe.yaml")[0].model_dump(mode="json")
+    for new, old in renamed.items():
+        section, name = new.split(".")
+        values["ppo"][old.removeprefix("ppo.")] = values[section].pop(name)
+    del values["compare"]["micro_batch_tokens"]
+    (root / "recipe.yaml").write_text(yaml.safe_dump(values))
+    for path in root.rglob("stage.json"):
+        stage = read_stage(path.parent)
+        fields = {
+            renamed.get(key, key): None if key in written["defaults"] else value
+            for key, value in stage["fields"].items()
+        }
+        del stage["defaults"]
+        files.write_sealed(path, stage | {"schema": 1, "fields": fields})
+
+
+def test_what_0_1_0_finished_is_recognised(stages):
+    reward = {"clip": 2.0, "missing_eos_score": -3.0, "label_smoothing": 0.1}
+    execute(reward=reward)
+    as_0_1_0_left_it(Path("r"))
+    assert "ppo.reward_clip" in read_stage(Path("r/policy"))["fields"]
+    stages.calls.clear()
+    execute(reward=reward)
+    assert stages.calls == ["report"]
+    stages.calls.clear()
+    executor.execute(recipe.load(Path("r/recipe.yaml"))[0], Path("r"))
+    assert stages.calls == ["report"]
+    with pytest.raises(UsageError, match=r"reward\.clip: was 2\.0, is now 3\.0"):
+        execute(reward=reward | {"clip": 3.0})
+    with pytest.raises(UsageError, match=r"ppo\.learning_rate: was None, is now 0\.5"):
+        execute(reward=reward, ppo={"learning_rate": 0.5})
+
+
 def test_more_steps_extend_and_go_on_downstream(stages):
     execute()
     stages.calls.clear()
@@ -135,7 +343,7 @@ def test_more_steps_extend_and_go_on_downstream(stages):
 
 def test_another_model_under_the_same_name_is_noticed(stages):
     execute()
-    Path("base/config.json").write_text("{ }")
+    Path("base/config.json").write_text(json.dumps(LLAMA, indent=1))
     stages.calls.clear()
     with pytest.raises(UsageError, match="input model: its content changed"):
         execute()
@@ -260,8 +468,8 @@ def test_the_door_for_notebooks(stages):
         (
             "reward",
             None,
-            "the reward model that was optimised, no independent judge, prefers the tuned model to the base in 63.0% "
-            "of 400 pairs (95 % interval 58.1% to 67.6%)",
+            "the reward model that was optimised, which is not an independent judge, prefers the tuned model to the "
+            "base in 63.0% of 400 pairs (95 % interval 58.1% to 67.6%)",
         ),
     ],
 )

@@ -23,10 +23,10 @@ from faults import saved, tensors, whole
 from preferent.data.types import Rollout
 from preferent.errors import DataError, UsageError
 from preferent.evaluation.inference import generate
-from preferent.files import read_jsonl, read_sealed, write_atomic, write_sealed
+from preferent.files import kept, read_jsonl, read_sealed, write_atomic, write_sealed
 from preferent.models import checkpoint
 from preferent.rollouts import store
-from preferent.runs import metrics, stages
+from preferent.runs import metrics
 from preferent.runs.metrics import Metrics
 
 DAMAGES = int(os.environ.get("PREFERENT_DAMAGES", "30"))
@@ -100,13 +100,13 @@ ROLLOUTS = [rollout(index) for index in range(3)]
 
 
 def write_ledger(folder: Path) -> None:
-    store.RolloutStore(folder).recorded("000004", PROMPTS, lambda: ROLLOUTS)
+    store.RolloutStore(folder).replay_or_make("000004", PROMPTS, lambda: ROLLOUTS)
 
 
 def write_samples(folder: Path) -> None:
     ledger = store.RolloutStore(folder)
     ledger.rewind(4)
-    ledger.describe(4, ["p"] * 3, ["a"] * 3, ROLLOUTS)
+    ledger.append_samples(4, ["p"] * 3, ["a"] * 3, ROLLOUTS)
 
 
 def write_metrics(folder: Path) -> None:
@@ -115,19 +115,29 @@ def write_metrics(folder: Path) -> None:
     metrics.append(4, {"loss": 0.5})
 
 
+def write_log(folder: Path) -> None:
+    log = metrics.Log(folder)
+    log.rewind(4)
+    log.append(4, {"loss": 0.5})
+
+
 def write_part(folder: Path) -> None:
-    generate.kept(folder / "0-1.json", lambda: [{"prediction": "new"}])
+    kept(folder / "0-1.json", lambda: [{"prediction": "new"}])
 
 
 def write_file(folder: Path) -> None:
     write_atomic(folder / "file", "new")
 
 
-@pytest.mark.parametrize("write", [write_ledger, write_samples, write_metrics, write_part, write_file])
+@pytest.mark.parametrize("write", [write_ledger, write_samples, write_metrics, write_log, write_part, write_file])
 def test_a_full_disk_at_every_write_of_a_file(
-    tmp_path: Path, write: Callable[[Path], None], record_property: Record
+    tmp_path: Path,
+    write: Callable[[Path], None],
+    record_property: Record,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What was there before is whole, and the same call then leaves what it leaves where nothing fails."""
+    monkeypatch.setattr(time, "time", lambda: 1.7e9)
     before = {"samples.jsonl": '{"step": 3}\n', "metrics.jsonl": '{"step": 3}\n', "file": "old"}
     folders = tmp_path / "twin", tmp_path / "broken"
     for folder in folders:
@@ -144,7 +154,7 @@ def test_a_full_disk_at_every_write_of_a_file(
         def work(at: int = at) -> None:
             faults.Fault(tmp_path / "broken", at, faults.refuse)
             for module in (metrics, store):
-                vars(module)["open"] = vars(stages)["open"]
+                vars(module)["open"] = vars(checkpoint)["open"]
             write(tmp_path / "broken")
 
         code = faults.forked(work)
@@ -236,7 +246,7 @@ def best_and_last(out: Path) -> None:
     """What a stage leaves whose best step was 2 and that is at step 3."""
     for step, best in ((1, 1), (2, 2), (3, 2)):
         if step == best:
-            checkpoint.save(out / "best", step, tensors(step), {}, keep=1000)
+            checkpoint.save(out / "best", step, tensors(step), {}, keep=None)
         checkpoint.save(out / "checkpoints", step, tensors(step), {"best_step": best}, keep=2)
         checkpoint.forget(out)
 
@@ -247,15 +257,15 @@ def test_a_damaged_best_is_told_and_nothing_removed(tmp_path: Path) -> None:
     file = tmp_path / "best/step-000002/00000.safetensors"
     file.write_bytes(flip(bytearray(file.read_bytes()), random.Random(0)))
     before = files(tmp_path)
-    with pytest.raises(DataError, match=r"best/step-000002: .* is damaged .* nothing else holds it. Restore it"):
+    with pytest.raises(DataError, match=r"best/step-000002: .* is damaged .* there is no other copy. Restore it"):
         checkpoint.resume(tmp_path)
     assert files(tmp_path) == before
 
 
 def test_the_best_of_every_kept_checkpoint_is_kept(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path / "best", 1, tensors(1), {}, keep=1000)
+    checkpoint.save(tmp_path / "best", 1, tensors(1), {}, keep=None)
     checkpoint.save(tmp_path / "checkpoints", 1, tensors(1), {"best_step": 1}, keep=2)
-    checkpoint.save(tmp_path / "best", 2, tensors(2), {}, keep=1000)
+    checkpoint.save(tmp_path / "best", 2, tensors(2), {}, keep=None)
     checkpoint.save(tmp_path / "checkpoints", 2, tensors(2), {"best_step": 2}, keep=2)
     checkpoint.forget(tmp_path)
     (tmp_path / "checkpoints/step-000002/manifest.json").unlink()
@@ -278,7 +288,9 @@ def test_damaged_rollouts_are_told_and_sampled_again(
     for _ in range(DAMAGES):
         path.write_bytes(harm(bytearray(whole_file), place))
         made: list[int] = []
-        found = store.RolloutStore(tmp_path).recorded("000004", PROMPTS, lambda made=made: made.append(1) or ROLLOUTS)
+        found = store.RolloutStore(tmp_path).replay_or_make(
+            "000004", PROMPTS, lambda made=made: made.append(1) or ROLLOUTS
+        )
         partial_loads += not made
         differences += found is not ROLLOUTS or path.read_bytes() != whole_file
         differences += capsys.readouterr().err.count("000004.safetensors: damaged") != 1
@@ -313,14 +325,15 @@ def test_a_damaged_part_of_the_predictions_is_answered_again(
 ) -> None:
     write_part(tmp_path)
     path = tmp_path / "0-1.json"
-    assert generate.kept(path, partial(pytest.fail, "made again")) == [{"prediction": "new"}]
+    assert kept(path, partial(pytest.fail, "made again")) == [{"prediction": "new"}]
     path.write_text(path.read_text().replace("new", "old"))
-    assert generate.kept(path, lambda: [{"prediction": "new"}]) == [{"prediction": "new"}]
+    assert kept(path, lambda: [{"prediction": "new"}]) == [{"prediction": "new"}]
     assert "0-1.json: damaged or changed by hand" in capsys.readouterr().err
 
 
 def test_parts_of_another_size_are_answered_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def answered(recipe: Any, policy: None, reference: None, prompts: list[int], items: range, reward: None) -> Any:
+    def answered(recipe: Any, *given: Any) -> Any:
+        _policy, _reference, _engine, prompts, items, _reward = given
         if items.stop > 8 and recipe.sampler.rows == 4:
             raise InterruptedError
         return [{"item": prompts[item]} for item in items]

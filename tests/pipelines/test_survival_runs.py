@@ -38,8 +38,8 @@ reward_model_train_steps: 2
 reinforcement_learning_train_steps: 3
 data: {validation_share: 0.1, test_share: 0.1}
 compare: {judge: reward}
-reward: {batch_size: 4}
-ppo: {batch_size: 4, epochs: 1, validation_every: 1, validation_prompts: 2, normalize_prompts: 2}
+reward: {normalize_prompts: 2, batch_size: 4}
+ppo: {batch_size: 4, epochs: 1, validation_every: 1, validation_prompts: 2}
 """
 RESULTS = ("reward/model/*.safetensors", "policy/model/*.safetensors", "*/metrics.jsonl", "policy/rollouts/*")
 

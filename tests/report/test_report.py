@@ -25,6 +25,7 @@ from preferent.evaluation.judge_results import by_scores
 from preferent.report import charts, examples, figures, interval_tables, page, reward_model_section, verdict_section
 from preferent.report.page import EXPECTED, SECTIONS, render
 from preferent.runs import metrics
+from preferent.runs.directory import RunDirectory
 
 TERM = {"name": "reward", "weight": 1.0, "members": {"reward": {"bias": -0.5, "gain": 1.0}}}
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)><!-- & \"' \u2028\u2029 {{ 7 * 7 }} 日本 😀"
@@ -251,19 +252,19 @@ def test_an_empty_run_names_what_is_not_there(tmp_path: Path) -> None:
     page = render(make_recipe(), tmp_path)
     assert "There is no verdict: nothing was compared yet." in page
     for path in EXPECTED:
-        assert path in page
+        assert path.as_posix() in page
     assert "<figure>" not in page
     assert "NaN" not in page
     assert "None" not in page
 
 
-@pytest.mark.parametrize("path", list(page.EXPECTED))
-def test_any_missing_part_is_named(tmp_path: Path, path: str) -> None:
+@pytest.mark.parametrize("path", list(page.EXPECTED), ids=str)
+def test_any_missing_part_is_named(tmp_path: Path, path: Path) -> None:
     root = make_run(tmp_path, ["a", "b", "c"])
     (root / "recipe.yaml").write_text(dump(make_recipe()))
-    assert "Not there" not in page.render(make_recipe(), root)
+    assert "Missing," not in page.render(make_recipe(), root)
     (root / path).unlink()
-    assert f"({path})" in page.render(make_recipe(), root)
+    assert f"({path.as_posix()})" in page.render(make_recipe(), root)
 
 
 def test_a_verdict_by_the_optimised_reward_is_marked(tmp_path: Path) -> None:
@@ -280,7 +281,7 @@ def test_a_comparison_without_judge_has_no_win_rate(tmp_path: Path) -> None:
     _, metrics = comparison_summary.verdict({"a": a, "b": a}, [], None, {"a": "tuned", "b": "base"})
     files.write_json(tmp_path / "comparison" / "metrics.json", metrics)
     page = render(make_recipe(), tmp_path)
-    assert "No judge was given" in page
+    assert "This comparison had no judge" in page
     assert "1 of 1" in page
 
 
@@ -327,27 +328,27 @@ def test_wins_losses_disputed_and_random_are_disjoint() -> None:
     leads = [0.5, -2.0, 3.0, 0.0, None, 1.0, -1.0, 0.1, 0.2]
     gaps = [0.0, 2.0, 0.0, 0.0, 1.0, 0.0, 0.0, 2.0, 0.0]
     nobody = ("judges disagree", [0.0] * 9)
-    groups = dict(examples.picked(leads, nobody, 6))
+    groups = dict(examples.pick_groups(leads, nobody, 6))
     assert (groups["biggest wins"], groups["biggest losses"]) == ([2, 5], [1, 6])
     assert len(groups["random"]) == 2
     assert not {2, 5, 1, 6} & {*groups["random"]}
-    assert dict(examples.picked(leads, nobody, 6)) == groups
-    disputed = dict(examples.picked(leads, ("judge against people", gaps), 8))
+    assert dict(examples.pick_groups(leads, nobody, 6)) == groups
+    disputed = dict(examples.pick_groups(leads, ("judge against people", gaps), 8))
     assert disputed["biggest wins"] == [2, 5] and disputed["biggest losses"] == [1, 6]
     assert disputed["judge against people"] == [7, 4], "1 is among the losses already"
-    everything = examples.picked(leads, ("judge against people", gaps), 60)
+    everything = examples.pick_groups(leads, ("judge against people", gaps), 60)
     assert sorted(place for _, group in everything for place in group) == list(range(9))
-    assert [group for _, group in examples.picked([], ("", []), 60)] == [[], [], [], []]
-    alone = dict(examples.picked([1.0, None, None, None, None, None], ("", []), 6))
+    assert [group for _, group in examples.pick_groups([], ("", []), 60)] == [[], [], [], []]
+    alone = dict(examples.pick_groups([1.0, None, None, None, None, None], ("", []), 6))
     assert (alone["biggest wins"], alone["biggest losses"]) == ([0], [])
-    none = dict(examples.picked([0.0, 0.0, 1.0, 0.0], ("", []), 6))
+    none = dict(examples.pick_groups([0.0, 0.0, 1.0, 0.0], ("", []), 6))
     assert (none["biggest wins"], none["biggest losses"]) == ([2], []), "a tie is no win"
 
 
 def test_examples_are_of_the_headline_judge(tmp_path: Path) -> None:
     make_comparison(tmp_path, [f"t{i}" for i in range(9)], lead=0.0)
     metrics = files.read_json(tmp_path / "comparison" / "metrics.json")
-    rows = examples.chosen(tmp_path, metrics, 60)
+    rows = examples.select(RunDirectory(tmp_path), metrics, 60)
     assert len(rows) == 9
     first = {"side": "tuned", "text": "t8", "score": 1.0, "tokens": None, "repeated": False}
     assert rows[0]["answers"][0] == first
@@ -355,7 +356,7 @@ def test_examples_are_of_the_headline_judge(tmp_path: Path) -> None:
     assert rows[3]["id"] == "0"
     assert [said["judge"] for said in rows[0]["verdicts"]] == ["judge", "reward"]
     files.write_jsonl(tmp_path / "predictions" / "tuned" / "text.jsonl", [{"id": "8", "tokens": 7, "kl": 1.5}])
-    row = examples.chosen(tmp_path, metrics, 60)[0]
+    row = examples.select(RunDirectory(tmp_path), metrics, 60)[0]
     assert (row["answers"][0]["tokens"], row["kl"]) == (7, 1.5)
 
 
@@ -402,11 +403,11 @@ def test_an_interval_is_drawn_to_scale() -> None:
 def test_nulls_are_no_points(tmp_path: Path) -> None:
     rows = [{"step": 1, "a": None}, {"step": 2, "a": 0.5}, {"step": 3}]
     assert figures.points(rows, "a") == [(2.0, 0.5)]
-    assert figures.told("Training", [(1, -0.5), (9, 2.25), (10, 1.0)], "highest") == (
+    assert figures.summary("Training", [(1, -0.5), (9, 2.25), (10, 1.0)], "highest") == (
         "Training: −0.5 at step 1, 1 at step 10, highest 2.25 at step 9."
     )
     metrics.Metrics(tmp_path / "policy" / "metrics.jsonl").append(1, {"reward": math.nan})
-    assert figures.policy(tmp_path, None) == []
+    assert figures.policy(RunDirectory(tmp_path).policy, None) == []
 
 
 def test_facts_are_told_in_order_without_nulls() -> None:

@@ -33,19 +33,19 @@ def metrics(**judges: dict[str, Any]) -> dict[str, Any]:
     return {"headline": next(iter(judges)), "judges": judges, "rows": 100}
 
 
-def jurors(found: dict[str, Any], **values: Any) -> dict[str, judge_names.ReportedJudge]:
-    return judge_names.jurors(found, make_recipe(**values))
+def reported(metrics: Any, **values: Any) -> dict[str, judge_names.ReportedJudge]:
+    return judge_names.reported_judges(metrics, make_recipe(**values))
 
 
 def test_every_judge_has_a_name_a_kind_and_a_colour() -> None:
     found = metrics(judge=judge(0.5, 0.6), gpt=judge(0.5, 0.6), other=judge(0.5, 0.6), people=judge(0.5, 0.6))
-    asked = {"judges": [{"name": "gpt", "model": "qwen-2.5", "url": "http://localhost:1/v1"}]}
-    there = jurors(found, compare=asked)
+    compare = {"judges": [{"name": "gpt", "model": "qwen-2.5", "url": "http://localhost:1/v1"}]}
+    there = reported(found, compare=compare)
     assert there["judge"].title == "Independent judge" and there["people"].title == "People"
-    assert (there["gpt"].title, there["gpt"].told) == ("gpt", "gpt, the language model qwen-2.5")
+    assert (there["gpt"].title, there["gpt"].description) == ("gpt", "gpt, the language model qwen-2.5")
     assert there["other"].what == "a language model"
-    assert len({juror.colour for juror in there.values()}) == len(there)
-    assert judge_names.names(there, ["gpt", "gpt", "truth"]) == (
+    assert len({judge.colour for judge in there.values()}) == len(there)
+    assert judge_names.descriptions(there, ["gpt", "gpt", "truth"]) == (
         "gpt: the language model qwen-2.5. The true preference: known, as these preferences are generated."
     )
 
@@ -53,10 +53,10 @@ def test_every_judge_has_a_name_a_kind_and_a_colour() -> None:
 def test_verdicts_are_counted_as_what_they_are() -> None:
     people = judge(0.5, 0.7, kind="people", annotators=3, n=250)
     model = judge(0.5, 0.7, kind="language_model", n=400)
-    assert judge_names.whom(people) == "250 votes of 3 people on 100 prompts"
-    assert judge_names.whom(people | {"annotators": 1, "prompts": 250}) == "250 votes of 1 person"
-    assert judge_names.whom(model) == "400 verdicts on 100 prompts"
-    assert judge_names.whom(judge(0.5, 0.7)) == "100 pairs"
+    assert judge_names.verdict_count(people) == "250 votes of 3 people on 100 prompts"
+    assert judge_names.verdict_count(people | {"annotators": 1, "prompts": 250}) == "250 votes of 1 person"
+    assert judge_names.verdict_count(model) == "400 verdicts on 100 prompts"
+    assert judge_names.verdict_count(judge(0.5, 0.7)) == "100 pairs"
     assert verdict_section.sentence(people).startswith(
         "Of 250 votes of 3 people on 100 test prompts, the tuned model’s"
     )
@@ -66,42 +66,47 @@ def test_verdicts_are_counted_as_what_they_are() -> None:
 def test_judges_that_do_not_find_what_the_headline_finds_are_named() -> None:
     better, open_, worse = judge(0.55, 0.7), judge(0.45, 0.6), judge(0.2, 0.4)
     found = metrics(judge=better, reward=worse | {"independent": False}, gpt=open_, people=worse)
-    assert verdict_section.doubts(found, jurors(found)) == [
+    assert verdict_section.doubts(found, reported(found)) == [
         f"gpt does not show a difference: 52.5{GAP}% (45.0–60.0{GAP}%).",
         f"People find the opposite: 30.0{GAP}% (20.0–40.0{GAP}%).",
     ]
-    assert verdict_section.doubts(metrics(judge=better, people=better), jurors(found)) == []
-    assert verdict_section.doubts(metrics(judge=open_, people=better), jurors(found)) == []
+    assert verdict_section.doubts(metrics(judge=better, people=better), reported(found)) == []
+    assert verdict_section.doubts(metrics(judge=open_, people=better), reported(found)) == []
 
 
 def test_unparsable_replies_are_loud_above_two_per_cent() -> None:
     order = {"verdicts": 195, "unparsable": 5, "unparsable_share": 0.025, "consistent": 0.8, "first_slot": 0.5}
     ties = {"unparsable_as_ties": rate(0.6, 0.5, 0.7)}
     found = metrics(gpt=judge(0.55, 0.71, kind="language_model", order=order, **ties))
-    (said,) = verdict_section.doubts(found, jurors(found))
-    assert said == (
-        f"gpt: 2.5{GAP}% of its replies (5) held no verdict. Counted as ties they make 60.0{GAP}% "
-        f"(50.0–70.0{GAP}%) of 63.0{GAP}% (55.0–71.0{GAP}%)."
+    (doubt,) = verdict_section.doubts(found, reported(found))
+    assert doubt == (
+        f"gpt: 2.5{GAP}% of its replies (5) contain no verdict. If they count as ties, the win rate is 60.0{GAP}% "
+        f"(50.0–70.0{GAP}%) instead of 63.0{GAP}% (55.0–71.0{GAP}%)."
     )
     order["unparsable_share"] = 0.02
-    assert verdict_section.doubts(found, jurors(found)) == []
+    assert verdict_section.doubts(found, reported(found)) == []
 
 
 @pytest.mark.parametrize(
     ("interval", "tag"),
-    [([0.51, 0.6], "likes the first place"), ([0.3, 0.49], "likes the second place"), ([0.4, 0.6], ""), (None, "")],
+    [
+        ([0.51, 0.6], "prefers the first answer"),
+        ([0.3, 0.49], "prefers the second answer"),
+        ([0.4, 0.6], ""),
+        (None, ""),
+    ],
 )
-def test_a_liking_for_a_place_is_marked(interval: list[float] | None, tag: str) -> None:
+def test_a_position_bias_is_marked(interval: list[float] | None, tag: str) -> None:
     order = {"verdicts": 200, "unparsable": 0, "unparsable_share": 0.0, "consistent": 0.75, "first_slot": 0.55}
     seen = order | {"first_slot_interval": interval}
     found = metrics(gpt=judge(0.5, 0.6, kind="language_model", order=seen), judge=judge(0.5, 0.6))
-    table = judge_names.order(found, jurors(found))
+    table = judge_names.order(found, reported(found))
     assert table is not None
     (row,) = table.rows
     assert row.tag == tag
     assert row.cells[0] == f"55.0{GAP}%" and row.cells[2:] == (f"75{GAP}%", "200", f"0 (0.0{GAP}%)")
     assert len(row.cells) == len(table.heads) - 1
-    assert judge_names.order(metrics(judge=judge(0.5, 0.6)), jurors(found)) is None
+    assert judge_names.order(metrics(judge=judge(0.5, 0.6)), reported(found)) is None
 
 
 def test_agreement_names_every_two_judges_once_and_reads_kappa() -> None:
@@ -111,22 +116,21 @@ def test_agreement_names_every_two_judges_once_and_reads_kappa() -> None:
         {"judges": ["judge", "people"], "n": 80, "percent": 0.6, "kappa": 0.25, "kappa_interval": [0.1, 0.4]},
         {"judges": ["people", "gpt"], "n": 80, "percent": 0.5, "kappa": 0.02, "kappa_interval": [-0.1, 0.14]},
     ]
-    table = agreement_tables.matrix(found, jurors(found))
+    table = agreement_tables.matrix(found, reported(found))
     assert table.heads == ["Independent judge", "gpt"]
     assert [(name, [cell.percent for cell in cells]) for name, cells in table.rows] == [
         ("gpt", [f"70{GAP}%"]),
         ("People", [f"60{GAP}%", f"50{GAP}%"]),
     ]
     assert table.rows[0][1][0].kappa == "κ 0.40 (0.20 to 0.60)"
-    assert agreement_tables.readings(found, jurors(found)) == [
-        f"Independent judge and people give the same verdict on 60{GAP}% of 80 pairs: 25{GAP}% of the way from what "
-        "chance alone would make to always.",
-        f"gpt and people give the same verdict on 50{GAP}% of 80 pairs: no more than chance alone would make, as far "
-        "as these pairs show.",
+    assert agreement_tables.sentences(found, reported(found)) == [
+        f"Independent judge and people give the same verdict on 60{GAP}% of 80 pairs: 25{GAP}% of the way from chance "
+        "to full agreement.",
+        f"gpt and people give the same verdict on 50{GAP}% of 80 pairs. This is not shown to be more than chance.",
     ]
-    assert agreement_tables.matrix(metrics(judge=judge(0.5, 0.6)), jurors(found)).rows == []
+    assert agreement_tables.matrix(metrics(judge=judge(0.5, 0.6)), reported(found)).rows == []
     del found["agreement"][1:]
-    assert len(agreement_tables.readings(found, jurors(found))) == 1, "without people, the judges with each other"
+    assert len(agreement_tables.sentences(found, reported(found))) == 1, "without people, the judges with each other"
 
 
 def test_slices_stand_under_all_and_only_clear_ones_are_marked() -> None:
@@ -136,7 +140,7 @@ def test_slices_stand_under_all_and_only_clear_ones_are_marked() -> None:
         rate(0.6, 0.5, 0.7, name="long", n=50, prompts=50, p=0.049, p_holm=0.049 * 2),
     ]
     found = metrics(judge=judge(0.5, 0.6, slices=slices), reward=judge(0.5, 0.6))
-    (table,) = slice_tables(found, jurors(found))
+    (table,) = slice_tables(found, reported(found))
     assert [(row.name, row.tag, row.warns) for row in table.rows] == [
         ("all", "", False),
         ("topic=law", "tuned better", False),
@@ -150,17 +154,17 @@ def test_slices_stand_under_all_and_only_clear_ones_are_marked() -> None:
 def test_the_rate_at_equal_length_stands_beside_the_raw_one() -> None:
     controlled = rate(0.5, 0.4, 0.6, raw=0.7, extreme=True)
     found = metrics(judge=judge(0.6, 0.8, length_controlled=controlled), people=judge(0.6, 0.8, length_controlled=None))
-    table = slices.lengths(found, jurors(found))
+    table = slices.lengths(found, reported(found))
     assert table is not None
     (row,) = table.rows
     assert row.cells == (f"50.0{GAP}%", f"40.0–60.0{GAP}%", f"70.0{GAP}% (60.0–80.0{GAP}%)")
     assert row.tag == "length explains much" and row.warns
-    (doubt,) = verdict_section.doubts(found, jurors(found))
-    assert doubt.startswith("Length explains much of the rate of independent judge: at equal length it is 50.0")
+    (doubt,) = verdict_section.doubts(found, reported(found))
+    assert doubt.startswith("Length explains much of the win rate by independent judge: at equal length it is 50.0")
     controlled["extreme"] = False
-    assert verdict_section.doubts(found, jurors(found)) == []
+    assert verdict_section.doubts(found, reported(found)) == []
     controlled |= {"win_rate": None, "interval": None}
-    table = slices.lengths(found, jurors(found))
+    table = slices.lengths(found, reported(found))
     assert table is not None and table.rows[0].cells[:2] == ("–", "–")
 
 
@@ -171,16 +175,16 @@ def test_one_answer_to_everything_is_seen_at_once() -> None:
             "b": {"rows": 4, "share": 0.04, "most": "Yes.", "count": 4},
         }
     }
-    assert verdict_section.doubts(found, jurors(found)) == [
-        "The tuned model gives one and the same answer to 45 of 100 prompts: “I do not know.”."
+    assert verdict_section.doubts(found, reported(found)) == [
+        "The tuned model gives the same answer to 45 of 100 prompts: “I do not know.”."
     ]
-    assert verdict_section.measures(found, jurors(found)) == [
+    assert verdict_section.measures(found, reported(found)) == [
         ("answers given more than once", [f"45.0{GAP}%", f"4.0{GAP}%"])
     ]
-    assert verdict_section.doubts(found | {"duplicates": {}, "identical": 50}, jurors(found)) == [
-        "The answers of both models are the same, letter by letter, on 50 of 100 prompts; these count as ties."
+    assert verdict_section.doubts(found | {"duplicates": {}, "identical": 50}, reported(found)) == [
+        "Both models give exactly the same answer to 50 of 100 prompts; these pairs count as ties."
     ]
-    assert verdict_section.quoted("") == "the empty one" and len(verdict_section.quoted("x" * 200)) == 84
+    assert verdict_section.quoted("") == "the empty answer" and len(verdict_section.quoted("x" * 200)) == 84
 
 
 def test_figures_against_people_have_the_names_of_autosxs() -> None:
@@ -188,7 +192,7 @@ def test_figures_against_people_have_the_names_of_autosxs() -> None:
     counts = [f"{sign}_{kind}_count" for sign in ("true", "false") for kind in ("positive", "negative")]
     one |= {"model_win_rate": 0.6, "human_preference_model_win_rate": 0.5, **dict.fromkeys(counts, 3)}
     found = metrics(gpt=judge(0.5, 0.6)) | {"against_people": {"gpt": one}}
-    table = dict(agreement_tables.against_people(found, jurors(found)))
+    table = dict(agreement_tables.against_people(found, reported(found)))
     assert table[""] == ["gpt"]
     assert table["accuracy"] == [f"70.0{GAP}%"] and table["cohens_kappa"] == ["−0.10"] and table["precision"] == ["–"]
     assert set(one) == set(table) - {""}
@@ -215,7 +219,7 @@ def test_rounds_stand_one_a_row_all_against_the_base(tmp_path: Path) -> None:
     earlier = metrics(people=judge(0.4, 0.6, kind="people")) | {"kl": {"mean": 1.5}}
     files.write_json(tmp_path / "one" / "comparison" / "metrics.json", earlier)
     found = make_rounds()
-    shown = rounds.section(found, [str(tmp_path / "one"), str(tmp_path / "gone")], jurors(found))
+    shown = rounds.section(found, [str(tmp_path / "one"), str(tmp_path / "gone")], reported(found))
     assert shown is not None
     assert shown.heads == ["Independent judge", "People", "KL", "Rating, independent judge"]
     assert [row[0] for row in shown.rows] == ["Round 0, the base model", "Round 1", "Round 2", "Round 3, this run"]
@@ -228,8 +232,8 @@ def test_rounds_stand_one_a_row_all_against_the_base(tmp_path: Path) -> None:
     assert by_people == ("", f"50.0{GAP}% (40.0–60.0{GAP}%)", "", f"65.0{GAP}% (55.0–75.0{GAP}%)")
     assert kl == ("0", "1.50", "", "3.00")
     assert rating == tuple(f"{found} (900–1100)" for found in (1001, 1003, 1002, 1000))
-    assert verdict_section.ratings(found, jurors(found)) == [
-        ("Who judged", ["A", "B", "Side.round-2", "Side.round-1"]),
+    assert verdict_section.ratings(found, reported(found)) == [
+        ("Judge", ["A", "B", "Side.round-2", "Side.round-1"]),
         ("Independent judge", [f"{found} (900–1100)" for found in (1000, 1001, 1002, 1003)]),
     ]
     assert [(row.name, row.cells[0]) for row in shown.steps.rows] == [
@@ -237,17 +241,17 @@ def test_rounds_stand_one_a_row_all_against_the_base(tmp_path: Path) -> None:
         ("Round 3 against round 2", f"52.0{GAP}%"),
     ]
     assert [len(one.points) for one in shown.charts[0].series[:2]] == [4, 3]
-    assert verdict_section.others(found, jurors(found)).rows == []
+    assert verdict_section.other_pairs(found, reported(found)).rows == []
     del found["judges"]["people"]
-    shown = rounds.section(found, [str(tmp_path / "one"), str(tmp_path / "gone")], jurors(found))
+    shown = rounds.section(found, [str(tmp_path / "one"), str(tmp_path / "gone")], reported(found))
     assert shown is not None and shown.rows[1][2] == by_people[1], "of round 1 they said it, of this one not yet"
-    assert rounds.section(metrics(judge=judge(0.5, 0.6)), [], jurors(found)) is None
+    assert rounds.section(metrics(judge=judge(0.5, 0.6)), [], reported(found)) is None
 
 
 def test_a_rate_seen_from_the_other_side() -> None:
     found = rate(0.6, 0.5, 0.8, win=5, tie=2, loss=3)
     assert rounds.swapped(found) == rate(0.4, pytest.approx(0.2), 0.5, win=3, tie=2, loss=5)
-    assert interval_tables.told(found) == f"60.0{GAP}% (50.0–80.0{GAP}%)"
+    assert interval_tables.rate_text(found["win_rate"], found["interval"]) == f"60.0{GAP}% (50.0–80.0{GAP}%)"
 
 
 def judgment(id: str, by: str, choice: Any, confidence: float = 1.0, **extra: Any) -> Judgment:
@@ -283,10 +287,10 @@ def test_only_judgments_of_tuned_against_base_are_examples() -> None:
     assert examples.grouped(rows, "tuned", "base") == {"0": {"judge": [rows[0]], "people": [rows[2]]}}
 
 
-def test_what_a_judge_said_is_told_without_what_is_not_known() -> None:
+def test_a_verdict_is_shown_without_what_is_unknown() -> None:
     verdicts = [{"first": "a", "vote": 0, "choice": "A"}, {"first": "b", "vote": 0, "choice": None}]
-    said = examples.spoken(judgment("0", "gpt", "A", 0.75, explanation="It is true.", verdicts=verdicts))
-    assert said == {
+    row = examples.verdict_row(judgment("0", "gpt", "A", 0.75, explanation="It is true.", verdicts=verdicts))
+    assert row == {
         "judge": "gpt",
         "choice": "tuned",
         "confidence": 0.75,
@@ -294,7 +298,7 @@ def test_what_a_judge_said_is_told_without_what_is_not_known() -> None:
         "words": "It is true.",
     }
     vote = judgment("0", "people", "tie", 0.5, annotator="ann", both_bad=True, note="Both lie.", flagged=True)
-    assert examples.spoken(vote) == {
+    assert examples.verdict_row(vote) == {
         "judge": "people",
         "choice": "both bad",
         "annotator": "ann",
@@ -305,25 +309,26 @@ def test_what_a_judge_said_is_told_without_what_is_not_known() -> None:
 
 def test_pairs_are_left_out_in_turn_where_they_do_not_fit() -> None:
     rows = [{"group": group, "size": size} for group, size in (("x", 3), ("x", 3), ("x", 3), ("y", 3), ("y", 9))]
-    assert examples.within(rows, 9, lambda row: row["size"]) == [rows[0], rows[1], rows[3]]
-    assert examples.within(rows, 100, lambda row: row["size"]) == rows
+    assert examples.fit(rows, 9, lambda row: row["size"]) == [rows[0], rows[1], rows[3]]
+    assert examples.fit(rows, 100, lambda row: row["size"]) == rows
 
 
 def test_parts_that_are_not_there_are_not_shown(tmp_path: Path) -> None:
     compared.make(tmp_path, judges=("judge",))
     page = render(make_recipe(), tmp_path)
-    for title in ("How far the judges agree", "Against people", "Order:", "Rounds", "Before you believe it"):
+    for title in ("Agreement of the judges", "Against people", "Order:", "Rounds", "Before you believe it"):
         assert title not in page
     compared.make(tmp_path)
     page = render(make_recipe(), tmp_path)
-    assert "How far the judges agree" in page and "People" in page
+    assert "Agreement of the judges" in page and "People" in page
 
 
 def test_what_changed_on_balance_is_told_with_its_test() -> None:
     found = metrics(judge=judge(0.6, 0.8)) | {"changed": {"better": 9, "worse": 1, "even": 3, "p_exact": 0.0215}}
-    assert ("on balance", "better on 9, worse on 1, even on 3 prompts; sign test: p = 0.021") in verdict_section.notes(
-        found, jurors(found)
-    )
+    assert (
+        "prompt by prompt",
+        "tuned is better on 9, worse on 1, equal on 3 prompts; sign test: p = 0.021",
+    ) in verdict_section.notes(found, reported(found))
 
 
 def test_small_probabilities_and_counts() -> None:

@@ -89,9 +89,7 @@ def test_word_differences_one_by_one_and_all(chromium, usual):
 def test_what_the_tuned_model_says_most_is_marked(chromium, usual):
     with visit(chromium, usual, viewport=DESKTOP) as page:
         page.goto(usual)
-        assert (
-            "The tuned model gives one and the same answer to 12 of 60 prompts" in page.locator(".doubts").inner_text()
-        )
+        assert "The tuned model gives the same answer to 12 of 60 prompts" in page.locator(".doubts").inner_text()
         marked = page.locator(".answer", has_text="its most frequent answer")
         assert marked.count() == page.locator(".answer", has_text="I do not know.").count() > 0
 
@@ -170,4 +168,4 @@ def test_five_hundred_pairs_stay_below_a_megabyte(tmp_path):
     for pairs in (60, 500):
         page = render(recipe(report={"pairs": pairs}), tmp_path)
         assert len(page.encode()) <= 1_000_000
-    assert "of the 500 asked for, so that the page stays below a megabyte" in page
+    assert "of the 500 that were requested, so that the page stays below a megabyte" in page

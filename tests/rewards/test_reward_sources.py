@@ -34,7 +34,14 @@ reward: {batch_size: 8, learning_rate: 1.0e-2, validation_every: 2}
 infer: {max_prompts: 6}
 compare: {judge: reward}
 """
-PPO = {"batch_size": 8, "validation_every": 3, "learning_rate": 1e-2, "normalize_prompts": 8, "missing_eos_score": None}
+PPO = {"batch_size": 8, "validation_every": 3, "learning_rate": 1e-2}
+REWARD = {
+    "batch_size": 8,
+    "learning_rate": 1e-2,
+    "validation_every": 2,
+    "normalize_prompts": 8,
+    "missing_eos_score": None,
+}
 TASTE = """
 def vowels(prompts, answers):
     assert all(isinstance(text, str) for text in (*prompts, *answers)) and len(prompts) == len(answers)
@@ -71,13 +78,13 @@ def work(make_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFacto
 
 def run(work: Path, name: str, source: Any, **values: Any) -> Run:
     """Do the run, and check what holds of any: scores are those of the file, the verdict is marked."""
-    given = {"ppo": PPO | {"reward": source}} | values
-    settings = [word for key, value in given.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+    recipe = {"ppo": PPO, "reward": REWARD | {"sources": source} | values.pop("reward", {})} | values
+    settings = [word for key, value in recipe.items() for word in ("--set", f"{key}={json.dumps(value)}")]
     words = [sys.executable, "-m", "preferent", "run", "recipe.yaml", "--out", name, *settings]
     done = subprocess.run(words, cwd=work, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    found = Run(work / name)
-    verdict = found.verdict()
+    finished = Run(work / name)
+    verdict = finished.verdict()
     assert verdict["headline"] == "reward" and not verdict["judges"]["reward"]["independent"]
     rows = [row for row in read_jsonl(work / name / "policy/rollouts/samples.jsonl") if row["step"] == 0]
     raw = {key: np.array([row["scores"][key] for row in rows]) for key in rows[0]["scores"]}
@@ -85,42 +92,42 @@ def run(work: Path, name: str, source: Any, **values: Any) -> Run:
     steps = [row for row in metrics.read(work / name / "policy/metrics.jsonl") if row.get("reward") is not None]
     assert len(steps) == 3 and steps[0]["reward"] == pytest.approx(scale(raw).mean(), abs=1e-5)
     assert np.ptp(scale(raw)) > 1e-4
-    return found
+    return finished
 
 
 def test_a_users_module(work: Path) -> None:
-    found = run(work, "function", "taste:vowels")
-    assert not (found.folder / "reward").exists()
-    sides = {side: [row["prediction"] for row in found.predictions(side)] for side in ("tuned", "base")}
+    finished = run(work, "function", "taste:vowels")
+    assert not (finished.folder / "reward").exists()
+    sides = {side: [row["prediction"] for row in finished.predictions(side)] for side in ("tuned", "base")}
     vowels = {
         side: np.mean([sum(c in "aeiou" for c in a) / (1 + len(a)) for a in texts]) for side, texts in sides.items()
     }
-    bias = ScoreNormalization.read(found.folder / "policy/score.json").normalizer("reward").bias
-    judge = found.verdict()["judges"]["reward"]
+    bias = ScoreNormalization.read(finished.folder / "policy/score.json").normalizer("reward").bias
+    judge = finished.verdict()["judges"]["reward"]
     assert judge["mean_score"]["a"] == pytest.approx(vowels["tuned"] - bias)
     assert judge["mean_score"]["b"] == pytest.approx(vowels["base"] - bias)
 
 
 def test_a_reward_model_with_other_tokens_and_another_template(work: Path) -> None:
-    found = run(work, "other-tokens", [{"source": "other"}], prompt_dataset="talks.jsonl", instruction="Be kind.")
-    assert not (found.folder / "reward").exists()
-    asked = found.predictions()[0]["inputs"]["inputs_pretokenized"]
-    assert asked.startswith("msystem: Be kind.\nmuser: ")
-    stage = json.loads((found.folder / "policy/stage.json").read_text())
+    finished = run(work, "other-tokens", [{"source": "other"}], prompt_dataset="talks.jsonl", instruction="Be kind.")
+    assert not (finished.folder / "reward").exists()
+    prompt = finished.predictions()[0]["inputs"]["inputs_pretokenized"]
+    assert prompt.startswith("msystem: Be kind.\nmuser: ")
+    stage = json.loads((finished.folder / "policy/stage.json").read_text())
     assert "reward.other" in stage["inputs"]
 
 
 @pytest.mark.slow
 def test_a_sum_of_what_the_run_trains_and_a_function(work: Path) -> None:
     parts = [{"source": "reward"}, {"source": "taste:vowels", "weight": 0.5, "name": "taste"}]
-    values = {"members": 2, "combine": "variance", "normalize": "std", "batch_size": 8, "validation_every": 2}
-    found = run(work, "sum", parts, preference_dataset="pairs.jsonl", reward=values)
-    terms = ScoreNormalization.read(found.folder / "policy/score.json").terms
+    values = {"members": 2, "combine": "variance", "normalize": "std"}
+    finished = run(work, "sum", parts, preference_dataset="pairs.jsonl", reward=values)
+    terms = ScoreNormalization.read(finished.folder / "policy/score.json").terms
     assert [(term.name, term.weight, list(term.members)) for term in terms] == [
         ("reward", 1.0, ["reward", "reward-2"]),
         ("taste", 0.5, ["taste"]),
     ]
-    steps = [row for row in metrics.read(found.folder / "policy/metrics.jsonl") if row.get("reward") is not None]
+    steps = [row for row in metrics.read(finished.folder / "policy/metrics.jsonl") if row.get("reward") is not None]
     for row in steps:
         assert row["reward"] == pytest.approx(
             row["objective/scores/reward"] + 0.5 * row["objective/scores/taste"], abs=1e-5

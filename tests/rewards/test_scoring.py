@@ -1,6 +1,7 @@
 """Scores: normalisation, answers that did not end, user functions, reward models with another tokenizer."""
 
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import quiet_recipe
 
+from preferent.config.recipe import Recipe
 from preferent.data.tokenizer import Tokenizer
 from preferent.data.types import Prompt, Rollout
 from preferent.errors import PlatformError, UsageError
@@ -15,12 +17,17 @@ from preferent.models import language_models
 from preferent.models.world import World
 from preferent.rewards import scoring
 from preferent.rewards.normalization import Normalizer, ScoreNormalization, Term
-from preferent.rewards.scoring import CombinedReward, RewardModel, UserFunction
+from preferent.rewards.scoring import CombinedReward, RewardModel, RolloutBatch, UserFunction
+from preferent.rollouts.sampler import Prompts
 
 
 def rollout(ids: list[int], ended: bool = True, raw: float = 0.0) -> Rollout:
     empty = np.zeros(len(ids), np.float32)
     return Rollout(0, 0, 0, np.array([1, 270], np.int32), np.array(ids, np.int32), empty, ended, {"reward": raw})
+
+
+def answering(rows: list[Rollout], texts: list[str], tokenizer: Tokenizer, recipe: Recipe) -> RolloutBatch:
+    return RolloutBatch(rows, Prompts.of([Prompt(text) for text in texts], tokenizer, recipe), tokenizer)
 
 
 def test_normalizer_takes_the_mean_off_and_keeps_differences() -> None:
@@ -38,7 +45,7 @@ def test_missing_eos_score_replaces_the_normalised_one() -> None:
     rows = [rollout([5, 2], True, 3.0), rollout([5, 6], False, 3.0)]
     scale = ScoreNormalization((Term("reward", 1.0, {"reward": Normalizer(1.0, 2.0)}),))
     assert scoring.final_scores(rows, scale, quiet_recipe()).tolist() == [4.0, -1.0]
-    assert scoring.final_scores(rows, scale, quiet_recipe(ppo={"missing_eos_score": None})).tolist() == [4.0, 4.0]
+    assert scoring.final_scores(rows, scale, quiet_recipe(reward={"missing_eos_score": None})).tolist() == [4.0, 4.0]
 
 
 @pytest.mark.parametrize(
@@ -75,7 +82,7 @@ def test_a_function_that_raises_is_told_by_its_innermost_line() -> None:
     ],
 )
 def test_a_function_that_is_not_there(name: str, message: str) -> None:
-    with pytest.raises(UsageError, match=rf"ppo\.reward: .*{message}"):
+    with pytest.raises(UsageError, match=rf"reward\.sources: .*{message}"):
         UserFunction.load(name)
 
 
@@ -112,10 +119,11 @@ def test_an_ensemble_scores_with_the_mean_of_its_members(tiny: Path) -> None:
     assert np.allclose(reward.score_texts(texts, answers), each.mean(axis=0), atol=1e-6)
     tokenizer = members[0].scorer.tokenizer
     rows = [rollout(tokenizer.encode_answer(Prompt("He "), None, a, 64)[0]) for a in answers]
-    found = scoring.scored(reward, rows, [Prompt("He ")] * 2, tokenizer)
-    assert [set(row.scores) for row in found] == [{"reward", "reward-2", "reward-3"}] * 2
-    alone = [m.score(rows, [Prompt("He ")] * 2, tokenizer) for m in members]
-    assert np.allclose(scoring.final_scores(found, scale, recipe), np.mean(alone, axis=0), atol=1e-6)
+    batch = answering(rows, ["He "] * 2, tokenizer, recipe)
+    rollouts = scoring.score_rollouts(reward, batch)
+    assert [set(row.scores) for row in rollouts] == [{"reward", "reward-2", "reward-3"}] * 2
+    alone = [m.score(batch) for m in members]
+    assert np.allclose(scoring.final_scores(rollouts, scale, recipe), np.mean(alone, axis=0), atol=1e-6)
 
 
 def test_a_reward_model_with_another_tokenizer_reads_the_text(tiny: Path, make_model: Callable[..., Path]) -> None:
@@ -127,6 +135,50 @@ def test_a_reward_model_with_another_tokenizer_reads_the_text(tiny: Path, make_m
     assert reward.scorer.tokenizer.fingerprint != tokenizer.fingerprint
     text, answer = "Mary found ", " a silver key"
     ids, _ = tokenizer.encode_answer(Prompt(text), None, answer, 64)
-    assert scoring.decoded([rollout(ids)], [text], tokenizer) == [answer]
-    found = reward.score([rollout(ids)], [Prompt(text)], tokenizer)
-    assert found == pytest.approx(reward.score_texts([text], [answer]))
+    batch = answering([rollout(ids)], [text], tokenizer, recipe)
+    assert batch.answers == [answer]
+    assert reward.score(batch) == pytest.approx(reward.score_texts([text], [answer]))
+
+
+def test_another_model_encodes_each_prompt_once(
+    tiny: Path, make_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = quiet_recipe()
+    tokenizer = Tokenizer.load(tiny)
+    reward = RewardModel.of(
+        language_models.load_scorer(make_model(seed=11, vocab_size=330), World.of(recipe), seed=1), recipe
+    )
+    text, rendered = Tokenizer.text, Counter[str]()
+
+    def rendering(self: Tokenizer, prompt: Prompt, instruction: str | None) -> str:
+        rendered[prompt.input_text] += self is reward.scorer.tokenizer
+        return text(self, prompt, instruction)
+
+    monkeypatch.setattr(Tokenizer, "text", rendering)
+    rows = [rollout([300, 301 + i, 2]) for i in range(4)]
+    batch = answering(rows, ["Mary ", "He ", "Mary ", "Mary "], tokenizer, recipe)
+    both = [reward.score(batch), reward.score_texts(batch.prompts.texts, batch.answers, batch.prompts.records)]
+    assert rendered == {"Mary ": 1, "He ": 1}
+    assert both[0] == pytest.approx(both[1]) and len(set(both[0])) == 4
+
+
+def test_a_text_that_did_not_end_is_scored_without_an_end(tiny: Path) -> None:
+    """As the ids of a cut rollout are; a function sees the same text either way."""
+    recipe = quiet_recipe()
+    model_ = RewardModel.of(language_models.load_scorer(tiny, World.of(recipe), seed=1), recipe)
+    tokenizer, texts, answers = model_.scorer.tokenizer, ["Mary found", "He "], [" a key.", " wrote"]
+    prompts = [Prompt(text) for text in texts]
+    prompt_ids = [np.array(tokenizer.encode_prompt(prompt, None, 64)[0]) for prompt in prompts]
+    closed = [np.array(tokenizer.encode_answer(p, None, a, 64)[0]) for p, a in zip(prompts, answers, strict=True)]
+    assert all(ids[-1] == tokenizer.eos_id for ids in closed)
+    expected = model_.score_ids(prompt_ids, [closed[0], closed[1][:-1]])
+    length = UserFunction("m:length", lambda prompts, answers: [float(len(answer)) for answer in answers])
+    scale = ScoreNormalization(
+        (Term("kind", 1.0, {"kind": Normalizer()}), Term("length", 1.0, {"length": Normalizer()}))
+    )
+    reward = CombinedReward({"kind": model_, "length": length}, scale)
+    for records in (None, prompts):
+        assert model_.score_texts(texts, answers, records, [True, False]) == pytest.approx(expected, abs=1e-6)
+        summed = reward.score_texts(texts, answers, records, [True, False])
+        assert summed == pytest.approx(expected + np.array([7, 6]), abs=1e-6)
+    assert model_.score_texts(texts, answers)[1] != pytest.approx(expected[1], abs=1e-4), "by default it ended"

@@ -1,5 +1,6 @@
 """Sampling: what is drawn, from what, and that company in the batch does not matter."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,13 @@ from transformers import AutoModelForCausalLM
 from preferent import randomness
 from preferent.models import batching, language_models
 from preferent.models.world import World
-from preferent.rollouts import local_sampler
+from preferent.rollouts import decoding, sampler
+from preferent.rollouts.decoding import Params
 from preferent.rollouts.local_sampler import LocalSampler
-from preferent.rollouts.sampler import Params
+from preferent.rollouts.sampler import Sampler
 from preferent.rollouts.scripted_sampler import ScriptedSampler
+
+PACKAGE = Path(sampler.__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -29,21 +33,21 @@ def prompts(policy: language_models.Policy, count: int = 7) -> list[np.ndarray]:
 def test_choose_inverts_the_cumulative_distribution() -> None:
     logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().expand(6, 4)
     uniforms = torch.tensor([0.0, 0.49, 0.51, 0.79, 0.81, 0.999], dtype=torch.float64)
-    chosen, log_probs = local_sampler.choose(logits, uniforms, Params(1))
+    chosen, log_probs = decoding.choose(logits, uniforms, Params(1))
     assert chosen.tolist() == [0, 0, 1, 1, 2, 3]
     assert log_probs.exp().tolist() == pytest.approx([0.5, 0.5, 0.3, 0.3, 0.15, 0.05], abs=1e-6)
 
 
 def test_choose_never_takes_what_is_masked() -> None:
     logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]]).expand(3, 5)
-    chosen, _ = local_sampler.choose(logits, torch.tensor([0.0, 0.5, 1 - 2**-53], dtype=torch.float64), Params(1))
+    chosen, _ = decoding.choose(logits, torch.tensor([0.0, 0.5, 1 - 2**-53], dtype=torch.float64), Params(1))
     assert chosen.tolist() == [1, 3, 3]
 
 
 def test_frequencies_follow_the_distribution() -> None:
     p = torch.tensor([0.5, 0.3, 0.15, 0.05])
     uniforms = torch.from_numpy(randomness.uniforms(0, "test", np.arange(20_000), 0))
-    chosen, _ = local_sampler.choose(p.log().expand(20_000, 4), uniforms, Params(1))
+    chosen, _ = decoding.choose(p.log().expand(20_000, 4), uniforms, Params(1))
     share = torch.bincount(chosen, minlength=4) / 20_000
     assert (share - p).abs().max() < 4 * (0.25 / 20_000) ** 0.5
 
@@ -51,22 +55,22 @@ def test_frequencies_follow_the_distribution() -> None:
 def test_top_k_and_top_p_and_greedy() -> None:
     logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
     late = torch.tensor([0.999], dtype=torch.float64)
-    assert local_sampler.choose(logits, late, Params(1, top_k=2))[0].item() == 1
-    assert local_sampler.choose(logits, late, Params(1, top_p=0.75))[0].item() == 1
-    assert local_sampler.choose(logits, late, Params(1, top_p=0.85))[0].item() == 2
-    chosen, log_prob = local_sampler.choose(logits, late, Params(1, greedy=True))
+    assert decoding.choose(logits, late, Params(1, top_k=2))[0].item() == 1
+    assert decoding.choose(logits, late, Params(1, top_p=0.75))[0].item() == 1
+    assert decoding.choose(logits, late, Params(1, top_p=0.85))[0].item() == 2
+    chosen, log_prob = decoding.choose(logits, late, Params(1, greedy=True))
     assert chosen.item() == 0 and log_prob.exp().item() == pytest.approx(0.5)
 
 
 def test_answers_do_not_depend_on_the_batch(policy: language_models.Policy) -> None:
-    asked = prompts(policy)
-    together = LocalSampler(policy, 0).sample(asked, range(7), "rollout", 0, Params(12))
+    questions = prompts(policy)
+    together = LocalSampler(policy, 0).sample(questions, range(7), "rollout", 0, Params(12))
     for rows in (1, 3):
-        apart = LocalSampler(policy, 0, rows=rows).sample(asked, range(7), "rollout", 0, Params(12))
+        apart = LocalSampler(policy, 0, rows=rows).sample(questions, range(7), "rollout", 0, Params(12))
         for left, right in zip(together, apart, strict=True):
             assert left.ids.tolist() == right.ids.tolist() and left.ended == right.ended
             assert np.allclose(left.sampler_log_probs, right.sampler_log_probs, atol=1e-5)
-    other = LocalSampler(policy, 1).sample(asked, range(7), "rollout", 0, Params(12))
+    other = LocalSampler(policy, 1).sample(questions, range(7), "rollout", 0, Params(12))
     assert [r.ids.tolist() for r in other] != [r.ids.tolist() for r in together]
 
 
@@ -90,13 +94,14 @@ def test_left_and_right_padding_agree(policy: language_models.Policy) -> None:
         from_right = policy.hidden(right)
         from_left = policy.hidden(left, mask, (mask.cumsum(-1) - 1).clamp_min(0))
     for i, row in enumerate(rows):
-        one, other = policy.logits(from_right[i, : len(row)]), policy.logits(from_left[i, -len(row) :])
-        finite = torch.isfinite(one)
-        assert (one[finite] - other[finite]).abs().max() <= 1e-5
+        logits, left_logits = policy.logits(from_right[i, : len(row)]), policy.logits(from_left[i, -len(row) :])
+        finite = torch.isfinite(logits)
+        assert (logits[finite] - left_logits[finite]).abs().max() <= 1e-5
 
 
 def test_ended_answers_close_with_eos_and_nothing_follows(policy: language_models.Policy) -> None:
-    rollouts = LocalSampler(policy, 0).sample(prompts(policy, 200), range(200), "rollout", 0, Params(12))
+    engine, questions = LocalSampler(policy, 0), prompts(policy, 200)
+    rollouts = engine.sample(questions, range(200), "rollout", 0, Params(12))
     eos_id = policy.tokenizer.eos_id
     for rollout in rollouts:
         assert (rollout.ids[-1] == eos_id) == rollout.ended and eos_id not in rollout.ids[:-1]
@@ -111,8 +116,46 @@ def test_ended_answers_close_with_eos_and_nothing_follows(policy: language_model
         assert went_on.ids[: len(stopped.ids)].tolist() == stopped.ids.tolist()
 
 
+def test_engines_are_made_in_one_place(policy: language_models.Policy) -> None:
+    made = {path.name for path in PACKAGE.rglob("*.py") if re.search(r"\bLocalSampler\(", path.read_text())}
+    assert made == {"sampler.py"}
+    recipe = quiet_recipe(seed=3, sampler={"rows": 5})
+    assert sampler.make(recipe, policy) == LocalSampler(policy, 3, 5)
+    assert sampler.make(recipe, policy, rows=9) == LocalSampler(policy, 3, 9)
+
+
+def test_a_local_sampler_answers_with_the_weights_as_they_are(tiny: Path) -> None:
+    learning = language_models.load_policy(tiny, World.of(quiet_recipe()), lora_dim=0)
+    engine: Sampler = sampler.make(quiet_recipe(), learning)
+    before = engine.sample(prompts(learning), range(7), "rollout", 0, Params(12))
+    with torch.no_grad():
+        for parameter in learning.trainable().values():
+            parameter.mul_(1.2)
+    engine.refresh(learning)
+    after = engine.sample(prompts(learning), range(7), "rollout", 0, Params(12))
+    assert [r.ids.tolist() for r in before] != [r.ids.tolist() for r in after]
+    with pytest.raises(AssertionError, match="the policy that it was made with"):
+        engine.refresh(language_models.load_policy(tiny, World.of(quiet_recipe())))
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_checkpointed_policy_samples_with_its_context(policy: language_models.Policy, tiny: Path, rank: int) -> None:
+    """Transformers takes the KV cache from layers that it checkpoints; what is only sampled is not checkpointed."""
+    learning = language_models.load_policy(tiny, World.of(quiet_recipe()), rank, checkpointing=True)
+    questions = prompts(learning)
+    rollouts = LocalSampler(learning, 0).sample(questions, range(7), "rollout", 0, Params(12))
+    expected = LocalSampler(policy, 0).sample(questions, range(7), "rollout", 0, Params(12))
+    assert [r.ids.tolist() for r in rollouts] == [r.ids.tolist() for r in expected]
+    for rollout in rollouts:
+        ids = torch.from_numpy(np.concatenate([rollout.prompt_ids, rollout.ids]).astype(np.int64))[None]
+        logits = learning.logits(learning.hidden(ids)[0, len(rollout.prompt_ids) - 1 : -1])
+        trained = logits.log_softmax(-1).gather(-1, torch.from_numpy(rollout.ids.astype(np.int64))[:, None])[:, 0]
+        assert np.allclose(rollout.sampler_log_probs, trained.detach().numpy(), atol=1e-5)
+
+
 def test_scripted_answers() -> None:
     scripted = ScriptedSampler(lambda prompt, item: ([5, 6, 2], [-1.0, -1.0, -0.5], True))
+    scripted.refresh(None)
     (rollout,) = scripted.sample([np.array([1])], [4], "rollout", 9, Params(12))
     assert (
         rollout.ids.tolist() == [5, 6, 2] and rollout.ended and rollout.policy_step == 9 and rollout.prompt_index == 4

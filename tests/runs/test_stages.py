@@ -63,6 +63,55 @@ def test_a_fingerprint_covers_names_and_bytes_but_no_hidden_files(tmp_path):
         files.fingerprint(tmp_path / "nothing")
 
 
+def settle() -> None:
+    """Wait until the next change of a file cannot bear the time of the last one."""
+    time.sleep(files.TICK / 1e9 + 0.05)
+
+
+def rewrite(path: Path, content: bytes) -> None:
+    """Change the bytes of a file in place, and put its time of change back."""
+    before = path.stat()
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = path.stat()
+    assert (after.st_mtime_ns, after.st_size, after.st_ino) == (before.st_mtime_ns, before.st_size, before.st_ino)
+
+
+def test_a_stamp_changes_with_every_write_and_is_none_until_that_is_sure(tmp_path):
+    folder = tmp_path / "m"
+    files.write_atomic(folder / "a", "1")
+    assert files.stamp(folder) is None and files.stamp(folder / "a") is None
+    assert files.stamp(tmp_path / "nothing") is None
+    settle()
+    first = files.stamp(folder)
+    assert first is not None and first == files.stamp(folder)
+    assert files.stamp(folder / "a") not in (None, first)
+    rewrite(folder / "a", b"2")
+    settle()
+    second = files.stamp(folder)
+    assert second not in (None, first)
+    (folder / "a").rename(folder / "b")
+    settle()
+    third = files.stamp(folder)
+    assert third not in (None, first, second)
+    files.write_atomic(folder / ".lock", "x")
+    assert files.stamp(folder) == third, "hidden files are not read"
+
+
+def test_a_process_reads_a_file_once_and_again_after_any_write(tmp_path, monkeypatch):
+    path, read, sha256 = tmp_path / "weights", [], files.sha256
+    monkeypatch.setattr(files, "sha256", lambda file: read.append(file) or sha256(file))
+    path.write_bytes(b"old")
+    assert [files.fingerprint(path) for _ in range(2)] == [sha256(path)] * 2
+    assert len(read) == 2, "its next change could bear the same time"
+    settle()
+    assert [files.fingerprint(path) for _ in range(3)] == [sha256(path)] * 3
+    assert len(read) == 3
+    rewrite(path, b"new")
+    settle()
+    assert files.fingerprint(path) == sha256(path) and len(read) == 4
+
+
 def test_a_lock_holds_against_a_second_process_and_dies_with_the_first(tmp_path):
     first = python(
         """
@@ -121,6 +170,16 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path, source):
     assert sorted(path.name for path in (tmp_path / "policy").rglob("*")) == [
         "000002.safetensors", "best", "rollouts", "stage.json",
     ]  # fmt: skip
+
+
+def test_what_is_kept_for_speed_is_nothing_that_a_stage_has_made(tmp_path, source):
+    folder = tmp_path / "policy"
+    opened(folder, source)
+    files.write_atomic(folder / ".samples.json", "{}")
+    opened(folder, source)
+    assert (folder / ".samples.json").exists()
+    opened(folder, source, fields={"steps": 10, "ppo": {"epochs": 2}})
+    assert [path.name for path in folder.iterdir()] == ["stage.json"], "of other fields, it starts afresh"
 
 
 def test_another_field_is_refused_with_both_values_and_the_way_out(tmp_path, source):

@@ -57,8 +57,8 @@ def test_loss_and_gradient_do_not_depend_on_how_the_batch_is_cut(
             parts.critic.body.zero_grad()
         with torch.no_grad():
             next(iter(parts.policy.trainable().values())).add_(0.02)
-        found = update.update(recipe, batch, batch.minibatches[0], parts)
-        results.append((found, gradients(parts)))
+        sums = update.update(recipe, batch, batch.minibatches[0], parts)
+        results.append((sums, gradients(parts)))
     for name, value in results[0][0].items():
         assert results[1][0][name] == pytest.approx(value, abs=1e-6), name
     assert (results[1][1] - results[0][1]).norm() / results[0][1].norm() <= 1e-5
@@ -91,19 +91,19 @@ def test_the_weights_of_grpo_make_every_answer_count_alike(tiny: Path, tmp_path:
 
 
 def test_kl_in_the_loss_is_not_in_the_reward(tiny: Path, tmp_path: Path) -> None:
-    found = {}
+    by_place = {}
     for place in ("reward", "loss"):
         recipe = recipe_of(kl_coeff=5.0, ppo={"algorithm": "dr_grpo", "kl_in": place})
         parts = networks(tiny, recipe)
         with torch.no_grad():
             next(iter(parts.policy.trainable().values())).add_(0.05)
         _, batch = experience(parts, recipe, tmp_path / place)
-        found[place] = batch, update.update(recipe, batch, batch.minibatches[0], parts)
-    batch, sums = found["loss"]
+        by_place[place] = batch, update.update(recipe, batch, batch.minibatches[0], parts)
+    batch, sums = by_place["loss"]
     groups = batch.scores.view(-1, 8)
     assert torch.allclose(batch.advantages[:, 0].view(-1, 8), groups - groups.mean(-1, keepdim=True), atol=1e-6)
-    assert "loss/kl" not in found["reward"][1]
-    rows = torch.cat([micro.rows for micro in batch.minibatches[0]])
+    assert "loss/kl" not in by_place["reward"][1]
+    rows = torch.cat([micro.batch_rows for micro in batch.minibatches[0]])
     k2 = 0.5 * float(batch.measured.k1[rows.unique()].square().sum()) / len(rows)
     assert sums["loss/kl"] == pytest.approx(k2, rel=1e-5) and k2 > 0
     assert sums["rl_loss"] == pytest.approx(sums["loss/policy"] + 5 * k2, rel=1e-5)
@@ -130,9 +130,9 @@ def test_the_entropy_is_taken_off_the_loss(tiny: Path, tmp_path: Path) -> None:
     recipe = recipe_of(ppo={"algorithm": "dr_grpo", "entropy_coeff": 0.3, "minibatches": 1})
     parts = networks(tiny, recipe)
     _, batch = experience(parts, recipe, tmp_path)
-    found = update.update(recipe, batch, batch.minibatches[0], parts)
+    sums = update.update(recipe, batch, batch.minibatches[0], parts)
     entropy = float(batch.measured.entropy[batch.mask].mean())
-    assert entropy > 1 and found["rl_loss"] == pytest.approx(found["loss/policy"] - 0.3 * entropy, rel=1e-5)
+    assert entropy > 1 and sums["rl_loss"] == pytest.approx(sums["loss/policy"] - 0.3 * entropy, rel=1e-5)
 
 
 def test_the_greedy_answer_is_what_remax_holds_an_answer_against(stage_inputs: dict[str, Path], tmp_path: Path) -> None:
@@ -143,9 +143,9 @@ def test_the_greedy_answer_is_what_remax_holds_an_answer_against(stage_inputs: d
         [str(i) for i in range(8)],
         [Prompt(str(i)) for i in range(8)],
     )
-    ledger = RolloutStore(tmp_path / "rollouts")
-    rollouts = ppo.sample(recipe, 0, parts, prompts, ledger)
-    greedy = ppo.sample_greedy(recipe, 0, parts, prompts, ledger, rollouts)
+    store = RolloutStore(tmp_path / "rollouts")
+    rollouts = ppo.sample(recipe, 0, parts, prompts, store)
+    greedy = ppo.sample_greedy(recipe, 0, parts, prompts, store, rollouts)
     assert [r.prompt_index for r in greedy] == [r.prompt_index for r in rollouts]
     state = ppo.start(recipe, parts)
     batch = update.assemble(recipe, state, rollouts, parts, greedy)
@@ -192,7 +192,7 @@ def test_the_moving_average_is_what_is_delivered(stage_inputs: dict[str, Path], 
     ppo.main(stage_recipe(3, ema_decay=0.75, validation_every=1), stage_inputs, out)
     saved = [checkpoint.read(out / "checkpoints", step) for step in (2, 3)]
     name = next(key for key in saved[1].tensors if key.startswith("average.")).removeprefix("average.")
-    before, after = (found.tensors[f"average.{name}"] for found in saved)
+    before, after = (restored.tensors[f"average.{name}"] for restored in saved)
     assert torch.allclose(after, 0.75 * before + 0.25 * saved[1].tensors[f"policy.master.{name}"], atol=1e-7)
     best = files.read_json(out / "stage.json")["facts"]["best_step"]
     kept = checkpoint.read(out / "best", best).tensors[f"master.{name}"]
@@ -205,25 +205,25 @@ def test_the_moving_average_is_what_is_delivered(stage_inputs: dict[str, Path], 
 def test_text_mixed_in_adds_its_own_gradient(tiny: Path, tmp_path: Path) -> None:
     recipe = recipe_of(ppo={"ptx_coeff": 0.5, "ptx_dataset": text(tmp_path), "micro_batch_tokens": 100})
     parts = networks(tiny, recipe)
-    sequences = read(recipe, parts.policy, [recipe.ppo.ptx_dataset])
+    sequences = read(recipe, parts.policy, [recipe.ppo.ptx_dataset], 44)
     parts = ppo.PPONetworks(*(getattr(parts, f) for f in parts.__dataclass_fields__ if f != "pretraining"), sequences)
     loss = update.pretraining_gradients(recipe, parts, 0)
-    found = {name: p.grad.clone() for name, p in parts.policy.trainable().items() if p.grad is not None}
+    gradients = {name: p.grad.clone() for name, p in parts.policy.trainable().items() if p.grad is not None}
     parts.policy.body.zero_grad()
     chosen = sequences.part(randomness.rows(recipe.seed, "ptx", 0, 8, len(sequences)))
     whole = loss_sum(parts.policy, chosen) / target_count(parts.policy, chosen)
     (0.5 * whole).backward()
     assert loss == pytest.approx(float(whole.detach()), rel=1e-5)
-    for name, gradient in found.items():
+    for name, gradient in gradients.items():
         own = dict(parts.policy.trainable())[name].grad
         assert torch.allclose(gradient, own, rtol=1e-4, atol=1e-6), name
 
 
 def test_defaults_of_the_algorithms() -> None:
-    found = {name: algorithm(recipe_of(ppo={"algorithm": name, "batch_size": 64}).ppo) for name in ALGORITHMS}
-    assert found == ALGORITHMS
-    given = {"algorithm": "grpo", "samples_per_prompt": 4, "epochs": 3, "kl_in": "reward", "whiten_advantages": True}
-    ours = algorithm(recipe_of(ppo=given).ppo)
+    defaults = {name: algorithm(recipe_of(ppo={"algorithm": name, "batch_size": 64}).ppo) for name in ALGORITHMS}
+    assert defaults == ALGORITHMS
+    settings = {"algorithm": "grpo", "samples_per_prompt": 4, "epochs": 3, "kl_in": "reward", "whiten_advantages": True}
+    ours = algorithm(recipe_of(ppo=settings).ppo)
     assert (ours.samples, ours.epochs, ours.kl_in, ours.whiten) == (4, 3, "reward", True)
 
 

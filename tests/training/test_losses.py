@@ -110,13 +110,13 @@ def test_log_probs_and_their_derivative(monkeypatch: pytest.MonkeyPatch) -> None
     logits, ids = torch.randn(7, 5, dtype=F64), torch.tensor([0, 1, 2, 3, 0, 1, 2])
     logits[:, 4] = -math.inf
     weights = torch.randn(7, dtype=F64)
-    found = []
+    results = []
     for function in (vocabulary.log_probs_of, lambda x, i: x.log_softmax(-1).gather(-1, i[:, None])[:, 0]):
         x = logits.clone().requires_grad_()
-        value = function(x, ids)
-        found.append((value.detach(), *torch.autograd.grad((value * weights).sum(), x)))
-    assert torch.allclose(found[0][0], found[1][0], atol=1e-14)
-    assert torch.allclose(found[0][1][:, :4], found[1][1][:, :4], atol=1e-14) and (found[0][1][:, 4] == 0).all()
+        log_probs = function(x, ids)
+        results.append((log_probs.detach(), *torch.autograd.grad((log_probs * weights).sum(), x)))
+    assert torch.allclose(results[0][0], results[1][0], atol=1e-14)
+    assert torch.allclose(results[0][1][:, :4], results[1][1][:, :4], atol=1e-14) and (results[0][1][:, 4] == 0).all()
 
 
 def test_chunked_log_probs_equal_whole_ones(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,8 +126,8 @@ def test_chunked_log_probs_equal_whole_ones(monkeypatch: pytest.MonkeyPatch) -> 
     results = []
     for elements in (1 << 25, 44):
         monkeypatch.setattr(vocabulary, "CHUNK_ELEMENTS", elements)
-        found = vocabulary.chunked_log_probs(hidden, ids, lambda h: h @ weight.T, 11)
-        results.append((found, *torch.autograd.grad(found.square().sum(), [hidden, weight])))
+        log_probs = vocabulary.chunked_log_probs(hidden, ids, lambda h: h @ weight.T, 11)
+        results.append((log_probs, *torch.autograd.grad(log_probs.square().sum(), [hidden, weight])))
     for whole, chunked in zip(*results, strict=True):
         assert torch.allclose(whole, chunked, atol=1e-5)
 

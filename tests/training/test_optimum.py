@@ -26,8 +26,7 @@ SEEDS = [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytes
 def tune(problem: enumerable.Problem, out: Path, beta: float, seed: int, steps: int, **section: Any) -> Path:
     """Run the stage `ppo` on a problem; returns the folder of the last policy, whatever validation thought of it."""
     values = {"batch_size": 512, "minibatches": 4, "epochs": 4, "learning_rate": 2e-3, "critic_learning_rate": 5e-3}
-    values |= {"schedule": "linear", "validation_every": steps, "missing_eos_score": None}
-    values |= {"micro_batch_tokens": 100_000, "reward": "enumerable:reward"}
+    values |= {"schedule": "linear", "validation_every": steps, "micro_batch_tokens": 100_000}
     recipe = quiet_recipe(
         kl_coeff=beta,
         seed=seed,
@@ -37,6 +36,7 @@ def tune(problem: enumerable.Problem, out: Path, beta: float, seed: int, steps: 
         reinforcement_learning_train_steps=steps,
         checkpoint_every=steps,
         ppo=values | section,
+        reward={"sources": "enumerable:reward", "missing_eos_score": None},
     )
     prompts = problem.folder / "prompts.jsonl"
     ppo.main(recipe, {"model": problem.folder, "train": prompts, "validation": prompts}, out)
@@ -73,16 +73,16 @@ def test_bandit(tmp_path: Path, beta: float, reward: float, kl: float) -> None:
     problem = bandit(tmp_path / "reference")
     order = [problem.texts().index(text) for text in ("a", "b", "c", "")]
     assert np.allclose(np.exp(problem.log_probs(problem.folder))[0, order], [0.5, 0.3, 0.15, 0.05], atol=1e-6)
-    found = enumerable.outcome(problem, tune(problem, tmp_path / "out", beta, seed=0, steps=60), beta)
-    assert found.gap < 0.01, found
-    assert found.reward == pytest.approx(reward, abs=0.1) and found.kl == pytest.approx(kl, abs=0.1)
+    outcome = enumerable.outcome(problem, tune(problem, tmp_path / "out", beta, seed=0, steps=60), beta)
+    assert outcome.gap < 0.01, outcome
+    assert outcome.reward == pytest.approx(reward, abs=0.1) and outcome.kl == pytest.approx(kl, abs=0.1)
 
 
 def check(problem: enumerable.Problem, policy: Path) -> None:
     """The policy is within 1 % of the possible gain, and r - beta * log-ratio is nearly one number for all answers."""
-    found = enumerable.outcome(problem, policy, BETA)
-    print(found)
-    assert found.gap < 0.01 and found.spread < 0.06, found
+    outcome = enumerable.outcome(problem, policy, BETA)
+    print(outcome)
+    assert outcome.gap < 0.01 and outcome.spread < 0.06, outcome
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -98,16 +98,16 @@ def test_mdp(tmp_path: Path, seed: int) -> None:
 def test_bandit_without_a_critic(tmp_path: Path, algorithm: str) -> None:
     problem = bandit(tmp_path / "reference")
     policy = tune(problem, tmp_path / "out", 0.5, seed=0, steps=60, algorithm=algorithm, epochs=4)
-    found = enumerable.outcome(problem, policy, 0.5)
-    assert found.gap < 0.01, found
+    outcome = enumerable.outcome(problem, policy, 0.5)
+    assert outcome.gap < 0.01, outcome
 
 
 def test_grpo_goes_to_another_optimum(tmp_path: Path) -> None:
     """With eight answers to a prompt the zero of its expected gradient loses 3.35 % (tests/exact/test_on_policy.py)."""
     problem = bandit(tmp_path / "reference")
     policy = tune(problem, tmp_path / "out", 0.5, seed=0, steps=60, algorithm="grpo", epochs=4)
-    found = enumerable.outcome(problem, policy, 0.5)
-    assert found.gap == pytest.approx(0.0335, abs=0.005), found
+    outcome = enumerable.outcome(problem, policy, 0.5)
+    assert outcome.gap == pytest.approx(0.0335, abs=0.005), outcome
 
 
 @pytest.mark.slow

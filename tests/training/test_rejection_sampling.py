@@ -13,14 +13,17 @@ import pytest
 from conftest import SENTENCES, quiet_recipe
 
 from preferent import files
-from preferent.config import memory_estimate, model_shape
+from preferent.config import defaults, memory_estimate, model_shape
 from preferent.data.types import Rollout
 from preferent.errors import DataError, UsageError
+from preferent.models.language_models import Policy
 from preferent.pipelines import run
 from preferent.rewards.normalization import ScoreNormalization
+from preferent.rollouts import sampler
 from preferent.rollouts.store import from_columns, unsealed
 from preferent.runs import metrics, stages
 from preferent.training import rejection_sampling
+from training.test_ppo import CopyingSampler
 
 
 def vowels(prompts: list[str], answers: list[str]) -> list[float]:
@@ -31,9 +34,10 @@ def vowels(prompts: list[str], answers: list[str]) -> list[float]:
 def recipe_of(**values: Any) -> Any:
     section = {"rounds": 2, "prompts": 5, "samples": 3, "train_steps": 4, "batch_size": 4, "learning_rate": 1e-3}
     section |= values.pop("rejection", {})
-    ppo = {"reward": "training.test_rejection_sampling:vowels", "validation_prompts": 4, "normalize_prompts": 6}
-    ppo |= {"missing_eos_score": None} | values.pop("ppo", {})
-    return quiet_recipe(method="rejection_sampling", rejection=section, ppo=ppo, checkpoint_every=3, **values)
+    reward = {"sources": "training.test_rejection_sampling:vowels", "normalize_prompts": 6, "missing_eos_score": None}
+    reward |= values.pop("reward", {})
+    values |= {"method": "rejection_sampling", "ppo": {"validation_prompts": 4}, "checkpoint_every": 3}
+    return quiet_recipe(rejection=section, reward=reward, **values)
 
 
 @pytest.fixture
@@ -53,6 +57,23 @@ def bits(out: Path) -> dict[str, str]:
     places = ("model/*", "metrics.jsonl", "rollouts/*", "score.json")
     files = sorted(path for place in places for path in out.glob(place))
     return {path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_the_sampler_is_told_when_a_round_has_changed_the_weights(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, engines = sampler.make, []
+
+    def copying(recipe: Any, policy: Policy) -> CopyingSampler:
+        engines.append(CopyingSampler(make(recipe, policy)))
+        return engines[-1]
+
+    rejection_sampling.main(recipe_of(), inputs, tmp_path / "straight")
+    monkeypatch.setattr(sampler, "make", copying)
+    for rounds in (1, 2):
+        rejection_sampling.main(recipe_of(rejection={"rounds": rounds}), inputs, tmp_path / "out")
+    assert [engine.purposes for engine in engines] == [["normalize", "eval", "rollout", "eval"], ["rollout", "eval"]]
+    assert bits(tmp_path / "out") == bits(tmp_path / "straight")
 
 
 def test_a_round_and_another(inputs: dict[str, Path], tmp_path: Path) -> None:
@@ -122,7 +143,7 @@ def test_answers_that_were_learnt_from_are_not_sampled_again(inputs: dict[str, P
     second.unlink()
     first.write_bytes(good[:-1] + b"x")
     with pytest.raises(
-        DataError, match="the answers of round 0 were learnt from and are damaged or gone; restore them"
+        DataError, match="answers of round 0 are damaged or missing, and the policy was trained on them; restore them"
     ):
         rejection_sampling.main(recipe_of(), inputs, tmp_path / "out")
     first.write_bytes(good)
@@ -136,7 +157,7 @@ def rollout(prompt: int, token: int) -> Rollout:
 
 
 def test_the_best_ever_is_kept() -> None:
-    kept = rejection_sampling.Kept()
+    kept = rejection_sampling.BestAnswers()
     for prompt, token, value in [(7, 1, 0.5), (2, 1, -1.0), (7, 2, 0.25), (2, 2, 3.0), (7, 3, 0.5), (2, 3, 2.0)]:
         kept.offer(rollout(prompt, token), value)
     assert {prompt: (value, r.ids[0]) for prompt, (value, r) in kept.answers.items()} == {7: (0.5, 1), 2: (3.0, 2)}
@@ -147,19 +168,19 @@ def test_the_best_ever_is_kept() -> None:
 
 def test_an_answer_that_did_not_end_is_kept_only_where_none_is_better(inputs: dict[str, Path], tmp_path: Path) -> None:
     rejection_sampling.main(
-        recipe_of(rejection={"rounds": 1}, ppo={"missing_eos_score": -9.0}), inputs, tmp_path / "out"
+        recipe_of(rejection={"rounds": 1}, reward={"missing_eos_score": -9.0}), inputs, tmp_path / "out"
     )
     row = metrics.read(tmp_path / "out/metrics.jsonl")[1]
-    found = answers_of(tmp_path / "out", "000000-000000")
+    answers = answers_of(tmp_path / "out", "000000-000000")
     bias = ScoreNormalization.read(tmp_path / "out/score.json").normalizer("reward").bias
-    scores = np.array([r.scores["reward"] - bias if r.ended else -9.0 for r in found]).reshape(5, 3)
+    scores = np.array([r.scores["reward"] - bias if r.ended else -9.0 for r in answers]).reshape(5, 3)
     assert row["rejection/best"] == pytest.approx(scores.max(-1).mean(), abs=1e-6)
     assert row["reward"] == pytest.approx(scores.mean(), abs=1e-6)
 
 
 def test_without_a_reward_it_is_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="the reward model is missing"):
-        rejection_sampling.main(recipe_of(ppo={"reward": None}), inputs, tmp_path / "out")
+        rejection_sampling.main(recipe_of(reward={"sources": None}), inputs, tmp_path / "out")
 
 
 def test_what_it_needs() -> None:
@@ -167,21 +188,22 @@ def test_what_it_needs() -> None:
     shape = model_shape.LLAMA_2["meta-llama/Llama-2-7b-hf"]
     prompts = {"train": 1000, "validation": 10, "test": 10}
 
+    def facts_of(recipe: Any) -> memory_estimate.ModelFacts:
+        resolved, _ = defaults.resolve(recipe, shape.policy, shape.policy)
+        return memory_estimate.ModelFacts(resolved, shape, shape, 2, 32, prompts)
+
     def need(**values: Any) -> memory_estimate.MemoryNeed:
-        found = quiet_recipe(method="rejection_sampling", preference_dataset="p.jsonl", **values)
-        return memory_estimate.rejection(memory_estimate.ModelFacts(found, shape, shape, 2, 32, prompts))
+        recipe = quiet_recipe(method="rejection_sampling", preference_dataset="p.jsonl", **values)
+        return memory_estimate.rejection(facts_of(recipe))
 
     full, free, lora = need(rejection={"lora_dim": 0}), need(rejection={"lora_dim": 0}, kl_coeff=0), need()
     assert full.parts["reference"] == 2 * shape.policy and free.parts["reference"] == lora.parts["reference"] == 0
     assert lora.peak < full.peak and full.parts["reward"] == 2 * shape.scorer
     two = quiet_recipe(method="rejection_sampling", rejection={"rounds": 3, "prompts": 5000, "samples": 2})
-    given = memory_estimate.ModelFacts(two, shape, shape, 2, 32, prompts)
-    assert memory_estimate.rollout_tokens(given) == 3 * 1000 * 2 * given.length
+    facts = facts_of(two)
+    assert memory_estimate.rollout_tokens(facts) == 3 * 1000 * 2 * facts.length
     several = quiet_recipe(infer={"best_of": 4, "sampling_strategy": "temperature_sampling"})
-    assert (
-        memory_estimate.infer(memory_estimate.ModelFacts(several, shape, shape, 2, 32, prompts)).parts["reward"]
-        == 2 * shape.scorer
-    )
+    assert memory_estimate.infer(facts_of(several)).parts["reward"] == 2 * shape.scorer
 
 
 RECIPE = """
@@ -220,12 +242,12 @@ def test_the_whole_job(make_model: Callable[..., Path], tmp_path: Path) -> None:
         assert done.returncode == 0 or words[0] == "doctor", done.stderr
         return done.stdout + done.stderr
 
-    said = preferent("run", "recipe.yaml", "--out", "run")
-    assert "keeping the best of 3 answers moves them at most 0.43 nats from the policy" in said
+    output = preferent("run", "recipe.yaml", "--out", "run")
+    assert "keeping the best of 3 answers moves them at most 0.43 nats from the policy" in output
     done = run.Run(tmp_path / "run")
     assert done.verdict()["best_of"]["n"] == 3 and list(done.verdict()["best_of"]["score"]) == ["1", "2", "3"]
     assert all(row["best_of"] == 3 for row in done.predictions()) and "best_of" not in done.predictions("base")[0]
-    assert "Rejection sampling: what is imitated" in done.report().read_text()
+    assert "Rejection sampling: sampled and kept answers" in done.report().read_text()
     assert "tuned answers are the best of 3" in done.report().read_text()
     assert (tmp_path / "run/policy/model/adapter_config.json").exists()
     assert "2 rounds of 3 answers to " in preferent("plan", "recipe.yaml")

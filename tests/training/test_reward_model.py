@@ -17,6 +17,7 @@ from preferent.errors import DataError, UsageError
 from preferent.models import language_models
 from preferent.models.world import World
 from preferent.runs import metrics
+from preferent.runs.directory import StageDirectory
 from preferent.training import reward_model
 from preferent.training.preference_pairs import PreferencePairs
 
@@ -24,12 +25,12 @@ from preferent.training.preference_pairs import PreferencePairs
 def rows(count: int, offset: int) -> list[dict[str, Any]]:
     """The answer that ends in an exclamation mark is preferred; which side it is on, is data."""
     words = [word.strip(".,;!") for sentence in SENTENCES for word in sentence.split()]
-    found = []
+    preferences = []
     for i in range(count):
         word = words[(i + offset) % len(words)]
         good, bad = f" {word}!", f" {word}."
         choice = i * 7 % 2
-        found.append(
+        preferences.append(
             {
                 "input_text": f"{words[(i * 3 + offset) % len(words)]} {i}",
                 "candidate_0": bad if choice else good,
@@ -37,7 +38,7 @@ def rows(count: int, offset: int) -> list[dict[str, Any]]:
                 "choice": choice,
             }
         )
-    return found
+    return preferences
 
 
 def preference(choice: Choice, strength: float | None = None) -> Preference:
@@ -52,7 +53,7 @@ def test_pairs_carry_margins_and_ties(tiny: Path) -> None:
     assert pairs.wrong.tolist() == [0.1, 0.5, 0.1] and pairs.margins.tolist() == [1.5, 0.0, 0.0]
     assert pairs.ties == 1 and len(pairs) == 3
     assert len(PreferencePairs.of([preference(1, 3.0), preference("tie", 2.0)], tokenizer, recipe)) == 1
-    with pytest.raises(DataError, match=r"p\.jsonl:3: strength is -1; as a margin it is at least 0"):
+    with pytest.raises(DataError, match=r"p\.jsonl:3: strength is -1, but a margin is at least 0"):
         reward_model.encoded(recipe, [preference(1, -1.0)], tokenizer, training=False)
 
 
@@ -63,8 +64,8 @@ def test_margins_ties_and_centering_change_what_is_learnt(inputs: dict[str, Path
 
     with pytest.raises(DataError, match=r"reward\.margin is set, but no pair has a strength"):
         learnt("none", margin=1.0)
-    given = [row | {"strength": 3.0} for row in files.read_jsonl(inputs["train"])]
-    files.write_jsonl(inputs["train"], given)
+    strong = [row | {"strength": 3.0} for row in files.read_jsonl(inputs["train"])]
+    files.write_jsonl(inputs["train"], strong)
     plain, wide = learnt("plain"), learnt("wide", margin=1.0)
     assert wide["margin"] > plain["margin"] + 0.5
     assert learnt("centered", centering=0.5)["rank_loss"] != plain["rank_loss"]
@@ -131,15 +132,59 @@ def test_quality_has_the_details_of_the_test_pairs(inputs: dict[str, Path], tmp_
 def test_the_samples_are_the_untrained_models(inputs: dict[str, Path], tmp_path: Path) -> None:
     """At most 64, at temperature 1, of prompts that have a text; of a model that writes none, none."""
     recipe = recipe_of()
-    asked = [preference(0)] * 70 + [Preference(Prompt(), " a", " b", 0)] * 5
-    found = reward_model.sampled(recipe, World.of(recipe), inputs["model"], asked)
-    assert len({i for i, _ in found}) == reward_model.SAMPLES and max(i for i, _ in found) < 70
+    preferences = [preference(0)] * 70 + [Preference(Prompt(), " a", " b", 0)] * 5
+    samples = reward_model.sampled(recipe, World.of(recipe), inputs["model"], preferences)
+    assert len({i for i, _ in samples}) == reward_model.SAMPLES and max(i for i, _ in samples) < 70
     start, _ = Tokenizer.load(inputs["model"]).encode_prompt(Prompt("x"), None, 32)
-    assert all(ids[: len(start)].tolist() == start for _, ids in found)
-    assert len({ids.tobytes() for _, ids in found}) > 60, "each answer is drawn by itself"
-    assert reward_model.sampled(recipe, World.of(recipe), inputs["model"], asked[70:]) == []
+    assert all(ids[: len(start)].tolist() == start for _, ids in samples)
+    assert len({ids.tobytes() for _, ids in samples}) > 60, "each answer is drawn by itself"
+    assert reward_model.sampled(recipe, World.of(recipe), inputs["model"], preferences[70:]) == []
     reward_model.main(recipe_of(1), inputs, tmp_path / "out")
-    assert reward_model.sampled(recipe, World.of(recipe), tmp_path / "out/model", asked) == []
+    assert reward_model.sampled(recipe, World.of(recipe), tmp_path / "out/model", preferences) == []
+
+
+@pytest.mark.parametrize("name", ["reward", "judge"])
+def test_the_samples_are_made_once_a_stage(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A stage that is interrupted, goes on, and is extended, ends as one that does all with samples of its own."""
+    rounds: list[int] = []
+    sampled = reward_model.sampled
+
+    def counted(*rest: Any) -> Any:
+        rounds.append(len(rounds))
+        return sampled(*rest)
+
+    def interrupted(*rest: Any) -> Any:
+        raise InterruptedError
+
+    monkeypatch.setattr(reward_model, "sampled", counted)
+    reward_model.main(recipe_of(8), inputs, tmp_path / "whole")
+    monkeypatch.setattr(reward_model, "compare_samples", interrupted)
+    with pytest.raises(InterruptedError):
+        reward_model.main(recipe_of(4), inputs, tmp_path / name)
+    monkeypatch.undo()
+    monkeypatch.setattr(reward_model, "sampled", counted)
+    for steps in (4, 8):
+        reward_model.main(recipe_of(steps), inputs, tmp_path / name)
+    assert rounds == [0, 1]
+    qualities = [(tmp_path / folder / "quality.json").read_bytes() for folder in ("whole", name)]
+    assert qualities[0] == qualities[1] and b'"samples"' in qualities[0]
+
+
+def test_damaged_samples_are_made_again(
+    inputs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def sample() -> list[tuple[int, np.ndarray]]:
+        return [(3, np.array([1, 2], np.int32))]
+
+    path = StageDirectory(tmp_path).initial_answers
+    first = reward_model.sample_once(path, sample)
+    path.write_text(path.read_text().replace("3", "4"))
+    again = reward_model.sample_once(path, sample)
+    for [(row, ids)] in (first, again, reward_model.sample_once(path, list)):
+        assert row == 3 and ids.dtype == np.int32 and ids.tolist() == [1, 2]
+    assert ".samples.json: damaged" in capsys.readouterr().err
 
 
 def test_without_held_out_pairs_there_is_little_to_say(inputs: dict[str, Path], tmp_path: Path) -> None:

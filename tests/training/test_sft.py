@@ -4,16 +4,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import curves
 import numpy as np
 import pytest
 import torch
 from conftest import SENTENCES, quiet_recipe
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM
 
 from preferent.errors import DataError
 from preferent.models import language_models
 from preferent.models.world import World
-from preferent.runs import metrics
+from preferent.runs import metrics, progress
 from preferent.training import sequences, sft
 
 
@@ -31,7 +33,7 @@ def texts(tmp_path: Path) -> Path:
 def test_loss_is_the_models_own_on_answers_only(tiny: Path) -> None:
     policy = language_models.load_policy(tiny, World.of(quiet_recipe()))
     rows = [np.array([1, 270, 280, 290, 2], np.int32), np.array([1, 271, 281], np.int32)]
-    found = sequences.loss_sum(policy, sequences.Sequences(rows, [3, 2]))
+    loss = sequences.loss_sum(policy, sequences.Sequences(rows, [3, 2]))
     plain = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
     expected = 0.0
     for row, start in zip(rows, (3, 2), strict=True):
@@ -40,7 +42,7 @@ def test_loss_is_the_models_own_on_answers_only(tiny: Path) -> None:
         logits[:, policy.masked_ids] = -torch.inf
         log_probs = logits.log_softmax(-1)
         expected -= sum(float(log_probs[place - 1, row[place]]) for place in range(start, len(row)))
-    assert found.item() == pytest.approx(expected, abs=1e-4)
+    assert loss.item() == pytest.approx(expected, abs=1e-4)
     assert sequences.target_count(policy, sequences.Sequences(rows, [3, 2])) == 3
 
 
@@ -49,6 +51,23 @@ def test_plain_text_is_packed_and_learnt(tiny: Path, texts: Path, tmp_path: Path
     rows = metrics.read(tmp_path / "out/metrics.jsonl")
     assert rows[-1]["loss"] < rows[0]["loss"] - 0.3 and "validation/loss" in rows[-1]
     AutoModelForCausalLM.from_pretrained(tmp_path / "out/model")
+
+
+def test_a_step_that_is_over_is_seen_in_tensorboard(
+    tiny: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a TensorBoard that watches while the stage trains; checkpoints are rarer."""
+    out, steps = tmp_path / "out", []
+    events = EventAccumulator(str(out / "tensorboard"))
+
+    def update(bar: progress.PrintedProgress, done: int, **values: float) -> None:
+        points = curves.shown(out, events)["loss"]
+        assert points == curves.logged(out)["loss"] and [step for step, _ in points] == list(range(1, done + 1))
+        steps.append(done)
+
+    monkeypatch.setattr(progress.PrintedProgress, "update", update)
+    sft.main(recipe_of(texts, sequence_length=32), {"model": tiny}, out)
+    assert steps == list(range(1, 13))
 
 
 def test_adapter_is_merged(tiny: Path, texts: Path, tmp_path: Path) -> None:
@@ -63,5 +82,5 @@ def test_adapter_is_merged(tiny: Path, texts: Path, tmp_path: Path) -> None:
 def test_preferences_are_refused(tiny: Path, tmp_path: Path) -> None:
     row = {"input_text": "a", "candidate_0": " b", "candidate_1": " c", "choice": 0}
     (tmp_path / "pairs.jsonl").write_text(json.dumps(row) + "\n")
-    with pytest.raises(DataError, match="imitation wants"):
+    with pytest.raises(DataError, match="fine-tuning needs input_text"):
         sft.main(recipe_of(tmp_path / "pairs.jsonl"), {"model": tiny}, tmp_path / "out")

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -19,10 +18,12 @@ from preferent.models.language_models import Policy
 from preferent.models.world import World
 from preferent.pipelines import finished_run
 from preferent.pipelines.finished_run import FinishedRun
+from preferent.rewards import scoring
 from preferent.rewards.normalization import ScoreNormalization
-from preferent.rewards.scoring import CombinedReward, located
-from preferent.rollouts.local_sampler import LocalSampler
-from preferent.rollouts.sampler import Params
+from preferent.rewards.scoring import CombinedReward, RolloutBatch
+from preferent.rollouts import sampler
+from preferent.rollouts.decoding import Params
+from preferent.rollouts.sampler import Prompts, Sampler
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class ChatTurn:
 
     base: Policy
     tuned: Policy
+    samplers: tuple[Sampler, Sampler]
     reward: CombinedReward | None
     recipe: Recipe
     params: Params
@@ -55,18 +57,18 @@ class ChatTurn:
     def answers(self, line: str, item: int) -> tuple[ChatAnswer, ChatAnswer]:
         """The answers of base and tuned model; `item` keys their randomness, which is the same for both."""
         prompt = self.prompt(line)
-        return self._answer(self.base, prompt, item), self._answer(self.tuned, prompt, item)
+        base, tuned = self.samplers
+        return self._answer(self.base, base, prompt, item), self._answer(self.tuned, tuned, prompt, item)
 
-    def _answer(self, policy: Policy, prompt: Prompt, item: int) -> ChatAnswer:
-        tokenizer, instruction = policy.tokenizer, self.recipe.instruction
-        ids, _ = tokenizer.encode_prompt(prompt, instruction, self.recipe.prompt_sequence_length)
-        sampler = LocalSampler(policy, self.recipe.seed, 1)
-        rollouts = sampler.sample([np.asarray(ids, np.int32)], [item], "infer", 0, self.params)
-        text = tokenizer.decode_answer(prompt, instruction, rollouts[0].ids.tolist())
-        score = None
+    def _answer(self, policy: Policy, engine: Sampler, prompt: Prompt, item: int) -> ChatAnswer:
+        asked = Prompts.of([prompt], policy.tokenizer, self.recipe)
+        (rollout,) = engine.sample(asked.ids, [item], "infer", 0, self.params)
+        batch = RolloutBatch([rollout], asked, policy.tokenizer)
+        worth = None
         if self.reward is not None:
-            score = float(self.reward.scale(self.reward.raw(rollouts, [prompt], tokenizer))[0])
-        return ChatAnswer(text, rollouts[0].ended, len(rollouts[0].ids), score)
+            scored = scoring.score_rollouts(self.reward, batch)
+            worth = float(scoring.final_scores(scored, self.reward.scale, self.recipe)[0])
+        return ChatAnswer(batch.answers[0], rollout.ended, len(rollout.ids), worth)
 
 
 def talk(folder: Path, temperature: float | None, greedy: bool, tokens: int | None, seed: int | None) -> None:
@@ -96,11 +98,12 @@ def load(found: FinishedRun, recipe: Recipe, params: Params) -> ChatTurn:
     tuned = language_models.load_policy(found.tuned, world)
     base = tuned.reference() if tuned.peft is not None else language_models.load_policy(found.base(), world)
     reward = None
-    if found.rewards and all(part.kind != "function" for part in recipe.ppo.parts):
+    if found.rewards and all(part.kind != "function" for part in recipe.reward.parts):
         scale = ScoreNormalization.read(found.folder / "policy/score.json")
-        inputs = located(recipe, found.rewards)
+        inputs = scoring.resolve_models(recipe, found.rewards)
         reward = CombinedReward.load(recipe, inputs, world, scale)
-    return ChatTurn(base, tuned, reward, recipe, params, found.converses())
+    samplers = sampler.make(recipe, base), sampler.make(recipe, tuned)
+    return ChatTurn(base, tuned, samplers, reward, recipe, params, found.converses())
 
 
 def lines(console: Console) -> Iterator[str]:

@@ -114,10 +114,10 @@ def adapter(found: FinishedRun, out: Path) -> None:
     """The tuned policy as its LoRA adapter, in PEFT's layout, which names the model it sits on."""
     if not found.adapter:
         raise UsageError(f"{found.folder}: every weight of its policy was trained, there is no adapter; --what merged")
-    base = language_models.adapter_base(found.tuned)
+    base = model_reference.adapter_base(found.tuned)
     shutil.copytree(found.tuned, out, dirs_exist_ok=True)
-    config = files.read_json(out / "adapter_config.json")
-    files.write_json(out / "adapter_config.json", config | {"base_model_name_or_path": model_reference.name_of(base)})
+    config, (name, revision) = files.read_json(out / "adapter_config.json"), model_reference.name_of(base)
+    files.write_json(out / "adapter_config.json", config | {"base_model_name_or_path": name, "revision": revision})
     saving.copy_licences(base, out)
     files.write_atomic(out / "README.md", _card(ADAPTER, found, out, found.tuned))
 
@@ -127,7 +127,7 @@ def reward(found: FinishedRun, out: Path) -> None:
     its own, or the one of averaged weights where that is the reward."""
     trained = [found.rewards[name] for name in stage_graph.members(found.rewards)]
     if not trained:
-        named = ", ".join(part.source for part in found.recipe.ppo.parts)
+        named = ", ".join(part.source for part in found.recipe.reward.parts)
         why = f"its method is {found.recipe.method}" if stage_graph.direct(found.recipe) else f"its reward was {named}"
         raise UsageError(f"{found.folder}: trained no reward model: {why}")
     world = _world(found.recipe)
@@ -197,10 +197,16 @@ def _card(text: str, found: FinishedRun, out: Path, source: Path) -> str:
         folder=out,
         method=tuned_by(found.recipe),
         base=_base_name(found),
-        below=model_reference.name_of(language_models.adapter_base(found.tuned)) if found.adapter else "",
+        below=_below(found) if found.adapter else "",
         verdict=_verdict(found.folder),
         asked=_asked(found.recipe),
     )
+
+
+def _below(found: FinishedRun) -> str:
+    """The model that the adapter sits on, as vLLM is told of it."""
+    name, revision = model_reference.name_of(model_reference.adapter_base(found.tuned))
+    return f"{name} --revision {revision}" if revision else name
 
 
 def _base_name(found: FinishedRun) -> str:

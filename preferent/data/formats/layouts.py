@@ -1,4 +1,4 @@
-"""What a row says: one function a format, from a JSON object to a record, or `Unusable` with the reason."""
+"""The layouts of rows: one function per format, from a JSON object to a record, or `Unusable` with the reason."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
@@ -13,32 +13,33 @@ CANONICAL = PARTS | {"id", "group", "strength", "annotator", "reference"}
 
 
 class Unusable(Exception):
-    """A row is no record of the kind asked for; the text is `category: detail`."""
+    """A row that is not a record of the wanted kind; the text is `category: detail`."""
 
 
-def _shown(value: object) -> str:
+def _excerpt(value: object) -> str:
+    """Return a value as text of at most 40 characters, for a message."""
     text = repr(value)
     return text if len(text) <= 40 else text[:37] + "..."
 
 
 def keys_of(row: Row) -> str:
-    """The keys of a row, for a message."""
+    """Return the keys of a row, for a message."""
     return ", ".join(key[:40] for key in sorted(row)[:8]) or "nothing"
 
 
 def _require(row: Row, *keys: str) -> None:
-    """Refuse a row in which one of the keys is missing; called before any is taken, to tell what the row has."""
+    """Refuse a row in which a key is missing. Called before any key is taken, so that the message lists all keys."""
     for key in keys:
         if key not in row:
             raise Unusable(f"missing key: {key} (the row has: {keys_of(row)})")
 
 
 def _text(row: Row, key: str) -> str:
-    """Take a text that must be there."""
+    """Take a text that is required."""
     _require(row, key)
     value = row.pop(key)
     if not isinstance(value, str):
-        raise Unusable(f"wrong type: {key} is {_shown(value)}, not a text")
+        raise Unusable(f"wrong type: {key} is {_excerpt(value)}, not a text")
     return value
 
 
@@ -46,12 +47,12 @@ def _optional(row: Row, key: str) -> str | None:
     """Take a text that may be absent or null."""
     value = row.pop(key, None)
     if value is not None and not isinstance(value, str):
-        raise Unusable(f"wrong type: {key} is {_shown(value)}, not a text; rename the key if it means something else")
+        raise Unusable(f"wrong type: {key} is {_excerpt(value)}, not a text; rename the key if it means something else")
     return value
 
 
 def _name(row: Row, key: str) -> str:
-    """Take a name: a text or a whole number; empty where absent."""
+    """Take a name: a text or a whole number; empty if absent."""
     value = row.get(key)
     if isinstance(value, int) and not isinstance(value, bool):
         row[key] = str(value)
@@ -59,42 +60,45 @@ def _name(row: Row, key: str) -> str:
 
 
 def _number(row: Row, key: str) -> float | None:
+    """Take a number that may be absent or null."""
     value = row.pop(key, None)
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e300:
-        raise Unusable(f"wrong type: {key} is {_shown(value)}, not a number; rename the key if it means something else")
+        raise Unusable(
+            f"wrong type: {key} is {_excerpt(value)}, not a number; rename the key if it means something else"
+        )
     return float(value)
 
 
 def _content(value: object) -> str:
-    """The text of a message: a text, or a list of text parts."""
+    """Return the text of a message, which is a text or a list of text parts."""
     if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
         parts = [part.get("text") if part.get("type") == "text" else None for part in value]
         texts = [part for part in parts if isinstance(part, str)]
         value = "".join(texts) if len(texts) == len(parts) else value
     if not isinstance(value, str):
-        raise Unusable(f"wrong type: the content of a message is {_shown(value)}, not a text")
+        raise Unusable(f"wrong type: the content of a message is {_excerpt(value)}, not a text")
     return value
 
 
 def _messages(value: object) -> tuple[Message, ...]:
-    """Turns of a conversation, each an object with `role` (GCPC: `author`) and `content`."""
+    """Return the turns of a conversation, each an object with `role` (GCPC: `author`) and `content`."""
     if not isinstance(value, list) or not value:
-        raise Unusable(f"bad messages: {_shown(value)} is not a list of messages")
+        raise Unusable(f"bad messages: {_excerpt(value)} is not a list of messages")
     turns = []
     for turn in value:
         if not isinstance(turn, dict) or "content" not in turn:
-            raise Unusable(f"bad messages: {_shown(turn)} is no object with role and content")
+            raise Unusable(f"bad messages: {_excerpt(turn)} is not an object with role and content")
         role = turn.get("role", turn.get("author"))
         if not isinstance(role, str) or role not in ROLES:
-            raise Unusable(f"bad messages: the role of a message is {_shown(role)}, not system, user or assistant")
+            raise Unusable(f"bad messages: the role of a message is {_excerpt(role)}, not system, user or assistant")
         turns.append(Message(ROLES[role], _content(turn["content"])))
     return tuple(turns)
 
 
 def _conversation(turns: Sequence[Message], context: str | None) -> Prompt:
-    """A prompt from turns that begin with an optional system text and end with the user."""
+    """Return a prompt from turns that begin with an optional system text and end with the user."""
     if turns and turns[0].role == "system":
         if context is not None:
             raise Unusable("bad messages: a context and a system message; give one of them")
@@ -109,7 +113,12 @@ def _conversation(turns: Sequence[Message], context: str | None) -> Prompt:
     return Prompt(messages=tuple(turns), context=context)
 
 
-def _asked(row: Row) -> Prompt:
+def _text_or_turns(prompt: object) -> Prompt:
+    """Return a prompt that is given as a text or as messages."""
+    return Prompt(input_text=prompt) if isinstance(prompt, str) else _conversation(_messages(prompt), None)
+
+
+def _gcpc_prompt(row: Row) -> Prompt:
     """Take the prompt of a GCPC row: `input_text`, or `messages` with an optional `context`."""
     if "messages" not in row:
         return Prompt(input_text=_text(row, "input_text"))
@@ -119,14 +128,14 @@ def _asked(row: Row) -> Prompt:
 
 
 def _extra(row: Row, format: str) -> Mapping[str, Any]:
-    """What is left of a row; a key that means something in the canonical row gets the format's name before it."""
+    """Return what is left of a row; a key that has a meaning in the canonical row gets the format's name as prefix."""
     return {f"{format}.{key}" if key in CANONICAL else key: value for key, value in row.items()}
 
 
 def _finish(row: Row, format: str, prompt: Prompt, candidates: tuple[str, str], choice: Choice) -> Preference:
-    """A preference from its parts and the rest of its row."""
+    """Return a preference from its parts and the rest of its row."""
     if candidates[0] == candidates[1]:
-        raise Unusable(f"equal candidates: both are {_shown(candidates[0])}")
+        raise Unusable(f"equal candidates: both are {_excerpt(candidates[0])}")
     group, reference, id = _name(row, "group"), _optional(row, "reference"), _name(row, "id")
     prompt = Prompt(prompt.input_text, prompt.messages, prompt.context, reference, group=group)
     strength, annotator = _number(row, "strength"), _name(row, "annotator") or None
@@ -134,60 +143,59 @@ def _finish(row: Row, format: str, prompt: Prompt, candidates: tuple[str, str], 
 
 
 def gcpc_preference(row: Row) -> Preference:
-    """`input_text` or `messages` (+ `context`), `candidate_0`, `candidate_1`, `choice`."""
+    """Parse GCPC: `input_text` or `messages` (+ `context`), `candidate_0`, `candidate_1`, `choice`."""
     _require(row, "candidate_0", "candidate_1", "choice")
-    prompt = _asked(row)
+    prompt = _gcpc_prompt(row)
     candidates = _text(row, "candidate_0"), _text(row, "candidate_1")
     choice = row.pop("choice")
     if isinstance(choice, bool | float) or choice not in (0, 1, "tie"):
-        raise Unusable(f'bad choice: {_shown(choice)}; it is 0, 1 or "tie"')
+        raise Unusable(f'bad choice: {_excerpt(choice)}; it is 0, 1 or "tie"')
     return _finish(row, "gcpc", prompt, candidates, cast(Choice, choice))
 
 
 def _answer(turns: Sequence[Message], key: str) -> str:
-    """The text of the one assistant message that an answer is."""
+    """Return the text of an answer, which is one assistant message."""
     if len(turns) != 1 or turns[0].role != "assistant":
         raise Unusable(f"bad answer: {key} is not one assistant message after the shared prompt")
     return turns[0].content
 
 
-def _shared(first: str, second: str) -> int:
-    """Length of the longest common prefix of two texts."""
+def _common_length(first: str, second: str) -> int:
+    """Return the length of the longest common prefix of two texts."""
     pairs = enumerate(zip(first, second, strict=False))
     return next((place for place, (a, b) in pairs if a != b), min(len(first), len(second)))
 
 
-def _words_shared(first: str, second: str) -> int:
-    """Length of the longest common prefix of two texts that ends before white space."""
-    length = _shared(first, second)
+def _common_words(first: str, second: str) -> int:
+    """Return the length of the longest common prefix of two texts that ends before white space."""
+    length = _common_length(first, second)
     while length and not (first[length : length + 1] or second[length : length + 1]).isspace():
         length -= 1
     return length
 
 
 def trl_preference(row: Row) -> Preference:
-    """TRL: `prompt`, `chosen`, `rejected` as texts or conversations; without `prompt` it is what the answers share."""
+    """Parse TRL: `prompt`, `chosen`, `rejected` as texts or conversations; `prompt` may be the answers' common part."""
     prompt, chosen, rejected = row.pop("prompt", None), row.pop("chosen", None), row.pop("rejected", None)
     if chosen is None or rejected is None:
         raise Unusable(f"missing key: {'chosen' if chosen is None else 'rejected'}")
     if isinstance(chosen, str) and isinstance(rejected, str):
         if prompt is None:
-            cut = _words_shared(chosen, rejected)
+            cut = _common_words(chosen, rejected)
             prompt, chosen, rejected = chosen[:cut], chosen[cut:], rejected[cut:]
-        asked = Prompt(input_text=prompt) if isinstance(prompt, str) else _conversation(_messages(prompt), None)
-        return _finish(row, "trl", asked, (chosen, rejected), 0)
+        return _finish(row, "trl", _text_or_turns(prompt), (chosen, rejected), 0)
     first, second = _messages(chosen), _messages(rejected)
     if len(first) == 1 and prompt is not None:
         turns = (Message("user", prompt),) if isinstance(prompt, str) else _messages(prompt)
     else:
-        turns, first, second = _turns_shared(first, second, prompt)
+        turns, first, second = _split_turns(first, second, prompt)
     return _finish(row, "trl", _conversation(turns, None), (_answer(first, "chosen"), _answer(second, "rejected")), 0)
 
 
-def _turns_shared(
+def _split_turns(
     first: tuple[Message, ...], second: tuple[Message, ...], prompt: object
 ) -> tuple[tuple[Message, ...], tuple[Message, ...], tuple[Message, ...]]:
-    """Two whole conversations as what they share and their two last turns; `prompt` may repeat what they share."""
+    """Split two conversations into the turns they share and their last turns; `prompt` may repeat shared turns."""
     shared = first[:-1]
     if len(second) != len(first) or second[:-1] != shared:
         raise Unusable("bad answer: chosen and rejected differ before their last message")
@@ -200,12 +208,12 @@ def _turns_shared(
 
 
 def hh_preference(row: Row) -> Preference:
-    """Anthropic HH: `chosen` and `rejected` are dialogues that differ after the last Assistant mark they share."""
+    """Parse Anthropic HH: `chosen` and `rejected` are dialogues that differ after the last common Assistant mark."""
     _require(row, "chosen", "rejected")
     chosen, rejected = _text(row, "chosen"), _text(row, "rejected")
-    shared = chosen.rfind(ASSISTANT, 0, _shared(chosen, rejected))
+    shared = chosen.rfind(ASSISTANT, 0, _common_length(chosen, rejected))
     if shared < 0 or HUMAN not in chosen[:shared]:
-        raise Unusable("bad dialogue: chosen and rejected share no opening of Human and Assistant")
+        raise Unusable("bad dialogue: chosen and rejected do not begin with the same Human and Assistant turns")
     cut = shared + len(ASSISTANT)
     if any(mark in answer for mark in (HUMAN, ASSISTANT) for answer in (chosen[cut:], rejected[cut:])):
         raise Unusable("bad dialogue: chosen and rejected differ before their last turn")
@@ -213,54 +221,54 @@ def hh_preference(row: Row) -> Preference:
 
 
 def openai_preference(row: Row) -> Preference:
-    """OpenAI: `input` with `messages`, `preferred_output` and `non_preferred_output`, one assistant message each."""
+    """Parse OpenAI: `input` with `messages`; `preferred_output`, `non_preferred_output`: one assistant message each."""
     _require(row, "input", "preferred_output", "non_preferred_output")
-    given = row.pop("input")
-    if not isinstance(given, dict) or "messages" not in given:
+    conversation = row.pop("input")
+    if not isinstance(conversation, dict) or "messages" not in conversation:
         raise Unusable("missing key: input.messages")
-    asked = _conversation(_messages(given["messages"]), None)
-    rest = {key: value for key, value in given.items() if key != "messages" and value not in ([], None, True)}
+    prompt = _conversation(_messages(conversation["messages"]), None)
+    rest = {key: value for key, value in conversation.items() if key != "messages" and value not in ([], None, True)}
     if rest:
         row["input"] = rest
     chosen = _answer(_messages(row.pop("preferred_output")), "preferred_output")
     rejected = _answer(_messages(row.pop("non_preferred_output")), "non_preferred_output")
-    return _finish(row, "openai", asked, (chosen, rejected), 0)
+    return _finish(row, "openai", prompt, (chosen, rejected), 0)
 
 
 def prompt(row: Row) -> Prompt:
-    """`input_text`, `messages` (+ `context`), or `prompt` as text or messages; never empty."""
+    """Parse a prompt: `input_text`, `messages` (+ `context`), or `prompt` as text or messages; never empty."""
     if "prompt" in row and "input_text" not in row and "messages" not in row:
-        given = row.pop("prompt")
-        asked = Prompt(input_text=given) if isinstance(given, str) else _conversation(_messages(given), None)
+        question = _text_or_turns(row.pop("prompt"))
     else:
-        asked = _asked(row)
-    if asked.is_empty:
+        question = _gcpc_prompt(row)
+    if question.is_empty:
         raise Unusable("empty prompt: there is nothing to answer")
     group, reference, id = _name(row, "group"), _optional(row, "reference"), _name(row, "id")
-    return Prompt(asked.input_text, asked.messages, asked.context, reference, id, group, _extra(row, "prompt"))
+    extra = _extra(row, "prompt")
+    return Prompt(question.input_text, question.messages, question.context, reference, id, group, extra)
 
 
 def demonstration(row: Row) -> Demonstration:
-    """`input_text` and `output_text`; `prompt` and `completion`; or `messages` whose last one is the answer."""
-    asked, output = _shown_answer(row)
-    if asked.is_empty:
+    """Parse a prompt and an answer: `input_text`, `output_text`; `prompt`, `completion`; or `messages` with both."""
+    question, output = _prompt_and_answer(row)
+    if question.is_empty:
         raise Unusable("empty prompt: write plain text as rows with the key text")
     if not output:
         raise Unusable("empty answer: there is nothing to learn")
     id, group = _name(row, "id"), _name(row, "group")
-    asked = Prompt(asked.input_text, asked.messages, asked.context, group=group)
-    return Demonstration(asked, output, id, _extra(row, "demonstration"))
+    question = Prompt(question.input_text, question.messages, question.context, group=group)
+    return Demonstration(question, output, id, _extra(row, "demonstration"))
 
 
-def _shown_answer(row: Row) -> tuple[Prompt, str]:
+def _prompt_and_answer(row: Row) -> tuple[Prompt, str]:
+    """Take the prompt and the answer of a demonstration."""
     if "completion" in row:
         if "prompt" not in row:
             raise Unusable("missing key: prompt")
-        given, answer = row.pop("prompt"), row.pop("completion")
-        asked = Prompt(input_text=given) if isinstance(given, str) else _conversation(_messages(given), None)
-        return asked, answer if isinstance(answer, str) else _answer(_messages(answer), "completion")
+        question, answer = _text_or_turns(row.pop("prompt")), row.pop("completion")
+        return question, answer if isinstance(answer, str) else _answer(_messages(answer), "completion")
     if "output_text" in row:
-        return _asked(row), _text(row, "output_text")
+        return _gcpc_prompt(row), _text(row, "output_text")
     if "messages" in row:
         turns = _messages(row.pop("messages"))
         return _conversation(turns[:-1], _optional(row, "context")), _answer(turns[-1:], "the last of messages")
@@ -268,7 +276,7 @@ def _shown_answer(row: Row) -> tuple[Prompt, str]:
 
 
 def text(row: Row) -> Demonstration:
-    """`text`: plain text, as a demonstration without a prompt."""
+    """Parse plain text (`text`) as a demonstration without a prompt."""
     output = _text(row, "text")
     if not output.strip():
         raise Unusable("empty text: there is nothing to learn")
@@ -285,7 +293,7 @@ PREFERENCE: dict[str, Callable[[Row], Preference]] = {
 
 
 def preference_format(row: Row) -> str:
-    """Which preference format a row looks like, whole or with an answer missing; empty for none."""
+    """Return the preference format that a row looks like, even with an answer missing, or an empty text."""
     if row.keys() & {"candidate_0", "candidate_1"}:
         return "gcpc"
     if row.keys() & {"preferred_output", "non_preferred_output"}:
@@ -298,7 +306,7 @@ def preference_format(row: Row) -> str:
 
 
 def kind(row: Row) -> str:
-    """Which kind of record a row looks like: preference, demonstration, prompt or text; empty for none."""
+    """Return the kind that a row looks like: preference, demonstration, prompt or text, or an empty text."""
     if preference_format(row):
         return "preference"
     messages = row.get("messages")

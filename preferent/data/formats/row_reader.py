@@ -1,4 +1,4 @@
-"""Files to records: detection, parsing row by row, and the count of what was left out."""
+"""From files to records: detection of the format, parsing of rows, and the rows left out."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -15,12 +15,12 @@ from preferent.errors import DataError, UsageError
 Kind = Literal["preference", "prompt", "demonstration", "text"]
 Record = Preference | Prompt | Demonstration
 R = TypeVar("R", Preference, Prompt, Demonstration, Record)
-LOOKED_AT = 100
+HEAD_ROWS = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A row that is no record: where it is and why; `reason` is `category: detail`."""
+    """A row that is not a record: its place and the reason, as `category: detail`."""
 
     file: str
     line: int
@@ -36,7 +36,7 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class RecordsRead(Generic[R]):
-    """The records of some files, the rows left out, how many rows there were, and in which format."""
+    """The records of some files, the rows left out, the number of rows, and the format."""
 
     records: list[R]
     dropped: list[Dropped]
@@ -45,16 +45,16 @@ class RecordsRead(Generic[R]):
 
     @property
     def reasons(self) -> dict[str, int]:
-        """Rows left out by category, the most frequent first."""
+        """Count the rows left out by category, the most frequent first."""
         return dict(Counter(row.category for row in self.dropped).most_common())
 
 
 def detect(paths: Sequence[str]) -> tuple[Kind, str]:
-    """The kind, and for preferences the format, that most of the first rows of the files look like."""
+    """Return the kind, and for preferences the format, of most of the first rows of the files."""
     votes: Counter[tuple[str, str]] = Counter()
     keys = ""
     for file in row_sources.expand(paths):
-        for _, row in islice(row_sources.rows(file), LOOKED_AT):
+        for _, row in islice(row_sources.rows(file), HEAD_ROWS):
             if isinstance(row, dict):
                 keys = keys or layouts.keys_of(row)
                 votes[layouts.kind(row), layouts.preference_format(row)] += 1
@@ -65,15 +65,15 @@ def detect(paths: Sequence[str]) -> tuple[Kind, str]:
             + (f"; the first object has the keys {keys}" if keys else "")
             + "\nA preference has input_text, candidate_0, candidate_1 and choice; a prompt has input_text."
         )
-    found, format = votes.most_common(1)[0][0]
+    likeliest, format = votes.most_common(1)[0][0]
     kinds: dict[str, Kind] = {"preference": "preference", "demonstration": "demonstration", "prompt": "prompt"}
-    return kinds.get(found, "text"), format
+    return kinds.get(likeliest, "text"), format
 
 
 def _parser(
     kind: Kind, format: str, head: Sequence[row_sources.Row | str]
 ) -> tuple[str, Callable[[row_sources.Row], Record]]:
-    """The format of a file and the function that reads its rows."""
+    """Return the format of a file and the function that parses its rows."""
     if kind != "preference":
         parsers: dict[Kind, Callable[[row_sources.Row], Record]] = {
             "prompt": layouts.prompt,
@@ -94,8 +94,9 @@ def _parser(
 
 
 def _read_file(file: str, kind: Kind, format: str) -> tuple[str, Iterator[Record | Dropped]]:
+    """Return the format of a file and an iterator over its rows, parsed or dropped."""
     rows = row_sources.rows(file)
-    head = list(islice(rows, LOOKED_AT))
+    head = list(islice(rows, HEAD_ROWS))
     format, parse = _parser(kind, format, [row for _, row in head])
 
     def records() -> Iterator[Record | Dropped]:
@@ -106,14 +107,14 @@ def _read_file(file: str, kind: Kind, format: str) -> tuple[str, Iterator[Record
                 yield replace(parse(dict(row)), source=f"{file}:{number}")
             except layouts.Unusable as reason:
                 other = layouts.preference_format(row) if kind == "preference" and isinstance(row, dict) else ""
-                hint = f"; it is {other} in a file read as {format}: a file holds one format"
+                hint = f"; the row looks like {other}, but the file is read as {format}: a file holds one format"
                 yield Dropped(file, number, f"{reason}{hint if other not in ('', format) else ''}")
 
     return format, records()
 
 
 def prompt_in(line: str) -> Prompt | None:
-    """The prompt in a line of a file of prompts or preferences; None where the line is no such row."""
+    """Return the prompt in a line of a file of prompts or preferences, or None if the line is not such a row."""
     row = row_sources.parse(line.encode(errors="surrogateescape"))
     if isinstance(row, str) or layouts.kind(row) not in ("prompt", "preference"):
         return None
@@ -124,28 +125,28 @@ def prompt_in(line: str) -> Prompt | None:
 
 
 def read_rows(paths: Sequence[str], kind: Kind, format: str) -> RecordsRead[Record]:
-    """`dataset.read`, whatever the kind."""
+    """Read rows of any kind; `datasets.read` is the same with types by kind."""
     files = row_sources.expand(paths)
     records: list[Record] = []
     dropped: list[Dropped] = []
     formats: list[str] = []
     for file in files:
-        found, rows = _read_file(file, kind, format)
-        formats.append(found)
+        file_format, rows = _read_file(file, kind, format)
+        formats.append(file_format)
         kept_here: list[Record] = []
         for row in rows:
             (dropped if isinstance(row, Dropped) else kept_here).append(row)  # type: ignore[arg-type]
-        records.extend(kept_here if found not in ("trl", "hh", "openai") else _placed(kept_here))
+        records.extend(kept_here if file_format not in ("trl", "hh", "openai") else _randomize_positions(kept_here))
     if not records and not dropped:
-        raise DataError(f"{', '.join(paths)}: no rows; write one JSON object a line")
+        raise DataError(f"{', '.join(paths)}: no rows; write one JSON object per line")
     return RecordsRead(records, dropped, len(records) + len(dropped), ", ".join(dict.fromkeys(formats)))
 
 
-def _placed(records: Sequence[Record]) -> list[Record]:
-    """Preferences of a format that names the chosen answer, each put at position 0 or 1 by a coin keyed by its content.
+def _randomize_positions(records: Sequence[Record]) -> list[Record]:
+    """Put the chosen answer at position 0 or 1 pseudo-randomly, by a hash of the row.
 
-    Such formats do not say where the answers stood. A fixed position would say which was chosen, so position is drawn,
-    as a function of the row alone: equal rows get equal positions, in whatever file or order they stand.
+    Formats that name the chosen answer do not record the positions. A fixed position would reveal the choice. The
+    position depends on the row alone, so equal rows have equal positions in any file and order.
     """
     pairs = [record for record in records if isinstance(record, Preference)]
     items = [int(digest(pair.prompt.key, pair.candidate_0, pair.candidate_1), 16) for pair in pairs]
@@ -154,23 +155,23 @@ def _placed(records: Sequence[Record]) -> list[Record]:
 
 
 def kept(reading: RecordsRead[R], max_dropped: float = 0.0) -> list[R]:
-    """The records, unless more than the share `max_dropped` of the rows was left out: then a `DataError`."""
+    """Return the records, or raise `DataError` if more than the share `max_dropped` of the rows was left out."""
     if len(reading.dropped) > max_dropped * reading.read:
         first = "\n".join(f"  {row}" for row in reading.dropped[:5])
         more = f"\n  and {len(reading.dropped) - 5} more" if len(reading.dropped) > 5 else ""
         raise DataError(
             f"{len(reading.dropped)} of {reading.read} rows cannot be used, "
             f"more than the share of {max_dropped:g} that may be dropped:\n{first}{more}\n"
-            "Mend them, or allow more with --set data.max_dropped=SHARE; `preferent data check` tells more of them."
+            "Correct them, or allow more with --set data.max_dropped=SHARE; `preferent data check` lists more of them."
         )
     return reading.records
 
 
 def load(path: Path, kind: Kind) -> list[Record]:
-    """The records of a canonical file; a file without rows is an empty list."""
-    found = row_sources.expand([str(path)])
+    """Load the records of a canonical file; a file without rows gives an empty list."""
+    file = row_sources.expand([str(path)])[0]
     records: list[Record] = []
-    for row in _read_file(found[0], kind, "gcpc")[1]:
+    for row in _read_file(file, kind, "gcpc")[1]:
         if isinstance(row, Dropped):
             raise DataError(f"{row}\nMake the file again with `preferent data prepare`.")
         records.append(row)

@@ -1,4 +1,4 @@
-"""Where rows come from: JSON lines (plain or gzip), Parquet, and hub data sets, as (line, row or reason)."""
+"""Sources of rows: JSON lines (plain or gzip), Parquet, and hub data sets, as (line, row or reason)."""
 
 import glob
 import gzip
@@ -20,7 +20,7 @@ Row = dict[str, Any]
 
 
 def expand(paths: Sequence[str]) -> list[str]:
-    """The files that paths and globs name, sorted within each glob, none twice; `hf://` names are left as they are."""
+    """Return the files that paths and globs name, sorted within each glob, without repeats; keep `hf://` names."""
     files: list[str] = []
     for path in paths:
         if path.startswith(HUB) or Path(path).is_file():
@@ -28,18 +28,18 @@ def expand(paths: Sequence[str]) -> list[str]:
         elif Path(path).is_dir():
             raise UsageError(f"{path}: is a directory; name the files in it, for example {path.rstrip('/')}/*.jsonl")
         else:
-            found = sorted(name for name in glob.glob(path, recursive=True) if Path(name).is_file())
-            if not found:
+            matches = sorted(name for name in glob.glob(path, recursive=True) if Path(name).is_file())
+            if not matches:
                 raise PlatformError(
                     f"{path}: no such file (looked in {Path.cwd()}); "
                     "give a path, a glob in quotes, or a hub data set as hf://OWNER/NAME"
                 )
-            files.extend(found)
+            files.extend(matches)
     return list(dict.fromkeys(files))
 
 
 def rows(file: str) -> Iterator[tuple[int, Row | str]]:
-    """Every row of a file with its line number: the object, or a reason why it is none."""
+    """Iterate over the rows of a file with their line numbers: the object, or the reason why it is not one."""
     if file.startswith(HUB):
         return _hub(file)
     return _parquet(file) if _starts(file, b"PAR1") else _json_lines(file)
@@ -54,7 +54,7 @@ def _starts(file: str, magic: bytes) -> bool:
 
 
 def _json_lines(file: str) -> Iterator[tuple[int, Row | str]]:
-    """Rows of JSON lines. Blank lines are no rows; a byte order mark and CRLF are accepted."""
+    """Yield the rows of JSON lines. Blank lines are skipped; a byte order mark and CRLF are accepted."""
     number = 0
     try:
         with gzip.open(file, "rb") if _starts(file, b"\x1f\x8b") else open(file, "rb") as stream:
@@ -78,9 +78,9 @@ def _finite(text: str) -> float:
 
 
 def parse(line: bytes) -> Row | str:
-    """The object in a line, or why there is none."""
+    """Return the object in a line, or the reason why it is not one."""
     if b"\0" in line:
-        return f"NUL character: a byte 0x00 at position {line.index(0)}; a file in UTF-16 has such, save it as UTF-8"
+        return f"NUL character: a byte 0x00 at position {line.index(0)}; if the file is UTF-16, save it as UTF-8"
     try:
         value = json.loads(line.rstrip(b"\r\n").decode(), parse_constant=_refuse, parse_float=_finite)
     except UnicodeDecodeError as error:
@@ -103,7 +103,7 @@ def _json_name(value: object) -> str:
 
 
 def fault(value: object, depth: int = 0) -> str:
-    """Why a JSON value cannot be kept: text that is not Unicode, NUL, or deep nesting; empty if it can."""
+    """Return why a JSON value cannot be kept (text that is not Unicode, NUL, deep nesting), or an empty text."""
     if depth > DEPTH:
         return f"nested too deeply: more than {DEPTH} levels"
     if isinstance(value, str):
@@ -111,7 +111,7 @@ def fault(value: object, depth: int = 0) -> str:
             return "NUL character: a text holds U+0000"
         return "not Unicode: a text holds half of a surrogate pair" if re.search("[\ud800-\udfff]", value) else ""
     inner = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
-    return next((found for item in inner if (found := fault(item, depth + 1))), "")
+    return next((reason for part in inner if (reason := fault(part, depth + 1))), "")
 
 
 def _package(name: str, extra: str, purpose: str) -> ModuleType:
@@ -122,18 +122,18 @@ def _package(name: str, extra: str, purpose: str) -> ModuleType:
 
 
 def _plain(value: object) -> object:
-    """A cell as JSON can hold it: no number that is not finite, dates and decimals as text."""
+    """Return a cell in a form that JSON can hold: None for a number that is not finite, dates and decimals as text."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_plain(part) for part in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, str | int) else str(value)
 
 
 def _columns(row: dict[str, object]) -> Row | str:
-    """A table's row as an object; a null cell is an absent key, as tables have no other way to leave one out."""
+    """Return a table's row as an object; a null cell becomes an absent key, since tables cannot leave out a key."""
     plain = {key: _plain(value) for key, value in row.items() if value is not None}
     return fault(plain) or plain
 
@@ -149,11 +149,11 @@ def _parquet(file: str) -> Iterator[tuple[int, Row | str]]:
                     number += 1
                     yield number, _columns(row)
     except (arrow.ArrowInvalid, arrow.ArrowNotImplementedError, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}:{number + 1}: not a whole Parquet file: {error}") from None
+        raise DataError(f"{file}:{number + 1}: not a complete Parquet file: {error}; copy the file again") from None
 
 
 def _hub(name: str) -> Iterator[tuple[int, Row | str]]:
-    """Rows of `hf://OWNER/NAME[@REVISION][:CONFIG][/SPLIT]`; the split is `train` where none is named."""
+    """Yield the rows of `hf://OWNER/NAME[@REVISION][:CONFIG][/SPLIT]`; the default split is `train`."""
     match = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)(?:@([\w.-]+))?(?::([\w.-]+))?(?:/([\w.\[\]:%-]+))?", name)
     if match is None:
         raise UsageError(f"{name}: write a hub data set as hf://OWNER/NAME[@REVISION][:CONFIG][/SPLIT]")

@@ -1,4 +1,4 @@
-"""Records to files, in any of the formats."""
+"""From records to files, in any of the formats."""
 
 import gzip
 import json
@@ -13,13 +13,13 @@ from preferent.errors import UsageError
 from preferent.files import write_atomic
 
 FORMATS = ("gcpc", "trl", "trl-conversational", "hh", "openai")
-"""Formats that can be written; all but `gcpc` are for preferences and say only which answer was chosen."""
+"""Formats that can be written; all but `gcpc` hold only preferences and name only the chosen answer."""
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """How many rows a file holds, and how many records its format could not: ties, and answers without a prompt."""
+    """The number of rows written, and of records that the format cannot hold: ties, and answers without a prompt."""
 
     rows: int
     ties: int
@@ -30,7 +30,7 @@ def _turns(messages: Sequence[Message]) -> list[Row]:
     return [{"role": message.role, "content": message.content} for message in messages]
 
 
-def _asked(prompt: Prompt) -> Row:
+def _prompt_fields(prompt: Prompt) -> Row:
     if not prompt.messages:
         return {"input_text": prompt.input_text}
     context = {} if prompt.context is None else {"context": prompt.context}
@@ -38,7 +38,7 @@ def _asked(prompt: Prompt) -> Row:
 
 
 def _with_rest(row: Row, record: Preference | Prompt | Demonstration) -> Row:
-    """A row with what its record says besides prompt and answers; what is empty is left out, nothing is overwritten."""
+    """Add the other fields of a record to its row; empty fields are left out, and no key is overwritten."""
     prompt = record if isinstance(record, Prompt) else record.prompt
     values: Row = {"id": record.id, "group": prompt.group, "reference": prompt.reference}
     if isinstance(record, Preference):
@@ -49,27 +49,27 @@ def _with_rest(row: Row, record: Preference | Prompt | Demonstration) -> Row:
 
 def _gcpc(record: Preference | Prompt | Demonstration) -> Row:
     if isinstance(record, Prompt):
-        return _with_rest(_asked(record), record)
+        return _with_rest(_prompt_fields(record), record)
     if isinstance(record, Demonstration):
         plain = record.prompt == Prompt()
-        answer = {"text": record.output_text} if plain else _asked(record.prompt) | {"output_text": record.output_text}
-        return _with_rest(answer, record)
+        prompt = {} if plain else _prompt_fields(record.prompt)
+        return _with_rest(prompt | {"text" if plain else "output_text": record.output_text}, record)
     answers = {"candidate_0": record.candidate_0, "candidate_1": record.candidate_1, "choice": record.choice}
-    return _with_rest(_asked(record.prompt) | answers, record)
+    return _with_rest(_prompt_fields(record.prompt) | answers, record)
 
 
 def _conversation(prompt: Prompt) -> list[Row]:
-    """A prompt as turns: the context as a system message, a text as the user's only message."""
+    """Return a prompt as turns: the context as a system message, a text as the user's only message."""
     system = [] if prompt.context is None else [Message("system", prompt.context)]
     return _turns([*system, *(prompt.messages or [Message("user", prompt.input_text)])])
 
 
-def _said(answer: str) -> list[Row]:
+def _assistant_turns(answer: str) -> list[Row]:
     return [{"role": "assistant", "content": answer}]
 
 
 def _dialogue(prompt: Prompt) -> str:
-    """A prompt as HH writes it: a context first, then the turns, then the mark at which the assistant goes on."""
+    """Return a prompt in the form of HH: the context, the turns, and the mark after which the assistant answers."""
     if prompt.input_text.endswith(ASSISTANT) and HUMAN in prompt.input_text:
         return prompt.input_text
     marks = {"user": HUMAN, "assistant": ASSISTANT}
@@ -93,44 +93,47 @@ def _trl(pair: Preference) -> Row:
 
 def _trl_conversational(pair: Preference) -> Row:
     turns = _conversation(pair.prompt)
-    return _with_rest({"prompt": turns, "chosen": _said(pair.chosen), "rejected": _said(pair.rejected)}, pair)
+    answers = {"chosen": _assistant_turns(pair.chosen), "rejected": _assistant_turns(pair.rejected)}
+    return _with_rest({"prompt": turns} | answers, pair)
 
 
 def _openai(pair: Preference) -> Row:
-    given = {"messages": _conversation(pair.prompt), "tools": [], "parallel_tool_calls": True}
-    return {"input": given, "preferred_output": _said(pair.chosen), "non_preferred_output": _said(pair.rejected)}
+    return {
+        "input": {"messages": _conversation(pair.prompt), "tools": [], "parallel_tool_calls": True},
+        "preferred_output": _assistant_turns(pair.chosen),
+        "non_preferred_output": _assistant_turns(pair.rejected),
+    }
 
 
 _WRITERS = {"trl": _trl, "trl-conversational": _trl_conversational, "hh": _hh, "openai": _openai}
 
 
 def row(record: Preference | Prompt | Demonstration, format: str = "gcpc") -> Row | None:
-    """A record as a row; None where the format cannot hold it (a tie, or answers without a prompt).
+    """Return a record as a row, or None if the format cannot hold it (a tie, or answers without a prompt).
 
     `gcpc` loses nothing. `trl` loses the position of the chosen answer; `trl-conversational` also turns a text prompt
-    into a user's message; `hh` turns conversations into text; `openai` holds prompt and answers alone.
+    into a user's message; `hh` turns conversations into text; `openai` holds only prompt and answers.
     """
     if format == "gcpc":
         return _gcpc(record)
     if format not in _WRITERS:
         raise UsageError(f"format {format}: unknown; the formats are {', '.join(FORMATS)}")
     if not isinstance(record, Preference):
-        raise UsageError(f"format {format}: is for preferences; prompts and demonstrations are written as gcpc")
+        raise UsageError(f"format {format}: holds only preferences; write prompts and demonstrations as gcpc")
     if record.choice == "tie" or (format != "trl" and record.prompt.is_empty):
         return None
     return _WRITERS[format](record)
 
 
 def lines(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as JSON lines."""
+    """Return rows as JSON lines."""
     return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 
 
 def write(records: Sequence[Preference | Prompt | Demonstration], path: Path, format: str = "gcpc") -> Written:
-    """Write records as JSON lines, compressed where the name ends with `.gz`; the file is found whole or not at all."""
-    found = [row(record, format) for record in records]
-    rows = [each for each in found if each is not None]
-    data = lines(rows).encode()
-    write_atomic(path, gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
+    """Write records as JSON lines, compressed if the name ends with `.gz`; the file appears whole or not at all."""
+    rows = [fields for record in records if (fields := row(record, format)) is not None]
+    content = lines(rows).encode()
+    write_atomic(path, gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
     ties = 0 if format == "gcpc" else sum(isinstance(r, Preference) and r.choice == "tie" for r in records)
     return Written(len(rows), ties, len(records) - len(rows) - ties)

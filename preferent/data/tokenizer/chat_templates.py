@@ -1,4 +1,4 @@
-"""Conversations as text: Llama 2's own template as GCPC writes it, any other by the tokenizer's Jinja template."""
+"""Conversations as text: by Llama 2's template as in GCPC, or by the tokenizer's own Jinja template."""
 
 import json
 from collections.abc import Sequence
@@ -11,16 +11,16 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from preferent.data.types import Message
 
 TODAY = {"%d %b %Y": "26 Jul 2024", "%Y-%m-%d": "2024-07-26", "%B %d, %Y": "July 26, 2024"}
-"""What templates that ask for the date are told: always the same day, or a run could not be resumed tomorrow."""
+"""The date for templates that print it, by format. It never changes, so that a run can be resumed on another day."""
 
 
 def is_llama2(template: str | None) -> bool:
-    """Whether a chat template is the one of Llama 2."""
+    """Return whether a chat template is that of Llama 2."""
     return template is not None and "<<SYS>>" in template and "[INST]" in template
 
 
 def llama2(messages: Sequence[Message], context: str | None, bos: str = "<s>", eos: str = "</s>") -> str:
-    """A conversation as GCPC's `preprocess_chat_dataset` writes it for llama-2-7b-chat and llama-2-13b-chat."""
+    """Render a conversation as GCPC's `preprocess_chat_dataset` does for llama-2-7b-chat and llama-2-13b-chat."""
     text = f"{bos}[INST] " + (f"<<SYS>>\n{context}\n<</SYS>>\n\n" if context else "")
     for message in messages:
         user = message.role == "user"
@@ -51,17 +51,17 @@ def _compiled(template: str) -> jinja2.Template:
 
 
 def jinja(template: str, messages: Sequence[Message], context: str | None, bos: str, eos: str) -> str:
-    """A conversation by a tokenizer's chat template, with the mark after which the model answers.
+    """Render a conversation with a tokenizer's chat template, up to the mark after which the model answers.
 
-    A template that refuses a system message gets the context at the head of the first user's message.
-    Raises `jinja2.TemplateError` where the template refuses the conversation.
+    If the template refuses a system message, the context is put before the user's first message.
+    Raise `jinja2.TemplateError` if the template refuses the conversation.
     """
     turns = [{"role": message.role, "content": message.content} for message in messages]
-    given: dict[str, Any] = {"add_generation_prompt": True, "bos_token": bos, "eos_token": eos}
+    variables: dict[str, Any] = {"add_generation_prompt": True, "bos_token": bos, "eos_token": eos}
     if not context:
-        return _compiled(template).render(messages=turns, **given)
+        return _compiled(template).render(messages=turns, **variables)
     try:
-        return _compiled(template).render(messages=[{"role": "system", "content": context}, *turns], **given)
+        return _compiled(template).render(messages=[{"role": "system", "content": context}, *turns], **variables)
     except jinja2.TemplateError:
         first = {"role": "user", "content": f"{context}\n\n{turns[0]['content']}"}
-        return _compiled(template).render(messages=[first, *turns[1:]], **given)
+        return _compiled(template).render(messages=[first, *turns[1:]], **variables)

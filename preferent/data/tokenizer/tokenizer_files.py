@@ -1,4 +1,4 @@
-"""The files a tokenizer is kept in: found, read, and written again with the pad token named."""
+"""The files of a tokenizer: read from a model's folder, and written with the pad token named."""
 
 import json
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ SPECIAL = ("bos", "eos", "unk", "pad")
 
 @dataclass(frozen=True, slots=True)
 class TokenizerFiles:
-    """A tokenizer's files: `backend` is `tokenizer.json` as text, `ids` what the model's configuration says."""
+    """A tokenizer's files: `backend` is `tokenizer.json` as text, `ids` are from the model's configuration."""
 
     folder: Path
     backend: str
@@ -24,7 +24,7 @@ class TokenizerFiles:
 
 
 def read(folder: Path) -> TokenizerFiles:
-    """The files of a tokenizer; what is missing or broken is a `PlatformError` that says how to mend it."""
+    """Read the files of a tokenizer; a missing or broken file raises a `PlatformError` with the way to repair it."""
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise PlatformError(_missing(folder))
@@ -36,11 +36,12 @@ def read(folder: Path) -> TokenizerFiles:
 
 
 def _missing(folder: Path) -> str:
+    """Return a message about a folder without tokenizer.json."""
     if not folder.is_dir():
         return f"{folder}: no such folder; a tokenizer is read from a model's folder"
     if (folder / "tokenizer.model").exists() or (folder / "vocab.json").exists():
         return (
-            f"{folder}: the tokenizer is only in an old format; write tokenizer.json beside it once, with\n"
+            f"{folder}: the tokenizer is only in an old format; write tokenizer.json beside it with\n"
             f"  python -c \"from transformers import AutoTokenizer as T; T.from_pretrained('{folder}').save_pretrained("
             f"'{folder}')\""
         )
@@ -48,7 +49,7 @@ def _missing(folder: Path) -> str:
 
 
 def _object(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; empty where there is none."""
+    """Return the JSON object in a file, or an empty one if there is no file."""
     path = path.with_name(path.name.removeprefix("_"))
     if not path.is_file():
         return {}
@@ -57,39 +58,39 @@ def _object(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise PlatformError(f"{path}: cannot be read as JSON: {error}; copy it again from the model") from None
     if not isinstance(value, dict):
-        raise PlatformError(f"{path}: holds no JSON object; copy it again from the model")
+        raise PlatformError(f"{path}: is not a JSON object; copy it again from the model")
     return value
 
 
 def _backend(path: Path) -> str:
     value = _object(path)
     if not isinstance(value.get("model"), dict):
-        raise PlatformError(f"{path}: is no tokenizer of the `tokenizers` library (it has no model); copy it again")
+        raise PlatformError(f"{path}: is not a tokenizer of the `tokenizers` library: it has no model; copy it again")
     return path.read_text(encoding="utf-8")
 
 
 def _names(config: dict[str, Any]) -> dict[str, str]:
-    """Special tokens by role, from texts or from objects with `content`."""
-    found = {role: config.get(f"{role}_token") for role in SPECIAL}
-    texts = {role: token.get("content") if isinstance(token, dict) else token for role, token in found.items()}
+    """Return special tokens by role, from texts or from objects with `content`."""
+    tokens = {role: config.get(f"{role}_token") for role in SPECIAL}
+    texts = {role: token.get("content") if isinstance(token, dict) else token for role, token in tokens.items()}
     return {role: text for role, text in texts.items() if isinstance(text, str)}
 
 
 def _ids(config: dict[str, Any]) -> dict[str, int]:
-    """Special ids by role; of several end tokens the first."""
-    found = {role: config.get(f"{role}_token_id") for role in SPECIAL}
-    first = {role: id[0] if isinstance(id, list) and id else id for role, id in found.items()}
+    """Return special ids by role; of several end tokens, the first."""
+    ids = {role: config.get(f"{role}_token_id") for role in SPECIAL}
+    first = {role: id[0] if isinstance(id, list) and id else id for role, id in ids.items()}
     return {role: id for role, id in first.items() if isinstance(id, int)}
 
 
 def _template(folder: Path, config: dict[str, Any]) -> str | None:
-    """The chat template; of several the one named `default`, else the first."""
+    """Return the chat template; of several, the one named `default`, else the first."""
     path = folder / "chat_template.jinja"
     if path.is_file():
         return path.read_text(encoding="utf-8")
     value = config.get("chat_template")
     if isinstance(value, list):
-        named = {each["name"]: each["template"] for each in value if isinstance(each, dict) and "name" in each}
+        named = {entry["name"]: entry["template"] for entry in value if isinstance(entry, dict) and "name" in entry}
         value = named.get("default", next(iter(named.values()), None))
     return value if isinstance(value, str) else None
 

@@ -36,17 +36,17 @@ class Comparison:
 
     def by(self, judge: str | None) -> dict[str, list[Judgment]]:
         """What one judge said, by the pair's id; of people all who voted."""
-        found: dict[str, list[Judgment]] = {}
-        for one in self.judgments:
-            if one.judge == judge:
-                found.setdefault(one.id, []).append(one)
-        return found
+        judgments: dict[str, list[Judgment]] = {}
+        for judgment in self.judgments:
+            if judgment.judge == judge:
+                judgments.setdefault(judgment.id, []).append(judgment)
+        return judgments
 
     def prompt(self, id: str, text: str) -> Prompt:
         """What was asked, as the data have it where that is known, else the text that the models were given."""
-        asked = self.rows[id]["asked"]
-        found = None if asked is None else row_reader.prompt_in(json.dumps(asked))
-        return Prompt(input_text=text, id=id) if found is None else found
+        recorded = self.rows[id]["asked"]
+        prompt = None if recorded is None else row_reader.prompt_in(json.dumps(recorded))
+        return Prompt(input_text=text, id=id) if prompt is None else prompt
 
 
 def read(folder: Path) -> Comparison:

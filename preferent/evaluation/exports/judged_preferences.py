@@ -23,11 +23,11 @@ class JudgedPreferences:
 
 def made(comparison: Comparison) -> JudgedPreferences:
     """One row for each judgment of the headline judge; ties are kept as such."""
-    judgments = [one for several in comparison.by(comparison.headline).values() for one in several]
-    told = [one for one in judgments if judgment_outcomes.parsed(one)]
-    useful = [one for one in told if one.response_a != one.response_b]
-    rows = [row_writer.row(_preference(comparison, one)) or {} for one in useful]
-    return JudgedPreferences(rows, len(told) - len(useful), len(judgments) - len(told))
+    judgments = [judgment for several in comparison.by(comparison.headline).values() for judgment in several]
+    readable = [judgment for judgment in judgments if judgment_outcomes.parsed(judgment)]
+    useful = [judgment for judgment in readable if judgment.response_a != judgment.response_b]
+    rows = [row_writer.row(_preference(comparison, judgment)) or {} for judgment in useful]
+    return JudgedPreferences(rows, len(readable) - len(useful), len(judgments) - len(readable))
 
 
 def _preference(comparison: Comparison, judgment: Judgment) -> Preference:

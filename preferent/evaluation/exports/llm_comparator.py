@@ -20,9 +20,9 @@ BELOW_ONE = 0.99
 
 def made(comparison: Comparison) -> Row:
     """The JSON object."""
-    said = {name: comparison.by(name) for name in comparison.metrics["judges"]}
+    judgments = {name: comparison.by(name) for name in comparison.metrics["judges"]}
     fields = _fields(comparison)
-    examples = [_example(comparison, id, said, fields) for id in comparison.rows]
+    examples = [_example(comparison, id, judgments, fields) for id in comparison.rows]
     ratings = [rating for example in examples for rating in example["individual_rater_scores"]]
     scores = [rating["score"] for rating in ratings if rating["score"] is not None]
     if scores and min(scores) >= 1:
@@ -46,15 +46,15 @@ def _fields(comparison: Comparison) -> list[Row]:
 
 
 def _example(
-    comparison: Comparison, id: str, said: Mapping[str, Mapping[str, Sequence[Judgment]]], fields: Sequence[Row]
+    comparison: Comparison, id: str, judgments: Mapping[str, Mapping[str, Sequence[Judgment]]], fields: Sequence[Row]
 ) -> Row:
     row = comparison.rows[id]
-    headline = said.get(comparison.headline or "", {}).get(id, ())
+    headline = judgments.get(comparison.headline or "", {}).get(id, ())
     unit = comparison.metrics["length"]["unit"]
-    expected = [value for one in headline if (value := judgment_outcomes.expectation(one)) is not None]
-    given: Row = {"id": id, "length": [_length(row["answers"][side], unit) for side in ("a", "b")]}
-    given["kl"] = row["answers"]["a"]["kl"]
-    given |= {f"choice of {name}": _chosen(judged.get(id, ())) for name, judged in said.items()}
+    expected = [value for judgment in headline if (value := judgment_outcomes.expectation(judgment)) is not None]
+    values: Row = {"id": id, "length": [_length(row["answers"][side], unit) for side in ("a", "b")]}
+    values["kl"] = row["answers"]["a"]["kl"]
+    values |= {f"choice of {name}": _chosen(judged.get(id, ())) for name, judged in judgments.items()}
     return {
         "input_text": row["prompt"],
         "tags": list(row["tags"]),
@@ -62,9 +62,9 @@ def _example(
         "output_text_b": row["answers"]["b"]["text"],
         "score": score(sum(expected) / len(expected)) if expected else None,
         "individual_rater_scores": [
-            rating for judged in said.values() for one in judged.get(id, ()) for rating in _ratings(one)
+            rating for judged in judgments.values() for judgment in judged.get(id, ()) for rating in _ratings(judgment)
         ],
-        "custom_fields": {field["name"]: given[field["name"]] for field in fields if field["name"] in given},
+        "custom_fields": {field["name"]: values[field["name"]] for field in fields if field["name"] in values},
     }
 
 
@@ -80,7 +80,7 @@ def _length(answer: Mapping[str, Any], unit: str) -> int:
 
 def _chosen(judgments: Sequence[Judgment]) -> str:
     """What a judge chose; of several people who did not say the same, that they were divided."""
-    chosen = {one.choice if judgment_outcomes.parsed(one) else None for one in judgments}
+    chosen = {judgment.choice if judgment_outcomes.parsed(judgment) else None for judgment in judgments}
     if not chosen:
         return "not asked"
     return LABELS[chosen.pop()] if len(chosen) == 1 else "divided"
@@ -99,8 +99,8 @@ def _ratings(judgment: Judgment) -> list[Row]:
         choice = verdict["choice"]
         expected = None if choice is None else verdict.get("probability")
         expected = judgment_outcomes.OUTCOMES[choice] if expected is None and choice is not None else expected
-        told = judgment.explanation if choice == judgment.choice else ""
-        ratings.append(_rating(choice, expected, verdict["first"] == "b", told, known))
+        explanation = judgment.explanation if choice == judgment.choice else ""
+        ratings.append(_rating(choice, expected, verdict["first"] == "b", explanation, known))
     return ratings
 
 

@@ -28,7 +28,7 @@ from preferent.runs import stages
 SIDES = {"a": "tuned", "b": "base", "original": "original"}
 """What the sides are called, unless they are given names; `side.NAME` is called NAME."""
 OUTPUTS = ["judgments.jsonl", "metrics.json", "answers.jsonl"]
-NO_JUDGE = "no judge, no reward model and no ppo.reward given: lengths and ROUGE only, without a win rate"
+NO_JUDGE = "no judge, no reward model and no reward.sources given: lengths and ROUGE only, without a win rate"
 NOT_INDEPENDENT = "the verdict comes from the reward that PPO optimised, which is no independent judge"
 
 
@@ -36,7 +36,7 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path, names: Sequence[str
     """Write `judgments.jsonl`, `metrics.json` and `answers.jsonl` to `out`; replies of language models beside it.
 
     `inputs`: `a` and `b`, prediction files or folders with a `text.jsonl`, and if wanted `original` and `side.NAME`
-    like them, `judge` (an independent reward model); and what was optimised, as `ppo.reward` of the recipe says:
+    like them, `judge` (an independent reward model); and what was optimised, as `reward.sources` of the recipe says:
     `reward`, `reward-2`, … (those that the run trained), `reward.NAME` (those that the recipe names), and `score` (its
     `score.json`; without it raw scores are summed). With `prompts`, the file that was answered, a model whose chat
     template is another than the policy's reads conversations in its own. `people` is a file of their judgments,
@@ -44,10 +44,10 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path, names: Sequence[str
     in that order.
     """
     language_model_judges.check(recipe)
-    files = {side: predictions.predictions(inputs[side]) for side in sides(inputs)}
+    files = {side: predictions.prediction_file(inputs[side]) for side in sides(inputs)}
     models = located(recipe, {name: inputs[name] for name in inputs if name == "judge" or stage_graph.is_reward(name)})
     models |= language_model_judges.models(recipe, inputs)
-    beside = {name: inputs[name] for name in ("score", "prompts", "people") if name in inputs}
+    beside: dict[str, Path] = {name: inputs[name] for name in ("score", "prompts", "people") if name in inputs}
     beside |= language_model_judges.templates(recipe)
     called = _called(list(files), names)
     with stages.locked(out):
@@ -58,7 +58,7 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path, names: Sequence[str
         prompts = datasets.load_prompts(inputs["prompts"]) if "prompts" in inputs else []
         answers = predictions.join({side: predictions.read(path) for side, path in files.items()}, prompts=prompts)
         if prompts:
-            answers["a"] = predictions.known(answers["a"], prompts)
+            answers["a"] = predictions.with_prompts(answers["a"], prompts)
         opinions = _opinions(recipe, models | beside, answers, called, out.parent / "calls")
         judgments, metrics = verdict(answers, opinions, choose(recipe, opinions), called)
         write(judgments, out / "judgments.jsonl")
@@ -100,7 +100,7 @@ def rows(answers: Answers) -> list[dict[str, Any]]:
         {
             "id": asked.id,
             "prompt": asked.prompt,
-            "asked": None if asked.asked is None else row_writer.row(asked.asked),
+            "asked": None if asked.prompt_record is None else row_writer.row(asked.prompt_record),
             "reference": asked.reference,
             "tags": list(asked.tags),
             "answers": {side: _told(given[place]) for side, given in answers.items()},

@@ -2,8 +2,7 @@
 to a reference."""
 
 import dataclasses
-import sys
-from collections.abc import Callable
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,18 +13,19 @@ from preferent import files
 from preferent.config import model_reference, stage_graph
 from preferent.config.recipe import Recipe, pick
 from preferent.data import datasets
+from preferent.data.tokenizer import Tokenizer
 from preferent.data.types import Prompt, Rollout
-from preferent.errors import DataError, UsageError
+from preferent.errors import UsageError
 from preferent.evaluation.statistics import best_of
 from preferent.models import language_models
 from preferent.models.language_models import Policy
 from preferent.models.world import World
 from preferent.rewards import scoring
 from preferent.rewards.normalization import ScoreNormalization
-from preferent.rewards.scoring import CombinedReward
-from preferent.rollouts import measurement
-from preferent.rollouts.local_sampler import LocalSampler
-from preferent.rollouts.sampler import Params, rollout_params
+from preferent.rewards.scoring import CombinedReward, RolloutBatch
+from preferent.rollouts import measurement, sampler
+from preferent.rollouts.decoding import Params
+from preferent.rollouts.sampler import Prompts, Sampler, rollout_params
 from preferent.runs import interruption, progress, stages
 
 ROWS_AT_ONCE = 256
@@ -38,21 +38,31 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
     if any(stage_graph.is_reward(name) for name in inputs) and not several:
         raise UsageError("infer: --in reward chooses among several answers; set infer.best_of above 1")
     sources = {name: model_reference.resolve(str(inputs[name])) for name in ("model", "reference") if name in inputs}
-    inputs = scoring.located(recipe, inputs)
+    inputs = scoring.resolve_models(recipe, inputs)
     with stages.locked(out):
         stage = stages.open_stage(
-            "infer", out, pick(recipe, *stage_graph.FIELDS["infer"]), inputs | sources, rerun=True
+            "infer", out, pick(recipe, *stage_graph.fields("infer", recipe)), inputs | sources, rerun=True
         )
         if stage.done:
             return
         stage.place(**world.facts())
         prompts = datasets.load_prompts(inputs["prompts"])[: recipe.infer.max_prompts]
         policy = language_models.load_policy(sources["model"], world)
-        reference = language_models.load_policy(sources["reference"], world) if "reference" in sources else None
+        reference = reference_of(policy, sources["reference"]) if "reference" in sources else None
         scale = ScoreNormalization.read(inputs["score"]) if "score" in inputs else None
         reward = CombinedReward.load(recipe, inputs, world, scale) if several else None
         answer(recipe, policy, reference, prompts, out, reward)
         stage.finish(["text.jsonl"])
+
+
+def reference_of(policy: Policy, source: Path) -> Policy:
+    """What the KL is measured from: the policy with its adapter off where that is the model in `source`, else that
+    model, loaded beside it."""
+    return (
+        policy.reference()
+        if language_models.has_base(policy, source)
+        else language_models.load_policy(source, policy.world)
+    )
 
 
 def answer(
@@ -64,7 +74,7 @@ def answer(
     reward: CombinedReward | None = None,
 ) -> None:
     """Answer all prompts, a part at a time; a part that is on disk is not answered again."""
-    parts = out / "parts"
+    parts, engine = out / "parts", sampler.make(recipe, policy)
     size = max(1, min(recipe.sampler.rows, ROWS_AT_ONCE) // recipe.infer.best_of)
     rows: list[dict[str, Any]] = []
     with progress.bar(out.name, len(prompts), 0) as bar:
@@ -72,7 +82,7 @@ def answer(
             interruption.stop().check()
             items = range(start, min(start + size, len(prompts)))
             path = parts / f"{items.start:08d}-{items.stop:08d}.json"
-            rows += kept(path, partial(answered, recipe, policy, reference, prompts, items, reward))
+            rows += files.kept(path, partial(answered, recipe, policy, reference, engine, prompts, items, reward))
             bar.update(items.stop)
     files.write_jsonl(out / "text.jsonl", rows)
     for path in parts.glob("*"):
@@ -81,22 +91,11 @@ def answer(
         parts.rmdir()
 
 
-def kept(path: Path, make: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """The rows of a part: read where they were written before, else made and written."""
-    if path.exists():
-        try:
-            return list(files.read_sealed(path, "its prompts are answered again")["rows"])
-        except DataError as damage:
-            print(damage, file=sys.stderr)
-    rows = make()
-    files.write_sealed(path, {"rows": rows})
-    return rows
-
-
 def answered(
     recipe: Recipe,
     policy: Policy,
     reference: Policy | None,
+    engine: Sampler,
     prompts: list[Prompt],
     items: range,
     reward: CombinedReward | None = None,
@@ -105,31 +104,24 @@ def answered(
 
     The KL is that of the policy: of an answer as it is drawn at the temperature, before top-p, top-k, greed and choice.
     """
-    tokenizer, instruction = policy.tokenizer, recipe.instruction
-    ids = [tokenizer.encode_prompt(prompts[i], instruction, recipe.prompt_sequence_length)[0] for i in items]
-    arrays = [np.asarray(row, np.int32) for row in ids]
     settings = recipe.sampler
-    sampled = rollout_params(recipe)
-    chosen = dataclasses.replace(
-        sampled, top_p=settings.top_p, top_k=settings.top_k, greedy=recipe.infer.sampling_strategy == "greedy"
+    plain = rollout_params(recipe)
+    params = dataclasses.replace(
+        plain, top_p=settings.top_p, top_k=settings.top_k, greedy=recipe.infer.sampling_strategy == "greedy"
     )
-    sampler = LocalSampler(policy, recipe.seed, settings.rows)
-    texts = [tokenizer.text(prompts[item], instruction) for item in items]
+    asked = Prompts.of([prompts[item] for item in items], policy.tokenizer, recipe)
     facts: list[dict[str, Any]] = [{} for _ in items]
     if reward is None:
-        rollouts = sampler.sample(arrays, items, "infer", 0, chosen)
+        batch = RolloutBatch(engine.sample(asked.ids, items, "infer", 0, params), asked, policy.tokenizer)
     else:
-        rollouts, facts = favourites(recipe, sampler, reward, arrays, [prompts[i] for i in items], items, chosen)
-    rows: list[dict[str, Any]] = []
-    for item, text, rollout, fact in zip(items, texts, rollouts, facts, strict=True):
-        prompt = prompts[item]
-        asked = {"inputs_pretokenized": text, "targets_pretokenized": prompt.reference or ""}
-        prediction = tokenizer.decode_answer(prompt, instruction, rollout.ids.tolist())
-        known = {"id": prompt.id or prompt.key, "tokens": len(rollout.ids), "ended": rollout.ended}
-        rows.append({"inputs": asked, "prediction": prediction} | known | fact)
+        batch = sample_several(recipe, engine, asked, items, params, policy.tokenizer)
+        batch, facts = favourites(recipe, reward, batch)
+    columns = zip(asked.records, asked.texts, batch.rollouts, batch.answers, facts, strict=True)
+    rows = [prediction_row(*values) for values in columns]
     if reference is not None:
-        if chosen != sampled or reward is not None:
-            rollouts = sampler.sample(arrays, items, "infer", 0, sampled)
+        rollouts = batch.rollouts
+        if params != plain or reward is not None:
+            rollouts = engine.sample(asked.ids, items, "infer", 0, plain)
         limit = recipe.ppo.micro_batch_tokens
         kl, k1 = measurement.divergence(policy, reference, rollouts, limit, settings.temperature)
         for row, one, other in zip(rows, kl.tolist(), k1.tolist(), strict=True):
@@ -137,25 +129,44 @@ def answered(
     return rows
 
 
-def favourites(
-    recipe: Recipe,
-    sampler: LocalSampler,
-    reward: CombinedReward,
-    ids: list[np.ndarray],
-    prompts: list[Prompt],
-    items: range,
-    params: Params,
-) -> tuple[list[Rollout], list[dict[str, Any]]]:
-    """Of infer.best_of answers to each prompt, each with a key of its own, the one of highest score, of equals the
-    first; and the rows' facts: of how many, its score, and all scores."""
+def prediction_row(
+    prompt: Prompt, text: str, rollout: Rollout, answer: str, facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """An answer as a prediction row."""
+    inputs = {"inputs_pretokenized": text, "targets_pretokenized": prompt.reference or ""}
+    known = {"id": prompt.id or prompt.key, "tokens": len(rollout.ids), "ended": rollout.ended}
+    return {"inputs": inputs, "prediction": answer, **known, **facts}
+
+
+def sample_several(
+    recipe: Recipe, engine: Sampler, prompts: Prompts, items: range, params: Params, tokenizer: Tokenizer
+) -> RolloutBatch:
+    """Sample infer.best_of answers to each prompt, those of one prompt beside each other, each under its own key."""
     n = recipe.infer.best_of
+    asked = prompts.part(np.arange(len(items)).repeat(n))
     keys = [item * n + sample for item in items for sample in range(n)]
-    sampled = sampler.sample([one for one in ids for _ in range(n)], keys, "best of", 0, params)
-    raw = reward.raw(sampled, [prompt for prompt in prompts for _ in range(n)], sampler.policy.tokenizer)
-    scores = reward.scale(raw).reshape(-1, n)
+    return RolloutBatch(engine.sample(asked.ids, keys, "best of", 0, params), asked, tokenizer)
+
+
+def favourites(
+    recipe: Recipe, reward: CombinedReward, batch: RolloutBatch
+) -> tuple[RolloutBatch, list[dict[str, Any]]]:
+    """Of infer.best_of answers to each prompt keep the one of highest score, of equals the first; and the rows' facts:
+    of how many, its score, and all scores.
+
+    The score is the one that tuning raises; where no scale is known, the raw scores, combined and weighted.
+    """
+    n = recipe.infer.best_of
+    rollouts = scoring.score_rollouts(reward, batch)
+    if reward.scale.prompts:
+        scores = scoring.final_scores(rollouts, reward.scale, recipe)
+    else:
+        scores = reward.scale(scoring.raw_scores(rollouts))
+    scores = scores.reshape(-1, n)
     best = best_of.best(scores)
     facts = [
         {"best_of": n, "score": float(row[place]), "scores": row.tolist()}
         for row, place in zip(scores, best, strict=True)
     ]
-    return [sampled[number * n + place] for number, place in enumerate(best)], facts
+    kept = np.arange(len(best)) * n + best
+    return RolloutBatch([rollouts[i] for i in kept], batch.prompts.part(kept), batch.tokenizer), facts

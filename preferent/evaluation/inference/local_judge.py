@@ -23,8 +23,9 @@ from preferent.evaluation.judges.protocol import Call, Reply
 from preferent.models import language_models
 from preferent.models.language_models import Policy
 from preferent.models.world import World
-from preferent.rollouts import local_sampler, measurement
-from preferent.rollouts.sampler import Params
+from preferent.rollouts import measurement, sampler
+from preferent.rollouts.decoding import Params
+from preferent.rollouts.sampler import Sampler
 from preferent.runs import interruption
 
 DRAWN = "judge"
@@ -38,6 +39,7 @@ class LocalModelJudge:
 
     judge: JudgeSection
     policy: Policy
+    sampler: Sampler
     seed: int
     positions: int
     micro_batch_tokens: int
@@ -50,12 +52,14 @@ class LocalModelJudge:
         policy = language_models.load_policy(folder, world)
         positions = recipe.sampler.rows * (recipe.prompt_sequence_length + recipe.target_sequence_length)
         asked = identity | chat_completion.parameters(judge)
-        return cls(judge, policy, recipe.seed, positions, recipe.ppo.micro_batch_tokens, asked)
+        engine = sampler.make(recipe, policy, rows=positions)
+        return cls(judge, policy, engine, recipe.seed, positions, recipe.compare.micro_batch_tokens, asked)
 
     def ask(self, calls: Sequence[Call]) -> Generator[tuple[Call, Reply], None, None]:
         """The calls' replies, some at a time."""
-        prompts = [self._prompt(call) for call in calls]
-        ids = [self._ids(prompt) for prompt in prompts]
+        encoded = self.policy.tokenizer.encode_prompts([self._prompt(call) for call in calls], None, sys.maxsize)
+        texts = [prompt.text for prompt in encoded]
+        ids = [np.asarray(prompt.ids, np.int32) for prompt in encoded]
         self._warn([len(row) for row in ids])
         longest = max((len(row) for row in ids), default=0) + self.judge.max_tokens
         size = max(1, self.positions // longest)
@@ -63,7 +67,7 @@ class LocalModelJudge:
             interruption.stop().check()
             part = slice(start, start + size)
             began = time.monotonic()
-            replies = self._replies(calls[part], prompts[part], ids[part])
+            replies = self._replies(calls[part], texts[part], ids[part])
             seconds = (time.monotonic() - began) / len(replies)
             for call, reply in zip(calls[part], replies, strict=True):
                 yield call, replace(reply, seconds=seconds)
@@ -72,13 +76,9 @@ class LocalModelJudge:
         """A call as this model reads it: by its chat template, or as plain text where it has none."""
         inert = self.policy.tokenizer.inert
         messages = tuple(Message(message.role, inert(message.content)) for message in call.messages)
-        if self.policy.tokenizer.converses:
+        if self.policy.tokenizer.has_chat_template:
             return Prompt(messages=messages)
         return Prompt("\n\n".join(message.content for message in messages) + "\n\n")
-
-    def _ids(self, prompt: Prompt) -> np.ndarray:
-        ids, _ = self.policy.tokenizer.encode_prompt(prompt, None, sys.maxsize)
-        return np.asarray(ids, np.int32)
 
     def _warn(self, lengths: Sequence[int]) -> None:
         """Say how many questions are longer than what the model was made to read."""
@@ -91,10 +91,10 @@ class LocalModelJudge:
                 file=sys.stderr,
             )
 
-    def _replies(self, calls: Sequence[Call], prompts: Sequence[Prompt], ids: Sequence[np.ndarray]) -> list[Reply]:
+    def _replies(self, calls: Sequence[Call], texts: Sequence[str], ids: Sequence[np.ndarray]) -> list[Reply]:
         items = [int(reply_cache.key(call, self.identity)[:15], 16) for call in calls]
-        explained = self._explained(prompts, ids, items) if self.judge.explanation else [Reply("", tokens=0)] * len(ids)
-        shares = self._shares(prompts, ids, [reply.text for reply in explained])
+        explained = self._explained(texts, ids, items) if self.judge.explanation else [Reply("", tokens=0)] * len(ids)
+        shares = self._shares(texts, ids, [reply.text for reply in explained])
         uniforms = randomness.uniforms(self.seed, f"{DRAWN} verdict", items, 0)
         labels = [
             chosen(row, chat_completion.temperature(self.judge), float(u))
@@ -110,15 +110,12 @@ class LocalModelJudge:
             for reply, label, row, prompt in zip(explained, labels, shares, ids, strict=True)
         ]
 
-    def _explained(self, prompts: Sequence[Prompt], ids: Sequence[np.ndarray], items: Sequence[int]) -> list[Reply]:
+    def _explained(self, asked: Sequence[str], ids: Sequence[np.ndarray], items: Sequence[int]) -> list[Reply]:
         """Explanations, each up to where it would give its verdict."""
         temperature = chat_completion.temperature(self.judge)
         params = Params(self.judge.max_tokens, temperature or 1.0, greedy=temperature == 0)
-        rollouts = local_sampler.LocalSampler(self.policy, self.seed, len(ids)).sample(ids, items, DRAWN, 0, params)
-        texts = [
-            self.policy.tokenizer.decode_answer(prompt, None, rollout.ids.tolist())
-            for prompt, rollout in zip(prompts, rollouts, strict=True)
-        ]
+        rollouts = self.sampler.sample(ids, items, DRAWN, 0, params)
+        texts = self.policy.tokenizer.decode_answers(asked, [rollout.ids.tolist() for rollout in rollouts])
         return [
             Reply(
                 verdict_parsing.before(text),
@@ -128,12 +125,11 @@ class LocalModelJudge:
             for text, rollout in zip(texts, rollouts, strict=True)
         ]
 
-    def _shares(self, prompts: Sequence[Prompt], ids: Sequence[np.ndarray], before: Sequence[str]) -> np.ndarray:
+    def _shares(self, asked: Sequence[str], ids: Sequence[np.ndarray], before: Sequence[str]) -> np.ndarray:
         """The probabilities [n, 3] of the labels after each explanation."""
         tokenizer, count = self.policy.tokenizer, len(verdict_parsing.LABELS)
         texts = [_with_verdict(text, label) for text in before for label in verdict_parsing.LABELS]
-        asked = [prompt for prompt in prompts for _ in verdict_parsing.LABELS]
-        answers = tokenizer.encode_answers(asked, None, texts, sys.maxsize)
+        answers = tokenizer.encode_answers([text for text in asked for _ in verdict_parsing.LABELS], texts, sys.maxsize)
         rows = [np.asarray(answer[:-1], np.int32) for answer, _ in answers]
         rollouts = [
             Rollout(number, 0, 0, ids[number // count], row, np.zeros(len(row), np.float32), False)

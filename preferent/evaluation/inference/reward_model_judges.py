@@ -8,6 +8,7 @@ import numpy as np
 from preferent.config import stage_graph
 from preferent.config.recipe import Recipe
 from preferent.data.predictions import Answers
+from preferent.data.types import Prompt
 from preferent.errors import PlatformError
 from preferent.evaluation.judge_results import Scores
 from preferent.rewards.normalization import ScoreNormalization
@@ -15,8 +16,8 @@ from preferent.runs import interruption, progress
 
 ROWS_AT_ONCE = 256
 
-Scorer = Callable[..., Sequence[float] | np.ndarray]
-"""(prompts, answers), two lists of text, and where they are known the prompts as records, to scores."""
+Scorer = Callable[[Sequence[str], Sequence[str], Sequence[Prompt] | None, Sequence[bool]], Sequence[float] | np.ndarray]
+"""Prompts and answers as texts, the prompts as records where they are known, and which answers ended, to scores."""
 
 
 def located(recipe: Recipe, models: dict[str, Path]) -> dict[str, Path]:
@@ -25,7 +26,7 @@ def located(recipe: Recipe, models: dict[str, Path]) -> dict[str, Path]:
         return models
     from preferent.rewards import scoring
 
-    return scoring.located(recipe, models)
+    return scoring.resolve_models(recipe, models)
 
 
 def scored(recipe: Recipe, inputs: Mapping[str, Path], answers: Answers) -> dict[str, Scores]:
@@ -50,17 +51,22 @@ def scored(recipe: Recipe, inputs: Mapping[str, Path], answers: Answers) -> dict
 
 
 def ask(scorer: Scorer, answers: Answers, name: str) -> Scores:
-    """The raw scores [n] of every side's answers, all to the prompt as side a was given it."""
+    """The raw scores [n] of every side's answers, all to the prompt as side a was given it.
+
+    An answer counts as ended unless its file says that it did not.
+    """
     prompts = [answer.prompt for answer in answers["a"]]
-    records = [answer.asked for answer in answers["a"]]
+    records = [answer.prompt_record for answer in answers["a"] if answer.prompt_record is not None]
+    known = records if len(records) == len(prompts) else None
     scores: dict[str, list[float]] = {side: [] for side in answers}
     with progress.bar(f"compare: {name}", total=len(prompts) * len(answers)) as bar:
         for place, side in enumerate(answers):
             texts = [answer.text for answer in answers[side]]
+            ended = [answer.ended is not False for answer in answers[side]]
             for start in range(0, len(texts), ROWS_AT_ONCE):
                 rows = slice(start, start + ROWS_AT_ONCE)
-                asked = [] if None in records else [records[rows]]
-                values = [float(value) for value in scorer(prompts[rows], texts[rows], *asked)]
+                asked = None if known is None else known[rows]
+                values = [float(value) for value in scorer(prompts[rows], texts[rows], asked, ended[rows])]
                 if len(values) != len(texts[rows]):
                     raise PlatformError(f"{name}: returned {len(values)} scores for {len(texts[rows])} answers")
                 scores[side] += values

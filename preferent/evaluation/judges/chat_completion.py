@@ -37,29 +37,29 @@ def parameters(judge: JudgeSection) -> dict[str, Any]:
 def body(judge: JudgeSection, call: Call, refused: frozenset[str]) -> bytes:
     """The request, without the parameters that were refused before; longest reply by its newer name then."""
     messages = [{"role": message.role, "content": message.content} for message in call.messages]
-    asked: dict[str, Any] = {"model": judge.model, "messages": messages}
-    asked["max_completion_tokens" if "max_tokens" in refused else "max_tokens"] = judge.max_tokens
+    request: dict[str, Any] = {"model": judge.model, "messages": messages}
+    request["max_completion_tokens" if "max_tokens" in refused else "max_tokens"] = judge.max_tokens
     if "temperature" not in refused:
-        asked["temperature"] = temperature(judge)
+        request["temperature"] = temperature(judge)
     if judge.log_probs and "logprobs" not in refused:
-        asked |= {"logprobs": True, "top_logprobs": ALTERNATIVES}
-    return json.dumps(asked, allow_nan=False).encode()
+        request |= {"logprobs": True, "top_logprobs": ALTERNATIVES}
+    return json.dumps(request, allow_nan=False).encode()
 
 
 def too_long(status: int, answer: bytes) -> bool:
     """Whether a complaint is about the length of this question, so that others may still be answered."""
-    said = complaint(answer).lower()
+    message = complaint(answer).lower()
     of_value = any(name in _about(answer) for name in MAY_BE_REFUSED)
-    worded = bool(WINDOW.search(said)) or (bool(LONG.search(said)) and not of_value)
+    worded = bool(WINDOW.search(message)) or (bool(LONG.search(message)) and not of_value)
     return status == TOO_LARGE or (status in REFUSALS and worded)
 
 
 def refused(judge: JudgeSection, before: frozenset[str], status: int, answer: bytes) -> str | None:
     """The parameter that a complaint is about, where it can be asked without and was not yet."""
-    said = _about(answer)
+    message = _about(answer)
     for name in MAY_BE_REFUSED:
         sent = name not in before and (name != "logprobs" or judge.log_probs)
-        if status in REFUSALS and sent and name in said:
+        if status in REFUSALS and sent and name in message:
             return name
     return None
 
@@ -113,10 +113,10 @@ def complaint(answer: bytes) -> str:
     text = answer.decode("utf-8", "replace")
     try:
         value = json.loads(text)
-        said = value["error"]["message"] if isinstance(value["error"], dict) else value["error"]
+        message = value["error"]["message"] if isinstance(value["error"], dict) else value["error"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        said = text
-    return " ".join("".join(c if c.isprintable() else " " for c in str(said)).split())[:300] or "nothing"
+        message = text
+    return " ".join("".join(c if c.isprintable() else " " for c in str(message)).split())[:300] or "nothing"
 
 
 def filtered(answer: bytes) -> bool:

@@ -1,6 +1,6 @@
 """Any OpenAI-compatible endpoint as a judge: calls side by side, tried again where that may help, never redirected.
 
-Only the standard library speaks to it. Its key comes from the environment and goes into one header, nowhere else.
+`wire` speaks to it. Its key comes from the environment and goes into one header, nowhere else.
 """
 
 import contextlib
@@ -39,6 +39,7 @@ class Endpoint:
         assert judge.url is not None
         self.judge, self._key = judge, key
         self._address = Address.of(judge.url, PATH)
+        self._transport = self._address.transport()
         self._leaving = threading.Event()
         self._pause = pause or self._leaving.wait
         self._lock = threading.Lock()
@@ -72,7 +73,8 @@ class Endpoint:
                     return
                 self._hang_up(lambda wire: wire.overdue)
                 done = wait(running, LOOK_EVERY, FIRST_COMPLETED).done
-                for future in sorted(done, key=lambda one: one.exception() is not None):  # what came is kept first
+                replies_first = sorted(done, key=lambda future: future.exception() is not None)
+                for future in replies_first:
                     yield running.pop(future), future.result()
         finally:
             self._leaving.set()
@@ -119,24 +121,24 @@ class Endpoint:
             response = self._post(chat_completion.body(self.judge, call, refused))
             if 200 <= response.status < 300:
                 return chat_completion.reply(response.body)
-            said = chat_completion.complaint(response.body)
+            complaint = chat_completion.complaint(response.body)
             if response.status in MAY_PASS or response.status >= 500:
-                raise TransportError(str(response.status), said, response.headers.get("Retry-After"))
+                raise TransportError(str(response.status), complaint, response.headers.get("Retry-After"))
             if chat_completion.filtered(response.body):
-                return Reply(f"(The endpoint did not let the question pass: {said})")
+                return Reply(f"(The endpoint did not let the question pass: {complaint})")
             if chat_completion.too_long(response.status, response.body):
-                told = "does not take a question of this length, which stays without verdict, as will others silently"
-                self._tell("long", f"{self.judge.name}: {self.judge.url} {told}: {said}")
-                return Reply(f"(The question is too long for the endpoint: {said})")
+                remark = "does not take a question of this length, which stays without verdict, as will others silently"
+                self._tell("long", f"{self.judge.name}: {self.judge.url} {remark}: {complaint}")
+                return Reply(f"(The question is too long for the endpoint: {complaint})")
             named = chat_completion.refused(self.judge, refused, response.status, response.body)
             if named is None:
-                raise self._stopped(response, said)
+                raise self._stopped(response, complaint)
             with self._lock:
                 self._refused.add(named)
-            self._tell(named, f"{self.judge.name}: {self.judge.url} refuses {named}; asked without: {said}")
+            self._tell(named, f"{self.judge.name}: {self.judge.url} refuses {named}; asked without: {complaint}")
 
     def _post(self, body: bytes) -> Response:
-        wire = Connection(self._address, self.judge.timeout_seconds)
+        wire = Connection(self._address, self._transport, self.judge.timeout_seconds)
         headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "preferent"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
@@ -149,17 +151,17 @@ class Endpoint:
                 self._wires.discard(wire)
         return dataclasses.replace(response, body=self._hidden(response.body))
 
-    def _stopped(self, response: Response, said: str) -> PlatformError:
+    def _stopped(self, response: Response, complaint: str) -> PlatformError:
         """Why no further call makes sense."""
         where = f"compare.judges: {self.judge.name}: {self.judge.url} answered {response.status}"
         if 300 <= response.status < 400:
             target = self._hidden(response.headers.get("Location", "elsewhere").encode()).decode()
             return PlatformError(f"{where}, a redirect to {target}, which is not followed; give that address as url")
         if response.status in (401, 403):
-            said += f"; check the key in {self.judge.key_variable or 'key_variable, which names none'}"
+            complaint += f"; check the key in {self.judge.key_variable or 'key_variable, which names none'}"
         if response.status == 404:
-            said += f"; check url (it ends before {PATH}) and model: {self.judge.model}"
-        return PlatformError(f"{where}: {said}")
+            complaint += f"; check url (it ends before {PATH}) and model: {self.judge.model}"
+        return PlatformError(f"{where}: {complaint}")
 
     def _hidden(self, body: bytes) -> bytes:
         """What the server says without the key, which it may repeat."""
@@ -175,20 +177,20 @@ class Endpoint:
         print(sentence, file=sys.stderr)
 
 
-def pause_before(retry: int, asked: str | None = None) -> float:
+def pause_before(retry: int, retry_after: str | None = None) -> float:
     """Seconds before the nth further try: 1, 2, 4, … up to a minute, or what the server's Retry-After asks, within
     limits."""
-    if asked is not None:
+    if retry_after is not None:
         with contextlib.suppress(ValueError, TypeError):
-            return min(max(_seconds(asked), 0.0), LONGEST_WAIT)
+            return min(max(_seconds(retry_after), 0.0), LONGEST_WAIT)
     return float(min(FIRST_PAUSE * 2 ** min(retry - 1, 30), LONGEST_PAUSE))
 
 
-def _seconds(asked: str) -> float:
+def _seconds(retry_after: str) -> float:
     """What a Retry-After means: a number of seconds, or a date."""
-    if re.fullmatch(r"\s*\d+(\.\d*)?\s*", asked):
-        return float(asked)
-    return email.utils.parsedate_to_datetime(asked).timestamp() - time.time()
+    if re.fullmatch(r"\s*\d+(\.\d*)?\s*", retry_after):
+        return float(retry_after)
+    return email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time()
 
 
 def _key(name: str, variable: str) -> str:

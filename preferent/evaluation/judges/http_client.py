@@ -1,18 +1,26 @@
-"""One exchange with an endpoint: a POST that ends in time, follows no redirect, and can be hung up."""
+"""One exchange with an endpoint: a POST that ends in time, follows no redirect, and can be hung up.
+
+A transport of httpx2 speaks HTTP. Its client is left out: it keeps cookies and reads redirects.
+"""
 
 import contextlib
-import http.client
 import socket
+import threading
 import time
-import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from preferent.errors import UsageError
+import httpx2
+
+from preferent.errors import PlatformError, UsageError
 
 LARGEST = 1 << 24
+"""Bytes that the body of a reply may have."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+CONNECTED = "connection.connect_tcp.complete"
+"""What httpx2's trace calls a connection that has just been opened, before any encryption."""
 
 
 class TransportError(Exception):
@@ -25,57 +33,57 @@ class TransportError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where an endpoint is: `path` with its query, as the request line names it."""
+    """Where an endpoint is."""
 
-    secure: bool
-    host: str
-    port: int | None
-    path: str
+    url: httpx2.URL
 
     @classmethod
     def of(cls, url: str, path: str) -> "Address":
-        """An endpoint's url with a path below it."""
+        """Return the address of an endpoint's url with a path below it."""
         try:
-            parts = urllib.parse.urlsplit(url)
-            port = parts.port
-        except ValueError as error:
-            raise UsageError(f"{url}: is no url: {error}") from None
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UsageError(f"{url}: is no endpoint's url; it looks like http://localhost:8000/v1")
-        if parts.username or parts.password:
+            parsed = httpx2.URL(url)
+            parsed.raw_host.decode("ascii").encode("idna")
+        except (httpx2.InvalidURL, UnicodeError) as error:
+            raise UsageError(f"{url.rpartition('@')[2]}: is not a url: {error}") from None
+        if parsed.userinfo:
             raise UsageError("a url with a name or password in it: put the key into an environment variable")
-        base = parts.path.rstrip("/").removesuffix(path)
-        query = f"?{parts.query}" if parts.query else ""
-        return cls(parts.scheme == "https", parts.hostname, port, urllib.parse.quote(base + path, "/%:@") + query)
+        if parsed.scheme not in ("http", "https") or not parsed.host or (parsed.port or 0) >= 1 << 16:
+            raise UsageError(f"{url}: is not the url of an endpoint; it looks like http://localhost:8000/v1")
+        base, question, query = parsed.raw_path.decode("ascii").partition("?")
+        base = base.rstrip("/").removesuffix(path)
+        return cls(parsed.copy_with(raw_path=f"{base}{path}{question}{query}".encode(), fragment=None))
+
+    @property
+    def secure(self) -> bool:
+        return self.url.scheme == "https"
 
     @property
     def local(self) -> bool:
-        return self.host in LOOPBACK
+        return self.url.host in LOOPBACK
 
-    def connection(self, timeout: float) -> tuple[http.client.HTTPConnection, str]:
-        """A connection that is not open yet, through the environment's proxy where it names one; and the target."""
-        kind = http.client.HTTPSConnection if self.secure else http.client.HTTPConnection
-        proxy = None if self.local or urllib.request.proxy_bypass(self.host) else _proxy(self.secure)
-        if proxy is None:
-            return kind(self.host, self.port, timeout=timeout), self.path
-        via = kind(proxy[0], proxy[1], timeout=timeout)
-        if self.secure:
-            via.set_tunnel(self.host, self.port)
-            return via, self.path
-        port = f":{self.port}" if self.port else ""
-        return via, f"http://{self.host}{port}{self.path}"
+    def transport(self) -> httpx2.HTTPTransport:
+        """Return a transport to the endpoint, by the environment's proxy where it names one for other machines.
 
-
-def _proxy(secure: bool) -> tuple[str, int | None] | None:
-    named = urllib.request.getproxies().get("https" if secure else "http")
-    if named is None:
-        return None
-    parts = urllib.parse.urlsplit(named if "//" in named else f"//{named}")
-    return (parts.hostname, parts.port) if parts.hostname else None
+        No connection serves two exchanges, so that each can be hung up by itself.
+        """
+        bypassed = self.local or urllib.request.proxy_bypass(self.url.host)
+        named = "" if bypassed else urllib.request.getproxies().get(self.url.scheme, "")
+        proxy = f"http://{named}" if named and "://" not in named else named or None
+        try:
+            return httpx2.HTTPTransport(proxy=proxy, limits=httpx2.Limits(max_keepalive_connections=0))
+        except OSError as error:
+            hint = "look at the environment's SSL_CERT_FILE and SSL_CERT_DIR"
+            raise PlatformError(f"the certificates of authorities cannot be loaded: {error}; {hint}") from None
+        except (httpx2.InvalidURL, ValueError, ImportError):
+            variable, host = f"{self.url.scheme}_proxy", self.url.host
+            hint = f"give a proxy such as http://HOST:PORT, or name {host} in no_proxy"
+            raise PlatformError(f"the environment's {variable} cannot be used; {hint}") from None
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
+    """An answer; `headers` are found whatever the case of their letters."""
+
     status: int
     headers: Mapping[str, str]
     body: bytes
@@ -85,9 +93,11 @@ class Connection:
     """An exchange that may take `timeout` seconds; `hang_up` ends it from another thread, also where it is `overdue`
     since its reply trickles."""
 
-    def __init__(self, address: Address, timeout: float) -> None:
-        self._connection, self._target = address.connection(timeout)
+    def __init__(self, address: Address, transport: httpx2.HTTPTransport, timeout: float) -> None:
+        self._address, self._transport, self._timeout = address, transport, timeout
         self._deadline = time.monotonic() + timeout
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
         self._over = False
 
     @property
@@ -95,38 +105,66 @@ class Connection:
         return time.monotonic() >= self._deadline
 
     def hang_up(self) -> None:
-        self._over = True
-        sock = self._connection.sock
-        if sock is not None:
-            with contextlib.suppress(OSError):
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)  # below TLS: another thread reads there
+        with self._lock:
+            self._over = True
+            self._shut_down()
 
     def post(self, body: bytes, headers: Mapping[str, str]) -> Response:
-        """What the endpoint answers; a `Fault` where nothing whole comes."""
-        met = "no connection"
+        """Return what the endpoint answers; raise a `Fault` where nothing whole comes."""
+        request = httpx2.Request(
+            "POST",
+            self._address.url,
+            headers={**headers, "Accept-Encoding": "identity"},
+            content=body,
+            extensions={"timeout": httpx2.Timeout(self._timeout).as_dict(), "trace": self._watch},
+        )
         try:
-            self._connection.connect()
-            if self._over:
-                raise TimeoutError("hung up")
-            met = "cut off"
-            self._connection.request("POST", self._target, body, dict(headers))
-            response = self._connection.getresponse()
-            return Response(response.status, dict(response.headers.items()), self._all(response))
-        except (OSError, http.client.HTTPException) as error:
-            late = isinstance(error, TimeoutError) or self.overdue
-            raise TransportError("time-out" if late else met, f"{type(error).__name__} {error}".strip()) from None
+            with contextlib.closing(self._transport.handle_request(request)) as response:
+                answer = Response(response.status_code, response.headers, _body(response))
+        except (httpx2.HTTPError, OSError) as error:
+            raise TransportError(self._kind(error), _cause(error)) from None
         finally:
-            self._connection.close()
+            self._let_go()
+        if self._over:  # a body of unknown length seems whole where the connection was shut down
+            raise TransportError("time-out", "hung up")
+        return answer
 
-    def _all(self, response: http.client.HTTPResponse) -> bytes:
-        """The whole body; http.client does not mind one that is shorter than it was said to be."""
-        parts, size = [], 0
-        while part := response.read1(1 << 16):
-            parts.append(part)
-            size += len(part)
-            if size > LARGEST:
-                raise http.client.HTTPException(f"the reply is longer than {LARGEST} bytes")
-        said = response.headers.get("Content-Length", "")
-        if said.isdigit() and size < int(said):
-            raise http.client.IncompleteRead(b"".join(parts), int(said) - size)
-        return b"".join(parts)
+    def _watch(self, event: str, details: Mapping[str, Any]) -> None:
+        """Keep a handle of the connection: its own, since TLS takes over the socket that httpx2 opened."""
+        if event == CONNECTED:
+            with self._lock:
+                self._socket = details["return_value"].get_extra_info("socket").dup()
+                if self._over:
+                    self._shut_down()
+
+    def _shut_down(self) -> None:
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+    def _let_go(self) -> None:
+        with self._lock:
+            if self._socket is not None:
+                self._socket.close()
+                self._socket = None
+
+    def _kind(self, error: Exception) -> str:
+        if isinstance(error, httpx2.TimeoutException) or self.overdue:
+            return "time-out"
+        return "no connection" if isinstance(error, httpx2.ConnectError | httpx2.ProxyError) else "cut off"
+
+
+def _body(response: httpx2.Response) -> bytes:
+    body = bytearray()
+    for part in response.iter_raw():
+        body += part
+        if len(body) > LARGEST:
+            raise TransportError("cut off", f"the reply is longer than {LARGEST} bytes")
+    return bytes(body)
+
+
+def _cause(error: BaseException) -> str:
+    """Return the words of the first error, from which the libraries made theirs."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return f"{type(error).__name__} {error}".strip()

@@ -7,10 +7,9 @@ from math import fsum
 from typing import Any, Literal
 
 from preferent.evaluation import statistics
-from preferent.evaluation.judges.protocol import Call, Reply
+from preferent.evaluation.judges.protocol import MUCH_UNPARSABLE, Call, Reply
 
 JudgeChoice = Literal["A", "B", "tie"]
-MUCH_UNPARSABLE = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +86,10 @@ def summarize(
     faults: Sequence[str],
 ) -> JudgeSummary:
     """The summary of the verdicts on each pair [n], of identical answers none, and of the replies they rest on."""
-    asked = [verdicts for verdicts in judged if verdicts]
-    flat = [verdict for verdicts in asked for verdict in verdicts]
+    different = [verdicts for verdicts in judged if verdicts]
+    flat = [verdict for verdicts in different for verdict in verdicts]
     unparsable = sum(verdict.choice is None for verdict in flat)
-    units = [(number, unit) for number, verdicts in enumerate(asked) for unit in _units(verdicts)]
+    units = [(number, unit) for number, verdicts in enumerate(different) for unit in _units(verdicts)]
     decided = [(v.took_first, number) for number, unit in units for v in unit if v.took_first is not None]
     slot = statistics.win_rate([float(took) for took, _ in decided], [str(n) for _, n in decided]) if decided else None
     used = [reply.tokens for reply in replies.values() if reply.tokens is not None]
@@ -98,13 +97,13 @@ def summarize(
         pairs=len(judged),
         votes=votes,
         verdicts=len(judged) * 2 * votes,
-        identical=len(judged) - len(asked),
+        identical=len(judged) - len(different),
         parsed=len(flat) - unparsable,
         unparsable=unparsable,
         unparsable_share=unparsable / len(flat) if flat else 0.0,
         cut=sum(reply.cut for reply in replies.values()),
         both_orders=len(units),
-        consistent=sum(one.choice == other.choice for _, (one, other) in units) / len(units) if units else None,
+        consistent=sum(first.choice == other.choice for _, (first, other) in units) / len(units) if units else None,
         first_slot=slot.win_rate if slot else None,
         first_slot_interval=slot.interval if slot else None,
         calls=len(replies),
@@ -128,13 +127,13 @@ def _units(verdicts: Sequence[JudgeVerdict]) -> list[tuple[JudgeVerdict, JudgeVe
 
 def warnings(summary: JudgeSummary, name: str, max_tokens: int) -> tuple[str, ...]:
     """What must be said aloud about a judge's replies."""
-    found = []
+    lines = []
     if summary.unparsable_share > MUCH_UNPARSABLE:
-        asked = summary.parsed + summary.unparsable
-        found.append(
-            f"WARNING: {name}: {summary.unparsable} of {asked} replies ({summary.unparsable_share:.1%}) give no "
+        replies = summary.parsed + summary.unparsable
+        lines.append(
+            f"WARNING: {name}: {summary.unparsable} of {replies} replies ({summary.unparsable_share:.1%}) give no "
             "verdict that can be read; they are kept and counted, and the win rate leaves them out"
         )
     if summary.cut:
-        found.append(f"{name}: {summary.cut} replies were cut off at max_tokens = {max_tokens}; raise it")
-    return tuple(found)
+        lines.append(f"{name}: {summary.cut} replies were cut off at max_tokens = {max_tokens}; raise it")
+    return tuple(lines)

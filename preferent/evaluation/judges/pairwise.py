@@ -42,17 +42,19 @@ def hear(judge: JudgeSection, pairs: Sequence[AnswerPair], juror: Judge, path: P
     """
     rubric = Rubric.of(judge)
     rubric.check(pairs)
-    asked = [_questions(rubric, pair, judge.votes) for pair in pairs]
-    calls = list(dict.fromkeys(call for questions in asked for _, call in questions))
+    questions_by_pair = [_questions(rubric, pair, judge.votes) for pair in pairs]
+    calls = list(dict.fromkeys(call for questions in questions_by_pair for _, call in questions))
     with ReplyCache.open(path, juror.identity) as ledger:
-        found = _gather(judge, juror, calls, ledger)
-    judged = [[_verdict(first, call, found.replies[call]) for first, call in questions] for questions in asked]
-    summary = judge_summary.summarize(judged, judge.votes, found.replies, found.made, found.faults)
+        pending = _gather(judge, juror, calls, ledger)
+    judged = [
+        [_verdict(first, call, pending.replies[call]) for first, call in questions] for questions in questions_by_pair
+    ]
+    summary = judge_summary.summarize(judged, judge.votes, pending.replies, pending.made, pending.faults)
     summary = replace(summary, warnings=judge_summary.warnings(summary, judge.name, judge.max_tokens))
     print(*summary.warnings, sep="\n", end="\n" if summary.warnings else "", file=sys.stderr)
     judgments = [
-        _judgment(judge, pair, verdicts, [found.replies[call] for _, call in questions])
-        for pair, verdicts, questions in zip(pairs, judged, asked, strict=True)
+        _judgment(judge, pair, verdicts, [pending.replies[call] for _, call in questions])
+        for pair, verdicts, questions in zip(pairs, judged, questions_by_pair, strict=True)
     ]
     return JudgingResult(judgments, summary)
 
@@ -77,35 +79,35 @@ class _PendingJudgments:
 
 def _gather(judge: JudgeSection, juror: Judge, calls: Sequence[Call], ledger: ReplyCache) -> _PendingJudgments:
     """The replies to all calls; those that the ledger does not have are asked for, and kept as they come."""
-    found = _PendingJudgments({call: reply for call in calls if (reply := ledger.get(call)) is not None})
-    missing = [call for call in calls if call not in found.replies]
+    pending = _PendingJudgments({call: reply for call in calls if (reply := ledger.get(call)) is not None})
+    missing = [call for call in calls if call not in pending.replies]
     asking = juror.ask(missing)
     in_a_row = 0
-    with progress.bar(f"compare: {judge.name}", len(calls), len(found.replies)) as bar, closing(asking):
+    with progress.bar(f"compare: {judge.name}", len(calls), len(pending.replies)) as bar, closing(asking):
         for call, came in asking:
-            found.faults += came.faults
+            pending.faults += came.faults
             if isinstance(came, Failure):
-                found.failed.append(came)
+                pending.failed.append(came)
                 in_a_row += 1
                 if in_a_row == IN_A_ROW:
                     break
             else:
                 ledger.add(call, came)
-                found.replies[call] = came
-                found.made += 1
+                pending.replies[call] = came
+                pending.made += 1
                 in_a_row = 0
-            bar.update(len(found.replies), faults=len(found.faults))
-    if found.failed:
-        raise _stopped(judge, found, len(calls), ledger.path)
-    return found
+            bar.update(len(pending.replies), faults=len(pending.faults))
+    if pending.failed:
+        raise _stopped(judge, pending, len(calls), ledger.path)
+    return pending
 
 
-def _stopped(judge: JudgeSection, found: _PendingJudgments, wanted: int, path: Path) -> PlatformError:
-    last = found.failed[-1]
+def _stopped(judge: JudgeSection, pending: _PendingJudgments, wanted: int, path: Path) -> PlatformError:
+    last = pending.failed[-1]
     return PlatformError(
-        f"compare.judges: {judge.name}: {len(found.failed)} calls stayed without a reply after {judge.retries} "
+        f"compare.judges: {judge.name}: {len(pending.failed)} calls stayed without a reply after {judge.retries} "
         f"further tries each (the last: {last.faults[-1] if last.faults else 'failed'}: {last.detail}); "
-        f"{len(found.replies)} of {wanted} replies are kept in {path}, and the same command goes on from there"
+        f"{len(pending.replies)} of {wanted} replies are kept in {path}, and the same command goes on from there"
     )
 
 
@@ -119,7 +121,7 @@ def _judgment(
     """The verdicts on a pair as one judgment: the side of the larger mean over those that could be read."""
     if not verdicts:
         verdicts = [JudgeVerdict(first, vote, "tie", 0.5) for vote in range(judge.votes) for first in ORDERS]
-    outcomes = [OUTCOMES[one.choice] for one in verdicts if one.choice is not None]
+    outcomes = [OUTCOMES[verdict.choice] for verdict in verdicts if verdict.choice is not None]
     mean = fmean(outcomes) if outcomes else 0.5
     choice: judge_summary.JudgeChoice = "A" if mean > 0.5 else "B" if mean < 0.5 else "tie"
     return Judgment(
@@ -132,7 +134,7 @@ def _judgment(
         confidence=_confidence(choice, mean, verdicts),
         judge=judge.name,
         explanation=_explanation(choice, verdicts, replies),
-        extra={"verdicts": [asdict(one) for one in verdicts]},
+        extra={"verdicts": [asdict(verdict) for verdict in verdicts]},
     )
 
 
@@ -140,18 +142,24 @@ def _confidence(choice: judge_summary.JudgeChoice, mean: float, verdicts: Sequen
     """The choice's mean probability where every verdict has one, else the share of the verdicts; a tie's is 1/2."""
     if choice == "tie":
         return 0.5
-    known = [one.probability for one in verdicts if one.choice is not None and one.probability is not None]
-    if len(known) == sum(one.choice is not None for one in verdicts):
+    known = [
+        verdict.probability for verdict in verdicts if verdict.choice is not None and verdict.probability is not None
+    ]
+    if len(known) == sum(verdict.choice is not None for verdict in verdicts):
         mean = fmean(known)
     return max(mean if choice == "A" else 1 - mean, 0.5)
 
 
 def _explanation(choice: judge_summary.JudgeChoice, verdicts: Sequence[JudgeVerdict], replies: Sequence[Reply]) -> str:
     """What was said for the choice, if it can be in the order in which A is response 1; else how the verdicts fell."""
-    agreeing = [(one.first, reply.text) for one, reply in zip(verdicts, replies, strict=False) if one.choice == choice]
+    agreeing = [
+        (verdict.first, reply.text)
+        for verdict, reply in zip(verdicts, replies, strict=False)
+        if verdict.choice == choice
+    ]
     for first, text in sorted(agreeing, key=lambda each: each[0]):
-        said = verdict_parsing.parse(text).explanation
-        return said if first == "a" or not said else f"(Response 1 is B, response 2 is A.) {said}"
+        explanation = verdict_parsing.parse(text).explanation
+        return explanation if first == "a" or not explanation else f"(Response 1 is B, response 2 is A.) {explanation}"
     if not replies:
         return "The responses are equal."
     return _fell(verdicts)
@@ -159,6 +167,6 @@ def _explanation(choice: judge_summary.JudgeChoice, verdicts: Sequence[JudgeVerd
 
 def _fell(verdicts: Sequence[JudgeVerdict]) -> str:
     """How verdicts that do not agree fell, as "The verdicts differ: 1 A, 1 B."."""
-    counts = {name: sum(one.choice == name for one in verdicts) for name in ("A", "B", "tie")}
-    said = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-    return f"The verdicts differ: {said}." if said else "No verdict could be read."
+    counts = {name: sum(verdict.choice == name for verdict in verdicts) for name in ("A", "B", "tie")}
+    summary = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    return f"The verdicts differ: {summary}." if summary else "No verdict could be read."

@@ -1,6 +1,6 @@
 """The seam to whatever gives a verdict in words: calls in, replies out, each as it comes.
 
-An endpoint and a local model are jurors; `Scripted` answers from a script: for tests.
+An endpoint and a local model are jurors; `ScriptedJudge` answers from a script: for tests.
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from preferent.data.types import Message
+
+MUCH_UNPARSABLE = 0.02
+"""Share of a language model's replies from which on it matters that they held no verdict."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,8 @@ _FIELDS = ("text", "probabilities", "tokens", "cut", "seconds")
 
 def key(call: Call, identity: Mapping[str, Any]) -> str:
     """The SHA-256 of all that a reply depends on: whom it comes from, what was asked, and the how manieth time."""
-    asked = [dict(identity), [[message.role, message.content] for message in call.messages], call.vote]
-    return hashlib.sha256(json.dumps(asked, sort_keys=True, allow_nan=False).encode()).hexdigest()
+    question = [dict(identity), [[message.role, message.content] for message in call.messages], call.vote]
+    return hashlib.sha256(json.dumps(question, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 class ReplyCache:
@@ -89,18 +89,18 @@ class ReplyCache:
     def _read(self) -> dict[str, Reply]:
         """The replies in the file, the first of equal keys; what is no reply is told and asked for again."""
         self._mend()
-        found: dict[str, Reply] = {}
+        replies: dict[str, Reply] = {}
         with open(self.path, "rb") as file:
             for number, line in enumerate(file, start=1):
                 try:
                     row = json.loads(line)
-                    found.setdefault(str(row["key"]), _reply(row))
+                    replies.setdefault(str(row["key"]), _reply(row))
                 except (ValueError, KeyError, TypeError, RecursionError):
                     print(f"{self.path}:{number}: is no reply; that call is made again", file=sys.stderr)
-        return found
+        return replies
 
 
 def _reply(row: Mapping[str, Any]) -> Reply:
-    given = row["probabilities"]
-    probabilities = None if given is None else {str(label): float(value) for label, value in given.items()}
+    stored = row["probabilities"]
+    probabilities = None if stored is None else {str(label): float(value) for label, value in stored.items()}
     return Reply(str(row["text"]), probabilities, row["tokens"], bool(row["cut"]), float(row["seconds"]))

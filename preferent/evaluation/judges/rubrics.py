@@ -105,7 +105,7 @@ class Rubric:
         responses = (pair.response_a, pair.response_b) if first == "a" else (pair.response_b, pair.response_a)
         mark = digest(pair.instruction, pair.context, *sorted(responses))[:8]
         texts = dict(zip(PLACEHOLDERS, (pair.instruction or "(none)", pair.context, *responses), strict=True))
-        shown = PLACEHOLDER.sub(lambda found: f"<<< {mark}\n{texts[found[1]]}\n{mark} >>>", self.template)
+        shown = PLACEHOLDER.sub(lambda placeholder: f"<<< {mark}\n{texts[placeholder[1]]}\n{mark} >>>", self.template)
         rules = _RULES.replace("{mark}", mark) + (_EXPLAINED if self.explained else _BARE) + _VERDICTS
         return (Message("user", shown + rules),)
 
@@ -119,10 +119,10 @@ def _read(path: Path) -> str:
     except OSError as error:
         raise PlatformError(f"{path}: the judge's template cannot be read: {error.strerror}") from None
     allowed = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
-    for found in PLACEHOLDER.finditer(text):
-        if found[1] not in PLACEHOLDERS:
-            line = text.count("\n", 0, found.start()) + 1
-            raise UsageError(f"{path}:{line}: unknown placeholder {found[0]}; there are {allowed}")
+    for placeholder in PLACEHOLDER.finditer(text):
+        if placeholder[1] not in PLACEHOLDERS:
+            line = text.count("\n", 0, placeholder.start()) + 1
+            raise UsageError(f"{path}:{line}: unknown placeholder {placeholder[0]}; there are {allowed}")
     missing = [f"{{{name}}}" for name in REQUIRED if f"{{{name}}}" not in text]
     if missing:
         last = text.count("\n") + 1

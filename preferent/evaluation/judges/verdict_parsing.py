@@ -27,17 +27,18 @@ class ParsedVerdict:
 
 def parse(reply: str) -> ParsedVerdict:
     """The verdict of a reply: its last line must be one, and no other line may be a different one."""
-    said = reply.rpartition(END_OF_THOUGHT)[2]
-    found = list(LINE.finditer(said))
-    if not found or said[found[-1].end() :].strip("` \t\r\n") or len({line[1].lower() for line in found}) > 1:
-        return ParsedVerdict(None, said.strip())
-    return ParsedVerdict(found[-1][1].lower(), said[: found[-1].start()].strip("` \t\r\n"))
+    answer = reply.rpartition(END_OF_THOUGHT)[2]
+    verdicts = list(LINE.finditer(answer))
+    contradictory = len({verdict[1].lower() for verdict in verdicts}) > 1
+    if not verdicts or contradictory or answer[verdicts[-1].end() :].strip("` \t\r\n"):
+        return ParsedVerdict(None, answer.strip())
+    return ParsedVerdict(verdicts[-1][1].lower(), answer[: verdicts[-1].start()].strip("` \t\r\n"))
 
 
 def before(reply: str) -> str:
     """What a reply says before the first line that is a verdict."""
-    found = LINE.search(reply)
-    return (reply[: found.start()] if found else reply).strip()
+    verdict = LINE.search(reply)
+    return (reply[: verdict.start()] if verdict else reply).strip()
 
 
 def probabilities(tokens: Sequence[Token]) -> dict[str, float] | None:
@@ -47,10 +48,10 @@ def probabilities(tokens: Sequence[Token]) -> dict[str, float] | None:
     verdict.
     """
     text = "".join(token for token, _ in tokens)
-    found = list(LINE.finditer(text))
-    if not found:
+    verdicts = list(LINE.finditer(text))
+    if not verdicts:
         return None
-    alternatives = _at(tokens, found[-1].start(1))
+    alternatives = _at(tokens, verdicts[-1].start(1))
     mass = {label: sum(math.exp(min(value, 0.0)) for name, value in alternatives.items() if _begins(name, label))
             for label in LABELS}  # fmt: skip
     total = sum(mass.values())
@@ -83,6 +84,6 @@ def tokens_of(choice: Mapping[str, Any]) -> list[Token]:
 
 def _tokens(content: Sequence[Mapping[str, Any]]) -> Iterator[Token]:
     for token in content:
-        given = [token, *(token.get("top_logprobs") or ())]
-        alternatives = {str(each["token"]): float(each["logprob"]) for each in given}
+        candidates = [token, *(token.get("top_logprobs") or ())]
+        alternatives = {str(each["token"]): float(each["logprob"]) for each in candidates}
         yield str(token["token"]), {name: value for name, value in alternatives.items() if not math.isnan(value)}

@@ -6,7 +6,7 @@ the same prompt are one cluster everywhere. docs/statistics.md says in words wha
 
 from preferent.evaluation.statistics.calibration import Bin, calibration_error, reliability
 from preferent.evaluation.statistics.means import LengthComparison, Mean, lengths, mean, rank_correlation
-from preferent.evaluation.statistics.win_rates import METHOD, WinRate, design_effect, p_value, wilson, win_rate
+from preferent.evaluation.statistics.win_rates import METHOD, WinRate, p_value, wilson, win_rate
 
 __all__ = [
     "METHOD",
@@ -15,7 +15,6 @@ __all__ = [
     "Mean",
     "WinRate",
     "calibration_error",
-    "design_effect",
     "lengths",
     "mean",
     "p_value",

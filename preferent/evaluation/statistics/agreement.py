@@ -7,7 +7,7 @@ undefined: where nobody ever said anything but one and the same, chance alone ex
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -17,32 +17,25 @@ from preferent.evaluation.statistics.win_rates import win_rate
 CHOICES = ("B", "tie", "A")
 """The verdicts of a comparison in their order, a tie between the two."""
 
-Weights = Literal["linear", "quadratic"]
-Level = Literal["nominal", "ordinal", "interval"]
 Interval = tuple[float, float]
 
 
 def percent(a: Sequence[Any], b: Sequence[Any]) -> float:
     """The share of pairs on which two judges gave the same verdict, ties included."""
-    return float(np.mean([one == other for one, other in zip(a, b, strict=True)]))
+    return float(np.mean([first == second for first, second in zip(a, b, strict=True)]))
 
 
-def cohen(
-    a: Sequence[Any], b: Sequence[Any], weights: Weights | None = None, order: Sequence[Any] = CHOICES
-) -> float | None:
+def cohen(a: Sequence[Any], b: Sequence[Any]) -> float | None:
     """Cohen's kappa of two judges (1960, Educational and Psychological Measurement 20:37): 1 - observed / expected
-    disagreement, what is expected being that of two who say as they do, but each without regard to the pair.
-
-    With `weights` (Cohen 1968) a disagreement costs the distance of its two labels in `order`, or that squared.
-    """
-    labels = order if weights else sorted({*a, *b})
-    return _kappa(_crossed(_places(a, labels), _places(b, labels), len(labels)), weights)
+    disagreement, what is expected being that of two who say as they do, but each without regard to the pair."""
+    labels = sorted({*a, *b})
+    return _kappa(_crossed(_places(a, labels), _places(b, labels), len(labels)))
 
 
 def _places(verdicts: Sequence[Any], labels: Sequence[Any]) -> np.ndarray:
     place = {label: index for index, label in enumerate(labels)}
     if unknown := set(verdicts) - set(place):
-        raise ValueError(f"{sorted(unknown)} are not among the ordered labels {list(labels)}")
+        raise ValueError(f"{sorted(unknown)} are not among the labels {list(labels)}")
     return np.array([place[verdict] for verdict in verdicts], dtype=np.int64)
 
 
@@ -51,58 +44,30 @@ def _crossed(a: np.ndarray, b: np.ndarray, labels: int) -> np.ndarray:
     return np.bincount(a * labels + b, minlength=labels * labels).reshape(labels, labels)
 
 
-def _kappa(crossed: np.ndarray, weights: Weights | None = None) -> float | None:
+def _kappa(crossed: np.ndarray) -> float | None:
     n = int(crossed.sum())
     if n == 0:
         return None
-    distance = np.abs(np.subtract.outer(np.arange(len(crossed)), np.arange(len(crossed))))
-    cost = {None: np.minimum(distance, 1), "linear": distance, "quadratic": distance**2}[weights]
+    cost = 1 - np.eye(len(crossed))
     expected = float(np.sum(cost * np.outer(crossed.sum(1), crossed.sum(0)))) / n
     return 1 - float(np.sum(cost * crossed)) / expected if expected > 0 else None
 
 
-def fleiss(counts: Sequence[Sequence[int]] | np.ndarray) -> float | None:
-    """Fleiss' kappa (1971, Psychological Bulletin 76:378) of `counts` [pairs, labels]: how many judges said what.
-
-    Every pair needs as many judges, not always the same ones; `krippendorff` takes what is missing.
-    """
-    counts = np.asarray(counts, dtype=np.float64)
-    judges = counts.sum(-1)
-    if counts.ndim < 2 or judges[0] < 2 or np.any(judges != judges[0]):
-        raise ValueError("every pair needs the same number of judges, two or more: Krippendorff's alpha takes others")
-    observed = float(np.mean(np.sum(counts * (counts - 1), 1) / (judges * (judges - 1))))
-    expected = float(np.sum((counts.sum(0) / counts.sum()) ** 2))
-    return (observed - expected) / (1 - expected) if expected < 1 else None
-
-
-def krippendorff(ratings: Sequence[Sequence[float | None]] | np.ndarray, level: Level = "nominal") -> float | None:
-    """Krippendorff's alpha of `ratings` [judges, pairs] as numbers, None or nan where a judge has not judged.
-
-    1 - observed / expected disagreement, over all that were judged twice or more (Krippendorff 2011, "Computing
-    Krippendorff's alpha-reliability"). `level` says what a disagreement costs: 1 whichever it is, as many ratings as
-    lie between the two, or their difference squared. For verdicts: {"B": 0, "tie": 0.5, "A": 1}.
-    """
-    counts, values = _tallied(ratings)
-    return _alpha(counts, values, level)
-
-
-def _tallied(ratings: Sequence[Sequence[float | None]] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How many judges gave a pair each of the values, [pairs, values], and these values in order."""
+def _tallied(ratings: Sequence[Sequence[float | None]] | np.ndarray) -> np.ndarray:
+    """How many judges gave a pair each of the values that occur, [pairs, values]."""
     table = np.asarray(ratings, dtype=np.float64)  # None becomes nan
     values = np.unique(table[~np.isnan(table)])
-    return np.sum(table[:, :, None] == values, axis=0), values
+    return np.asarray(np.sum(table[:, :, None] == values, axis=0))
 
 
-def _alpha(counts: np.ndarray, values: np.ndarray, level: Level) -> float | None:
+def _alpha(counts: np.ndarray) -> float | None:
     judges = counts.sum(1)
     counts, judges = counts[judges > 1], judges[judges > 1, None]
     total = counts.sum(0)
     if not total.any():
         return None
     coincidences = (counts / (judges - 1)).T @ counts  # but for the diagonal, where nothing is lost
-    ranks = np.cumsum(total) - total / 2
-    scale = {"nominal": None, "ordinal": ranks, "interval": values}[level]
-    cost = 1 - np.eye(len(values)) if scale is None else np.subtract.outer(scale, scale) ** 2
+    cost = 1 - np.eye(len(total))
     expected = float(np.sum(cost * np.outer(total, total)) / (total.sum() - 1))
     return 1 - float(np.sum(cost * coincidences)) / expected if expected > 0 else None
 
@@ -124,7 +89,7 @@ def between(a: Sequence[Any], b: Sequence[Any], prompts: Sequence[str]) -> PairA
 
     The interval of the share is that of a win rate, of kappa by redrawing prompts (`resample.interval`).
     """
-    same = win_rate([float(one == other) for one, other in zip(a, b, strict=True)], prompts)
+    same = win_rate([float(first == second) for first, second in zip(a, b, strict=True)], prompts)
     labels = sorted({*a, *b})
     x, y = _places(a, labels), _places(b, labels)
 
@@ -143,15 +108,17 @@ class AlphaAgreement:
     units: int
 
 
-def alpha(
-    ratings: Sequence[Sequence[float | None]] | np.ndarray, prompts: Sequence[str], level: Level = "nominal"
-) -> AlphaAgreement:
-    """`krippendorff` of ratings [judges, pairs], with an interval by redrawing the `prompts` [pairs]."""
-    counts, values = _tallied(ratings)
+def alpha(ratings: Sequence[Sequence[float | None]] | np.ndarray, prompts: Sequence[str]) -> AlphaAgreement:
+    """Krippendorff's alpha of `ratings` [judges, pairs], numbers that stand for labels, with an interval by redrawing
+    the `prompts` [pairs]; None or nan stands where a judge has not judged.
+
+    1 - observed / expected disagreement, over all pairs that were judged twice or more (Krippendorff 2011, "Computing
+    Krippendorff's alpha-reliability", nominal data): every disagreement costs the same.
+    """
+    counts = _tallied(ratings)
     twice = counts.sum(1) > 1
     counts, kept = counts[twice], np.asarray(prompts)[twice]
-    found = _redrawn(lambda rows: _alpha(counts[rows], values, level), kept, -1.0)
-    return AlphaAgreement(*found, len(kept))
+    return AlphaAgreement(*_redrawn(lambda rows: _alpha(counts[rows]), kept, -1.0), len(kept))
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,10 +149,10 @@ class AgainstPeople:
 
 def against_people(judge: Sequence[str], people: Sequence[str], prompts: Sequence[str]) -> AgainstPeople:
     """The verdicts "A", "B" or "tie" [n] of a judge and of people on the same pairs, clustered by prompt."""
-    said = np.stack([_places(one, CHOICES) / 2 for one in (judge, people)], axis=1)
-    names, decided = np.asarray(prompts), np.all(said != 0.5, axis=1)
-    judged, human = (win_rate(said[:, side], names) for side in (0, 1))
-    (model, true), clusters = (said[decided] == 1).T, names[decided]
+    outcomes = np.stack([_places(choices, CHOICES) / 2 for choices in (judge, people)], axis=1)
+    names, decided = np.asarray(prompts), np.all(outcomes != 0.5, axis=1)
+    judged, human = (win_rate(outcomes[:, side], names) for side in (0, 1))
+    (model, true), clusters = (outcomes[decided] == 1).T, names[decided]
     (tn, fn), (fp, tp) = (map(int, row) for row in _crossed(1 * model, 1 * true, 2))
     shares = {
         "accuracy": _share(model == true, np.full(len(true), True), clusters),
@@ -218,8 +185,8 @@ def against_people(judge: Sequence[str], people: Sequence[str], prompts: Sequenc
 def _share(right: np.ndarray, among: np.ndarray, prompts: np.ndarray) -> tuple[float | None, Interval | None]:
     if not among.any():
         return None, None
-    found = win_rate(right[among].astype(np.float64), prompts[among])
-    return found.win_rate, found.interval
+    rate = win_rate(right[among].astype(np.float64), prompts[among])
+    return rate.win_rate, rate.interval
 
 
 def _f1(judge: np.ndarray, people: np.ndarray) -> float | None:

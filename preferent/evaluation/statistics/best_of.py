@@ -1,7 +1,6 @@
-"""Best of n: what keeping the favourite of n independent answers does to a distribution, exactly.
+"""Best of n: which of n independent answers is kept, what that is worth, and how far it moves a distribution.
 
-Numbers in, numbers out. The policy's answers are y with probability p(y) and reward r(y); F(r) is the probability of a
-reward of at most r.
+Numbers in, numbers out.
 """
 
 import math
@@ -10,7 +9,6 @@ from collections.abc import Sequence
 import numpy as np
 
 Numbers = Sequence[float] | np.ndarray
-TINY = np.finfo(np.float64).tiny
 
 
 def best(scores: np.ndarray) -> np.ndarray:
@@ -24,28 +22,6 @@ def kl_bound(n: int) -> float:
     An equality where no two answers have the same reward (Stiennon et al. 2020, Beirami et al. 2024).
     """
     return math.log(n) - (n - 1) / n
-
-
-def law(probabilities: Numbers, rewards: Numbers, n: int) -> np.ndarray:
-    """The probability of each answer to be the one kept, float64 [m], of p(y) [m] and r(y) [m].
-
-    An answer that no other ties with is kept with F(r(y))^n - F(r(y)-)^n; answers of one reward share that in
-    proportion to their own probability.
-    """
-    p = np.asarray(probabilities, np.float64)
-    _, level = np.unique(np.asarray(rewards), return_inverse=True)
-    mass = np.bincount(level, p)
-    reached = np.cumsum(mass) / mass.sum()
-    kept = np.diff(reached**n, prepend=0.0)
-    share = p / np.maximum(mass[level], TINY)
-    return np.asarray(share * kept[level])
-
-
-def kl(probabilities: Numbers, rewards: Numbers, n: int) -> float:
-    """KL in nats of what is kept to what was sampled, exactly: `kl_bound(n)` at the most, less where rewards tie."""
-    p, q = np.asarray(probabilities, np.float64), law(probabilities, rewards, n)
-    there = q > 0
-    return float(np.sum(q[there] * np.log(q[there] / p[there])))
 
 
 def weights(size: int, n: int) -> np.ndarray:

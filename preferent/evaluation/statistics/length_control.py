@@ -17,8 +17,6 @@ from preferent.evaluation.statistics.win_rates import checked
 
 STRENGTHS = np.logspace(-4, 4, 10)
 FOLDS = 5
-GAMED = 0.2
-"""What AlpacaEval's two gamed baselines weigh together, for each of the model's rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +52,16 @@ def controlled(
     ahead = np.asarray(length_a, dtype=np.float64) - np.asarray(length_b, dtype=np.float64)
     longer = np.tanh(ahead / ahead.std(ddof=1)) if np.ptp(ahead) > 0 else ahead
     design = np.stack([np.ones(len(longer)), longer], axis=1) if ahead.any() else np.ones((len(longer), 1))
-    found = most_likely(design, weights * outcomes, weights)
-    if found is None:
+    coefficients = most_likely(design, weights * outcomes, weights)
+    if coefficients is None:
         return LengthControlled(None, None, raw, None, False)
     _, cluster = np.unique(np.asarray(prompts), return_inverse=True)
-    scores = np.zeros((cluster.max() + 1, len(found)))
-    np.add.at(scores, cluster, (weights * (outcomes - expit(design @ found)))[:, None] * design)
-    error = math.sqrt(sandwich(design, weights, found, scores)[0, 0])
+    scores = np.zeros((cluster.max() + 1, len(coefficients)))
+    np.add.at(scores, cluster, (weights * (outcomes - expit(design @ coefficients)))[:, None] * design)
+    error = math.sqrt(sandwich(design, weights, coefficients, scores)[0, 0])
     half = float(stdtrit(len(scores) - 1, (1 + level) / 2)) * error if len(scores) > 1 else math.inf
-    rate, low, high = (float(expit(found[0] + step)) for step in (0.0, -half, half))
-    coefficient = float(found[1]) if len(found) > 1 else None
+    rate, low, high = (float(expit(coefficients[0] + step)) for step in (0.0, -half, half))
+    coefficient = float(coefficients[1]) if len(coefficients) > 1 else None
     return LengthControlled(rate, (low, high), raw, coefficient, extreme(raw, rate))
 
 
@@ -72,64 +70,45 @@ def extreme(raw: float, controlled: float) -> bool:
     return abs(controlled - raw) > max(0.1, 0.25 * (raw if controlled < raw else 1 - raw))
 
 
-@dataclass(frozen=True, slots=True)
-class Gamed:
-    """Rows of baselines that play for length, as AlpacaEval publishes them, which the fit is drawn to.
-
-    `preferences` are 0 to 1 for the gamed model, `length` the standardised length of the baseline less its own.
-    """
-
-    preferences: Sequence[float]
-    length: Sequence[float]
-    difficulty: Sequence[float]
-
-
 def alpaca(
     preferences: Sequence[float],
     length: Sequence[float],
     length_baseline: Sequence[float],
     difficulty: Sequence[float],
-    gamed: Gamed | None = None,
     level: float = 0.95,
 ) -> LengthControlled:
     """AlpacaEval's whole regression, on its instructions, whose difficulties are given; a row is an instruction.
 
-    preference ~ tanh(z) + difficulty + whether it is no gamed row, L1-penalised, with the strength of ten between
-    1e-4 and 1e4 that predicts best in five folds (row i is in fold i mod 5; gamed rows come first); then z := 0 and
-    the mean. z is the baseline's length less the model's over its standard deviation. The interval redraws
-    instructions with that strength kept (`resample.interval`).
+    preference ~ tanh(z) + difficulty + constant, L1-penalised, with the strength of ten between 1e-4 and 1e4 that
+    predicts best in five folds (row i is in fold i mod 5); then z := 0 and the mean. z is the baseline's length less
+    the model's over its standard deviation. The interval redraws instructions with that strength kept
+    (`resample.interval`). The rows of AlpacaEval's two gamed baselines are left out.
     """
     outcomes = np.asarray(preferences, dtype=np.float64)
     ahead = np.asarray(length_baseline, dtype=np.float64) - np.asarray(length, dtype=np.float64)
     z = ahead / ahead.std(ddof=1) if np.ptp(ahead) > 0 else 0 * ahead
-    model = np.stack([np.tanh(z), np.asarray(difficulty, dtype=np.float64), np.ones(len(z))], axis=1)
-    beside = gamed or Gamed((), (), ())
-    gamed_rows = np.stack([np.tanh(beside.length), beside.difficulty, np.zeros(len(beside.length))], axis=1)
-    design = np.concatenate([gamed_rows, model])
-    wanted = np.concatenate([np.asarray(beside.preferences, dtype=np.float64), outcomes])
-    weights = np.concatenate([np.full(len(gamed_rows), GAMED / 2), np.ones(len(model))])
-    strength = best_strength(design, wanted, weights)
-    whole = lasso(design, wanted, weights, strength)
+    design = np.stack([np.tanh(z), np.asarray(difficulty, dtype=np.float64), np.ones(len(z))], axis=1)
+    strength = best_strength(design, outcomes)
+    whole = lasso(design, outcomes, strength)
 
     def rate(rows: np.ndarray) -> float:
-        kept = np.concatenate([np.arange(len(gamed_rows)), len(gamed_rows) + rows])
-        theta = lasso(design[kept], wanted[kept], weights[kept], strength, whole)
-        return float(expit(model[rows, 1:] @ theta[1:]).mean())
+        theta = lasso(design[rows], outcomes[rows], strength, whole)
+        return float(expit(design[rows, 1:] @ theta[1:]).mean())
 
-    found, raw = rate(np.arange(len(model))), float(outcomes.mean())
-    limits = resampling.interval(rate, np.arange(len(model)), level)
-    return LengthControlled(found, limits, raw, float(-whole[0]), extreme(raw, found))
+    estimate, raw = rate(np.arange(len(design))), float(outcomes.mean())
+    limits = resampling.interval(rate, np.arange(len(design)), level)
+    return LengthControlled(estimate, limits, raw, float(-whole[0]), extreme(raw, estimate))
 
 
-def best_strength(design: np.ndarray, outcomes: np.ndarray, weights: np.ndarray) -> float:
+def best_strength(design: np.ndarray, outcomes: np.ndarray) -> float:
     """The strength of least mean cross-entropy over the five folds; the first, most penalised, of equals."""
     fold = np.arange(len(design)) % FOLDS
     losses = []
     for strength in STRENGTHS:
         loss = 0.0
-        for one in range(FOLDS):
-            rest, held = fold != one, fold == one
-            odds = design[held] @ lasso(design[rest], outcomes[rest], weights[rest], strength)
-            loss += float(np.mean(weights[held] * (np.logaddexp(0, odds) - outcomes[held] * odds)))
+        for held_fold in range(FOLDS):
+            rest, held = fold != held_fold, fold == held_fold
+            odds = design[held] @ lasso(design[rest], outcomes[rest], strength)
+            loss += float(np.mean(np.logaddexp(0, odds) - outcomes[held] * odds))
         losses.append(loss)
     return float(STRENGTHS[int(np.argmin(losses))])

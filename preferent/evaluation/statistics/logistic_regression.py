@@ -40,10 +40,8 @@ def sandwich(design: np.ndarray, played: np.ndarray, theta: np.ndarray, scores: 
     return np.asarray(prompts / max(prompts - 1, 1) * inverse @ (scores.T @ scores) @ inverse)
 
 
-def lasso(
-    design: np.ndarray, outcomes: np.ndarray, weights: np.ndarray, strength: float, start: np.ndarray | None = None
-) -> np.ndarray:
-    """The least of Σ|θ| + strength · Σ weight · loss, strength being what others call C; there always is one.
+def lasso(design: np.ndarray, outcomes: np.ndarray, strength: float, start: np.ndarray | None = None) -> np.ndarray:
+    """The least of Σ|θ| + strength · Σ loss, strength being what others call C; there always is one.
 
     Newton's method, with each step's quadratic, penalty included, solved one parameter after the other (Friedman,
     Hastie and Tibshirani 2010, Journal of Statistical Software 33).
@@ -52,13 +50,13 @@ def lasso(
 
     def cost(theta: np.ndarray) -> float:
         odds = design @ theta
-        return float(np.abs(theta).sum() + strength * weights @ (np.logaddexp(0, odds) - outcomes * odds))
+        return float(np.abs(theta).sum() + strength * np.sum(np.logaddexp(0, odds) - outcomes * odds))
 
     now = cost(theta)
     for _ in range(STEPS):
         chance = expit(design @ theta)
-        slope = strength * design.T @ (weights * (chance - outcomes))
-        curve = strength * (design.T * (weights * chance * (1 - chance))) @ design
+        slope = strength * design.T @ (chance - outcomes)
+        curve = strength * (design.T * (chance * (1 - chance))) @ design
         step = _descended(theta, slope, curve) - theta
         if np.abs(step).max() < 1e-8:  # which is the last one: the next would be its square
             return np.asarray(theta + step)
@@ -72,13 +70,13 @@ def lasso(
 
 def _descended(theta: np.ndarray, slope: np.ndarray, curve: np.ndarray) -> np.ndarray:
     """The least of Σ|x| + slope · (x - θ) + (x - θ)ᵀ curve (x - θ) / 2, by descent along one coordinate at a time."""
-    found = theta.copy()
+    solution = theta.copy()
     for _ in range(1000):
-        before = found.copy()
-        for place in range(len(found)):
+        before = solution.copy()
+        for place in range(len(solution)):
             bend = curve[place, place] + 1e-300
-            aim = bend * found[place] - slope[place] - curve[place] @ (found - theta)
-            found[place] = np.sign(aim) * max(abs(aim) - 1, 0.0) / bend
-        if np.abs(found - before).max() < 1e-14:
+            aim = bend * solution[place] - slope[place] - curve[place] @ (solution - theta)
+            solution[place] = np.sign(aim) * max(abs(aim) - 1, 0.0) / bend
+        if np.abs(solution - before).max() < 1e-14:
             break
-    return found
+    return solution

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
+from scipy.stats import spearmanr
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,5 @@ def rank_correlation(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.nd
 
     Ranks, because a reward has no scale of its own.
     """
-    ranks = [rankdata(values) - (len(values) + 1) / 2 for values in (x, y)]
-    scale = float(np.sqrt(np.sum(ranks[0] ** 2) * np.sum(ranks[1] ** 2)))
-    return float(np.sum(ranks[0] * ranks[1]) / scale) if scale > 0 else 0.0
+    varies = len(x) > 1 and all(np.min(values) < np.max(values) for values in (x, y))
+    return float(spearmanr(x, y).statistic) if varies else 0.0

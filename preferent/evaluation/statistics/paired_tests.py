@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import bdtr, ndtri
+from scipy.special import ndtri
+from scipy.stats import binomtest
 
 from preferent.evaluation.statistics.win_rates import WinRate, p_value, win_rate
 
@@ -41,7 +42,7 @@ def paired(
 def sign_test(better: int, worse: int) -> float:
     """The exact two-sided sign test, which McNemar's exact test is: how likely coins split as unevenly."""
     tosses = better + worse
-    return min(1.0, float(2 * bdtr(min(better, worse), tosses, 0.5))) if tosses else 1.0
+    return float(binomtest(better, tosses).pvalue) if tosses else 1.0
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -75,12 +76,12 @@ def slices(
         for name in dict.fromkeys(names):
             rows.setdefault(name, []).append(row)
     names = sorted(rows)
-    given = []
+    samples = []
     for name in names:
         kept = None if weights is None else [weights[row] for row in rows[name]]
-        given.append(([outcomes[row] for row in rows[name]], [prompts[row] for row in rows[name]], kept))
-    p_values = [p_value(*each) for each in given]
-    rates = [win_rate(outcome, prompt, weights=weight) for outcome, prompt, weight in given]
+        samples.append(([outcomes[row] for row in rows[name]], [prompts[row] for row in rows[name]], kept))
+    p_values = [p_value(*each) for each in samples]
+    rates = [win_rate(outcome, prompt, weights=weight) for outcome, prompt, weight in samples]
     return [Slice(*each) for each in zip(names, rates, p_values, holm(p_values), strict=True)]
 
 

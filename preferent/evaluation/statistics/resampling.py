@@ -48,10 +48,10 @@ def bootstrap(
             f"a bootstrap of {len(members)} prompts: from {LEAST} prompts on only, because its intervals are too short "
             "with fewer; win_rate and jackknife have intervals for any number"
         )
-    found = [
+    values = [
         statistic(np.concatenate([members[place] for place in places])) for places in drawn(len(members), rounds, seed)
     ]
-    return percentiles([value for value in found if value is not None], rounds, level)
+    return percentiles([value for value in values if value is not None], rounds, level)
 
 
 def drawn(prompts: int, rounds: int = ROUNDS, seed: int = 0) -> np.ndarray:

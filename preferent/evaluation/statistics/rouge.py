@@ -16,22 +16,22 @@ def tokens(text: str) -> list[str]:
 
 def scores(reference: str, answer: str) -> dict[str, float]:
     """`rouge1`, `rouge2` and `rougeL` of an answer, each an F1 in [0, 1]; 0 where either side has nothing to match."""
-    expected, given = tokens(reference), tokens(answer)
+    expected, produced = tokens(reference), tokens(answer)
     return {
-        "rouge1": _overlap(expected, given, 1),
-        "rouge2": _overlap(expected, given, 2),
-        "rougeL": _f1(common_subsequence(expected, given), len(expected), len(given)),
+        "rouge1": _overlap(expected, produced, 1),
+        "rouge2": _overlap(expected, produced, 2),
+        "rougeL": _f1(common_subsequence(expected, produced), len(expected), len(produced)),
     }
 
 
-def _overlap(expected: Sequence[str], given: Sequence[str], n: int) -> float:
+def _overlap(expected: Sequence[str], produced: Sequence[str], n: int) -> float:
     """F1 over n-grams, each counted as often as it occurs in both."""
-    wanted, found = (Counter(zip(*(words[i:] for i in range(n)), strict=False)) for words in (expected, given))
-    return _f1((wanted & found).total(), wanted.total(), found.total())
+    wanted, counted = (Counter(zip(*(words[i:] for i in range(n)), strict=False)) for words in (expected, produced))
+    return _f1((wanted & counted).total(), wanted.total(), counted.total())
 
 
-def _f1(matches: int, expected: int, given: int) -> float:
-    return 2 * matches / (expected + given) if matches else 0.0
+def _f1(matches: int, expected: int, produced: int) -> float:
+    return 2 * matches / (expected + produced) if matches else 0.0
 
 
 def common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:

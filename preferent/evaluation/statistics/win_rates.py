@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
+from scipy.stats import binomtest
 
 METHOD = "Tango score interval on each prompt's net verdict"
 ZERO = 1e-12
@@ -65,12 +66,12 @@ def win_rate(
     """
     outcomes, weights = checked(outcomes, prompts, weights)
     win, tie, loss = (int(np.sum(outcomes == value)) for value in (1.0, 0.5, 0.0))
-    found = net(outcomes, prompts, weights)
-    low, high = _tango(found, _quantile((1 + level) / 2, found.degrees))
+    netted = net(outcomes, prompts, weights)
+    low, high = _tango(netted, _quantile((1 + level) / 2, netted.degrees))
     mean = float(outcomes @ weights / weights.sum())
     method = f"{METHOD}, {100 * level:g} %"
     limits = ((1 + low) / 2, (1 + high) / 2)
-    return WinRate(win, tie, loss, outcomes.size, found.prompts, mean, limits, method)
+    return WinRate(win, tie, loss, outcomes.size, netted.prompts, mean, limits, method)
 
 
 def p_value(
@@ -84,12 +85,12 @@ def p_value(
     The score statistic at no difference, which is McNemar's: (won - lost) / √((won + lost) / n).
     """
     outcomes, weights = checked(outcomes, prompts, weights)
-    found = net(outcomes, prompts, weights)
-    decided = found.won + found.lost
-    if decided <= ZERO or found.degrees < LEAST:
+    netted = net(outcomes, prompts, weights)
+    decided = netted.won + netted.lost
+    if decided <= ZERO or netted.degrees < LEAST:
         return 1.0
-    score = abs(found.won - found.lost) * math.sqrt(found.effective / decided)
-    return float(2 * (ndtr(-score) if math.isinf(found.degrees) else stdtr(found.degrees, -score)))
+    score = abs(netted.won - netted.lost) * math.sqrt(netted.effective / decided)
+    return float(2 * (ndtr(-score) if math.isinf(netted.degrees) else stdtr(netted.degrees, -score)))
 
 
 def net(outcomes: np.ndarray, prompts: Sequence[str] | np.ndarray, weights: np.ndarray) -> Net:
@@ -111,31 +112,12 @@ def net(outcomes: np.ndarray, prompts: Sequence[str] | np.ndarray, weights: np.n
     return Net(size.size, won, lost, effective, math.inf if alone else worth - 1)
 
 
-def design_effect(outcomes: Sequence[float] | np.ndarray, prompts: Sequence[str] | np.ndarray) -> float:
-    """How many clustered rows are worth one independent row.
-
-    The variance of the mean with rows summed by cluster, over the variance as if rows were independent. It is below 1
-    where the rows of a prompt cancel out, as those of a judge who likes the first place do. Where all outcomes are
-    equal that is 0/0, and clusters are taken as one row each (intra-cluster correlation 1).
-    """
-    outcomes = np.asarray(outcomes, dtype=np.float64)
-    _, cluster, size = np.unique(np.asarray(prompts), return_inverse=True, return_counts=True)
-    n, clusters = outcomes.size, size.size
-    residual = outcomes - outcomes.mean()
-    apart, together = np.sum(residual**2), np.sum(np.bincount(cluster, residual) ** 2)
-    if clusters == 1 or apart == 0:
-        return float(np.sum(size**2) / n)
-    return float(clusters / (clusters - 1) * together / (n / (n - 1) * apart))
-
-
-def wilson(successes: float, n: float, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval (1927, JASA 22:209) for a share of n independent rows; [0, 1] where none is."""
+def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval (1927, JASA 22:209) for a share of n independent rows; [0, 1] where there are none."""
     if n == 0:
         return 0.0, 1.0
-    share, square = successes / n, float(ndtri((1 + level) / 2)) ** 2
-    middle = (share + square / (2 * n)) / (1 + square / n)
-    half = math.sqrt(square * (share * (1 - share) / n + square / (4 * n * n))) / (1 + square / n)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    limits = binomtest(successes, n).proportion_ci(level, "wilson")
+    return float(limits.low), float(limits.high)
 
 
 def checked(

@@ -1,35 +1,35 @@
-"""PPO and its relatives on prompts, scored by a reward model or a function, held to a reference by a KL penalty.
+"""PPO and its variants: tune a policy on prompts for a reward, with a KL penalty to a reference.
 
 Clipped PPO with a separate critic (Schulman et al. 2017; for language models Ziegler et al. 2019, Stiennon et al. 2020
 and the implementation details collected by Huang et al. 2024), or the algorithms of `recipe.algorithm` without one.
-Each step: sample, score and commit rollouts; measure them under policy, reference and critic; advantages; passes of
-minibatch updates. Rollouts on disk are replayed on resume.
+Each step samples, scores and commits rollouts, measures them under policy, reference and critic, computes advantages,
+and makes several passes of minibatch updates. Rollouts on disk are replayed on resume.
 """
 
 import contextlib
 import math
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from preferent import randomness
-from preferent.config import model_reference, stage_graph
+from preferent.config import defaults, model_reference, stage_graph
 from preferent.config.algorithms import algorithm
 from preferent.config.recipe import Recipe, pick
 from preferent.data import datasets
 from preferent.data.formats import row_sources
 from preferent.data.types import Rollout
-from preferent.models import checkpoint, language_models, saving
+from preferent.models import language_models, saving
 from preferent.models.world import World
 from preferent.rewards import scoring
+from preferent.rewards.scoring import RolloutBatch
 from preferent.rollouts.sampler import Prompts, rollout_params
 from preferent.rollouts.store import RolloutStore
-from preferent.runs import interruption, progress, stages
-from preferent.runs.metrics import Metrics, tensorboard
-from preferent.training import losses
+from preferent.runs import progress, stages
+from preferent.runs.directory import StageDirectory
+from preferent.training import loop, losses
 from preferent.training.optimizer import Optimizer, Schedule
 from preferent.training.ppo.moving_average import MovingAverage
 from preferent.training.ppo.ppo_networks import PPONetworks, load
@@ -37,75 +37,68 @@ from preferent.training.ppo.update import PPOState, TrainingBatch, assemble, lea
 
 
 def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
-    """Stage `ppo`: model=, reward= (or recipe.ppo.reward), train=, validation= -> out/model and all that led to it."""
+    """Run stage `ppo`: model=, reward= (or reward.sources of the recipe), train=, validation= -> out/model."""
     world = World.of(recipe)
-    source, inputs = model_reference.resolve(str(inputs["model"])), scoring.located(recipe, inputs)
+    source, inputs = model_reference.resolve(str(inputs["model"])), scoring.resolve_models(recipe, inputs)
+    recipe, by_default = defaults.resolve(recipe, policy=model_reference.parameters(str(source)))
     language_models.check_length(source, recipe)
     with stages.locked(out):
-        named = [name for name in row_sources.expand(stage_graph.pretraining(recipe)) if not name.startswith("hf://")]
-        files = {f"ptx {i}": Path(name) for i, name in enumerate(named)}
+        names = [name for name in row_sources.expand(stage_graph.pretraining(recipe)) if not name.startswith("hf://")]
+        files = {f"ptx {i}": Path(name) for i, name in enumerate(names)}
         fields = pick(recipe, *stage_graph.FIELDS["ppo"])
-        stage = stages.open_stage("ppo", out, fields, inputs | {"model": source} | files, stage_graph.EXTENDABLE["ppo"])
+        inputs |= {"model": source}
+        stage = stages.open_stage(
+            "ppo", out, fields, inputs | files, stage_graph.EXTENDABLE["ppo"], by_default=by_default
+        )
         if stage.done:
             return
         stage.place(**world.facts())
-        networks = load(recipe, source, inputs, out, world)
-        train(recipe, stage, networks)
+        networks, prompts = load(recipe, source, inputs, out, world)
+        train(recipe, stage, networks, prompts)
 
 
-def train(recipe: Recipe, stage: stages.Stage, networks: PPONetworks) -> None:
-    """The loop: validate, sample, assemble, learn, log, save; ends with the selected checkpoint as the model."""
+def train(recipe: Recipe, stage: stages.Stage, networks: PPONetworks, prompts: Prompts) -> None:
+    """Run the loop: sample, assemble, learn, validate, log, save; write the selected checkpoint as the model."""
     policy, out = networks.policy, stage.folder
-    prompts = Prompts.of(datasets.load_prompts(stage.inputs["train"]), policy, recipe)
-    held_out = Prompts.of(
-        datasets.load_prompts(stage.inputs["validation"])[: recipe.ppo.validation_prompts], policy, recipe
-    )
+    validation = datasets.load_prompts(stage.inputs["validation"])[: recipe.ppo.validation_prompts]
+    held_out = Prompts.of(validation, policy.tokenizer, recipe)
     state = start(recipe, networks)
-    if saved := checkpoint.resume(out):
-        state.restore(saved)
-    ledger, metrics = RolloutStore(out / "rollouts"), Metrics(out / "metrics.jsonl")
-    metrics.rewind(state.step + 1 if saved else 0)
-    ledger.rewind(state.step)
+    log, store = loop.resume(state, out), RolloutStore(StageDirectory(out).rollouts)
+    networks.sampler.refresh(policy)
+    store.rewind(state.step)
     total = recipe.reinforcement_learning_train_steps
-    asked = recipe.ppo.batch_size // algorithm(recipe.ppo).samples
-    progress.epochs("reinforcement_learning_train_steps", total, asked, len(prompts.ids))
-    if not saved and held_out.ids:
-        metrics.append(0, validate(recipe, state, networks, held_out, ledger, out))
+    prompts_per_step = recipe.ppo.batch_size // algorithm(recipe.ppo).samples
+    progress.epochs("reinforcement_learning_train_steps", total, prompts_per_step, len(prompts.ids))
+    if log.is_new and held_out.ids:
+        log.append(0, validate(recipe, state, networks, held_out, store, out))
     with progress.bar("ppo", total, state.step) as bar:
-        while state.step < total and state.scalars.get("stopped") is None:
-            interruption.stop().check(lambda: save(recipe, state, out))
-            started = time.perf_counter()
-            rollouts = sample(recipe, state.step, networks, prompts, ledger)
-            greedy = sample_greedy(recipe, state.step, networks, prompts, ledger, rollouts)
-            sampled = time.perf_counter()
-            batch_ = assemble(recipe, state, rollouts, networks, greedy)
-            assembled = time.perf_counter()
-            values = learn(recipe, state, batch_, networks) | summary(batch_, state)
-            values |= scoring.metrics(rollouts, networks.reward.scale)
+        while loop.unfinished(state, total):
+            loop.check_stop(recipe, state, out)
+            with log.timed("sample"):
+                rollouts = sample(recipe, state.step, networks, prompts, store)
+                greedy = sample_greedy(recipe, state.step, networks, prompts, store, rollouts)
+            with log.timed("assemble"):
+                batch = assemble(recipe, state, rollouts, networks, greedy)
+            with log.timed("learn"):
+                values = learn(recipe, state, batch, networks) | summary(batch, state)
+                networks.sampler.refresh(policy)
+                values |= scoring.metrics(rollouts, networks.reward.scale)
             if recipe.ppo.kl_target is not None:
-                adapt(recipe, state, batch_)
+                adapt(recipe, state, batch)
             state.step += 1
-            clock = {
-                "sample": sampled - started,
-                "assemble": assembled - sampled,
-                "learn": time.perf_counter() - assembled,
-            }
-            if held_out.ids and (state.step % recipe.ppo.validation_every == 0 or state.step == total):
-                values |= validate(recipe, state, networks, held_out, ledger, out)
-            metrics.append(state.step, values)
-            log_time(out, state.step, clock, rollouts)
-            if state.step % recipe.checkpoint_every == 0 or state.step == total or "stopped" in state.scalars:
-                save(recipe, state, out)
+            if held_out.ids and loop.due(state, recipe.ppo.validation_every, total):
+                values |= validate(recipe, state, networks, held_out, store, out)
+            log.append(state.step, values, **speed(rollouts, log.seconds["sample"]))
+            if loop.due(state, recipe.checkpoint_every, total):
+                loop.save(recipe, state, out)
             bar.update(state.step, reward=values["reward"], kl=values["kl_loss"])
     finish(stage, state, networks, recipe.ppo.algorithm)
 
 
 def start(recipe: Recipe, networks: PPONetworks) -> PPOState:
-    """AdamW for the policy and, where there is one, for the critic, with the recipe's rates or the defaults by LoRA or
-    full."""
+    """Return AdamW for the policy and, if there is one, for the critic, with the recipe's learning rates."""
     ppo, multiplier = recipe.ppo, recipe.reinforcement_learning_rate_multiplier
-    lora = networks.policy.peft is not None
-    rates = ppo.learning_rate or (1e-4 if lora else 1e-6), ppo.critic_learning_rate or (1e-4 if lora else 5e-6)
+    rates = defaults.decided(ppo.learning_rate), defaults.decided(ppo.critic_learning_rate)
     steps = recipe.reinforcement_learning_train_steps
     schedules = [Schedule(rate * multiplier, ppo.warmup_steps, ppo.schedule, steps) for rate in rates]
     policy = Optimizer(networks.policy.trainable(), schedules[0], ppo.max_grad_norm)
@@ -116,26 +109,27 @@ def start(recipe: Recipe, networks: PPONetworks) -> PPOState:
     return PPOState(0, policy, critic, {"kl_coeff": recipe.kl_coeff}, average)
 
 
-def sample(recipe: Recipe, step: int, networks: PPONetworks, prompts: Prompts, ledger: RolloutStore) -> list[Rollout]:
-    """The scored rollouts of a step, the answers to a prompt one after the other, committed before anything learns from
-    them, or replayed."""
+def sample(recipe: Recipe, step: int, networks: PPONetworks, prompts: Prompts, store: RolloutStore) -> list[Rollout]:
+    """Return the scored rollouts of a step, the answers to a prompt one after the other.
+
+    They are committed before any update uses them, or replayed.
+    """
     size, samples = recipe.ppo.batch_size, algorithm(recipe.ppo).samples
     rows = randomness.rows(recipe.seed, "data", step, size // samples, len(prompts.ids)).repeat(samples)
-
-    def make() -> list[Rollout]:
+    name, answered, tokenizer = f"{step:06d}", prompts.part(rows), networks.policy.tokenizer
+    rollouts = store.replay(name, prompts.ids)
+    if rollouts is None:
         items = (step * size + np.arange(size)).tolist()
-        sampled = networks.sampler.sample(
-            [prompts.ids[i] for i in rows], items, "rollout", step, rollout_params(recipe)
-        )
-        placed = [
+        sampled = networks.sampler.sample(answered.ids, items, "rollout", step, rollout_params(recipe))
+        numbered = [
             replace(r, prompt_index=int(row), sample_index=i % samples)
             for i, (r, row) in enumerate(zip(sampled, rows, strict=True))
         ]
-        return scoring.scored(networks.reward, placed, [prompts.records[i] for i in rows], networks.policy.tokenizer)
-
-    rollouts = ledger.recorded(f"{step:06d}", prompts.ids, make)
-    texts = [prompts.texts[i] for i in rows]
-    ledger.describe(step, texts, scoring.decoded(rollouts, texts, networks.policy.tokenizer), rollouts)
+        batch = RolloutBatch(numbered, answered, tokenizer)
+        rollouts = store.commit(name, scoring.score_rollouts(networks.reward, batch))
+    else:
+        batch = RolloutBatch(rollouts, answered, tokenizer)
+    store.append_samples(step, answered.texts, batch.answers, rollouts)
     return rollouts
 
 
@@ -144,93 +138,85 @@ def sample_greedy(
     step: int,
     networks: PPONetworks,
     prompts: Prompts,
-    ledger: RolloutStore,
+    store: RolloutStore,
     rollouts: Sequence[Rollout],
 ) -> list[Rollout]:
-    """The scored greedy answers to the prompts of the rollouts, one for each, committed likewise; only for ReMax."""
+    """Return the scored greedy answer to the prompt of each rollout, committed or replayed; none except with ReMax."""
     if recipe.ppo.algorithm != "remax":
         return []
-    asked = sorted({r.prompt_index for r in rollouts})
+    rows = sorted({r.prompt_index for r in rollouts})
 
     def make() -> list[Rollout]:
-        params = replace(rollout_params(recipe), greedy=True)
-        sampled = networks.sampler.sample([prompts.ids[i] for i in asked], asked, "greedy", step, params)
-        return scoring.scored(networks.reward, sampled, [prompts.records[i] for i in asked], networks.policy.tokenizer)
+        answered, params = prompts.part(rows), replace(rollout_params(recipe), greedy=True)
+        sampled = networks.sampler.sample(answered.ids, rows, "greedy", step, params)
+        return scoring.score_rollouts(networks.reward, RolloutBatch(sampled, answered, networks.policy.tokenizer))
 
-    found = dict(zip(asked, ledger.recorded(f"greedy-{step:06d}", prompts.ids, make), strict=True))
-    return [found[r.prompt_index] for r in rollouts]
+    greedy = dict(zip(rows, store.replay_or_make(f"greedy-{step:06d}", prompts.ids, make), strict=True))
+    return [greedy[r.prompt_index] for r in rollouts]
 
 
-def adapt(recipe: Recipe, state: PPOState, batch_: TrainingBatch) -> None:
-    """Move kl_coeff towards the KL target."""
-    assert recipe.ppo.kl_target is not None
-    kl = float(batch_.measured.kl.sum(-1).mean())
+def adapt(recipe: Recipe, state: PPOState, batch: TrainingBatch) -> None:
+    """Move kl_coeff towards the KL target, if there is one."""
+    if recipe.ppo.kl_target is None:
+        return
+    kl = float(batch.measured.kl.sum(-1).mean())
     before = state.scalars["kl_coeff"]
     state.scalars["kl_coeff"] = losses.next_kl_coeff(
-        before, kl, recipe.ppo.kl_target, recipe.ppo.kl_horizon, len(batch_.rollouts)
+        before, kl, recipe.ppo.kl_target, recipe.ppo.kl_horizon, len(batch.rollouts)
     )
 
 
 def validate(
-    recipe: Recipe, state: PPOState, networks: PPONetworks, prompts: Prompts, ledger: RolloutStore, out: Path
+    recipe: Recipe, state: PPOState, networks: PPONetworks, prompts: Prompts, store: RolloutStore, out: Path
 ) -> dict[str, float]:
-    """Score and KL on validation prompts; keeps the best policy so far, and decides whether to stop.
-
-    With a moving average of the weights, it is the policy here.
-    """
+    """Return score and KL on validation prompts; save the best policy so far, and record a reason to stop."""
     limit = recipe.ppo.micro_batch_tokens
-    with state.average.instead(state.policy) if state.average is not None else contextlib.nullcontext():
-        found = scoring.validated(
-            recipe, networks.reward, networks.policy, networks.reference, networks.sampler, prompts, state.step, ledger,
+    with averaged(state, networks):
+        figures = scoring.validate(
+            recipe, networks.reward, networks.policy, networks.reference, networks.sampler, prompts, state.step, store,
             limit,
         )  # fmt: skip
-        select(recipe, state, found["validation/objective"], found["validation/kl"], out)
-    return found
+        select(recipe, state, figures["validation/objective"], figures["validation/kl"], out)
+    return figures
 
 
-def select(recipe: Recipe, state: PPOState, value: float, kl: float, out: Path) -> None:
-    """Remember the best policy within the KL budget; set the reason to stop where there is one."""
-    ppo, scalars = recipe.ppo, state.scalars
-    within = ppo.kl_budget is None or kl <= ppo.kl_budget
-    if within and value > scalars.get("best_objective", -math.inf):
-        scalars |= {"best_objective": value, "best_step": state.step, "evaluations_since_best": 0}
-        checkpoint.save(out / "best", state.step, state.policy.tensors(), {}, keep=1000)
-    else:
-        scalars["evaluations_since_best"] = scalars.get("evaluations_since_best", 0) + 1
+@contextlib.contextmanager
+def averaged(state: PPOState, networks: PPONetworks) -> Iterator[None]:
+    """Set the policy to the moving average of its weights within the block, if there is one."""
+    if state.average is None:
+        yield
+        return
+    with state.average.instead(state.policy):
+        networks.sampler.refresh(networks.policy)
+        yield
+    networks.sampler.refresh(networks.policy)
+
+
+def select(recipe: Recipe, state: PPOState, objective: float, kl: float, out: Path) -> None:
+    """Save the best policy within the KL budget; record a reason to stop if there is one."""
+    budget = recipe.ppo.kl_budget
+    within = budget is None or kl <= budget
+    loop.keep_best(state, state.policy, out, "objective", objective if within else -math.inf, highest=True)
+    loop.stop_early(state, recipe.ppo.early_stopping_patience, "objective")
     if not within:
-        scalars["stopped"] = f"KL {kl:.2f} is above the budget of {ppo.kl_budget}"
-    elif ppo.early_stopping_patience is not None and scalars["evaluations_since_best"] >= ppo.early_stopping_patience:
-        scalars["stopped"] = f"no better validation objective in {ppo.early_stopping_patience} evaluations"
+        state.scalars["stopped"] = f"KL {kl:.2f} is above the budget of {budget}"
 
 
-def log_time(out: Path, step: int, clock: dict[str, float], rollouts: Sequence[Rollout]) -> None:
-    """Seconds by phase and sampled tokens a second, apart from the metrics, which must not depend on the clock."""
+def speed(rollouts: Sequence[Rollout], seconds: float) -> dict[str, float]:
+    """Return the number of sampled tokens, and of tokens per second."""
     tokens = sum(len(r.ids) for r in rollouts)
-    rounded = {name: round(seconds, 4) for name, seconds in clock.items()}
-    speed = {"tokens_per_second": round(tokens / max(1e-9, clock["sample"]), 1), "answer_tokens": tokens}
-    Metrics(out / "timings.jsonl").append(step, rounded | speed)
+    return {"tokens_per_second": round(tokens / max(1e-9, seconds), 1), "answer_tokens": tokens}
 
 
-def save(recipe: Recipe, state: PPOState, out: Path) -> None:
-    """Checkpoint, then forget every best policy that no checkpoint knows."""
-    checkpoint.save(out / "checkpoints", state.step, state.tensors(), state.scalars, recipe.keep_checkpoints)
-    checkpoint.forget(out)
-    tensorboard(out / "metrics.jsonl", out / "tensorboard")
-
-
-def finish(stage: stages.Stage, state: PPOState, networks: PPONetworks, how: str) -> None:
-    """Write the selected policy as the model, say which it is and `how` it came to be, and mark the stage done."""
-    out = stage.folder
-    step = state.scalars.get("best_step")
-    best = None if step is None else checkpoint.read(out / "best", step)
-    if best is not None:
-        state.policy.restore(best.tensors)
-    elif state.average is not None:
+def finish(stage: stages.Stage, state: PPOState, networks: PPONetworks, name: str) -> None:
+    """Write the policy selected in training by algorithm `name` as the model, and mark the stage done."""
+    model = StageDirectory(stage.folder).model
+    best_step = loop.restore_best(state, state.policy, stage.folder)
+    if state.average is not None and "best_step" not in state.scalars:
         state.policy.put(state.average.weights)
     facts = {key: state.scalars.get(key) for key in ("best_step", "best_objective", "stopped")}
     stage.record(**facts, steps=state.step)
-    chosen = state.step if best is None else best.step
-    origin = f"By {how} from `{networks.policy.source.name}`, the checkpoint of step {chosen}."
+    origin = f"By {name} from `{networks.policy.source.name}`, the checkpoint of step {best_step}."
     card = f"# Policy tuned by preferent\n\n{origin}\n"
-    saving.save(networks.policy, out / "model", state.policy.masters, card)
-    stage.finish(["model"])
+    saving.save(networks.policy, model, state.policy.masters, card)
+    stage.finish([model.name])

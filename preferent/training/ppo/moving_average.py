@@ -1,4 +1,4 @@
-"""The moving average of the policy's weights, which is what a run with `ppo.ema_decay` validates and delivers."""
+"""The moving average of the policy's weights, which a run with `ppo.ema_decay` validates and writes as its model."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -30,7 +30,7 @@ class MovingAverage:
 
     @contextlib.contextmanager
     def instead(self, optimizer: Optimizer) -> Iterator[None]:
-        """Within it the policy, and its optimizer's masters, are the average."""
+        """Set the policy and its optimizer's masters to the average within the block."""
         now = {name: master.detach().clone() for name, master in optimizer.masters.items()}
         optimizer.put(self.weights)
         try:

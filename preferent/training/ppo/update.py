@@ -1,11 +1,12 @@
-"""What a step makes of its rollouts: rewards, advantages, losses, updates, and the numbers that say how it went.
+"""One step of PPO on its rollouts: rewards, advantages, losses, updates and metrics.
 
-The algorithms differ by how advantages are made and by whether there is a critic.
+The algorithms differ in how advantages are computed and in whether there is a critic.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,12 @@ from preferent.config.algorithms import Algorithm, algorithm
 from preferent.config.recipe import Recipe
 from preferent.data.types import Rollout
 from preferent.errors import DivergedError
-from preferent.models import batching, checkpoint, vocabulary
+from preferent.models import batching, vocabulary
 from preferent.rewards import scoring
 from preferent.rewards.normalization import Normalizer
 from preferent.rollouts import measurement
-from preferent.rollouts.measurement import Micro
+from preferent.rollouts.measurement import MicroBatch
+from preferent.runs.directory import StageDirectory
 from preferent.training import advantages, losses, sequences
 from preferent.training.optimizer import Optimizer
 from preferent.training.ppo.moving_average import MovingAverage
@@ -30,7 +32,7 @@ from preferent.training.ppo.ppo_networks import PPONetworks
 
 @dataclass
 class PPOState:
-    """How far the run is: updates done, optimizers, and the few numbers that a checkpoint carries besides."""
+    """Trainer state: step, optimizers, moving average, and the scalars saved in checkpoints."""
 
     step: int
     policy: Optimizer
@@ -45,29 +47,27 @@ class PPOState:
     def tensors(self) -> dict[str, Tensor]:
         return {f"{name}.{key}": t for name, part in self._parts().items() for key, t in part.tensors().items()}
 
-    def restore(self, saved: checkpoint.Checkpoint) -> None:
-        self.step, self.scalars = saved.step, dict(saved.scalars)
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
         for name, part in self._parts().items():
-            found = {k.removeprefix(f"{name}."): t for k, t in saved.tensors.items() if k.startswith(f"{name}.")}
-            part.restore(found)
+            part.restore({k.removeprefix(f"{name}."): t for k, t in tensors.items() if k.startswith(f"{name}.")})
 
 
 @dataclass(frozen=True)
 class TrainingBatch:
     """A step's rollouts as arrays [B, A] on the device, and the minibatches of micro-batches that every pass uses.
 
-    Values and returns are there where there is a critic. `weights` say how much a token counts in the loss, `kl_coeff`
-    how much the KL does there (0 where it stands in the reward).
+    There are values and returns if there is a critic. `weights` are the weights of tokens in the loss, `kl_loss_coeff`
+    is that of the KL in the loss (0 if the KL is in the reward).
     """
 
     rollouts: list[Rollout]
-    minibatches: list[list[Micro]]
+    minibatches: list[list[MicroBatch]]
     mask: Tensor
     measured: measurement.Measured
     scores: Tensor
     advantages: Tensor
     weights: Tensor
-    kl_coeff: float = 0.0
+    kl_loss_coeff: float = 0.0
     values: Tensor | None = None
     returns: Tensor | None = None
 
@@ -75,9 +75,9 @@ class TrainingBatch:
 def assemble(
     recipe: Recipe, state: PPOState, rollouts: list[Rollout], networks: PPONetworks, greedy: Sequence[Rollout] = ()
 ) -> TrainingBatch:
-    """Log-probabilities, KL, rewards and advantages of a step's rollouts; with a critic, values and returns.
+    """Compute log-probabilities, KL, rewards and advantages of a step's rollouts; with a critic, values and returns.
 
-    `greedy` are the greedy answers to the prompts of the rollouts, which ReMax holds them against.
+    `greedy` are the greedy answers to the prompts of the rollouts, the baseline of ReMax.
     """
     ppo, policy, how = recipe.ppo, networks.policy, algorithm(recipe.ppo)
     device = policy.world.device
@@ -89,26 +89,31 @@ def assemble(
     mask = measurement.answer_mask(rollouts, device)
     shape = mask.shape[0], mask.shape[1]
     measured = measurement.measure(policy, networks.reference, micros, shape, recipe.sampler.temperature)
-    scores, baselines = (final_scores(recipe, found, networks, device) for found in (rollouts, greedy))
-    in_reward, in_loss = (state.scalars["kl_coeff"] if how.kl_in == place else 0.0 for place in ("reward", "loss"))
-    rewards = losses.shaped_rewards(scores, measured.k1, mask, in_reward)
+    scores, baselines = (final_scores(recipe, answers, networks, device) for answers in (rollouts, greedy))
+    kl_coeff, in_loss = state.scalars["kl_coeff"], how.kl_in == "loss"
+    rewards = losses.shaped_rewards(scores, measured.k1, mask, 0.0 if in_loss else kl_coeff)
     if ppo.whiten_rewards:
         rewards = torch.where(mask, losses.whiten(rewards, mask) + rewards[mask].mean(), 0.0)
     values = returns = None
     if networks.critic is not None:
-        values = normal_values(measurement.values_of(networks.critic, micros, shape), networks.normalizer) * mask
+        values = normalize_values(measurement.values_of(networks.critic, micros, shape), networks.normalizer) * mask
         advantages, returns = losses.gae(rewards, values, mask, ppo.gamma, ppo.gae_lambda)
     else:
-        advantages = without_critic(how, rewards, mask, baselines, ppo.gamma)
+        advantages = critic_free_advantages(how, rewards, mask, baselines, ppo.gamma)
     if how.whiten:
         advantages = losses.whiten(advantages, mask)
     weights = mask.sum() / (len(mask) * mask.sum(-1, keepdim=True)) if how.by_length else torch.ones_like(rewards)
     weights = weights.expand_as(rewards)
-    return TrainingBatch(rollouts, minibatches, mask, measured, scores, advantages, weights, in_loss, values, returns)
+    kl_loss_coeff = kl_coeff if in_loss else 0.0
+    return TrainingBatch(
+        rollouts, minibatches, mask, measured, scores, advantages, weights, kl_loss_coeff, values, returns
+    )
 
 
-def without_critic(how: Algorithm, rewards: Tensor, mask: Tensor, greedy_scores: Tensor, gamma: float) -> Tensor:
-    """The advantages [B, A] of the algorithms that have no critic."""
+def critic_free_advantages(
+    how: Algorithm, rewards: Tensor, mask: Tensor, greedy_scores: Tensor, gamma: float
+) -> Tensor:
+    """Return the advantages [B, A] of an algorithm without a critic."""
     if how.name == "rloo":
         return advantages.rloo(rewards, mask, how.samples)
     if how.name == "grpo":
@@ -121,32 +126,36 @@ def without_critic(how: Algorithm, rewards: Tensor, mask: Tensor, greedy_scores:
 
 
 def final_scores(recipe: Recipe, rollouts: Sequence[Rollout], networks: PPONetworks, device: torch.device) -> Tensor:
-    """Normalised scores [B] on the device."""
+    """Return normalised scores [B] on the device."""
     if not rollouts:
         return torch.zeros(0, device=device)
     return torch.from_numpy(scoring.final_scores(rollouts, networks.reward.scale, recipe)).to(device)
 
 
-def normal_values(raw: Tensor, normalizer: Normalizer) -> Tensor:
-    """The critic's raw numbers on the scale of the normalised score, so that it starts with the reward model's bias."""
+def normalize_values(raw: Tensor, normalizer: Normalizer) -> Tensor:
+    """Map the critic's raw values to the scale of the normalised score, so they start with the reward model's bias."""
     return normalizer.gain * (raw - normalizer.bias)
 
 
-def learn(recipe: Recipe, state: PPOState, batch_: TrainingBatch, networks: PPONetworks) -> dict[str, float]:
-    """Passes over the minibatches in a fresh order; a loss is a sum over the minibatch's own token count."""
+def learn(recipe: Recipe, state: PPOState, batch: TrainingBatch, networks: PPONetworks) -> dict[str, float]:
+    """Make the passes over the minibatches, each in a fresh order; return the means of losses and diagnostics.
+
+    A loss is the sum over a minibatch divided by the minibatch's number of tokens.
+    """
     totals: dict[str, float] = {}
     epochs = algorithm(recipe.ppo).epochs
     updates, first_ratio, rate = 0, math.nan, 0.0
     for epoch in range(epochs):
-        order = randomness.permutation(recipe.seed, "epoch", state.step * epochs + epoch, len(batch_.minibatches))
+        order = randomness.permutation(recipe.seed, "epoch", state.step * epochs + epoch, len(batch.minibatches))
         for index in order:
-            sums = update(recipe, batch_, batch_.minibatches[index], networks)
+            sums = update(recipe, batch, batch.minibatches[index], networks)
             if networks.pretraining is not None:
                 number = (state.step * epochs + epoch) * len(order) + int(index)
                 sums["loss/ptx"] = pretraining_gradients(recipe, networks, number)
             if not math.isfinite(sums["rl_loss"]):
                 raise DivergedError(
-                    f"step {state.step}: the loss is not finite; its rollouts: rollouts/{state.step:06d}.safetensors"
+                    f"step {state.step}: the loss is not finite; its rollouts are in "
+                    f"{StageDirectory(Path()).rollouts}/{state.step:06d}.safetensors"
                 )
             if state.step < recipe.ppo.critic_warmup_steps and state.critic is not None:
                 state.policy.discard()
@@ -163,55 +172,61 @@ def learn(recipe: Recipe, state: PPOState, batch_: TrainingBatch, networks: PPON
     return means | {"val/first_ratio": first_ratio, "learning_rate": rate}
 
 
-def update(recipe: Recipe, batch_: TrainingBatch, micros: Sequence[Micro], networks: PPONetworks) -> dict[str, float]:
-    """Gather the gradients of one minibatch, micro-batch by micro-batch; returns its losses and diagnostics."""
+def update(
+    recipe: Recipe, batch: TrainingBatch, micros: Sequence[MicroBatch], networks: PPONetworks
+) -> dict[str, float]:
+    """Accumulate the gradients of one minibatch, micro-batch by micro-batch; return its losses and diagnostics."""
     tokens = sum(len(micro.ids) for micro in micros)
     totals: dict[str, Tensor | float] = {}
     for micro in micros:
-        found = policy_gradients(recipe, batch_, micro, networks, tokens)
+        sums = policy_gradients(recipe, batch, micro, networks, tokens)
         if networks.critic is not None:
-            value_loss = critic_gradients(recipe, batch_, micro, networks, tokens)
-            found |= {"loss/value": value_loss, "rl_loss": found["rl_loss"] + recipe.ppo.vf_coeff * value_loss}
-        totals = {key: totals.get(key, 0.0) + value for key, value in found.items()}
+            value_loss = critic_gradients(recipe, batch, micro, networks, tokens)
+            sums |= {"loss/value": value_loss, "rl_loss": sums["rl_loss"] + recipe.ppo.vf_coeff * value_loss}
+        totals = {key: totals.get(key, 0.0) + value for key, value in sums.items()}
     return {key: float(value) / tokens for key, value in totals.items()}
 
 
 def policy_gradients(
-    recipe: Recipe, batch_: TrainingBatch, micro: Micro, networks: PPONetworks, tokens: int
+    recipe: Recipe, batch: TrainingBatch, micro: MicroBatch, networks: PPONetworks, tokens: int
 ) -> dict[str, Tensor]:
-    """Add a micro-batch's gradient of the policy's loss, over the `tokens` of its minibatch; returns sums to log."""
+    """Add a micro-batch's gradient of the policy's loss divided by its minibatch's `tokens`; return sums to log."""
     ppo, policy = recipe.ppo, networks.policy
     head, states = policy.head(recipe.sampler.temperature), micro.states(policy)
     log_probs = vocabulary.chunked_log_probs(states, micro.ids, head, policy.vocab_size)
-    old, weights = micro.take(batch_.measured.log_probs), micro.take(batch_.weights)
+    old, weights = micro.take(batch.measured.log_probs), micro.take(batch.weights)
     clips = ppo.clip_range, ppo.clip_range_high, ppo.dual_clip
-    loss, sums = losses.policy_loss(log_probs, old, weights * micro.take(batch_.advantages), *clips)
-    found = {"loss/policy": loss.detach(), "val/ratio": sums["ratio"]}
-    found |= {"policy/approxkl": sums["approxkl"], "policy/clipfrac": sums["clipfrac"]}
-    if batch_.kl_coeff > 0:
-        kl = losses.kl_loss(log_probs, old - micro.take(batch_.measured.k1), weights)
-        found["loss/kl"] = kl.detach()
-        loss = loss + batch_.kl_coeff * kl
+    loss, sums = losses.policy_loss(log_probs, old, weights * micro.take(batch.advantages), *clips)
+    logged = {"loss/policy": loss.detach(), "val/ratio": sums["ratio"]}
+    logged |= {"policy/approxkl": sums["approxkl"], "policy/clipfrac": sums["clipfrac"]}
+    if batch.kl_loss_coeff > 0:
+        kl = losses.kl_loss(log_probs, old - micro.take(batch.measured.k1), weights)
+        logged["loss/kl"] = kl.detach()
+        loss = loss + batch.kl_loss_coeff * kl
     if ppo.entropy_coeff > 0:
         loss = loss - ppo.entropy_coeff * vocabulary.chunked_entropy(states, head, policy.vocab_size).sum()
     (loss / tokens).backward()
-    return found | {"rl_loss": loss.detach()}
+    return logged | {"rl_loss": loss.detach()}
 
 
-def critic_gradients(recipe: Recipe, batch_: TrainingBatch, micro: Micro, networks: PPONetworks, tokens: int) -> Tensor:
-    """Add a micro-batch's gradient of the critic's loss, over the `tokens` of its minibatch; returns the loss's sum."""
+def critic_gradients(
+    recipe: Recipe, batch: TrainingBatch, micro: MicroBatch, networks: PPONetworks, tokens: int
+) -> Tensor:
+    """Add a micro-batch's gradient of the critic's loss divided by its minibatch's `tokens`; return the summed loss."""
     critic = networks.critic
-    assert critic is not None and batch_.values is not None and batch_.returns is not None
-    values = normal_values(critic.scores(micro.states(critic)), networks.normalizer)
-    old_values, returns = micro.take(batch_.values), micro.take(batch_.returns)
+    assert critic is not None and batch.values is not None and batch.returns is not None
+    values = normalize_values(critic.scores(micro.states(critic)), networks.normalizer)
+    old_values, returns = micro.take(batch.values), micro.take(batch.returns)
     loss = losses.value_loss(values, old_values, returns, recipe.ppo.value_clip_range)
     (recipe.ppo.vf_coeff * loss / tokens).backward()
     return loss.detach()
 
 
 def pretraining_gradients(recipe: Recipe, networks: PPONetworks, number: int) -> float:
-    """Add the gradient of PPO-ptx (Ouyang et al. 2022): `ptx_coeff` times the mean negative log-likelihood of text
-    tokens, of as many sequences as a minibatch has rollouts; returns that mean, nats a token."""
+    """Add the gradient of PPO-ptx (Ouyang et al. 2022); return the mean negative log-likelihood in nats per token.
+
+    The loss is `ptx_coeff` times that mean, over as many sequences of text as a minibatch has rollouts.
+    """
     ppo, policy, text = recipe.ppo, networks.policy, networks.pretraining
     assert text is not None
     size = max(1, ppo.batch_size // ppo.minibatches)
@@ -225,13 +240,12 @@ def pretraining_gradients(recipe: Recipe, networks: PPONetworks, number: int) ->
     return total
 
 
-def summary(batch_: TrainingBatch, state: PPOState) -> dict[str, float]:
-    """A step's numbers before it learned: rewards, KL, entropy, lengths. Means are over answers, entropy over
-    tokens."""
-    mask, measured = batch_.mask, batch_.measured
+def summary(batch: TrainingBatch, state: PPOState) -> dict[str, float]:
+    """Return the metrics of a step's rollouts before its updates: means over answers, the entropy over tokens."""
+    mask, measured = batch.mask, batch.measured
     kl, k1 = float(measured.kl.sum(-1).mean()), float(measured.k1.sum(-1).mean())
-    scores = float(batch_.scores.mean())
-    found = {
+    scores = float(batch.scores.mean())
+    metrics = {
         "reward": scores,
         "kl_loss": kl,
         "objective/scores": scores,
@@ -241,9 +255,9 @@ def summary(batch_: TrainingBatch, state: PPOState) -> dict[str, float]:
         "objective/kl_coeff": state.scalars["kl_coeff"],
         "objective/entropy": float(measured.entropy.sum() / mask.sum()),
         "tokens/length": float(mask.sum(-1).float().mean()),
-        "tokens/ended": float(np.mean([r.ended for r in batch_.rollouts])),
+        "tokens/ended": float(np.mean([r.ended for r in batch.rollouts])),
     }
-    if batch_.values is not None and batch_.returns is not None:
-        explained = losses.explained_variance(batch_.values[mask], batch_.returns[mask])
-        found["val/explained_variance"] = explained
-    return found
+    if batch.values is not None and batch.returns is not None:
+        explained = losses.explained_variance(batch.values[mask], batch.returns[mask])
+        metrics["val/explained_variance"] = explained
+    return metrics
