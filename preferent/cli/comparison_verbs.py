@@ -126,7 +126,7 @@ def _stage(given: Arguments) -> None:
 def _known(formats: Sequence[str]) -> Sequence[str]:
     for name in formats:
         if name not in FORMATS:
-            raise UsageError(f"--write {name}: no such format; there are {', '.join(FORMATS)}")
+            raise UsageError(f"--write {name}: is not a format; the formats are {', '.join(FORMATS)}")
     return formats
 
 

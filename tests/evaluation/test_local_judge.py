@@ -98,16 +98,16 @@ def test_the_panel_hears_it_like_any_other_and_goes_on(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     juror, path = local(tiny), tmp_path / "calls.jsonl"
-    found = pairwise.hear(juror.judge, PAIRS, juror, path)
+    found = pairwise.judge_pairs(juror.judge, PAIRS, juror, path)
     assert "6 of 6 questions, with the reply, are longer than the 128 tokens" in capsys.readouterr().err
     assert (found.summary.parsed, found.summary.log_probs, found.summary.made) == (6, 6, 6)
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:4]) + lines[4][:20])
-    again = pairwise.hear(juror.judge, PAIRS, juror, path)
+    again = pairwise.judge_pairs(juror.judge, PAIRS, juror, path)
     assert (again.summary.made, again.summary.cached) == (2, 4)
     assert [one.choice for one in again.judgments] == [one.choice for one in found.judgments]
     assert [one.explanation for one in again.judgments] == [one.explanation for one in found.judgments]
-    assert pairwise.hear(juror.judge, PAIRS, local(tiny, seed=1), path).summary.made == 6
+    assert pairwise.judge_pairs(juror.judge, PAIRS, local(tiny, seed=1), path).summary.made == 6
 
 
 def test_a_text_cannot_spell_a_special_token(tiny: Path) -> None:

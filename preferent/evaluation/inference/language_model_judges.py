@@ -54,7 +54,7 @@ def _opinion(
     pairs = paired(answers, *A_B, recipe.instruction)
     juror = juror_of(judge, recipe, inputs)
     ledger = calls / f"{judge.name}.jsonl"
-    heard = pairwise.hear(judge, pairs, juror, ledger)
+    heard = pairwise.judge_pairs(judge, pairs, juror, ledger)
     if not any(judgment_outcomes.parsed(judgment) for judgment in heard.judgments):
         raise DataError(
             f"{judge.name}: none of its {heard.summary.verdicts} verdicts could be parsed; its replies are in "
