@@ -1,8 +1,9 @@
-"""The door of the label server: whose token it is, and which requests are let in.
+"""Access control of the label server: who a token belongs to, and which requests are accepted.
 
-Anything on this computer, and any page open in its browser, can send requests to a port of it. So a request needs a
-token in a cookie; the name that it calls the server by must be ours (else a foreign domain could point here: DNS
-rebinding); and one that changes something must come from our own page (Origin) as JSON, which no form can send.
+Any program on this computer, and any page open in its browser, can send requests to a local port. Every request
+therefore needs a token in a cookie. The host that it names must be one of the server's own; otherwise a foreign domain
+could point here (DNS rebinding). A request that changes something must come from the server's own page (Origin) and
+carry JSON, which no HTML form can send.
 """
 
 import hmac
@@ -38,20 +39,20 @@ HEADERS = {
 
 
 def tokens(folder: Path, names: Sequence[str]) -> dict[str, str]:
-    """The token of everybody who is named; new ones are drawn, old ones stay.
+    """Return the token of each name. Existing tokens stay; missing ones are drawn.
 
-    They are kept in a file that only its owner may read, so that links go on working after a restart.
+    They are kept in a file that only its owner may read, so that links still work after a restart.
     """
     path = folder / NAME
     kept: dict[str, str] = files.read_json(path) if path.exists() else {}
-    found = kept | {name: secrets.token_urlsafe(24) for name in names if name not in kept}
-    if found != kept:
-        _write_private(path, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-    return {name: found[name] for name in names}
+    complete = kept | {name: secrets.token_urlsafe(24) for name in names if name not in kept}
+    if complete != kept:
+        _write_private(path, json.dumps(complete, indent=1, ensure_ascii=False) + "\n")
+    return {name: complete[name] for name in names}
 
 
 def _write_private(path: Path, text: str) -> None:
-    """Write a file that nobody else may read, whole or not at all."""
+    """Write a file that only its owner may read, whole or not at all."""
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     with files.writing(path):
         temporary.unlink(missing_ok=True)
@@ -63,20 +64,20 @@ def _write_private(path: Path, text: str) -> None:
         files.sync_folder(path.parent)
 
 
-def holder(given: str, tokens: Mapping[str, str]) -> str | None:
-    """Whose token it is; every one is compared, each in constant time."""
-    sent = given.encode(errors="replace")
-    found = [name for name, token in tokens.items() if hmac.compare_digest(sent, token.encode())]
-    return found[0] if found else None
+def holder(token: str, tokens: Mapping[str, str]) -> str | None:
+    """Return the name that a token belongs to, or None. It is compared with every token, each in constant time."""
+    sent = token.encode(errors="replace")
+    names = [name for name, known in tokens.items() if hmac.compare_digest(sent, known.encode())]
+    return names[0] if names else None
 
 
 def cookie(seed: int) -> str:
-    """The cookie's name: one of its own for each folder, since cookies do not tell ports apart."""
+    """Return the cookie's name. Each folder has its own, because cookies do not distinguish ports."""
     return f"preferent_{digest('cookie', str(seed))[:8]}"
 
 
 def guard(app: App, origins: Set[str]) -> App:
-    """The app behind the door; `origins` are the addresses that people reach it at, as `http://HOST:PORT`."""
+    """Wrap the app in access control. `origins` are the addresses that it is reached at, as `http://HOST:PORT`."""
     hosts = {origin.partition("://")[2] for origin in origins}
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
@@ -85,32 +86,32 @@ def guard(app: App, origins: Set[str]) -> App:
         refusal = _refusal(scope, hosts, origins)
         body = None if refusal else await _body(receive)
         if body is None:
-            await _refuse(_shielded(send), *(refusal or (413, f"more than {LARGEST} bytes were sent")))
+            await _refuse(_secured(send), *(refusal or (413, f"the request is larger than {LARGEST} bytes")))
         else:
-            await app(scope, _replay(body, receive), _shielded(send))
+            await app(scope, _replay(body, receive), _secured(send))
 
     return guarded
 
 
 def _refusal(scope: Scope, hosts: Set[str], origins: Set[str]) -> tuple[int, str] | None:
-    """Why a request is not let in, if it is not."""
-    headers = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in scope["headers"]]
-    found = dict(headers)
-    if [name for name, _ in headers].count("host") != 1 or found["host"].lower() not in hosts:
-        return 403, "this server is not known by that name; open the link that it printed"
+    """Return the status and the reason with which a request is refused, or None if it is accepted."""
+    pairs = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in scope["headers"]]
+    headers = dict(pairs)
+    if [name for name, _ in pairs].count("host") != 1 or headers["host"].lower() not in hosts:
+        return 403, "this server does not answer to that host name; open the link that it printed"
     if scope["method"] == "GET":
         return None
     if scope["method"] != "POST":
-        return 405, "only GET and POST are understood here"
-    if found.get("origin") not in origins:
-        return 403, "this did not come from the server's own page"
-    if found.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        return 415, "what is sent here is JSON, as application/json"
+        return 405, "only GET and POST are supported"
+    if headers.get("origin") not in origins:
+        return 403, "the request did not come from the server's own page"
+    if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        return 415, "the content type is not application/json; send JSON"
     return None
 
 
 async def _body(receive: Receive) -> bytes | None:
-    """What was sent; None if it is too much, or if the sender left."""
+    """Return the body of a request; None if it is too large, or if the sender disconnected."""
     body: bytes = b""
     while True:
         message = await receive()
@@ -122,7 +123,7 @@ async def _body(receive: Receive) -> bytes | None:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives the body once more, then what comes after it."""
+    """Return a `receive` that yields the body again, and then the messages after it."""
     left: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def again() -> Message:
@@ -131,21 +132,21 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-def _shielded(send: Send) -> Send:
-    """A `send` that adds the headers of safety to every answer."""
+def _secured(send: Send) -> Send:
+    """Return a `send` that adds the security headers to every response."""
     extra = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
 
-    async def shielded(message: Message) -> None:
+    async def secured(message: Message) -> None:
         if message["type"] == "http.response.start":
             kept = [pair for pair in message.get("headers", []) if pair[0].decode("latin-1").lower() not in HEADERS]
             message = {**message, "headers": kept + extra}
         await send(message)
 
-    return shielded
+    return secured
 
 
-async def _refuse(send: Send, status: int, sentence: str) -> None:
-    body = json.dumps({"error": sentence}).encode()
+async def _refuse(send: Send, status: int, reason: str) -> None:
+    body = json.dumps({"error": reason}).encode()
     headers = [
         (b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), (b"connection", b"close")
     ]  # fmt: skip

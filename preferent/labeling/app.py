@@ -1,9 +1,11 @@
-"""The label server's pages and answers: HTTP on one side, the desk on the other."""
+"""The HTTP interface of the labeling service: its pages and its JSON endpoints."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -19,106 +21,115 @@ from preferent.labeling import access, label_exports
 from preferent.labeling.service import LabelingService, Refused
 
 TYPES = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-8"}
-Deed = Callable[[str, Mapping[str, Any]], dict[str, Any]]
+NOT_FOUND = "no such address"
+Action = Callable[[str, Mapping[str, Any]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Site:
-    """The answers to requests. `tokens` are by annotator, the owner's under the empty name; an annotator whose token is
-    the only one works alone and is the owner."""
+    """The endpoints. `tokens` are by annotator, the owner's under the empty name. An annotator whose token is the only
+    one works alone and is the owner too."""
 
-    desk: LabelingService
+    service: LabelingService
     folder: Path
     tokens: Mapping[str, str]
     secure: bool
 
     @property
     def cookie(self) -> str:
-        return access.cookie(self.desk.settings["seed"])
+        return access.cookie(self.service.settings["seed"])
 
     @property
     def alone(self) -> bool:
         return len(self.tokens) == 1
 
-    def known(self, request: Request) -> str:
-        """The annotator who sends a request, or the empty name of the owner."""
+    def sender(self, request: Request) -> str:
+        """Return the annotator who sent a request, or the empty name of the owner."""
         name = access.holder(request.cookies.get(self.cookie, ""), self.tokens)
         if name is None:
-            raise HTTPException(401, "open the link that the server printed: it knows you by it")
+            raise HTTPException(401, "the server does not know you; open the link that it printed")
         return name
 
     def annotator(self, request: Request) -> str:
-        name = self.known(request)
+        """Return the annotator who sent a request, and refuse the owner."""
+        name = self.sender(request)
         if not name:
-            raise HTTPException(403, "this is the owner's link; to answer questions, open an annotator's")
+            raise HTTPException(403, "this is the owner's link; to answer questions, open an annotator's link")
         return name
 
     def require_owner(self, request: Request) -> None:
-        if self.known(request) and not self.alone:
-            raise HTTPException(403, "this is for the owner, who has a link of his own")
+        """Refuse everybody but the owner."""
+        if self.sender(request) and not self.alone:
+            raise HTTPException(403, "this page is for the owner; open the owner's link")
 
-    def told(self, name: str) -> dict[str, Any]:
-        """What a page may know: whose it is and what it may ask. `folder` tells these questions from any others that
-        a browser sees at this address."""
-        strengths = list(range(1, self.desk.settings["strengths"] + 1)) or None
-        said = {"annotator": name or None, "owner": self.alone or not name, "strengths": strengths}
-        return said | {"folder": self.cookie}
+    def identity(self, name: str) -> dict[str, Any]:
+        """Return what a page may know: who uses it and the scale of strength. `folder` distinguishes these questions
+        from others that a browser has seen at this address."""
+        strengths = list(range(1, self.service.settings["strengths"] + 1)) or None
+        return {
+            "annotator": name or None,
+            "owner": self.alone or not name,
+            "strengths": strengths,
+            "folder": self.cookie,
+        }
 
     async def session(self, request: Request) -> Response:
-        """Whose page it is: by the token that a link brought, which becomes a cookie; later by that cookie."""
+        """Identify the sender: on POST by the token of a link, which becomes a cookie; on GET by that cookie."""
         if request.method == "GET":
-            return JSONResponse(self.told(self.known(request)))
-        given = (await _sent(request)).get("token")
-        name = access.holder(given, self.tokens) if isinstance(given, str) else None
+            return JSONResponse(self.identity(self.sender(request)))
+        sent = (await _json_object(request)).get("token")
+        name = access.holder(sent, self.tokens) if isinstance(sent, str) else None
         if name is None:
-            raise HTTPException(401, "this link is not one of this server's; open one that it printed")
-        answer = JSONResponse(self.told(name))
+            raise HTTPException(401, "this link does not belong to this server; open a link that it printed")
+        response = JSONResponse(self.identity(name))
         token = self.tokens[name]
-        answer.set_cookie(self.cookie, token, httponly=True, samesite="strict", path="/", secure=self.secure)
-        return answer
+        response.set_cookie(self.cookie, token, httponly=True, samesite="strict", path="/", secure=self.secure)
+        return response
 
     async def queue(self, request: Request) -> Response:
-        return JSONResponse(await run_in_threadpool(self.desk.queue, self.annotator(request)))
+        return JSONResponse(await run_in_threadpool(self.service.queue, self.annotator(request)))
 
-    def doing(self, deed: Deed) -> Callable[[Request], Any]:
-        """The answer to a request that does something at the desk."""
+    def endpoint(self, action: Action) -> Callable[[Request], Any]:
+        """Return the endpoint that lets an annotator perform an action."""
 
         async def answer(request: Request) -> Response:
             name = self.annotator(request)
-            return JSONResponse(await run_in_threadpool(deed, name, await _sent(request)))
+            return JSONResponse(await run_in_threadpool(action, name, await _json_object(request)))
 
         return answer
 
     async def overview(self, request: Request) -> Response:
         self.require_owner(request)
         reveal = request.query_params.get("reveal") == "1"
-        return JSONResponse(await run_in_threadpool(self.desk.overview, reveal))
+        return JSONResponse(await run_in_threadpool(self.service.overview, reveal))
 
     async def download(self, request: Request) -> Response:
         self.require_owner(request)
         name = request.path_params["name"]
         if name not in label_exports.NAMES:
             raise HTTPException(404)
-        rows = (await run_in_threadpool(self.desk.harvest)).rows[name]
-        named = {"content-disposition": f'attachment; filename="{name}.jsonl"'}
-        return Response(row_writer.lines(rows), headers=named, media_type="application/jsonl")
+        rows = (await run_in_threadpool(self.service.exports)).rows[name]
+        headers = {"content-disposition": f'attachment; filename="{name}.jsonl"'}
+        return Response(row_writer.lines(rows), headers=headers, media_type="application/jsonl")
 
     async def write(self, request: Request) -> Response:
         self.require_owner(request)
-        await _sent(request)
-        found = await run_in_threadpool(self.desk.save, self.folder)
-        return JSONResponse({"files": {name: len(rows) for name, rows in found.rows.items()}, "text": str(found)})
+        await _json_object(request)
+        exports = await run_in_threadpool(self.service.save, self.folder)
+        counts = {name: len(rows) for name, rows in exports.rows.items()}
+        return JSONResponse({"files": counts, "text": str(exports)})
 
 
-def build(desk: LabelingService, folder: Path, tokens: Mapping[str, str], origins: Sequence[str]) -> access.App:
-    """The application, behind its door; `origins` are the addresses that people reach it at, the first by its links."""
-    site = Site(desk, folder, tokens, secure=origins[0].startswith("https:"))
+def build(service: LabelingService, folder: Path, tokens: Mapping[str, str], origins: Sequence[str]) -> access.App:
+    """Build the application with its access control. `origins` are the addresses that it is reached at; the first is
+    the one that links name."""
+    site = Site(service, folder, tokens, secure=origins[0].startswith("https:"))
     routes = [
         Route("/api/session", site.session, methods=["GET", "POST"]),
         Route("/api/queue", site.queue, methods=["GET"]),
-        Route("/api/vote", site.doing(desk.vote), methods=["POST"]),
-        Route("/api/undo", site.doing(desk.undo), methods=["POST"]),
-        Route("/api/flag", site.doing(desk.flag), methods=["POST"]),
+        Route("/api/vote", site.endpoint(service.vote), methods=["POST"]),
+        Route("/api/undo", site.endpoint(service.undo), methods=["POST"]),
+        Route("/api/flag", site.endpoint(service.flag), methods=["POST"]),
         Route("/api/overview", site.overview, methods=["GET"]),
         Route("/api/export/{name}", site.download, methods=["GET"]),
         Route("/api/export", site.write, methods=["POST"]),
@@ -130,29 +141,30 @@ def build(desk: LabelingService, folder: Path, tokens: Mapping[str, str], origin
     return access.guard(Starlette(routes=routes, exception_handlers=handlers), frozenset(origins))
 
 
-async def _sent(request: Request) -> dict[str, Any]:
-    """The JSON object that was sent."""
+async def _json_object(request: Request) -> dict[str, Any]:
+    """Return the JSON object in the body of a request."""
     try:
-        value = json.loads(await request.body())
+        body = json.loads(await request.body())
     except (ValueError, RecursionError):
-        raise HTTPException(400, "what was sent is not JSON") from None
-    if not isinstance(value, dict):
-        raise HTTPException(400, "what was sent is not a JSON object")
-    return value
+        raise HTTPException(400, "the body is not JSON") from None
+    if not isinstance(body, dict):
+        raise HTTPException(400, "the body is not a JSON object")
+    return body
+
+
+@cache
+def _files() -> Mapping[str, Traversable]:
+    """Return the files of the pages by name. Only names in this table are served, so no name leads out of it."""
+    folders = [files("preferent").joinpath(folder) for folder in ("labeling/static", "evaluation/static")]
+    return {path.name: path for folder in folders for path in folder.iterdir()}
 
 
 def _file(name: str) -> Response:
-    """A file of the page; the names are those in the folder, so no name leads out of it."""
-    package = files("preferent")
-    there = {
-        path.name: path
-        for folder in ("labeling/static", "evaluation/static")
-        for path in package.joinpath(folder).iterdir()
-    }
-    kind = TYPES.get(name.rpartition(".")[2])
-    if kind is None or name not in there:
-        raise HTTPException(404, "there is nothing here")
-    return Response(there[name].read_bytes(), media_type=kind)
+    """Return a file of the pages as a response."""
+    media_type = TYPES.get(name.rpartition(".")[2])
+    if media_type is None or name not in _files():
+        raise HTTPException(404, NOT_FOUND)
+    return Response(_files()[name].read_bytes(), media_type=media_type)
 
 
 def _page(name: str) -> Callable[[Request], Response]:
@@ -169,9 +181,10 @@ def _refused(_request: Request, error: Refused) -> Response:
 
 
 def _failed(_request: Request, error: HTTPException) -> Response:
-    sentence = "there is nothing here" if error.status_code == 404 else error.detail
-    return JSONResponse({"error": sentence}, error.status_code)
+    reason = NOT_FOUND if error.status_code == 404 else error.detail
+    return JSONResponse({"error": reason}, error.status_code)
 
 
 def _broken(_request: Request, _error: Exception) -> Response:
-    return JSONResponse({"error": "the server failed; where it runs, it says why. What was acknowledged is kept"}, 500)
+    reason = "the server failed; its terminal shows the cause. Everything that it acknowledged is kept"
+    return JSONResponse({"error": reason}, 500)

@@ -1,4 +1,4 @@
-"""Who is asked what, in which order, and which answer stands left: functions of (seed, question, annotator) alone."""
+"""Assign questions to annotators, order them, and choose the left answer: functions of (seed, question, annotator)."""
 
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
@@ -13,65 +13,66 @@ U64 = np.uint64
 
 
 def number(*names: str) -> int:
-    """Names as a 64-bit number, to draw by."""
+    """Return names as a 64-bit number, the key of their random numbers."""
     return int(digest(*names), 16)
 
 
 def _uniforms(seed: int, purpose: str, keys: Sequence[str], annotator: str) -> np.ndarray:
-    """A uniform number a question, [questions]; a key is sixteen hexadecimal digits."""
+    """Return a uniform number per question, [questions]. A key is sixteen hexadecimal digits."""
     items = np.array([int(key, 16) for key in keys], dtype=U64)
     return randomness.uniforms(seed, purpose, items, np.array(number(annotator), dtype=U64))
 
 
 def first(seed: int, key: str, annotator: str) -> Side:
-    """The side that stands left when an annotator is asked a question: either, with the same probability."""
+    """Return the side that is shown left to an annotator: either, with equal probability."""
     return "a" if float(_uniforms(seed, "label side", [key], annotator)[0]) < 0.5 else "b"
 
 
 def opaque(seed: int, key: str) -> str:
-    """The name by which the page knows a question; without the seed it says nothing about it."""
+    """Return the name of a question in the page. Without the seed it reveals nothing about the question."""
     return digest("item", str(seed), key)
 
 
 def assigned(
     seed: int, keys: Sequence[str], annotators: Sequence[str], overlap: int, answered: Mapping[str, Set[str]]
 ) -> dict[str, list[str]]:
-    """The keys of the questions for each annotator: each question goes to `overlap` of them, or to all if fewer.
+    """Return the keys of the questions for each annotator. Each question goes to `overlap` of them, or to all if fewer.
 
-    Those who answered it already count first. The other places go to the annotators with the smallest keyed numbers
-    (rendezvous hashing), so that an annotator who joins or leaves moves no more questions than must move.
+    Those who have answered it already count first. The other places go to the annotators with the smallest keyed
+    numbers (rendezvous hashing), so that an annotator who joins or leaves moves as few questions as possible.
     """
     ranks = {name: _uniforms(seed, "label assignment", keys, name) for name in annotators}
-    found: dict[str, list[str]] = {name: [] for name in annotators}
+    shares: dict[str, list[str]] = {name: [] for name in annotators}
     for index, key in enumerate(keys):
         before = answered.get(key, frozenset())
         waiting = sorted((name for name in annotators if name not in before), key=lambda name: ranks[name][index])
         here = [name for name in annotators if name in before]
         for name in here + waiting[: max(overlap - len(before), 0)]:
-            found[name].append(key)
-    return found
+            shares[name].append(key)
+    return shares
 
 
-def gold_count(questions: int, share: float, there: int) -> int:
-    """How many control questions make the share `share` of a queue with so many others; no more than there are."""
-    return min(there, round(questions * share / (1 - share)))
+def gold_count(questions: int, share: float, available: int) -> int:
+    """Return how many control questions are the share `share` of a queue with `questions` others, at most
+    `available`."""
+    return min(available, round(questions * share / (1 - share)))
 
 
 def queues(
     settings: Mapping[str, Any], questions: Sequence[Question], answered: Mapping[str, Set[str]]
 ) -> dict[str, list[str]]:
-    """The keys of everybody's questions in the order of asking, control questions among them.
+    """Return the keys of each annotator's questions in the order of asking, control questions among them.
 
-    The order is another for each annotator, so that wherever people stop, what was answered is a fair draw.
+    The order differs between annotators. Wherever they stop, the answered questions are a fair sample.
     """
     seed, annotators = settings["seed"], settings["annotators"]
-    asked = [question.key for question in questions if question.gold is None]
+    open_keys = [question.key for question in questions if question.gold is None]
     gold = [question.key for question in questions if question.gold is not None]
-    found = assigned(seed, asked, annotators, settings["overlap"], answered)
-    for name, keys in found.items():
+    orders = assigned(seed, open_keys, annotators, settings["overlap"], answered)
+    for name, keys in orders.items():
         controls = [gold[index] for index in np.argsort(_uniforms(seed, "label gold", gold, name), kind="stable")]
         keys += controls[: gold_count(len(keys), settings["gold_share"], len(gold))]
         known = set(keys)
         keys += [key for key in gold if name in answered.get(key, frozenset()) and key not in known]
-        found[name] = [keys[index] for index in np.argsort(_uniforms(seed, "label order", keys, name), kind="stable")]
-    return found
+        orders[name] = [keys[index] for index in np.argsort(_uniforms(seed, "label order", keys, name), kind="stable")]
+    return orders

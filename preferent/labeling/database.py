@@ -1,6 +1,6 @@
 """The database of a label folder: questions, settings, and events that are only ever added.
 
-SQLite in WAL mode with `synchronous=FULL`: what `append` returned from is on the disk, whatever happens next.
+SQLite in WAL mode with `synchronous=FULL`: an event is on the disk when `append` returns.
 """
 
 import json
@@ -35,62 +35,65 @@ TABLES = (
 
 
 def file_system(folder: Path, mounts: str) -> str:
-    """The type of the file system that a folder is on, from the text of `/proc/mounts`; empty if it does not say."""
-    found = "", ""
+    """Return the type of a folder's file system, from the text of `/proc/mounts`; empty if it is not listed."""
+    mount, folder_type = "", ""
     for line in mounts.splitlines():
         _, point, kind, *_ = line.split(" ")
         point = point.encode().decode("unicode_escape")  # a space in a path is written \\040
-        if Path(point) in (folder, *folder.parents) and len(point) >= len(found[0]):
-            found = point, kind
-    return found[1]
+        if Path(point) in (folder, *folder.parents) and len(point) >= len(mount):
+            mount, folder_type = point, kind
+    return folder_type
 
 
 def _require_local(folder: Path) -> None:
-    """Refuse a network file system: SQLite's locks and its shared memory do not hold there."""
+    """Refuse a network file system, where SQLite's locks and shared memory do not work."""
     mounts = Path("/proc/mounts")
     kind = file_system(folder.resolve(), mounts.read_text()) if mounts.exists() else ""
     if kind.startswith(NETWORK + REMOTE):
         raise PlatformError(
-            f"{folder}: is on a network file system ({kind}, says /proc/mounts), where the database of votes could be "
-            "damaged; keep it on a local disk with --out DIR, and copy the exported files from there"
+            f"{folder}: is on a network file system ({kind} in /proc/mounts), which can corrupt the database of votes; "
+            "keep it on a local disk with --out DIR, and copy the exported files from there"
         )
 
 
 class Store:
-    """An open database; one process writes it, its threads one after the other."""
+    """An open database. One process writes to it, its threads one at a time."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / NAME
         self._lock = threading.Lock()
         _require_local(folder)
-        with self._told():
+        with self._errors_named():
             self._database = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
             self._database.execute("pragma busy_timeout = 5000")
             mode = self._database.execute("pragma journal_mode = wal").fetchone()[0]
             self._database.execute("pragma synchronous = full")
             version = self._database.execute("pragma user_version").fetchone()[0]
         if mode != "wal":
-            raise PlatformError(f"{self._path}: this file system allows no write-ahead log; keep it elsewhere: --out")
+            raise PlatformError(
+                f"{self._path}: the file system does not support a write-ahead log; use another with --out DIR"
+            )
         if version not in (0, SCHEMA):
             raise DataError(
-                f"{self._path}: has schema {version}, and this version of preferent reads {SCHEMA}; "
+                f"{self._path}: has schema {version}, but this version of preferent reads schema {SCHEMA}; "
                 "use the version that wrote it"
             )
         self.is_new = version == 0
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _errors_named(self) -> Iterator[None]:
+        """Raise an error of SQLite as one that names the file and the way out."""
         try:
             yield
         except sqlite3.DatabaseError as error:
-            why = f"{self._path}: cannot be used: {error}"
             raise (PlatformError if isinstance(error, sqlite3.OperationalError) else DataError)(
-                f"{why}; make room or restore it, then the same command goes on"
+                f"{self._path}: cannot be used: {error}; free disk space or restore the file, then run the same "
+                "command again"
             ) from None
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, self._told():
+        with self._lock, self._errors_named():
             self._database.execute("begin immediate")
             try:
                 yield self._database
@@ -100,11 +103,11 @@ class Store:
                     self._database.execute("rollback")
 
     def create(self, settings: Mapping[str, Any], questions: Sequence[Question], events: Sequence[Event] = ()) -> None:
-        """Make a new database, whole or not at all; `events` are votes that came with the questions."""
+        """Create the database, whole or not at all. `events` are votes that came with the questions."""
         with self._transaction() as database:
             for statement in TABLES:
                 database.execute(statement)
-            rows = [(each.key, json.dumps(row(each))) for each in questions]
+            rows = [(question.key, json.dumps(row(question))) for question in questions]
             database.executemany("insert into item (key, body) values (?, ?)", rows)
             for event in events:
                 _insert(database, event)
@@ -119,25 +122,26 @@ class Store:
             _set(database, settings)
 
     def settings(self) -> dict[str, Any]:
-        with self._lock, self._told():
+        """Return all settings."""
+        with self._lock, self._errors_named():
             rows = self._database.execute("select name, value from setting").fetchall()
         return {name: json.loads(value) for name, value in rows}
 
     def questions(self) -> list[Question]:
-        """The questions, in the order they came in."""
-        with self._lock, self._told():
+        """Return the questions, in the order in which they were added."""
+        with self._lock, self._errors_named():
             rows = self._database.execute("select body from item order by number").fetchall()
         return [questions.from_row(json.loads(body)) for (body,) in rows]
 
     def events(self) -> list[Event]:
-        """Everything that happened, in order."""
+        """Return all events, in order."""
         columns = "annotator, key, kind, item, body, at"
-        with self._lock, self._told():
+        with self._lock, self._errors_named():
             rows = self._database.execute(f"select {columns} from event order by number").fetchall()
         return [Event(who, key, kind, item, json.loads(body), at) for who, key, kind, item, body, at in rows]
 
     def append(self, event: Event) -> None:
-        """Add an event; when this returns, it is on the disk."""
+        """Add an event. It is on the disk when this returns."""
         with self._transaction() as database:
             _insert(database, event)
 

@@ -1,4 +1,4 @@
-"""What annotators did, as events that are only ever added, and what the events of one annotator add up to."""
+"""Events of annotators, which are only ever added, and the state that they lead to."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ CHOICES: tuple[Choice, ...] = ("left", "right", "tie", "both_bad", "skip")
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that an annotator did; `key` makes it happen once, however often it is sent. `body` is JSON."""
+    """One action of an annotator. Its `key` makes it count once, however often it is sent. `body` is JSON."""
 
     annotator: str
     key: str
@@ -25,7 +25,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class HumanVote:
-    """What an annotator said to a question; `first` is the side that stood left. `at` is in seconds since 1970."""
+    """An annotator's answer to a question. `first` is the side that was shown left; `at` is in seconds since 1970."""
 
     item: str
     choice: Choice
@@ -38,35 +38,35 @@ class HumanVote:
 
     @property
     def side(self) -> Side | None:
-        """The side that was preferred, if one was."""
+        """The preferred side, or None."""
         return {"left": self.first, "right": other(self.first)}.get(self.choice)
 
     @property
     def verdict(self) -> Verdict | None:
-        """A, B or tie; None for a skip. That both are bad is a tie."""
+        """A, B or tie; None for a skip. "Both bad" is a tie."""
         if self.choice == "skip":
             return None
         return "tie" if self.side is None else "A" if self.side == "a" else "B"
 
     def right(self, question: Question) -> bool | None:
-        """Whether it is the known verdict of a control question; None where there is none, and for a skip."""
+        """Return whether the vote is the known verdict of a control question; None for other questions and skips."""
         return None if question.gold is None or self.verdict is None else self.verdict == question.gold
 
 
 @dataclass(slots=True)
 class AnnotatorHistory:
-    """The standing votes of one annotator, oldest first; those taken back and not given again; and flags with notes."""
+    """One annotator's current votes, oldest first; the votes undone and not repeated; and the notes of the flags."""
 
     votes: dict[str, HumanVote] = field(default_factory=dict)
     undone: dict[str, HumanVote] = field(default_factory=dict)
     flags: dict[str, str] = field(default_factory=dict)
 
     def copy(self) -> "AnnotatorHistory":
-        """The same, as it stands; what is added later is not in it."""
+        """Return a copy, which later events do not change."""
         return AnnotatorHistory(dict(self.votes), dict(self.undone), dict(self.flags))
 
     def add(self, event: Event) -> None:
-        """Let an event happen."""
+        """Apply an event."""
         if event.kind == "vote":
             self.undone.pop(event.item, None)
             self.votes[event.item] = HumanVote(item=event.item, at=event.at, **event.body)
@@ -77,8 +77,8 @@ class AnnotatorHistory:
 
 
 def histories(events: Iterable[Event]) -> dict[str, AnnotatorHistory]:
-    """What the events add up to, by annotator."""
-    found: dict[str, AnnotatorHistory] = {}
+    """Replay events into the history of each annotator."""
+    replayed: dict[str, AnnotatorHistory] = {}
     for event in events:
-        found.setdefault(event.annotator, AnnotatorHistory()).add(event)
-    return found
+        replayed.setdefault(event.annotator, AnnotatorHistory()).add(event)
+    return replayed

@@ -1,4 +1,4 @@
-"""The files that come of votes: judgments for the comparison, preferences to train on, and what is neither."""
+"""Export votes to files: judgments for the comparison, preferences to train on, and the rest by kind."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ NAMES: tuple[Name, ...] = get_args(Name)
 
 @dataclass(slots=True)
 class LabelExports:
-    """The rows of every file. Votes = preferences + ties + skips + gold; judgments = preferences + ties + identical."""
+    """The rows of each file. Votes = preferences + ties + skips + gold; judgments = preferences + ties + identical."""
 
     rows: dict[Name, list[Row]] = field(default_factory=lambda: {name: [] for name in NAMES})
     identical: int = 0
@@ -34,46 +34,46 @@ class LabelExports:
         return (
             f"{votes} votes: {count['preferences']} preferences, {count['ties']} ties ({bad} both bad), "
             f"{count['skips']} skips, {count['gold']} on control questions; {count['judgments']} judgments, "
-            f"{self.identical} of them of identical answers that nobody was asked about; {count['flags']} flags"
+            f"{self.identical} of them ties of identical answers, which are not asked; {count['flags']} flags"
         )
 
 
-def made(
+def export(
     settings: Mapping[str, Any], questions: Sequence[Question], histories: Mapping[str, AnnotatorHistory]
 ) -> LabelExports:
-    """What the votes say, in the order of the questions and of the annotators' names."""
-    found = LabelExports()
+    """Return the rows of all files, in the order of the questions and of the annotators' names."""
+    exports = LabelExports()
     names = sorted(histories)
-    past = passed(settings, questions, histories)
+    passed = passed_identical_pairs(settings, questions, histories)
     for question in questions:
         key = question.key
         for name in names:
             history = histories[name]
             if key in history.flags:
-                found.rows["flags"].append(_flag(question, name, history.flags[key]))
+                exports.rows["flags"].append(_flag(question, name, history.flags[key]))
             if key in history.votes:
-                _add(found, question, name, history.votes[key], key in history.flags)
-            elif key in past.get(name, ()):
-                found.identical += 1
-                found.rows["judgments"].append(_judgment(question, name, None))
-    return found
+                _add(exports, question, name, history.votes[key], key in history.flags)
+            elif key in passed.get(name, ()):
+                exports.identical += 1
+                exports.rows["judgments"].append(_judgment(question, name, None))
+    return exports
 
 
-def _add(found: LabelExports, question: Question, annotator: str, vote: HumanVote, flagged: bool) -> None:
-    """Put a vote into the file that it belongs to, and into the judgments if it is one."""
+def _add(exports: LabelExports, question: Question, annotator: str, vote: HumanVote, flagged: bool) -> None:
+    """Add a vote to the file that it belongs to, and to the judgments if it is one."""
     row = _row(question, annotator, vote) | {"flagged": flagged}
     if question.gold is not None:
         gold = "tie" if question.gold == "tie" else 0 if question.gold == vote.first.upper() else 1
-        found.rows["gold"].append(row | {"gold": gold, "right": vote.right(question)})
+        exports.rows["gold"].append(row | {"gold": gold, "right": vote.right(question)})
     elif vote.verdict is None:
-        found.rows["skips"].append(row)
+        exports.rows["skips"].append(row)
     else:
-        found.rows["preferences" if vote.side else "ties"].append(row)
-        found.rows["judgments"].append(_judgment(question, annotator, vote) | {"flagged": flagged})
+        exports.rows["preferences" if vote.side else "ties"].append(row)
+        exports.rows["judgments"].append(_judgment(question, annotator, vote) | {"flagged": flagged})
 
 
 def _row(question: Question, annotator: str, vote: HumanVote) -> Row:
-    """A vote as a row of preferences: candidate 0 is what stood left. A skip has no choice."""
+    """Return a vote as a preference row. Candidate 0 is the answer that was shown left; a skip has no choice."""
     second = other(vote.first)
     choice: Choice = "tie" if vote.side is None else 0 if vote.side == vote.first else 1
     extra = {
@@ -87,7 +87,7 @@ def _row(question: Question, annotator: str, vote: HumanVote) -> Row:
         "probability": question.probability,
     }
     candidates = question.answer(vote.first), question.answer(second)
-    extra |= _known(question, vote)
+    extra |= _provenance(question, vote)
     kept = {f"source.{name}" if name in extra else name: value for name, value in question.extra.items()}
     prompt, strength = question.prompt, None if vote.strength is None else float(vote.strength)
     row = row_writer.row(Preference(prompt, *candidates, choice, question.id, strength, annotator, kept | extra))
@@ -97,17 +97,17 @@ def _row(question: Question, annotator: str, vote: HumanVote) -> Row:
     return row
 
 
-def _known(question: Question, vote: HumanVote | None) -> Row:
-    """What the source said already, and where a vote was taken over from."""
-    found = {"imported": question.imported, "origin": vote.origin if vote else None}
-    return {name: value for name, value in found.items() if value}
+def _provenance(question: Question, vote: HumanVote | None) -> Row:
+    """Return the verdict that the source already had, and the tool that the vote was imported from."""
+    columns = {"imported": question.imported, "origin": vote.origin if vote else None}
+    return {name: value for name, value in columns.items() if value}
 
 
 def _judgment(question: Question, annotator: str, vote: HumanVote | None) -> Row:
-    """A judgment as a row; without a vote the tie of two identical answers."""
+    """Return a judgment as a row; without a vote, the tie of two identical answers."""
     verdict = vote.verdict if vote else "tie"
-    assert verdict is not None, "a skip is no judgment"
-    said: Row = {
+    assert verdict is not None, "a skip is not a judgment"
+    details: Row = {
         "model_a": question.model_a,
         "model_b": question.model_b,
         "annotator": annotator,
@@ -132,7 +132,7 @@ def _judgment(question: Question, annotator: str, vote: HumanVote | None) -> Row
         judge=JUDGE,
         explanation=vote.note if vote else "",
     )
-    return {name: getattr(judgment, name) for name in judgments.COLUMNS} | said | _known(question, vote)
+    return {name: getattr(judgment, name) for name in judgments.COLUMNS} | details | _provenance(question, vote)
 
 
 def _flag(question: Question, annotator: str, note: str) -> Row:
@@ -141,30 +141,30 @@ def _flag(question: Question, annotator: str, note: str) -> Row:
     return {name: value for name, value in row.items() if name != "choice"} | {"note": note}
 
 
-def passed(
+def passed_identical_pairs(
     settings: Mapping[str, Any], questions: Sequence[Question], histories: Mapping[str, AnnotatorHistory]
 ) -> dict[str, set[str]]:
-    """The identical pairs that every annotator got past: those that stand before the last question they answered."""
+    """Return the identical pairs that each annotator has passed: those before the last question that they answered."""
     same = {question.key for question in questions if question.identical}
     answered: dict[str, set[str]] = {}
     for name, history in histories.items():
         for key in history.votes:
             answered.setdefault(key, set()).add(name)
-    found = {}
+    passed = {}
     for name, keys in assignment.queues(settings, questions, answered).items():
         votes = histories[name].votes if name in histories else {}
         last = max((place for place, key in enumerate(keys) if key in votes), default=0)
         left = [key for key in keys if key not in votes and key not in same]
-        found[name] = {key for key in (keys[:last] if left else keys if votes else []) if key in same}
-    return found
+        passed[name] = {key for key in (keys[:last] if left else keys if votes else []) if key in same}
+    return passed
 
 
 def collect(store: Store) -> LabelExports:
-    """The harvest of everything in a store, as of now."""
-    return made(store.settings(), store.questions(), events.histories(store.events()))
+    """Return the rows of all files for the current state of a store."""
+    return export(store.settings(), store.questions(), events.histories(store.events()))
 
 
-def write(found: LabelExports, folder: Path) -> None:
+def write(exports: LabelExports, folder: Path) -> None:
     """Write all files, each whole or not at all."""
-    for name, rows in found.rows.items():
+    for name, rows in exports.rows.items():
         files.write_jsonl(folder / f"{name}.jsonl", rows)

@@ -1,4 +1,4 @@
-"""What the owner sees while people vote: progress, how each of them votes, and how far they agree."""
+"""Figures for the owner while people vote: progress, the habits of each annotator, and agreement."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -18,14 +18,14 @@ from preferent.labeling.questions import Question, Verdict
 def figures(
     questions: Mapping[str, Question], queues: Mapping[str, Sequence[str]], histories: Mapping[str, AnnotatorHistory]
 ) -> dict[str, Any]:
-    """Progress, votes by choice, a row for each annotator, and agreement; nothing tells which model is ahead."""
+    """Return progress, votes by choice, a row per annotator, and agreement; nothing reveals which model is ahead."""
     votes = {name: history.votes for name, history in histories.items()}
-    chosen = Counter(vote.choice for given in votes.values() for vote in given.values())
+    count = Counter(vote.choice for history in histories.values() for vote in history.votes.values())
     return {
-        "items": sum(not each.identical and each.gold is None for each in questions.values()),
-        "identical": sum(each.identical for each in questions.values()),
-        "votes": chosen.total(),
-        "choices": {choice: chosen[choice] for choice in CHOICES},
+        "items": sum(not question.identical and question.gold is None for question in questions.values()),
+        "identical": sum(question.identical for question in questions.values()),
+        "votes": count.total(),
+        "choices": {choice: count[choice] for choice in CHOICES},
         "flags": sum(len(history.flags) for history in histories.values()),
         "annotators": [_annotator(name, questions, queues.get(name, ()), votes[name]) for name in sorted(votes)],
         "agreement": agreement_of_people(questions, histories),
@@ -35,9 +35,9 @@ def figures(
 def _annotator(
     name: str, questions: Mapping[str, Question], queue: Sequence[str], votes: Mapping[str, HumanVote]
 ) -> dict[str, Any]:
-    """How somebody votes: a habit (always left, always a tie, too fast) shows here."""
+    """Return how an annotator votes. It shows habits: always left, always a tie, too fast."""
     count = Counter(vote.choice for vote in votes.values())
-    sided, given = count["left"] + count["right"], len(votes) - count["skip"]
+    sided, judged = count["left"] + count["right"], len(votes) - count["skip"]
     seconds = [vote.seconds for vote in votes.values() if vote.seconds is not None]
     right = [vote.right(questions[key]) for key, vote in votes.items()]
     return {
@@ -45,11 +45,11 @@ def _annotator(
         "done": len(votes),
         "total": len({*queue, *votes}),
         "left_share": count["left"] / sided if sided else None,
-        "tie_share": (count["tie"] + count["both_bad"]) / given if given else None,
+        "tie_share": (count["tie"] + count["both_bad"]) / judged if judged else None,
         "skips": count["skip"],
         "median_seconds": median(seconds) if seconds else None,
-        "gold_right": sum(each is True for each in right),
-        "gold_total": sum(each is not None for each in right),
+        "gold_right": right.count(True),
+        "gold_total": len(right) - right.count(None),
         "last": max((vote.at for vote in votes.values()), default=None),
     }
 
@@ -57,53 +57,53 @@ def _annotator(
 def agreement_of_people(
     questions: Mapping[str, Question], histories: Mapping[str, AnnotatorHistory]
 ) -> dict[str, Any] | None:
-    """How far people who answered the same questions agree, control questions left out; None where nobody did.
+    """Return how far people agree on the questions that several answered; None if there are none.
 
-    `percent` is over all `pairs` of votes on one question, `cohen` is Cohen's kappa of every two people, `krippendorff`
-    is alpha over all of them, whoever answered what, with its 95 % interval. That both are bad is a tie; a skip is no
-    vote.
+    `percent` is the agreement over all `pairs` of votes on one question, `cohen` is Cohen's kappa of every two people,
+    and `krippendorff` is alpha over all people, with its 95 % interval. Control questions are left out. "Both bad"
+    counts as a tie, and a skip is not a vote.
     """
     verdicts = {
         name: {key: vote.verdict for key, vote in history.votes.items() if vote.verdict and not questions[key].gold}
         for name, history in sorted(histories.items())
     }
-    said: list[tuple[Verdict, Verdict]] = []
+    pairs: list[tuple[Verdict, Verdict]] = []
     cohen = {}
-    for one, other in combinations(verdicts, 2):
-        both = [(verdicts[one][key], verdicts[other][key]) for key in verdicts[one] if key in verdicts[other]]
-        if both:
-            said += both
-            cohen[f"{one}|{other}"] = agreement.cohen([a for a, _ in both], [b for _, b in both])
-    if not said:
+    for first, second in combinations(verdicts, 2):
+        shared = [(verdicts[first][key], verdicts[second][key]) for key in verdicts[first] if key in verdicts[second]]
+        if shared:
+            pairs += shared
+            cohen[f"{first}|{second}"] = agreement.cohen([a for a, _ in shared], [b for _, b in shared])
+    if not pairs:
         return None
-    keys = list(dict.fromkeys(key for given in verdicts.values() for key in given))
-    ratings = [[OUTCOMES[given[key]] if key in given else None for key in keys] for given in verdicts.values()]
+    keys = list(dict.fromkeys(key for verdict in verdicts.values() for key in verdict))
+    ratings = [[OUTCOMES[verdict[key]] if key in verdict else None for key in keys] for verdict in verdicts.values()]
     alpha = agreement.alpha(ratings, [questions[key].prompt.key for key in keys])
     return {
-        "percent": percent([a for a, _ in said], [b for _, b in said]),
+        "percent": percent([a for a, _ in pairs], [b for _, b in pairs]),
         "krippendorff": alpha.alpha,
         "interval": alpha.interval,
         "cohen": cohen,
-        "pairs": len(said),
+        "pairs": len(pairs),
     }
 
 
 def rates(
     questions: Mapping[str, Question], histories: Mapping[str, AnnotatorHistory], passed: Mapping[str, Collection[str]]
 ) -> list[dict[str, Any]]:
-    """Who is ahead, for each pair of models: what the owner sees only on asking for it.
+    """Return the win rate of each pair of models, which the owner sees only on request.
 
     As in the judgments, a pair of identical answers is a tie of everybody who `passed` it.
     """
-    found: dict[tuple[str, str], list[tuple[float, str, float]]] = {}
+    rows: dict[tuple[str, str], list[tuple[float, str, float]]] = {}
     for name, history in histories.items():
-        said = {key: vote.verdict for key, vote in history.votes.items()}
-        for key, verdict in (dict.fromkeys(passed.get(name, ()), "tie") | said).items():
-            asked = questions[key]
-            if asked.gold is None and verdict is not None:
-                row = OUTCOMES[verdict], asked.prompt.key, 1 / asked.probability
-                found.setdefault((asked.model_a, asked.model_b), []).append(row)
-    return [_rate(models, rows) for models, rows in sorted(found.items())]
+        verdicts = {key: vote.verdict for key, vote in history.votes.items()}
+        for key, verdict in (dict.fromkeys(passed.get(name, ()), "tie") | verdicts).items():
+            question = questions[key]
+            if question.gold is None and verdict is not None:
+                row = OUTCOMES[verdict], question.prompt.key, 1 / question.probability
+                rows.setdefault((question.model_a, question.model_b), []).append(row)
+    return [_rate(models, rows[models]) for models in sorted(rows)]
 
 
 def _rate(models: tuple[str, str], rows: Sequence[tuple[float, str, float]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Where questions come from: a run, two files of predictions, rows of preferences, or the exports of other tools."""
+"""Load questions from a run, from two files of predictions, from preference rows, or from exports of other tools."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,18 +8,20 @@ from pathlib import Path
 from preferent.config import recipe
 from preferent.data import datasets, predictions
 from preferent.data.formats import layouts, row_reader, row_sources
+from preferent.data.predictions import Answer
 from preferent.data.types import Prompt, digest
 from preferent.errors import DataError, PlatformError
 from preferent.labeling import label_imports, questions
 from preferent.labeling.events import Event
 from preferent.labeling.questions import Question
+from preferent.runs.directory import RunDirectory
 
 PAIR = frozenset({"candidate_0", "candidate_1"})
 
 
 @dataclass(frozen=True, slots=True)
 class QuestionMaterial:
-    """What there is to ask, the votes that came with it, and what the owner should be told about both."""
+    """Questions, the votes that came with them, and notes to the owner about both."""
 
     questions: list[Question]
     votes: list[Event] = field(default_factory=list)
@@ -27,28 +29,29 @@ class QuestionMaterial:
 
     @property
     def fingerprint(self) -> str:
-        return digest(*(each.key for each in self.questions))
+        return digest(*(question.key for question in self.questions))
 
 
 def from_file(path: Path, columns: tuple[str, str, str] | None = None) -> QuestionMaterial:
-    """The pairs in a file: an export of Argilla or Label Studio, preferences in any format, or pairs without choice."""
-    if not label_imports.is_foreign(path):
+    """Load a file: an export of Argilla or Label Studio, preferences in any format, or pairs without a choice."""
+    if not label_imports.is_export(path):
         return from_rows(path)
-    found = label_imports.read(path, columns)
-    once = list({each.key: each for each in found.questions}.values())
-    notes = [f"{len(found.votes)} votes taken over, of {len({vote.annotator for vote in found.votes})} people"]
-    if found.repeated:
-        notes.append(f"{found.repeated} votes of somebody who voted again on the same pair were left out")
-    if found.unread:
-        values = ", ".join(f"{value} ({count})" for value, count in found.unread.most_common(5))
-        notes.append(f"{found.unread.total()} answers are no vote and were left out: {values}")
-    return QuestionMaterial(once, found.votes, notes + _repeated(found.questions, once))
+    imported = label_imports.read(path, columns)
+    unique = list({question.key: question for question in imported.questions}.values())
+    people = {vote.annotator for vote in imported.votes}
+    notes = [f"votes imported: {len(imported.votes)} (annotators: {len(people)})"]
+    if imported.repeated:
+        notes.append(f"{imported.repeated} earlier votes of the same person on the same pair were left out")
+    if imported.unread:
+        values = ", ".join(f"{value} ({count})" for value, count in imported.unread.most_common(5))
+        notes.append(f"{imported.unread.total()} answers are not votes and were left out: {values}")
+    return QuestionMaterial(unique, imported.votes, notes + _repeated(imported.questions, unique))
 
 
 def from_rows(path: Path, gold: bool = False) -> QuestionMaterial:
-    """The pairs in a file of preferences, in any format; a choice that is there is kept, and shown to nobody.
+    """Load a file of preferences, in any format. An existing choice is kept and never shown.
 
-    A bad row is an error, but for a pair of identical answers: there is nothing to ask, and nothing to train on.
+    A bad row is an error. A pair of identical answers is left out, because there is nothing to ask.
     """
     if not gold and _is_unjudged(path):
         return _unjudged(path)
@@ -56,78 +59,83 @@ def from_rows(path: Path, gold: bool = False) -> QuestionMaterial:
     same = [row for row in reading.dropped if row.category == "equal candidates"]
     bad = [row for row in reading.dropped if row.category != "equal candidates"]
     pairs = row_reader.kept(dataclasses.replace(reading, dropped=bad))
-    asked = [questions.from_preference(pair, gold) for pair in pairs]
-    once = distinct(asked)
-    return QuestionMaterial(once, notes=_same(len(same)) + _repeated(asked, once))
+    loaded = [questions.from_preference(pair, gold) for pair in pairs]
+    unique = distinct(loaded)
+    return QuestionMaterial(unique, notes=_identical(len(same)) + _repeated(loaded, unique))
 
 
 def _is_unjudged(path: Path) -> bool:
-    """Whether the first row is a pair without a choice, as it also stands in skips.jsonl."""
+    """Return whether the first row is a pair without a choice, as in skips.jsonl."""
     first = next((row for _, row in row_sources.rows(str(path)) if isinstance(row, dict)), {})
     return first.keys() >= PAIR and first.get("choice") is None
 
 
 def _unjudged(path: Path) -> QuestionMaterial:
-    """Pairs that say nothing of which is better; each is read as if it were a tie. Equal answers are left out."""
-    asked, same = [], 0
+    """Load pairs without a choice, each read as if it were a tie. Identical answers are left out."""
+    loaded, same = [], 0
     for number, row in row_sources.rows(str(path)):
         try:
             if isinstance(row, str) or row.get("choice") is not None:
-                raise layouts.Unusable(row if isinstance(row, str) else "a choice: the first row of the file has none")
-            asked.append(questions.from_preference(layouts.gcpc_preference({**row, "choice": "tie"})))
+                raise layouts.Unusable(
+                    row if isinstance(row, str) else "the row has a choice, but the first row of the file has none"
+                )
+            loaded.append(questions.from_preference(layouts.gcpc_preference({**row, "choice": "tie"})))
         except layouts.Unusable as reason:
             if str(reason).startswith("equal candidates:"):
                 same += 1
                 continue
             raise DataError(f"{path}:{number}: {reason}") from None
-    once = distinct([dataclasses.replace(each, imported=None) for each in asked])
-    return QuestionMaterial(once, notes=_same(same) + _repeated(asked, once))
+    unique = distinct([dataclasses.replace(question, imported=None) for question in loaded])
+    return QuestionMaterial(unique, notes=_identical(same) + _repeated(loaded, unique))
 
 
 def from_predictions(
     a: Path, b: Path, prompts: Path | None = None, models: tuple[str, str] = ("a", "b"), instruction: str = ""
 ) -> QuestionMaterial:
-    """The pairs of answers in two prediction files, with the prompts as the data have them if their file is given."""
-    read = {side: predictions.read(predictions.prediction_file(path)) for side, path in (("a", a), ("b", b))}
-    asked = datasets.load_prompts(prompts) if prompts is not None else []
-    sides = predictions.join(read, prompts=asked)
-    if asked:
-        sides["a"] = predictions.with_prompts(sides["a"], asked)
-    opening = f"{instruction}\n\n\n" if instruction else ""
-    found = []
-    for one, other in zip(sides["a"], sides["b"], strict=True):
-        told = bool(opening) and one.prompt.startswith(opening)
-        context = one.prompt.removeprefix(opening) if told else one.prompt
-        prompt = one.prompt_record or Prompt(input_text=context, id=one.id)
-        told_by = instruction if told else ""
-        extra = dict(prompt.extra) | ({"tags": list(one.tags)} if one.tags else {})
-        found.append(Question(one.id, prompt, one.text, other.text, *models, told_by, context, extra=extra))
-    return QuestionMaterial(found)
+    """Load the pairs of answers in two prediction files. The file of their prompts, if given, adds turns and tags."""
+    answers = {side: predictions.read(predictions.prediction_file(path)) for side, path in (("a", a), ("b", b))}
+    known = datasets.load_prompts(prompts) if prompts is not None else []
+    sides = predictions.join(answers, prompts=known)
+    if known:
+        sides["a"] = predictions.with_prompts(sides["a"], known)
+    opening = instruction + predictions.SEPARATOR if instruction else ""
+    pairs = zip(sides["a"], sides["b"], strict=True)
+    return QuestionMaterial([_question(first, second, models, opening) for first, second in pairs])
+
+
+def _question(a: Answer, b: Answer, models: tuple[str, str], opening: str) -> Question:
+    """Return the question about two answers. `opening` is the instruction with its separator, if there is one."""
+    is_instructed = bool(opening) and a.prompt.startswith(opening)
+    instruction = opening.removesuffix(predictions.SEPARATOR) if is_instructed else ""
+    context = a.prompt.removeprefix(opening) if is_instructed else a.prompt
+    prompt = a.prompt_record or Prompt(input_text=context, id=a.id)
+    extra = dict(prompt.extra) | ({"tags": list(a.tags)} if a.tags else {})
+    return Question(a.id, prompt, a.text, b.text, *models, instruction, context, extra=extra)
 
 
 def from_run(folder: Path) -> QuestionMaterial:
-    """The tuned model's answers (a) to a run's test prompts against the base's (b)."""
-    asked, _ = recipe.load(folder / "recipe.yaml")
-    files = [folder / "predictions" / side / "text.jsonl" for side in ("tuned", "base")]
-    for file in files:
-        if not file.exists():
-            raise PlatformError(f"{file}: is not there yet; finish the run: preferent run {folder / 'recipe.yaml'}")
-    prompts = folder / "data/prompt/test.jsonl"
-    return from_predictions(files[0], files[1], prompts, ("tuned", "base"), asked.instruction or "")
+    """Load the tuned model's answers (a) and the base's (b) to a run's test prompts."""
+    run = RunDirectory(folder)
+    instruction = recipe.load(run.recipe)[0].instruction or ""
+    tuned, base = run.predictions("tuned"), run.predictions("base")
+    for path in (tuned, base):
+        if not path.exists():
+            raise PlatformError(f"{path}: does not exist yet; finish the run: preferent run {run.recipe}")
+    return from_predictions(tuned, base, run.prompts("test"), ("tuned", "base"), instruction)
 
 
 def distinct(questions: Sequence[Question]) -> list[Question]:
-    """The questions without those that ask again what an earlier one asked, whichever answer stood first."""
-    found: dict[str, Question] = {}
-    for each in questions:
-        found.setdefault(digest(each.prompt.key, *sorted((each.a, each.b))), each)
-    return list(found.values())
+    """Return the questions without repetitions, which ask about an earlier pair in either order."""
+    unique: dict[str, Question] = {}
+    for question in questions:
+        unique.setdefault(digest(question.prompt.key, *sorted((question.a, question.b))), question)
+    return list(unique.values())
 
 
-def _same(number: int) -> list[str]:
-    return [f"{number} rows with identical answers left out"] if number else []
+def _identical(count: int) -> list[str]:
+    return [f"{count} rows with identical answers were left out"] if count else []
 
 
-def _repeated(questions: Sequence[Question], once: Sequence[Question]) -> list[str]:
-    more = len(questions) - len(once)
-    return [f"{more} rows ask again what an earlier one asks, and are asked once"] if more else []
+def _repeated(questions: Sequence[Question], unique: Sequence[Question]) -> list[str]:
+    count = len(questions) - len(unique)
+    return [f"{count} rows repeat an earlier pair, which is asked once"] if count else []

@@ -1,4 +1,4 @@
-"""A question: two answers to one prompt, of which a person says which is better."""
+"""Questions: two answers to one prompt, of which a person chooses the better."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -22,18 +22,18 @@ VOTED = (
     "imported",
     "origin",
 )
-"""What an exported row says of the vote besides the pair; where such a row is asked again, it is left behind."""
+"""The keys of an exported row that describe the vote. They are dropped when the row is asked again."""
 VERDICTS: Mapping[Choice, Verdict] = {0: "A", 1: "B", "tie": "tie"}
-"""What a preference's choice is in a question whose side a is candidate 0."""
+"""The verdict for each choice of a preference, where side a is candidate 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Two answers to one prompt; `id` is the name that the data give the pair.
+    """Two answers to one prompt; `id` is the pair's name in the data.
 
-    `instruction` is what stood before the prompt when the models read it, `context` all else that they read.
-    `gold` is the known verdict of a control question, `imported` a verdict that the data already had and nobody is
-    shown; `probability` is that of having been selected; `extra` is what else the row of the data said.
+    `instruction` is the text that preceded the prompt when the models read it, and `context` is the rest of what they
+    read. `gold` is the known verdict of a control question. `imported` is a verdict that the data already had; it is
+    never shown. `probability` is the probability of selection. `extra` holds the other keys of the data row.
     """
 
     id: str
@@ -51,12 +51,12 @@ class Question:
 
     @property
     def key(self) -> str:
-        """A digest of what is asked; everything that is drawn for a question is drawn by it."""
+        """A digest of the question, which is the key of its random numbers."""
         return digest("gold" if self.gold else "question", self.id, self.prompt.key, self.a, self.b)
 
     @property
     def identical(self) -> bool:
-        """Whether there is nothing to choose between: such a pair is a tie, and nobody is asked."""
+        """Whether both answers are equal. Such a pair is a tie and is not asked."""
         return self.a == self.b
 
     def answer(self, side: Side) -> str:
@@ -71,7 +71,7 @@ def other(side: Side) -> Side:
 
 
 def shown(question: Question) -> list[dict[str, str]]:
-    """The prompt as turns, for the page: an instruction, a system text, then the conversation or the text."""
+    """Return the prompt as turns, for the page: an instruction, a system text, then the conversation or the text."""
     prompt = question.prompt
     turns = [("instruction", question.instruction), ("system", prompt.context or "")]
     turns += [(message.role, message.content) for message in prompt.messages] or [("user", prompt.input_text)]
@@ -79,18 +79,18 @@ def shown(question: Question) -> list[dict[str, str]]:
 
 
 def from_preference(pair: Preference, gold: bool = False) -> Question:
-    """The question that a preference row answers; side a is candidate 0, and its models are named where it says so."""
+    """Return the question that a preference row answers. Side a is candidate 0; models are named if the row does."""
     verdict = VERDICTS[pair.choice]
     model_a, model_b = (str(pair.extra.get(f"model_{place}", f"candidate_{place}")) for place in (0, 1))
     id = pair.id or digest(pair.prompt.key, *sorted((pair.candidate_0, pair.candidate_1)))
     extra = {name: value for name, value in pair.extra.items() if name not in VOTED}
     answers = pair.candidate_0, pair.candidate_1
-    found = Question(id, pair.prompt, *answers, model_a, model_b, context=text(pair.prompt), extra=extra)
-    return dataclasses.replace(found, gold=verdict) if gold else dataclasses.replace(found, imported=verdict)
+    question = Question(id, pair.prompt, *answers, model_a, model_b, context=text(pair.prompt), extra=extra)
+    return dataclasses.replace(question, gold=verdict) if gold else dataclasses.replace(question, imported=verdict)
 
 
 def text(prompt: Prompt) -> str:
-    """A prompt as one text, for the columns of a judgment: each turn after its role where there are turns."""
+    """Return a prompt as one text, for the columns of a judgment. Each turn follows its role."""
     if not prompt.messages:
         return prompt.input_text
     system = [] if prompt.context is None else [Message("system", prompt.context)]
@@ -98,12 +98,12 @@ def text(prompt: Prompt) -> str:
 
 
 def row(question: Question) -> dict[str, Any]:
-    """A question as JSON can hold it."""
+    """Return a question as a JSON object."""
     return dataclasses.asdict(question)
 
 
 def from_row(values: Mapping[str, Any]) -> Question:
-    """The question that `row` wrote."""
+    """Return the question that `row` wrote."""
     prompt = dict(values["prompt"])
     prompt["messages"] = tuple(Message(**message) for message in prompt["messages"])
     return Question(**{**values, "prompt": Prompt(**prompt)})

@@ -1,8 +1,8 @@
-"""Which of many pairs are asked about: a fair draw, or rather those that a judge is unsure of; with the probability.
+"""Select pairs to ask about: with equal probabilities, or preferring those that judges are unsure of.
 
-Sampling with unequal probabilities, as in Särndal, Swensson and Wretman (1992), "Model assisted survey sampling":
-each vote keeps the probability that its pair had, and a rate in which it weighs one over that is unbiased, however the
-pairs were chosen.
+Sampling with unequal probabilities, as in Särndal, Swensson and Wretman (1992), "Model assisted survey sampling". Each
+vote keeps the probability with which its pair was selected. A rate that weights it by the inverse is unbiased, however
+the pairs were selected.
 """
 
 import dataclasses
@@ -17,14 +17,14 @@ from preferent.data.types import Judgment
 from preferent.errors import DataError
 from preferent.labeling.questions import Question
 
-Way = Literal["random", "informative"]
-WAYS: tuple[Way, ...] = ("random", "informative")
+Method = Literal["random", "informative"]
+METHODS: tuple[Method, ...] = ("random", "informative")
 FLOOR = 0.1
-"""The weight of a pair that would tell nothing, where one that tells most weighs 1: none is out of reach."""
+"""The weight of the least informative pair, where the most informative weighs 1. Every pair can be selected."""
 
 
 def probability_a(judgment: Judgment) -> float:
-    """The probability that a is better, by one judge: Bradley-Terry's of its scores, or else what it is sure of."""
+    """Return one judge's probability that a is better: Bradley-Terry's of its scores, or else from its confidence."""
     scores = judgment.extra.get("score_a"), judgment.extra.get("score_b")
     if isinstance(scores[0], int | float) and isinstance(scores[1], int | float):
         return 1 / (1 + math.exp(-max(-700.0, min(700.0, scores[0] - scores[1]))))
@@ -32,9 +32,9 @@ def probability_a(judgment: Judgment) -> float:
 
 
 def informativeness(probabilities: Sequence[float]) -> float:
-    """How much there is to learn from a pair, in [0, 1], from the probabilities that judges give to a being better.
+    """Return how informative a pair is, in [0, 1], from the judges' probabilities that a is better.
 
-    Of one judge: 1 - 2 |p - 1/2|. Of several: how far apart they are, the largest p less the smallest.
+    For one judge: 1 - 2 |p - 1/2|. For several: the largest p minus the smallest.
     """
     if len(probabilities) > 1:
         return max(probabilities) - min(probabilities)
@@ -42,23 +42,24 @@ def informativeness(probabilities: Sequence[float]) -> float:
 
 
 def inclusion(weights: np.ndarray, number: int) -> np.ndarray:
-    """Probabilities [n] proportional to the weights [n], none above 1, that add up to `number` <= n."""
+    """Return probabilities [n] proportional to the weights [n], at most 1, whose sum is `number` <= n."""
     certain = np.zeros(weights.size, dtype=bool)
     while True:
         rest = weights[~certain]
-        found = np.ones(weights.size)
-        found[~certain] = (number - int(certain.sum())) * rest / rest.sum() if rest.size else 1.0
-        over = ~certain & (found >= 1)
+        probabilities = np.ones(weights.size)
+        probabilities[~certain] = (number - int(certain.sum())) * rest / rest.sum() if rest.size else 1.0
+        over = ~certain & (probabilities >= 1)
         if not over.any():
-            return found
+            return probabilities
         certain |= over
 
 
 def systematic(probabilities: np.ndarray, order: np.ndarray, start: float) -> np.ndarray:
-    """The chosen places, sorted: each with exactly its probability, and as many as those add up to, rounded either way.
+    """Return the selected places, sorted. Each is selected with exactly its probability; their number is the sum of
+    the probabilities, rounded up or down.
 
-    Madow's (1949) systematic sampling: the probabilities [n] are laid end to end in `order` [n], and what lies at
-    start, start + 1, … is chosen; `start` is uniform in [0, 1).
+    Madow's (1949) systematic sampling: the probabilities [n] are laid end to end in `order` [n], and the places at
+    start, start + 1, … are selected; `start` is uniform in [0, 1).
     """
     ends = np.cumsum(probabilities[order])
     ends[-1] = round(ends[-1], 9)
@@ -67,45 +68,45 @@ def systematic(probabilities: np.ndarray, order: np.ndarray, start: float) -> np
 
 
 def choose(
-    questions: Sequence[Question], number: int | None, way: Way, judgments: Sequence[Judgment], seed: int
+    questions: Sequence[Question], number: int | None, method: Method, judgments: Sequence[Judgment], seed: int
 ) -> list[Question]:
-    """`number` of the questions, each with the probability that it had; all of them where no number is given.
+    """Return `number` of the questions, each with its probability of selection; all of them without a number.
 
-    Pairs of identical answers are not asked and do not count, but enough of them are kept for the rest to be a fair
-    picture: each with the share of the others that are asked.
+    Pairs of identical answers are not asked and do not count. A share of them is kept that equals the share of the
+    other pairs, so that the selection represents all pairs.
     """
-    open_ones = [question for question in questions if not question.identical]
-    if number is None or number >= len(open_ones):
+    different = [question for question in questions if not question.identical]
+    if number is None or number >= len(different):
         return list(questions)
-    weights = np.ones(len(open_ones))
-    if way == "informative":
-        weights = FLOOR + (1 - FLOOR) * _told(open_ones, judgments)
-    chosen = _drawn(open_ones, inclusion(weights, number), seed, "label selection")
+    weights = np.ones(len(different))
+    if method == "informative":
+        weights = FLOOR + (1 - FLOOR) * _informativeness(different, judgments)
+    chosen = _sample(different, inclusion(weights, number), seed, "label selection")
     same = [question for question in questions if question.identical]
-    chosen |= _drawn(same, np.full(len(same), number / len(open_ones)), seed, "label identical")
+    chosen |= _sample(same, np.full(len(same), number / len(different)), seed, "label identical")
     return [chosen[question.key] for question in questions if question.key in chosen]
 
 
-def _told(questions: Sequence[Question], judgments: Sequence[Judgment]) -> np.ndarray:
-    """The informativeness [n] of the questions, by judgments of these very answers."""
-    told: dict[tuple[str, str, str], list[float]] = {}
+def _informativeness(questions: Sequence[Question], judgments: Sequence[Judgment]) -> np.ndarray:
+    """Return the informativeness [n] of the questions, from judgments of exactly these answers."""
+    probabilities: dict[tuple[str, str, str], list[float]] = {}
     for judgment in judgments:
         id, a, b, p = judgment.id, judgment.response_a, judgment.response_b, probability_a(judgment)
-        told.setdefault((id, a, b), []).append(p)
+        probabilities.setdefault((id, a, b), []).append(p)
         if a != b:
-            told.setdefault((id, b, a), []).append(1 - p)
+            probabilities.setdefault((id, b, a), []).append(1 - p)
     pairs = [(question.id, question.a, question.b) for question in questions]
-    missing = [pair[0] for pair in pairs if pair not in told]
+    missing = [pair[0] for pair in pairs if pair not in probabilities]
     if missing:
         raise DataError(
-            f"{len(missing)} of {len(questions)} pairs have no judgment of their two answers (the first is "
-            f"{missing[0]}); give --judgments of the same answers, or take --select random"
+            f"--judgments: {len(missing)} of {len(questions)} pairs have no judgment of their two answers (first: "
+            f"{missing[0]}); give --judgments of the same answers, or use --select random"
         )
-    return np.array([informativeness(told[pair]) for pair in pairs])
+    return np.array([informativeness(probabilities[pair]) for pair in pairs])
 
 
-def _drawn(questions: Sequence[Question], probabilities: np.ndarray, seed: int, purpose: str) -> dict[str, Question]:
-    """The questions that were drawn, by key; the draw depends on which there are, not on their order."""
+def _sample(questions: Sequence[Question], probabilities: np.ndarray, seed: int, purpose: str) -> dict[str, Question]:
+    """Return the selected questions by key. The selection depends on the set of questions, not on their order."""
     if not questions:
         return {}
     keys = np.array([int(question.key, 16) for question in questions], dtype=np.uint64)

@@ -1,6 +1,6 @@
-"""The desk where annotators are asked: the queue of each, and what a vote, an undo or a flag does to it.
+"""The labeling service: the queue of each annotator, and the effect of votes, undos and flags on it.
 
-What stands in memory is what the events in the store add up to; an event is on the disk before it counts here.
+The state in memory is the replay of the stored events (event sourcing). An event is on the disk before it takes effect.
 """
 
 import math
@@ -22,7 +22,7 @@ LONGEST_TIME = 1e7
 
 
 class Refused(Exception):
-    """What an annotator sent cannot be done; `status` is HTTP's, `queue` what is to be done instead."""
+    """A request that cannot be carried out. `status` is the HTTP status; `queue` is the annotator's current queue."""
 
     def __init__(self, status: int, message: str, queue: dict[str, Any] | None = None) -> None:
         super().__init__(message)
@@ -31,17 +31,17 @@ class Refused(Exception):
 
 
 class LabelingService:
-    """Everybody's queue over one store. Every method may be called from any thread."""
+    """The queues of all annotators over one store. Every method may be called from any thread."""
 
     def __init__(self, store: Store) -> None:
         self._lock = threading.RLock()
         self._saving = threading.Lock()
         self._store = store
         self.settings = store.settings()
-        self.questions: dict[str, Question] = {each.key: each for each in store.questions()}
-        events = store.events()
-        self.histories = histories(events)
-        self._sent: dict[tuple[str, str], tuple[Kind, str]] = {(e.annotator, e.key): (e.kind, e.item) for e in events}
+        self.questions: dict[str, Question] = {question.key: question for question in store.questions()}
+        past = store.events()
+        self.histories = histories(past)
+        self._applied: dict[tuple[str, str], tuple[Kind, str]] = {(e.annotator, e.key): (e.kind, e.item) for e in past}
         answered: dict[str, set[str]] = {}
         for name, history in self.histories.items():
             for key in history.votes:
@@ -55,7 +55,7 @@ class LabelingService:
         self._keys = {assignment.opaque(self.settings["seed"], key): key for key in self.questions}
 
     def queue(self, annotator: str) -> dict[str, Any]:
-        """What the page shows: progress, the question that is next, and the vote that an undo brought back."""
+        """Return the content of the page: progress, the next question, and the vote that an undo brought back."""
         with self._lock:
             history, keys = self.histories[annotator], self._queues[annotator]
             done = len(history.votes)
@@ -70,136 +70,142 @@ class LabelingService:
             }
 
     def plan(self) -> str:
-        """What there is to ask, in a sentence."""
-        asked = [each for each in self.questions.values() if each.gold is None]
-        same = sum(each.identical for each in asked)
-        gold = len(self.questions) - len(asked)
+        """Return a sentence about the questions."""
+        real = [question for question in self.questions.values() if question.gold is None]
+        same = sum(question.identical for question in real)
+        gold = len(self.questions) - len(real)
         people = ", ".join(f"{name} {len(keys)}" for name, keys in self._queues.items())
-        others = f", {same} more with identical answers are ties without asking" if same else ""
-        return f"{len(asked) - same} questions{others}{f', {gold} control questions' if gold else ''}; for {people}"
+        others = f", {same} more with identical answers count as ties and are not asked" if same else ""
+        return f"{len(real) - same} questions{others}{f', {gold} control questions' if gold else ''}; for {people}"
 
     def overview(self, reveal: bool = False) -> dict[str, Any]:
-        """What the owner's page shows; which model is ahead only where that is asked for."""
+        """Return the content of the owner's page; the win rate only if it is to be revealed."""
         with self._lock:
             histories = {name: history.copy() for name, history in self.histories.items()}
-        found = overview.figures(self.questions, self._queues, histories)  # slow, and nobody waits for it
+        figures = overview.figures(self.questions, self._queues, histories)  # slow, so outside the lock
         if not reveal:
-            return found
-        passed = label_exports.passed(self.settings, list(self.questions.values()), histories)
-        return found | {"win_rate": overview.rates(self.questions, histories, passed)}
+            return figures
+        passed = label_exports.passed_identical_pairs(self.settings, list(self.questions.values()), histories)
+        return figures | {"win_rate": overview.rates(self.questions, histories, passed)}
 
-    def harvest(self) -> LabelExports:
-        """What there is for the owner's files, as of now."""
+    def exports(self) -> LabelExports:
+        """Return the rows of the owner's files for the current votes."""
         return label_exports.collect(self._store)
 
     def save(self, folder: Path) -> LabelExports:
         """Write the owner's files, one writer at a time."""
         with self._saving:
-            found = self.harvest()
-            label_exports.write(found, folder)
-            return found
+            exports = self.exports()
+            label_exports.write(exports, folder)
+            return exports
 
     def _item(self, annotator: str, key: str, number: int) -> dict[str, Any]:
-        asked = self.questions[key]
+        """Return a question as the page shows it to an annotator."""
+        question = self.questions[key]
         first = assignment.first(self.settings["seed"], key, annotator)
         return {
             "item": assignment.opaque(self.settings["seed"], key),
             "number": number,
-            "prompt": questions.shown(asked),
-            "left": asked.answer(first),
-            "right": asked.answer(questions.other(first)),
+            "prompt": questions.shown(question),
+            "left": question.answer(first),
+            "right": question.answer(questions.other(first)),
             "flagged": key in self.histories[annotator].flags,
         }
 
     def _previous(self, vote: HumanVote) -> dict[str, Any]:
+        """Return an undone vote as the page shows it."""
         name = assignment.opaque(self.settings["seed"], vote.item)
-        said = {"choice": vote.choice, "strength": vote.strength, "note": vote.note, "seconds": vote.seconds}
-        return {"item": name} | said
+        body = {"choice": vote.choice, "strength": vote.strength, "note": vote.note, "seconds": vote.seconds}
+        return {"item": name} | body
 
     def vote(self, annotator: str, sent: Mapping[str, Any]) -> dict[str, Any]:
-        """Take a vote, once; the queue after it."""
+        """Apply a vote, once, and return the queue after it."""
         key, item = _text(sent, "key", LONGEST_KEY), self._key(annotator, sent)
         choice = sent.get("choice")
         if choice not in events.CHOICES:
-            raise Refused(400, f"choice is one of {', '.join(events.CHOICES)}")
+            raise Refused(400, f"choice must be one of {', '.join(events.CHOICES)}")
         body = {
             "choice": choice,
             "first": assignment.first(self.settings["seed"], item, annotator),
             "strength": self._strength(choice, sent.get("strength")),
-            "note": _text(sent, "note", LONGEST_NOTE, needed=False),
+            "note": _text(sent, "note", LONGEST_NOTE, required=False),
             "seconds": _seconds(sent.get("seconds")),
         }
         with self._lock:
-            if not self._happened(annotator, key, "vote", item):
+            if not self._is_applied(annotator, key, "vote", item):
                 if item in self.histories[annotator].votes:
-                    raise Refused(409, "this question has its answer already", self.queue(annotator))
-                self._add(Event(annotator, key, "vote", item, body, time.time()))
+                    raise Refused(409, "this question is already answered", self.queue(annotator))
+                self._apply(Event(annotator, key, "vote", item, body, time.time()))
             return self.queue(annotator)
 
     def undo(self, annotator: str, sent: Mapping[str, Any]) -> dict[str, Any]:
-        """Take the last vote back, once; the queue with its question."""
+        """Undo the last vote, once, and return the queue with its question."""
         key = _text(sent, "key", LONGEST_KEY)
         with self._lock:
-            if not self._happened(annotator, key, "undo", None):
+            if not self._is_applied(annotator, key, "undo", None):
                 votes = self.histories[annotator].votes
                 if not votes:
                     raise Refused(409, "there is nothing to undo", self.queue(annotator))
-                self._add(Event(annotator, key, "undo", next(reversed(votes)), {}, time.time()))
+                self._apply(Event(annotator, key, "undo", next(reversed(votes)), {}, time.time()))
             return self.queue(annotator)
 
     def flag(self, annotator: str, sent: Mapping[str, Any]) -> dict[str, Any]:
-        """Mark a question as one that somebody should look at; the last note counts."""
+        """Flag a question for the owner's attention. The last note counts."""
         key, item = _text(sent, "key", LONGEST_KEY), self._key(annotator, sent)
-        note = _text(sent, "note", LONGEST_NOTE, needed=False)
+        note = _text(sent, "note", LONGEST_NOTE, required=False)
         with self._lock:
-            if not self._happened(annotator, key, "flag", item):
-                self._add(Event(annotator, key, "flag", item, {"note": note}, time.time()))
+            if not self._is_applied(annotator, key, "flag", item):
+                self._apply(Event(annotator, key, "flag", item, {"note": note}, time.time()))
         return {"flagged": True}
 
-    def _add(self, happened: Event) -> None:
-        self._store.append(happened)
-        self.histories[happened.annotator].add(happened)
-        self._sent[happened.annotator, happened.key] = happened.kind, happened.item
+    def _apply(self, event: Event) -> None:
+        """Store an event and apply it."""
+        self._store.append(event)
+        self.histories[event.annotator].add(event)
+        self._applied[event.annotator, event.key] = event.kind, event.item
 
-    def _happened(self, annotator: str, key: str, kind: Kind, item: str | None) -> bool:
-        """Whether the annotator's event of this key is here already; refuses a key that was another event's."""
-        before = self._sent.get((annotator, key))
+    def _is_applied(self, annotator: str, key: str, kind: Kind, item: str | None) -> bool:
+        """Return whether the annotator's event with this key is applied already; refuse the key of another event."""
+        before = self._applied.get((annotator, key))
         if before is not None and (before[0] != kind or item not in (None, before[1])):
-            raise Refused(409, "this key was another event's; send a new one", self.queue(annotator))
+            raise Refused(409, "this key belongs to another event; send a new key", self.queue(annotator))
         return before is not None
 
     def _key(self, annotator: str, sent: Mapping[str, Any]) -> str:
-        """The question that is meant, if it is one for this annotator."""
+        """Return the key of the question that was sent; refuse one that is not assigned to the annotator."""
         key = self._keys.get(_text(sent, "item", LONGEST_KEY))
         if key is None or (key not in self._queues[annotator] and key not in self.histories[annotator].votes):
-            raise Refused(404, "no such question for you; load the page again", self.queue(annotator))
+            raise Refused(404, "this question is not assigned to you; reload the page", self.queue(annotator))
         return key
 
     def _strength(self, choice: Choice, strength: object) -> int | None:
+        """Return a valid strength, or None if none was sent."""
         levels = range(1, self.settings["strengths"] + 1)
         if strength is None:
             return None
         if isinstance(strength, bool) or not isinstance(strength, int) or strength not in levels:
-            raise Refused(400, "strength is null or one of the strengths")
+            raise Refused(400, "strength must be null or one of the levels")
         if choice not in ("left", "right"):
-            raise Refused(400, "strength is for a choice of left or right")
+            raise Refused(400, "strength requires the choice left or right")
         return strength
 
 
-def _text(sent: Mapping[str, Any], name: str, longest: int, needed: bool = True) -> str:
-    value = sent.get(name, None if needed else "")
-    if not isinstance(value, str) or len(value) > longest or (needed and not value):
-        raise Refused(400, f"{name} is a text of at most {longest} characters")
+def _text(sent: Mapping[str, Any], name: str, longest: int, required: bool = True) -> str:
+    """Return a valid text from a request."""
+    text = sent.get(name, None if required else "")
+    if not isinstance(text, str) or len(text) > longest or (required and not text):
+        raise Refused(400, f"{name} must be a text of at most {longest} characters")
     try:
-        value.encode()
+        text.encode()
     except UnicodeEncodeError:
-        raise Refused(400, f"{name} is not Unicode: it holds half of a surrogate pair") from None
-    return value
+        raise Refused(400, f"{name} is not valid Unicode: it contains half of a surrogate pair") from None
+    return text
 
 
-def _seconds(value: object) -> float | None:
-    if value is None:
+def _seconds(seconds: object) -> float | None:
+    """Return a valid duration, or None if none was sent."""
+    if seconds is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LONGEST_TIME:
-        raise Refused(400, "seconds is how long the question was looked at: a number from 0 on")
-    return float(value) if math.isfinite(value) else None
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= LONGEST_TIME:
+        raise Refused(400, "seconds must be the time for which the question was visible: a number, 0 or more")
+    return float(seconds) if math.isfinite(seconds) else None

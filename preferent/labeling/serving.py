@@ -1,4 +1,4 @@
-"""People give preferences: a page, a server and a database, and the files that come of it."""
+"""Collect preferences from people: check the options, fill the database, serve the page, and export the votes."""
 
 import secrets
 import sys
@@ -13,37 +13,38 @@ from preferent.errors import PlatformError, UsageError
 from preferent.labeling import database, label_exports, question_sources, selection
 from preferent.labeling.database import Store
 from preferent.labeling.question_sources import QuestionMaterial
-from preferent.labeling.selection import Way
+from preferent.labeling.selection import Method
 from preferent.runs import stages
+from preferent.runs.directory import RunDirectory
 
 ALONE = "me"
 
 
 @dataclass(frozen=True)
 class LabelingPlan:
-    """Which of the pairs are asked, and among how many control questions; what stays as it is once people began."""
+    """The selection of pairs and the share of control questions. Neither can change once people have begun."""
 
-    select: Way
+    select: Method
     number: int | None
     judgments: Sequence[Judgment]
     gold_share: float
     seed: int | None
 
     def __post_init__(self) -> None:
-        if self.select not in selection.WAYS:
-            raise UsageError(f"--select {self.select}: unknown; there are {' and '.join(selection.WAYS)}")
+        if self.select not in selection.METHODS:
+            raise UsageError(f"--select {self.select}: is unknown; choose {' or '.join(selection.METHODS)}")
         if self.number is not None and self.number < 1:
-            raise UsageError(f"--number {self.number}: is how many pairs are asked, 1 or more")
+            raise UsageError(f"--number {self.number}: must be the number of pairs to ask, 1 or more")
         if self.select == "informative" and self.number is None:
-            raise UsageError("--select informative: how many of the pairs? Give --number N; without it all are asked")
+            raise UsageError("--select informative: needs a number of pairs; add --number N")
         if self.select == "informative" and not self.judgments:
-            raise UsageError("--select informative: by whose judgments? Give --judgments FILE, as `compare` writes it")
+            raise UsageError("--select informative: needs judgments; add --judgments FILE, as `compare` writes it")
         if not 0 <= self.gold_share <= 0.5:
-            raise UsageError(f"--gold-share {self.gold_share}: is the share of control questions, 0 to 0.5")
+            raise UsageError(f"--gold-share {self.gold_share}: must be the share of control questions, 0 to 0.5")
 
     @property
-    def kept(self) -> dict[str, Any]:
-        """What is remembered of it; a seed that nobody gave is drawn."""
+    def settings(self) -> dict[str, Any]:
+        """The settings to store. A seed is included only if one was given."""
         seed = {} if self.seed is None else {"seed": self.seed}
         return {"select": self.select, "number": self.number, "gold_share": self.gold_share} | seed
 
@@ -56,7 +57,7 @@ def serve(
     models: tuple[str, str] = ("a", "b"),
     columns: tuple[str, str, str] | None = None,
     out: Path | None = None,
-    select: Way = "random",
+    select: Method = "random",
     judgments: Path | None = None,
     number: int | None = None,
     annotators: Sequence[str] = (),
@@ -69,23 +70,21 @@ def serve(
     port: int | None = None,
     url: str | None = None,
 ) -> None:
-    """Ask people, in a page that is served until a signal says to stop; then export what they said.
+    """Serve a page that asks people until a signal says to stop, and then export their votes.
 
-    What is asked: the answers of a run (`folder`), the pairs in a `file`, two files of `predictions`, or, where
-    `folder` is one that this made before, what was asked there. The same arguments again go on where people stopped,
-    with the same links; a folder that was made from something else is refused.
+    The questions come from a run (`folder`), from the pairs in a `file`, from two files of `predictions`, or from a
+    label folder (`folder`) that was made before. The same arguments continue where people stopped, with the same
+    links. A label folder that was made from other questions is refused.
     """
-    place = _place(folder, out)
+    place = _label_folder(folder, out)
     material = _material(folder, file, predictions, prompts, models, columns)
     controls = question_sources.from_rows(gold, gold=True) if gold else QuestionMaterial([])
     if judgments is not None and select != "informative":
-        raise UsageError(
-            f"--judgments {judgments}: only --select informative looks at judgments; give it, or leave these"
-        )
+        raise UsageError(f"--judgments {judgments}: is used only by --select informative; add that, or omit the file")
     if port is not None and not 0 <= port < 2**16:
-        raise UsageError(f"--port {port}: is a number from 0 to 65535; 0 takes any that is free")
-    if folder and judgments is None and (folder / "comparison/judgments.jsonl").exists():
-        judgments = folder / "comparison/judgments.jsonl"
+        raise UsageError(f"--port {port}: must be a number from 0 to 65535; 0 chooses a free port")
+    if folder and judgments is None and (compared := RunDirectory(folder).comparison.judgments).exists():
+        judgments = compared
     plan = LabelingPlan(
         select, number, read(judgments) if judgments and select == "informative" else [], gold_share, seed
     )
@@ -93,47 +92,47 @@ def serve(
     try:
         from preferent.labeling import server
     except ModuleNotFoundError:
-        raise PlatformError("label needs packages that are not here: pip install 'preferent[ui]'") from None
+        raise PlatformError("label: needs packages that are not installed; pip install 'preferent[ui]'") from None
     from preferent.labeling.service import LabelingService
 
-    server.origins(host, 0, url)  # refused before anything is made
+    server.origins(host, 0, url)  # wrong addresses are refused before any file is made
     with stages.locked(place):
-        opened = Store(place)
-        _fill(opened, place, material, controls, plan)
-        listener = server.listen(host, port, opened.settings().get("port"))
+        store = Store(place)
+        _fill(store, place, material, controls, plan)
+        listener = server.listen(host, port, store.settings().get("port"))
         addresses = server.origins(host, listener.getsockname()[1], url)
-        opened.set(team | {"port": listener.getsockname()[1]})
-        desk = LabelingService(opened)
-        print(f"{place}: {desk.plan()}", flush=True)
-        server.serve(desk, place, listener, [*team["annotators"], *([""] if annotators else [])], addresses)
-        print(f"{place}: {desk.save(place)}", flush=True)
-        opened.close()
+        store.set(team | {"port": listener.getsockname()[1]})
+        service = LabelingService(store)
+        print(f"{place}: {service.plan()}", flush=True)
+        server.serve(service, place, listener, [*team["annotators"], *([""] if annotators else [])], addresses)
+        print(f"{place}: {service.save(place)}", flush=True)
+        store.close()
 
 
 def export(folder: Path) -> str:
-    """Write the files of a label folder, or of the one in a run, from the votes that are there; says what is in them.
+    """Write the files of a label folder, or of a run's label folder, and return a summary of them.
 
-    A server may be running there.
+    A server may be running on the folder.
     """
-    place = _place(folder, None)
+    place = _label_folder(folder, None)
     if not (place / database.NAME).exists():
-        raise UsageError(f"{place}: nobody has been asked anything here: there is no {database.NAME}")
-    opened = Store(place)
-    if opened.is_new:
-        raise UsageError(f"{place}: nobody has been asked anything here yet")
-    found = label_exports.collect(opened)
-    opened.close()
-    label_exports.write(found, place)
-    return f"{place}: {found}"
+        raise UsageError(f"{place}: is not a label folder: it has no {database.NAME}; run `preferent label` first")
+    store = Store(place)
+    if store.is_new:
+        raise UsageError(f"{place}: holds no questions yet; run `preferent label` first")
+    exports = label_exports.collect(store)
+    store.close()
+    label_exports.write(exports, place)
+    return f"{place}: {exports}"
 
 
-def _place(folder: Path | None, out: Path | None) -> Path:
-    """The folder of the votes: `out`, or the run's own, or one that was made before."""
+def _label_folder(folder: Path | None, out: Path | None) -> Path:
+    """Return the folder of the votes: `out`, or a label folder that was made before, or that of a run."""
     if out is not None:
         return out
     if folder is None:
-        raise UsageError("label: where are the votes to go? Give --out DIR")
-    return folder if (folder / database.NAME).exists() else folder / "labels"
+        raise UsageError("label: no folder for the votes; add --out DIR")
+    return folder if (folder / database.NAME).exists() else RunDirectory(folder).labels
 
 
 def _material(
@@ -144,9 +143,9 @@ def _material(
     models: tuple[str, str],
     columns: tuple[str, str, str] | None,
 ) -> QuestionMaterial | None:
-    """What there is to ask; None where it is in the folder already."""
-    if sum(given is not None for given in (folder, file, predictions)) != 1:
-        raise UsageError("label: what is to be asked? Give one of: a run, --file FILE, --predictions A B")
+    """Load the questions; return None if the folder has them already."""
+    if sum(source is not None for source in (folder, file, predictions)) != 1:
+        raise UsageError("label: needs exactly one source of questions: a run, --file FILE or --predictions A B")
     if file is not None:
         return question_sources.from_file(file, columns)
     if predictions is not None:
@@ -154,46 +153,51 @@ def _material(
     assert folder is not None
     if (folder / database.NAME).exists():
         return None
-    if not (folder / "recipe.yaml").is_file():
-        raise UsageError(f"{folder}: is no run directory, and no folder that label made; give what `run --out` named")
+    if not RunDirectory(folder).is_run():
+        raise UsageError(
+            f"{folder}: is neither a run directory nor a label folder; give the folder of `preferent run --out` or of "
+            "`preferent label --out`"
+        )
     return question_sources.from_run(folder)
 
 
 def _team(annotators: Sequence[str], overlap: int, strengths: int, host: str) -> dict[str, Any]:
-    """Who is asked how; what may be another each time."""
+    """Return the settings that may change each time: the annotators, the overlap, and the scale of strength."""
     names = list(annotators) or [ALONE]
     if len(set(names)) < len(names) or not all(name.strip() and name.isprintable() for name in names):
-        raise UsageError(f"--annotators {','.join(names)}: every name is there once, and not empty")
+        raise UsageError(f"--annotators {','.join(names)}: names must be unique, printable and not empty")
     if host not in ("127.0.0.1", "localhost", "::1") and not annotators:
-        raise UsageError(f"--host {host}: others can reach it there; say who they are: --annotators NAME,NAME")
+        raise UsageError(f"--host {host}: makes the server reachable by others; name them with --annotators NAME,NAME")
     if overlap < 1:
-        raise UsageError(f"--overlap {overlap}: is how many people answer each question, 1 or more")
+        raise UsageError(f"--overlap {overlap}: must be the number of people per question, 1 or more")
     if not 0 <= strengths <= 9 or strengths == 1:
-        raise UsageError(f"--strengths {strengths}: a scale has 2 to 9 levels; 0 asks for none")
+        raise UsageError(f"--strengths {strengths}: must be 2 to 9 levels, or 0 for no scale")
     if overlap > len(names):
-        print(f"overlap {overlap}: there are {len(names)} annotators; each question is for all", file=sys.stderr)
+        print(f"--overlap {overlap}: more than the {len(names)} annotators; all answer every question", file=sys.stderr)
     return {"annotators": names, "overlap": overlap, "strengths": strengths}
 
 
 def _fill(
-    opened: Store, place: Path, material: QuestionMaterial | None, controls: QuestionMaterial, plan: LabelingPlan
+    store: Store, place: Path, material: QuestionMaterial | None, controls: QuestionMaterial, plan: LabelingPlan
 ) -> None:
-    """Put the questions into a new store; in one that is there, see that they are the same."""
+    """Add the questions to a new store; check that an existing one has the same questions."""
     if material is None:
         return
-    fixed = plan.kept | {"questions": material.fingerprint, "gold": controls.fingerprint}
-    if not opened.is_new:
-        kept = opened.settings()
+    fixed = plan.settings | {"questions": material.fingerprint, "gold": controls.fingerprint}
+    if not store.is_new:
+        kept = store.settings()
         changed = [f"  {name}: was {kept[name]}, is now {fixed[name]}" for name in fixed if kept[name] != fixed[name]]
         if changed:
             lines = "\n".join(changed)
-            raise UsageError(f"{place}: people were asked something else here:\n{lines}\nGo back, or use another --out")
+            raise UsageError(
+                f"{place}: has other questions or settings:\n{lines}\nRestore them, or choose another folder with --out"
+            )
         return
     fixed.setdefault("seed", secrets.randbits(48))
     chosen = selection.choose(material.questions, plan.number, plan.select, plan.judgments, fixed["seed"])
-    if all(each.identical for each in chosen):
-        raise UsageError(f"{place}: there is no pair of different answers to ask about")
-    keys = {each.key for each in chosen}
-    opened.create(fixed, [*chosen, *controls.questions], [vote for vote in material.votes if vote.item in keys])
+    if all(question.identical for question in chosen):
+        raise UsageError(f"{place}: there is nothing to ask: every pair has identical answers")
+    keys = {question.key for question in chosen}
+    store.create(fixed, [*chosen, *controls.questions], [vote for vote in material.votes if vote.item in keys])
     for note in [*material.notes, *controls.notes]:
         print(note, file=sys.stderr)

@@ -1,9 +1,9 @@
-"""The grammar of a little world: posts about who did what where, and summaries as hurried writers make them.
+"""Generate the quickstart's data from a grammar: posts about who did what where, and summaries with faults.
 
-A post tells one event in two to four sentences, among remarks and people who have nothing to do with it. A good summary
-says who, what and where in one short sentence, and ends. A draft has faults, each with its own probability: a wrong
-name, event or place, no place at all, idle talk, or no end. Some combinations of person, event and place never occur in
-training: the test is about posts that nobody has seen.
+A post tells one event in two to four sentences, among unrelated remarks and people. A good summary says who, what and
+where in one short sentence, and ends. A draft has faults, each with its own probability: a wrong name, event or place,
+no place at all, unrelated remarks, or no end. Some combinations of person, event and place never occur in training, so
+that the test posts are new.
 """
 
 import itertools
@@ -44,7 +44,7 @@ EVENTS = {
     "told a joke": "made everybody laugh",
     "helped a child": "took a lost child home",
 }
-"""What happened: as a summary says it, and as a post tells it."""
+"""The events: the words of a summary, and the words of a post."""
 OPENINGS = (
     "{when} {who} was at the {where}.",
     "{when} {who} went to the {where}.",
@@ -60,13 +60,13 @@ REMARKS = (
 ASK = "\nTL;DR:"
 
 ANSWER_TOKENS = 24
-"""Tokens of a summary with its end; a longer one is cut, and has not ended."""
+"""The most tokens of a summary, with its end. A longer one is cut and has not ended."""
 Part = Literal["demonstration", "preference", "prompt", "test"]
 
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """Probabilities of a draft's faults; `repeats` is that of a draft without idle talk."""
+    """Probabilities of a draft's faults. `repeats` is that of a draft that does not ramble."""
 
     wrong_who: float
     wrong_what: float
@@ -77,14 +77,14 @@ class Faults:
 
 
 HURRIED = Faults(0.04, 0.04, 0.03, 0.62, 0.3, 0.05)
-"""Demonstrations. Most leave out the place: even the likeliest summary of a model that imitates them can get better."""
+"""The faults of demonstrations. Most leave out the place, so that even a perfect imitation can be improved."""
 CARELESS = Faults(0.25, 0.25, 0.2, 0.3, 0.2, 0.05)
-"""Candidates that people compare: a reward model learns to check a fact only from pairs where one is often wrong."""
+"""The faults of candidates. A reward model learns to check a fact only from pairs in which it is often wrong."""
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Who did what where: one of `PEOPLE`, `EVENTS` and `PLACES` each; `where` is None where it is left out."""
+    """Who did what where: one of `PEOPLE`, `EVENTS` and `PLACES` each. `where` is None if it is left out."""
 
     who: str
     what: str
@@ -99,12 +99,13 @@ class Post:
     facts: Facts
 
 
-def _one(options: Sequence[str], uniform: float) -> str:
+def _pick(options: Sequence[str], uniform: float) -> str:
+    """Return the option that a uniform number selects."""
     return options[int(uniform * len(options))]
 
 
 def combinations(part: Part) -> list[Facts]:
-    """The facts that posts of a part tell: an eighth is kept for the test, so that every pair of two still trains."""
+    """Return the facts of a part's posts. An eighth is kept for the test; every two facts still occur in training."""
     people, events = list(PEOPLE), list(EVENTS)
     every = itertools.product(range(len(people)), range(len(events)), range(len(PLACES)))
     kept = [(i, j, k) for i, j, k in every if ((i + j + k) % 8 == 0) == (part == "test")]
@@ -112,7 +113,7 @@ def combinations(part: Part) -> list[Facts]:
 
 
 def posts(seed: int, count: int, part: Part) -> list[Post]:
-    """`count` posts of a part; every combination is told once before any is told again."""
+    """Return `count` posts of a part. Every combination occurs once before any occurs again."""
     facts = combinations(part)
     order = randomness.rows(seed, f"lesson/{part}/facts", 0, count, len(facts))
     uniforms = randomness.uniforms(seed, f"lesson/{part}/post", np.arange(count)[:, None], np.arange(11))
@@ -120,55 +121,55 @@ def posts(seed: int, count: int, part: Part) -> list[Post]:
 
 
 def _post(facts: Facts, uniforms: np.ndarray) -> Post:
-    """The post that `uniforms` [11] choose for the facts."""
+    """Return the post that `uniforms` [11] select for the facts."""
     u = iter(uniforms)
-    other = _one([name for name in PEOPLE if name != facts.who], next(u))
-    elsewhere = _one([place for place in PLACES if place != facts.where], next(u))
+    other = _pick([name for name in PEOPLE if name != facts.who], next(u))
+    elsewhere = _pick([place for place in PLACES if place != facts.where], next(u))
     words = {
-        "who": facts.who, "where": facts.where, "other": other, "elsewhere": elsewhere, "when": _one(TIMES, next(u)),
+        "who": facts.who, "where": facts.where, "other": other, "elsewhere": elsewhere, "when": _pick(TIMES, next(u)),
         "deed": EVENTS[facts.what], "pronoun": PEOPLE[facts.who], "subject": PEOPLE[facts.who].lower(),
     }  # fmt: skip
-    story = [_one(OPENINGS, next(u)), _one(DEEDS, next(u))]
-    for extra in (_one(ASIDES, next(u)), _one(REMARKS, next(u))):
+    story = [_pick(OPENINGS, next(u)), _pick(DEEDS, next(u))]
+    for extra in (_pick(ASIDES, next(u)), _pick(REMARKS, next(u))):
         if next(u) < 0.5:
             story = [extra, *story] if next(u) < 0.5 else [*story, extra]
     return Post(" ".join(story).format(**words), facts)
 
 
-_TOLD = [
+_OPENING_PATTERNS = [
     re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>\\w+)", re.escape(opening.removeprefix("{when} "))))
     for opening in OPENINGS
 ]  # fmt: skip
 
 
 def facts_of(text: str) -> Facts:
-    """What a post tells, read back by the grammar that wrote it."""
-    told = next((found for pattern in _TOLD if (found := pattern.search(text))), None)
+    """Return the facts of a post, parsed with the grammar that generated it."""
+    opening = next((match for pattern in _OPENING_PATTERNS if (match := pattern.search(text))), None)
     what = next((short for short, long in EVENTS.items() if long in text), None)
-    if told is None or what is None:
-        raise DataError(f"{text[:80]!r}: is no post of the lesson, so its true preference is not known")
-    return Facts(told["who"], what, told["where"])
+    if opening is None or what is None:
+        raise DataError(f"{text[:80]!r}: is not a post of the quickstart, so its true preference is unknown")
+    return Facts(opening["who"], what, opening["where"])
 
 
 def summary(facts: Facts) -> str:
-    """The sentence that tells the facts, after the space that parts it from the prompt."""
+    """Return the sentence that states the facts, after the space that separates it from the prompt."""
     return f" {facts.who} {facts.what}" + (f" at the {facts.where}." if facts.where else ".")
 
 
 def draft(post: Post, uniforms: np.ndarray, faults: Faults) -> str:
-    """A summary as a writer with these faults makes it; `uniforms` [10] decide which ones it has."""
+    """Return a summary with faults. `uniforms` [10] decide which it has."""
     u = iter(uniforms)
     facts = post.facts
     if next(u) < faults.wrong_who:
-        facts = replace(facts, who=_one([name for name in PEOPLE if name != facts.who], next(u)))
+        facts = replace(facts, who=_pick([name for name in PEOPLE if name != facts.who], next(u)))
     if next(u) < faults.wrong_what:
-        facts = replace(facts, what=_one([event for event in EVENTS if event != facts.what], next(u)))
+        facts = replace(facts, what=_pick([event for event in EVENTS if event != facts.what], next(u)))
     if (place := next(u)) < faults.no_where + faults.wrong_where:
-        elsewhere = _one([name for name in PLACES if name != facts.where], next(u))
+        elsewhere = _pick([name for name in PLACES if name != facts.where], next(u))
         facts = replace(facts, where=None if place < faults.no_where else elsewhere)
     text = summary(facts)
     if next(u) < faults.rambles:
-        talk = [_one(REMARKS, next(u)), _one(REMARKS, next(u))]
+        talk = [_pick(REMARKS, next(u)), _pick(REMARKS, next(u))]
         text = " ".join([text, *talk[: 1 + int(2 * next(u))]])
     elif next(u) < faults.repeats:
         text = text.removesuffix(".")
@@ -179,5 +180,5 @@ def draft(post: Post, uniforms: np.ndarray, faults: Faults) -> str:
 
 
 def ends(text: str) -> bool:
-    """Whether a written summary fits into `ANSWER_TOKENS` with its end: a word or a sign is a token in this lesson."""
+    """Return whether a summary fits into `ANSWER_TOKENS` with its end. Each word or punctuation mark is a token."""
     return len(re.findall(r"\w+|[^\w\s]", text)) < ANSWER_TOKENS

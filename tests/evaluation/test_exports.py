@@ -198,7 +198,7 @@ def test_position_says_nothing_and_is_where_people_saw_it(tmp_path: Path) -> Non
         "sides": [{"key": "a", "name": "tuned"}, {"key": "b", "name": "base"}],
         "judges": {},
     }
-    many = judged_preferences.convert(exports.Comparison("x", metrics, rows, opinion.said[A_B])).rows
+    many = judged_preferences.convert(exports.Comparison("x", metrics, rows, opinion.judgments[A_B])).rows
     assert sum(row["choice"] == 0 for row in many) == pytest.approx(1000, abs=90)
 
 

@@ -1,4 +1,4 @@
-"""Who is asked what, in which order and on which side: keyed, balanced, and told by nothing."""
+"""Assignment, order and sides of questions: keyed, balanced, and independent of anything that is shown."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""What comes of votes: files that others read, and counts that add up."""
+"""The exported files: others can read them, and their counts add up."""
 
 from collections import Counter
 
@@ -74,7 +74,7 @@ def test_counts_add_up_and_are_said(labelled):
     assert votes == 40 + count["gold"] and count["gold"] > 0
     assert count["judgments"] == count["preferences"] + count["ties"] + 10
     assert f"{votes} votes: {count['preferences']} preferences, {count['ties']} ties" in said
-    assert "10 of them of identical answers" in said
+    assert "10 of them ties of identical answers" in said
 
 
 def test_judgments_are_read_and_say_what_was_meant(labelled):

@@ -1,4 +1,4 @@
-"""Exports of Argilla and Label Studio, in the shapes that their own code and documentation show."""
+"""Exports of Argilla and Label Studio, in the formats of their own code and documentation."""
 
 import json
 
@@ -48,7 +48,7 @@ def read(tmp_path):
     def load(rows, columns=None, lines=False):
         path = tmp_path / "export.json"
         path.write_text("\n".join(map(json.dumps, rows)) if lines else json.dumps(rows, indent=1))
-        assert label_imports.is_foreign(path)
+        assert label_imports.is_export(path)
         return label_imports.read(path, columns)
 
     return load
@@ -143,7 +143,7 @@ def test_label_studio_choices_may_say_tie(read):
 
 def test_fields_that_do_not_tell_are_named(read):
     rows = [argilla(ask="p", good="x", other="y", responses=said(u1="good"))]
-    with pytest.raises(DataError, match=r"There are ask, good, other.*--columns"):
+    with pytest.raises(DataError, match=r"there are ask, good, other; .*--columns"):
         read(rows)
     found = read(rows, ("ask", "good", "other"))
     assert (found.questions[0].a, found.votes[0].body["choice"]) == ("x", "left")
@@ -163,7 +163,7 @@ def test_what_is_neither_is_refused(read, rows):
 def test_rows_of_preferences_are_not_foreign(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"input_text": "p", "candidate_0": "x", "candidate_1": "y", "choice": 0}\n')
-    assert not label_imports.is_foreign(path) and not label_imports.is_foreign(tmp_path / "none")
+    assert not label_imports.is_export(path) and not label_imports.is_export(tmp_path / "none")
 
 
 def test_the_owner_is_told_what_was_taken_over_and_what_was_not(tmp_path):
@@ -172,9 +172,9 @@ def test_the_owner_is_told_what_was_taken_over_and_what_was_not(tmp_path):
     found = question_sources.from_file(path)
     assert len(found.questions) == 1 and len(found.votes) == 1
     assert found.notes == [
-        "1 votes taken over, of 1 people",
-        '1 answers are no vote and were left out: "what?" (1)',
-        "1 rows ask again what an earlier one asks, and are asked once",
+        "votes imported: 1 (annotators: 1)",
+        '1 answers are not votes and were left out: "what?" (1)',
+        "1 rows repeat an earlier pair, which is asked once",
     ]
 
 
@@ -217,11 +217,11 @@ def test_the_responses_of_argilla_1_are_read(read):
 @pytest.mark.parametrize(
     "row, says",
     [
-        (argilla(responses={"preference": "A"}), "record 1: responses to preference: is to be a list of objects"),
+        (argilla(responses={"preference": "A"}), "record 1: responses to preference: must be a list of objects"),
         (argilla(responses=["A"]), "record 1: responses"),
         (argilla(prompt=["hi"], response_1="x", response_2="y"), "record 1: prompt"),
         (task("left"), "record 1: result"),
-        (task([{"type": "pairwise", "value": "left"}]), "record 1: value: is to be an object"),
+        (task([{"type": "pairwise", "value": "left"}]), "record 1: value: must be an object"),
     ],
 )
 def test_what_has_another_shape_is_placed(read, row, says):

@@ -1,4 +1,4 @@
-"""What the owner sees: figures that add up, agreement by the package's own measures, and rates that are weighted."""
+"""The owner's figures: they add up, agreement is the package's own, and rates are weighted."""
 
 import pytest
 

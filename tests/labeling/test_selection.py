@@ -1,4 +1,4 @@
-"""Which pairs are asked: the probabilities are exact, and rates weighted by them are unbiased."""
+"""Selection of pairs: the probabilities are exact, and rates weighted by them are unbiased."""
 
 import dataclasses
 
@@ -39,7 +39,7 @@ def test_a_judgment_of_the_pair_turned_round_is_turned_back():
     rows = [judgment(each.id, each.a, each.b, "A", 0.9) for each in asked]
     rows += [judgment(each.id, each.b, each.a, "A", 0.8, "other") for each in asked[:1]]
     rows += [judgment(each.id, each.a, each.b, "A", 0.8, "other") for each in asked[1:]]
-    assert selection._told(asked, rows) == pytest.approx([0.7, 0.1])
+    assert selection._informativeness(asked, rows) == pytest.approx([0.7, 0.1])
 
 
 def test_inclusion_is_proportional_capped_and_adds_up():
@@ -149,4 +149,4 @@ def test_pairs_without_a_judgment_of_these_answers_are_named():
 def test_questions_with_the_same_id_are_told_apart_by_their_answers():
     asked = [Question("r", Prompt(input_text=f"p{i}"), f"a{i}", f"b{i}") for i in range(2)]
     rows = [judgment("r", "a0", "b0", "A", 0.9), judgment("r", "b1", "a1", "A", 0.6)]
-    assert selection._told(asked, rows) == pytest.approx([0.2, 0.8])
+    assert selection._informativeness(asked, rows) == pytest.approx([0.2, 0.8])

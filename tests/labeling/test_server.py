@@ -1,4 +1,4 @@
-"""The label server, as a process: who is let in, what is told, and what survives."""
+"""The label server as a process: who has access, what a response reveals, and what survives."""
 
 import itertools
 import json
@@ -312,7 +312,7 @@ def test_another_question_in_the_same_folder_is_refused(tmp_path):
     with serving(tmp_path / "labels", file=rows) as first:
         first.stop()
     write_rows(rows, 6)
-    with pytest.raises(AssertionError, match="people were asked something else here:\n  questions: was"):
+    with pytest.raises(AssertionError, match="has other questions or settings:\n  questions: was"):
         Server(tmp_path / "labels", file=rows).start()
     with serving(tmp_path / "elsewhere", folder=tmp_path / "labels", out=None) as again:  # what was asked is kept there
         assert again.person().get("/api/queue")["total"] == 5
@@ -422,7 +422,7 @@ def test_four_people_vote_while_the_server_is_killed_ten_times(tmp_path):
     rows = write_rows(tmp_path / "rows.jsonl", 500)
     rng = random.Random(0)
     with serving(tmp_path / "labels", file=rows, seed=1, annotators=people, overlap=4) as server:
-        tests = os.path.dirname(__file__)
+        tests = os.path.dirname(os.path.dirname(__file__))
         voters = [
             subprocess.Popen(
                 [

@@ -1,4 +1,4 @@
-"""The desk: queues, votes, undo and flags, each happening once."""
+"""The labeling service: queues, votes, undos and flags, each applied once."""
 
 import random
 
@@ -22,7 +22,7 @@ def questions(count):
 
 @pytest.fixture
 def place(tmp_path):
-    """A function that opens the desk again and again over one database."""
+    """Return a function that restarts the service over one database."""
     opened = []
 
     def sit(asked=None, **settings):
@@ -93,7 +93,7 @@ def test_a_key_cannot_be_used_for_something_else(place):
         lambda: say(sat, after, key="k"),
         lambda: sat.flag("ann", {"key": "k", "item": after["item"]["item"]}),
     ):
-        with pytest.raises(Refused, match="new one") as refused:
+        with pytest.raises(Refused, match="another event; send a new key") as refused:
             attempt()
         assert refused.value.status == 409 and refused.value.queue == sat.queue("ann")
     assert say(sat, sat.queue("bob"), name="bob", key="k")["done"] == 1  # another's key is another key
@@ -149,7 +149,7 @@ def test_an_annotator_is_asked_only_what_is_theirs(place):
     sat = place(overlap=1)
     theirs = sat.queue("bob")["item"]["item"]
     for item in (theirs, "0" * 16, sat._queues["ann"][0]):
-        with pytest.raises(Refused, match="no such question") as refused:
+        with pytest.raises(Refused, match="not assigned to you") as refused:
             sat.vote("ann", {"key": "k", "item": item, "choice": "left"})
         assert refused.value.status == 404
 

@@ -1,4 +1,4 @@
-"""What people are asked, by the words of the command: sources, selection, control questions, teams and addresses."""
+"""The options of `preferent label`: sources, selection, control questions, teams and addresses."""
 
 import json
 import socket
@@ -38,28 +38,28 @@ def everything(person, choice="left"):
 
 
 WRONG = [
-    ({}, "where are the votes to go"),
-    ({"out": "x"}, "what is to be asked"),
-    ({"out": "x", "file": "rows", "folder": "x"}, "what is to be asked"),
-    ({"folder": "nowhere"}, "nowhere: is no run directory"),
-    ({"select": "best"}, "--select best: unknown; there are random and informative"),
-    ({"select": "informative"}, "give --number|Give --number"),
-    ({"select": "informative", "number": 3}, "by whose judgments"),
+    ({}, "no folder for the votes"),
+    ({"out": "x"}, "exactly one source of questions"),
+    ({"out": "x", "file": "rows", "folder": "x"}, "exactly one source of questions"),
+    ({"folder": "nowhere"}, "nowhere: is neither a run directory nor a label folder"),
+    ({"select": "best"}, "--select best: is unknown; choose random or informative"),
+    ({"select": "informative"}, "add --number"),
+    ({"select": "informative", "number": 3}, "add --judgments"),
     ({"number": 0}, "--number 0"),
     ({"gold_share": 0.9}, "--gold-share 0.9"),
     ({"overlap": 0}, "--overlap 0"),
     ({"strengths": 1}, "--strengths 1"),
     ({"annotators": ["ann", "ann"]}, "--annotators ann,ann"),
     ({"annotators": ["ann", ""]}, "--annotators"),
-    ({"host": "0.0.0.0"}, "say who they are"),
+    ({"host": "0.0.0.0"}, "name them with --annotators"),
     ({"url": "ftp://x"}, "--url ftp://x"),
     ({"url": "https://x/path"}, "without a path"),
-    ({"url": "http://[::1"}, "is no address"),
-    ({"url": "http://x:99999"}, "is no address"),
+    ({"url": "http://[::1"}, "is not an address"),
+    ({"url": "http://x:99999"}, "is not an address"),
     ({"host": "[::1]", "annotators": ["ann"]}, "without brackets: ::1"),
     ({"port": 65536}, "--port 65536"),
     ({"port": -1}, "--port -1"),
-    ({"judgments": "j.jsonl"}, "only --select informative"),
+    ({"judgments": "j.jsonl"}, "only by --select informative"),
 ]
 
 
@@ -93,7 +93,7 @@ def test_pairs_without_a_choice_may_be_identical_or_have_been_skipped(tmp_path):
     files.write_jsonl(tmp_path / "rows.jsonl", [*rows, rows[0] | {"candidate_1": "zero 0", "id": "s"}])
     found = question_sources.from_file(tmp_path / "rows.jsonl")
     assert [each.imported for each in found.questions] == [None] * 3
-    assert found.notes == ["1 rows with identical answers left out"]
+    assert found.notes == ["1 rows with identical answers were left out"]
 
 
 def test_a_choice_that_is_there_is_kept_and_not_shown(tmp_path):
@@ -118,8 +118,8 @@ def test_rows_that_repeat_or_are_identical_are_counted(tmp_path):
     found = question_sources.from_file(tmp_path / "rows.jsonl")
     assert len(found.questions) == 3
     assert found.notes == [
-        "1 rows with identical answers left out",
-        "1 rows ask again what an earlier one asks, and are asked once",
+        "1 rows with identical answers were left out",
+        "1 rows repeat an earlier pair, which is asked once",
     ]
 
 
@@ -198,7 +198,7 @@ def test_votes_of_another_tool_are_taken_over(tmp_path):
         assert person.get("/api/queue")["total"] == 2  # the other two have their answer
         everything(person)
         started.stop()
-        assert "2 votes taken over, of 1 people" in started.errors
+        assert "votes imported: 2 (annotators: 1)" in started.errors
     found = judgments.read(tmp_path / "labels/judgments.jsonl")
     assert [(each.id, each.choice, each.extra["annotator"]) for each in found][:2] == [
         ("r0", "B", "argilla u"), ("r1", "tie", "argilla u"),

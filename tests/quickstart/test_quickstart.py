@@ -1,4 +1,4 @@
-"""The little world: its posts can be read back, its faults and labels have their probabilities, its truth is exact."""
+"""Generated posts can be parsed, their faults and labels have their probabilities, the true preference is exact."""
 
 import math
 import re
@@ -46,7 +46,7 @@ def test_posts_are_functions_of_seed_and_part() -> None:
 
 
 def test_a_foreign_text_has_no_facts() -> None:
-    with pytest.raises(DataError, match="no post of the lesson"):
+    with pytest.raises(DataError, match="is not a post of the quickstart"):
         synthetic_posts.facts_of("A text from elsewhere.")
 
 
@@ -118,12 +118,12 @@ def test_written_files_are_read_without_a_loss(tmp_path: Path) -> None:
     for row in files.read_jsonl(tmp_path / "preferences.jsonl"):
         facts = synthetic_posts.facts_of(row["input_text"])
         assert row["candidate_0"] != row["candidate_1"] and true_preference.faithful(facts, row["reference"])
-        zero, one = (
+        utility_0, utility_1 = (
             true_preference.utility(facts, row[f"candidate_{i}"], synthetic_posts.ends(row[f"candidate_{i}"]))
             for i in (0, 1)
         )
-        agreements.append((one > zero) == (row["choice"] == 1))
-        chances.append(1 / (1 + math.exp(-true_preference.SHARPNESS * abs(one - zero))))
+        agreements.append((utility_1 > utility_0) == (row["choice"] == 1))
+        chances.append(1 / (1 + math.exp(-true_preference.SHARPNESS * abs(utility_1 - utility_0))))
     assert abs(np.mean(agreements) - np.mean(chances)) < 0.06
     assert 0.75 < np.mean(chances) < 0.95
 
@@ -134,11 +134,11 @@ def test_every_word_is_one_token_and_posts_are_short(tmp_path: Path) -> None:
     texts = list(scratch.read(tmp_path / "rows.jsonl"))
     tokenizer: Tokenizer = scratch.train_tokenizer(texts, guided_run.VOCABULARY)
     for post in synthetic_posts.posts(0, 768, "test"):
-        asked = tokenizer.encode(post.text + synthetic_posts.ASK)
-        assert len(asked) <= 48
+        prompt = tokenizer.encode(post.text + synthetic_posts.ASK)
+        assert len(prompt) <= 48
         answer = synthetic_posts.summary(post.facts)
         whole = tokenizer.encode(post.text + synthetic_posts.ASK + answer)
-        assert whole.tokens[len(asked) :] == ["▁" + word for word in answer[1:-1].split()] + ["."]
+        assert whole.tokens[len(prompt) :] == ["▁" + word for word in answer[1:-1].split()] + ["."]
 
 
 def prediction(text: str, ended: bool = True, post: str = POST) -> dict:
@@ -154,12 +154,12 @@ def test_verdict_counts_by_the_truth() -> None:
     good, short, wrong = " Anna lost the keys at the market.", " Anna lost the keys.", " Ben lost the keys at the zoo."
     base = [prediction(short), prediction(good), prediction(good), prediction(wrong, False)]
     tuned = [prediction(good), prediction(good), prediction(wrong), prediction(good)]
-    found = true_preference.verdict(base, tuned)
+    verdict = true_preference.verdict(base, tuned)
     assert true_preference.true_scores(base) == [2.0, 3.0, 3.0, -2.0]
-    assert (found["win"], found["tie"], found["loss"], found["n"], found["win_rate"]) == (2, 1, 1, 4, 0.625)
-    assert (found["n_both_ended"], found["win_rate_both_ended"]) == (3, 0.5)
-    assert (found["faithful_base"], found["faithful_tuned"]) == (0.5, 0.75)
-    assert (found["ended_base"], found["ended_tuned"], found["kl_tuned"]) == (0.75, 1.0, 1.5)
+    assert (verdict["win"], verdict["tie"], verdict["loss"], verdict["n"], verdict["win_rate"]) == (2, 1, 1, 4, 0.625)
+    assert (verdict["n_both_ended"], verdict["win_rate_both_ended"]) == (3, 0.5)
+    assert (verdict["faithful_base"], verdict["faithful_tuned"]) == (0.5, 0.75)
+    assert (verdict["ended_base"], verdict["ended_tuned"], verdict["kl_tuned"]) == (0.75, 1.0, 1.5)
 
 
 def test_curve_sets_truth_beside_reward() -> None:
@@ -192,12 +192,12 @@ def test_recipe_is_one_and_commands_are_those_of_the_command_line(
     with pytest.raises(PreferentError) as caught:
         guided_run.quickstart(tmp_path, seed=7)
     assert caught.value.exit_code == 5 and [words[0] for words in done] == ["scratch", "data"]
-    asked, ignored = recipe.load(tmp_path / "lesson" / "recipe.yaml")
-    assert not ignored and asked.seed == 7 and asked.sft is not None
-    assert asked.target_sequence_length == synthetic_posts.ANSWER_TOKENS
-    for paths in (asked.preference_dataset, asked.prompt_dataset, asked.eval_dataset, asked.sft.dataset):
+    loaded, ignored = recipe.load(tmp_path / "lesson" / "recipe.yaml")
+    assert not ignored and loaded.seed == 7 and loaded.sft is not None
+    assert loaded.target_sequence_length == synthetic_posts.ANSWER_TOKENS
+    for paths in (loaded.preference_dataset, loaded.prompt_dataset, loaded.eval_dataset, loaded.sft.dataset):
         assert Path(str(paths)).is_file()
-    assert asked.infer.max_prompts is not None and asked.infer.max_prompts > 300
+    assert loaded.infer.max_prompts is not None and loaded.infer.max_prompts > 300
 
 
 def test_the_ceiling_is_what_the_annotator_leaves() -> None:
@@ -211,7 +211,7 @@ def test_the_ceiling_is_what_the_annotator_leaves() -> None:
     assert true_preference.ceiling([pair, same]) == pytest.approx((true_preference.ceiling([pair]) + 0.5) / 2)
 
 
-def test_the_teacher_speaks_of_every_step_and_of_what_came_before(tmp_path: Path) -> None:
+def test_every_step_is_introduced_with_figures_of_earlier_steps(tmp_path: Path) -> None:
     files.write_jsonl(
         tmp_path / "sft" / "metrics.jsonl", [{"step": s, "loss": 7.0 if s < 10 else 0.25} for s in range(40)]
     )
@@ -222,17 +222,17 @@ def test_the_teacher_speaks_of_every_step_and_of_what_came_before(tmp_path: Path
         "candidate_1": " Anna lost the keys.",
     }
     files.write_jsonl(tmp_path / "data/preference/test.jsonl", [pair])
-    asked = recipe.parse(yaml.safe_load(guided_run.RECIPE.format(lesson="l", answer_tokens=24, seed=0)))[0]
-    said = {task.name: narration.introduce(tmp_path, task.name) for task in stage_graph.build(asked)}
-    assert [name for name, words in said.items() if words is None] == ["infer-tuned", "infer-original", "report"]
-    assert "came down to 0.25" in str(said["reward"])
-    assert "agrees with the annotator in 77%" in str(said["judge"]) and "agree in 88%" in str(said["judge"])
-    assert "{" not in "".join(map(str, said.values()))
+    parsed = recipe.parse(yaml.safe_load(guided_run.RECIPE.format(lesson="l", answer_tokens=24, seed=0)))[0]
+    texts = {task.name: narration.introduction(tmp_path, task.name) for task in stage_graph.build(parsed)}
+    assert [name for name, text in texts.items() if text is None] == ["infer-tuned", "infer-original", "report"]
+    assert "fell to 0.25" in str(texts["reward"])
+    assert "agrees with the annotator in 77%" in str(texts["judge"]) and "agree in 88%" in str(texts["judge"])
+    assert "{" not in "".join(map(str, texts.values()))
 
 
 def test_its_model_reads_what_a_recipe_of_defaults_asks_for() -> None:
-    asked = recipe.parse({"large_model_reference": "m", "preference_dataset": "p.jsonl"})[0]
-    assert asked.prompt_sequence_length + asked.target_sequence_length <= guided_run.POSITIONS
+    defaults = recipe.parse({"large_model_reference": "m", "preference_dataset": "p.jsonl"})[0]
+    assert defaults.prompt_sequence_length + defaults.target_sequence_length <= guided_run.POSITIONS
 
 
 def test_judging_writes_the_verdict_for_the_report(tmp_path: Path) -> None:
@@ -248,11 +248,9 @@ def test_judging_writes_the_verdict_for_the_report(tmp_path: Path) -> None:
         tmp_path / "comparison" / "metrics.json",
         {"headline": "judge", "judges": {"judge": {"win_rate": 0.9}, "reward": {"win_rate": 0.95}}},
     )
-    text = guided_run.ending(tmp_path, gold)
-    assert (
-        "wins 100%" in text
-        and "before: Anna lost the keys." in text
-        and "says 90%; the reward model" in text
-        and "says 95%" in text
-    )
-    assert f"--from ppo --of {tmp_path}\n" in text, "what the run has trained is not trained again"
+    text = guided_run.summarize(tmp_path, gold)
+    assert "wins 100%" in text and "before: Anna lost the keys." in text
+    assert "says 90%. The reward model\nsays 95%;" in text
+    assert "KL to the base:                 1.5 nats per answer." in text
+    assert f"tail -3 {tmp_path}/data/prompt/test.jsonl | " in text and f"{tmp_path}/sft/model:\n" in text
+    assert f"--from ppo --of {tmp_path}\n" in text, "trained stages are not trained again"
