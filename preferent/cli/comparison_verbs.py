@@ -137,7 +137,7 @@ def _stage(arguments: Arguments) -> None:
 def _known(formats: Sequence[str]) -> Sequence[str]:
     for name in formats:
         if name not in FORMATS:
-            raise UsageError(f"--write {name}: no such format; there are {', '.join(FORMATS)}")
+            raise UsageError(f"--write {name}: is not a format; the formats are {', '.join(FORMATS)}")
     return formats
 
 

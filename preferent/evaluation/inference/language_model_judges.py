@@ -54,14 +54,14 @@ def _judge_pairs(
     pairs = paired(answers, *A_B, recipe.instruction)
     model = load_judge(judge, recipe, inputs)
     ledger = calls / f"{judge.name}.jsonl"
-    votes = pairwise.hear(judge, pairs, model, ledger)
-    if not any(judgment_outcomes.parsed(judgment) for judgment in votes.judgments):
+    judged = pairwise.judge_pairs(judge, pairs, model, ledger)
+    if not any(judgment_outcomes.parsed(judgment) for judgment in judged.judgments):
         raise DataError(
-            f"{judge.name}: none of its {votes.summary.verdicts} verdicts could be parsed; its replies are in "
+            f"{judge.name}: none of its {judged.summary.verdicts} verdicts could be parsed; its replies are in "
             f"{ledger}. Take another model, or a template that asks for the verdict as the built-in ones do"
         )
-    judgments = called(votes.judgments, names["a"], names["b"])
-    return JudgeResults(judge.name, "language_model", {A_B: judgments}, facts={"order": votes.summary.order()})
+    judgments = called(judged.judgments, names["a"], names["b"])
+    return JudgeResults(judge.name, "language_model", {A_B: judgments}, facts={"order": judged.summary.order()})
 
 
 def load_judge(judge: JudgeSection, recipe: Recipe, inputs: Mapping[str, Path]) -> Judge:
