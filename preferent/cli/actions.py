@@ -125,7 +125,7 @@ def do_convert(arguments: Arguments) -> None:
 
 
 def do_stage(arguments: Arguments, **more: Any) -> None:
-    """A stage as a run calls it; `more` is what this stage alone is told."""
+    """Run a stage as a run calls it; `more` are arguments of this stage alone."""
     recipe, _ = _recipe(arguments)
     inputs = _inputs(arguments.stage, arguments.inputs)
     import_module(MODULES[arguments.stage]).main(recipe, inputs, arguments.out, **more)

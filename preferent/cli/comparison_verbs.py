@@ -36,7 +36,7 @@ USERS += ("answer_column", "reference_column", "tag_columns")
 
 
 def compare(verb: argparse.ArgumentParser) -> None:
-    """The words of `compare`."""
+    """Add the arguments of `compare`."""
     verb.formatter_class = argparse.RawDescriptionHelpFormatter
     verb.description = COMPARE
     verb.set_defaults(stage="compare", do=do_compare)
@@ -121,7 +121,7 @@ def do_compare(arguments: Arguments) -> None:
 
 
 def _stage(arguments: Arguments) -> None:
-    """The form without sides."""
+    """Run the stage alone: the form without sides."""
     for name in ("recipe", "out"):
         if getattr(arguments, name) is None:
             raise UsageError(f"compare: name two sides; or for the stage alone --recipe, --in and --out (no --{name})")
@@ -142,7 +142,7 @@ def _known(formats: Sequence[str]) -> Sequence[str]:
 
 
 def agree(verb: argparse.ArgumentParser) -> None:
-    """The words of `agree`."""
+    """Add the arguments of `agree`."""
     verb.add_argument(
         "files", nargs="+", type=Path, metavar="FILE", help="judgments, labels or annotations, any format"
     )
@@ -163,7 +163,7 @@ def do_agree(arguments: Arguments) -> None:
 
 
 def label(verb: argparse.ArgumentParser) -> None:
-    """The words of `label`."""
+    """Add the arguments of `label`."""
     verb.add_argument(
         "folder",
         nargs="?",
@@ -320,7 +320,7 @@ def do_label(arguments: Arguments) -> None:
 
 
 def _place(arguments: Arguments) -> Path:
-    """Where the votes go."""
+    """Return where the votes go."""
     if arguments.out is not None:
         return Path(arguments.out)
     if arguments.folder is None:

@@ -16,7 +16,7 @@ __all__ = ["STAGES", "main", "parser"]
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, told without importing torch."""
+    """Return whether memory ran out, told without importing torch."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
@@ -25,7 +25,7 @@ def _out_of_memory(error: BaseException) -> bool:
 
 
 def _known(error: BaseException) -> PreferentError | None:
-    """The error as one for the user, unless it is a bug of ours."""
+    """Return the error as one for the user, unless it is a bug of ours."""
     if isinstance(error, PreferentError):
         return error
     if _out_of_memory(error):

@@ -59,7 +59,7 @@ def compare(request: ComparisonRequest) -> list[str]:
 
 
 def advice(metrics: Mapping[str, Any]) -> list[str]:
-    """Where the headline's interval holds one half: what so many prompts can show, and how many it takes."""
+    """Return, where the headline's interval contains one half, what the prompts can show and how many are needed."""
     if not (size := metrics.get("sample_size")):
         return []
     there = metrics["judges"][metrics["headline"]]["prompts"]
@@ -73,7 +73,7 @@ def advice(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def _alone(request: ComparisonRequest, called: JudgeSelection) -> Path:
-    """The comparison folder of a run, judged again by whoever came to it; or one that is there and stays as it is."""
+    """Judge the comparison of a run again by added judges; return its folder, or that of a finished comparison."""
     folder = Path(request.sides[0])
     if (there := _finished(folder)) is not None:
         if unread := _flags(request):
@@ -104,7 +104,8 @@ def _alone(request: ComparisonRequest, called: JudgeSelection) -> Path:
 
 
 def _finished(folder: Path) -> Path | None:
-    """The finished comparison that a folder is, or that lies in the folder of a comparison of several sides."""
+    """Return the folder of a finished comparison: this folder, or the one inside a comparison of several sides; else
+    None."""
     inner = folder / "comparison"
     if (inner / "metrics.json").is_file() and not (folder / "data").exists():
         return inner
@@ -113,7 +114,7 @@ def _finished(folder: Path) -> Path | None:
 
 
 def _flags(request: ComparisonRequest) -> list[str]:
-    """The flags that were given of those that say how answers are made, read and judged."""
+    """Return the flags that were given of those that say how answers are made, read and judged."""
     flags: dict[str, object] = {"--judge": request.judges, "--names": request.names, "--out": request.out}
     flags |= {
         "--prompts": request.prompts,
@@ -127,7 +128,7 @@ def _flags(request: ComparisonRequest) -> list[str]:
 
 
 def _together(request: ComparisonRequest, sides: Sequence[ComparisonSide], called: JudgeSelection) -> Path:
-    """Two or more sides, in a folder of their own."""
+    """Compare two or more sides in a folder of their own."""
     folder = request.out or Path("runs") / f"compare-{'-'.join(side.name for side in sides)}"
     with stages.locked(folder):
         base = _with_judges(_base(request, sides), called, request.settings)
@@ -159,7 +160,7 @@ def _inputs(paths: Mapping[str, Path]) -> list[str]:
 
 
 def _base(request: ComparisonRequest, sides: Sequence[ComparisonSide]) -> Recipe:
-    """The recipe that a comparison starts from: the one that is named, that of the first run, or the defaults."""
+    """Return the recipe that a comparison starts from: the named one, that of the first run, or the defaults."""
     runs = [side for side in sides if side.kind == "run"]
     if request.recipe is not None:
         values = recipe.load(request.recipe)[0].model_dump(mode="json")
@@ -173,7 +174,7 @@ def _base(request: ComparisonRequest, sides: Sequence[ComparisonSide]) -> Recipe
 
 
 def _with_judges(base: Recipe, called: JudgeSelection, settings: Sequence[str]) -> Recipe:
-    """The recipe with these language models among its judges; one of the same name is described anew."""
+    """Return the recipe with these language models among its judges; one of the same name is described anew."""
     values = base.model_dump(mode="json")
     new = {judge["name"] for judge in called.judges}
     kept = [judge for judge in values["compare"]["judges"] if judge["name"] not in new]
@@ -182,7 +183,7 @@ def _with_judges(base: Recipe, called: JudgeSelection, settings: Sequence[str]) 
 
 
 def _judged_by(inputs: Mapping[str, Path], sides: Sequence[ComparisonSide]) -> dict[str, Path]:
-    """Who judges; where no reward model is named, the independent one of the first run that has one."""
+    """Return the judges; where no reward model is named, the independent one of the first run that has one."""
     there = [side.folder / "judge/model" for side in sides if side.kind == "run"]
     own = next((path for path in there if path.is_dir()), None)
     if "judge" in inputs or own is None:
@@ -192,7 +193,8 @@ def _judged_by(inputs: Mapping[str, Path], sides: Sequence[ComparisonSide]) -> d
 
 
 def _prompts(source: Path | None, sides: Sequence[ComparisonSide], folder: Path, most: int | None) -> Path | None:
-    """The prompts file, written as the data have it; without one that of the first run, whose answers are compared."""
+    """Return the prompts file, written as the data have it; without one that of the first run, whose answers are
+    compared."""
     if source is not None:
         rows = row_reader.kept(datasets.read([str(source)], "prompt"))
         if most is not None and most < len(rows):
@@ -207,14 +209,14 @@ def _prompts(source: Path | None, sides: Sequence[ComparisonSide], folder: Path,
 
 
 def _answered(side: ComparisonSide, prompts: Path | None, folder: Path) -> Path:
-    """The answers of a side, made where they are not there."""
+    """Return the answers of a side, made where they are not there."""
     if side.kind == "file" or prompts is None:
         return predictions.prediction_file(side.answers())
     return infer(side.model(), prompts, folder / "answers" / side.name, folder / "recipe.yaml")
 
 
 def infer(model: str, prompts: Path, out: Path, recipe_file: Path, settings: Sequence[str] = ()) -> Path:
-    """A model's answers to prompts, one each, by the stage of that name."""
+    """Return a model's answers to prompts, one each, by the stage of that name."""
     changed = [word for setting in (*settings, "infer.best_of=1") for word in ("--set", setting)]
     inputs = ["--in", f"model={model}", "--in", f"prompts={prompts}"]
     do("infer", "--recipe", str(recipe_file), *changed, *inputs, "--out", str(out))
@@ -244,7 +246,8 @@ class SampledPairs:
 def sampled(
     prompts: Path, models: Sequence[str], out: Path, number: int | None = None, names: Sequence[str] = ()
 ) -> SampledPairs:
-    """Two answers to each of `number` prompts: of two models one each, of one model two, sampled with two seeds.
+    """Return two answers to each of `number` prompts: of two models one each, of one model two, sampled with two
+    seeds.
 
     Prompts are read and answered as the recipe of the first run among the models says.
     """

@@ -30,7 +30,7 @@ PARTS = ("policy", "reference", "reward", "critic", "optimizer", "gradients", "a
 
 
 def describe(recipe: Recipe, ignored: Sequence[str], out: Path, sizes: bool = False) -> str:
-    """The stages of a recipe with their rows, steps, epochs and commands, what is ignored and what is not known yet.
+    """Describe the stages of a recipe with rows, steps, epochs and commands, and what is ignored or not known yet.
 
     The data are really read, checked and split, in a temporary folder: counts are exact, and errors are the run's own.
     With `sizes` also memory, tokens and disk, where the models' shapes are at hand.
@@ -58,7 +58,7 @@ def describe(recipe: Recipe, ignored: Sequence[str], out: Path, sizes: bool = Fa
 
 
 def _defaults(recipe: Recipe, tasks: Sequence[Task], by_default: Mapping[str, Any]) -> list[str]:
-    """The values that nobody asked for, of the fields that a stage of the run reads; a section a line."""
+    """Return the values that nobody asked for, of the fields that a stage of the run reads; a section a line."""
     read = {field for task in tasks for field in stage_graph.fields(task.stage, recipe)}
     lines: dict[str, list[str]] = {}
     for key, value in by_default.items():
@@ -94,12 +94,12 @@ def _reference(recipe: Recipe, tasks: Mapping[str, Task]) -> str:
 
 
 def _other(part: RewardPart) -> str:
-    """A part of the reward that the run does not train."""
+    """Return a part of the reward that the run does not train."""
     return f"the function {part.source}" if part.kind == "function" else f"the model {_named(part.source)}"
 
 
 def _start(task: Task) -> str:
-    """What a task starts from: a stage of this run, or what the user named."""
+    """Return what a task starts from: a stage of this run, or what the user named."""
     return task.inputs["model"] if "model" in task.inputs else _named(task.outside["model"])
 
 
@@ -213,8 +213,8 @@ def _sizes(recipe: Recipe, folder: Path) -> Iterator[str]:
 
 
 def model_facts(recipe: Recipe, folder: Path, longest: int | None) -> ModelFacts | None:
-    """What the needs of a recipe, its open fields filled in here, depend on, with the prepared data in a folder and its
-    longest prompt, where that is known; None where a model's shape is not known."""
+    """Return what the needs of a recipe, its open fields filled in here, depend on, with the prepared data in a folder
+    and its longest prompt, where that is known; None where a model's shape is not known."""
     policy, reward = shape(recipe.large_model_reference), shape(reward_reference(recipe))
     if policy is None or reward is None:
         return None
@@ -228,12 +228,13 @@ def model_facts(recipe: Recipe, folder: Path, longest: int | None) -> ModelFacts
 
 
 def _packs(recipe: Recipe) -> bool:
-    """Whether supervised fine-tuning reads plain text, which it packs into sequences of one length."""
+    """Return whether supervised fine-tuning reads plain text, which it packs into sequences of one length."""
     return recipe.sft is not None and row_reader.detect(paths(recipe.sft.dataset))[0] == "text"
 
 
 def table(needs: Sequence[MemoryNeed]) -> Iterator[str]:
-    """A line a stage: its parts, what every stage holds before its models, and the peak with the phase it is in."""
+    """Return a line a stage: its parts, what every stage holds before its models, and the peak with the phase it is
+    in."""
     yield f"{'':<7}" + "".join(f"{name:>12}" for name in (*PARTS, "baseline", "peak"))
     for need in needs:
         cells = [*(need.most(name) for name in PARTS), memory_estimate.BASELINE, need.peak]
@@ -248,13 +249,13 @@ def size(count: int) -> str:
 
 
 def shape(reference: str) -> Shape | None:
-    """The shape of a model: from its folder's config.json, or of Llama 2, which is known; else None."""
+    """Return the shape of a model: from its folder's config.json, or of Llama 2, which is known; else None."""
     path = Path(reference) / "config.json"
     return Shape.of(files.read_json(path)) if path.is_file() else model_shape.LLAMA_2.get(resolve_model(reference))
 
 
 def parameters(reference: str) -> int | None:
-    """How many parameters a model has, as far as can be told from here: of a folder, or of Llama 2; else None."""
+    """Return the number of parameters of a model, if it is a folder or Llama 2; else None."""
     known = shape(reference)
     if known is not None:
         return known.policy

@@ -70,7 +70,7 @@ class MemoryNeed:
         return BASELINE + sum(self.parts.values()) + sum(self.phases[self.phase].values())
 
     def most(self, name: str) -> int:
-        """A part, or the most that any phase has of something."""
+        """Return a part, or the most that any phase has of something."""
         return self.parts.get(name, 0) + max(phase.get(name, 0) for phase in self.phases.values())
 
 
@@ -105,20 +105,20 @@ class ModelFacts:
         return self.length * max(1, min(limit // self.length, rows))
 
     def held(self, shape: Shape, tokens: int, count: int) -> int:
-        """What activations of `count` bytes take with what the allocator loses: on a CPU, of small tensors."""
+        """Return activations of `count` bytes with what the allocator loses: on a CPU, of small tensors."""
         large = tokens * shape.hidden_size * self.bytes >= HEAP_BELOW
         return count if self.on_gpu or large else round(HEAP_LOSS * count)
 
     def rewards(self) -> int:
-        """The weights of what is optimised: the members of the ensemble, or one of their weights averaged, and the
-        models that the recipe names."""
+        """Return the weights of what is optimised: the members of the ensemble, or one of their weights averaged, and
+        the models that the recipe names."""
         section = self.recipe.reward
         trained = any(part.kind == "reward" for part in self.recipe.reward.parts)
         members = 1 if section.combine == "weights" else section.members
         return self.bytes * (trained * members * self.reward_shape.scorer + sum(o.scorer for o in self.others))
 
     def measuring(self, rows: int) -> dict[str, int]:
-        """What the log-probabilities of `rows` answers take, a micro-batch at a time."""
+        """Return what the log-probabilities of `rows` answers take, a micro-batch at a time."""
         tokens = self.tokens(self.recipe.ppo.micro_batch_tokens, rows)
         answers = tokens // self.length * self.recipe.target_sequence_length
         return {"activations": measuring(self.shape, tokens, answers, self.bytes)}
@@ -130,7 +130,7 @@ def optimizer(trained: int, b: int, lora: bool) -> int:
 
 
 def decoding(facts: ModelFacts, rows: int) -> dict[str, int]:
-    """What sampling `rows` answers at once takes."""
+    """Return what sampling `rows` answers at once takes."""
     cache = kv_cache(facts.shape, rows, facts.length, facts.bytes)
     return {"KV cache": cache, "activations": sampling(facts.shape, rows, facts.prompt, facts.bytes)}
 
@@ -261,7 +261,7 @@ def rejection(facts: ModelFacts) -> MemoryNeed:
 
 
 def tuned_rank(facts: ModelFacts) -> int:
-    """The LoRA rank of the policy that the run tunes; 0: every weight learns."""
+    """Return the LoRA rank of the policy that the run tunes; 0: every weight learns."""
     recipe = facts.recipe
     if recipe.method == "reinforcement_learning":
         return decided(recipe.ppo.lora_dim)
@@ -269,8 +269,8 @@ def tuned_rank(facts: ModelFacts) -> int:
 
 
 def infer(facts: ModelFacts) -> MemoryNeed:
-    """The tuned policy, the base (with LoRA the same backbone), and what chooses among answers; sampling, then the KL
-    between them."""
+    """Return the need of the tuned policy, the base (with LoRA the same backbone) and what chooses among answers, while
+    they sample and then measure the KL."""
     recipe, shape, b = facts.recipe, facts.shape, facts.bytes
     prompts = min(recipe.infer.max_prompts or facts.prompts["test"], facts.prompts["test"])
     rows = min(recipe.sampler.rows, 256, prompts * recipe.infer.best_of)
@@ -282,7 +282,7 @@ def infer(facts: ModelFacts) -> MemoryNeed:
 
 
 def needs(facts: ModelFacts, stages: list[str]) -> list[MemoryNeed]:
-    """The needs of those of the stages that hold models, by the names that a run gives them."""
+    """Return the needs of those of the stages that hold models, by the names that a run gives them."""
     needed = []
     for stage in stages:
         if stage == "sft":

@@ -75,8 +75,8 @@ def resolved(recipe: Recipe) -> tuple[Recipe, dict[str, Any]]:
 
 
 def finished(task: Task, recipe: Recipe, root: Path, by_default: Mapping[str, Any], digests: Digests) -> bool:
-    """Whether a task is done, of these very fields and inputs, as far as can be seen without starting it; only files
-    that `digests` does not know are hashed.
+    """Return whether a task is done, of these very fields and inputs, as far as can be seen without starting it; only
+    files that `digests` does not know are hashed.
 
     `by_default` are the values of the recipe that nobody asked for. Raises `DataError` where it is, and what it made is
     not what it was then.
@@ -103,7 +103,7 @@ def finished(task: Task, recipe: Recipe, root: Path, by_default: Mapping[str, An
 
 
 def _inputs(task: Task, root: Path) -> dict[str, Path | None]:
-    """What a task reads, by the names that its stage gives it; None for a model that is not on this machine."""
+    """Return what a task reads, by the names that its stage gives it; None for a model that is not on this machine."""
     paths: dict[str, Path | None] = {name: root / path for name, path in task.inputs.items()}
     paths |= {name: model_reference.cached(reference) for name, reference in task.outside.items()}
     for name, given in task.files.items():
@@ -205,7 +205,7 @@ def _keep_base(tasks: Sequence[Task], recipe: Recipe, root: Path, digests: Diges
 
 
 def _take(source: Path, target: Path) -> None:
-    """A copy of a finished stage's folder that is there whole or not at all."""
+    """Copy a finished stage's folder so that it is there whole or not at all."""
     unfinished = target.with_name(f".{target.name}.taken")
     shutil.rmtree(unfinished, ignore_errors=True)
     shutil.copytree(source, unfinished, copy_function=_link_or_copy, ignore=shutil.ignore_patterns(".*"))

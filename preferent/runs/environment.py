@@ -36,7 +36,7 @@ def describe() -> dict[str, Any]:
 
 
 def render(facts: dict[str, Any]) -> str:
-    """What `describe` found, a line a fact."""
+    """Render the facts of `describe`, one per line."""
     rows = [(name, version) for name, version in facts["versions"].items()]
     settings = "".join(f", {name}={value}" for name, value in facts["thread_settings"].items())
     rows += [
@@ -56,7 +56,7 @@ def render(facts: dict[str, Any]) -> str:
 
 
 def usable_cores() -> int:
-    """The cores that this process may use."""
+    """Return the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -70,7 +70,7 @@ def memory() -> int:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether the processor multiplies bfloat16 natively (AVX512-BF16 or AMX); False where Linux does not say."""
+    """Return whether the processor multiplies bfloat16 natively (AVX512-BF16, AMX); False where Linux does not say."""
     with suppress(OSError):
         flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.M)
         return flags is not None and bool({"avx512_bf16", "amx_tile"} & set(flags[1].split()))
@@ -94,7 +94,7 @@ def _installed() -> dict[str, str]:
 
 
 def _torch_build() -> str:
-    """The accelerator that the installed torch was built for, read from its version file."""
+    """Return the accelerator that the installed torch was built for, read from its version file."""
     spec = util.find_spec("torch")
     if spec is None or spec.origin is None:
         return "torch is not installed"
@@ -115,7 +115,7 @@ def _gpus() -> list[dict[str, Any]]:
 
 
 def _gpu(line: str) -> dict[str, Any]:
-    """One line of nvidia-smi: name, MiB, compute capability, driver; a number it does not know becomes 0."""
+    """Parse one line of nvidia-smi: name, MiB, compute capability, driver; an unknown number becomes 0."""
     name, mebibytes, capability, driver = (word.strip() for word in line.split(","))
     numbers = [float(word) if re.fullmatch(r"[\d.]+", word) else 0.0 for word in (mebibytes, capability)]
     return {

@@ -38,7 +38,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def versions() -> dict[str, str]:
-    """The versions that decide whether two runs can be equal to the last bit."""
+    """Return the versions that decide whether two runs can be equal to the last bit."""
     from importlib import metadata  # slow to import, and help does not need it
 
     packages = {"python": platform.python_version(), "machine": platform.machine()}
@@ -146,7 +146,7 @@ def open_stage(
 
 
 def read_stage(folder: Path) -> dict[str, Any]:
-    """The `stage.json` of a folder."""
+    """Return the `stage.json` of a folder."""
     stage = files.read_sealed(folder / "stage.json", f"restore it, or remove {folder} to do this stage again")
     run_schema.check(stage["schema"], folder / "stage.json")
     return stage
@@ -162,7 +162,7 @@ def _empty(folder: Path) -> None:
 def _changes(
     old: Mapping[str, Any], new: Mapping[str, Any], extendable: Sequence[str], inputs: Mapping[str, Path]
 ) -> list[str]:
-    """What differs between two `stage.json`, one line each."""
+    """Return what differs between two `stage.json`, one line each."""
     lines = []
     for key in sorted({*old["fields"], *new["fields"]}):
         before, after = old["fields"].get(key), new["fields"].get(key)

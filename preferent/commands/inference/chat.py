@@ -49,13 +49,13 @@ class ChatTurn:
     converses: bool
 
     def prompt(self, line: str) -> Prompt:
-        """What somebody typed, as a prompt of the kind that the run was trained on; or the prompt of a row of data."""
+        """Return typed text as a prompt of the kind that the run was trained on, or the prompt of a row of data."""
         if (prompt := row_reader.prompt_in(line)) is not None:
             return prompt
         return Prompt(messages=(Message("user", line),)) if self.converses else Prompt(input_text=line)
 
     def answers(self, line: str, item: int) -> tuple[ChatAnswer, ChatAnswer]:
-        """The answers of base and tuned model; `item` keys their randomness, which is the same for both."""
+        """Return the answers of base and tuned model; `item` keys their randomness, which is the same for both."""
         prompt = self.prompt(line)
         base, tuned = self.samplers
         return self._answer(self.base, base, prompt, item), self._answer(self.tuned, tuned, prompt, item)
@@ -84,7 +84,7 @@ def talk(folder: Path, temperature: float | None, greedy: bool, tokens: int | No
 
 
 def chosen(recipe: Recipe, temperature: float | None, greedy: bool) -> Params:
-    """How tokens are chosen: as asked, else as the recipe's `infer` does."""
+    """Return how tokens are chosen: as the arguments say, else as the recipe's `infer` does."""
     settings = recipe.sampler
     as_infer = recipe.infer.sampling_strategy == "greedy" and temperature is None
     params = Params(recipe.target_sequence_length, temperature or settings.temperature, settings.top_p, settings.top_k)
@@ -107,7 +107,7 @@ def load(finished: FinishedRun, recipe: Recipe, params: Params) -> ChatTurn:
 
 
 def lines(console: Console) -> Iterator[str]:
-    """The lines of stdin that hold something; a terminal is asked for each."""
+    """Yield the lines of stdin that are not empty; a terminal is prompted for each."""
     if not sys.stdin.isatty():
         yield from (line.rstrip("\r\n") for line in sys.stdin if line.strip())
         return
@@ -141,5 +141,5 @@ def facts(answer: ChatAnswer) -> str:
 
 
 def readable(text: str) -> str:
-    """A text that cannot command the terminal: control characters are shown as a replacement sign."""
+    """Return a text that cannot command the terminal: control characters are shown as a replacement sign."""
     return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -107,13 +107,13 @@ def deliver(run_folder: Path, out: Path, what: str) -> str:
 
 
 def merged(finished: FinishedRun, out: Path) -> None:
-    """The tuned policy as one full model in the Hugging Face layout, in the dtype of its base."""
+    """Write the tuned policy as one full model in the Hugging Face layout, in the dtype of its base."""
     policy = language_models.load_policy(finished.tuned, _world(finished.recipe))
     _save(policy, out, _card(MERGED, finished, out, policy.source))
 
 
 def adapter(finished: FinishedRun, out: Path) -> None:
-    """The tuned policy as its LoRA adapter, in PEFT's layout, which names the model it sits on."""
+    """Write the tuned policy as its LoRA adapter, in PEFT's layout, which names the model it sits on."""
     if not finished.adapter:
         raise UsageError(
             f"{finished.folder}: every weight of its policy was trained, there is no adapter; --what merged"
@@ -127,8 +127,8 @@ def adapter(finished: FinishedRun, out: Path) -> None:
 
 
 def reward(finished: FinishedRun, out: Path) -> None:
-    """The reward model that the run trained, as RewardBench loads it; of an ensemble every member, each in a folder of
-    its own, or the one of averaged weights where that is the reward."""
+    """Write the reward model that the run trained, as RewardBench loads it; of an ensemble every member, each in a
+    folder of its own, or the one of averaged weights where that is the reward."""
     trained = [finished.rewards[name] for name in stage_graph.members(finished.rewards)]
     if not trained:
         named = ", ".join(part.source for part in finished.recipe.reward.parts)
@@ -147,7 +147,7 @@ def reward(finished: FinishedRun, out: Path) -> None:
 
 
 def _member(finished: FinishedRun, scorer: Scorer, out: Path) -> None:
-    """One reward model: a full sequence classifier with one label, and a chat template."""
+    """Write one reward model: a full sequence classifier with one label, and a chat template."""
     longest = finished.recipe.prompt_sequence_length + finished.recipe.target_sequence_length
     name, instruction = finished.folder.resolve().name, finished.recipe.instruction
     llama2 = finished.converses() and scorer.tokenizer.is_llama2
@@ -160,7 +160,7 @@ def _member(finished: FinishedRun, scorer: Scorer, out: Path) -> None:
 
 
 def gguf(finished: FinishedRun, out: Path) -> None:
-    """The merged policy, and beside it a Modelfile for Ollama and the commands that make a GGUF file."""
+    """Write the merged policy, a Modelfile for Ollama, and the commands that make a GGUF file."""
     merged(finished, out)
     tokenizer, recipe = Tokenizer.load(out), finished.recipe
     bos, eos = (files.read_json(out / "tokenizer_config.json").get(f"{role}_token") or "" for role in ("bos", "eos"))
@@ -180,7 +180,7 @@ def gguf(finished: FinishedRun, out: Path) -> None:
 
 
 def _sampling(recipe: Recipe) -> str:
-    """How the run's answers are chosen, as options of llama.cpp."""
+    """Return how the run's answers are chosen, as options of llama.cpp."""
     if recipe.infer.sampling_strategy == "greedy":
         return "--temp 0"
     return f"--temp {recipe.sampler.temperature} --top-p {recipe.sampler.top_p} --top-k {recipe.sampler.top_k}"
@@ -212,13 +212,13 @@ def _card(text: str, finished: FinishedRun, out: Path, source: Path) -> str:
 
 
 def _below(finished: FinishedRun) -> str:
-    """The model that the adapter sits on, as vLLM is told of it."""
+    """Return the model that the adapter sits on, as vLLM is told of it."""
     name, revision = model_reference.name_of(model_reference.adapter_base(finished.tuned))
     return f"{name} --revision {revision}" if revision else name
 
 
 def _base_name(finished: FinishedRun) -> str:
-    """What the tuning started from, as others would name it."""
+    """Return what the tuning started from, as others would name it."""
     tuned_first = " after supervised fine-tuning" if finished.recipe.sft is not None else ""
     return f"`{finished.recipe.large_model_reference.rstrip('/').split('/')[-1]}`{tuned_first}"
 
@@ -230,7 +230,7 @@ def _how_asked(recipe: Recipe) -> str:
 
 
 def _verdict(folder: Path) -> str:
-    """The run's verdict in a sentence; empty where nobody compared."""
+    """Return the run's verdict in a sentence; empty where nobody compared."""
     try:
         return f"The verdict: {verdict_sentence(files.read_json(RunDirectory(folder).comparison.metrics))}."
     except (OSError, PreferentError):
