@@ -1,5 +1,8 @@
 """The errors a user can cause or meet. Each says what, where, why and what to do; each has an exit code."""
 
+ERROR_FILE = "PREFERENT_ERROR_FILE"
+"""Environment variable: where a stage that fails leaves its message for the process that started it."""
+
 
 def smaller(stage: str) -> str:
     """What to do where memory ran out in a stage."""

@@ -113,16 +113,17 @@ def _hub(recipe: Recipe) -> Iterator[str]:
 def _data(counts: Mapping[str, Any]) -> list[str]:
     lines = []
     for name in ("preference", "prompt", "eval"):
-        found = counts.get(name)
-        if found is None:
+        source = counts.get(name)
+        if source is None:
             continue
-        if "read" not in found:
-            lines.append(f"{name:<15} {found['kept']:,} rows, from the preferences")
+        if "read" not in source:
+            lines.append(f"{name:<15} {source['kept']:,} rows, from the preferences")
             continue
-        dropped = ", ".join(f"{count:,} {reason}" for reason, count in found["dropped"].items()) or "none"
-        ties = f", {found['ties']:,} ties" if found.get("ties") else ""
+        dropped = ", ".join(f"{count:,} {reason}" for reason, count in source["dropped"].items()) or "none"
+        ties = f", {source['ties']:,} ties" if source.get("ties") else ""
         lines.append(
-            f"{name:<15} {found['read']:,} rows ({found['format']}), {found['kept']:,} kept{ties}; dropped: {dropped}"
+            f"{name:<15} {source['read']:,} rows ({source['format']}), {source['kept']:,} kept{ties}; "
+            f"dropped: {dropped}"
         )
     for kind, rows in counts["parts"].items():
         lines.append(f"{kind + ' parts':<15} " + ", ".join(f"{part} {count:,}" for part, count in rows.items()))
@@ -195,23 +196,23 @@ def _sizes(recipe: Recipe, folder: Path) -> Iterator[str]:
     for reference in dict.fromkeys(name for name in references if shape(name) is None):
         yield f"not known: the shape of {_named(reference)}; give a folder with its config.json (of Llama's kind)"
     longest = longest_prompt(recipe, folder)
-    found = given(recipe, folder, longest)
-    if found is None:
+    facts = model_facts(recipe, folder, longest)
+    if facts is None:
         return
     allowed = "" if longest else " (as the recipe allows: there is no tokenizer here to count them)"
     yield (
-        f"{found.shape.policy:,} parameters, computed in {'bf16' if found.bytes == 2 else 'fp32'}; prompts of at most "
-        f"{found.prompt} tokens{allowed}"
+        f"{facts.shape.policy:,} parameters, computed in {'bf16' if facts.bytes == 2 else 'fp32'}; prompts of at most "
+        f"{facts.prompt} tokens{allowed}"
     )
     stages = [task.name for task in stage_graph.build(recipe)]
-    yield from table(memory_estimate.needs(found, stages))
+    yield from table(memory_estimate.needs(facts, stages))
     if not stage_graph.direct(recipe):
-        yield f"rollouts: {memory_estimate.rollout_tokens(found):,} tokens, prompts included"
-    stored = memory_estimate.disk(found, stages)
+        yield f"rollouts: {memory_estimate.rollout_tokens(facts):,} tokens, prompts included"
+    stored = memory_estimate.disk(facts, stages)
     yield "disk: " + ", ".join(f"{name} {size(count)}" for name, count in stored.items()) + "; before what is freed"
 
 
-def given(recipe: Recipe, folder: Path, longest: int | None) -> ModelFacts | None:
+def model_facts(recipe: Recipe, folder: Path, longest: int | None) -> ModelFacts | None:
     """What the needs of a recipe, its open fields filled in here, depend on, with the prepared data in a folder and its
     longest prompt, where that is known; None where a model's shape is not known."""
     policy, reward = shape(recipe.large_model_reference), shape(reward_reference(recipe))
@@ -221,7 +222,7 @@ def given(recipe: Recipe, folder: Path, longest: int | None) -> ModelFacts | Non
     bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and (on_gpu or environment.cpu_has_bf16()))
     prompts = files.read_json(folder / "counts.json")["parts"]["prompt"]
     length = longest or recipe.prompt_sequence_length
-    others = tuple(found for name in stage_graph.foreign(recipe).values() if (found := shape(name)) is not None)
+    others = tuple(known for name in stage_graph.foreign(recipe).values() if (known := shape(name)) is not None)
     recipe, _ = defaults.resolve(recipe, policy.policy, reward.policy)
     return ModelFacts(recipe, policy, reward, 2 if bf16 else 4, length, prompts, _packs(recipe), on_gpu, others)
 

@@ -35,22 +35,22 @@ def describe() -> dict[str, Any]:
     }
 
 
-def render(found: dict[str, Any]) -> str:
+def render(facts: dict[str, Any]) -> str:
     """What `describe` found, a line a fact."""
-    rows = [(name, version) for name, version in found["versions"].items()]
-    settings = "".join(f", {name}={value}" for name, value in found["thread_settings"].items())
+    rows = [(name, version) for name, version in facts["versions"].items()]
+    settings = "".join(f", {name}={value}" for name, value in facts["thread_settings"].items())
     rows += [
-        ("platform", found["platform"]),
-        ("processor", f"{found['processor']}, {found['cores']} cores"),
-        ("threads", f"{found['threads']} usable{settings}"),
-        ("memory", f"{found['memory_gib']} GiB"),
-        ("bf16 on CPU", "native" if found["bf16_on_cpu"] else "no: precision auto means fp32"),
-        ("torch is for", found["torch_built_for"]),
+        ("platform", facts["platform"]),
+        ("processor", f"{facts['processor']}, {facts['cores']} cores"),
+        ("threads", f"{facts['threads']} usable{settings}"),
+        ("memory", f"{facts['memory_gib']} GiB"),
+        ("bf16 on CPU", "native" if facts["bf16_on_cpu"] else "no: precision auto means fp32"),
+        ("torch is for", facts["torch_built_for"]),
     ]
-    for gpu in found["gpus"]:
+    for gpu in facts["gpus"]:
         bf16 = "bf16" if gpu["bf16"] else "no bf16"
         rows.append(("GPU", f"{gpu['name']}, {gpu['memory_gib']} GiB, {bf16}, driver {gpu['driver']}"))
-    if not found["gpus"]:
+    if not facts["gpus"]:
         rows.append(("GPU", "none"))
     return "\n".join(f"{name:<13} {value}" for name, value in rows)
 
@@ -79,18 +79,18 @@ def cpu_has_bf16() -> bool:
 
 def _processor() -> str:
     with suppress(OSError):
-        found = re.search(r"^model name\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.M)
-        if found:
-            return found[1]
+        match = re.search(r"^model name\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.M)
+        if match:
+            return match[1]
     return platform.processor() or platform.machine()
 
 
 def _installed() -> dict[str, str]:
-    found = {}
+    versions = {}
     for package in PACKAGES:
         with suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    return found
+            versions[package] = metadata.version(package)
+    return versions
 
 
 def _torch_build() -> str:
