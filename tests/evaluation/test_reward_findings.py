@@ -159,7 +159,7 @@ def test_strength() -> None:
 
 
 def test_samples() -> None:
-    for above, warns, words in ((0.65, False, "room"), (0.55, False, "neither"), (0.35, True, "writes anyway")):
+    for above, warns, words in ((0.65, False, "room"), (0.55, False, "neither"), (0.35, True, "already writes")):
         warned, text = sentence("samples", samples__chosen_above=share(above, 64, 0.1))
         assert warned == warns and words in text
     assert "mean 1.00 against −0.50, sd 0.80" in sentence("samples")[1]
