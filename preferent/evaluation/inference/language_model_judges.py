@@ -53,12 +53,12 @@ def _judge_pairs(
 ) -> JudgeResults:
     pairs = paired(answers, *A_B, recipe.instruction)
     model = load_judge(judge, recipe, inputs)
-    ledger = calls / f"{judge.name}.jsonl"
-    judged = pairwise.judge_pairs(judge, pairs, model, ledger)
+    cache = calls / f"{judge.name}.jsonl"
+    judged = pairwise.judge_pairs(judge, pairs, model, cache)
     if not any(judgment_outcomes.parsed(judgment) for judgment in judged.judgments):
         raise DataError(
             f"{judge.name}: none of its {judged.summary.verdicts} verdicts could be parsed; its replies are in "
-            f"{ledger}. Take another model, or a template that asks for the verdict as the built-in ones do"
+            f"{cache}. Take another model, or a template that asks for the verdict as the built-in ones do"
         )
     judgments = called(judged.judgments, names["a"], names["b"])
     return JudgeResults(judge.name, "language_model", {A_B: judgments}, facts={"order": judged.summary.order()})
