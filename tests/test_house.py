@@ -1,6 +1,7 @@
 """The shape of the house: rooms and rows, where torch may be, names that occur once, pieces small enough to read."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -30,6 +31,10 @@ UNGUESSABLE = {
 EMPTY_NAMES = ("found", "one", "given", "asked", "said", "told")
 """Identifiers that do not say what they hold."""
 
+RUN_FILES = {
+    *("stage.json", "DONE", "run.json", "report.html", "metrics.jsonl", "timings.jsonl", "counts.json", "quality.json"),
+    *("mistakes.jsonl", "score.json", "samples.jsonl", "judgments.jsonl", "answers.jsonl", "text.jsonl", "gold.json"),
+}
 VAGUE_NAMES = ("result", "res", "value", "data", "obj", "item")
 MOST_EMPTY_NAMES, MOST_VAGUE_NAMES = 200, 536
 
@@ -108,6 +113,26 @@ heavy = {{"torch", "transformers", "peft", "tensorflow"}} & set(sys.modules)
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_the_paths_of_a_run_are_spelt_in_one_place():
+    """In `runs/directory.py`; the stage graph names what a stage reads and writes, relative to the run."""
+    for path in FILES:
+        if place(path) == "runs/directory.py" or place(path).startswith("config/"):
+            continue
+        texts = [node.value for node in ast.walk(TREES[path]) if isinstance(node, ast.Constant)]
+        names = [text for text in texts if isinstance(text, str) and re.fullmatch(r"[\w/.-]+", text)]
+        assert not {name for name in names if name.split("/")[-1] in RUN_FILES}, place(path)
+
+
+def test_contributors_read_the_rooms_that_there_are():
+    table = re.findall(r"^\| \d+ \| (.+?) \|", (ROOT / "CONTRIBUTING.md").read_text(), re.M)
+    named = {name for row in table for name in re.findall(r"`([\w.]+)/?`", row)}
+    assert named == {path.name for path in PACKAGE.iterdir() if path.name in ROOMS or path.name in ROOT_FILES} - {
+        "__init__.py",
+        "__main__.py",
+        "py.typed",
+    }
 
 
 def test_a_name_is_given_once():

@@ -9,6 +9,7 @@ from typing import Any
 
 from preferent.cli.actions import Arguments, do_stage
 from preferent.errors import UsageError
+from preferent.runs.directory import RunDirectory
 
 COMPARE = """\
 Compare answers side by side, and have them judged.
@@ -326,7 +327,7 @@ def _place(arguments: Arguments) -> Path:
     if arguments.folder is None:
         raise UsageError("label: where should the votes go? Name a run, or --out DIR")
     if arguments.on == "train":
-        return Path(arguments.folder) / "labels/train"
+        return RunDirectory(Path(arguments.folder)).training_labels
     return Path(arguments.folder)
 
 

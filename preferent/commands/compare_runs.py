@@ -22,6 +22,7 @@ from preferent.files import write_atomic, write_jsonl
 from preferent.pipelines import finished_run
 from preferent.pipelines.launchers import child_process
 from preferent.runs import stages
+from preferent.runs.directory import ComparisonDirectory, RunDirectory, StageDirectory
 
 KEPT = (
     *("large_model_reference", "seed", "instruction", "prompt_sequence_length", "target_sequence_length"),
@@ -54,7 +55,7 @@ def compare(request: ComparisonRequest) -> list[str]:
         folder = _alone(request, called)
     else:
         folder = _together(request, comparison_sides.of(request.sides, request.names), called)
-    metrics = files.read_json(folder / "metrics.json")
+    metrics = files.read_json(ComparisonDirectory(folder).metrics)
     return [verdict_sentence.verdict_sentence(metrics), *advice(metrics), *exports.write(folder, request.formats)]
 
 
@@ -92,14 +93,16 @@ def _alone(request: ComparisonRequest, called: JudgeSelection) -> Path:
         task = next(task for task in stage_graph.build(again) if task.stage == "compare").at(folder)
         if "judge" in called.inputs and "judge" in task.inputs:
             raise UsageError(f"{folder}: has a reward model of its own that judges; name the answers as two sides")
-        before = (folder / "recipe.yaml").read_bytes()
-        files.write_atomic(folder / "recipe.yaml", recipe.dump(again, recipe.defaults_in(folder / "recipe.yaml")))
+        before = RunDirectory(folder).recipe.read_bytes()
+        files.write_atomic(
+            RunDirectory(folder).recipe, recipe.dump(again, recipe.defaults_in(RunDirectory(folder).recipe))
+        )
         try:
             do(*task.command(str(folder)), *_inputs(called.inputs))
         except PreferentError:
-            files.write_atomic(folder / "recipe.yaml", before)
+            files.write_atomic(RunDirectory(folder).recipe, before)
             raise
-        do("report", "--recipe", str(folder / "recipe.yaml"), "--in", f"run={folder}", "--out", str(folder))
+        do("report", "--recipe", str(RunDirectory(folder).recipe), "--in", f"run={folder}", "--out", str(folder))
     return folder / "comparison"
 
 
@@ -107,10 +110,11 @@ def _finished(folder: Path) -> Path | None:
     """Return the folder of a finished comparison: this folder, or the one inside a comparison of several sides; else
     None."""
     inner = folder / "comparison"
-    if (inner / "metrics.json").is_file() and not (folder / "data").exists():
+    if ComparisonDirectory(inner).metrics.is_file() and not (folder / "data").exists():
         return inner
-    whole = all((folder / name).is_file() for name in ("judgments.jsonl", "metrics.json"))
-    return folder if whole and not (folder / "recipe.yaml").exists() else None
+    alone = ComparisonDirectory(folder)
+    whole = alone.judgments.is_file() and alone.metrics.is_file()
+    return folder if whole and not RunDirectory(folder).recipe.exists() else None
 
 
 def _flags(request: ComparisonRequest) -> list[str]:
@@ -132,7 +136,7 @@ def _together(request: ComparisonRequest, sides: Sequence[ComparisonSide], calle
     folder = request.out or Path("runs") / f"compare-{'-'.join(side.name for side in sides)}"
     with stages.locked(folder):
         base = _with_judges(_base(request, sides), called, request.settings)
-        write_atomic(folder / "recipe.yaml", recipe.dump(base))
+        write_atomic(RunDirectory(folder).recipe, recipe.dump(base))
         prompts = _prompts(request.prompts, sides, folder, base.infer.max_prompts)
         files = [_answered(side, prompts if request.prompts else None, folder) for side in sides]
         keys = ["a", "b", *(f"side.{side.name}" for side in sides[2:])]
@@ -150,7 +154,7 @@ def _together(request: ComparisonRequest, sides: Sequence[ComparisonSide], calle
         if prompts is not None:
             inputs["prompts"] = prompts
         names = ",".join(side.name for side in sides)
-        words = ["compare", "--recipe", str(folder / "recipe.yaml"), *_inputs(inputs), "--names", names]
+        words = ["compare", "--recipe", str(RunDirectory(folder).recipe), *_inputs(inputs), "--names", names]
         do(*words, "--out", str(folder / "comparison"))
     return folder / "comparison"
 
@@ -184,7 +188,7 @@ def _with_judges(base: Recipe, called: JudgeSelection, settings: Sequence[str]) 
 
 def _judged_by(inputs: Mapping[str, Path], sides: Sequence[ComparisonSide]) -> dict[str, Path]:
     """Return the judges; where no reward model is named, the independent one of the first run that has one."""
-    there = [side.folder / "judge/model" for side in sides if side.kind == "run"]
+    there = [RunDirectory(side.folder).stage("judge").model for side in sides if side.kind == "run"]
     own = next((path for path in there if path.is_dir()), None)
     if "judge" in inputs or own is None:
         return dict(inputs)
@@ -204,7 +208,7 @@ def _prompts(source: Path | None, sides: Sequence[ComparisonSide], folder: Path,
     models = [side.name for side in sides if side.kind == "model"]
     if models:
         raise UsageError(f"{', '.join(models)}: is a model; name what it is to answer: --prompts FILE")
-    there = [side.folder / "data/prompt/test.jsonl" for side in sides if side.kind == "run"]
+    there = [RunDirectory(side.folder).prompts("test") for side in sides if side.kind == "run"]
     return next((path for path in there if path.exists()), None)
 
 
@@ -212,7 +216,7 @@ def _answered(side: ComparisonSide, prompts: Path | None, folder: Path) -> Path:
     """Return the answers of a side, made where they are not there."""
     if side.kind == "file" or prompts is None:
         return predictions.prediction_file(side.answers())
-    return infer(side.model(), prompts, folder / "answers" / side.name, folder / "recipe.yaml")
+    return infer(side.model(), prompts, folder / "answers" / side.name, RunDirectory(folder).recipe)
 
 
 def infer(model: str, prompts: Path, out: Path, recipe_file: Path, settings: Sequence[str] = ()) -> Path:
@@ -220,7 +224,7 @@ def infer(model: str, prompts: Path, out: Path, recipe_file: Path, settings: Seq
     changed = [word for setting in (*settings, "infer.best_of=1") for word in ("--set", setting)]
     inputs = ["--in", f"model={model}", "--in", f"prompts={prompts}"]
     do("infer", "--recipe", str(recipe_file), *changed, *inputs, "--out", str(out))
-    return out / "text.jsonl"
+    return StageDirectory(out).answers
 
 
 def do(*words: str) -> None:
@@ -254,7 +258,7 @@ def sampled(
     with stages.locked(out):
         sides = comparison_sides.of(models if len(models) == 2 else [models[0]] * 2, names)
         base = _base(ComparisonRequest(models), sides)
-        files.write_atomic(out / "recipe.yaml", recipe.dump(base))
+        files.write_atomic(RunDirectory(out).recipe, recipe.dump(base))
         chosen = _drawn(row_reader.kept(datasets.read([str(prompts)], "prompt")), base.seed, number)
         row_writer.write(chosen, out / "prompts.jsonl")
         paths = []
@@ -262,14 +266,14 @@ def sampled(
             settings = ["infer.sampling_strategy=temperature_sampling", f"infer.max_prompts={max(len(chosen), 1)}"]
             settings += [f"seed={base.seed + place}"] if len(models) == 1 else []
             folder = out / "answers" / side.name
-            paths.append(infer(side.model(), out / "prompts.jsonl", folder, out / "recipe.yaml", settings))
+            paths.append(infer(side.model(), out / "prompts.jsonl", folder, RunDirectory(out).recipe, settings))
     return SampledPairs((paths[0], paths[1]), out / "prompts.jsonl", (sides[0].name, sides[1].name))
 
 
 def of_run(folder: Path, out: Path, number: int | None) -> SampledPairs:
     """Base and tuned model of a run on prompts that it trained on: what the next round learns from."""
     models = [str(folder), str(finished_run.of(folder).base())]
-    return sampled(folder / "data/prompt/train.jsonl", models, out, number, ("tuned", "base"))
+    return sampled(RunDirectory(folder).prompts("train"), models, out, number, ("tuned", "base"))
 
 
 def _drawn(prompts: Sequence[Any], seed: int, number: int | None) -> list[Any]:

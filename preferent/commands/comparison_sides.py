@@ -10,6 +10,7 @@ from preferent.config import recipe
 from preferent.config.recipe import Recipe
 from preferent.errors import PlatformError, UsageError
 from preferent.pipelines import finished_run
+from preferent.runs.directory import RunDirectory, StageDirectory
 
 FILES = (".json", ".jsonl", ".csv", ".tsv", ".gz")
 
@@ -28,7 +29,7 @@ class ComparisonSide:
 
     def recipe(self) -> Recipe:
         """Return the recipe of the run."""
-        return recipe.load(self.folder / "recipe.yaml")[0]
+        return recipe.load(RunDirectory(self.folder).recipe)[0]
 
     def model(self) -> str:
         """Return the model that answers; of a run the tuned one."""
@@ -38,7 +39,7 @@ class ComparisonSide:
         """Return the answers of base and tuned model; `item` keys their randomness, which is the same for both."""
         if self.kind == "file":
             return self.folder
-        path = self.folder / "predictions/tuned/text.jsonl"
+        path = RunDirectory(self.folder).predictions("tuned")
         if not path.exists():
             raise PlatformError(
                 f"{path}: no answers there yet; finish the run, or name prompts to be answered: --prompts FILE"
@@ -64,9 +65,9 @@ def of(words: Sequence[str], names: Sequence[str] = ()) -> list[ComparisonSide]:
 
 def _kind(word: str) -> Literal["run", "model", "file"]:
     path = Path(word)
-    if (path / "recipe.yaml").is_file():
+    if RunDirectory(path).recipe.is_file():
         return "run"
-    if path.is_file() or (path / "text.jsonl").is_file():
+    if path.is_file() or StageDirectory(path).answers.is_file():
         return "file"
     if path.is_dir():
         if any((path / name).exists() for name in ("config.json", "adapter_config.json")):
@@ -81,7 +82,9 @@ def _name(word: str, kind: str) -> str:
     """Return what to call a side: the run's, model's or file's own name."""
     path = Path(word)
     if kind == "file" and path.is_file():
-        path = path.parent if path.name == "text.jsonl" else path.with_name(path.name.split(".")[0])
+        path = (
+            path.parent if path.name == StageDirectory(Path()).answers.name else path.with_name(path.name.split(".")[0])
+        )
     if kind == "model" and path.name == "model":
         path = path.parent
     return re.sub(r"[^\w-]+", "-", (path.resolve() if path.exists() else path).name).strip("-") or "side"

@@ -8,6 +8,7 @@ from typing import Any
 
 from preferent.config.comparison_sections import RESERVED_JUDGES
 from preferent.errors import PlatformError, UsageError
+from preferent.runs.directory import ComparisonDirectory
 
 ENDPOINT = re.compile(r"(https?://[^#\s]+)#(\S+)")
 FORMS = "a reward model's folder, people=FILE, URL#MODEL or local:MODEL"
@@ -46,7 +47,7 @@ def _there(name: str, path: Path, word: str) -> Path:
     if not path.exists():
         raise PlatformError(f"--judge {word}: no such file or folder; a judge is {FORMS}")
     if name == "people" and path.is_dir():
-        path = path / "judgments.jsonl"
+        path = ComparisonDirectory(path).judgments
         if not path.is_file():
             raise PlatformError(f"--judge {word}: there is no judgments.jsonl in this folder; a judge is {FORMS}")
     return path

@@ -20,6 +20,7 @@ from preferent.data import datasets, prepare
 from preferent.data.formats import row_reader
 from preferent.data.tokenizer import Tokenizer
 from preferent.runs import environment, progress
+from preferent.runs.directory import DataDirectory
 
 LENGTHS = "token lengths, and so how much is truncated (needs the tokenizer: preferent data check FILES --model MODEL)"
 SIZE = "the model's size, and so what lora_dim and learning_rate left open become"
@@ -41,7 +42,7 @@ def describe(recipe: Recipe, ignored: Sequence[str], out: Path, sizes: bool = Fa
     recipe, by_default = defaults.resolve(recipe, *sizes_known)
     with tempfile.TemporaryDirectory() as folder:
         prepare.main(recipe, {}, Path(folder))
-        counts = files.read_json(Path(folder) / "counts.json")
+        counts = files.read_json(DataDirectory(Path(folder)).counts)
         needed = list(_sizes(recipe, Path(folder))) if sizes else []
     sections = [
         ("models", _models(recipe)),
@@ -220,7 +221,7 @@ def model_facts(recipe: Recipe, folder: Path, longest: int | None) -> ModelFacts
         return None
     on_gpu = recipe.device != "cpu" and bool(environment.describe()["gpus"])
     bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and (on_gpu or environment.cpu_has_bf16()))
-    prompts = files.read_json(folder / "counts.json")["parts"]["prompt"]
+    prompts = files.read_json(DataDirectory(folder).counts)["parts"]["prompt"]
     length = longest or recipe.prompt_sequence_length
     others = tuple(known for name in stage_graph.foreign(recipe).values() if (known := shape(name)) is not None)
     recipe, _ = defaults.resolve(recipe, policy.policy, reward.policy)

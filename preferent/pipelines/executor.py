@@ -21,6 +21,7 @@ from preferent.errors import ERROR_FILE, DataError, Interrupted, PreferentError,
 from preferent.pipelines.launchers import child_process
 from preferent.runs import interruption, stages
 from preferent.runs.digests import Digests
+from preferent.runs.directory import RunDirectory, StageDirectory
 from preferent.runs.stages import read_stage
 
 LINKED = (".safetensors",)
@@ -46,21 +47,21 @@ def execute(
         digests = Digests.read(out)
         if recipe.continues:
             _keep_base(tasks, recipe, out, digests)
-        before = (out / "recipe.yaml").read_bytes() if (out / "recipe.yaml").exists() else None
-        files.write_atomic(out / "recipe.yaml", dump(recipe))
+        before = RunDirectory(out).recipe.read_bytes() if RunDirectory(out).recipe.exists() else None
+        files.write_atomic(RunDirectory(out).recipe, dump(recipe))
         worked = False
         by_default: dict[str, Any] = {}
         try:
             for number, task in enumerate(tasks, start=1):
                 if number == 2:  # bad data are refused before a model is looked for on the hub
                     settled, by_default = resolved(recipe)
-                    files.write_atomic(out / "recipe.yaml", dump(recipe, by_default))
+                    files.write_atomic(RunDirectory(out).recipe, dump(recipe, by_default))
                     recipe = settled
                 title = f"{number}/{len(tasks)} {task.name}"
                 worked |= _perform(task, recipe, by_default, out, title, announce, digests)
         except PreferentError as error:
             if before is not None and error.exit_code == UsageError.exit_code and not worked:
-                files.write_atomic(out / "recipe.yaml", before)
+                files.write_atomic(RunDirectory(out).recipe, before)
             raise
         finally:
             _index(tasks, out)
@@ -82,7 +83,7 @@ def finished(task: Task, recipe: Recipe, root: Path, by_default: Mapping[str, An
     not what it was then.
     """
     folder = root / task.folder
-    if not (folder / "DONE").exists() or not (folder / "stage.json").exists():
+    if not StageDirectory(folder).done.exists() or not StageDirectory(folder).description.exists():
         return False
     asked = parse(assign(recipe.model_dump(mode="json"), task.settings))[0]
     fields = stages.flatten(pick(asked, *stage_graph.fields(task.stage, asked)))
@@ -164,13 +165,14 @@ def _index(tasks: Sequence[Task], root: Path) -> None:
     stages = {}
     for task in tasks:
         folder = root / task.folder
-        path = folder / "stage.json"
+        path = StageDirectory(folder).description
+        marker = RunDirectory(folder).report if task.stage == "report" else StageDirectory(folder).done
         stages[task.name] = {
             "folder": task.folder,
-            "done": (folder / ("report.html" if task.stage == "report" else "DONE")).exists(),
+            "done": marker.exists(),
             "facts": read_stage(folder).get("facts", {}) if path.exists() else {},
         }
-    files.write_json(root / "run.json", {"schema": 1, "stages": stages})
+    files.write_json(RunDirectory(root).index, {"schema": 1, "stages": stages})
 
 
 def _adopt(tasks: Sequence[Task], from_stage: str, of_run: Path | None, root: Path) -> None:
@@ -186,7 +188,7 @@ def _adopt(tasks: Sequence[Task], from_stage: str, of_run: Path | None, root: Pa
         raise UsageError(f"--from {from_stage} --of {of_run}: starts again in a new directory; name one with --out")
     for task in tasks[:first]:
         source, target = of_run / task.folder, root / task.folder
-        if not (target / "stage.json").exists() and (source / "DONE").exists():
+        if not StageDirectory(target).description.exists() and StageDirectory(source).done.exists():
             _take(source, target)
 
 
@@ -194,7 +196,7 @@ def _keep_base(tasks: Sequence[Task], recipe: Recipe, root: Path, digests: Diges
     """Take over the base model that the last round trained, where this round would make the same."""
     for task in tasks:
         source, target = Path(recipe.continues[-1]) / task.folder, root / task.folder
-        if task.stage != "sft" or (target / "stage.json").exists():
+        if task.stage != "sft" or StageDirectory(target).description.exists():
             continue
         here = replace(
             task, outside={name: str(model_reference.resolve(model)) for name, model in task.outside.items()}

@@ -8,6 +8,7 @@ from preferent.config import model_reference, recipe, stage_graph
 from preferent.config.recipe import Recipe
 from preferent.data import datasets
 from preferent.errors import PlatformError, UsageError
+from preferent.runs.directory import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -36,18 +37,18 @@ class FinishedRun:
 
     def converses(self) -> bool:
         """Return whether the run's prompts are conversations, told by the first one it trained on."""
-        path = self.folder / "data/prompt/train.jsonl"
+        path = RunDirectory(self.folder).prompts("train")
         prompts = datasets.load_prompts(path) if path.exists() else []
         return bool(prompts and prompts[0].messages)
 
 
 def of(folder: Path) -> FinishedRun:
     """Return the finished run in a folder; raise if it is not a run (2) or has no policy yet (3)."""
-    if not (folder / "recipe.yaml").is_file():
+    if not RunDirectory(folder).recipe.is_file():
         raise UsageError(f"{folder}: is no run directory: there is no recipe.yaml in it; give what `run --out` named")
-    found, _ = recipe.load(folder / "recipe.yaml")
-    tuned = folder / "policy/model"
-    if not tuned.is_dir() or not (folder / "policy/DONE").exists():
+    found, _ = recipe.load(RunDirectory(folder).recipe)
+    tuned = RunDirectory(folder).policy.model
+    if not tuned.is_dir() or not RunDirectory(folder).policy.done.exists():
         raise PlatformError(
             f"{folder}: has no tuned policy yet; finish it: preferent run {folder / 'recipe.yaml'} --out {folder}"
         )

@@ -7,8 +7,10 @@ from preferent.config.recipe import Recipe, parse
 from preferent.config.sections import paths
 from preferent.errors import PlatformError
 from preferent.pipelines import finished_run
+from preferent.runs.directory import RunDirectory
 
-LABELS, TIES = Path("labels/train/preferences.jsonl"), Path("labels/train/ties.jsonl")
+FOLDER = RunDirectory(Path()).training_labels
+LABELS, TIES = FOLDER / "preferences.jsonl", FOLDER / "ties.jsonl"
 
 
 def with_labels(recipe: Recipe, earlier: Path) -> Recipe:
@@ -24,10 +26,11 @@ def with_labels(recipe: Recipe, earlier: Path) -> Recipe:
         raise PlatformError(
             f"{earlier / LABELS}: no preferences to learn from; people give them with `preferent label {earlier} --on "
             f"train`, and `preferent label {earlier / LABELS.parent} --export` writes them out. What they say of test "
-            f"prompts (in {earlier / 'labels'}) measures, and teaches nothing: no round is judged by what it has learnt"
+            f"prompts (in {RunDirectory(earlier).labels}) measures, and teaches nothing: no round is judged by what it "
+            "has learnt"
         )
-    given = [*paths(recipe.preference_dataset), *labels]
-    values = recipe.model_dump(mode="json") | {"continues": chain, "preference_dataset": list(dict.fromkeys(given))}
+    files = [*paths(recipe.preference_dataset), *labels]
+    values = recipe.model_dump(mode="json") | {"continues": chain, "preference_dataset": list(dict.fromkeys(files))}
     if recipe.data.format not in ("auto", "gcpc"):
         print(f"data.format: {recipe.data.format} becomes auto, as labels are written as gcpc", file=sys.stderr)
     values["data"]["format"] = "auto"

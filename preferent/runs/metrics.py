@@ -18,6 +18,7 @@ from typing import Any
 from preferent import files
 from preferent.errors import DataError
 from preferent.runs import event_file
+from preferent.runs.directory import StageDirectory
 
 EVENT_FILE = "events.out.tfevents.0.preferent"
 
@@ -53,8 +54,8 @@ class Log:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.metrics = Metrics(folder / "metrics.jsonl")
-        self.timings = Metrics(folder / "timings.jsonl")
+        self.metrics = Metrics(StageDirectory(folder).metrics)
+        self.timings = Metrics(StageDirectory(folder).timings)
         self.events = folder / "tensorboard" / EVENT_FILE
         self.is_new = True
         self.seconds: dict[str, float] = {}

@@ -17,6 +17,7 @@ from typing import Any
 from preferent import files
 from preferent.config import run_schema
 from preferent.errors import PlatformError, UsageError
+from preferent.runs.directory import StageDirectory
 
 
 @contextlib.contextmanager
@@ -68,12 +69,12 @@ class Stage:
 
     @property
     def done(self) -> bool:
-        return (self.folder / "DONE").exists()
+        return StageDirectory(self.folder).done.exists()
 
     def record(self, **facts: Any) -> None:
         """Add what was found out (device, threads, counts) to `stage.json`."""
         self.facts.update(facts)
-        files.write_sealed(self.folder / "stage.json", self.asked | {"facts": self.facts})
+        files.write_sealed(StageDirectory(self.folder).description, self.asked | {"facts": self.facts})
 
     def place(self, **facts: Any) -> None:
         """Record where the stage computes (device, threads, precision), and say so when it is not where it began."""
@@ -85,7 +86,7 @@ class Stage:
     def finish(self, outputs: Sequence[str] = ()) -> None:
         """Mark the stage done, with the fingerprints of its outputs; the marker is the last thing written."""
         self.record(outputs={name: files.fingerprint(self.folder / name) for name in outputs})
-        files.write_atomic(self.folder / "DONE", "")
+        files.write_atomic(StageDirectory(self.folder).done, "")
 
 
 def open_stage(
@@ -104,7 +105,7 @@ def open_stage(
     A stage with `rerun` (cheap, nothing to lose), or one that has made nothing yet, starts afresh on any change; any
     other refuses it. `by_default` are the recipe's values that nobody asked for, by dotted key.
     """
-    previous, flat = folder / "stage.json", flatten(fields)
+    previous, flat = StageDirectory(folder).description, flatten(fields)
     description: dict[str, Any] = {
         "schema": run_schema.SCHEMA,
         "stage": name,
@@ -118,11 +119,11 @@ def open_stage(
     for unfinished in list(folder.rglob(".*.tmp-*")):  # by a process that was killed
         shutil.rmtree(unfinished) if unfinished.is_dir() else unfinished.unlink(missing_ok=True)
     if not previous.exists():
-        (folder / "DONE").unlink(missing_ok=True)
+        StageDirectory(folder).done.unlink(missing_ok=True)
     else:
         old = run_schema.translated(read_stage(folder), flat, description["defaults"])
         changes = _changes(old, description, extendable, inputs)
-        made = any(not path.name.startswith(".") and path.name != "stage.json" for path in folder.iterdir())
+        made = any(not path.name.startswith(".") and path != previous for path in folder.iterdir())
         if changes and made and not rerun:
             lines = "\n".join(f"  {change}" for change in changes)
             raise UsageError(
@@ -134,10 +135,10 @@ def open_stage(
         if changes:
             _empty(folder)
         elif extended:
-            (folder / "DONE").unlink(missing_ok=True)
+            StageDirectory(folder).done.unlink(missing_ok=True)
         if not changes:
             facts = old.get("facts", {})
-            if old.get("versions") != description["versions"] and not (folder / "DONE").exists():
+            if old.get("versions") != description["versions"] and not StageDirectory(folder).done.exists():
                 print(f"{folder}: resumed with other versions; the result may differ in the last bits", file=sys.stderr)
     opened = Stage(name, folder, description, dict(inputs), facts)
     if not opened.done:
@@ -147,13 +148,15 @@ def open_stage(
 
 def read_stage(folder: Path) -> dict[str, Any]:
     """Return the `stage.json` of a folder."""
-    stage = files.read_sealed(folder / "stage.json", f"restore it, or remove {folder} to do this stage again")
-    run_schema.check(stage["schema"], folder / "stage.json")
+    stage = files.read_sealed(
+        StageDirectory(folder).description, f"restore it, or remove {folder} to do this stage again"
+    )
+    run_schema.check(stage["schema"], StageDirectory(folder).description)
     return stage
 
 
 def _empty(folder: Path) -> None:
-    (folder / "DONE").unlink(missing_ok=True)
+    StageDirectory(folder).done.unlink(missing_ok=True)
     for path in folder.iterdir():
         if path.name != ".lock":
             shutil.rmtree(path) if path.is_dir() else path.unlink()

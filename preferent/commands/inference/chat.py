@@ -24,6 +24,7 @@ from preferent.rewards.scoring import CombinedReward, RolloutBatch
 from preferent.rollouts import sampler
 from preferent.rollouts.decoding import Params
 from preferent.rollouts.sampler import Prompts, Sampler
+from preferent.runs.directory import RunDirectory
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ def load(finished: FinishedRun, recipe: Recipe, params: Params) -> ChatTurn:
     base = tuned.reference() if tuned.peft is not None else language_models.load_policy(finished.base(), world)
     reward = None
     if finished.rewards and all(part.kind != "function" for part in recipe.reward.parts):
-        scale = ScoreNormalization.read(finished.folder / "policy/score.json")
+        scale = ScoreNormalization.read(RunDirectory(finished.folder).policy.score)
         inputs = scoring.resolve_models(recipe, finished.rewards)
         reward = CombinedReward.load(recipe, inputs, world, scale)
     samplers = sampler.make(recipe, base), sampler.make(recipe, tuned)
