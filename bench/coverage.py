@@ -103,7 +103,7 @@ def headline(counts: Sequence[int], trials: Callable[[int], int]) -> None:
 
 def advice(trials: int) -> None:
     """How often the interval leaves out one half, at the number of prompts that sample_size says, for a power of .8."""
-    print("| true win rate | ties | prompts | power found |")
+    print("| true win rate | ties | prompts | power |")
     print("|---|---|---|---|")
     for rate, ties in ((0.55, 0.0), (0.6, 0.0), (0.6, 0.3), (0.7, 0.0), (0.7, 0.3)):
         prompts = paired_tests.sample_size(rate, tie_share=ties)

@@ -1,9 +1,12 @@
-"""Writes the two reference pages: `recipe.md` from the recipe's fields, `cli.md` from the command line's parser.
+"""Writes the reference pages: `recipe.md` from the recipe's fields, `cli.md` from the command line's parser, `api.md`
+from the signatures and docstrings of the Python calls.
 
 python docs/generate.py          write them
 """
 
 import argparse
+import inspect
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -12,11 +15,14 @@ import yaml
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+import preferent
 from preferent.cli.arguments import parser
+from preferent.commands import python_api
 from preferent.config import defaults
 from preferent.config.algorithms import ALGORITHMS
 from preferent.config.recipe import Recipe, inner_section, listed_section
 from preferent.config.sections import Section
+from preferent.errors import DataError, DivergedError, Interrupted, PlatformError, PreferentError, UsageError
 
 HERE = Path(__file__).parent
 
@@ -160,7 +166,41 @@ def _spelled(action: argparse.Action) -> str:
     return " ".join(words) + (" …" if action.nargs == "+" else "")
 
 
-PAGES = {"recipe.md": recipe_page, "cli.md": cli_page}
+API = """# Python reference
+
+Generated from the code. The guide is [Python](python.md).
+"""
+
+
+def api_page() -> str:
+    """Return the page of the public names: signatures and docstrings."""
+    parts = [API]
+    for name in ("run", "load_recipe"):
+        parts.append(_call(f"preferent.{name}", getattr(preferent, name)))
+    for kind in (python_api.LoadedRecipe, python_api.Run):
+        parts.append(f"## `{kind.__name__}`\n\n{inspect.getdoc(kind)}\n")
+        members = {name: member for name, member in vars(kind).items() if not name.startswith("_")}
+        public = {name: member for name, member in members.items() if _public(member)}
+        parts += [_call(f"{kind.__name__}.{name}", member, "###") for name, member in public.items()]
+    parts.append("## Errors\n")
+    for error in (PreferentError, UsageError, PlatformError, DataError, DivergedError, Interrupted):
+        parts.append(f"- `preferent.errors.{error.__name__}`, exit code {error.exit_code}: {inspect.getdoc(error)}")
+    return "\n".join(parts) + "\n"
+
+
+def _public(member: Any) -> bool:
+    return inspect.isfunction(member) or isinstance(member, property)
+
+
+def _call(name: str, member: Any, heading: str = "##") -> str:
+    if isinstance(member, property):
+        return f"{heading} `{name}`\n\n{inspect.getdoc(member)}\n"
+    signature = str(inspect.signature(member)).replace("pathlib._local.Path", "Path").replace("pathlib.Path", "Path")
+    short = re.sub(r"(?:collections\.abc|typing|preferent(?:\.\w+)+)\.", "", signature).replace("(self, ", "(")
+    return f"{heading} `{name}`\n\n```text\n{name}{short.replace('(self)', '()')}\n```\n\n{inspect.getdoc(member)}\n"
+
+
+PAGES = {"recipe.md": recipe_page, "cli.md": cli_page, "api.md": api_page}
 
 if __name__ == "__main__":
     for name, page in PAGES.items():

@@ -1,17 +1,45 @@
-"""Tune language models from human feedback. `preferent.run(recipe, out)` is the door for notebooks."""
+"""Tune language models from human feedback: preferences, reward model, reinforcement learning, side-by-side verdict.
 
-from collections.abc import Mapping
+`run` does everything that a recipe asks for, `load_recipe` reads a recipe to plan or run it, `Run` opens a run
+directory. docs/python.md is the guide, docs/api.md the reference.
+"""
+
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from preferent.pipelines.run import Run
+    from preferent.commands.python_api import LoadedRecipe, Run
 
-__all__ = ["run"]
+    __version__: str
+
+__all__ = ["Run", "__version__", "load_recipe", "run"]
 
 
-def run(recipe: Mapping[str, Any], out: str | Path) -> "Run":
-    """Do everything that a recipe (a dictionary) asks for in the run directory `out`, and open it for reading."""
-    from preferent.pipelines.executor import start
+def run(recipe: Mapping[str, Any] | str | Path, out: str | Path) -> "Run":
+    """Do everything that a recipe asks for in the run directory `out`, and open it; the same call again resumes.
 
-    return start(recipe, out)
+    `recipe` is a path of a YAML file or a dictionary. Raises `preferent.errors.PreferentError` with the exit code of
+    the stage that failed; `__cause__` is that stage's own error.
+    """
+    return load_recipe(recipe).run(out)
+
+
+def load_recipe(source: Mapping[str, Any] | str | Path, settings: Sequence[str] = ()) -> "LoadedRecipe":
+    """Read a recipe from a YAML file (with `KEY=VALUE` settings) or a dictionary; it has methods `plan` and `run`."""
+    from preferent.commands import python_api
+
+    return python_api.load_recipe(source, settings)
+
+
+def __getattr__(name: str) -> Any:
+    """Import `Run` and read the version only when they are asked for."""
+    if name == "Run":
+        from preferent.commands.python_api import Run
+
+        return Run
+    if name == "__version__":
+        from importlib import metadata
+
+        return metadata.version("preferent")
+    raise AttributeError(f"module 'preferent' has no attribute {name!r}")

@@ -1,8 +1,11 @@
 """The errors a user can cause or meet. Each says what, where, why and what to do; each has an exit code."""
 
+ERROR_FILE = "PREFERENT_ERROR_FILE"
+"""Environment variable: where a stage that fails leaves its message for the process that started it."""
+
 
 def smaller(stage: str) -> str:
-    """What to do where memory ran out in a stage."""
+    """Return advice for a stage that ran out of memory."""
     section = stage if stage in ("sft", "reward", "ppo", "dpo", "rejection") else "ppo"
     return f"""Make it smaller; with these the result is the same, and the same command goes on from here:
   --set {section}.micro_batch_tokens=1024   tokens computed at once (default: 4096)

@@ -29,7 +29,7 @@ def refusal(error: BaseException) -> str | None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Where the disk refuses what is written in the block: an error that names the path and the way out."""
+    """Turn a refusal of the disk in the block into an error that names the path and the way out."""
     try:
         yield
     except Exception as error:
@@ -78,7 +78,7 @@ def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def read_sealed(path: Path, way_out: str = "restore it") -> dict[str, Any]:
-    """What `write_sealed` wrote; `DataError` where any byte of it is another."""
+    """Read what `write_sealed` wrote; raise `DataError` if any byte differs."""
     data = path.read_bytes()
     try:
         value = json.loads(data)
@@ -101,7 +101,7 @@ def write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file that this package wrote."""
+    """Return the value in a JSON file that this package wrote."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError:
@@ -112,13 +112,13 @@ def read_json(path: Path) -> Any:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSONL file that this package wrote."""
+    """Return the rows of a JSONL file that this package wrote."""
     with open(path, encoding="utf-8") as file:
         return [json.loads(line) for line in file]
 
 
 def sha256(path: Path) -> str:
-    """The hexadecimal SHA-256 of a file's bytes."""
+    """Return the hexadecimal SHA-256 of a file's bytes."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 22):
@@ -127,14 +127,15 @@ def sha256(path: Path) -> str:
 
 
 def fingerprint(path: Path) -> str:
-    """A digest of a file's bytes, or of the names and bytes of all files below a folder; a process reads them once."""
+    """Return a digest of a file's bytes, or of the names and bytes of all files below a folder; a process reads them
+    once."""
     if not path.exists():
         raise PlatformError(f"{path}: no such file or directory")
     return _hashed(path, stamp(path) or object())
 
 
 def stamp(path: Path) -> str | None:
-    """A digest of the names, sizes, times of change, inodes and devices of the files that `fingerprint` reads.
+    """Return a digest of the names, sizes, times of change, inodes and devices of the files that `fingerprint` reads.
 
     While it stays the same, the bytes do. None: there is no file, or one changed so lately that its next change could
     bear the same time.
@@ -151,7 +152,7 @@ def stamp(path: Path) -> str | None:
 
 
 def _files(path: Path) -> list[Path]:
-    """The file itself, or all files below a folder but hidden ones, in order."""
+    """Return the file itself, or all files below a folder but hidden ones, in order."""
     if path.is_file():
         return [path]
     return sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))

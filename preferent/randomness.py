@@ -43,12 +43,12 @@ def uniforms(
 
 
 def permutation(seed: int, purpose: str, item: int, size: int) -> np.ndarray:
-    """An order of `range(size)`, int64; `item` numbers the permutations of one purpose (an epoch, a step)."""
+    """Return an order of `range(size)`, int64; `item` numbers the permutations of one purpose (an epoch, a step)."""
     return np.argsort(uniforms(seed, purpose, item, np.arange(size)), kind="stable")
 
 
 def rows(seed: int, purpose: str, step: int, batch_size: int, size: int) -> np.ndarray:
-    """Which of `size` rows the batch of `step` holds, int64 [batch_size]: a fresh order every epoch, none left out."""
+    """Return the rows of `size` in the batch of `step`, int64 [batch_size]: a new order per epoch, none left out."""
     items = step * batch_size + np.arange(batch_size)
     epochs = items // size
     orders = {epoch: permutation(seed, purpose, int(epoch), size) for epoch in np.unique(epochs)}

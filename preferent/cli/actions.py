@@ -29,78 +29,81 @@ MODULES = {
 """Where the `main` of each stage is."""
 
 
-def do_run(given: Arguments) -> None:
-    recipe, ignored = _recipe(given)
-    folder = given.out or Path("runs") / given.recipe.stem
-    if given.with_labels is not None:
+def do_run(arguments: Arguments) -> None:
+    recipe, ignored = _recipe(arguments)
+    folder = arguments.out or Path("runs") / arguments.recipe.stem
+    if arguments.with_labels is not None:
         from preferent.pipelines.next_round import with_labels
 
-        recipe = with_labels(recipe, given.with_labels)
-        if folder.resolve() == given.with_labels.resolve():
-            raise UsageError(f"--with-labels {given.with_labels}: the next round is a new run; name it with --out")
-    if given.dry_run:
+        recipe = with_labels(recipe, arguments.with_labels)
+        if folder.resolve() == arguments.with_labels.resolve():
+            raise UsageError(f"--with-labels {arguments.with_labels}: the next round is a new run; name it with --out")
+    if arguments.dry_run:
         from preferent.commands import plan
 
         print(plan.describe(recipe, ignored, folder))
         return
+    from preferent.commands.python_api import Run
     from preferent.pipelines import executor
 
     if ignored:
         print(f"ignored, they mean something only on Google Cloud: {', '.join(ignored)}", file=sys.stderr)
-    done = executor.execute(recipe, folder, given.from_stage, given.of_run)
-    print(done.headline())
+    executor.execute(recipe, folder, arguments.from_stage, arguments.of_run)
+    print(Run(folder).headline())
 
 
-def do_quickstart(given: Arguments) -> None:
-    import_module("preferent.quickstart.guided_run").quickstart(given.folder, given.seed)
+def do_quickstart(arguments: Arguments) -> None:
+    import_module("preferent.quickstart.guided_run").quickstart(arguments.folder, arguments.seed)
 
 
-def do_scratch(given: Arguments) -> None:
+def do_scratch(arguments: Arguments) -> None:
     parameters = import_module("preferent.models.from_scratch").make(
-        [Path(path) for path in given.text],
-        given.out,
-        vocab_size=given.vocab_size,
-        hidden_size=given.hidden_size,
-        layers=given.layers,
-        heads=given.heads,
-        key_value_heads=given.kv_heads,
-        intermediate_size=given.intermediate_size,
-        max_position_embeddings=given.positions,
-        seed=given.seed,
+        [Path(path) for path in arguments.text],
+        arguments.out,
+        vocab_size=arguments.vocab_size,
+        hidden_size=arguments.hidden_size,
+        layers=arguments.layers,
+        heads=arguments.heads,
+        key_value_heads=arguments.kv_heads,
+        intermediate_size=arguments.intermediate_size,
+        max_position_embeddings=arguments.positions,
+        seed=arguments.seed,
     )
-    print(f"{given.out}: {parameters:,} parameters")
+    print(f"{arguments.out}: {parameters:,} parameters")
 
 
-def do_plan(given: Arguments) -> None:
+def do_plan(arguments: Arguments) -> None:
     from preferent.commands import plan
 
-    print(plan.describe(*_recipe(given), Path("runs") / given.recipe.stem, sizes=True))
+    print(plan.describe(*_recipe(arguments), Path("runs") / arguments.recipe.stem, sizes=True))
 
 
-def do_try(given: Arguments) -> None:
+def do_try(arguments: Arguments) -> None:
     import_module("preferent.commands.inference.chat").talk(
-        given.folder, given.temperature, given.greedy, given.tokens, given.seed
+        arguments.folder, arguments.temperature, arguments.greedy, arguments.tokens, arguments.seed
     )
 
 
-def do_export(given: Arguments) -> None:
-    print(import_module("preferent.commands.inference.export").deliver(given.folder, given.out, given.what))
+def do_export(arguments: Arguments) -> None:
+    print(import_module("preferent.commands.inference.export").deliver(arguments.folder, arguments.out, arguments.what))
 
 
-def do_env(given: Arguments) -> None:
+def do_env(arguments: Arguments) -> None:
     from preferent.runs import environment
 
-    found = environment.describe()
-    print(json.dumps(found, indent=1) if given.json else environment.render(found))
+    facts = environment.describe()
+    print(json.dumps(facts, indent=1) if arguments.json else environment.render(facts))
 
 
-def do_check(given: Arguments) -> None:
+def do_check(arguments: Arguments) -> None:
     from preferent.config import model_reference
     from preferent.data import check
 
-    model = None if given.model is None else model_reference.resolve(given.model)
-    lengths = given.prompt_sequence_length, given.target_sequence_length
-    result = check.check_files(given.paths, given.kind, given.format, model, given.instruction, *lengths)
+    model = None if arguments.model is None else model_reference.resolve(arguments.model)
+    lengths = arguments.prompt_sequence_length, arguments.target_sequence_length
+    result = check.check_files(
+        arguments.paths, arguments.kind, arguments.format, model, arguments.instruction, *lengths
+    )
     print(check.render(result))
     if not result.ok:
         bad = sum(len(file.dropped) for file in result.files)
@@ -110,32 +113,32 @@ def do_check(given: Arguments) -> None:
         )
 
 
-def do_convert(given: Arguments) -> None:
+def do_convert(arguments: Arguments) -> None:
     from preferent.data import convert
 
-    done = convert.convert_files(given.paths, given.out, given.to, given.format)
+    done = convert.convert_files(arguments.paths, arguments.out, arguments.to, arguments.format)
     for row in done.dropped:
         print(row, file=sys.stderr)
     left_out = {"ties": done.ties, "without a prompt": done.without_prompt, "bad rows": len(done.dropped)}
     others = "".join(f", {count} {name} left out" for name, count in left_out.items() if count)
-    print(f"{given.out}: {done.written} of {done.read} rows written{others}")
+    print(f"{arguments.out}: {done.written} of {done.read} rows written{others}")
 
 
-def do_stage(given: Arguments, **more: Any) -> None:
-    """A stage as a run calls it; `more` is what this stage alone is told."""
-    recipe, _ = _recipe(given)
-    inputs = _inputs(given.stage, given.inputs)
-    import_module(MODULES[given.stage]).main(recipe, inputs, given.out, **more)
+def do_stage(arguments: Arguments, **more: Any) -> None:
+    """Run a stage as a run calls it; `more` are arguments of this stage alone."""
+    recipe, _ = _recipe(arguments)
+    inputs = _inputs(arguments.stage, arguments.inputs)
+    import_module(MODULES[arguments.stage]).main(recipe, inputs, arguments.out, **more)
 
 
-def do_doctor(given: Arguments) -> None:
-    import_module("preferent.doctor.examination").main(given.folder, given.json)
+def do_doctor(arguments: Arguments) -> None:
+    import_module("preferent.doctor.examination").main(arguments.folder, arguments.json)
 
 
-def _recipe(given: Arguments) -> tuple["Recipe", list[str]]:
+def _recipe(arguments: Arguments) -> tuple["Recipe", list[str]]:
     from preferent.config.recipe import load
 
-    return load(given.recipe, given.settings)
+    return load(arguments.recipe, arguments.settings)
 
 
 def _inputs(stage: str, words: Sequence[str]) -> dict[str, Path]:

@@ -22,7 +22,7 @@ Verb = Callable[[Arguments], None]
 
 
 def parser() -> argparse.ArgumentParser:
-    """The whole command line; the reference page is made from it."""
+    """Return the parser of the whole command line; the reference page is made from it."""
     top = argparse.ArgumentParser(
         prog="preferent",
         description="Tune language models from human feedback: preferences, reward model, PPO, side-by-side verdict.",
@@ -143,7 +143,7 @@ def _try(verb: argparse.ArgumentParser) -> None:
 
 
 def _above(kind: type[float]) -> Callable[[str], float]:
-    """A number above 0, for argparse."""
+    """Parse a number above 0, for argparse."""
 
     def number(text: str) -> float:
         value = kind(text)

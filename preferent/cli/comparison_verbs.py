@@ -36,7 +36,7 @@ USERS += ("answer_column", "reference_column", "tag_columns")
 
 
 def compare(verb: argparse.ArgumentParser) -> None:
-    """The words of `compare`."""
+    """Add the arguments of `compare`."""
     verb.formatter_class = argparse.RawDescriptionHelpFormatter
     verb.description = COMPARE
     verb.set_defaults(stage="compare", do=do_compare)
@@ -84,54 +84,65 @@ def _columns(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--tag-columns", type=_names, default=(), metavar="NAME,…", help="columns to slice the result by")
 
 
-def do_compare(given: Arguments) -> None:
-    if not given.sides:
-        _stage(given)
+def do_compare(arguments: Arguments) -> None:
+    if not arguments.sides:
+        _stage(arguments)
         return
-    if given.inputs:
+    if arguments.inputs:
         raise UsageError("compare: --in is for the stage alone; name the sides, or the inputs, not both")
     compare_runs = import_module("preferent.commands.compare_runs")
     columns = import_module("preferent.data.predictions").Columns
-    how = {"task": given.task, "template": given.template, "votes": given.votes, "key_variable": given.key_variable}
-    asked = compare_runs.ComparisonRequest(
-        given.sides,
-        given.names,
-        given.prompts,
-        given.judge,
+    how = {
+        "task": arguments.task,
+        "template": arguments.template,
+        "votes": arguments.votes,
+        "key_variable": arguments.key_variable,
+    }
+    request = compare_runs.ComparisonRequest(
+        arguments.sides,
+        arguments.names,
+        arguments.prompts,
+        arguments.judge,
         {name: value for name, value in how.items() if value is not None},
-        columns(given.id_column, given.prompt_column, given.answer_column, given.reference_column, given.tag_columns),
-        given.shared,
-        given.recipe,
-        given.settings,
-        _known(given.write),
-        given.out,
+        columns(
+            arguments.id_column,
+            arguments.prompt_column,
+            arguments.answer_column,
+            arguments.reference_column,
+            arguments.tag_columns,
+        ),
+        arguments.shared,
+        arguments.recipe,
+        arguments.settings,
+        _known(arguments.write),
+        arguments.out,
     )
-    print("\n".join(compare_runs.compare(asked)))
+    print("\n".join(compare_runs.compare(request)))
 
 
-def _stage(given: Arguments) -> None:
-    """The form without sides."""
+def _stage(arguments: Arguments) -> None:
+    """Run the stage alone: the form without sides."""
     for name in ("recipe", "out"):
-        if getattr(given, name) is None:
+        if getattr(arguments, name) is None:
             raise UsageError(f"compare: name two sides; or for the stage alone --recipe, --in and --out (no --{name})")
     for name in USERS:
-        if getattr(given, name):
+        if getattr(arguments, name):
             raise UsageError(f"compare: --{name.replace('_', '-')} is for sides that are named; the stage reads --in")
-    formats = _known(given.write)
-    do_stage(given, names=given.names)
-    for line in import_module("preferent.evaluation.exports").write(given.out, formats):
+    formats = _known(arguments.write)
+    do_stage(arguments, names=arguments.names)
+    for line in import_module("preferent.evaluation.exports").write(arguments.out, formats):
         print(line)
 
 
 def _known(formats: Sequence[str]) -> Sequence[str]:
     for name in formats:
         if name not in FORMATS:
-            raise UsageError(f"--write {name}: no such format; there are {', '.join(FORMATS)}")
+            raise UsageError(f"--write {name}: is not a format; the formats are {', '.join(FORMATS)}")
     return formats
 
 
 def agree(verb: argparse.ArgumentParser) -> None:
-    """The words of `agree`."""
+    """Add the arguments of `agree`."""
     verb.add_argument(
         "files", nargs="+", type=Path, metavar="FILE", help="judgments, labels or annotations, any format"
     )
@@ -145,14 +156,14 @@ def agree(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--json", action="store_true", help="the figures as JSON")
 
 
-def do_agree(given: Arguments) -> None:
+def do_agree(arguments: Arguments) -> None:
     judge_agreement = import_module("preferent.evaluation.judge_agreement")
-    found = judge_agreement.between_files(given.files, given.people, given.columns)
-    print(json.dumps(found, indent=1, ensure_ascii=False) if given.json else judge_agreement.render(found))
+    figures = judge_agreement.between_files(arguments.files, arguments.people, arguments.columns)
+    print(json.dumps(figures, indent=1, ensure_ascii=False) if arguments.json else judge_agreement.render(figures))
 
 
 def label(verb: argparse.ArgumentParser) -> None:
-    """The words of `label`."""
+    """Add the arguments of `label`."""
     verb.add_argument(
         "folder",
         nargs="?",
@@ -280,47 +291,63 @@ ASKING = (
 """Arguments that go to the server as they are."""
 
 
-def do_label(given: Arguments) -> None:
+def do_label(arguments: Arguments) -> None:
     serving = import_module("preferent.labeling.serving")
-    place = _place(given)
-    if given.export:
+    place = _place(arguments)
+    if arguments.export:
         print(serving.export(place))
         return
-    asked: dict[str, Any] = {name: getattr(given, name) for name in ASKING} | {"number": given.number}
-    if given.model or given.on == "train":
-        found = _sampled(given, place)
-        asked |= {"predictions": found.predictions, "prompts": found.prompts, "models": found.models, "out": place}
+    options: dict[str, Any] = {name: getattr(arguments, name) for name in ASKING} | {"number": arguments.number}
+    if arguments.model or arguments.on == "train":
+        sampled = _sampled(arguments, place)
+        options |= {
+            "predictions": sampled.predictions,
+            "prompts": sampled.prompts,
+            "models": sampled.models,
+            "out": place,
+        }
     else:
-        two = None if given.predictions is None else tuple(given.predictions)
-        columns = None if given.columns is None else tuple(given.columns)
-        asked |= {"folder": given.folder, "file": given.file, "predictions": two, "prompts": given.prompts}
-        asked |= {"columns": columns, "out": given.out}
-    serving.serve(**asked)
+        two = None if arguments.predictions is None else tuple(arguments.predictions)
+        columns = None if arguments.columns is None else tuple(arguments.columns)
+        options |= {
+            "folder": arguments.folder,
+            "file": arguments.file,
+            "predictions": two,
+            "prompts": arguments.prompts,
+        }
+        options |= {"columns": columns, "out": arguments.out}
+    serving.serve(**options)
 
 
-def _place(given: Arguments) -> Path:
-    """Where the votes go."""
-    if given.out is not None:
-        return Path(given.out)
-    if given.folder is None:
+def _place(arguments: Arguments) -> Path:
+    """Return where the votes go."""
+    if arguments.out is not None:
+        return Path(arguments.out)
+    if arguments.folder is None:
         raise UsageError("label: where should the votes go? Name a run, or --out DIR")
-    if given.on == "train":
-        return Path(given.folder) / "labels/train"
-    return Path(given.folder)
+    if arguments.on == "train":
+        return Path(arguments.folder) / "labels/train"
+    return Path(arguments.folder)
 
 
-def _sampled(given: Arguments, place: Path) -> Any:
+def _sampled(arguments: Arguments, place: Path) -> Any:
     """Answers that are made first: of base and tuned model of a run to what it trained on, or of the models named."""
     compare_runs = import_module("preferent.commands.compare_runs")
-    if given.on == "train":
-        if given.folder is None or given.model or given.prompts or given.file or given.predictions:
+    if arguments.on == "train":
+        if arguments.folder is None or arguments.model or arguments.prompts or arguments.file or arguments.predictions:
             raise UsageError("label: --on train is for a run alone: preferent label RUN --on train")
-        return compare_runs.of_run(given.folder, place, given.number)
-    if given.prompts is None or given.folder or given.file or given.predictions or len(given.model) > 2:
+        return compare_runs.of_run(arguments.folder, place, arguments.number)
+    if (
+        arguments.prompts is None
+        or arguments.folder
+        or arguments.file
+        or arguments.predictions
+        or len(arguments.model) > 2
+    ):
         raise UsageError(
             "label: --model answers prompts: preferent label --prompts FILE --model M [--model M] --out DIR"
         )
-    return compare_runs.sampled(given.prompts, given.model, place, given.number)
+    return compare_runs.sampled(arguments.prompts, arguments.model, place, arguments.number)
 
 
 def _names(text: str) -> tuple[str, ...]:

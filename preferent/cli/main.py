@@ -3,19 +3,20 @@
 import os
 import sys
 import traceback
+from pathlib import Path
 from types import TracebackType
 
 from preferent import files
 from preferent.cli.actions import Arguments
 from preferent.cli.arguments import STAGES, parser
-from preferent.errors import PlatformError, PreferentError, smaller
+from preferent.errors import ERROR_FILE, PlatformError, PreferentError, smaller
 from preferent.runs import interruption, stages
 
 __all__ = ["STAGES", "main", "parser"]
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, told without importing torch."""
+    """Return whether memory ran out, told without importing torch."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
@@ -24,7 +25,7 @@ def _out_of_memory(error: BaseException) -> bool:
 
 
 def _known(error: BaseException) -> PreferentError | None:
-    """The error as one for the user, unless it is a bug of ours."""
+    """Return the error as one for the user, unless it is a bug of ours."""
     if isinstance(error, PreferentError):
         return error
     if _out_of_memory(error):
@@ -52,29 +53,31 @@ def _unexpected(kind: type[BaseException], error: BaseException, _trace: Traceba
 def main() -> None:
     """Run the command line and leave with its exit code."""
     top = parser()
-    given = top.parse_args()
-    debug = given.debug or "PREFERENT_DEBUG" in os.environ
+    arguments = top.parse_args()
+    debug = arguments.debug or "PREFERENT_DEBUG" in os.environ
     if debug:
         os.environ["PREFERENT_DEBUG"] = "1"  # for the stages that `run` starts
     else:
         sys.excepthook = _unexpected
-    if given.version:
+    if arguments.version:
         print(stages.versions()["preferent"])
-    elif not hasattr(given, "do"):
+    elif not hasattr(arguments, "do"):
         top.print_help()
     else:
-        _leave(given, debug)
+        _leave(arguments, debug)
 
 
-def _leave(given: Arguments, debug: bool) -> None:
+def _leave(arguments: Arguments, debug: bool) -> None:
     try:
         with interruption.stoppable() as wish:
-            given.do(given)
+            arguments.do(arguments)
             wish.check()
     except Exception as error:
         if known := _known(error):
             if debug:
                 traceback.print_exc()
             print(f"preferent: {known}", file=sys.stderr)
+            if place := os.environ.get(ERROR_FILE):
+                Path(place).write_text(str(known))
             sys.exit(known.exit_code)
         raise

@@ -54,7 +54,7 @@ class TemplateTurns:
     close: str
 
     def text(self, messages: Sequence[Message], context: str | None) -> str:
-        """A conversation that ends with the user, up to where the model answers."""
+        """Return a conversation that ends with the user, up to where the model answers."""
         text = self.before_system + context + self.after_system if context else self.head
         for message in messages:
             user = message.role == "user"
@@ -62,7 +62,8 @@ class TemplateTurns:
         return text
 
     def go(self, bos: str) -> str:
-        """The same as a Go template over Ollama's `.System` and `.Messages`, without the `bos` that it begins with."""
+        """Return the same as a Go template over Ollama's `.System` and `.Messages`, without the `bos` that it begins
+        with."""
         system = f"{_go(self.before_system.removeprefix(bos))}{{{{ .System }}}}{_go(self.after_system)}"
         return (
             f"{{{{ if .System }}}}{system}{{{{ else }}}}{_go(self.head.removeprefix(bos))}{{{{ end }}}}"
@@ -73,12 +74,12 @@ class TemplateTurns:
 
 
 def _go(text: str) -> str:
-    """A fixed text inside a Go template."""
+    """Return a fixed text inside a Go template."""
     return text.replace("{{", '{{ "{{" }}')
 
 
 def observe(render: Render) -> TemplateTurns | None:
-    """The turns of a template, or None where it does more than put texts around them."""
+    """Return the turns of a template, or None where it does more than put texts around them."""
     first, answer, second, system = "Qfirst", "Qanswer", "Qsecond", "Qsystem"
     messages = [Message("user", first), Message("assistant", answer), Message("user", second)]
     without = _between(render(messages, None), first, answer, second)
@@ -94,7 +95,7 @@ def observe(render: Render) -> TemplateTurns | None:
 
 
 def _between(text: str, *words: str) -> list[str] | None:
-    """What is before, between and after words that a text holds once each, in this order."""
+    """Return what is before, between and after words that a text holds once each, in this order."""
     parts = []
     for word in words:
         before, found, text = text.partition(word)
@@ -105,7 +106,7 @@ def _between(text: str, *words: str) -> list[str] | None:
 
 
 def go_template(tokenizer: Tokenizer, bos: str, converses: bool) -> str | None:
-    """The Go template that asks as we do, or None where there is none that does.
+    """Return the Go template that asks as we do, or None where there is none that does.
 
     `bos` is the text of the token that the program itself puts in front; empty where it puts none.
     """
@@ -116,7 +117,7 @@ def go_template(tokenizer: Tokenizer, bos: str, converses: bool) -> str | None:
 
 
 def score_template(llama2: bool, instruction: str | None) -> str:
-    """A Jinja template of a conversation with its last answer, closed by EOS, as reward models here read it.
+    """Return a Jinja template of a conversation with its last answer, closed by EOS, as reward models here read it.
 
     Without the BOS at the beginning: whoever encodes the text adds it. The instruction is inside.
     """

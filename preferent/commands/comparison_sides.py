@@ -27,15 +27,15 @@ class ComparisonSide:
         return Path(self.place)
 
     def recipe(self) -> Recipe:
-        """What the run was asked."""
+        """Return the recipe of the run."""
         return recipe.load(self.folder / "recipe.yaml")[0]
 
     def model(self) -> str:
-        """The model that answers; of a run the tuned one."""
+        """Return the model that answers; of a run the tuned one."""
         return str(finished_run.of(self.folder).tuned) if self.kind == "run" else self.place
 
     def answers(self) -> Path:
-        """The file of answers that is there; of a run those of the tuned model to its test prompts."""
+        """Return the answers of base and tuned model; `item` keys their randomness, which is the same for both."""
         if self.kind == "file":
             return self.folder
         path = self.folder / "predictions/tuned/text.jsonl"
@@ -47,7 +47,7 @@ class ComparisonSide:
 
 
 def of(words: Sequence[str], names: Sequence[str] = ()) -> list[ComparisonSide]:
-    """The sides that the words of a command line name, each with a name of its own."""
+    """Return the sides that the words of a command line name, each with a name of its own."""
     if names and len(names) != len(words):
         raise UsageError(f"--names {','.join(names)}: names {len(names)} sides; there are {len(words)}")
     kinds = [_kind(word) for word in words]
@@ -78,7 +78,7 @@ def _kind(word: str) -> Literal["run", "model", "file"]:
 
 
 def _name(word: str, kind: str) -> str:
-    """What to call a side: the run's, model's or file's own name."""
+    """Return what to call a side: the run's, model's or file's own name."""
     path = Path(word)
     if kind == "file" and path.is_file():
         path = path.parent if path.name == "text.jsonl" else path.with_name(path.name.split(".")[0])
@@ -88,7 +88,7 @@ def _name(word: str, kind: str) -> str:
 
 
 def _told_apart(names: Iterable[str]) -> list[str]:
-    """The names, the second of one name with its number."""
+    """Return the names, the second of one name with its number."""
     found: list[str] = []
     for name in names:
         number = 2

@@ -22,7 +22,7 @@ class JudgeSelection:
 
 
 def of(words: Sequence[str], how: dict[str, Any]) -> JudgeSelection:
-    """The judges that words name; `how` are the fields that all language models among them share."""
+    """Return the judges that words name; `how` are the fields that all language models among them share."""
     jury = JudgeSelection()
     for word in words:
         if found := ENDPOINT.fullmatch(word):
@@ -42,7 +42,7 @@ def of(words: Sequence[str], how: dict[str, Any]) -> JudgeSelection:
 
 
 def _there(name: str, path: Path, word: str) -> Path:
-    """The reward model's folder, or the people's file: itself, or the `judgments.jsonl` in a folder."""
+    """Return the reward model's folder, or the people's file: itself, or the `judgments.jsonl` in a folder."""
     if not path.exists():
         raise PlatformError(f"--judge {word}: no such file or folder; a judge is {FORMS}")
     if name == "people" and path.is_dir():

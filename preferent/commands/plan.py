@@ -30,7 +30,7 @@ PARTS = ("policy", "reference", "reward", "critic", "optimizer", "gradients", "a
 
 
 def describe(recipe: Recipe, ignored: Sequence[str], out: Path, sizes: bool = False) -> str:
-    """The stages of a recipe with their rows, steps, epochs and commands, what is ignored and what is not known yet.
+    """Describe the stages of a recipe with rows, steps, epochs and commands, and what is ignored or not known yet.
 
     The data are really read, checked and split, in a temporary folder: counts are exact, and errors are the run's own.
     With `sizes` also memory, tokens and disk, where the models' shapes are at hand.
@@ -58,7 +58,7 @@ def describe(recipe: Recipe, ignored: Sequence[str], out: Path, sizes: bool = Fa
 
 
 def _defaults(recipe: Recipe, tasks: Sequence[Task], by_default: Mapping[str, Any]) -> list[str]:
-    """The values that nobody asked for, of the fields that a stage of the run reads; a section a line."""
+    """Return the values that nobody asked for, of the fields that a stage of the run reads; a section a line."""
     read = {field for task in tasks for field in stage_graph.fields(task.stage, recipe)}
     lines: dict[str, list[str]] = {}
     for key, value in by_default.items():
@@ -94,12 +94,12 @@ def _reference(recipe: Recipe, tasks: Mapping[str, Task]) -> str:
 
 
 def _other(part: RewardPart) -> str:
-    """A part of the reward that the run does not train."""
+    """Return a part of the reward that the run does not train."""
     return f"the function {part.source}" if part.kind == "function" else f"the model {_named(part.source)}"
 
 
 def _start(task: Task) -> str:
-    """What a task starts from: a stage of this run, or what the user named."""
+    """Return what a task starts from: a stage of this run, or what the user named."""
     return task.inputs["model"] if "model" in task.inputs else _named(task.outside["model"])
 
 
@@ -113,16 +113,17 @@ def _hub(recipe: Recipe) -> Iterator[str]:
 def _data(counts: Mapping[str, Any]) -> list[str]:
     lines = []
     for name in ("preference", "prompt", "eval"):
-        found = counts.get(name)
-        if found is None:
+        source = counts.get(name)
+        if source is None:
             continue
-        if "read" not in found:
-            lines.append(f"{name:<15} {found['kept']:,} rows, from the preferences")
+        if "read" not in source:
+            lines.append(f"{name:<15} {source['kept']:,} rows, from the preferences")
             continue
-        dropped = ", ".join(f"{count:,} {reason}" for reason, count in found["dropped"].items()) or "none"
-        ties = f", {found['ties']:,} ties" if found.get("ties") else ""
+        dropped = ", ".join(f"{count:,} {reason}" for reason, count in source["dropped"].items()) or "none"
+        ties = f", {source['ties']:,} ties" if source.get("ties") else ""
         lines.append(
-            f"{name:<15} {found['read']:,} rows ({found['format']}), {found['kept']:,} kept{ties}; dropped: {dropped}"
+            f"{name:<15} {source['read']:,} rows ({source['format']}), {source['kept']:,} kept{ties}; "
+            f"dropped: {dropped}"
         )
     for kind, rows in counts["parts"].items():
         lines.append(f"{kind + ' parts':<15} " + ", ".join(f"{part} {count:,}" for part, count in rows.items()))
@@ -195,25 +196,25 @@ def _sizes(recipe: Recipe, folder: Path) -> Iterator[str]:
     for reference in dict.fromkeys(name for name in references if shape(name) is None):
         yield f"not known: the shape of {_named(reference)}; give a folder with its config.json (of Llama's kind)"
     longest = longest_prompt(recipe, folder)
-    found = given(recipe, folder, longest)
-    if found is None:
+    facts = model_facts(recipe, folder, longest)
+    if facts is None:
         return
     allowed = "" if longest else " (as the recipe allows: there is no tokenizer here to count them)"
     yield (
-        f"{found.shape.policy:,} parameters, computed in {'bf16' if found.bytes == 2 else 'fp32'}; prompts of at most "
-        f"{found.prompt} tokens{allowed}"
+        f"{facts.shape.policy:,} parameters, computed in {'bf16' if facts.bytes == 2 else 'fp32'}; prompts of at most "
+        f"{facts.prompt} tokens{allowed}"
     )
     stages = [task.name for task in stage_graph.build(recipe)]
-    yield from table(memory_estimate.needs(found, stages))
+    yield from table(memory_estimate.needs(facts, stages))
     if not stage_graph.direct(recipe):
-        yield f"rollouts: {memory_estimate.rollout_tokens(found):,} tokens, prompts included"
-    stored = memory_estimate.disk(found, stages)
+        yield f"rollouts: {memory_estimate.rollout_tokens(facts):,} tokens, prompts included"
+    stored = memory_estimate.disk(facts, stages)
     yield "disk: " + ", ".join(f"{name} {size(count)}" for name, count in stored.items()) + "; before what is freed"
 
 
-def given(recipe: Recipe, folder: Path, longest: int | None) -> ModelFacts | None:
-    """What the needs of a recipe, its open fields filled in here, depend on, with the prepared data in a folder and its
-    longest prompt, where that is known; None where a model's shape is not known."""
+def model_facts(recipe: Recipe, folder: Path, longest: int | None) -> ModelFacts | None:
+    """Return what the needs of a recipe, its open fields filled in here, depend on, with the prepared data in a folder
+    and its longest prompt, where that is known; None where a model's shape is not known."""
     policy, reward = shape(recipe.large_model_reference), shape(reward_reference(recipe))
     if policy is None or reward is None:
         return None
@@ -221,18 +222,19 @@ def given(recipe: Recipe, folder: Path, longest: int | None) -> ModelFacts | Non
     bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and (on_gpu or environment.cpu_has_bf16()))
     prompts = files.read_json(folder / "counts.json")["parts"]["prompt"]
     length = longest or recipe.prompt_sequence_length
-    others = tuple(found for name in stage_graph.foreign(recipe).values() if (found := shape(name)) is not None)
+    others = tuple(known for name in stage_graph.foreign(recipe).values() if (known := shape(name)) is not None)
     recipe, _ = defaults.resolve(recipe, policy.policy, reward.policy)
     return ModelFacts(recipe, policy, reward, 2 if bf16 else 4, length, prompts, _packs(recipe), on_gpu, others)
 
 
 def _packs(recipe: Recipe) -> bool:
-    """Whether supervised fine-tuning reads plain text, which it packs into sequences of one length."""
+    """Return whether supervised fine-tuning reads plain text, which it packs into sequences of one length."""
     return recipe.sft is not None and row_reader.detect(paths(recipe.sft.dataset))[0] == "text"
 
 
 def table(needs: Sequence[MemoryNeed]) -> Iterator[str]:
-    """A line a stage: its parts, what every stage holds before its models, and the peak with the phase it is in."""
+    """Return a line a stage: its parts, what every stage holds before its models, and the peak with the phase it is
+    in."""
     yield f"{'':<7}" + "".join(f"{name:>12}" for name in (*PARTS, "baseline", "peak"))
     for need in needs:
         cells = [*(need.most(name) for name in PARTS), memory_estimate.BASELINE, need.peak]
@@ -247,13 +249,13 @@ def size(count: int) -> str:
 
 
 def shape(reference: str) -> Shape | None:
-    """The shape of a model: from its folder's config.json, or of Llama 2, which is known; else None."""
+    """Return the shape of a model: from its folder's config.json, or of Llama 2, which is known; else None."""
     path = Path(reference) / "config.json"
     return Shape.of(files.read_json(path)) if path.is_file() else model_shape.LLAMA_2.get(resolve_model(reference))
 
 
 def parameters(reference: str) -> int | None:
-    """How many parameters a model has, as far as can be told from here: of a folder, or of Llama 2; else None."""
+    """Return the number of parameters of a model, if it is a folder or Llama 2; else None."""
     known = shape(reference)
     if known is not None:
         return known.policy

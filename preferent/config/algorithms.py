@@ -39,7 +39,7 @@ GROUPED = ("rloo", "grpo", "dr_grpo")
 
 
 def algorithm(ppo: PPOSection) -> Algorithm:
-    """The recipe's algorithm: its own settings where the section gives them, else the defaults."""
+    """Return the recipe's algorithm: its own settings where the section gives them, else the defaults."""
     default = ALGORITHMS[ppo.algorithm]
     return Algorithm(
         default.name,

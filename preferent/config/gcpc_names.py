@@ -31,7 +31,8 @@ CLOSED_MODELS = ("t5-small", "t5-large", "t5-xl", "t5-xxl", "text-bison@001", "t
 
 
 def resolve_model(reference: str) -> str:
-    """The hub id (optionally `@revision`) or local path that a model reference means; GCPC's aliases become hub ids."""
+    """Return the hub id (optionally `@revision`) or local path that a model reference means; GCPC's aliases become hub
+    ids."""
     name = reference.lower().replace("_", "-")
     if Path(reference).exists():
         return reference

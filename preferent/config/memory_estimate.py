@@ -70,7 +70,7 @@ class MemoryNeed:
         return BASELINE + sum(self.parts.values()) + sum(self.phases[self.phase].values())
 
     def most(self, name: str) -> int:
-        """A part, or the most that any phase has of something."""
+        """Return a part, or the most that any phase has of something."""
         return self.parts.get(name, 0) + max(phase.get(name, 0) for phase in self.phases.values())
 
 
@@ -105,20 +105,20 @@ class ModelFacts:
         return self.length * max(1, min(limit // self.length, rows))
 
     def held(self, shape: Shape, tokens: int, count: int) -> int:
-        """What activations of `count` bytes take with what the allocator loses: on a CPU, of small tensors."""
+        """Return activations of `count` bytes with what the allocator loses: on a CPU, of small tensors."""
         large = tokens * shape.hidden_size * self.bytes >= HEAP_BELOW
         return count if self.on_gpu or large else round(HEAP_LOSS * count)
 
     def rewards(self) -> int:
-        """The weights of what is optimised: the members of the ensemble, or one of their weights averaged, and the
-        models that the recipe names."""
+        """Return the weights of what is optimised: the members of the ensemble, or one of their weights averaged, and
+        the models that the recipe names."""
         section = self.recipe.reward
         trained = any(part.kind == "reward" for part in self.recipe.reward.parts)
         members = 1 if section.combine == "weights" else section.members
         return self.bytes * (trained * members * self.reward_shape.scorer + sum(o.scorer for o in self.others))
 
     def measuring(self, rows: int) -> dict[str, int]:
-        """What the log-probabilities of `rows` answers take, a micro-batch at a time."""
+        """Return what the log-probabilities of `rows` answers take, a micro-batch at a time."""
         tokens = self.tokens(self.recipe.ppo.micro_batch_tokens, rows)
         answers = tokens // self.length * self.recipe.target_sequence_length
         return {"activations": measuring(self.shape, tokens, answers, self.bytes)}
@@ -129,54 +129,54 @@ def optimizer(trained: int, b: int, lora: bool) -> int:
     return trained * (8 if lora or b == 4 else 12)
 
 
-def decoding(given: ModelFacts, rows: int) -> dict[str, int]:
-    """What sampling `rows` answers at once takes."""
-    cache = kv_cache(given.shape, rows, given.length, given.bytes)
-    return {"KV cache": cache, "activations": sampling(given.shape, rows, given.prompt, given.bytes)}
+def decoding(facts: ModelFacts, rows: int) -> dict[str, int]:
+    """Return what sampling `rows` answers at once takes."""
+    cache = kv_cache(facts.shape, rows, facts.length, facts.bytes)
+    return {"KV cache": cache, "activations": sampling(facts.shape, rows, facts.prompt, facts.bytes)}
 
 
-def sft(given: ModelFacts) -> MemoryNeed:
+def sft(facts: ModelFacts) -> MemoryNeed:
     """Policy and optimizer; a micro-batch's activations beside the gradients of those before it, or all gradients."""
-    section, shape, b = given.recipe.sft, given.shape, given.bytes
+    section, shape, b = facts.recipe.sft, facts.shape, facts.bytes
     assert section is not None
     rank = decided(section.lora_dim)
     trained = shape.lora(rank) if rank else shape.policy
-    length = decided(section.sequence_length) if given.packed else given.length
+    length = decided(section.sequence_length) if facts.packed else facts.length
     rows = max(1, min(section.micro_batch_tokens // length, section.batch_size))
-    targets = rows * (length if given.packed else given.recipe.target_sequence_length)
-    kept = kept_activations(shape, rows * length, b, rank > 0, given.recipe.gradient_checkpointing, given.whole)
+    targets = rows * (length if facts.packed else facts.recipe.target_sequence_length)
+    kept = kept_activations(shape, rows * length, b, rank > 0, facts.recipe.gradient_checkpointing, facts.whole)
     parts = {"policy": shape.policy * b + (4 * trained if rank else 0), "optimizer": optimizer(trained, b, rank > 0)}
     earlier = 4 * trained if rows < section.batch_size else 0
     learn = {
         "gradients": earlier + head_gradient(shape, b, rank > 0),
-        "activations": given.held(shape, rows * length, kept) + logits(shape, targets, b),
+        "activations": facts.held(shape, rows * length, kept) + logits(shape, targets, b),
     }
     return MemoryNeed("sft", parts, {"learn": learn, "step": {"gradients": 4 * trained}})
 
 
-def reward(given: ModelFacts, stage: str) -> MemoryNeed:
+def reward(facts: ModelFacts, stage: str) -> MemoryNeed:
     """Reward model, optimizer; a batch's activations, or at the end the best checkpoint (4 t) beside the weights."""
-    section, shape, b = given.recipe.reward, given.reward_shape, given.bytes
+    section, shape, b = facts.recipe.reward, facts.reward_shape, facts.bytes
     rank = decided(section.lora_dim)
     trained = shape.lora(rank) + shape.hidden_size if rank else shape.scorer
-    tokens = given.tokens(section.micro_batch_tokens, 2 * section.batch_size)
-    kept = kept_activations(shape, tokens, b, rank > 0, given.recipe.gradient_checkpointing, given.whole)
+    tokens = facts.tokens(section.micro_batch_tokens, 2 * section.batch_size)
+    kept = kept_activations(shape, tokens, b, rank > 0, facts.recipe.gradient_checkpointing, facts.whole)
     parts = {"reward": shape.scorer * b + (4 * trained if rank else 0), "optimizer": optimizer(trained, b, rank > 0)}
-    earlier = 4 * trained if tokens < 2 * section.batch_size * given.length else 0
-    learn = {"gradients": earlier, "activations": given.held(shape, tokens, kept)}
+    earlier = 4 * trained if tokens < 2 * section.batch_size * facts.length else 0
+    learn = {"gradients": earlier, "activations": facts.held(shape, tokens, kept)}
     step = {"gradients": 4 * trained}
     return MemoryNeed(stage, parts, {"learn": learn, "step": step, "finish": {"best": MASTER * trained}})
 
 
-def ppo(given: ModelFacts) -> MemoryNeed:
+def ppo(facts: ModelFacts) -> MemoryNeed:
     """Policy, reference, reward model, critic, two optimizers; then sampling, learning, or at the end the best policy.
 
     With LoRA the reference is the policy's backbone and the critic the reward model's.
     """
-    recipe, shape, b = given.recipe, given.shape, given.bytes
+    recipe, shape, b = facts.recipe, facts.shape, facts.bytes
     section = recipe.ppo
     has_reward = any(part.kind == "reward" for part in recipe.reward.parts)
-    scorer = given.reward_shape if has_reward else given.shape
+    scorer = facts.reward_shape if has_reward else facts.shape
     rank = decided(section.lora_dim)
     critic_rank = decided(recipe.reward.lora_dim) if has_reward else rank
     critic_rank *= recipe.reward.members if recipe.reward.combine == "weights" and has_reward else 1
@@ -186,123 +186,123 @@ def ppo(given: ModelFacts) -> MemoryNeed:
     parts = {
         "policy": shape.policy * b + (4 * trained if rank else 0),
         "reference": shape.policy * b if reference(recipe, "ppo") == "copy" else 0,
-        "reward": given.rewards(),
+        "reward": facts.rewards(),
         "critic": with_critic * (0 if critic_rank and has_reward else scorer.scorer * b)
         + (4 * critic if critic_rank else 0),
         "optimizer": optimizer(trained, b, rank > 0) + optimizer(critic, b, critic_rank > 0),
         "average": 4 * trained if section.ema_decay is not None else 0,
     }
     rows = max(1, section.batch_size // section.minibatches)
-    tokens = given.tokens(section.micro_batch_tokens, rows)
-    answers = tokens // given.length * recipe.target_sequence_length
+    tokens = facts.tokens(section.micro_batch_tokens, rows)
+    answers = tokens // facts.length * recipe.target_sequence_length
     kept = max(
-        kept_activations(s, tokens, b, r > 0, recipe.gradient_checkpointing, given.whole)
+        kept_activations(s, tokens, b, r > 0, recipe.gradient_checkpointing, facts.whole)
         for s, r in ((shape, rank), (scorer, critic_rank))
     )
     limits = {"train": recipe.reward.normalize_prompts, "validation": section.validation_prompts}
-    asked = [min(limit, given.prompts[part]) for part, limit in limits.items()]
-    decoded = min(recipe.sampler.rows, max(section.batch_size, *asked))
-    held = given.held(shape, tokens, kept) + logits(shape, answers, b)
+    prompt_counts = [min(limit, facts.prompts[part]) for part, limit in limits.items()]
+    decoded = min(recipe.sampler.rows, max(section.batch_size, *prompt_counts))
+    held = facts.held(shape, tokens, kept) + logits(shape, answers, b)
     gradients = 4 * (trained + critic) + head_gradient(shape, b, rank > 0)
     phases = {
         "learn": {"gradients": gradients, "activations": held},
-        "measure": given.measuring(section.batch_size),
-        "sample": decoding(given, decoded),
+        "measure": facts.measuring(section.batch_size),
+        "sample": decoding(facts, decoded),
         "finish": {"best": MASTER * trained},
     }
     return MemoryNeed("ppo", parts, phases)
 
 
-def dpo(given: ModelFacts) -> MemoryNeed:
+def dpo(facts: ModelFacts) -> MemoryNeed:
     """Policy and optimizer, no reference: before it learns the policy is its own. A batch's activations, or at the end
     the best checkpoint (4 t) beside the weights."""
-    section, shape, b = given.recipe.dpo, given.shape, given.bytes
+    section, shape, b = facts.recipe.dpo, facts.shape, facts.bytes
     rank = decided(section.lora_dim)
     trained = shape.lora(rank) if rank else shape.policy
-    tokens = given.tokens(section.micro_batch_tokens, 2 * section.batch_size)
-    answers = tokens // given.length * given.recipe.target_sequence_length
-    kept = kept_activations(shape, tokens, b, rank > 0, given.recipe.gradient_checkpointing, given.whole)
+    tokens = facts.tokens(section.micro_batch_tokens, 2 * section.batch_size)
+    answers = tokens // facts.length * facts.recipe.target_sequence_length
+    kept = kept_activations(shape, tokens, b, rank > 0, facts.recipe.gradient_checkpointing, facts.whole)
     parts = {"policy": shape.policy * b + (4 * trained if rank else 0), "optimizer": optimizer(trained, b, rank > 0)}
-    earlier = 4 * trained if tokens < 2 * section.batch_size * given.length else 0
+    earlier = 4 * trained if tokens < 2 * section.batch_size * facts.length else 0
     learn = {
         "gradients": earlier + head_gradient(shape, b, rank > 0),
-        "activations": given.held(shape, tokens, kept) + logits(shape, answers, b),
+        "activations": facts.held(shape, tokens, kept) + logits(shape, answers, b),
     }
     step = {"gradients": 4 * trained}
     return MemoryNeed("dpo", parts, {"learn": learn, "step": step, "finish": {"best": MASTER * trained}})
 
 
-def rejection(given: ModelFacts) -> MemoryNeed:
+def rejection(facts: ModelFacts) -> MemoryNeed:
     """Policy, reference, reward models, optimizer; then sampling, learning, or at the end the best policy."""
-    recipe, shape, b = given.recipe, given.shape, given.bytes
+    recipe, shape, b = facts.recipe, facts.shape, facts.bytes
     section, rank = recipe.rejection, decided(recipe.rejection.lora_dim)
     trained = shape.lora(rank) if rank else shape.policy
-    tokens = given.tokens(section.micro_batch_tokens, section.batch_size)
-    answers = tokens // given.length * recipe.target_sequence_length
-    kept = kept_activations(shape, tokens, b, rank > 0, recipe.gradient_checkpointing, given.whole)
+    tokens = facts.tokens(section.micro_batch_tokens, section.batch_size)
+    answers = tokens // facts.length * recipe.target_sequence_length
+    kept = kept_activations(shape, tokens, b, rank > 0, recipe.gradient_checkpointing, facts.whole)
     phases = {
         "learn": {
             "gradients": 4 * trained + head_gradient(shape, b, rank > 0),
-            "activations": given.held(shape, tokens, kept) + logits(shape, answers, b),
+            "activations": facts.held(shape, tokens, kept) + logits(shape, answers, b),
         },
-        "measure": given.measuring(min(recipe.ppo.validation_prompts, given.prompts["validation"])),
+        "measure": facts.measuring(min(recipe.ppo.validation_prompts, facts.prompts["validation"])),
         "sample": decoding(
-            given, min(recipe.sampler.rows, section.samples * min(section.prompts, given.prompts["train"]))
+            facts, min(recipe.sampler.rows, section.samples * min(section.prompts, facts.prompts["train"]))
         ),
         "finish": {"best": MASTER * trained},
     }
     parts = {
         "policy": shape.policy * b + (4 * trained if rank else 0),
         "reference": shape.policy * b if reference(recipe, "rejection") == "copy" else 0,
-        "reward": given.rewards(),
+        "reward": facts.rewards(),
         "optimizer": optimizer(trained, b, rank > 0),
     }
     return MemoryNeed("rejection", parts, phases)
 
 
-def tuned_rank(given: ModelFacts) -> int:
-    """The LoRA rank of the policy that the run tunes; 0: every weight learns."""
-    recipe = given.recipe
+def tuned_rank(facts: ModelFacts) -> int:
+    """Return the LoRA rank of the policy that the run tunes; 0: every weight learns."""
+    recipe = facts.recipe
     if recipe.method == "reinforcement_learning":
         return decided(recipe.ppo.lora_dim)
     return decided((recipe.rejection if recipe.method == "rejection_sampling" else recipe.dpo).lora_dim)
 
 
-def infer(given: ModelFacts) -> MemoryNeed:
-    """The tuned policy, the base (with LoRA the same backbone), and what chooses among answers; sampling, then the KL
-    between them."""
-    recipe, shape, b = given.recipe, given.shape, given.bytes
-    asked = min(recipe.infer.max_prompts or given.prompts["test"], given.prompts["test"])
-    rows = min(recipe.sampler.rows, 256, asked * recipe.infer.best_of)
-    shared = tuned_rank(given) > 0 and not recipe.continues
+def infer(facts: ModelFacts) -> MemoryNeed:
+    """Return the need of the tuned policy, the base (with LoRA the same backbone) and what chooses among answers, while
+    they sample and then measure the KL."""
+    recipe, shape, b = facts.recipe, facts.shape, facts.bytes
+    prompts = min(recipe.infer.max_prompts or facts.prompts["test"], facts.prompts["test"])
+    rows = min(recipe.sampler.rows, 256, prompts * recipe.infer.best_of)
+    shared = tuned_rank(facts) > 0 and not recipe.continues
     parts = {"policy": shape.policy * b, "reference": 0 if shared else shape.policy * b}
     if recipe.infer.best_of > 1:
-        parts["reward"] = given.rewards()
-    return MemoryNeed("infer", parts, {"sample": decoding(given, rows), "measure": given.measuring(rows)})
+        parts["reward"] = facts.rewards()
+    return MemoryNeed("infer", parts, {"sample": decoding(facts, rows), "measure": facts.measuring(rows)})
 
 
-def needs(given: ModelFacts, stages: list[str]) -> list[MemoryNeed]:
-    """The needs of those of the stages that hold models, by the names that a run gives them."""
-    found = []
+def needs(facts: ModelFacts, stages: list[str]) -> list[MemoryNeed]:
+    """Return the needs of those of the stages that hold models, by the names that a run gives them."""
+    needed = []
     for stage in stages:
         if stage == "sft":
-            found.append(sft(given))
+            needed.append(sft(facts))
         elif stage in ("reward", "judge"):
-            found.append(reward(given, stage))
+            needed.append(reward(facts, stage))
         elif stage == "ppo":
-            found.append(ppo(given))
+            needed.append(ppo(facts))
         elif stage == "dpo":
-            found.append(dpo(given))
+            needed.append(dpo(facts))
         elif stage == "rejection":
-            found.append(rejection(given))
-    return [*found, infer(given)]
+            needed.append(rejection(facts))
+    return [*needed, infer(facts)]
 
 
-def disk(given: ModelFacts, stages: list[str]) -> dict[str, int]:
+def disk(facts: ModelFacts, stages: list[str]) -> dict[str, int]:
     """Return the most bytes on disk: checkpoints (12 t each, of all that learns) and the best that each knows (4 t, of
     the model alone), one more of both while they are written; models in their stored dtype; rollouts (25 bytes per
     token in columns and in plain words)."""
-    recipe, shape, scorer = given.recipe, given.shape, given.reward_shape
+    recipe, shape, scorer = facts.recipe, facts.shape, facts.reward_shape
     ranks = {
         "sft": 0 if recipe.sft is None else decided(recipe.sft.lora_dim),
         "reward": decided(recipe.reward.lora_dim),
@@ -315,21 +315,21 @@ def disk(given: ModelFacts, stages: list[str]) -> dict[str, int]:
         scores = stage == "judge" or stage.startswith("reward")
         if not scores and stage not in ("sft", "ppo", "dpo", "rejection"):
             continue
-        rank, one = ranks["reward" if scores else stage], scorer if scores else shape
-        full = one.scorer if scores else one.policy
-        trained = one.lora(rank) if rank else full
+        rank, model_shape = ranks["reward" if scores else stage], scorer if scores else shape
+        full = model_shape.scorer if scores else model_shape.policy
+        trained = model_shape.lora(rank) if rank else full
         has_critic = stage == "ppo" and algorithm(recipe.ppo).critic
         critic = 0 if not has_critic else scorer.lora(ranks["reward"]) if ranks["reward"] else scorer.scorer
         copies = recipe.keep_checkpoints + 1
         best = 0 if stage == "sft" else MASTER * trained
         kept["checkpoints"] += copies * (MASTER_AND_MOMENTS * (trained + critic) + best)
-        kept["models"] += 4 * trained if rank and stage != "sft" else full * one.stored
-    return kept | ({"rollouts": 25 * rollout_tokens(given)} if "ppo" in stages else {})
+        kept["models"] += 4 * trained if rank and stage != "sft" else full * model_shape.stored
+    return kept | ({"rollouts": 25 * rollout_tokens(facts)} if "ppo" in stages else {})
 
 
-def rollout_tokens(given: ModelFacts) -> int:
+def rollout_tokens(facts: ModelFacts) -> int:
     """Tokens of prompts and answers in all rollouts, at the most."""
-    recipe, section = given.recipe, given.recipe.rejection
+    recipe, section = facts.recipe, facts.recipe.rejection
     if recipe.method == "rejection_sampling":
-        return section.rounds * min(section.prompts, given.prompts["train"]) * section.samples * given.length
-    return recipe.reinforcement_learning_train_steps * recipe.ppo.batch_size * given.length
+        return section.rounds * min(section.prompts, facts.prompts["train"]) * section.samples * facts.length
+    return recipe.reinforcement_learning_train_steps * recipe.ppo.batch_size * facts.length

@@ -21,7 +21,7 @@ CONFIGURATION = ["config.json", "adapter_config.json"]
 
 
 def resolve(reference: str) -> Path:
-    """The folder of a model reference, downloaded where it is not local.
+    """Return the folder of a model reference, downloaded where it is not local.
 
     Raises `PlatformError` with the steps to take where the repository is gated, missing or out of reach.
     """
@@ -32,7 +32,8 @@ def resolve(reference: str) -> Path:
 
 
 def cached(reference: str) -> Path | None:
-    """The folder of a model reference as far as it is on this machine, found without network; None where it is not."""
+    """Return the folder of a model reference as far as it is on this machine, found without network; None where it is
+    not."""
     local = Path(reference)
     if local.exists():
         return local.resolve()
@@ -89,7 +90,7 @@ def placed(place: str) -> Iterator[None]:
 
 
 def _longest(config: Any) -> int | None:
-    """The tokens that a model reads, where its config.json says so."""
+    """Return the tokens that a model reads, where its config.json says so."""
     if not isinstance(config, dict):
         return None
     text = config.get("text_config")
@@ -125,7 +126,7 @@ def require_writer(source: Path, architectures: Sequence[str] | None, is_encoder
 
 
 def _repository(reference: str) -> tuple[str, str | None]:
-    """The hub's repository and revision that a reference names."""
+    """Return the hub's repository and revision that a reference names."""
     repository, _, revision = resolve_model(reference).partition("@")
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", repository, re.ASCII):
         raise PlatformError(f"{reference}: no such folder, and no hub id (OWNER/NAME) either")
@@ -133,7 +134,7 @@ def _repository(reference: str) -> tuple[str, str | None]:
 
 
 def adapter_base(source: Path) -> Path:
-    """The folder of the model that an adapter sits on; a relative path is relative to the adapter."""
+    """Return the folder of the model that an adapter sits on; a relative path is relative to the adapter."""
     config = files.read_json(source / "adapter_config.json")
     name, revision = config["base_model_name_or_path"], config.get("revision")
     beside = (source / name).resolve()
@@ -211,7 +212,8 @@ def _download(repository: str, revision: str | None, patterns: Sequence[str] = P
 
 
 def name_of(source: Path) -> tuple[str, str | None]:
-    """What to call a resolved folder in a saved file: of one in the hub's cache OWNER/NAME and commit, else its path.
+    """Return what to call a resolved folder in a saved file: of one in the hub's cache OWNER/NAME and commit, else its
+    path.
 
     The cache writes OWNER/NAME as models--OWNER--NAME; the hub gives no OWNER a name with `--`.
     """

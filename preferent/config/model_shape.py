@@ -21,8 +21,8 @@ WHOLE_ATTENTION_TOKENS = 256
 
 
 def keeps_attention(recipe: Recipe, on_cpu: bool, bf16: bool) -> bool:
-    """Whether attention weights are kept whole: the fused bf16 attention of a CPU is slower than plain matrix products,
-    whose memory grows with the square of the length."""
+    """Return whether attention weights are kept whole: the fused bf16 attention of a CPU is slower than plain matrix
+    products, whose memory grows with the square of the length."""
     return on_cpu and bf16 and recipe.prompt_sequence_length + recipe.target_sequence_length <= WHOLE_ATTENTION_TOKENS
 
 
@@ -106,7 +106,7 @@ LLAMA_2 = {
 def kept_activations(
     shape: Shape, tokens: int, b: int, lora: bool = False, checkpointing: bool = False, whole: int = 0
 ) -> int:
-    """What the backward pass needs of `tokens`: each layer's inputs, norms, attention and MLP.
+    """Return what the backward pass needs of `tokens`: each layer's inputs, norms, attention and MLP.
 
     Per token and layer: 2 (4 + 2 b) D for the norms; b 4 Q for attention, whose keys and values are repeated for every
     head; b 4 I for the MLP. Under LoRA the norms need b D less each, and bf16 trades b (2 D + I) for fp32 copies of
@@ -126,7 +126,7 @@ def kept_activations(
 
 
 def passing_activations(shape: Shape, tokens: int, b: int) -> int:
-    """What a forward pass without gradients holds at its widest, inside one MLP: b (3 I + 2 D) a token."""
+    """Return what a forward pass without gradients holds at its widest, inside one MLP: b (3 I + 2 D) a token."""
     return tokens * b * (3 * shape.intermediate_size + 2 * shape.hidden_size)
 
 
@@ -138,14 +138,14 @@ def logits(shape: Shape, tokens: int, b: int) -> int:
 
 
 def head_gradient(shape: Shape, b: int, lora: bool) -> int:
-    """The output head's gradient of one micro-batch, before it is added to that of the others while all activations
-    are still there: b V D. Under LoRA the head does not learn."""
+    """Return the output head's gradient of one micro-batch, before it is added to that of the others while all
+    activations are still there: b V D. Under LoRA the head does not learn."""
     return 0 if lora else b * shape.vocab_size * shape.hidden_size
 
 
 def measuring(shape: Shape, tokens: int, answers: int, b: int) -> int:
-    """What log-probabilities and KL under policy and reference take: a forward pass over `tokens`, both logits of the
-    `answers` among them, and of 256 rows five fp32 numbers a logit."""
+    """Return what log-probabilities and KL under policy and reference take: a forward pass over `tokens`, both logits
+    of the `answers` among them, and of 256 rows five fp32 numbers a logit."""
     rows = min(answers, LOGIT_ROWS)
     both = 2 * b * min(answers * shape.vocab_size, CHUNK_ELEMENTS)
     return passing_activations(shape, tokens, b) + both + 5 * 4 * rows * shape.vocab_size
@@ -157,7 +157,7 @@ def kv_cache(shape: Shape, rows: int, tokens: int, b: int) -> int:
 
 
 def sampling(shape: Shape, rows: int, prompt: int, b: int) -> int:
-    """What decoding needs besides the cache: the widest layer over the prompts and the mask of their lengths
+    """Return what decoding needs besides the cache: the widest layer over the prompts and the mask of their lengths
     (rows P^2 (1 + b)), or, once a token is chosen, 28 V a row (fp32 logits and log-probs, fp64 sums)."""
     prompts = passing_activations(shape, rows * prompt, b) + rows * prompt * prompt * (1 + b)
     return max(prompts, 28 * rows * shape.vocab_size)

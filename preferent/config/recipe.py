@@ -180,7 +180,7 @@ class Recipe(Section):
 
 
 def names(section: type[Section] = Recipe, prefix: str = "") -> Iterator[str]:
-    """Every dotted key that a recipe may hold."""
+    """Return every dotted key that a recipe may hold."""
     for name, field in section.model_fields.items():
         yield prefix + name
         inner = inner_section(field)
@@ -189,17 +189,17 @@ def names(section: type[Section] = Recipe, prefix: str = "") -> Iterator[str]:
 
 
 def inner_section(field: FieldInfo) -> type[Section] | None:
-    """The section that a field holds, optional or not; none where it holds a list of them."""
+    """Return the section that a field holds, optional or not; none where it holds a list of them."""
     return None if get_origin(field.annotation) is tuple else _section(field)
 
 
 def listed_section(field: FieldInfo) -> type[Section] | None:
-    """The section of which a field holds a list."""
+    """Return the section of which a field holds a list."""
     return next((kind for kind in _listed(field.annotation) if issubclass(kind, Section)), None)
 
 
 def _listed(annotation: Any) -> Iterator[type]:
-    """The types of which an annotation, or one of its alternatives, is a list."""
+    """Return the types of which an annotation, or one of its alternatives, is a list."""
     if get_origin(annotation) in (list, tuple):
         yield from (kind for kind in get_args(annotation) if isinstance(kind, type))
     else:
@@ -255,7 +255,7 @@ def _unknown(key: str) -> str:
 
 
 def parse(values: Any, place: str = "recipe") -> tuple[Recipe, list[str]]:
-    """The recipe that a dictionary describes, and the Google Cloud keys in it that mean nothing here."""
+    """Return the recipe that a dictionary describes, and the Google Cloud keys in it that mean nothing here."""
     if not isinstance(values, dict):
         given = "nothing" if values is None else f"a {type(values).__name__}"
         raise UsageError(f"{place}: a recipe is a mapping of keys to values, as in kl_coeff: 0.1; this is {given}")
@@ -287,7 +287,7 @@ def assign(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def read(path: Path) -> Any:
-    """What a YAML file says; errors name the file and the line."""
+    """Return what a YAML file says; errors name the file and the line."""
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
@@ -305,7 +305,7 @@ def read(path: Path) -> Any:
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, list[str]]:
-    """The recipe in a YAML file with `--set` overrides, and the Google Cloud keys in it that are ignored.
+    """Return the recipe in a YAML file with `--set` overrides, and the Google Cloud keys in it that are ignored.
 
     In a run's own `recipe.yaml` the values that nobody asked for are open again, so that they follow the overrides.
     """
@@ -316,31 +316,31 @@ def load(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, list[str]]:
 
 
 def dump(recipe: Recipe, by_default: Mapping[str, Any] = MappingProxyType({})) -> str:
-    """The recipe as YAML, every field written out, with the values `by_default` of those that are open."""
+    """Return the recipe as YAML, every field written out, with the values `by_default` of those that are open."""
     written = run_schema.written(recipe.model_dump(mode="json"), by_default)
     return yaml.safe_dump(written, sort_keys=False, allow_unicode=True)
 
 
 def defaults_in(path: Path) -> dict[str, Any]:
-    """The values in a run's `recipe.yaml` that nobody asked for, by dotted key."""
+    """Return the values in a run's `recipe.yaml` that nobody asked for, by dotted key."""
     return dict(read(path).get("defaults") or {})
 
 
 def tuned_by(recipe: Recipe) -> str:
-    """What people call the way in which the policy is tuned."""
+    """Return what people call the way in which the policy is tuned."""
     losses = {"sigmoid": "DPO", "ipo": "IPO", "reference_free": "SimPO"}
     methods = {"reinforcement_learning": "PPO", "dpo": losses[recipe.dpo.loss], "kto": "KTO"}
     return methods.get(recipe.method, "rejection sampling")
 
 
 def pick(recipe: Recipe, *keys: str) -> dict[str, Any]:
-    """The named fields, dotted fields and sections of a recipe as plain values: what a stage depends on."""
+    """Return the named fields, dotted fields and sections of a recipe as plain values: what a stage depends on."""
     values = recipe.model_dump(mode="json")
     return {key: _reach(values, key) for key in keys}
 
 
 def _reach(values: dict[str, Any], key: str) -> Any:
-    """The value under a dotted key; None below a section that is off."""
+    """Return the value under a dotted key; None below a section that is off."""
     found: Any = values
     for part in key.split("."):
         found = None if found is None else found[part]

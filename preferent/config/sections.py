@@ -15,7 +15,7 @@ Paths = str | list[str]
 
 
 def paths(value: Paths | None) -> list[str]:
-    """A field that holds one path or several, as a list."""
+    """Return a field that holds one path or several, as a list."""
     return [] if value is None else [value] if isinstance(value, str) else list(value)
 
 

@@ -26,7 +26,7 @@ FREE = (
 
 
 def _expand(*keys: str) -> tuple[str, ...]:
-    """Every field of the named sections, dotted, without those that are free."""
+    """Return every field of the named sections, dotted, without those that are free."""
     every = list(names())
     leaves = [name for name in every if not any(other.startswith(name + ".") for other in every)]
     return tuple(
@@ -93,8 +93,8 @@ FIELDS: dict[str, tuple[str, ...]] = {
 
 
 def fields(stage: str, recipe: Recipe) -> tuple[str, ...]:
-    """The fields that a stage of this recipe depends on: `infer` on the limits of a score only where it chooses by
-    scores."""
+    """Return the fields that a stage of this recipe depends on: `infer` on the limits of a score only where it chooses
+    by scores."""
     chooses = stage == "infer" and recipe.infer.best_of > 1
     return (*FIELDS[stage], *_LIMITS) if chooses else FIELDS[stage]
 
@@ -129,23 +129,23 @@ FURTHER = re.compile(r"(side|model)\.[\w-]+")
 
 
 def members(inputs: Iterable[str]) -> list[str]:
-    """The names among `inputs` of the reward models that the run trained: `reward`, `reward-2`, `reward-3`, …"""
+    """Return the names among `inputs` of the reward models that the run trained: `reward`, `reward-2`, `reward-3`, …"""
     numbers = {1 if name == "reward" else int(name[7:]) for name in inputs if MEMBER.fullmatch(name)}
     return [_member(number) for number in sorted(numbers)]
 
 
 def foreign(recipe: Recipe) -> dict[str, str]:
-    """The reward models that the recipe names, by input name."""
+    """Return the reward models that the recipe names, by input name."""
     return {f"reward.{part.name}": part.source for part in recipe.reward.parts if part.kind == "model"}
 
 
 def is_reward(name: str) -> bool:
-    """Whether an input of this name is a reward model."""
+    """Return whether an input of this name is a reward model."""
     return bool(MEMBER.fullmatch(name) or FOREIGN.fullmatch(name))
 
 
 def reads(stage: str, name: str) -> bool:
-    """Whether a stage reads an input of this name."""
+    """Return whether a stage reads an input of this name."""
     required, optional = INPUTS[stage]
     if name in required + optional:
         return True
@@ -153,7 +153,7 @@ def reads(stage: str, name: str) -> bool:
 
 
 def trains(recipe: Recipe) -> bool:
-    """Whether what this run trains on preferences is the reward, or a part of it."""
+    """Return whether what this run trains on preferences is the reward, or a part of it."""
     return any(part.kind == "reward" for part in recipe.reward.parts)
 
 
@@ -182,12 +182,12 @@ class Task:
     optional: Mapping[str, str] = field(default_factory=dict)
 
     def at(self, root: Path) -> "Task":
-        """The task as it is in a run directory: with those of its optional inputs that are there."""
+        """Return the task as it is in a run directory: with those of its optional inputs that are there."""
         there = {name: path for name, path in self.optional.items() if (root / path).exists()}
         return replace(self, inputs={**self.inputs, **there}, optional={})
 
     def command(self, root: str) -> tuple[str, ...]:
-        """The words after `preferent` that do this task in the run directory `root`."""
+        """Return the words after `preferent` that do this task in the run directory `root`."""
         verb = ("data", "prepare") if self.stage == "data" else (self.stage,)
         inside = {name: os.path.normpath(os.path.join(root, path)) for name, path in self.inputs.items()}
         words = [*verb, "--recipe", os.path.join(root, "recipe.yaml")]
@@ -199,7 +199,7 @@ class Task:
 
 
 def build(recipe: Recipe) -> list[Task]:
-    """The tasks of a run, in an order in which each finds its inputs."""
+    """Return the tasks of a run, in an order in which each finds its inputs."""
     if recipe.preference_dataset is None and trains(recipe):
         raise UsageError("recipe: preference_dataset is missing: name the files of preferences, or give reward.sources")
     if recipe.preference_dataset is None and direct(recipe):
@@ -221,7 +221,7 @@ def build(recipe: Recipe) -> list[Task]:
 
 
 def judged(recipe: Recipe) -> bool:
-    """Whether a second reward model is trained to judge."""
+    """Return whether a second reward model is trained to judge."""
     return recipe.compare.judge == "independent" and recipe.preference_dataset is not None
 
 
@@ -241,7 +241,7 @@ def dealt(recipe: Recipe) -> list[str]:
 
 
 def rounds(recipe: Recipe) -> dict[str, str]:
-    """The runs that this one continues, by what their policies are called."""
+    """Return the runs that this one continues, by what their policies are called."""
     return {f"round-{number}": folder for number, folder in enumerate(recipe.continues, start=1)}
 
 
@@ -251,12 +251,12 @@ def _sft(recipe: Recipe, section: SftSection) -> Task:
 
 
 def _base(recipe: Recipe) -> tuple[dict[str, str], dict[str, str]]:
-    """What PPO starts from, as (inputs, outside)."""
+    """Return what PPO starts from, as (inputs, outside)."""
     return ({"model": "sft/model"}, {}) if recipe.sft is not None else ({}, {"model": recipe.large_model_reference})
 
 
 def _rewards(recipe: Recipe) -> list[Task]:
-    """Every member of the ensemble; each but the first with a seed of its own."""
+    """Return every member of the ensemble; each but the first with a seed of its own."""
     others = range(2, recipe.reward.members + 1)
     return [
         _reward(recipe, "reward", "train"),
@@ -265,14 +265,14 @@ def _rewards(recipe: Recipe) -> list[Task]:
 
 
 def rewards(recipe: Recipe) -> dict[str, str]:
-    """The reward models that the run trains to be tuned against, by input name; none where the reward is something
-    else, or the preferences themselves."""
+    """Return the reward models that the run trains to be tuned against, by input name; none where the reward is
+    something else, or the preferences themselves."""
     none = not trains(recipe) or direct(recipe)
     return {name: f"{name}/model" for name in ([] if none else map(_member, range(1, recipe.reward.members + 1)))}
 
 
 def direct(recipe: Recipe) -> bool:
-    """Whether the policy is tuned on the preferences themselves."""
+    """Return whether the policy is tuned on the preferences themselves."""
     return recipe.method in ("dpo", "kto")
 
 
@@ -283,7 +283,7 @@ def _reward(recipe: Recipe, name: str, train: str, settings: tuple[str, ...] = (
 
 
 def _pairs(train: str) -> dict[str, str]:
-    """The files of preferences; those named `train` are learnt from."""
+    """Return the files of preferences; those named `train` are learnt from."""
     return {
         "train": f"data/preference/{train}.jsonl",
         "validation": "data/preference/validation.jsonl",
@@ -292,14 +292,14 @@ def _pairs(train: str) -> dict[str, str]:
 
 
 def _reward_base(recipe: Recipe) -> tuple[dict[str, str], dict[str, str]]:
-    """What the reward model starts from: what the recipe names, GCPC's pairing, else what PPO starts from."""
+    """Return what the reward model starts from: what the recipe names, GCPC's pairing, else what PPO starts from."""
     reference = reward_reference(recipe)
     same = resolve_model(reference) == resolve_model(recipe.large_model_reference)
     return _base(recipe) if same and recipe.reward_model_reference is None else ({}, {"model": reference})
 
 
 def _tuning(recipe: Recipe) -> Task:
-    """The stage that makes the policy; its folder is `policy` whatever the method."""
+    """Return the stage that makes the policy; its folder is `policy` whatever the method."""
     inputs, outside = _base(recipe)
     if direct(recipe):
         return Task("dpo", "dpo", "policy", inputs | _pairs("train"), ("model",), outside)
@@ -313,7 +313,7 @@ def _tuning(recipe: Recipe) -> Task:
 
 
 def pretraining(recipe: Recipe) -> list[str]:
-    """The files of text mixed into PPO's loss; none where it is not."""
+    """Return the files of text mixed into PPO's loss; none where it is not."""
     named = recipe.ppo.ptx_dataset or (recipe.sft.dataset if recipe.sft is not None else None)
     return paths(named) if recipe.ppo.ptx_coeff > 0 else []
 
@@ -367,7 +367,7 @@ def _compare(recipe: Recipe) -> Task:
 
 
 def templates(recipe: Recipe) -> list[str]:
-    """The rubrics that the recipe's judges bring along, each once."""
+    """Return the rubrics that the recipe's judges bring along, each once."""
     return list(dict.fromkeys(judge.template for judge in recipe.compare.judges if judge.template is not None))
 
 

@@ -19,14 +19,14 @@ WORD = re.compile(r"\w+|[^\w\s]")
 
 
 def terms(text: str) -> Iterator[str]:
-    """Words and signs in lower case, and every two neighbours."""
+    """Yield words and signs in lower case, then every two neighbours."""
     words = WORD.findall(text.lower())
     yield from words
     yield from (f"{first} {second}" for first, second in itertools.pairwise(words))
 
 
 def fit(differences: csr_array) -> np.ndarray:
-    """The w [F] of least Σ log(1 + exp(-w·d)) + ½ |w|² over rows d of `differences` [n, F].
+    """Return the w [F] that minimises Σ log(1 + exp(-w·d)) + ½ |w|² over rows d of `differences` [n, F].
 
     This is logistic regression without intercept on chosen less rejected features. The objective is strongly convex
     with modulus `PENALTY`, so w is as near as its gradient is small.
@@ -34,13 +34,13 @@ def fit(differences: csr_array) -> np.ndarray:
 
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
         margins = differences @ weights
-        value = np.logaddexp(0, -margins).sum() + PENALTY / 2 * weights @ weights
-        return float(value), PENALTY * weights - differences.T @ expit(-margins)
+        total = np.logaddexp(0, -margins).sum() + PENALTY / 2 * weights @ weights
+        return float(total), PENALTY * weights - differences.T @ expit(-margins)
 
     start = np.zeros(differences.shape[1])
     options = {"maxiter": 1000, "maxfun": 2000, "gtol": 1e-8, "ftol": 0.0}
-    found: np.ndarray = minimize(loss, start, jac=True, method="L-BFGS-B", options=options).x
-    return found
+    weights: np.ndarray = minimize(loss, start, jac=True, method="L-BFGS-B", options=options).x
+    return weights
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class BagOfWords:
 
     @classmethod
     def learn(cls, chosen: Sequence[str], rejected: Sequence[str]) -> "BagOfWords":
-        """From pairs of answers; a term counts tf · (log((1 + N) / (1 + df)) + 1), an answer's terms have norm 1."""
+        """Fit pairs of answers; a term counts tf · (log((1 + N) / (1 + df)) + 1), an answer's terms have norm 1."""
         answers = [*chosen, *rejected]
         frequencies = Counter(term for answer in answers for term in set(terms(answer)))
         kept = sorted(term for term, count in frequencies.items() if count >= LEAST)
@@ -63,19 +63,19 @@ class BagOfWords:
         return cls(blank.places, rarity, fit(differences))
 
     def features(self, texts: Sequence[str]) -> csr_array:
-        """TF-IDF [n, F]; unknown terms count nothing."""
+        """Return the TF-IDF [n, F]; unknown terms count nothing."""
         starts, places, values = [0], [], []
         for text in texts:
             counts = Counter(self.places[term] for term in terms(text) if term in self.places)
-            found = np.array(list(counts), np.int64)
-            weights = np.array(list(counts.values()), np.float64) * self.rarity[found]
-            places.append(found)
+            present = np.array(list(counts), np.int64)
+            weights = np.array(list(counts.values()), np.float64) * self.rarity[present]
+            places.append(present)
             values.append(weights / max(float(np.linalg.norm(weights)), 1e-300))
-            starts.append(starts[-1] + len(found))
+            starts.append(starts[-1] + len(present))
         columns = np.concatenate([np.zeros(0, np.int64), *places])
         return csr_array((np.concatenate([np.zeros(0), *values]), columns, starts), (len(texts), len(self.places)))
 
     def scores(self, texts: Sequence[str]) -> np.ndarray:
-        """One score an answer [n]."""
-        found: np.ndarray = self.features(texts) @ self.weights
-        return found
+        """Return one score per answer [n]."""
+        scores: np.ndarray = self.features(texts) @ self.weights
+        return scores

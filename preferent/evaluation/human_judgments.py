@@ -1,4 +1,4 @@
-"""What people said of the sides: their votes, put to the pairs of this comparison."""
+"""People's votes, matched with the pairs of this comparison."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,14 +17,14 @@ NAME = "people"
 FIRST = {"a": "b", "b": "a"}
 
 
-def opinion(path: Path, answers: Answers, names: Mapping[str, str]) -> JudgeResults:
-    """The votes in a file of judgments that are about answers of these sides; those about others are counted.
+def read_votes(path: Path, answers: Answers, names: Mapping[str, str]) -> JudgeResults:
+    """Return the votes in a file of judgments that are about answers of these sides; count the others.
 
-    A vote counts where id and both answers are those of two sides, whichever stood first, so that votes outlive a
-    renamed side and do not outlive other answers.
+    A vote counts where its id and both answers are those of two sides, in either order. Votes therefore survive the
+    renaming of a side, but not a change of its answers.
     """
     places = {answer.id: place for place, answer in enumerate(answers["a"])}
-    said: dict[Sides, list[Judgment]] = {}
+    by_sides: dict[Sides, list[Judgment]] = {}
     elsewhere = 0
     for vote in judgments.read(path):
         sides = _sides(vote, places.get(vote.id), answers, names)
@@ -34,16 +34,16 @@ def opinion(path: Path, answers: Answers, names: Mapping[str, str]) -> JudgeResu
             ordered = vote if sides in pairs_of(answers) else swapped(vote)
             a, b = sides if ordered is vote else sides[::-1]
             named = {**ordered.extra, "model_a": names[a], "model_b": names[b]}
-            said.setdefault((a, b), []).append(replace(ordered, judge=NAME, extra=named))
+            by_sides.setdefault((a, b), []).append(replace(ordered, judge=NAME, extra=named))
     if elsewhere:
         print(
             f"{path}: {elsewhere} votes are about answers that are not compared here, and do not count", file=sys.stderr
         )
-    return JudgeResults(NAME, "people", said, facts=_facts(said.get(A_B, ())) | {"elsewhere": elsewhere})
+    return JudgeResults(NAME, "people", by_sides, facts=_facts(by_sides.get(A_B, ())) | {"elsewhere": elsewhere})
 
 
 def _facts(votes: Sequence[Judgment]) -> dict[str, Any]:
-    """Who voted, how often both answers were bad, and how often people chose the answer that they saw first."""
+    """Return who voted, how often both answers were bad, and how often people chose the answer that they saw first."""
     seen = [vote for vote in votes if vote.extra.get("first") in FIRST and not vote.extra.get("identical")]
     sided = [vote for vote in seen if vote.choice != "tie"]
     first = sum(vote.choice == str(vote.extra["first"]).upper() for vote in sided)
@@ -59,21 +59,21 @@ def _facts(votes: Sequence[Judgment]) -> dict[str, Any]:
 
 
 def _sides(vote: Judgment, place: int | None, answers: Answers, names: Mapping[str, str]) -> Sides | None:
-    """Which sides a vote is about: by their names where the answers are theirs, else by the answers."""
+    """Return the sides whose answers a vote is about, preferably those that it names."""
     if place is None:
         return None
     fits = [
-        (one, other)
+        sides
         for a, b in pairs_of(answers)
-        for one, other in ((a, b), (b, a))
-        if (answers[one][place].text, answers[other][place].text) == (vote.response_a, vote.response_b)
+        for sides in ((a, b), (b, a))
+        if (answers[sides[0]][place].text, answers[sides[1]][place].text) == (vote.response_a, vote.response_b)
     ]
     called = (vote.extra.get("model_a"), vote.extra.get("model_b"))
     return next((pair for pair in fits if (names[pair[0]], names[pair[1]]) == called), next(iter(fits), None))
 
 
 def swapped(vote: Judgment) -> Judgment:
-    """The same vote with the answers in the other order."""
+    """Return the same vote with the answers in the other order."""
     extra = dict(vote.extra)
     if extra.get("first") in FIRST:
         extra["first"] = FIRST[extra["first"]]

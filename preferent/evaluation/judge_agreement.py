@@ -1,4 +1,4 @@
-"""How far raters agree: per cent, Cohen's kappa and Krippendorff's alpha, and how judges do by people's verdicts."""
+"""Agreement of raters (per cent, Cohen's kappa, Krippendorff's alpha), and of judges with people's verdicts."""
 
 import math
 from collections import Counter
@@ -14,152 +14,154 @@ from preferent.evaluation import judgment_files
 from preferent.evaluation.judgment_files import RatedPair
 from preferent.evaluation.statistics import agreement
 
-Said = Mapping[str, Mapping[str, str]]
+Choices = Mapping[str, Mapping[str, str]]
 """By rater, by pair: "A", "B" or "tie"."""
 PEOPLE = "people"
 Row = dict[str, Any]
 
 
-def pairwise(said: Said, prompts: Mapping[str, str]) -> list[Row]:
-    """Of every two raters who saw a pair in common, how far they agree."""
-    found = []
-    for x, y in combinations(said, 2):
-        ids = [id for id in said[x] if id in said[y]]
+def pairwise(choices: Choices, prompts: Mapping[str, str]) -> list[Row]:
+    """Return the agreement of every two raters who saw a pair in common."""
+    rows = []
+    for x, y in combinations(choices, 2):
+        ids = [id for id in choices[x] if id in choices[y]]
         if ids:
-            one, other = ([said[name][id] for id in ids] for name in (x, y))
-            between = agreement.between(one, other, [prompts[id] for id in ids])
-            found.append({"judges": [x, y]} | asdict(between))
-    return found
+            of_x, of_y = ([choices[name][id] for id in ids] for name in (x, y))
+            between = agreement.between(of_x, of_y, [prompts[id] for id in ids])
+            rows.append({"judges": [x, y]} | asdict(between))
+    return rows
 
 
-def by_people(said: Said, people: Mapping[str, str], prompts: Mapping[str, str]) -> dict[str, Row]:
-    """Of every judge, in AutoSxS's names, how often its verdicts are those of people."""
-    found = {}
-    for name, choices in said.items():
-        ids = [id for id in choices if id in people]
+def by_people(choices: Choices, people: Mapping[str, str], prompts: Mapping[str, str]) -> dict[str, Row]:
+    """Return how often each judge's verdicts match those of people, under AutoSxS's names of the figures."""
+    figures = {}
+    for name, verdicts in choices.items():
+        ids = [id for id in verdicts if id in people]
         if ids:
-            one, other = [choices[id] for id in ids], [people[id] for id in ids]
-            figures = agreement.against_people(one, other, [prompts[id] for id in ids])
-            found[name] = {"n": len(ids)} | asdict(figures)
-    return found
+            of_judge, of_people = [verdicts[id] for id in ids], [people[id] for id in ids]
+            matches = agreement.against_people(of_judge, of_people, [prompts[id] for id in ids])
+            figures[name] = {"n": len(ids)} | asdict(matches)
+    return figures
 
 
 def between_files(files: Sequence[Path], people: Path | None = None, columns: Sequence[str] | None = None) -> Row:
-    """The figures of `preferent agree`: among all raters in the files, and against those in the file of `people`."""
-    given = [*files, *([people] if people is not None and people not in files else [])]
-    read = {path: judgment_files.read(path, columns) for path in given}
-    raters = _raters(read)
-    every = [one for opinions in raters.values() for one, _ in opinions]
-    told = all(one.one or one.other for one in every)
-    key = _key(every) if told else _unit
-    prompts = {key(one): one.prompt for one in reversed(every)}
-    first = {key(one): one.one for one in reversed(every)} if told else {}
-    said = {name: _choices([one for one, _ in opinions], key, first) for name, opinions in raters.items()}
-    units = Counter(unit for choices in said.values() for unit in choices)
-    paired = [unit for unit, count in units.items() if count > 1]
-    if not paired and len(given) > 1:
+    """Return the figures of `preferent agree`: among all raters in the files, and against the file of `people`."""
+    paths = [*files, *([people] if people is not None and people not in files else [])]
+    raters = _raters({path: judgment_files.read(path, columns) for path in paths})
+    pairs = [pair for rated in raters.values() for pair, _ in rated]
+    with_sides = all(pair.side_a or pair.side_b for pair in pairs)
+    key = _key(pairs) if with_sides else _unit
+    prompts = {key(pair): pair.prompt for pair in reversed(pairs)}
+    first = {key(pair): pair.side_a for pair in reversed(pairs)} if with_sides else {}
+    choices = {name: _choices([pair for pair, _ in rated], key, first) for name, rated in raters.items()}
+    units = Counter(unit for verdicts in choices.values() for unit in verdicts)
+    shared = [unit for unit, count in units.items() if count > 1]
+    if not shared and len(paths) > 1:
         raise UsageError(
-            f"{', '.join(map(str, given))}: no pair is in two of them: ids, prompts and answers all differ"
+            f"{', '.join(map(str, paths))}: no pair is in two of them: ids, prompts and answers all differ"
         )
-    found: Row = {
+    figures: Row = {
         "raters": {
-            name: {"n": len(said[name]), "unknown": sum(one.choice is None for one, _ in opinions)}
-            for name, opinions in raters.items()
+            name: {"n": len(choices[name]), "unknown": sum(pair.choice is None for pair, _ in rated)}
+            for name, rated in raters.items()
         },
         "units": len(units),
-        "shared": len(paired),
-        "pairs": pairwise(said, prompts),
+        "shared": len(shared),
+        "pairs": pairwise(choices, prompts),
     }
-    if len(said) > 1:
-        ratings = [[_number(choices.get(unit)) for unit in paired] for choices in said.values()]
-        found["krippendorff"] = asdict(agreement.alpha(ratings, [prompts[unit] for unit in paired]))
+    if len(choices) > 1:
+        ratings = [[_number(verdicts.get(unit)) for unit in shared] for verdicts in choices.values()]
+        figures["krippendorff"] = asdict(agreement.alpha(ratings, [prompts[unit] for unit in shared]))
     if people is not None:
-        theirs = {name for name, opinions in raters.items() if any(path == people for _, path in opinions)}
-        truth = _choices([one for name in theirs for one, _ in raters[name]], key, first)
-        found["against_people"] = by_people({name: said[name] for name in said if name not in theirs}, truth, prompts)
-    return found
+        persons = {name for name, rated in raters.items() if any(path == people for _, path in rated)}
+        truth = _choices([pair for name in persons for pair, _ in raters[name]], key, first)
+        judges = {name: verdicts for name, verdicts in choices.items() if name not in persons}
+        figures["against_people"] = by_people(judges, truth, prompts)
+    return figures
 
 
 def _number(choice: str | None) -> float | None:
     return None if choice is None else OUTCOMES[choice]
 
 
-def _raters(read: Mapping[Path, Sequence[RatedPair]]) -> dict[str, list[tuple[RatedPair, Path]]]:
-    """The opinions of each rater; a name that two files use is told apart by the file's."""
-    where: dict[str, set[Path]] = {}
-    for path, opinions in read.items():
-        for one in opinions:
-            where.setdefault(one.rater, set()).add(path)
-    found: dict[str, list[tuple[RatedPair, Path]]] = {}
-    for path, opinions in read.items():
-        for one in opinions:
-            name = one.rater if len(where[one.rater]) == 1 else f"{path}: {one.rater}"
-            found.setdefault(name, []).append((one, path))
-    return found
+def _raters(by_file: Mapping[Path, Sequence[RatedPair]]) -> dict[str, list[tuple[RatedPair, Path]]]:
+    """Return each rater's pairs with their files; a name that occurs in two files is prefixed with the file's path."""
+    files: dict[str, set[Path]] = {}
+    for path, pairs in by_file.items():
+        for pair in pairs:
+            files.setdefault(pair.rater, set()).add(path)
+    raters: dict[str, list[tuple[RatedPair, Path]]] = {}
+    for path, pairs in by_file.items():
+        for pair in pairs:
+            name = pair.rater if len(files[pair.rater]) == 1 else f"{path}: {pair.rater}"
+            raters.setdefault(name, []).append((pair, path))
+    return raters
 
 
 Key = Callable[[RatedPair], str]
 
 
-def _unit(one: RatedPair) -> str:
-    """What a pair is known by where some file does not say what was compared: its id, and A is A in all files."""
-    return one.unit
+def _unit(pair: RatedPair) -> str:
+    """Return the id as the key of a pair, for files that do not say what was compared; A is then A in all files."""
+    return pair.unit
 
 
-def _key(opinions: Sequence[RatedPair]) -> Key:
-    """What a pair is known by: what was compared with its id, or with its prompt, whichever more raters share."""
+def _key(pairs: Sequence[RatedPair]) -> Key:
+    """Return the key that more raters share: what was compared with the pair's id, or with its prompt."""
 
-    def by_id(one: RatedPair) -> str:
-        return repr((one.unit, *sorted((one.one, one.other))))
+    def by_id(pair: RatedPair) -> str:
+        return repr((pair.unit, *sorted((pair.side_a, pair.side_b))))
 
-    def by_prompt(one: RatedPair) -> str:
-        return repr((one.prompt, *sorted((one.one, one.other))))
+    def by_prompt(pair: RatedPair) -> str:
+        return repr((pair.prompt, *sorted((pair.side_a, pair.side_b))))
 
-    return max((by_id, by_prompt), key=lambda key: _shared(opinions, key))
+    return max((by_id, by_prompt), key=lambda key: _shared(pairs, key))
 
 
-def _shared(opinions: Sequence[RatedPair], key: Key) -> int:
-    """How many pairs every two raters have in common, all told."""
+def _shared(pairs: Sequence[RatedPair], key: Key) -> int:
+    """Return how many pairs every two raters have in common, summed over the raters."""
     raters: dict[str, set[tuple[str, str]]] = {}
-    for one in opinions:
-        raters.setdefault(key(one), set()).add((one.rater, one.place.rpartition(":")[0]))
+    for pair in pairs:
+        raters.setdefault(key(pair), set()).add((pair.rater, pair.place.rpartition(":")[0]))
     return sum(math.comb(len(names), 2) for names in raters.values())
 
 
-def _choices(opinions: Sequence[RatedPair], key: Key, first: Mapping[str, str]) -> dict[str, str]:
-    """One choice for each pair, that of the majority where there are several, with A as the first who saw it had it;
-    unknown ones and pairs of equal answers are left out."""
+def _choices(pairs: Sequence[RatedPair], key: Key, first: Mapping[str, str]) -> dict[str, str]:
+    """Return one choice per pair, that of the majority where there are several.
+
+    A is the side that stands in `first`. Unknown choices and pairs of equal answers are left out.
+    """
     totals: dict[str, float] = {}
-    for one in opinions:
-        unit = key(one)
-        choice = one.of(first.get(unit, one.one))
-        if choice is not None and (one.one != one.other or not one.one):
+    for pair in pairs:
+        unit = key(pair)
+        choice = pair.choice_with_a(first.get(unit, pair.side_a))
+        if choice is not None and (pair.side_a != pair.side_b or not pair.side_a):
             totals[unit] = totals.get(unit, 0.0) + OUTCOMES[choice] - 0.5
     return {unit: "A" if total > 0 else "B" if total < 0 else "tie" for unit, total in totals.items()}
 
 
-def render(found: Row) -> str:
-    """The figures as text."""
-    lines = [f"{name}: {one['n']} pairs{_unknown(one['unknown'])}" for name, one in found["raters"].items()]
-    lines.append(f"{found['shared']} of {found['units']} pairs were seen by two or more")
-    for one in found["pairs"]:
-        x, y = one["judges"]
-        kappa = _figure(one["kappa"], one["kappa_interval"])
+def render(figures: Row) -> str:
+    """Return the figures as text."""
+    lines = [f"{name}: {rater['n']} pairs{_unknown(rater['unknown'])}" for name, rater in figures["raters"].items()]
+    lines.append(f"{figures['shared']} of {figures['units']} pairs were seen by two or more")
+    for pair in figures["pairs"]:
+        x, y = pair["judges"]
+        kappa = _figure(pair["kappa"], pair["kappa_interval"])
         lines.append(
-            f"{x} and {y}: {_share(one['percent'], one['percent_interval'])} of {one['n']} pairs, kappa {kappa}"
+            f"{x} and {y}: {_share(pair['percent'], pair['percent_interval'])} of {pair['n']} pairs, kappa {kappa}"
         )
-    if "krippendorff" in found:
-        alpha = found["krippendorff"]
+    if "krippendorff" in figures:
+        alpha = figures["krippendorff"]
         lines.append(f"Krippendorff's alpha: {_figure(alpha['alpha'], alpha['interval'])} on {alpha['units']} pairs")
-    for name, one in found.get("against_people", {}).items():
-        told = [f"{key} {_figure(one[key], one['intervals'].get(key))}" for key in ("accuracy", "precision", "recall")]
-        told += [f"{key} {_figure(one[key], one['intervals'].get(key))}" for key in ("f1_score", "cohens_kappa")]
-        lines.append(f"{name} by people's verdicts, {one['n']} pairs: {', '.join(told)}")
+    shown = ("accuracy", "precision", "recall", "f1_score", "cohens_kappa")
+    for name, judge in figures.get("against_people", {}).items():
+        texts = [f"{key} {_figure(judge[key], judge['intervals'].get(key))}" for key in shown]
+        lines.append(f"{name} against people's verdicts, {judge['n']} pairs: {', '.join(texts)}")
     return "\n".join(lines)
 
 
 def _unknown(count: int) -> str:
-    return f", and {count} verdicts that could not be told" if count else ""
+    return f", and {count} verdicts that could not be read" if count else ""
 
 
 def _share(value: float, interval: Sequence[float] | None) -> str:

@@ -1,9 +1,10 @@
-"""What a judge makes of the sides: its judgments, by pair of sides.
+"""The judgments of one judge, by pair of sides.
 
-A reward model scores every answer once, and with that has judged every pair of sides; language models are asked about a
-and b alone, as each call costs; people have judged what they were asked.
+The scores of a reward model decide every pair of sides. Language models judge a and b alone, because each call costs.
+People have judged the pairs that they were shown.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -24,12 +25,11 @@ Scores = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True, slots=True)
 class JudgeResults:
-    """One judge's judgments by pair of sides; a reward model's scores, a language model's account of the two orders,
-    and what else there is to tell of the judge."""
+    """One judge's judgments by pair of sides, the scores of a reward model, and further figures about the judge."""
 
     name: str
     kind: Kind
-    said: Mapping[Sides, Sequence[Judgment]]
+    judgments: Mapping[Sides, Sequence[Judgment]]
     scores: Scores | None = None
     independent: bool = True
     facts: Mapping[str, Any] | None = None
@@ -38,32 +38,31 @@ class JudgeResults:
 def by_scores(
     name: str, scores: Scores, answers: Answers, instruction: str | None, names: Mapping[str, str]
 ) -> JudgeResults:
-    """A reward model's opinion of every pair of sides."""
-    said = {}
+    """Return a reward model's judgments of every pair of sides."""
+    by_sides = {}
     for a, b in pairs_of(answers):
         pairs = paired(answers, a, b, instruction)
-        said[a, b] = called(judgments.from_scores(pairs, scores[a], scores[b], name), names[a], names[b])
-    return JudgeResults(name, "reward_model", said, scores, independent=name != "reward")
+        by_sides[a, b] = called(judgments.from_scores(pairs, scores[a], scores[b], name), names[a], names[b])
+    return JudgeResults(name, "reward_model", by_sides, scores, independent=name != "reward")
 
 
 def pairs_of(sides: Mapping[str, object]) -> list[Sides]:
-    """Every pair of sides, a and b first."""
-    keys = list(sides)
-    return [(one, other) for place, one in enumerate(keys) for other in keys[place + 1 :]]
+    """Return every pair of sides, a and b first."""
+    return list(itertools.combinations(sides, 2))
 
 
 def paired(answers: Mapping[str, Sequence[Answer]], a: str, b: str, instruction: str | None) -> list[AnswerPair]:
-    """Two sides' pairs as a judge sees them; an instruction that opens the prompt is told apart from its context."""
+    """Return two sides' pairs as a judge sees them, with an instruction that opens the prompt split off its context."""
     opening = f"{instruction}\n\n\n" if instruction else ""
     first = next(iter(answers))
     pairs = []
-    for asked, one, other in zip(answers[first], answers[a], answers[b], strict=True):
-        split = bool(opening) and asked.prompt.startswith(opening)
-        context = asked.prompt.removeprefix(opening) if split else asked.prompt
-        pairs.append(AnswerPair(asked.id, instruction or "" if split else "", context, one.text, other.text))
+    for answer, answer_a, answer_b in zip(answers[first], answers[a], answers[b], strict=True):
+        split = bool(opening) and answer.prompt.startswith(opening)
+        context = answer.prompt.removeprefix(opening) if split else answer.prompt
+        pairs.append(AnswerPair(answer.id, instruction or "" if split else "", context, answer_a.text, answer_b.text))
     return pairs
 
 
 def called(judgments: Sequence[Judgment], a: str, b: str) -> list[Judgment]:
-    """The judgments with the names of their sides."""
-    return [replace(one, extra={"model_a": a, "model_b": b} | dict(one.extra)) for one in judgments]
+    """Return the judgments with the names of their sides."""
+    return [replace(judgment, extra={"model_a": a, "model_b": b} | dict(judgment.extra)) for judgment in judgments]

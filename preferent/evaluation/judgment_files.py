@@ -1,4 +1,4 @@
-"""Who chose what, read from files of judgments in any format.
+"""Readers of judgments in any format: who chose what.
 
 Ours (AutoSxS columns), preference rows, AlpacaEval's annotations, Arena-Hard's judgments, MT-Bench's pairs, and rows or
 CSV whose columns are named.
@@ -20,43 +20,43 @@ WORDS = {
     **dict.fromkeys(("b", "model b", "model_b", "model_2", "1", "right", "output_2", "2nd"), "B"),
     **dict.fromkeys(("tie", "tie (bothbad)", "both_bad", "both bad", "same", "c", "0.5"), "tie"),
 }
-"""What people write for a choice."""
+"""The spellings of a choice in files."""
 ARENA = {"A>>B": 1, "A>B": 1, "A=B": 0, "B>A": -1, "B>>A": -1}
 
 
 @dataclass(frozen=True, slots=True)
 class RatedPair:
-    """What one rater chose of one pair: "A" for `one`, "B" for `other` or "tie"; None where it could not be told.
+    """One rater's choice for one pair: "A" for `side_a`, "B" for `side_b` or "tie"; None where it is unknown.
 
-    `one` and `other` are what was compared: the answers, or the names of the models; empty where a row does not say.
-    `prompt` is what the pair is clustered by.
+    `side_a` and `side_b` are what was compared: the answers, or the names of the models; empty where a row does not
+    say. Pairs are clustered by `prompt`.
     """
 
     rater: str
     unit: str
-    one: str
-    other: str
+    side_a: str
+    side_b: str
     choice: str | None
     prompt: str
     place: str
 
-    def of(self, one: str) -> str | None:
-        """The choice with `one` as A, which is the first of the two unless it says otherwise."""
-        return SWAPPED[self.choice] if self.choice is not None and one != self.one else self.choice
+    def choice_with_a(self, side_a: str) -> str | None:
+        """Return the choice in the order in which `side_a` is A."""
+        return SWAPPED[self.choice] if self.choice is not None and side_a != self.side_a else self.choice
 
 
 def read(path: Path, columns: Sequence[str] | None = None) -> list[RatedPair]:
-    """Every opinion in a file; a row that holds none is an error."""
-    found: list[RatedPair] = []
+    """Return every rated pair in a file; a row that holds none is an error."""
+    pairs: list[RatedPair] = []
     for place, row in tables.rows(path):
         reader = _named(columns) if columns else _reader(row, place)
         try:
-            found += reader(row, place, path.stem)
+            pairs += reader(row, place, path.stem)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(f"{place}: not a judgment of its kind: {error!r}") from None
-    if not found:
+            raise DataError(f"{place}: the row cannot be read as a judgment of its format: {error!r}") from None
+    if not pairs:
         raise DataError(f"{path}: holds no judgments")
-    return found
+    return pairs
 
 
 Reader = Callable[[Row, str, str], list[RatedPair]]
@@ -67,38 +67,40 @@ def _reader(row: Row, place: str) -> Reader:
         if row.keys() >= keys:
             return reader
     raise DataError(
-        f"{place}: no judgment that is known here; it has {', '.join(list(row)[:10])}. Name its columns: "
-        "--columns ID,CHOICE or --columns ID,CHOICE,WHO"
+        f"{place}: the row is not in a known format of judgments; it has {', '.join(list(row)[:10])}. "
+        "Name its columns: --columns ID,CHOICE or --columns ID,CHOICE,WHO"
     )
 
 
 def _ours(row: Row, place: str, _stem: str) -> list[RatedPair]:
-    """Judgments with AutoSxS columns, or the table made of them; of a language model with several verdicts the choice
-    that they come to."""
+    """Read a judgment in AutoSxS columns, or a row of the table made of them.
+
+    Several verdicts of a language model count as the one choice that the row states.
+    """
     if judgment_table.COLUMNS.keys() <= row.keys():
         row = judgment_table.read(row)
     rater = str(row.get("annotator") or row.get("judge") or "autorater")
-    said = row.get("verdicts")
-    unparsable = said is not None and all(verdict["choice"] is None for verdict in said)
+    verdicts = row.get("verdicts")
+    unparsable = verdicts is not None and all(verdict["choice"] is None for verdict in verdicts)
     choice = None if unparsable else choice_of(row["choice"])
     if row.get("identical"):
         return []
-    asked = [str(row.get(name) or "") for name in ("inference_instruction", "inference_context")]
-    prompt = "\n\n\n".join(text for text in asked if text)
+    parts = [str(row.get(name) or "") for name in ("inference_instruction", "inference_context")]
+    prompt = "\n\n\n".join(part for part in parts if part)
     return [RatedPair(rater, str(row["id"]), str(row["response_a"]), str(row["response_b"]), choice, prompt, place)]
 
 
 def _preference(row: Row, place: str, stem: str) -> list[RatedPair]:
-    """GCPC preference rows: what the annotator chose, or the file where it names none."""
-    asked = row.get("messages") or row.get("input_text") or ""
-    prompt = asked if isinstance(asked, str) else json.dumps(asked, ensure_ascii=False)
+    """Read a GCPC preference row; the rater is the annotator, or the file where none is named."""
+    question = row.get("messages") or row.get("input_text") or ""
+    prompt = question if isinstance(question, str) else json.dumps(question, ensure_ascii=False)
     unit, rater = str(row.get("id") or prompt), str(row.get("annotator") or stem)
     choice = {0: "A", 1: "B", "tie": "tie", None: None}[row["choice"]]
     return [RatedPair(rater, unit, row["candidate_0"], row["candidate_1"], choice, prompt, place)]
 
 
 def _alpaca(row: Row, place: str, stem: str) -> list[RatedPair]:
-    """AlpacaEval: a preference in [1, 2], below 1.5 for output_1; 0 is a tie in its older files."""
+    """Read an AlpacaEval row: a preference in [1, 2], below 1.5 for output_1; 0 is a tie in its older files."""
     value = row["preference"]
     choice = None if value is None or value != value else "A" if 1 <= value < 1.5 else "B" if value > 1.5 else "tie"
     prompt, rater = str(row["instruction"]), str(row.get("annotator") or stem)
@@ -106,7 +108,7 @@ def _alpaca(row: Row, place: str, stem: str) -> list[RatedPair]:
 
 
 def _arena(row: Row, place: str, stem: str) -> list[RatedPair]:
-    """Arena-Hard: two games, the baseline as A in the first and as B in the second; they disagree: a tie."""
+    """Read an Arena-Hard row: two games, the baseline as A in the first and as B in the second; a split is a tie."""
     games = [game.get("score") if isinstance(game, dict) else None for game in row["games"]]
     signs = [ARENA.get(str(score)) for score in games]
     parsed = [sign if number % 2 else -sign for number, sign in enumerate(signs) if sign is not None]
@@ -117,7 +119,7 @@ def _arena(row: Row, place: str, stem: str) -> list[RatedPair]:
 
 
 def _mt_bench(row: Row, place: str, stem: str) -> list[RatedPair]:
-    """MT-Bench: two games; where they name different winners it is a tie, where one is an error nothing is known."""
+    """Read an MT-Bench row: two games; different winners are a tie, and with one error the choice is unknown."""
     winners = (row["g1_winner"], row["g2_winner"])
     known = {"model_1": "A", "model_2": "B", "tie": "tie"}
     choice = None if "error" in winners else known[winners[0]] if winners[0] == winners[1] else "tie"
@@ -129,13 +131,13 @@ def _mt_bench(row: Row, place: str, stem: str) -> list[RatedPair]:
 
 
 def _arena_votes(row: Row, place: str, stem: str) -> list[RatedPair]:
-    """Chatbot Arena: model_a, model_b, winner."""
+    """Read a Chatbot Arena row: model_a, model_b, winner."""
     unit, rater = str(row["question_id"]), str(row.get("judge") or stem)
     return [RatedPair(rater, unit, str(row["model_a"]), str(row["model_b"]), choice_of(row["winner"]), unit, place)]
 
 
 def _named(columns: Sequence[str]) -> Reader:
-    """Rows whose columns are named: what was judged, the choice, and perhaps who chose."""
+    """Return a reader of rows with these columns: what was judged, the choice, and optionally who chose."""
 
     def read(row: Row, place: str, stem: str) -> list[RatedPair]:
         for column in columns:
@@ -149,12 +151,12 @@ def _named(columns: Sequence[str]) -> Reader:
 
 
 def choice_of(value: object) -> str | None:
-    """A choice as people write it; nothing and "error" are no choice, anything else is refused."""
+    """Return the choice that a cell spells, None for an empty cell or "error"; raise ValueError for other texts."""
     text = str("" if value is None else value).strip().lower()
     if text in ("", "error", "none", "null"):
         return None
     if text not in WORDS:
-        raise ValueError(f"{value!r} is no choice; it is A, B or tie")
+        raise ValueError(f"{value!r} is not a choice; write A, B or tie")
     return WORDS[text]
 
 
@@ -166,4 +168,4 @@ READERS: tuple[tuple[frozenset[str], Reader], ...] = (
     (frozenset(("question_id", "model_1", "model_2", "g1_winner", "g2_winner")), _mt_bench),
     (frozenset(("question_id", "model_a", "model_b", "winner")), _arena_votes),
 )
-"""Which keys tell a row of a format, and what reads it."""
+"""The keys by which a row of a format is recognised, and its reader."""

@@ -1,22 +1,22 @@
-"""What the figures of a reward model mean: one sentence a finding, and the bounds that decide between sentences."""
+"""Findings from the figures of a reward model: one sentence per finding, and the bounds that decide between them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 BY_LENGTH = 0.5
-"""Spearman's correlation from which on length says more than a quarter of what the ranks say."""
+"""Least Spearman correlation at which length explains a quarter of the ranks' variance."""
 SOMEWHAT_BY_LENGTH = 0.3
-"""Below it, length says less than a tenth of what the ranks say."""
+"""Correlation below which length explains less than a tenth of the ranks' variance."""
 OVER_CONFIDENT = 0.1
 """Mean confidence over accuracy: ten points, twice what calibrated models of 189 to 384 test pairs show by chance."""
 SHARES = 0.6
-"""A rule of thumb that is right more often says something, and a habit that is rarer is none."""
+"""Minimum share before a length or position bias is reported."""
 FEW = 30
-"""Pairs below which a bucket is not worth a word."""
+"""Least number of pairs for a remark on a bucket."""
 
 RULES = {"longer": "the longer wins", "shorter": "the shorter wins", "first": "the first wins", "words": "bag of words"}
-"""What needs no model, by its name in `quality.json`."""
+"""Descriptions of the rules that need no model, by their names in `quality.json`."""
 
 Figures = Mapping[str, Any]
 
@@ -31,54 +31,54 @@ class Remark:
 
 
 def remarks(quality: Figures) -> list[Remark]:
-    """What `quality.json` says, in words; nothing where nothing was held out."""
+    """Return what `quality.json` says in words; nothing where nothing was held out."""
     if "reported" not in quality:
         return []
     of = (accuracy, against_rules, by_length, by_position, calibration, by_strength, beside_samples)
     return [remark for function in of for remark in function(quality)]
 
 
-def percent(value: float) -> str:
-    return f"{100 * value:.0f}\u00a0%"
+def percent(share: float) -> str:
+    return f"{100 * share:.0f}\u00a0%"
 
 
-def span(found: Figures) -> str:
-    low, high = found["interval"]
+def span(figures: Figures) -> str:
+    low, high = figures["interval"]
     return f"{100 * low:.0f}–{100 * high:.0f}\u00a0%"
 
 
-def points(value: float) -> str:
-    """A difference of shares in percentage points; of less than one, with a digit."""
-    return f"{100 * value:+.{0 if abs(value) >= 0.01 else 1}f}".replace("-", "−")
+def points(share: float) -> str:
+    """Return a difference of shares in percentage points; below one point, with a digit."""
+    return f"{100 * share:+.{0 if abs(share) >= 0.01 else 1}f}".replace("-", "−")
 
 
-def signed(value: float) -> str:
-    return f"{value:.2f}".replace("-", "−")
+def signed(number: float) -> str:
+    return f"{number:.2f}".replace("-", "−")
 
 
 def accuracy(quality: Figures) -> Iterator[Remark]:
-    found = quality["accuracy"]
-    says = f"On {found['count']} {quality['reported']} pairs the model prefers what people chose in "
-    says += f"{percent(found['share'])} (95 % interval {span(found)})"
-    chance = found["interval"][0] <= 0.5
+    figures = quality["accuracy"]
+    says = f"On {figures['count']} {quality['reported']} pairs the model prefers what people chose in "
+    says += f"{percent(figures['share'])} (95 % interval {span(figures)})"
+    chance = figures["interval"][0] <= 0.5
     yield Remark("accuracy", chance, says + (": that may be chance." if chance else "."))
 
 
 def against_rules(quality: Figures) -> Iterator[Remark]:
-    name, found = max(quality["rules"].items(), key=lambda rule: rule[1]["share"])
-    low, high = found["lead_interval"]
-    between = f"{points(found['lead'])} points, interval {points(low)} to {points(high)}"
-    says = f"Of the rules that need no model, “{RULES[name]}” is best, right in {percent(found['share'])}: "
+    name, rule = max(quality["rules"].items(), key=lambda entry: entry[1]["share"])
+    low, high = rule["lead_interval"]
+    between = f"{points(rule['lead'])} points, interval {points(low)} to {points(high)}"
+    says = f"Of the rules that need no model, “{RULES[name]}” is best, right in {percent(rule['share'])}: "
     if low > 0:
         yield Remark("rules", False, f"{says}the model is better ({between}).")
     elif high < 0:
         yield Remark("rules", True, f"{says}the model is worse ({between}).")
     else:
-        yield Remark("rules", True, f"{says}the model cannot be told from it ({between}).")
+        yield Remark("rules", True, f"{says}the model cannot be distinguished from it ({between}).")
 
 
 def by_length(quality: Figures) -> Iterator[Remark]:
-    """About the labels, then about the model."""
+    """Describe the labels, then the model."""
     part, preferred = quality[quality["reported"]], quality["length"]["longer_preferred"]
     if preferred is None:
         return
@@ -87,19 +87,19 @@ def by_length(quality: Figures) -> Iterator[Remark]:
     labels = f"{which} wins would be right in {percent(often)} of these pairs"
     tells = often >= SHARES
     if abs(correlation) < SOMEWHAT_BY_LENGTH:
-        says = f"{labels}, {'but' if tells else 'and'} scores hardly go with length (Spearman {signed(correlation)}): "
-        yield Remark("length", False, says + "no length bias of the model is seen.")
+        says = f"{labels}, {'but' if tells else 'and'} scores hardly depend on length (Spearman "
+        yield Remark("length", False, f"{says}{signed(correlation)}): no length bias of the model is seen.")
         return
     strong = abs(correlation) >= BY_LENGTH
     how, habit = ("longer", preferred["share"]) if correlation > 0 else ("shorter", 1 - preferred["share"])
-    says = f"{labels}, {'and' if tells else 'yet'} scores go {'' if strong else 'somewhat '}with length (Spearman "
+    says = f"{labels}, {'and' if tells else 'yet'} scores {'' if strong else 'somewhat '}depend on length (Spearman "
     says += f"{signed(correlation)}; the {how} answer scores higher in {percent(habit)}): this reward "
     yield Remark("length", strong, f"{says}{'will' if strong else 'may'} make answers {how}.")
 
 
 def by_position(quality: Figures) -> Iterator[Remark]:
-    found = quality["position"]
-    chosen, preferred = found["first_chosen"], found["first_preferred"]
+    figures = quality["position"]
+    chosen, preferred = figures["first_chosen"], figures["first_preferred"]
     if chosen["share"] in (0, 1):
         says = "Candidate 0 is always the chosen one" if chosen["share"] else "Candidate 1 is always the chosen one"
         yield Remark("position", False, f"{says}: the order that people saw was not kept, so it cannot be judged.")
@@ -111,14 +111,14 @@ def by_position(quality: Figures) -> Iterator[Remark]:
         return
     which, often = ("first", chosen) if low > 0.5 else ("second", _other(chosen))
     says = f"People chose the {which} candidate in {percent(often['share'])} ({span(often)}), the model "
-    says += f"{percent(preferred['share'] if low > 0.5 else 1 - preferred['share'])}: the labels lean on the order; "
+    says += f"{percent(preferred['share'] if low > 0.5 else 1 - preferred['share'])}: the labels depend on the order; "
     yield Remark("position", often["share"] >= SHARES, says + "show candidates in random order.")
 
 
-def _other(found: Figures) -> dict[str, Any]:
-    """The share of the complement."""
-    low, high = found["interval"]
-    return {"share": 1 - found["share"], "interval": [1 - high, 1 - low]}
+def _other(figures: Figures) -> dict[str, Any]:
+    """Return the share of the complement."""
+    low, high = figures["interval"]
+    return {"share": 1 - figures["share"], "interval": [1 - high, 1 - low]}
 
 
 def calibration(quality: Figures) -> Iterator[Remark]:
@@ -126,24 +126,26 @@ def calibration(quality: Figures) -> Iterator[Remark]:
     ece = quality[quality["reported"]]["ece"]
     says = f"On average the model is {percent(sure)} sure and {percent(right)} right (ECE {ece:.3f}): "
     if sure - right > OVER_CONFIDENT:
-        yield Remark("calibration", True, says + "it is surer than it is right, its scores are too far apart.")
+        yield Remark("calibration", True, says + "it is over-confident, its scores are too far apart.")
     elif right - sure > OVER_CONFIDENT:
-        yield Remark("calibration", False, says + "it is more often right than it is sure, its scores are too close.")
+        yield Remark("calibration", False, says + "it is under-confident, its scores are too close.")
     elif ece > OVER_CONFIDENT:
         yield Remark("calibration", False, says + "right on the whole, but not at every confidence; see the diagram.")
     else:
-        yield Remark("calibration", False, says + "its confidence can be taken at its word.")
+        yield Remark("calibration", False, says + "its confidence can be trusted.")
 
 
 def by_strength(quality: Figures) -> Iterator[Remark]:
-    told: Sequence[Figures] = [one for one in quality["by_strength"] if one["low"] is not None and one["count"] >= FEW]
-    if len(told) < 2:
+    buckets: Sequence[Figures] = [
+        bucket for bucket in quality["by_strength"] if bucket["low"] is not None and bucket["count"] >= FEW
+    ]
+    if len(buckets) < 2:
         return
-    faint, clear = told[0], told[-1]
+    faint, clear = buckets[0], buckets[-1]
     says = f"Of the least clear choices {percent(faint['share'])} are right ({span(faint)}), of the clearest "
     says += f"{percent(clear['share'])} ({span(clear)}): "
     if clear["interval"][0] > faint["interval"][1]:
-        yield Remark("strength", False, says + "what people agree on, the model knows better.")
+        yield Remark("strength", False, says + "the model is better where people are surer.")
     elif clear["interval"][1] < faint["interval"][0]:
         yield Remark("strength", True, says + "it should be the other way round; see what `strength` means.")
     else:
@@ -151,18 +153,18 @@ def by_strength(quality: Figures) -> Iterator[Remark]:
 
 
 def beside_samples(quality: Figures) -> Iterator[Remark]:
-    found = quality.get("samples")
-    if not found:
+    samples = quality.get("samples")
+    if not samples:
         return
-    above = found["chosen_above"]
+    above = samples["chosen_above"]
     low, high = above["interval"]
     says = "The answer that people chose scores above one sampled from the model that training started from in "
     says += f"{percent(above['share'])} of {above['count']} prompts ({span(above)}; mean "
-    says += f"{signed(found['chosen']['mean'])} against {signed(found['sampled']['mean'])}, sd "
-    says += f"{signed(found['sampled']['sd'])}): "
+    says += f"{signed(samples['chosen']['mean'])} against {signed(samples['sampled']['mean'])}, sd "
+    says += f"{signed(samples['sampled']['sd'])}): "
     if low > 0.5:
         yield Remark("samples", False, says + "there is room for the policy to gain.")
     elif high < 0.5:
-        yield Remark("samples", True, says + "the reward likes what the model writes anyway better than the choices.")
+        yield Remark("samples", True, says + "the reward prefers what the model already writes to the chosen answers.")
     else:
         yield Remark("samples", False, says + "neither is preferred.")

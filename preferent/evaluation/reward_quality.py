@@ -1,4 +1,4 @@
-"""How good a reward model is on held-out pairs: what it gets right and where, what it goes by, what it gets wrong.
+"""The quality of a reward model on held-out pairs: accuracy, calibration, biases and worst mistakes.
 
 A pair is right (1) where the chosen answer has the higher score, wrong (0) where the other has, 1/2 where they are
 equal. Every share has a 95 % interval (`winrate.win_rate`; without ties and clusters it is Wilson's).
@@ -49,8 +49,8 @@ class Scored:
     @cached_property
     def confidence(self) -> np.ndarray:
         """The probability that the model gives to its own choice."""
-        found: np.ndarray = expit(np.abs(self.chosen - self.rejected))
-        return found
+        probability: np.ndarray = expit(np.abs(self.chosen - self.rejected))
+        return probability
 
     @cached_property
     def first(self) -> np.ndarray:
@@ -59,7 +59,7 @@ class Scored:
 
     @cached_property
     def clusters(self) -> list[str]:
-        """Which pairs belong together: those of one prompt, or every pair alone where prompts are empty or few."""
+        """The cluster of each pair: its prompt, or the pair alone where prompts are empty or few."""
         alone = [str(place) for place in range(len(self.preferences))]
         prompts = [preference.prompt for preference in self.preferences]
         together = [place if p.is_empty else p.key for p, place in zip(prompts, alone, strict=True)]
@@ -67,13 +67,13 @@ class Scored:
 
 
 def won(lead: np.ndarray) -> np.ndarray:
-    """1, 1/2 or 0 by the sign of a lead."""
-    found: np.ndarray = np.sign(lead) / 2 + 0.5
-    return found
+    """Return 1, 1/2 or 0 by the sign of a lead."""
+    outcomes: np.ndarray = np.sign(lead) / 2 + 0.5
+    return outcomes
 
 
 def figures(scored: Scored) -> dict[str, Any]:
-    """Loss, accuracy, calibration, and how much the scores go by length, as one number each."""
+    """Return loss, accuracy, calibration and the scores' dependence on length, as one number each."""
     tokens = np.concatenate([scored.chosen_tokens, scored.rejected_tokens])
     return {
         "count": len(scored.chosen),
@@ -86,18 +86,20 @@ def figures(scored: Scored) -> dict[str, Any]:
 
 
 def details(scored: Scored, train: Sequence[Preference]) -> dict[str, Any]:
-    """Everything else about the pairs that are reported; `train` teaches the bag of words."""
+    """Return all further figures of the reported pairs; the bag of words learns from `train`."""
     everything = np.ones(len(scored.chosen), bool)
-    said = np.array([preference.strength is not None for preference in scored.preferences])
+    has_strength = np.array([preference.strength is not None for preference in scored.preferences])
     strength = np.array([preference.strength or 0.0 for preference in scored.preferences])
-    unsaid = [_bucket(scored, ~said, None, None)] if not said.all() and said.any() else []
+    without_strength = (
+        [_bucket(scored, ~has_strength, None, None)] if not has_strength.all() and has_strength.any() else []
+    )
     bins = statistics.reliability(scored.confidence, scored.right)
     return {
-        "reliability": [dataclasses.asdict(one) for one in bins],
+        "reliability": [dataclasses.asdict(interval) for interval in bins],
         "accuracy": share(scored.right, scored.clusters),
         "mean_confidence": float(scored.confidence.mean()),
         "by_confidence": buckets(scored, np.abs(scored.chosen - scored.rejected), everything),
-        "by_strength": buckets(scored, strength, said) + unsaid,
+        "by_strength": buckets(scored, strength, has_strength) + without_strength,
         "length": length(scored),
         "position": position(scored),
         "rules": rules(scored, train),
@@ -105,19 +107,19 @@ def details(scored: Scored, train: Sequence[Preference]) -> dict[str, Any]:
 
 
 def share(outcomes: np.ndarray, clusters: Sequence[str]) -> dict[str, Any]:
-    """The mean of outcomes 1, 1/2 and 0 [n] with its interval."""
-    found = statistics.win_rate(outcomes, clusters)
-    return {"share": found.win_rate, "interval": list(found.interval), "count": found.n}
+    """Return the mean of outcomes 1, 1/2 and 0 [n] with its interval."""
+    rate = statistics.win_rate(outcomes, clusters)
+    return {"share": rate.win_rate, "interval": list(rate.interval), "count": rate.n}
 
 
 def _of(scored: Scored, outcomes: np.ndarray, keep: np.ndarray) -> dict[str, Any] | None:
-    """The share over the kept pairs; None where none is kept."""
+    """Return the share over the kept pairs; None where none is kept."""
     kept = np.flatnonzero(keep)
     return share(outcomes[kept], [scored.clusters[i] for i in kept]) if len(kept) else None
 
 
 def buckets(scored: Scored, keys: np.ndarray, keep: np.ndarray) -> list[dict[str, Any]]:
-    """Accuracy of the kept pairs in buckets of like `keys` [n]; equal keys stay together.
+    """Return the accuracy of the kept pairs in buckets of like `keys` [n]; equal keys stay together.
 
     Seven values or fewer are a bucket each; of more, there are five buckets of about as many pairs.
     """
@@ -127,24 +129,24 @@ def buckets(scored: Scored, keys: np.ndarray, keep: np.ndarray) -> list[dict[str
     values, place = np.unique(keys[kept], return_inverse=True)
     if len(values) > VALUES:
         place = ((rankdata(keys[kept], "min") - 1) * BUCKETS // len(kept)).astype(int)
-    found = []
+    by_key = []
     for index in np.unique(place):
         inside = kept[place == index]
         mask = np.zeros(len(keys), bool)
         mask[inside] = True
-        found.append(_bucket(scored, mask, float(keys[inside].min()), float(keys[inside].max())))
-    return found
+        by_key.append(_bucket(scored, mask, float(keys[inside].min()), float(keys[inside].max())))
+    return by_key
 
 
 def _bucket(scored: Scored, mask: np.ndarray, low: float | None, high: float | None) -> dict[str, Any]:
-    """One bucket: what it spans, how sure the model is in it and how often right."""
+    """Return one bucket: its bounds, the model's mean confidence and its accuracy."""
     return {"low": low, "high": high, "confidence": float(scored.confidence[mask].mean())} | (
         _of(scored, scored.right, mask) or {}
     )
 
 
 def length(scored: Scored) -> dict[str, Any]:
-    """Whether the model prefers the longer answer, and how often it is right where that was chosen and where not."""
+    """Return how often the model prefers the longer answer, and its accuracy where that was chosen and where not."""
     lead = scored.chosen_tokens - scored.rejected_tokens
     prefers = won((scored.chosen - scored.rejected) * lead)
     return {
@@ -155,7 +157,7 @@ def length(scored: Scored) -> dict[str, Any]:
 
 
 def position(scored: Scored) -> dict[str, Any]:
-    """How often people chose candidate_0 and how often the model does; Spearman's correlation of score and place."""
+    """Return how often people and the model choose candidate_0, and Spearman's correlation of score and place."""
     first = scored.first
     scores, places = np.concatenate([scored.chosen, scored.rejected]), np.concatenate([first, 1 - first])
     return {
@@ -166,7 +168,7 @@ def position(scored: Scored) -> dict[str, Any]:
 
 
 def rules(scored: Scored, train: Sequence[Preference]) -> dict[str, Any]:
-    """Accuracy of what needs no model, and the model's lead over each."""
+    """Return the accuracy of each rule that needs no model, and the model's lead over it."""
     longer = won(scored.chosen_tokens - scored.rejected_tokens)
     right = {"longer": longer, "shorter": 1 - longer, "first": scored.first}
     decided = [preference for preference in train if preference.choice != "tie"]
@@ -175,21 +177,21 @@ def rules(scored: Scored, train: Sequence[Preference]) -> dict[str, Any]:
         words = BagOfWords.learn([decided[i].chosen for i in order], [decided[i].rejected for i in order])
         answers = [p.chosen for p in scored.preferences], [p.rejected for p in scored.preferences]
         right["words"] = won(words.scores(answers[0]) - words.scores(answers[1]))
-    return {name: share(found, scored.clusters) | lead(scored, found) for name, found in right.items()}
+    return {name: share(outcomes, scored.clusters) | lead(scored, outcomes) for name, outcomes in right.items()}
 
 
 def lead(scored: Scored, rule: np.ndarray) -> dict[str, Any]:
-    """The model's accuracy less that of a rule that is right as `rule` [n] says, with the interval of the difference.
+    """Return the model's accuracy less that of a rule with the outcomes `rule` [n], and the difference's interval.
 
     A win of the model is a pair on which it alone is right; half a pair is one of two rows of its cluster.
     """
     model, other = (np.repeat(right, 2) > np.tile([0.25, 0.75], len(rule)) for right in (scored.right, rule))
-    found = statistics.win_rate(won(model.astype(float) - other), np.repeat(scored.clusters, 2).tolist())
-    return {"lead": 2 * found.win_rate - 1, "lead_interval": [2 * limit - 1 for limit in found.interval]}
+    rate = statistics.win_rate(won(model.astype(float) - other), np.repeat(scored.clusters, 2).tolist())
+    return {"lead": 2 * rate.win_rate - 1, "lead_interval": [2 * limit - 1 for limit in rate.interval]}
 
 
 def mistakes(scored: Scored, root: Path) -> list[dict[str, Any]]:
-    """The pairs on which the model is surest and wrong, as preference rows with scores and FILE:LINE below `root`."""
+    """Return the pairs on which the model is surest and wrong: rows with scores and their FILE:LINE below `root`."""
     margin = scored.chosen - scored.rejected
     worst = [i for i in np.argsort(margin, kind="stable")[:MISTAKES] if margin[i] < 0]
     return [_mistake(scored, int(i), root) for i in worst]
@@ -201,12 +203,14 @@ def _mistake(scored: Scored, i: int, root: Path) -> dict[str, Any]:
     place = preference.source
     if place and Path(place).resolve().is_relative_to(root.resolve()):
         place = os.path.relpath(Path(place).resolve(), root.resolve())
-    found = dict(zip(("score_0", "score_1"), scores if preference.choice == 0 else scores[::-1], strict=True))
-    return (row_writer.row(preference) or {}) | found | {"confidence": float(scored.confidence[i]), "source": place}
+    by_candidate = dict(zip(("score_0", "score_1"), scores if preference.choice == 0 else scores[::-1], strict=True))
+    return (
+        (row_writer.row(preference) or {}) | by_candidate | {"confidence": float(scored.confidence[i]), "source": place}
+    )
 
 
 def beside(sampled: np.ndarray, chosen: np.ndarray, rejected: np.ndarray) -> dict[str, Any]:
-    """Scores of sampled answers [n] beside those of the answers that people compared for the same prompts."""
+    """Return scores of sampled answers [n] beside those of the answers that people compared for the same prompts."""
     sides: Mapping[str, np.ndarray] = {"sampled": sampled, "chosen": chosen, "rejected": rejected}
     alone = [str(place) for place in range(len(sampled))]
     return {

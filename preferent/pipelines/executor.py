@@ -6,6 +6,7 @@ import shlex
 import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +17,8 @@ from preferent.config import defaults, model_reference, run_schema, stage_graph
 from preferent.config.recipe import Recipe, assign, dump, parse, pick
 from preferent.config.stage_graph import Task
 from preferent.data.formats import row_sources
-from preferent.errors import DataError, Interrupted, PreferentError, UsageError, smaller
+from preferent.errors import ERROR_FILE, DataError, Interrupted, PreferentError, UsageError, smaller
 from preferent.pipelines.launchers import child_process
-from preferent.pipelines.run import Run
 from preferent.runs import interruption, stages
 from preferent.runs.digests import Digests
 from preferent.runs.stages import read_stage
@@ -32,7 +32,7 @@ def execute(
     from_stage: str | None = None,
     of_run: Path | None = None,
     announce: Callable[[Task], None] = lambda task: None,
-) -> Run:
+) -> None:
     """Do everything the recipe asks for in the run directory `out`; what is done already is not done again.
 
     With `from_stage` and `of_run` the stages before `from_stage` are taken from another run. `announce` is called with
@@ -65,7 +65,6 @@ def execute(
         finally:
             _index(tasks, out)
         digests.write()
-    return Run(out)
 
 
 def resolved(recipe: Recipe) -> tuple[Recipe, dict[str, Any]]:
@@ -75,17 +74,9 @@ def resolved(recipe: Recipe) -> tuple[Recipe, dict[str, Any]]:
     return defaults.resolve(recipe, sizes[policy], sizes[reward])
 
 
-def start(values: Mapping[str, Any], out: str | Path) -> Run:
-    """`execute` for a notebook: a recipe as a dictionary, a run directory."""
-    recipe, ignored = parse(dict(values))
-    if ignored:
-        print(f"ignored, they mean something only on Google Cloud: {', '.join(ignored)}", file=sys.stderr)
-    return execute(recipe, Path(out))
-
-
 def finished(task: Task, recipe: Recipe, root: Path, by_default: Mapping[str, Any], digests: Digests) -> bool:
-    """Whether a task is done, of these very fields and inputs, as far as can be seen without starting it; only files
-    that `digests` does not know are hashed.
+    """Return whether a task is done, of these very fields and inputs, as far as can be seen without starting it; only
+    files that `digests` does not know are hashed.
 
     `by_default` are the values of the recipe that nobody asked for. Raises `DataError` where it is, and what it made is
     not what it was then.
@@ -112,7 +103,7 @@ def finished(task: Task, recipe: Recipe, root: Path, by_default: Mapping[str, An
 
 
 def _inputs(task: Task, root: Path) -> dict[str, Path | None]:
-    """What a task reads, by the names that its stage gives it; None for a model that is not on this machine."""
+    """Return what a task reads, by the names that its stage gives it; None for a model that is not on this machine."""
     paths: dict[str, Path | None] = {name: root / path for name, path in task.inputs.items()}
     paths |= {name: model_reference.cached(reference) for name, reference in task.outside.items()}
     for name, given in task.files.items():
@@ -138,9 +129,8 @@ def _perform(
     announce(task)
     print(title, file=sys.stderr)
     words = task.command(str(root))
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     before = {} if task.stage == "report" else digests.stamps(_inputs(task, root))
-    code = child_process.run_here([sys.executable, "-m", "preferent", *words], env=environment)
+    code, message = _run_stage(words)
     if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
         raise Interrupted(f"stopped in {task.name}; the same command goes on from here", code - 128)
     if code != 0:
@@ -151,10 +141,19 @@ def _perform(
             f"the same command goes on from here; this stage alone: preferent {shlex.join(words)}"
         )
         failure.exit_code = code
-        raise failure
+        raise failure from (PreferentError(message) if message else None)
     if before:
         digests.learn(before, _inputs(task, root), root / task.folder)
     return True
+
+
+def _run_stage(words: Sequence[str]) -> tuple[int, str]:
+    """Run a stage in a process of its own; return its exit code and its error message, if it left one."""
+    with tempfile.TemporaryDirectory() as folder:
+        message = Path(folder) / "error"
+        environment = os.environ | {"PYTHONUNBUFFERED": "1", ERROR_FILE: str(message)}
+        code = child_process.run_here([sys.executable, "-m", "preferent", *words], env=environment)
+        return code, message.read_text() if message.exists() else ""
 
 
 def _index(tasks: Sequence[Task], root: Path) -> None:
@@ -206,7 +205,7 @@ def _keep_base(tasks: Sequence[Task], recipe: Recipe, root: Path, digests: Diges
 
 
 def _take(source: Path, target: Path) -> None:
-    """A copy of a finished stage's folder that is there whole or not at all."""
+    """Copy a finished stage's folder so that it is there whole or not at all."""
     unfinished = target.with_name(f".{target.name}.taken")
     shutil.rmtree(unfinished, ignore_errors=True)
     shutil.copytree(source, unfinished, copy_function=_link_or_copy, ignore=shutil.ignore_patterns(".*"))

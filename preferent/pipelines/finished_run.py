@@ -29,20 +29,20 @@ class FinishedRun:
         return (self.tuned / "adapter_config.json").exists()
 
     def base(self) -> Path:
-        """The folder of the model that the tuning started from; raises `PlatformError` where it cannot be had."""
+        """Return the folder of the model that tuning started from; raise `PlatformError` where it cannot be had."""
         task = next(task for task in stage_graph.build(self.recipe) if task.name == "infer-base")
         inside = task.inputs.get("model")
         return self.folder / inside if inside else model_reference.resolve(task.outside["model"])
 
     def converses(self) -> bool:
-        """Whether the run's prompts are conversations, told by the first one it trained on."""
+        """Return whether the run's prompts are conversations, told by the first one it trained on."""
         path = self.folder / "data/prompt/train.jsonl"
         prompts = datasets.load_prompts(path) if path.exists() else []
         return bool(prompts and prompts[0].messages)
 
 
 def of(folder: Path) -> FinishedRun:
-    """The outcome of the run in a folder; raises where it is no run (2) or its policy is not there yet (3)."""
+    """Return the finished run in a folder; raise if it is not a run (2) or has no policy yet (3)."""
     if not (folder / "recipe.yaml").is_file():
         raise UsageError(f"{folder}: is no run directory: there is no recipe.yaml in it; give what `run --out` named")
     found, _ = recipe.load(folder / "recipe.yaml")

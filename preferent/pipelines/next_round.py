@@ -12,8 +12,8 @@ LABELS, TIES = Path("labels/train/preferences.jsonl"), Path("labels/train/ties.j
 
 
 def with_labels(recipe: Recipe, earlier: Path) -> Recipe:
-    """The recipe of the round after `earlier`: it learns from the old preferences and from what people said of that run
-    and of those before it, and is compared with all of them.
+    """Return the recipe of the round after `earlier`: it learns from the old preferences and from what people said of
+    that run and of those before it, and is compared with all of them.
 
     Raises `PlatformError` where `earlier` has no policy or nobody has labelled.
     """

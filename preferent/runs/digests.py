@@ -25,7 +25,7 @@ class Digests:
 
     @classmethod
     def read(cls, root: Path) -> "Digests":
-        """The table of a run directory; an empty one where there is none, or it is damaged."""
+        """Return the table of a run directory; an empty one where there is none, or it is damaged."""
         path = root / ".digests.json"
         try:
             known = dict(files.read_sealed(path)["digests"])
@@ -40,7 +40,7 @@ class Digests:
             self.written = len(self.known)
 
     def of(self, path: Path | None) -> str | None:
-        """The fingerprint of a file or folder, read only where its stamp is new; None where it is not there."""
+        """Return the fingerprint of a file or folder, read only where its stamp is new; None where it is not there."""
         if path is None or not path.exists():
             return None
         stamp = files.stamp(path)
@@ -51,7 +51,7 @@ class Digests:
         return self.known[stamp]
 
     def stamps(self, inputs: Inputs) -> dict[str, str]:
-        """The stamps of those inputs that have one."""
+        """Return the stamps of those inputs that have one."""
         stamps = {name: files.stamp(path) for name, path in inputs.items() if path is not None}
         return {name: stamp for name, stamp in stamps.items() if stamp is not None}
 

@@ -169,15 +169,15 @@ class RunDirectory:
         return self.data.counts
 
     def prompts(self, part: Part) -> Path:
-        """The prompts of a part."""
+        """Return the prompts of a part."""
         return self.data.rows("prompt", part)
 
     def preferences(self, part: Part) -> Path:
-        """The preferences of a part."""
+        """Return the preferences of a part."""
         return self.data.rows("preference", part)
 
     def stage(self, name: str) -> StageDirectory:
-        """The folder of a stage: `sft`, `reward`, `judge`, `policy`, `predictions/base`, and so on."""
+        """Return the folder of a stage: `sft`, `reward`, `judge`, `policy`, `predictions/base`, and so on."""
         return StageDirectory(self.root / name)
 
     @property
@@ -185,7 +185,7 @@ class RunDirectory:
         return self.stage("policy")
 
     def predictions(self, model: str) -> Path:
-        """The answers of a model (`base`, `tuned`, `original`) to the test prompts."""
+        """Return the answers of a model (`base`, `tuned`, `original`) to the test prompts."""
         return self.stage(f"predictions/{model}").answers
 
     @property
@@ -208,9 +208,9 @@ class RunDirectory:
         return self.labels / "train"
 
     def is_run(self) -> bool:
-        """Whether this is a run directory: it has a recipe."""
+        """Return whether this is a run directory: it has a recipe."""
         return self.recipe.is_file()
 
     def entries(self) -> Iterator[Path]:
-        """What lies in the directory, by name."""
+        """Yield what lies in the directory, sorted by name."""
         return iter(sorted(self.root.glob("*")))

@@ -35,28 +35,28 @@ def describe() -> dict[str, Any]:
     }
 
 
-def render(found: dict[str, Any]) -> str:
-    """What `describe` found, a line a fact."""
-    rows = [(name, version) for name, version in found["versions"].items()]
-    settings = "".join(f", {name}={value}" for name, value in found["thread_settings"].items())
+def render(facts: dict[str, Any]) -> str:
+    """Render the facts of `describe`, one per line."""
+    rows = [(name, version) for name, version in facts["versions"].items()]
+    settings = "".join(f", {name}={value}" for name, value in facts["thread_settings"].items())
     rows += [
-        ("platform", found["platform"]),
-        ("processor", f"{found['processor']}, {found['cores']} cores"),
-        ("threads", f"{found['threads']} usable{settings}"),
-        ("memory", f"{found['memory_gib']} GiB"),
-        ("bf16 on CPU", "native" if found["bf16_on_cpu"] else "no: precision auto means fp32"),
-        ("torch is for", found["torch_built_for"]),
+        ("platform", facts["platform"]),
+        ("processor", f"{facts['processor']}, {facts['cores']} cores"),
+        ("threads", f"{facts['threads']} usable{settings}"),
+        ("memory", f"{facts['memory_gib']} GiB"),
+        ("bf16 on CPU", "native" if facts["bf16_on_cpu"] else "no: precision auto means fp32"),
+        ("torch is for", facts["torch_built_for"]),
     ]
-    for gpu in found["gpus"]:
+    for gpu in facts["gpus"]:
         bf16 = "bf16" if gpu["bf16"] else "no bf16"
         rows.append(("GPU", f"{gpu['name']}, {gpu['memory_gib']} GiB, {bf16}, driver {gpu['driver']}"))
-    if not found["gpus"]:
+    if not facts["gpus"]:
         rows.append(("GPU", "none"))
     return "\n".join(f"{name:<13} {value}" for name, value in rows)
 
 
 def usable_cores() -> int:
-    """The cores that this process may use."""
+    """Return the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -70,7 +70,7 @@ def memory() -> int:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether the processor multiplies bfloat16 natively (AVX512-BF16 or AMX); False where Linux does not say."""
+    """Return whether the processor multiplies bfloat16 natively (AVX512-BF16, AMX); False where Linux does not say."""
     with suppress(OSError):
         flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.M)
         return flags is not None and bool({"avx512_bf16", "amx_tile"} & set(flags[1].split()))
@@ -79,22 +79,22 @@ def cpu_has_bf16() -> bool:
 
 def _processor() -> str:
     with suppress(OSError):
-        found = re.search(r"^model name\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.M)
-        if found:
-            return found[1]
+        match = re.search(r"^model name\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.M)
+        if match:
+            return match[1]
     return platform.processor() or platform.machine()
 
 
 def _installed() -> dict[str, str]:
-    found = {}
+    versions = {}
     for package in PACKAGES:
         with suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    return found
+            versions[package] = metadata.version(package)
+    return versions
 
 
 def _torch_build() -> str:
-    """The accelerator that the installed torch was built for, read from its version file."""
+    """Return the accelerator that the installed torch was built for, read from its version file."""
     spec = util.find_spec("torch")
     if spec is None or spec.origin is None:
         return "torch is not installed"
@@ -115,7 +115,7 @@ def _gpus() -> list[dict[str, Any]]:
 
 
 def _gpu(line: str) -> dict[str, Any]:
-    """One line of nvidia-smi: name, MiB, compute capability, driver; a number it does not know becomes 0."""
+    """Parse one line of nvidia-smi: name, MiB, compute capability, driver; an unknown number becomes 0."""
     name, mebibytes, capability, driver = (word.strip() for word in line.split(","))
     numbers = [float(word) if re.fullmatch(r"[\d.]+", word) else 0.0 for word in (mebibytes, capability)]
     return {

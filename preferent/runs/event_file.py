@@ -39,12 +39,12 @@ def _float32(value: float) -> bytes:
 
 
 def _field(number: int, content: bytes) -> bytes:
-    """A protobuf field of bytes: number and type, length, content."""
+    """Return a protobuf field of bytes: number and type, length, content."""
     return _varint(number << 3 | 2) + _varint(len(content)) + content
 
 
 def _varint(number: int) -> bytes:
-    """A whole number in groups of seven bits, the lowest first; the high bit of a byte says that more follow."""
+    """Return a whole number in groups of seven bits, the lowest first; the high bit of a byte says that more follow."""
     groups = bytearray()
     while number > 127:
         groups.append(number & 127 | 128)

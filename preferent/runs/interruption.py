@@ -25,7 +25,7 @@ class Stop:
         return self.signal_number != 0
 
     def check(self, save: Callable[[], None] | None = None) -> None:
-        """At a step boundary: if asked to leave, save and raise `Interrupted`."""
+        """Save and raise `Interrupted` at a step boundary if a signal asked to stop."""
         if self:
             if save is not None:
                 save()
@@ -36,7 +36,7 @@ _stop: ContextVar[Stop] = ContextVar("stop", default=Stop())  # noqa: B039 - nob
 
 
 def stop() -> Stop:
-    """The wish to leave that the enclosing `stoppable` looks after; outside of one, a wish that nobody makes."""
+    """Return the stop flag of the enclosing `stoppable`; outside of one, a flag that is never set."""
     return _stop.get()
 
 

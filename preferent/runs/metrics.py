@@ -92,7 +92,7 @@ class Log:
                 files.write_atomic(self.events, content)
 
     def _rebuilt(self) -> bytes:
-        """The event file of the two others. A step whose time is lost has that of the step before it."""
+        """Return the event file of the two others. A step whose time is lost has that of the step before it."""
         times = {row["step"]: row.get("time") for row in read(self.timings.path)}
         now = 0.0
         records: list[bytes] = []
@@ -105,7 +105,7 @@ class Log:
 
 
 def _known(values: Mapping[str, float]) -> dict[str, float]:
-    """The numbers that are finite."""
+    """Return the numbers that are finite."""
     return {name: float(value) for name, value in values.items() if math.isfinite(value)}
 
 
@@ -114,7 +114,8 @@ def _finite(value: float) -> float | None:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file as dictionaries; none if there is no file. An unfinished last line is left out."""
+    """Return the lines of a metrics file as dictionaries; none if there is no file. An unfinished last line is left
+    out."""
     if not path.exists():
         return []
     *lines, _unfinished = path.read_text(encoding="utf-8").split("\n")

@@ -14,7 +14,7 @@ MANY_EPOCHS = 50
 
 
 def epochs(field: str, steps: int, batch: int, rows: int) -> float:
-    """How often a stage sees each row; says so where that is so often that it learns them by heart."""
+    """Return how often a stage sees each row; warn where that is so often that it memorises them."""
     count = steps * batch / max(rows, 1)
     if count > MANY_EPOCHS:
         print(
@@ -38,7 +38,7 @@ def shown(values: dict[str, float]) -> str:
 
 
 def clock(seconds: float) -> str:
-    """A duration as `1:02:03` or `4:05`."""
+    """Return a duration as `1:02:03` or `4:05`."""
     minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
@@ -77,7 +77,7 @@ class DrawnBar:
 
 @contextmanager
 def bar(name: str, total: int, start: int = 0, file: TextIO | None = None) -> Iterator[ProgressBar]:
-    """A progress bar on standard error for a loop of `total` steps of which `start` are already done.
+    """Return a progress bar on standard error for a loop of `total` steps of which `start` are already done.
 
     `update(done, loss=…)` after each step. In a terminal a bar with the time left (without colour under `NO_COLOR`);
     elsewhere plain lines.

@@ -38,14 +38,14 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def versions() -> dict[str, str]:
-    """The versions that decide whether two runs can be equal to the last bit."""
+    """Return the versions that decide whether two runs can be equal to the last bit."""
     from importlib import metadata  # slow to import, and help does not need it
 
-    found = {"python": platform.python_version(), "machine": platform.machine()}
+    packages = {"python": platform.python_version(), "machine": platform.machine()}
     for package in ("preferent", "numpy", "torch", "transformers", "peft", "tokenizers", "safetensors"):
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    return found
+            packages[package] = metadata.version(package)
+    return packages
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -105,7 +105,7 @@ def open_stage(
     other refuses it. `by_default` are the recipe's values that nobody asked for, by dotted key.
     """
     previous, flat = folder / "stage.json", flatten(fields)
-    asked: dict[str, Any] = {
+    description: dict[str, Any] = {
         "schema": run_schema.SCHEMA,
         "stage": name,
         "argv": sys.argv[1:],
@@ -120,8 +120,8 @@ def open_stage(
     if not previous.exists():
         (folder / "DONE").unlink(missing_ok=True)
     else:
-        old = run_schema.translated(read_stage(folder), flat, asked["defaults"])
-        changes = _changes(old, asked, extendable, inputs)
+        old = run_schema.translated(read_stage(folder), flat, description["defaults"])
+        changes = _changes(old, description, extendable, inputs)
         made = any(not path.name.startswith(".") and path.name != "stage.json" for path in folder.iterdir())
         if changes and made and not rerun:
             lines = "\n".join(f"  {change}" for change in changes)
@@ -130,23 +130,23 @@ def open_stage(
                 f"Go back to the old values; or start again from here in a new directory, with the earlier stages of "
                 f"this run: preferent run RECIPE --out NEW_RUN --from {folder.name} --of {folder.parent}"
             )
-        extended = any(asked["fields"].get(key) != old["fields"].get(key) for key in extendable)
+        extended = any(description["fields"].get(key) != old["fields"].get(key) for key in extendable)
         if changes:
             _empty(folder)
         elif extended:
             (folder / "DONE").unlink(missing_ok=True)
         if not changes:
             facts = old.get("facts", {})
-            if old.get("versions") != asked["versions"] and not (folder / "DONE").exists():
+            if old.get("versions") != description["versions"] and not (folder / "DONE").exists():
                 print(f"{folder}: resumed with other versions; the result may differ in the last bits", file=sys.stderr)
-    opened = Stage(name, folder, asked, dict(inputs), facts)
+    opened = Stage(name, folder, description, dict(inputs), facts)
     if not opened.done:
         opened.record()
     return opened
 
 
 def read_stage(folder: Path) -> dict[str, Any]:
-    """The `stage.json` of a folder."""
+    """Return the `stage.json` of a folder."""
     stage = files.read_sealed(folder / "stage.json", f"restore it, or remove {folder} to do this stage again")
     run_schema.check(stage["schema"], folder / "stage.json")
     return stage
@@ -162,7 +162,7 @@ def _empty(folder: Path) -> None:
 def _changes(
     old: Mapping[str, Any], new: Mapping[str, Any], extendable: Sequence[str], inputs: Mapping[str, Path]
 ) -> list[str]:
-    """What differs between two `stage.json`, one line each."""
+    """Return what differs between two `stage.json`, one line each."""
     lines = []
     for key in sorted({*old["fields"], *new["fields"]}):
         before, after = old["fields"].get(key), new["fields"].get(key)

@@ -296,7 +296,7 @@ def test_a_wrong_recipe_exits_with_2_or_3(course, monkeypatch, capsys):
 
 def test_google_cloud_keys_are_named(course, monkeypatch, capsys):
     from preferent import files
-    from preferent.pipelines import executor, run
+    from preferent.pipelines import executor
 
     seen = []
 
@@ -306,7 +306,6 @@ def test_google_cloud_keys_are_named(course, monkeypatch, capsys):
         sides = [{"key": "a", "name": "tuned"}, {"key": "b", "name": "base"}]
         found = {"headline": "judge", "judges": {"judge": judge}, "kl": None, "sides": sides}
         files.write_json(out / "comparison/metrics.json", found)
-        return run.Run(out)
 
     monkeypatch.setattr(executor, "execute", execute)
     assert call(monkeypatch, "run", "course.yaml", "--from", "ppo", "--of", "old") == 0

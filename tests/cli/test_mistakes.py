@@ -607,7 +607,7 @@ def leaves(prompts, answers):
 @pytest.mark.parametrize(
     ("name", "code", "expected"),
     [
-        ("mine:boom", 3, "mine:boom raised KeyError: 'x' ({folder}/mine.py:3); mend it"),
+        ("mine:boom", 3, "mine:boom raised KeyError: 'x' ({folder}/mine.py:3); fix it"),
         ("mine:nan", 3, "mine:nan returned nan for the answer "),
         ("mine:short", 3, "mine:short returned 1 scores for 2 answers"),
         ("mine:text", 3, "mine:text returned 'good' for the answer "),

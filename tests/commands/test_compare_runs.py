@@ -182,7 +182,7 @@ def test_what_is_wrong_is_said_before_anything_is_made(
         ([a, b, "--judge", "people=nobody.jsonl"], PlatformError, "no such file or folder"),
         ([a, b, "--judge", empty, "--judge", empty], UsageError, "there can be one reward model"),
         ([a, b, "--votes", "2"], UsageError, "votes: is for language models"),
-        ([a, b, "--write", "excel"], UsageError, "no such format"),
+        ([a, b, "--write", "excel"], UsageError, "is not a format"),
         ([a, b, "--answer-column", "sad", "--tag-columns", "topic"], UsageError, "sad, topic: no file of answers has"),
         ([a, b, "--in", "a=x"], UsageError, "--in is for the stage alone"),
         (["--recipe", a], UsageError, r"no --out"),

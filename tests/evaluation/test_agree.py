@@ -23,9 +23,9 @@ def ours(swap: bool = False, **more: Any) -> list[dict[str, Any]]:
     """Judgments in AutoSxS columns; swapped ones have b in the place of a."""
     rows = []
     for i, (prompt, a, b, choice) in enumerate(zip(PROMPTS, A, B, CHOICES, strict=True)):
-        one, other = (b, a) if swap else (a, b)
+        first, second = (b, a) if swap else (a, b)
         row = {"id": f"row-{i}", "inference_instruction": "", "inference_context": prompt}
-        row |= {"response_a": one, "response_b": other, "choice": SWAP[choice] if swap else choice}
+        row |= {"response_a": first, "response_b": second, "choice": SWAP[choice] if swap else choice}
         rows.append(row | {"confidence": 1.0, "explanation": "", "judge": "x"} | more)
     return rows
 
@@ -80,23 +80,25 @@ def test_the_same_verdicts_agree_in_every_format_of_answers(tmp_path: Path) -> N
         wrote(tmp_path, "preferences.jsonl", preferences()),
         wrote(tmp_path, "annotations.json", alpaca()),
     ]
-    found = judge_agreement.between_files(files, people=files[1])
-    assert (found["units"], found["shared"]) == (8, 8)
-    assert [(one["n"], one["percent"], one["kappa"]) for one in found["pairs"]] == [(8, 1.0, 1.0)] * 6
-    assert found["krippendorff"]["alpha"] == 1.0
-    judged = found["against_people"]["x"]
+    figures = judge_agreement.between_files(files, people=files[1])
+    assert (figures["units"], figures["shared"]) == (8, 8)
+    assert [(pair["n"], pair["percent"], pair["kappa"]) for pair in figures["pairs"]] == [(8, 1.0, 1.0)] * 6
+    assert figures["krippendorff"]["alpha"] == 1.0
+    judged = figures["against_people"]["x"]
     assert (judged["accuracy"], judged["tie_count"], judged["true_positive_count"]) == (1.0, 2, 3)
     assert (judged["model_win_rate"], judged["human_preference_model_win_rate"]) == (0.5, 0.5)
-    assert set(found["against_people"]) == {"x", "preferences", "annotations"}
+    assert set(figures["against_people"]) == {"x", "preferences", "annotations"}
 
 
 def test_the_same_verdicts_agree_in_every_format_of_models(tmp_path: Path) -> None:
     files = [wrote(tmp_path, "arena.jsonl", arena()), wrote(tmp_path, "gpt-4_pair.jsonl", mt_bench())]
-    found = judge_agreement.between_files(files)
-    assert found["units"] == 8
-    assert [(one["judges"], one["n"], one["percent"]) for one in found["pairs"]] == [(["arena", "gpt-4"], 8, 1.0)]
+    figures = judge_agreement.between_files(files)
+    assert figures["units"] == 8
+    assert [(pair["judges"], pair["n"], pair["percent"]) for pair in figures["pairs"]] == [(["arena", "gpt-4"], 8, 1.0)]
     (tmp_path / "mine.csv").write_text("q,who,said\n" + "".join(f"{i},ann,{c}\n" for i, c in enumerate(CHOICES)))
-    with pytest.raises(DataError, match=r"mine\.csv:2: no judgment that is known here[\s\S]*--columns ID,CHOICE"):
+    with pytest.raises(
+        DataError, match=r"mine\.csv:2: the row is not in a known format of judgments[\s\S]*--columns ID,CHOICE"
+    ):
         judge_agreement.between_files([tmp_path / "mine.csv"])
 
 
@@ -108,60 +110,63 @@ def test_a_choice_is_read_as_its_format_means_it(
 ) -> None:
     read = judgment_files.read(wrote(tmp_path, "x.jsonl", rows))
     assert [
-        one.of(next(side for side in (A[i], "m") if side in (one.one, one.other))) for i, one in enumerate(read)
+        pair.choice_with_a(next(side for side in (A[i], "m") if side in (pair.side_a, pair.side_b)))
+        for i, pair in enumerate(read)
     ] == (expected)
 
 
 def test_columns_of_ones_own_say_a_for_a(tmp_path: Path) -> None:
     (tmp_path / "ann.csv").write_text("q,said\n1,A\n2,model_b\n3,Tie\n4,A\n")
     (tmp_path / "bob.csv").write_text("q,said\n1,A\n2,a\n3,tie\n5,error\n")
-    found = judge_agreement.between_files([tmp_path / "ann.csv", tmp_path / "bob.csv"], columns=("q", "said"))
-    assert [(one["judges"], one["n"], one["percent"]) for one in found["pairs"]] == [
+    figures = judge_agreement.between_files([tmp_path / "ann.csv", tmp_path / "bob.csv"], columns=("q", "said"))
+    assert [(pair["judges"], pair["n"], pair["percent"]) for pair in figures["pairs"]] == [
         (["ann", "bob"], 3, pytest.approx(2 / 3))
     ]
-    assert found["raters"] == {"ann": {"n": 4, "unknown": 0}, "bob": {"n": 3, "unknown": 1}}
+    assert figures["raters"] == {"ann": {"n": 4, "unknown": 0}, "bob": {"n": 3, "unknown": 1}}
     with pytest.raises(DataError, match=r"ann\.csv:2: has no column said2; it has q, said"):
         judge_agreement.between_files([tmp_path / "ann.csv"], columns=("q", "said2"))
     (tmp_path / "bad.csv").write_text("q,said\n1,perhaps\n")
-    with pytest.raises(DataError, match=r"bad\.csv:2: .*'perhaps' is no choice; it is A, B or tie"):
+    with pytest.raises(DataError, match=r"bad\.csv:2: .*'perhaps' is not a choice; write A, B or tie"):
         judge_agreement.between_files([tmp_path / "bad.csv"], columns=("q", "said"))
 
 
 def test_annotators_of_one_file_are_raters_of_their_own(tmp_path: Path) -> None:
     rows = ours(judge="people", annotator="ann") + ours(judge="people", annotator="bob")
     rows[0]["choice"] = "B"
-    found = judge_agreement.between_files([wrote(tmp_path, "labels.jsonl", rows)])
-    assert [(one["judges"], one["n"], one["percent"]) for one in found["pairs"]] == [(["ann", "bob"], 8, 0.875)]
+    figures = judge_agreement.between_files([wrote(tmp_path, "labels.jsonl", rows)])
+    assert [(pair["judges"], pair["n"], pair["percent"]) for pair in figures["pairs"]] == [(["ann", "bob"], 8, 0.875)]
 
 
 def test_what_says_nothing_is_counted_and_equal_answers_are_left_out(tmp_path: Path) -> None:
     rows = ours(verdicts=[{"first": "a", "vote": 0, "choice": None, "probability": None}])[:2] + ours()[2:]
     rows[7] |= {"response_a": "same", "response_b": "same"}
-    found = judge_agreement.between_files(
+    figures = judge_agreement.between_files(
         [wrote(tmp_path, "a.jsonl", rows), wrote(tmp_path, "b.jsonl", ours(judge="y"))]
     )
-    assert found["raters"]["x"] == {"n": 5, "unknown": 2}
-    assert found["pairs"][0]["n"] == 5
+    assert figures["raters"]["x"] == {"n": 5, "unknown": 2}
+    assert figures["pairs"][0]["n"] == 5
 
 
 def test_what_compare_writes_for_others_agrees_with_itself(tmp_path: Path) -> None:
     exports.write(made(tmp_path, people=False), ["alpaca", "preferences"])
-    found = judge_agreement.between_files([tmp_path / "judgments.jsonl", tmp_path / "annotations.json"])
+    figures = judge_agreement.between_files([tmp_path / "judgments.jsonl", tmp_path / "annotations.json"])
     same = [
-        one for one in found["pairs"] if {name.rpartition(": ")[2] for name in one["judges"]} in ({"judge"}, {"gpt"})
+        pair
+        for pair in figures["pairs"]
+        if {name.rpartition(": ")[2] for name in pair["judges"]} in ({"judge"}, {"gpt"})
     ]
-    assert [(one["n"], one["percent"]) for one in same] == [(4, 1.0), (3, 1.0)]
-    found = judge_agreement.between_files([tmp_path / "judgments.jsonl", tmp_path / "preferences.jsonl"])
-    same = [one for one in found["pairs"] if {name.rpartition(": ")[2] for name in one["judges"]} == {"judge"}]
-    assert [(one["n"], one["percent"]) for one in same] == [(4, 1.0)]
+    assert [(pair["n"], pair["percent"]) for pair in same] == [(4, 1.0), (3, 1.0)]
+    figures = judge_agreement.between_files([tmp_path / "judgments.jsonl", tmp_path / "preferences.jsonl"])
+    same = [pair for pair in figures["pairs"] if {name.rpartition(": ")[2] for name in pair["judges"]} == {"judge"}]
+    assert [(pair["n"], pair["percent"]) for pair in same] == [(4, 1.0)]
 
 
 def test_our_table_says_what_our_judgments_say(tmp_path: Path) -> None:
     exports.write(made(tmp_path), ["csv"])
     judged, tabled = (judgment_files.read(tmp_path / name) for name in ("judgments.jsonl", "judgments.csv"))
-    there = {(one.rater, one.unit): (one.one, one.other, one.choice, one.prompt) for one in tabled}
-    assert {key: there[key] for key in ((one.rater, one.unit) for one in judged)} == {
-        (one.rater, one.unit): (one.one, one.other, one.choice, one.prompt) for one in judged
+    there = {(pair.rater, pair.unit): (pair.side_a, pair.side_b, pair.choice, pair.prompt) for pair in tabled}
+    assert {key: there[key] for key in ((pair.rater, pair.unit) for pair in judged)} == {
+        (pair.rater, pair.unit): (pair.side_a, pair.side_b, pair.choice, pair.prompt) for pair in judged
     }
     assert there["gpt", "2"][2] is None
     assert there["gpt", "1"][0] == "=1+1"
@@ -187,12 +192,12 @@ def test_files_about_other_pairs_are_refused(tmp_path: Path) -> None:
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = [str(wrote(tmp_path, "a.jsonl", ours())), str(wrote(tmp_path, "b.jsonl", ours(judge="y", choice="A")))]
-    given = arguments.parser().parse_args(["agree", *files, "--people", files[0]])
-    given.do(given)
-    told = capsys.readouterr().out
-    assert "8 of 8 pairs were seen by two or more" in told
-    assert "x and y: 37.5%" in told
-    assert "y by people's verdicts, 8 pairs: accuracy 0.500" in told
-    given = arguments.parser().parse_args(["agree", *files, "--json"])
-    given.do(given)
+    command = arguments.parser().parse_args(["agree", *files, "--people", files[0]])
+    command.do(command)
+    text = capsys.readouterr().out
+    assert "8 of 8 pairs were seen by two or more" in text
+    assert "x and y: 37.5%" in text
+    assert "y against people's verdicts, 8 pairs: accuracy 0.500" in text
+    command = arguments.parser().parse_args(["agree", *files, "--json"])
+    command.do(command)
     assert json.loads(capsys.readouterr().out)["pairs"][0]["percent"] == 0.375

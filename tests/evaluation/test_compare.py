@@ -51,7 +51,7 @@ def judged(
     answers: dict[str, list[Answer]], scores: dict[str, Any], headline: str | None, instruction: str | None = None
 ) -> Any:
     """Judgments and figures by judges who gave these scores."""
-    opinions = [by_scores(name, found, answers, instruction, NAMES) for name, found in scores.items()]
+    opinions = [by_scores(name, raw, answers, instruction, NAMES) for name, raw in scores.items()]
     return verdict(answers, opinions, headline, NAMES)
 
 
@@ -70,14 +70,14 @@ def write(path: Path, texts: list[str], ids: bool = True, references: list[str] 
 def test_figures_of_one_judge_by_hand() -> None:
     judgments, metrics = judged(sides(), {"judge": SCORES}, "judge", "Be brief.")
     assert [j.choice for j in judgments] == ["A", "A", "tie", "B"]
-    found = metrics["judges"]["judge"]
-    assert (found["win"], found["tie"], found["loss"], found["n"], found["prompts"]) == (2, 1, 1, 4, 4)
-    assert found["win_rate"] == metrics["autosxs_model_a_win_rate"] == 0.625
+    judge = metrics["judges"]["judge"]
+    assert (judge["win"], judge["tie"], judge["loss"], judge["n"], judge["prompts"]) == (2, 1, 1, 4, 4)
+    assert judge["win_rate"] == metrics["autosxs_model_a_win_rate"] == 0.625
     assert metrics["autosxs_model_b_win_rate"] == 0.375
-    assert found["mean_score"] == {"a": 1.125, "b": 1.1}
-    assert (found["kind"], metrics["rates"]) == ("reward_model", [])
-    assert found["independent"] is True
-    assert found["interval"][0] < 0.625 < found["interval"][1]
+    assert judge["mean_score"] == {"a": 1.125, "b": 1.1}
+    assert (judge["kind"], metrics["rates"]) == ("reward_model", [])
+    assert judge["independent"] is True
+    assert judge["interval"][0] < 0.625 < judge["interval"][1]
     assert metrics["headline"] == "judge"
     assert metrics["identical"] == 1
     assert metrics["agreement"] == []
@@ -91,7 +91,7 @@ def test_the_optimised_reward_stands_beside_marked() -> None:
     assert metrics["judges"]["reward"]["independent"] is False
     assert metrics["judges"]["reward"]["win_rate"] == 0.875
     assert metrics["autosxs_model_a_win_rate"] == 0.625
-    assert [(one["judges"], one["n"], one["percent"]) for one in metrics["agreement"]] == [
+    assert [(pair["judges"], pair["n"], pair["percent"]) for pair in metrics["agreement"]] == [
         (["judge", "reward"], 3, pytest.approx(2 / 3))  # the pair of equal answers is left out
     ]
     assert list(metrics["judges"]) == ["judge", "reward"]
@@ -150,13 +150,13 @@ def test_the_original_is_a_third_column() -> None:
     three = sides() | {"original": answers(["Old."] * 4, tokens=[1, 1, 1, 1])}
     scores = SCORES | {"original": np.array([0.5, 0.5, 0.5, 2.0])}
     judgments, metrics = judged(three, {"judge": scores}, "judge", None)
-    found = metrics["judges"]["judge"]
+    judge = metrics["judges"]["judge"]
     assert [(rate["a"], rate["b"], rate["judge"], rate["win_rate"]) for rate in metrics["rates"]] == [
         ("a", "original", "judge", 0.625),  # wins 1.0 and 2.0, ties 0.5, loses 1.0
         ("b", "original", "judge", 0.5),  # loses 0.0 and 0.4, wins 1.0 and 3.0
     ]
-    assert found["mean_score"] == {"a": 1.125, "b": 1.1, "original": 0.875}
-    assert [(one.extra["model_a"], one.extra["model_b"]) for one in judgments[::4]] == [
+    assert judge["mean_score"] == {"a": 1.125, "b": 1.1, "original": 0.875}
+    assert [(judgment.extra["model_a"], judgment.extra["model_b"]) for judgment in judgments[::4]] == [
         ("tuned", "base"), ("tuned", "original"), ("base", "original"),
     ]  # fmt: skip
     assert metrics["length"]["mean_original"] == 1.0
@@ -172,52 +172,52 @@ def test_rouge_where_there_are_references(tmp_path: Path) -> None:
     assert metrics["rouge"]["b"] == {"rouge1": 0.0, "rouge2": 0.0, "rougeL": 0.0}
 
 
-def opinions(*names: str) -> list[JudgeResults]:
-    said = {("a", "b"): judgments.from_scores([judgments.AnswerPair("1", "", "Why?", "x", "y")], [1.0], [0.0], "x")}
-    return [JudgeResults(name, "reward_model", said, independent=name != "reward") for name in names]
+def judges_named(*names: str) -> list[JudgeResults]:
+    by_sides = {("a", "b"): judgments.from_scores([judgments.AnswerPair("1", "", "Why?", "x", "y")], [1.0], [0.0], "x")}
+    return [JudgeResults(name, "reward_model", by_sides, independent=name != "reward") for name in names]
 
 
 @pytest.mark.parametrize(
-    ("wanted", "there", "headline", "told"),
+    ("wanted", "there", "headline", "message"),
     [
         ({"judge": "independent"}, ["judge", "reward"], "judge", ""),
-        ({"judge": "reward"}, ["judge", "reward"], "reward", "no independent judge"),
-        ({"judge": "independent"}, ["reward"], "reward", "no independent judge"),
+        ({"judge": "reward"}, ["judge", "reward"], "reward", "not an independent judge"),
+        ({"judge": "independent"}, ["reward"], "reward", "not an independent judge"),
         ({"judge": "independent"}, [], None, "without a win rate"),
         ({"judge": "independent"}, ["people", "reward"], "people", ""),
         ({"headline": "people"}, ["judge", "people"], "people", ""),
-        ({"headline": "people"}, ["judge", "reward"], "judge", "people, of whom there is no verdict"),
-        ({"headline": "reward"}, ["judge", "reward"], "reward", "no independent judge"),
+        ({"headline": "people"}, ["judge", "reward"], "judge", "people, which gave no verdict"),
+        ({"headline": "reward"}, ["judge", "reward"], "reward", "not an independent judge"),
     ],
 )
 def test_who_gives_the_headline(
-    wanted: dict[str, str], there: list[str], headline: str, told: str, capsys: pytest.CaptureFixture[str]
+    wanted: dict[str, str], there: list[str], headline: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe, _ = parse({"large_model_reference": "x", "compare": wanted})
-    assert compare.choose(recipe, opinions(*there)) == headline
-    said = capsys.readouterr().err
-    assert told in said and bool(told) == bool(said)
+    assert compare.choose(recipe, judges_named(*there)) == headline
+    printed = capsys.readouterr().err
+    assert message in printed and bool(message) == bool(printed)
 
 
 def test_the_optimised_reward_cannot_judge_where_there_is_none() -> None:
     recipe, _ = parse({"large_model_reference": "x", "compare": {"judge": "reward"}})
     with pytest.raises(UsageError, match="--in reward=PATH"):
-        compare.choose(recipe, opinions("judge"))
+        compare.choose(recipe, judges_named("judge"))
 
 
 def test_a_model_is_asked_with_the_prompts_of_the_data_where_all_are_known() -> None:
     rows = [Answer("0", "<user>Why?", "", "x"), Answer(Prompt("Who?").key, "Who?", "", "y")]
     prompts = [Prompt(messages=(Message("user", "Why?"),), id="0"), Prompt("Who?")]
-    given: list[Any] = []
+    calls: list[Any] = []
 
     def scorer(*arguments: Any) -> list[float]:
-        given.append(arguments)
+        calls.append(arguments)
         return [0.0, 1.0]
 
     reward_model_judges.ask(scorer, {"a": predictions.with_prompts(rows, prompts)}, "x")
     reward_model_judges.ask(scorer, {"a": predictions.with_prompts(rows, prompts[:1])}, "x")
     texts = ["<user>Why?", "Who?"], ["x", "y"]
-    assert given == [(*texts, prompts, [True, True]), (*texts, None, [True, True])]
+    assert calls == [(*texts, prompts, [True, True]), (*texts, None, [True, True])]
 
 
 def test_a_cut_answer_is_judged_as_cut(tmp_path: Path) -> None:
@@ -310,7 +310,7 @@ def vote(number: int, choice: str, annotator: str, **more: Any) -> Judgment:
 
 def voted(path: Path, votes: list[Judgment], answers: dict[str, list[Answer]] | None = None) -> JudgeResults:
     judgments.write(votes, path)
-    return human_judgments.opinion(path, answers or sides(), NAMES)
+    return human_judgments.read_votes(path, answers or sides(), NAMES)
 
 
 def test_peoples_votes_by_hand(tmp_path: Path) -> None:
@@ -321,11 +321,11 @@ def test_peoples_votes_by_hand(tmp_path: Path) -> None:
         vote(3, "tie", "ann", both_bad=True),
     ]
     _, metrics = verdict(sides(), [voted(tmp_path / "p.jsonl", votes)], "people", NAMES)
-    found = metrics["judges"]["people"]
-    assert (found["win"], found["tie"], found["loss"], found["n"], found["prompts"]) == (2, 1, 1, 4, 3)
-    assert found["win_rate"] == metrics["autosxs_model_a_win_rate"] == 0.625
-    assert (found["kind"], found["independent"], found["annotators"], found["both_bad"]) == ("people", True, 2, 1)
-    assert (found["order"]["verdicts"], found["order"]["first_slot"]) == (4, 1.0)  # of the three that chose a side
+    judge = metrics["judges"]["people"]
+    assert (judge["win"], judge["tie"], judge["loss"], judge["n"], judge["prompts"]) == (2, 1, 1, 4, 3)
+    assert judge["win_rate"] == metrics["autosxs_model_a_win_rate"] == 0.625
+    assert (judge["kind"], judge["independent"], judge["annotators"], judge["both_bad"]) == ("people", True, 2, 1)
+    assert (judge["order"]["verdicts"], judge["order"]["first_slot"]) == (4, 1.0)  # of the three that chose a side
 
 
 def test_votes_count_by_the_inverse_of_how_likely_they_were_asked_for(tmp_path: Path) -> None:
@@ -341,11 +341,11 @@ def test_a_vote_is_about_its_answers_whoever_stood_first(tmp_path: Path, capsys:
     turned = dataclasses.replace(turned, extra=turned.extra | {"model_a": "x", "model_b": "y"})  # renamed since
     other = dataclasses.replace(vote(1, "A", "ann"), response_a="an answer of before")
     gone = dataclasses.replace(vote(1, "A", "ann"), id="99")
-    found = voted(tmp_path / "p.jsonl", [straight, turned, other, gone])
-    assert [(one.choice, one.extra["model_a"], one.extra["first"]) for one in found.said["a", "b"]] == [
-        ("A", "tuned", "b")
-    ] * 2
-    assert (found.facts or {})["elsewhere"] == 2
+    people = voted(tmp_path / "p.jsonl", [straight, turned, other, gone])
+    assert [
+        (judgment.choice, judgment.extra["model_a"], judgment.extra["first"]) for judgment in people.judgments["a", "b"]
+    ] == [("A", "tuned", "b")] * 2
+    assert (people.facts or {})["elsewhere"] == 2
     assert "2 votes are about answers that are not compared here" in capsys.readouterr().err
 
 
@@ -359,7 +359,7 @@ def test_votes_may_be_about_other_sides(tmp_path: Path) -> None:
     old = dataclasses.replace(vote(0, "B", "ann"), response_b="Old.")
     old = dataclasses.replace(old, extra=old.extra | {"model_b": "original"})
     _, metrics = verdict(three, [voted(tmp_path / "p.jsonl", [vote(0, "A", "ann"), old], three)], "people", NAMES)
-    assert [(one["a"], one["b"], one["judge"], one["win_rate"]) for one in metrics["rates"]] == [
+    assert [(rate["a"], rate["b"], rate["judge"], rate["win_rate"]) for rate in metrics["rates"]] == [
         ("a", "original", "people", 0.0)
     ]
     assert metrics["rating"] == {}  # b and the original never met
@@ -372,17 +372,17 @@ def lm(name: str = "gpt", **more: Any) -> RecipeJudge:
 def heard(
     tmp_path: Path, script: Any, monkeypatch: pytest.MonkeyPatch, judges: list[RecipeJudge]
 ) -> list[JudgeResults]:
-    recipe, _ = parse({"large_model_reference": "x", "compare": {"judges": [one.model_dump() for one in judges]}})
-    monkeypatch.setattr(language_model_judges, "juror_of", lambda *_: ScriptedJudge(script))
-    return language_model_judges.opinions(recipe, {}, sides(), NAMES, tmp_path / "calls")
+    recipe, _ = parse({"large_model_reference": "x", "compare": {"judges": [judge.model_dump() for judge in judges]}})
+    monkeypatch.setattr(language_model_judges, "load_judge", lambda *_: ScriptedJudge(script))
+    return language_model_judges.judge_pairs(recipe, {}, sides(), NAMES, tmp_path / "calls")
 
 
 def test_a_language_model_in_both_orders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A judge that always takes the answer it is shown first: every pair is a tie, and the figures say why."""
-    found = heard(tmp_path, lambda _call: Reply("So it is.\nVerdict: 1"), monkeypatch, [lm()])
-    judgments, metrics = verdict(sides(), found, "gpt", NAMES)
+    judges = heard(tmp_path, lambda _call: Reply("So it is.\nVerdict: 1"), monkeypatch, [lm()])
+    judgments, metrics = verdict(sides(), judges, "gpt", NAMES)
     judged = metrics["judges"]["gpt"]
-    assert [one.choice for one in judgments] == ["tie"] * 4
+    assert [judgment.choice for judgment in judgments] == ["tie"] * 4
     assert (judged["win"], judged["tie"], judged["loss"], judged["n"]) == (3, 2, 3, 8)  # a verdict for each order
     assert (judged["kind"], judged["independent"], judged["order"]["consistent"]) == ("language_model", True, 0.0)
     assert (judged["order"]["first_slot"], judged["order"]["calls"]) == (1.0, 6)  # equal answers need none
@@ -399,27 +399,25 @@ def test_unparsable_verdicts_are_counted_and_taken_as_ties_beside(
         return Reply("Verdict: 1" if text.index(TUNED[0 if "cat" in text else 3]) < text.index(
             BASE[0 if "cat" in text else 3]) else "Verdict: 2")  # fmt: skip
 
-    found = heard(tmp_path, script, monkeypatch, [lm()])
-    _, metrics = verdict(sides(), found, "gpt", NAMES)
+    judges = heard(tmp_path, script, monkeypatch, [lm()])
+    _, metrics = verdict(sides(), judges, "gpt", NAMES)
     judged = metrics["judges"]["gpt"]
     assert (judged["win"], judged["tie"], judged["loss"]) == (4, 2, 0)
     assert (judged["order"]["unparsable"], judged["order"]["verdicts"]) == (2, 8)
     assert judged["unparsable_as_ties"]["win_rate"] == pytest.approx((4 + 4 / 2) / 8)
     with pytest.raises(DataError, match=r"gpt: none of its 6 verdicts|gpt: none of its 8 verdicts"):
         same = {side: [row for row in rows if row.id != "2"] for side, rows in sides().items()}
-        monkeypatch.setattr(language_model_judges, "juror_of", lambda *_: ScriptedJudge(lambda _call: Reply("Hm.")))
+        monkeypatch.setattr(language_model_judges, "load_judge", lambda *_: ScriptedJudge(lambda _call: Reply("Hm.")))
         recipe, _ = parse({"large_model_reference": "x", "compare": {"judges": [lm().model_dump()]}})
-        language_model_judges.opinions(recipe, {}, same, NAMES, tmp_path / "other")
+        language_model_judges.judge_pairs(recipe, {}, same, NAMES, tmp_path / "other")
 
 
 def test_judges_against_people_and_each_other(tmp_path: Path) -> None:
     reward = {"a": np.array([0.0, 1.0, 1.0, 1.0]), "b": np.array([1.0, 0.0, 0.0, 0.0])}
-    opinions = [
-        by_scores(name, found, sides(), None, NAMES) for name, found in {"judge": SCORES, "reward": reward}.items()
-    ]
+    opinions = [by_scores(name, raw, sides(), None, NAMES) for name, raw in {"judge": SCORES, "reward": reward}.items()]
     opinions.append(voted(tmp_path / "p.jsonl", [vote(0, "A", "ann"), vote(1, "A", "ann"), vote(3, "B", "ann")]))
     _, metrics = verdict(sides(), opinions, "judge", NAMES)
-    assert {tuple(one["judges"]): one["percent"] for one in metrics["agreement"]} == {
+    assert {tuple(pair["judges"]): pair["percent"] for pair in metrics["agreement"]} == {
         ("judge", "reward"): pytest.approx(1 / 3),
         ("judge", "people"): 1.0,
         ("reward", "people"): pytest.approx(1 / 3),
@@ -432,9 +430,11 @@ def test_judges_against_people_and_each_other(tmp_path: Path) -> None:
 
 def test_slices_duplicates_and_change() -> None:
     tagged = sides(tags=[("law",), ("law", "hard"), ("hard",), ()])
-    tagged["a"] = [dataclasses.replace(one, text="Same.") if i < 2 else one for i, one in enumerate(tagged["a"])]
+    tagged["a"] = [
+        dataclasses.replace(answer, text="Same.") if i < 2 else answer for i, answer in enumerate(tagged["a"])
+    ]
     _, metrics = judged(tagged, {"judge": SCORES}, "judge")
-    slices = {one["name"]: (one["n"], one["win_rate"]) for one in metrics["judges"]["judge"]["slices"]}
+    slices = {part["name"]: (part["n"], part["win_rate"]) for part in metrics["judges"]["judge"]["slices"]}
     assert slices == {"law": (2, 1.0), "hard": (2, 0.75)}
     assert metrics["duplicates"]["a"] == {"rows": 3, "share": 0.75, "most": "Same.", "count": 3}
     assert metrics["duplicates"]["b"] == {"rows": 0, "share": 0.0, "most": None, "count": 0}
@@ -445,11 +445,11 @@ def test_slices_duplicates_and_change() -> None:
 
 def test_many_prompts_are_sliced_by_their_length_too() -> None:
     rows = [Answer(str(i), "w " * (i + 1), "", str(i)) for i in range(80)]
-    both = {"a": rows, "b": [dataclasses.replace(one, text="x") for one in rows]}
+    both = {"a": rows, "b": [dataclasses.replace(answer, text="x") for answer in rows]}
     scores = {"a": np.arange(80.0), "b": np.full(80, 39.5)}
     _, metrics = judged(both, {"judge": scores}, "judge")
     slices = metrics["judges"]["judge"]["slices"]
-    assert [(one["name"], one["n"], one["win_rate"]) for one in slices] == [
+    assert [(part["name"], part["n"], part["win_rate"]) for part in slices] == [
         ("prompt length to 20", 20, 0.0),
         ("prompt length over 20 to 40", 20, 0.0),
         ("prompt length over 40 to 60", 20, 1.0),
@@ -466,11 +466,11 @@ def test_three_sides_on_one_scale() -> None:
     names = {"a": "new", "b": "base", "side.old": "old"}
     opinions = [by_scores("judge", scores, many, None, names)]
     _, metrics = verdict(many, opinions, "judge", names)
-    rated = {one["side"]: one["bradley_terry"] for one in metrics["rating"]["judge"]}
+    rated = {rated_side["side"]: rated_side["bradley_terry"] for rated_side in metrics["rating"]["judge"]}
     assert rated["side.old"] > rated["b"] > rated["a"]
     assert np.mean(list(rated.values())) == pytest.approx(1000)
     assert [side["name"] for side in metrics["sides"]] == ["new", "base", "old"]
-    assert [(one["a"], one["b"]) for one in metrics["rates"]] == [("a", "side.old"), ("b", "side.old")]
+    assert [(rate["a"], rate["b"]) for rate in metrics["rates"]] == [("a", "side.old"), ("b", "side.old")]
 
 
 def test_the_stage_with_people_names_and_further_sides(tmp_path: Path) -> None:
@@ -491,7 +491,7 @@ def test_the_stage_with_people_names_and_further_sides(tmp_path: Path) -> None:
     judgments.write(votes[:3], tmp_path / "people.jsonl")
     compare.main(recipe, inputs, out, names=("mine", "theirs", "older"))
     assert files.read_json(out / "metrics.json")["judges"]["people"]["win"] == 3
-    with pytest.raises(UsageError, match=r"wants 3 different names, of a, b, side\.old"):
+    with pytest.raises(UsageError, match=r"3 different names are needed, for a, b, side\.old"):
         compare.main(recipe, inputs, out, names=("mine", "theirs"))
 
 
@@ -512,7 +512,7 @@ def test_known_difficulties_make_the_length_control_alpaca_evals() -> None:
     outcomes = (rng.random(n) < 1 / (1 + np.exp(-hard - 0.05 * (lengths[0] - lengths[1])))).astype(float)
     ids = [str(i) for i in range(n)]
     texts = {"a": lengths[0], "b": lengths[1]}
-    given = {
+    answers = {
         side: [
             Answer(
                 id, f"prompt {id}", "", "x", tokens=int(tokens),
@@ -522,19 +522,19 @@ def test_known_difficulties_make_the_length_control_alpaca_evals() -> None:
         ]
         for side in ("a", "b")
     }  # fmt: skip
-    known = comparison_figures.difficulty(given["a"])
+    known = comparison_figures.difficulty(answers["a"])
     assert known == dict(zip(ids, hard.tolist(), strict=True))
-    asked = {id: f"prompt {id}" for id in ids}
+    prompts = {id: f"prompt {id}" for id in ids}
     weights = [1.0] * n
-    once = comparison_summary.controlled(JudgmentOutcomes(outcomes, ids, weights), *lengths, asked, known)
+    once = comparison_summary.controlled(JudgmentOutcomes(outcomes, ids, weights), *lengths, prompts, known)
     wanted = length_control.alpaca(outcomes, *lengths, hard)
     order = np.argsort(ids)
     assert once is not None and once["form"] == "alpaca"
     assert once["win_rate"] == length_control.alpaca(outcomes[order], *lengths[:, order], hard[order]).win_rate
     assert once["win_rate"] == pytest.approx(wanted.win_rate, abs=0.02)
     twice = JudgmentOutcomes(np.repeat(outcomes, 2), np.repeat(ids, 2).tolist(), weights * 2)
-    assert comparison_summary.controlled(twice, *np.repeat(lengths, 2, axis=1), asked, known) == once
-    some = [*given["a"][:-1], dataclasses.replace(given["a"][-1], prompt_record=Prompt("prompt"))]
+    assert comparison_summary.controlled(twice, *np.repeat(lengths, 2, axis=1), prompts, known) == once
+    some = [*answers["a"][:-1], dataclasses.replace(answers["a"][-1], prompt_record=Prompt("prompt"))]
     assert comparison_figures.difficulty(some) is None
-    minimal = comparison_summary.controlled(JudgmentOutcomes(outcomes, ids, weights), *lengths, asked, None)
+    minimal = comparison_summary.controlled(JudgmentOutcomes(outcomes, ids, weights), *lengths, prompts, None)
     assert minimal is not None and minimal["form"] == "minimal" and minimal["win_rate"] != once["win_rate"]

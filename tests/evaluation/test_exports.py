@@ -49,19 +49,19 @@ VOTES = [(0, "A", "ann", "b"), (0, "B", "bob", "a"), (1, "B", "ann", "a"), (4, "
 
 def made(folder: Path, headline: str | None = "judge", kl: bool = True, people: bool = True) -> Path:
     """A comparison folder as the stage leaves it: a reward model, a language model and people on five pairs."""
-    asked = [Prompt(messages=(Message("user", text),), group="g", extra={"tags": ["short"]}) for text in PROMPTS]
-    rows = zip(PROMPTS, TUNED, asked, strict=True)
+    prompts = [Prompt(messages=(Message("user", text),), group="g", extra={"tags": ["short"]}) for text in PROMPTS]
+    rows = zip(PROMPTS, TUNED, prompts, strict=True)
     a = [
         Answer(str(i), f"Be brief.\n\n\n{p}", "", t, 3, True, 0.5 if kl else None, prompt_record=q, tags=("short",))
         for i, (p, t, q) in enumerate(rows)
     ]
-    b = [Answer(str(i), one.prompt, "", BASE[i]) for i, one in enumerate(a)]
+    b = [Answer(str(i), answer.prompt, "", BASE[i]) for i, answer in enumerate(a)]
     answers = {"a": a, "b": b}
     pairs = paired(answers, "a", "b", "Be brief.")
     columns = {p.id: (p.id, p.instruction, p.context, p.response_a, p.response_b) for p in pairs}
     heard = [
-        Judgment(*columns[str(i)], choice, 1.0, "gpt", "Because +1.", {"verdicts": said})
-        for i, (choice, said) in enumerate(zip(CHOSEN, SAID, strict=True))
+        Judgment(*columns[str(i)], choice, 1.0, "gpt", "Because +1.", {"verdicts": listed})
+        for i, (choice, listed) in enumerate(zip(CHOSEN, SAID, strict=True))
     ]
     voted = [
         Judgment(*columns[str(i)], choice, 1.0, "people", "", {"annotator": who, "first": first, "strength": 2})
@@ -81,9 +81,9 @@ def made(folder: Path, headline: str | None = "judge", kl: bool = True, people: 
 
 
 def test_comparator_by_hand(tmp_path: Path) -> None:
-    found = llm_comparator.made(exports.read(made(tmp_path)))
-    assert [model["name"] for model in found["models"]] == ["tuned", "base"]
-    assert found["metadata"]["custom_fields_schema"] == [
+    document = llm_comparator.convert(exports.read(made(tmp_path)))
+    assert [model["name"] for model in document["models"]] == ["tuned", "base"]
+    assert document["metadata"]["custom_fields_schema"] == [
         {"name": "id", "type": "string"},
         {"name": "length", "type": "per_model_number"},
         {"name": "kl", "type": "number"},
@@ -93,7 +93,7 @@ def test_comparator_by_hand(tmp_path: Path) -> None:
         {"name": "judge", "type": "per_rating_string"},
         {"name": "annotator", "type": "per_rating_string"},
     ]
-    first, second, third, _, last = found["examples"]
+    first, second, third, _, last = document["examples"]
     sigma = 1 / (1 + np.exp(-1))
     assert first["score"] == pytest.approx(3 * (sigma - 0.5))
     assert second["score"] == pytest.approx(-first["score"])
@@ -114,18 +114,18 @@ def test_comparator_by_hand(tmp_path: Path) -> None:
 
 
 def test_comparator_scores_by_the_headline_judge(tmp_path: Path) -> None:
-    found = llm_comparator.made(exports.read(made(tmp_path, "gpt")))
-    assert [example["score"] for example in found["examples"]] == [1.5, 0.0, None, 0.0, -1.5]
-    found = llm_comparator.made(exports.read(made(tmp_path, "people")))
-    assert [example["score"] for example in found["examples"]] == [0.0, -1.5, None, None, 0.0]
-    found = llm_comparator.made(exports.read(made(tmp_path, None, kl=False)))
-    assert [example["score"] for example in found["examples"]] == [None] * 5
-    assert "kl" not in [field["name"] for field in found["metadata"]["custom_fields_schema"]]
+    document = llm_comparator.convert(exports.read(made(tmp_path, "gpt")))
+    assert [example["score"] for example in document["examples"]] == [1.5, 0.0, None, 0.0, -1.5]
+    document = llm_comparator.convert(exports.read(made(tmp_path, "people")))
+    assert [example["score"] for example in document["examples"]] == [0.0, -1.5, None, None, 0.0]
+    document = llm_comparator.convert(exports.read(made(tmp_path, None, kl=False)))
+    assert [example["score"] for example in document["examples"]] == [None] * 5
+    assert "kl" not in [field["name"] for field in document["metadata"]["custom_fields_schema"]]
 
 
 def test_comparator_scores_each_verdict_for_a(tmp_path: Path) -> None:
     """Whichever answer stood first; the application itself turns nothing."""
-    second = llm_comparator.made(exports.read(made(tmp_path)))["examples"][1]
+    second = llm_comparator.convert(exports.read(made(tmp_path)))["examples"][1]
     by = [(rating["custom_fields"]["judge"], rating) for rating in second["individual_rater_scores"]]
     assert [(r["score"], r["rating_label"], r["is_flipped"]) for name, r in by if name == "gpt"] == [
         (1.5, "A is better", False),
@@ -135,26 +135,28 @@ def test_comparator_scores_each_verdict_for_a(tmp_path: Path) -> None:
 
 def test_where_a_won_everything_the_application_keeps_its_scale(tmp_path: Path) -> None:
     comparison = exports.read(made(tmp_path, "gpt", people=False))
-    for one in comparison.judgments:
-        one.extra["verdicts"] = verdicts("A", "A")  # type: ignore[index]
-        one.extra.pop("score_a", None)  # type: ignore[attr-defined]
-    found = llm_comparator.made(comparison)
-    assert [example["score"] for example in found["examples"]] == [1.5] * 5
-    assert {rating["score"] for example in found["examples"] for rating in example["individual_rater_scores"]} == {0.99}
+    for judgment in comparison.judgments:
+        judgment.extra["verdicts"] = verdicts("A", "A")  # type: ignore[index]
+        judgment.extra.pop("score_a", None)  # type: ignore[attr-defined]
+    document = llm_comparator.convert(comparison)
+    assert [example["score"] for example in document["examples"]] == [1.5] * 5
+    assert {rating["score"] for example in document["examples"] for rating in example["individual_rater_scores"]} == {
+        0.99
+    }
 
 
 def test_every_declared_field_is_in_every_example(tmp_path: Path) -> None:
-    found = llm_comparator.made(exports.read(made(tmp_path)))
-    schema = found["metadata"]["custom_fields_schema"]
+    document = llm_comparator.convert(exports.read(made(tmp_path)))
+    schema = document["metadata"]["custom_fields_schema"]
     rating = {field["name"] for field in schema if field["type"].startswith("per_rating")}
-    for example in found["examples"]:
+    for example in document["examples"]:
         assert example["custom_fields"].keys() == {field["name"] for field in schema} - rating
-        assert all(each["custom_fields"].keys() == rating for each in example["individual_rater_scores"])
+        assert all(row["custom_fields"].keys() == rating for row in example["individual_rater_scores"])
 
 
 def test_alpaca_evals_win_rate_is_that_of_metrics(tmp_path: Path) -> None:
     comparison = exports.read(made(tmp_path))
-    rows = alpaca_eval.made(comparison)
+    rows = alpaca_eval.convert(comparison)
     for name in ("judge", "people"):
         preferences = [row["preference"] for row in rows if row["annotator"] == name]
         assert np.mean(preferences) - 1 == pytest.approx(
@@ -167,9 +169,9 @@ def test_alpaca_evals_win_rate_is_that_of_metrics(tmp_path: Path) -> None:
 
 
 def test_judged_pairs_are_preferences_to_train_on(tmp_path: Path) -> None:
-    found = judged_preferences.made(exports.read(made(tmp_path, "gpt")))
-    assert (len(found.rows), found.identical, found.unparsable) == (3, 1, 1)  # of five judgments
-    files.write_jsonl(tmp_path / "p.jsonl", found.rows)
+    preferences = judged_preferences.convert(exports.read(made(tmp_path, "gpt")))
+    assert (len(preferences.rows), preferences.identical, preferences.unparsable) == (3, 1, 1)  # of five judgments
+    files.write_jsonl(tmp_path / "p.jsonl", preferences.rows)
     pairs = datasets.load_preferences(tmp_path / "p.jsonl")
     chosen = [None if pair.choice == "tie" else pair.chosen for pair in pairs]
     assert chosen == ["The cat.", None, "base 5"]
@@ -180,8 +182,8 @@ def test_judged_pairs_are_preferences_to_train_on(tmp_path: Path) -> None:
 
 
 def test_position_says_nothing_and_is_where_people_saw_it(tmp_path: Path) -> None:
-    found = judged_preferences.made(exports.read(made(tmp_path, "people")))
-    assert [(row["candidate_0"], row["choice"], row["annotator"], row["strength"]) for row in found.rows] == [
+    preferences = judged_preferences.convert(exports.read(made(tmp_path, "people")))
+    assert [(row["candidate_0"], row["choice"], row["annotator"], row["strength"]) for row in preferences.rows] == [
         ("A dog.", 1, "ann", 2.0),
         ("The cat.", 1, "bob", 2.0),
         ("=1+1", 1, "ann", 2.0),
@@ -196,7 +198,7 @@ def test_position_says_nothing_and_is_where_people_saw_it(tmp_path: Path) -> Non
         "sides": [{"key": "a", "name": "tuned"}, {"key": "b", "name": "base"}],
         "judges": {},
     }
-    many = judged_preferences.made(exports.Comparison("x", metrics, rows, opinion.said[A_B])).rows
+    many = judged_preferences.convert(exports.Comparison("x", metrics, rows, opinion.judgments[A_B])).rows
     assert sum(row["choice"] == 0 for row in many) == pytest.approx(1000, abs=90)
 
 
@@ -204,7 +206,7 @@ def test_position_says_nothing_and_is_where_people_saw_it(tmp_path: Path) -> Non
 def test_no_cell_is_a_formula(text: str) -> None:
     assert judgment_table.guarded(text) == f"'{text}"
     assert judgment_table.guarded(f"a{text}") == f"a{text}"
-    assert [judgment_table.unguarded(str(judgment_table.guarded(each))) for each in (text, f"'{text}", "'x")] == [
+    assert [judgment_table.unguarded(str(judgment_table.guarded(cell))) for cell in (text, f"'{text}", "'x")] == [
         text,
         f"'{text}",
         "'x",
@@ -218,7 +220,7 @@ def test_hostile_texts_in_a_table_are_whole_and_no_formulas(tmp_path: Path) -> N
     rows = [
         Judgment(str(i), text, text, text, text, "A", 1.0, text, text, {"note": text}) for i, text in enumerate(texts)
     ]
-    (tmp_path / "x.csv").write_bytes(judgment_table.made(exports.Comparison("x", {}, {}, rows)).encode())
+    (tmp_path / "x.csv").write_bytes(judgment_table.convert(exports.Comparison("x", {}, {}, rows)).encode())
     with open(tmp_path / "x.csv", encoding="utf-8", newline="") as file:
         read = list(csv.DictReader(file))
     assert len(read) == len(texts)
@@ -230,7 +232,7 @@ def test_hostile_texts_in_a_table_are_whole_and_no_formulas(tmp_path: Path) -> N
 
 def test_a_table_holds_what_the_judgments_hold(tmp_path: Path) -> None:
     comparison = exports.read(made(tmp_path))
-    rows = list(csv.DictReader(judgment_table.made(comparison).splitlines(keepends=True)))
+    rows = list(csv.DictReader(judgment_table.convert(comparison).splitlines(keepends=True)))
     assert len(rows) == len(comparison.judgments) == 5 + 5 + 4
     assert rows[1]["response_a"] == "'=1+1"
     assert [row["choice"] for row in rows if row["judge"] == "gpt"] == ["A", "tie", "", "tie", "B"]  # none parsed
@@ -239,21 +241,24 @@ def test_a_table_holds_what_the_judgments_hold(tmp_path: Path) -> None:
 
 def test_written_beside_the_comparison_without_judging_again(tmp_path: Path) -> None:
     before = {path.name: path.read_bytes() for path in made(tmp_path).iterdir()}
-    told = exports.write(tmp_path, list(exports.FORMATS))
+    lines = exports.write(tmp_path, list(exports.FORMATS))
     assert {path.name for path in tmp_path.iterdir()} - before.keys() == {
         "comparator.json", "annotations.json", "preferences.jsonl", "judgments.csv",
     }  # fmt: skip
     assert all((tmp_path / name).read_bytes() == data for name, data in before.items())
-    assert told[2].endswith(
+    assert lines[2].endswith(
         "4 preferences by judge, 2 of them ties; left out: 1 pairs of equal answers, 0 verdicts that could not be "
         "parsed"
     )
 
 
 def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--write excel: no such format; there are comparator, alpaca"):
+    with pytest.raises(UsageError, match="--write excel: is not a format; the formats are comparator, alpaca"):
         exports.write(made(tmp_path), ["excel"])
-    with pytest.raises(PlatformError, match=r"holds no finished comparison: there is no metrics\.json"):
+    with pytest.raises(
+        PlatformError,
+        match=r"is not a finished comparison: metrics\.json and judgments\.jsonl and answers\.jsonl missing",
+    ):
         exports.write(tmp_path / "nothing", ["csv"])
 
 
@@ -289,17 +294,17 @@ def generated(seed: int, folder: Path) -> tuple[int, Path]:
     judgments = []
     judges = chance.sample(["judge", "gpt", "people"], chance.choice([0, 1, 3]))
     for name in judges:
-        for i, one in enumerate(answers["a"]):
+        for i, answer in enumerate(answers["a"]):
             choice = chance.choice(["A", "B", "tie"]) if seed % 5 else "A"
             extra: dict[str, Any] = {"model_a": "tuned", "model_b": "base"}
             if name == "gpt":
-                said = [chance.choice(["A", "B", "tie", None]) if seed % 5 else "A" for _ in range(4)]
-                extra["verdicts"] = verdicts(*said, probability=chance.choice([None, 0.25]) if seed % 5 else None)
+                choices = [chance.choice(["A", "B", "tie", None]) if seed % 5 else "A" for _ in range(4)]
+                extra["verdicts"] = verdicts(*choices, probability=chance.choice([None, 0.25]) if seed % 5 else None)
             if name == "people":
                 extra |= {"annotator": chance.choice(WORDS), "first": chance.choice("ab")}
             if name == "judge":
                 extra |= {"score_a": 1.0, "score_b": 0.0}
-            text = (one.id, "", one.prompt, one.text, answers["b"][i].text)
+            text = (answer.id, "", answer.prompt, answer.text, answers["b"][i].text)
             judgments.append(Judgment(*text, choice, 1.0, name, texts["why"][i], extra))  # type: ignore[arg-type]
     metrics = {
         "headline": judges[0] if judges else None,
@@ -310,7 +315,7 @@ def generated(seed: int, folder: Path) -> tuple[int, Path]:
     joined = {"a": answers["a"], "b": answers["b"]}
     rows_by_id = {row["id"]: row for row in compare.rows(joined)}
     path = folder / f"{seed}.json"
-    files.write_json(path, llm_comparator.made(exports.Comparison(f"set {seed}", metrics, rows_by_id, judgments)))
+    files.write_json(path, llm_comparator.convert(exports.Comparison(f"set {seed}", metrics, rows_by_id, judgments)))
     return rows, path
 
 

@@ -1,4 +1,4 @@
-"""Language models as judges: what they are asked, how replies are read, endpoints that fail, the ledger."""
+"""Language models as judges: their questions, the parsing of replies, endpoints that fail, the reply cache."""
 
 import json
 import math
@@ -51,9 +51,9 @@ def longer(first: str, second: str) -> bool:
     return len(first) > len(second)
 
 
-def fair(asked: Asked) -> fake_endpoint.Answer:
+def fair(request: Asked) -> fake_endpoint.Answer:
     """A judge that likes the longer response and has no other leaning."""
-    return completion(LAST[prefers(asked, longer)])
+    return completion(LAST[prefers(request, longer)])
 
 
 def quick(judge: JudgeSection, waits: list[float] | None = None) -> Endpoint:
@@ -62,7 +62,7 @@ def quick(judge: JudgeSection, waits: list[float] | None = None) -> Endpoint:
 
 
 def heard(judge: JudgeSection, count: int, path: Path) -> pairwise.JudgingResult:
-    return pairwise.hear(judge, pairs(count), quick(judge), path)
+    return pairwise.judge_pairs(judge, pairs(count), quick(judge), path)
 
 
 def reconcile(summary: judge_summary.JudgeSummary) -> None:
@@ -78,14 +78,14 @@ def reconcile(summary: judge_summary.JudgeSummary) -> None:
 def test_the_two_orders_differ_in_nothing_but_the_responses(task: str) -> None:
     rubric = Rubric.of(described(task=task))
     pair = AnswerPair("1", "In {context} words.", "Why {response_1}?", "{response_2} {", "It is so.")
-    (one,), (other,) = (rubric.messages(pair, first) for first in ("a", "b"))
-    assert one.role == "user"
+    (first,), (second,) = (rubric.messages(pair, side) for side in ("a", "b"))
+    assert first.role == "user"
     swapped = (
-        one.content.replace("{response_2} {", "\0").replace("It is so.", "{response_2} {").replace("\0", "It is so.")
+        first.content.replace("{response_2} {", "\0").replace("It is so.", "{response_2} {").replace("\0", "It is so.")
     )
-    assert swapped == other.content != one.content
+    assert swapped == second.content != first.content
     for text in ("In {context} words.", "Why {response_1}?", "{response_2} {", "It is so."):
-        assert one.content.count(f"\n{text}\n") == 1
+        assert first.content.count(f"\n{text}\n") == 1
 
 
 def test_a_text_cannot_know_the_mark_that_ends_it() -> None:
@@ -122,7 +122,7 @@ def test_a_template_of_ones_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (
             "{context}\n{response_1}\n{respones_2}",
@@ -133,10 +133,10 @@ def test_a_template_of_ones_own(tmp_path: Path) -> None:
         (b"\xff", r"rubric\.txt: is not UTF-8"),
     ],
 )
-def test_a_template_with_a_mistake_is_refused_with_its_place(tmp_path: Path, text: str | bytes, said: str) -> None:
+def test_a_template_with_a_mistake_is_refused_with_its_place(tmp_path: Path, text: str | bytes, message: str) -> None:
     path = tmp_path / "rubric.txt"
     path.write_bytes(text.encode() if isinstance(text, str) else text)
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         Rubric.of(described(template=str(path)))
 
 
@@ -184,8 +184,8 @@ def log(shares: Mapping[str, float]) -> dict[str, float]:
 def test_probabilities_are_those_at_the_verdict() -> None:
     at = log({" 1": 0.5, "1": 0.1, " 2": 0.2, " T": 0.03, " tie": 0.02, " 12": 0.1, " A": 0.05})
     tokens = [("Good.\n", {}), ("Verdict", {"Verdict": 0.0}), (":", {":": 0.0}), (" 1", at), ("\n", {})]
-    found = verdict_parsing.probabilities(tokens)
-    assert found == pytest.approx({"1": 0.6 / 0.85, "2": 0.2 / 0.85, "tie": 0.05 / 0.85}, abs=1e-15)
+    shares = verdict_parsing.probabilities(tokens)
+    assert shares == pytest.approx({"1": 0.6 / 0.85, "2": 0.2 / 0.85, "tie": 0.05 / 0.85}, abs=1e-15)
 
 
 def test_probabilities_of_a_label_in_pieces_and_in_dress() -> None:
@@ -196,7 +196,7 @@ def test_probabilities_of_a_label_in_pieces_and_in_dress() -> None:
 
 
 @pytest.mark.parametrize(
-    "given",
+    "logprobs",
     [
         None,
         {},
@@ -208,9 +208,9 @@ def test_probabilities_of_a_label_in_pieces_and_in_dress() -> None:
         7,
     ],
 )
-def test_token_probabilities_in_another_form_are_none(given: object) -> None:
-    assert verdict_parsing.tokens_of({"logprobs": given}) == []
-    assert verdict_parsing.probabilities(verdict_parsing.tokens_of({"logprobs": given})) is None
+def test_token_probabilities_in_another_form_are_none(logprobs: object) -> None:
+    assert verdict_parsing.tokens_of({"logprobs": logprobs}) == []
+    assert verdict_parsing.probabilities(verdict_parsing.tokens_of({"logprobs": logprobs})) is None
 
 
 # Both orders
@@ -229,18 +229,18 @@ def test_a_judgment_is_the_mean_of_both_orders(tmp_path: Path) -> None:
         ),
         "swapped": lambda first: Reply("no idea" if first == "x" else "Ah.\nVerdict: 2"),
     }
-    asked = [AnswerPair(name, "", name, "x", "y") for name in replies] + [AnswerPair("same", "", "same", "x", "x")]
+    cases = [AnswerPair(name, "", name, "x", "y") for name in replies] + [AnswerPair("same", "", "same", "x", "x")]
 
     def script(call: Call) -> Reply:
         text = call.messages[0].content
         name = next(name for name in reversed(replies) if f"\n{name}\n" in text)
         return replies[name](fake_endpoint.RESPONSES.findall(text)[0][1])
 
-    found = pairwise.hear(described(), asked, ScriptedJudge(script), tmp_path / "calls.jsonl")
-    agree, disagree, half, none, mixed, swapped, same = found.judgments
-    assert [one.choice for one in found.judgments] == ["A", "tie", "B", "tie", "A", "A", "tie"]
+    judged = pairwise.judge_pairs(described(), cases, ScriptedJudge(script), tmp_path / "calls.jsonl")
+    agree, disagree, half, none, mixed, swapped, same = judged.judgments
+    assert [judgment.choice for judgment in judged.judgments] == ["A", "tie", "B", "tie", "A", "A", "tie"]
     # First a: P(1) + P(tie) / 2; first b: P(2) + P(tie) / 2.
-    assert [one["probability"] for one in agree.extra["verdicts"]] == pytest.approx([0.85, 0.15])
+    assert [verdict["probability"] for verdict in agree.extra["verdicts"]] == pytest.approx([0.85, 0.15])
     assert agree.confidence == pytest.approx(0.5)
     assert agree.explanation == "So."
     assert agree.extra["verdicts"][1] | {"probability": None} == {
@@ -248,45 +248,45 @@ def test_a_judgment_is_the_mean_of_both_orders(tmp_path: Path) -> None:
     }  # fmt: skip
     assert (disagree.confidence, disagree.explanation) == (0.5, "The verdicts differ: 1 A, 1 B.")
     assert half.confidence == 1.0
-    assert [one["choice"] for one in half.extra["verdicts"]] == ["B", None]
+    assert [verdict["choice"] for verdict in half.extra["verdicts"]] == ["B", None]
     assert mixed.confidence == 1.0  # not all probabilities are known: the share of the verdicts
     assert (swapped.confidence, swapped.explanation) == (1.0, "(Response 1 is B, response 2 is A.) Ah.")
     assert (none.confidence, none.explanation) == (0.5, "No verdict could be read.")
     assert (same.confidence, same.explanation) == (0.5, "The responses are equal.")
-    assert [one["choice"] for one in same.extra["verdicts"]] == ["tie", "tie"]
-    reconcile(found.summary)
-    assert (found.summary.parsed, found.summary.unparsable, found.summary.identical) == (8, 4, 1)
-    order = (found.summary.both_orders, found.summary.consistent, found.summary.first_slot)
+    assert [verdict["choice"] for verdict in same.extra["verdicts"]] == ["tie", "tie"]
+    reconcile(judged.summary)
+    assert (judged.summary.parsed, judged.summary.unparsable, judged.summary.identical) == (8, 4, 1)
+    order = (judged.summary.both_orders, judged.summary.consistent, judged.summary.first_slot)
     assert order == (3, 2 / 3, 4 / 6)
-    judgments.write(found.judgments, tmp_path / "judgments.jsonl")
-    assert judgments.read(tmp_path / "judgments.jsonl") == found.judgments
+    judgments.write(judged.judgments, tmp_path / "judgments.jsonl")
+    assert judgments.read(tmp_path / "judgments.jsonl") == judged.judgments
 
 
 def test_votes_are_asked_for_in_both_orders_and_equal_questions_once(tmp_path: Path) -> None:
-    asked: list[Call] = []
+    calls: list[Call] = []
 
     def script(call: Call) -> Reply:
-        asked.append(call)
+        calls.append(call)
         return Reply(f"Verdict: {'1' if call.vote else '2'}", tokens=5, seconds=2.0)
 
     twice = [
         *pairs(2),
         AnswerPair("again", *(getattr(pairs(1)[0], n) for n in ("instruction", "context", "response_a", "response_b"))),
     ]
-    found = pairwise.hear(described(votes=3), twice, ScriptedJudge(script), tmp_path / "calls.jsonl")
-    assert len(asked) == len(set(asked)) == found.summary.calls == 2 * 2 * 3
-    assert found.summary.verdicts == 3 * 2 * 3
-    assert (found.summary.tokens, found.summary.seconds) == (60, 24.0)
-    assert found.judgments[0].extra == found.judgments[2].extra
-    again = pairwise.hear(described(votes=3), twice, ScriptedJudge(script), tmp_path / "calls.jsonl")
-    assert (again.summary.made, again.judgments) == (0, found.judgments)
-    reconcile(found.summary)
+    judged = pairwise.judge_pairs(described(votes=3), twice, ScriptedJudge(script), tmp_path / "calls.jsonl")
+    assert len(calls) == len(set(calls)) == judged.summary.calls == 2 * 2 * 3
+    assert judged.summary.verdicts == 3 * 2 * 3
+    assert (judged.summary.tokens, judged.summary.seconds) == (60, 24.0)
+    assert judged.judgments[0].extra == judged.judgments[2].extra
+    again = pairwise.judge_pairs(described(votes=3), twice, ScriptedJudge(script), tmp_path / "calls.jsonl")
+    assert (again.summary.made, again.judgments) == (0, judged.judgments)
+    reconcile(judged.summary)
 
 
 # Endpoints
 
 
-def injected(asked: Asked) -> fake_endpoint.Deed:
+def injected(request: Asked) -> fake_endpoint.Deed:
     """Keyed faults on the first tries of most questions, then what a fair judge says."""
     faults: dict[str, fake_endpoint.Deed] = {
         "429": refusal(429, "slow down"),
@@ -303,32 +303,32 @@ def injected(asked: Asked) -> fake_endpoint.Deed:
         "garbage": fake_endpoint.GARBAGE,
         "empty": completion("  "),
     }
-    place = int(share("fault", asked.text) * (len(faults) + 3))
-    if asked.before < 2 and place + asked.before < len(faults):
-        return list(faults.values())[place + asked.before]
-    return fair(asked)
+    place = int(share("fault", request.text) * (len(faults) + 3))
+    if request.before < 2 and place + request.before < len(faults):
+        return list(faults.values())[place + request.before]
+    return fair(request)
 
 
 def test_a_storm_of_faults_changes_no_verdict(tmp_path: Path) -> None:
     waits: list[float] = []
     with serving(injected) as server:
         judging = described(url=server.url, timeout_seconds=0.5, concurrency=16, retries=8)
-        found = pairwise.hear(judging, pairs(60), quick(judging, waits), tmp_path / "calls.jsonl")
+        judged = pairwise.judge_pairs(judging, pairs(60), quick(judging, waits), tmp_path / "calls.jsonl")
         assert {1, 2, 3} <= set(server.counts.values())
         tries, made = sum(server.counts.values()), sum(server.answered.values())
-    summary = found.summary
+    summary = judged.summary
     reconcile(summary)
     assert (summary.parsed, summary.unparsable, summary.calls, summary.made) == (120, 0, 120, 120)
-    assert [one.choice for one in found.judgments] == ["B"] * 60
+    assert [judgment.choice for judgment in judged.judgments] == ["B"] * 60
     assert sum(summary.faults.values()) == len(waits) == tries - 120 > 100
     assert set(summary.faults) == {"429", "500", "503", "time-out", "cut off", "HTML", "wrong JSON", "no JSON", "empty"}
     assert (summary.consistent, summary.first_slot, summary.tokens) == (1.0, 0.5, 1200)
     assert {1.0, 2.0, 7.0} <= set(waits)
     with serving(injected) as server:
-        again = pairwise.hear(judging, pairs(60), quick(judging), tmp_path / "calls.jsonl")
+        again = pairwise.judge_pairs(judging, pairs(60), quick(judging), tmp_path / "calls.jsonl")
         assert not server.counts
     assert made >= 120
-    assert again.judgments == found.judgments
+    assert again.judgments == judged.judgments
     assert again.summary.order() == summary.order()
     assert (again.summary.made, again.summary.cached, again.summary.faults) == (0, 120, {})
 
@@ -355,22 +355,22 @@ def test_a_storm_of_faults_changes_no_verdict(tmp_path: Path) -> None:
     ],
 )
 def test_a_fault_is_told_for_what_it_is(tmp_path: Path, deed: fake_endpoint.Deed, kind: str) -> None:
-    with serving(lambda asked: fair(asked) if asked.before else deed) as server:
+    with serving(lambda request: fair(request) if request.before else deed) as server:
         summary = heard(described(url=server.url, timeout_seconds=0.5), 1, tmp_path / "calls.jsonl").summary
         assert (summary.faults, summary.parsed) == ({kind: 2}, 2)
 
 
 def test_a_reply_that_is_too_large_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_client, "LARGEST", 1000)
-    with serving(lambda asked: fair(asked) if asked.before else fake_endpoint.Answer("x" * 1001)) as server:
+    with serving(lambda request: fair(request) if request.before else fake_endpoint.Answer("x" * 1001)) as server:
         assert heard(described(url=server.url), 1, tmp_path / "calls.jsonl").summary.faults == {"cut off": 2}
 
 
 def test_a_header_is_found_whatever_its_case(tmp_path: Path) -> None:
     later, waits = refusal(429, "slow down", {"retry-after": "7"}), list[float]()
-    with serving(lambda asked: fair(asked) if asked.before else later) as server:
+    with serving(lambda request: fair(request) if request.before else later) as server:
         judging = described(url=server.url)
-        pairwise.hear(judging, pairs(1), quick(judging, waits), tmp_path / "calls.jsonl")
+        pairwise.judge_pairs(judging, pairs(1), quick(judging, waits), tmp_path / "calls.jsonl")
     assert waits == [7.0, 7.0]
 
 
@@ -410,12 +410,12 @@ def test_pauses_grow_and_heed_the_server_within_limits() -> None:
 
 @pytest.mark.parametrize("share_of_pairs", [0.0, 0.25, 1.0])
 def test_the_bias_reported_is_the_bias_injected(tmp_path: Path, share_of_pairs: float) -> None:
-    asked = pairs(40)
-    order = sorted(asked, key=lambda pair: share("bias", pair.response_a, pair.response_b))
+    compared = pairs(40)
+    order = sorted(compared, key=lambda pair: share("bias", pair.response_a, pair.response_b))
     biased = {frozenset((p.response_a, p.response_b)) for p in order[: round(share_of_pairs * 40)]}
 
-    def script(asked: Asked) -> fake_endpoint.Answer:
-        return completion(LAST["1"]) if frozenset(asked.responses) in biased else fair(asked)
+    def script(request: Asked) -> fake_endpoint.Answer:
+        return completion(LAST["1"]) if frozenset(request.responses) in biased else fair(request)
 
     with serving(script) as server:
         summary = heard(described(url=server.url), 40, tmp_path / "calls.jsonl").summary
@@ -428,33 +428,33 @@ def test_the_bias_reported_is_the_bias_injected(tmp_path: Path, share_of_pairs: 
 
 
 def test_what_cannot_be_read_is_counted_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def script(asked: Asked) -> fake_endpoint.Deed:
-        if "\nWhy 3?\n" in asked.text:
+    def script(request: Asked) -> fake_endpoint.Deed:
+        if "\nWhy 3?\n" in request.text:
             return completion("Both have merits.")
-        if "\nWhy 4?\n" in asked.text:
+        if "\nWhy 4?\n" in request.text:
             return completion("I was about to", finish_reason="length")
-        if "\nWhy 5?\n" in asked.text:
+        if "\nWhy 5?\n" in request.text:
             return completion("", finish_reason="length")
-        if "\nWhy 6?\n" in asked.text:
+        if "\nWhy 6?\n" in request.text:
             return refusal(400, "violence", code="content_filter")
-        return completion("") if "\nWhy 7?\n" in asked.text else fair(asked)
+        return completion("") if "\nWhy 7?\n" in request.text else fair(request)
 
     with serving(script) as server:
-        found = heard(described(url=server.url, retries=2, max_tokens=99), 40, tmp_path / "calls.jsonl")
+        judged = heard(described(url=server.url, retries=2, max_tokens=99), 40, tmp_path / "calls.jsonl")
         assert max(server.counts.values()) == 3
-    assert (found.summary.unparsable, found.summary.unparsable_share, found.summary.cut) == (10, 10 / 80, 4)
-    assert [one["choice"] for one in found.judgments[3].extra["verdicts"]] == [None, None]
-    assert [found.judgments[i].choice for i in (2, 3)] == ["B", "tie"]
-    reconcile(found.summary)
-    said = capsys.readouterr().err
-    assert "WARNING: gpt: 10 of 80 replies (12.5%) give no verdict that can be read" in said
-    assert "gpt: 4 replies were cut off at max_tokens = 99; raise it" in said
-    assert len(found.summary.warnings) == 2
+    assert (judged.summary.unparsable, judged.summary.unparsable_share, judged.summary.cut) == (10, 10 / 80, 4)
+    assert [verdict["choice"] for verdict in judged.judgments[3].extra["verdicts"]] == [None, None]
+    assert [judged.judgments[i].choice for i in (2, 3)] == ["B", "tie"]
+    reconcile(judged.summary)
+    printed = capsys.readouterr().err
+    assert "WARNING: gpt: 10 of 80 replies (12.5%) have no readable verdict" in printed
+    assert "gpt: 4 replies were cut off at max_tokens = 99; raise it" in printed
+    assert len(judged.summary.warnings) == 2
 
 
 def test_two_per_cent_are_not_yet_much(tmp_path: Path) -> None:
-    def script(asked: Asked) -> fake_endpoint.Answer:
-        return completion("Hm.") if "\nWhy 3?\n" in asked.text and longer(*asked.responses) else fair(asked)
+    def script(request: Asked) -> fake_endpoint.Answer:
+        return completion("Hm.") if "\nWhy 3?\n" in request.text and longer(*request.responses) else fair(request)
 
     with serving(script) as server:
         assert heard(described(url=server.url), 25, tmp_path / "calls.jsonl").summary.warnings == ()
@@ -462,42 +462,42 @@ def test_two_per_cent_are_not_yet_much(tmp_path: Path) -> None:
 
 
 def test_confidence_comes_from_the_tokens_probabilities(tmp_path: Path) -> None:
-    def script(asked: Asked) -> fake_endpoint.Answer:
-        best = prefers(asked, longer)
+    def script(request: Asked) -> fake_endpoint.Answer:
+        best = prefers(request, longer)
         at = {f" {best}": 0.6, " tie": 0.1, f" {3 - int(best)}": 0.1, " x": 0.2}
         tokens = [("So.", {"So.": 1.0}), ("\nVerdict:", {"\nVerdict:": 1.0}), (f" {best}", at)]
         return completion(f"So.\nVerdict: {best}", tokens)
 
     with serving(script) as server:
-        found = heard(described(url=server.url), 3, tmp_path / "calls.jsonl")
+        judged = heard(described(url=server.url), 3, tmp_path / "calls.jsonl")
         assert all(body["logprobs"] is True and body["top_logprobs"] == 20 for body in server.bodies)
-    assert found.summary.log_probs == 6
-    for one in found.judgments:
-        assert (one.choice, one.confidence) == ("B", pytest.approx((0.6 + 0.05) / 0.8, abs=1e-12))
-        assert [v["probability"] for v in one.extra["verdicts"]] == pytest.approx([0.15 / 0.8] * 2, abs=1e-12)
+    assert judged.summary.log_probs == 6
+    for judgment in judged.judgments:
+        assert (judgment.choice, judgment.confidence) == ("B", pytest.approx((0.6 + 0.05) / 0.8, abs=1e-12))
+        assert [v["probability"] for v in judgment.extra["verdicts"]] == pytest.approx([0.15 / 0.8] * 2, abs=1e-12)
 
 
 def test_parameters_that_are_refused_are_given_up_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def script(asked: Asked) -> fake_endpoint.Answer:
-        if "logprobs" in asked.body:
+    def script(request: Asked) -> fake_endpoint.Answer:
+        if "logprobs" in request.body:
             return refusal(400, "logprobs are not available for this model")
-        if "temperature" in asked.body:
+        if "temperature" in request.body:
             return refusal(400, "Unsupported value; max_tokens is another matter", param="temperature")
-        return refusal(422, "Unsupported parameter: 'max_tokens'") if "max_tokens" in asked.body else fair(asked)
+        return refusal(422, "Unsupported parameter: 'max_tokens'") if "max_tokens" in request.body else fair(request)
 
     with serving(script) as server:
         judging = described(url=server.url, concurrency=1)
-        found = heard(judging, 5, tmp_path / "calls.jsonl")
+        judged = heard(judging, 5, tmp_path / "calls.jsonl")
         assert len(server.bodies) == 10 + 3
         assert server.bodies[-1].keys() == {"model", "messages", "max_completion_tokens"}
         assert server.bodies[-1]["max_completion_tokens"] == 512
-    assert (found.summary.parsed, found.summary.log_probs) == (10, 0)
-    assert capsys.readouterr().err.count("asked without") == 3
+    assert (judged.summary.parsed, judged.summary.log_probs) == (10, 0)
+    assert capsys.readouterr().err.count("which is left out from now on") == 3
 
 
 def test_the_parameter_that_a_complaint_is_about_is_given_up_and_no_other(tmp_path: Path) -> None:
     refused = refusal(400, "Unsupported value; logprobs and max_tokens are another matter", param="temperature")
-    with serving(lambda asked: refused if "temperature" in asked.body else fair(asked)) as server:
+    with serving(lambda request: refused if "temperature" in request.body else fair(request)) as server:
         heard(described(url=server.url, concurrency=1), 1, tmp_path / "calls.jsonl")
         assert server.bodies[-1].keys() == {"model", "messages", "max_tokens", "logprobs", "top_logprobs"}
 
@@ -514,14 +514,14 @@ def test_the_parameter_that_a_complaint_is_about_is_given_up_and_no_other(tmp_pa
 def test_a_question_that_is_too_long_stays_without_verdict(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], complaint: fake_endpoint.Answer
 ) -> None:
-    with serving(lambda asked: complaint if "\nWhy 1?\n" in asked.text else fair(asked)) as server:
-        found = heard(described(url=server.url, concurrency=1), 4, tmp_path / "calls.jsonl")
+    with serving(lambda request: complaint if "\nWhy 1?\n" in request.text else fair(request)) as server:
+        judged = heard(described(url=server.url, concurrency=1), 4, tmp_path / "calls.jsonl")
         assert (len(server.bodies), all("max_tokens" in body for body in server.bodies)) == (8, True)
-    assert (found.summary.unparsable, found.summary.parsed) == (2, 6)
-    reconcile(found.summary)
-    said = capsys.readouterr().err
-    assert said.count("does not take a question of this length") == 1
-    assert "WARNING: gpt: 2 of 8 replies" in said
+    assert (judged.summary.unparsable, judged.summary.parsed) == (2, 6)
+    reconcile(judged.summary)
+    printed = capsys.readouterr().err
+    assert printed.count("refuses a question of this length") == 1
+    assert "WARNING: gpt: 2 of 8 replies" in printed
 
 
 @pytest.mark.parametrize(
@@ -529,7 +529,7 @@ def test_a_question_that_is_too_long_stays_without_verdict(
     [refusal(400, "max_tokens is too large: 512"), refusal(400, "The value is too large", param="max_tokens")],
 )
 def test_a_value_that_is_too_large_is_no_question_that_is(tmp_path: Path, refused: fake_endpoint.Answer) -> None:
-    with serving(lambda asked: refused if "max_tokens" in asked.body else fair(asked)) as server:
+    with serving(lambda request: refused if "max_tokens" in request.body else fair(request)) as server:
         assert heard(described(url=server.url), 2, tmp_path / "calls.jsonl").summary.parsed == 4
 
 
@@ -537,8 +537,8 @@ def test_what_came_beside_a_refusal_is_kept(tmp_path: Path, monkeypatch: pytest.
     whole = endpoint.wait
     monkeypatch.setattr(endpoint, "wait", lambda running, *_: whole(running))
 
-    def script(asked: Asked) -> fake_endpoint.Answer:
-        return refusal(400, "no") if "\nWhy 1?\n" in asked.text and longer(*asked.responses) else fair(asked)
+    def script(request: Asked) -> fake_endpoint.Answer:
+        return refusal(400, "no") if "\nWhy 1?\n" in request.text and longer(*request.responses) else fair(request)
 
     path = tmp_path / "calls.jsonl"
     with serving(script) as server, pytest.raises(PlatformError, match="answered 400: no"):
@@ -559,7 +559,7 @@ def test_the_temperature_is_0_for_one_vote_and_1_for_several(
 @pytest.mark.parametrize("status", [400, 401, 403, 404])
 def test_what_will_not_pass_stops_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
     monkeypatch.setenv("JUDGE_KEY", KEY)
-    with serving(lambda asked: refusal(status, f"no such thing for {KEY}")) as server:
+    with serving(lambda request: refusal(status, f"no such thing for {KEY}")) as server:
         judging = described(url=server.url, concurrency=1, key_variable="JUDGE_KEY")
         with pytest.raises(
             PlatformError, match=rf"gpt: {server.url} answered {status}: no such thing for \*\*\*"
@@ -574,21 +574,21 @@ def test_the_key_goes_to_its_endpoint_and_nowhere_else(
 ) -> None:
     monkeypatch.setenv("JUDGE_KEY", f" {KEY}\n")
 
-    def telling(asked: Asked) -> fake_endpoint.Deed:
-        if asked.before == 0:
+    def telling(request: Asked) -> fake_endpoint.Deed:
+        if request.before == 0:
             return refusal(500, f"{'x' * 290}{KEY}")
-        if asked.before == 1:
-            return fake_endpoint.Answer(f"<html>{asked.headers['authorization']}")
+        if request.before == 1:
+            return fake_endpoint.Answer(f"<html>{request.headers['authorization']}")
         return completion(f"You are {KEY}.\nVerdict: 1")
 
     with serving(telling) as server:
         judging = described(url=server.url, key_variable="JUDGE_KEY")
-        found = heard(judging, 4, tmp_path / "calls.jsonl")
+        judged = heard(judging, 4, tmp_path / "calls.jsonl")
         assert {headers["authorization"] for headers in server.headers} == {f"Bearer {KEY}"}
         assert set(server.paths) == {"/v1/chat/completions"}
-    judgments.write(found.judgments, tmp_path / "judgments.jsonl")
-    said = capsys.readouterr()
-    texts = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()] + [said.out, said.err]
+    judgments.write(judged.judgments, tmp_path / "judgments.jsonl")
+    printed = capsys.readouterr()
+    texts = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()] + [printed.out, printed.err]
     assert len(texts) == 4
     assert not any("sk-sec" in text or "456789" in text for text in texts)
 
@@ -598,7 +598,7 @@ def test_a_redirect_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with serving(fair) as other:
         for status in (301, 302, 307, 308):
             moved = fake_endpoint.Answer("", status, {"Location": f"{other.url}/chat/completions"})
-            with serving(lambda asked, moved=moved: moved) as server:
+            with serving(lambda request, moved=moved: moved) as server:
                 judging = described(url=server.url, key_variable="JUDGE_KEY")
                 with pytest.raises(PlatformError, match=f"answered {status}, a redirect to {other.url}"):
                     heard(judging, 2, tmp_path / "calls.jsonl")
@@ -611,7 +611,7 @@ def test_a_key_that_is_missing_or_impossible_is_not_shown(monkeypatch: pytest.Mo
     with pytest.raises(UsageError, match="key_variable: JUDGE_KEY is not set"):
         Endpoint.of(judging)
     monkeypatch.setenv("JUDGE_KEY", "sk-1\r\nHost: elsewhere")
-    with pytest.raises(UsageError, match="JUDGE_KEY holds what no key") as stop:
+    with pytest.raises(UsageError, match="JUDGE_KEY is not a key") as stop:
         Endpoint.of(judging)
     assert "sk-1" not in str(stop.value)
 
@@ -674,21 +674,19 @@ def test_certificates_that_cannot_be_loaded_are_told(monkeypatch: pytest.MonkeyP
 def test_calls_that_fail_to_the_end_stop_the_run_and_are_all_that_is_missing(tmp_path: Path) -> None:
     broken = {"answering": False}
 
-    def script(asked: Asked) -> fake_endpoint.Deed:
-        return fair(asked) if broken["answering"] or "\nWhy 3?\n" not in asked.text else refusal(500, "always")
+    def script(request: Asked) -> fake_endpoint.Deed:
+        return fair(request) if broken["answering"] or "\nWhy 3?\n" not in request.text else refusal(500, "always")
 
     with serving(script) as server:
         judging = described(url=server.url, retries=2)
-        with pytest.raises(
-            PlatformError, match=r"2 calls .* after 2 further tries each \(the last: 500: always\); 18 of 20"
-        ):
+        with pytest.raises(PlatformError, match=r"2 calls .* after 2 retries each \(the last: 500: always\); 18 of 20"):
             heard(judging, 10, tmp_path / "calls.jsonl")
         assert Counter(server.counts.values()) == {1: 18, 3: 2}
         broken["answering"] = True
-        found = heard(judging, 10, tmp_path / "calls.jsonl")
+        judged = heard(judging, 10, tmp_path / "calls.jsonl")
         assert Counter(server.counts.values()) == {1: 18, 4: 2}
-    assert (found.summary.made, found.summary.cached) == (2, 18)
-    reconcile(found.summary)
+    assert (judged.summary.made, judged.summary.cached) == (2, 18)
+    reconcile(judged.summary)
 
 
 def test_where_nobody_is_there_the_run_stops_early(tmp_path: Path) -> None:
@@ -703,11 +701,13 @@ def test_where_nobody_is_there_the_run_stops_early(tmp_path: Path) -> None:
 
 def test_a_reply_that_utf8_cannot_hold_is_kept(tmp_path: Path) -> None:
     with serving(
-        lambda asked: fake_endpoint.Answer(json.dumps(completion(f"\ud800.\nVerdict: {prefers(asked, longer)}").body))
+        lambda request: fake_endpoint.Answer(
+            json.dumps(completion(f"\ud800.\nVerdict: {prefers(request, longer)}").body)
+        )
     ) as server:
-        found = heard(described(url=server.url), 1, tmp_path / "calls.jsonl")
-    judgments.write(found.judgments, tmp_path / "judgments.jsonl")
-    assert found.judgments[0].explanation == "?."
+        judged = heard(described(url=server.url), 1, tmp_path / "calls.jsonl")
+    judgments.write(judged.judgments, tmp_path / "judgments.jsonl")
+    assert judged.judgments[0].explanation == "?."
 
 
 def test_a_changed_question_or_judge_is_asked_anew(tmp_path: Path) -> None:
@@ -746,7 +746,7 @@ judge = JudgeSection(name="gpt", model="m", url=sys.argv[1], concurrency=4, time
 pairs = [AnswerPair(str(i), "Be brief.", f"Why {i}?", f"Since {i}.", f"Because of {i}, and so on.") for i in range(50)]
 try:
     with interruption.stoppable():
-        print(pairwise.hear(judge, pairs, Endpoint.of(judge), Path(sys.argv[2])).summary.made)
+        print(pairwise.judge_pairs(judge, pairs, Endpoint.of(judge), Path(sys.argv[2])).summary.made)
 except Interrupted as left:
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:
@@ -767,10 +767,10 @@ class Stalling:
     def __init__(self, after: int) -> None:
         self.after, self.then, self.came = after, lambda: None, 0
 
-    def __call__(self, asked: Asked) -> fake_endpoint.Deed:
+    def __call__(self, request: Asked) -> fake_endpoint.Deed:
         self.came += 1
         if self.came < self.after:
-            return fair(asked)
+            return fair(request)
         self.then()
         return Silence()
 
@@ -789,9 +789,9 @@ def test_killed_in_the_middle_only_calls_in_flight_are_made_again(tmp_path: Path
         script.after = sys.maxsize
         kept = path.read_bytes().count(b"\n")
         child = started(server.url, path)
-        said, _ = child.communicate(timeout=60)
-        assert child.returncode == 0, said
-        assert said.splitlines()[-1] == str(100 - kept)
+        output, _ = child.communicate(timeout=60)
+        assert child.returncode == 0, output
+        assert output.splitlines()[-1] == str(100 - kept)
         assert len(server.counts) == 100
         assert 100 <= sum(server.counts.values()) <= 100 + 4 * 3
     assert len({json.loads(line)["key"] for line in path.read_text().splitlines()}) == 100
@@ -804,9 +804,9 @@ def test_a_signal_hangs_up_and_leaves(tmp_path: Path, number: signal.Signals) ->
     with serving(script) as server:
         child = started(server.url, tmp_path / "calls.jsonl")
         script.then = lambda: child.send_signal(number) if script.came == 23 else None
-        said, _ = child.communicate(timeout=60)
-        assert child.returncode == 128 + number, said
-        assert "stopped; the same command goes on from here" in said
+        output, _ = child.communicate(timeout=60)
+        assert child.returncode == 128 + number, output
+        assert "stopped; the same command goes on from here" in output
     assert len((tmp_path / "calls.jsonl").read_text().splitlines()) == 19
 
 
@@ -832,10 +832,10 @@ def test_a_torn_line_is_cut_off_and_told_wherever_it_was_torn(
     for end in range(start, len(whole) + 1):
         path.write_bytes(whole[:end])
         with ReplyCache.open(path, IDENTITY) as ledger:
-            told = capsys.readouterr().err
+            printed = capsys.readouterr().err
             assert [ledger.get(call(n)) for n in range(2)] == replies[:2]
             assert ledger.get(call(2)) == (replies[2] if end == len(whole) else None)
-            assert ("calls.jsonl:3: was cut off" in told) == (start < end < len(whole))
+            assert ("calls.jsonl:3: the line is incomplete" in printed) == (start < end < len(whole))
             if end < len(whole):
                 ledger.add(call(2), replies[2])
         assert path.read_bytes() == whole
@@ -873,7 +873,7 @@ def test_a_damaged_line_is_told_and_asked_again(tmp_path: Path, capsys: pytest.C
         path.write_text("\n".join([lines[0], damage, lines[2]]) + "\n")
         with ReplyCache.open(path, IDENTITY) as ledger:
             assert [ledger.get(call(n)) for n in range(3)] == [Reply("0"), None, Reply("2")]
-        assert "calls.jsonl:2: is no reply" in capsys.readouterr().err
+        assert "calls.jsonl:2: is not a reply" in capsys.readouterr().err
 
 
 def test_two_processes_write_one_file(tmp_path: Path) -> None:
@@ -893,9 +893,9 @@ def test_two_processes_write_one_file(tmp_path: Path) -> None:
 
 def test_of_two_replies_to_one_call_the_first_counts(tmp_path: Path) -> None:
     path = tmp_path / "calls.jsonl"
-    with ReplyCache.open(path, IDENTITY) as one, ReplyCache.open(path, IDENTITY) as other:
-        one.add(call(0), Reply("first"))
-        other.add(call(0), Reply("second"))
+    with ReplyCache.open(path, IDENTITY) as first, ReplyCache.open(path, IDENTITY) as second:
+        first.add(call(0), Reply("first"))
+        second.add(call(0), Reply("second"))
     with ReplyCache.open(path, IDENTITY) as ledger:
         assert ledger.get(call(0)) == Reply("first")
 
@@ -939,14 +939,14 @@ def test_a_full_disk_is_told_and_what_is_there_stays(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(os, "write", limited)
     with pytest.raises(PlatformError, match=r"calls\.jsonl: cannot be written: No space left on device"):
-        pairwise.hear(described(), pairs(2), ScriptedJudge(lambda call: Reply("Verdict: 1")), path)
+        pairwise.judge_pairs(described(), pairs(2), ScriptedJudge(lambda call: Reply("Verdict: 1")), path)
     monkeypatch.undo()
-    found = pairwise.hear(described(), pairs(2), ScriptedJudge(lambda call: Reply("Verdict: 1")), path)
-    assert (found.summary.made, found.summary.cached) == (3, 1)
+    judged = pairwise.judge_pairs(described(), pairs(2), ScriptedJudge(lambda call: Reply("Verdict: 1")), path)
+    assert (judged.summary.made, judged.summary.cached) == (3, 1)
 
 
 def test_a_scripted_failure_is_no_tie(tmp_path: Path) -> None:
     with pytest.raises(PlatformError, match=r"2 calls .*the last: 500: oh\); 0 of 2"):
-        pairwise.hear(
+        pairwise.judge_pairs(
             described(), pairs(1), ScriptedJudge(lambda call: Failure(("429", "500"), "oh")), tmp_path / "calls.jsonl"
         )

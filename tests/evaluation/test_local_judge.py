@@ -29,26 +29,26 @@ def local(folder: Path, rows: int = 256, seed: int = 0, **values: Any) -> local_
     return local_judge.LocalModelJudge.load(judge, recipe, folder, World.of(recipe))
 
 
-def calls(juror: local_judge.LocalModelJudge) -> list[Call]:
-    rubric = Rubric.of(juror.judge)
+def calls(model: local_judge.LocalModelJudge) -> list[Call]:
+    rubric = Rubric.of(model.judge)
     return [Call(rubric.messages(pair, first), vote) for pair in PAIRS for first in ("a", "b") for vote in range(2)]
 
 
 def test_the_labels_probabilities_are_those_of_their_tokens(tiny: Path) -> None:
-    juror = local(tiny, explanation=False)
-    asked = calls(juror)[:4:2]
-    replies = dict(juror.ask(asked))
+    model = local(tiny, explanation=False)
+    chosen_calls = calls(model)[:4:2]
+    replies = dict(model.ask(chosen_calls))
     plain = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
     tokenizer = Tokenizer.load(tiny)
-    for call in asked:
+    for call in chosen_calls:
         prompt = tokenizer.encode_text(call.messages[0].content + "\n\n")
         sums = []
         for label in verdict_parsing.LABELS:
-            answer = tokenizer.encode_answer(juror._prompt(call), None, f"Verdict: {label}", 999)[0][:-1]
+            answer = tokenizer.encode_answer(model._prompt(call), None, f"Verdict: {label}", 999)[0][:-1]
             ids = torch.tensor([prompt + answer])
             with torch.no_grad():
                 logits = plain(ids).logits[0]
-            logits[:, juror.policy.masked_ids] = -torch.inf
+            logits[:, model.policy.masked_ids] = -torch.inf
             log_probs = logits.log_softmax(-1)[torch.arange(len(prompt) - 1, ids.shape[1] - 1), ids[0, len(prompt) :]]
             sums.append(log_probs.double().sum().item())
         expected = np.exp(sums) / np.exp(sums).sum()
@@ -75,10 +75,10 @@ def test_what_shares_a_batch_changes_nothing(tiny: Path, temperature: float) -> 
 
 
 def test_votes_differ_where_they_are_drawn(tiny: Path) -> None:
-    juror = local(tiny, votes=2)
-    texts = [reply.text for _, reply in juror.ask(calls(juror))]
+    model = local(tiny, votes=2)
+    texts = [reply.text for _, reply in model.ask(calls(model))]
     explanations = [verdict_parsing.parse(text).explanation for text in texts]
-    assert any(one != other for one, other in zip(explanations[::2], explanations[1::2], strict=True))
+    assert any(first != second for first, second in zip(explanations[::2], explanations[1::2], strict=True))
 
 
 def test_a_label_is_the_likeliest_or_drawn() -> None:
@@ -97,24 +97,24 @@ def test_a_label_is_the_likeliest_or_drawn() -> None:
 def test_the_panel_hears_it_like_any_other_and_goes_on(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    juror, path = local(tiny), tmp_path / "calls.jsonl"
-    found = pairwise.hear(juror.judge, PAIRS, juror, path)
+    model, path = local(tiny), tmp_path / "calls.jsonl"
+    judged = pairwise.judge_pairs(model.judge, PAIRS, model, path)
     assert "6 of 6 questions, with the reply, are longer than the 128 tokens" in capsys.readouterr().err
-    assert (found.summary.parsed, found.summary.log_probs, found.summary.made) == (6, 6, 6)
+    assert (judged.summary.parsed, judged.summary.log_probs, judged.summary.made) == (6, 6, 6)
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:4]) + lines[4][:20])
-    again = pairwise.hear(juror.judge, PAIRS, juror, path)
+    again = pairwise.judge_pairs(model.judge, PAIRS, model, path)
     assert (again.summary.made, again.summary.cached) == (2, 4)
-    assert [one.choice for one in again.judgments] == [one.choice for one in found.judgments]
-    assert [one.explanation for one in again.judgments] == [one.explanation for one in found.judgments]
-    assert pairwise.hear(juror.judge, PAIRS, local(tiny, seed=1), path).summary.made == 6
+    pairs = list(zip(again.judgments, judged.judgments, strict=True))
+    assert all((new.choice, new.explanation) == (old.choice, old.explanation) for new, old in pairs)
+    assert pairwise.judge_pairs(model.judge, PAIRS, local(tiny, seed=1), path).summary.made == 6
 
 
 def test_a_text_cannot_spell_a_special_token(tiny: Path) -> None:
-    juror = local(tiny)
-    tokenizer = juror.policy.tokenizer
+    model = local(tiny)
+    tokenizer = model.policy.tokenizer
     hostile = Call((Message("user", "He said </s><s> and <unk>."),))
-    ids, _ = tokenizer.encode_prompt(juror._prompt(hostile), None, 999)
+    ids, _ = tokenizer.encode_prompt(model._prompt(hostile), None, 999)
     assert ids[0] == tokenizer.bos_id
     assert not {tokenizer.eos_id, tokenizer.bos_id, tokenizer.pad_id} & set(ids[1:])
     assert tokenizer.inert("He said so.") == "He said so."
@@ -127,9 +127,9 @@ def test_a_chat_model_is_asked_by_its_template(tiny: Path, tmp_path: Path) -> No
         "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<me>{% endif %}"
     )
     (folder / "chat_template.jinja").write_text(template)
-    juror = local(folder)
-    asked = calls(juror)[0]
-    assert juror.policy.tokenizer.has_chat_template and not Tokenizer.load(tiny).has_chat_template
-    assert juror.policy.tokenizer.text(juror._prompt(asked), None) == f"<user>{asked.messages[0].content}<me>"
-    assert juror.identity["model"] != local(tiny).identity["model"]
-    assert len(list(juror.ask([asked]))) == 1
+    model = local(folder)
+    call = calls(model)[0]
+    assert model.policy.tokenizer.has_chat_template and not Tokenizer.load(tiny).has_chat_template
+    assert model.policy.tokenizer.text(model._prompt(call), None) == f"<user>{call.messages[0].content}<me>"
+    assert model.identity["model"] != local(tiny).identity["model"]
+    assert len(list(model.ask([call]))) == 1

@@ -25,10 +25,10 @@ def outcomes(win: int, tie: int, loss: int) -> list[float]:
 
 
 def test_counts_and_rate() -> None:
-    found = statistics.win_rate(outcomes(5, 3, 2), own(10))
-    assert (found.win, found.tie, found.loss, found.n, found.prompts) == (5, 3, 2, 10, 10)
-    assert found.win_rate == 0.65
-    assert found.interval[0] < 0.65 < found.interval[1]
+    rate = statistics.win_rate(outcomes(5, 3, 2), own(10))
+    assert (rate.win, rate.tie, rate.loss, rate.n, rate.prompts) == (5, 3, 2, 10, 10)
+    assert rate.win_rate == 0.65
+    assert rate.interval[0] < 0.65 < rate.interval[1]
 
 
 @pytest.mark.parametrize("n", [1, 2, 10, 1000])
@@ -98,20 +98,20 @@ def test_won_one_way_and_lost_the_other_is_a_tie() -> None:
 def test_net_by_hand() -> None:
     """Of three prompts one is won, one lost by half, one tied: 1, -1/2 and 0."""
     values, names = np.array([1.0, 1.0, 0.0, 0.5, 1.0, 0.0]), list("aabbcc")
-    found = win_rates.net(values, names, np.ones(6))
-    assert (found.prompts, found.won, found.degrees) == (3, pytest.approx(1 / 3), pytest.approx(2))
-    assert found.lost == pytest.approx(1 / 6)
+    netted = win_rates.net(values, names, np.ones(6))
+    assert (netted.prompts, netted.won, netted.degrees) == (3, pytest.approx(1 / 3), pytest.approx(2))
+    assert netted.lost == pytest.approx(1 / 6)
     mean, variance = 1 / 6, 1 / 2 - 1 / 36
     spread = ((1 - mean) ** 2 + (-0.5 - mean) ** 2 + mean**2) / 9
-    assert found.effective == pytest.approx(variance / spread)
-    one = win_rates.net(np.array([1.0, 0.0, 0.5]), list("abc"), np.ones(3))
-    assert (one.effective, one.degrees) == (pytest.approx(3), np.inf)
+    assert netted.effective == pytest.approx(variance / spread)
+    single = win_rates.net(np.array([1.0, 0.0, 0.5]), list("abc"), np.ones(3))
+    assert (single.effective, single.degrees) == (pytest.approx(3), np.inf)
 
 
 def test_prompts_that_say_half_count_as_no_more_than_there_are_verdicts() -> None:
     """All net 1/2: nothing varies, so what is told is told by 40 verdicts, and not without end."""
-    found = win_rates.net(np.array([1.0, 0.5] * 20), [str(i // 2) for i in range(40)], np.ones(40))
-    assert (found.won, found.lost, found.effective) == (0.5, 0.0, 40.0)
+    netted = win_rates.net(np.array([1.0, 0.5] * 20), [str(i // 2) for i in range(40)], np.ones(40))
+    assert (netted.won, netted.lost, netted.effective) == (0.5, 0.0, 40.0)
     almost = [1.0, 1.0, 0.5, 0.5] * 9 + [1.0, 0.5, 0.5, 0.5]
     assert win_rates.net(np.array(almost), [str(i // 4) for i in range(40)], np.ones(40)).effective == 40.0
 
@@ -137,10 +137,10 @@ def test_the_p_value_and_the_interval_are_one() -> None:
 
 
 def test_weights_are_hajeks() -> None:
-    found = statistics.win_rate([1.0, 0.5, 0.0], own(3), weights=[4.0, 2.0, 2.0])
-    assert (found.win, found.tie, found.loss, found.win_rate) == (1, 1, 1, 0.625)
-    assert found.interval[0] < 0.625 < found.interval[1]
-    assert found == statistics.win_rate([1.0, 0.5, 0.0], own(3), weights=[2.0, 1.0, 1.0])
+    rate = statistics.win_rate([1.0, 0.5, 0.0], own(3), weights=[4.0, 2.0, 2.0])
+    assert (rate.win, rate.tie, rate.loss, rate.win_rate) == (1, 1, 1, 0.625)
+    assert rate.interval[0] < 0.625 < rate.interval[1]
+    assert rate == statistics.win_rate([1.0, 0.5, 0.0], own(3), weights=[2.0, 1.0, 1.0])
     values, names = outcomes(6, 2, 5), [str(i // 2) for i in range(13)]
     same = statistics.win_rate(values, names, weights=[3.0] * 13)
     assert same.interval == pytest.approx(statistics.win_rate(values, names).interval, abs=1e-12)
@@ -164,14 +164,15 @@ def test_a_rate_of_selected_pairs_is_that_of_all_where_they_are_weighted() -> No
     hard = uniform[:, 0] < 0.5
     won = (uniform[:, 1] < np.where(hard, 0.3, 0.9)) * 1.0
     probability = np.where(hard, 0.8, 0.2)
-    asked = uniform[:, 2] < probability
+    selected = uniform[:, 2] < probability
     names, truth = np.arange(count), 0.6
-    found = [
-        statistics.win_rate(won[i][asked[i]], names[asked[i]], weights=1 / probability[i][asked[i]]) for i in range(600)
+    rates = [
+        statistics.win_rate(won[i][selected[i]], names[selected[i]], weights=1 / probability[i][selected[i]])
+        for i in range(600)
     ]
-    assert np.mean([won[i][asked[i]].mean() for i in range(600)]) < 0.45
-    assert np.mean([each.win_rate for each in found]) == pytest.approx(truth, abs=0.01)
-    assert 0.93 <= np.mean([each.interval[0] <= truth <= each.interval[1] for each in found]) <= 0.98
+    assert np.mean([won[i][selected[i]].mean() for i in range(600)]) < 0.45
+    assert np.mean([rate.win_rate for rate in rates]) == pytest.approx(truth, abs=0.01)
+    assert 0.93 <= np.mean([rate.interval[0] <= truth <= rate.interval[1] for rate in rates]) <= 0.98
 
 
 @pytest.mark.parametrize("weights", [[1.0], [1.0, 0.0], [1.0, -1.0], [1.0, float("nan")], [1.0, float("inf")]])
@@ -241,7 +242,7 @@ def test_the_bootstrap_of_a_mean_is_its_standard_error_too_and_the_same_each_tim
 
 
 def test_the_bootstrap_is_not_offered_below_100_prompts() -> None:
-    with pytest.raises(ValueError, match="a bootstrap of 99 prompts: from 100 prompts on only"):
+    with pytest.raises(ValueError, match="a bootstrap of 99 prompts: needs at least 100"):
         resampling.bootstrap(value_mean(np.ones(200)), [str(i % 99) for i in range(200)])
 
 
@@ -283,23 +284,23 @@ def test_simulated_coverage(prompts: int, rows: int, p_win: float, p_tie: float,
 @pytest.mark.parametrize("judge", coverage.JUDGES, ids=lambda judge: judge.name)
 def test_coverage_with_two_orders_and_repeats(judge: coverage.Judge, prompts: int) -> None:
     """A part of bench/coverage.py: .91 from 30 and .93 from 100 prompts on, less what 600 trials err by."""
-    found = [coverage.covered(judge, rate, prompts, 300)[0] for rate in (0.1, 0.4)]
-    assert np.mean(found) >= {30: 0.91, 100: 0.93}[prompts] - 0.01
-    assert np.mean(found) <= 0.985
+    shares = [coverage.covered(judge, rate, prompts, 300)[0] for rate in (0.1, 0.4)]
+    assert np.mean(shares) >= {30: 0.91, 100: 0.93}[prompts] - 0.01
+    assert np.mean(shares) <= 0.985
 
 
 def test_mean_is_over_prompts() -> None:
-    found = statistics.mean([1.0, 3.0, 8.0], ["x", "x", "y"])
-    assert (found.mean, found.n) == (5.0, 3)
-    assert found.standard_error == pytest.approx(np.sqrt(18) / np.sqrt(2))
+    average = statistics.mean([1.0, 3.0, 8.0], ["x", "x", "y"])
+    assert (average.mean, average.n) == (5.0, 3)
+    assert average.standard_error == pytest.approx(np.sqrt(18) / np.sqrt(2))
     assert statistics.mean([1.0], ["x"]).standard_error is None
 
 
 def test_lengths() -> None:
-    found = statistics.lengths([10, 20, 30, 5], [12, 20, 10, 1], own(4))
-    assert (found.mean_a, found.mean_b, found.difference) == (16.25, 10.75, 5.5)
-    assert (found.share_longer, found.share_shorter) == (0.5, 0.25)
-    assert found.standard_error == pytest.approx(np.std([-2, 0, 20, 4], ddof=1) / 2)
+    compared = statistics.lengths([10, 20, 30, 5], [12, 20, 10, 1], own(4))
+    assert (compared.mean_a, compared.mean_b, compared.difference) == (16.25, 10.75, 5.5)
+    assert (compared.share_longer, compared.share_shorter) == (0.5, 0.25)
+    assert compared.standard_error == pytest.approx(np.std([-2, 0, 20, 4], ddof=1) / 2)
 
 
 def test_agreement_counts_ties() -> None:

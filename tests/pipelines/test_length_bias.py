@@ -64,7 +64,7 @@ def test_the_report_says_that_longer_wins(tmp_path: Path) -> None:
     assert sum(one["count"] for one in quality["by_strength"]) == 479
 
     page = unescape((tmp_path / "run/report.html").read_text()).replace("\u00a0", " ")
-    assert "Longer wins would be right in 72 % of these pairs, and scores go with length (Spearman " in page
+    assert "Longer wins would be right in 72 % of these pairs, and scores depend on length (Spearman " in page
     assert f"Spearman {test['length_correlation']:.2f}; the longer answer scores higher in" in page
     assert "this reward will make answers longer." in page
     assert "There is no verdict: nothing was compared yet." in page

@@ -11,10 +11,9 @@ import pytest
 import torch
 from conftest import SENTENCES
 
+from preferent.commands.python_api import Run
 from preferent.doctor import examination, run_history
 from preferent.files import read_jsonl, read_sealed, stamp
-from preferent.pipelines import run
-from preferent.pipelines.run import Run
 
 pytestmark = pytest.mark.acceptance
 
@@ -138,9 +137,9 @@ def test_a_method_without_a_reward_does_the_whole_job(work: Path, method: str, r
     words = ["--set", f"method={method}", "--set", "sft=null", "--set", section]
     said = preferent(work, "run", "recipe.yaml", "--out", method, *words)
     assert "an independent judge prefers the tuned model" in said and not (work / method / "reward").exists()
-    page = run.Run(work / method).report().read_text()
+    page = Run(work / method).report().read_text()
     assert "<h3>Policy: margin of implicit rewards</h3>" in page and "reward/metrics.jsonl" not in page
-    verdict = run.Run(work / method).verdict()
+    verdict = Run(work / method).verdict()
     assert list(verdict["judges"]) == ["judge"] and verdict["kl"]["mean"] > 0
     findings = examination.examine(run_history.read(work / method))
     assert not {one.name for one in findings} & {"few-prompts", "few-validation-prompts", "never-below-the-start"}

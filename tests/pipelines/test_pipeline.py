@@ -16,11 +16,12 @@ import yaml
 import preferent
 from preferent import files
 from preferent.cli.arguments import parser
+from preferent.commands.python_api import Run
 from preferent.config import model_reference, model_shape, recipe, run_schema, stage_graph
 from preferent.errors import DataError, Interrupted, PlatformError, PreferentError, UsageError
 from preferent.evaluation import verdict_sentence
 from preferent.files import TICK, write_atomic
-from preferent.pipelines import executor, next_round, run
+from preferent.pipelines import executor, next_round
 from preferent.pipelines.launchers import child_process
 from preferent.runs import interruption
 from preferent.runs.stages import locked, open_stage, read_stage
@@ -482,7 +483,7 @@ def test_the_verdict_in_a_sentence(tmp_path, headline, kl, expected):
     sides = [{"key": "a", "name": "tuned"}, {"key": "b", "name": "base"}]
     found = {"headline": headline, "judges": judges, "kl": kl, "sides": sides}
     files.write_json(tmp_path / "comparison/metrics.json", found)
-    assert run.Run(tmp_path).headline() == expected
+    assert Run(tmp_path).headline() == expected
 
 
 @pytest.mark.parametrize(

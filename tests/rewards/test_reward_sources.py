@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from conftest import SENTENCES, quiet_recipe
 
+from preferent.commands.python_api import Run
 from preferent.files import read_jsonl
 from preferent.models import language_models, saving
 from preferent.models.world import World
-from preferent.pipelines.run import Run
 from preferent.rewards.normalization import ScoreNormalization
 from preferent.runs import metrics
 

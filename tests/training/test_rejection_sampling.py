@@ -13,11 +13,11 @@ import pytest
 from conftest import SENTENCES, quiet_recipe
 
 from preferent import files
+from preferent.commands.python_api import Run
 from preferent.config import defaults, memory_estimate, model_shape
 from preferent.data.types import Rollout
 from preferent.errors import DataError, UsageError
 from preferent.models.language_models import Policy
-from preferent.pipelines import run
 from preferent.rewards.normalization import ScoreNormalization
 from preferent.rollouts import sampler
 from preferent.rollouts.store import from_columns, unsealed
@@ -244,7 +244,7 @@ def test_the_whole_job(make_model: Callable[..., Path], tmp_path: Path) -> None:
 
     output = preferent("run", "recipe.yaml", "--out", "run")
     assert "keeping the best of 3 answers moves them at most 0.43 nats from the policy" in output
-    done = run.Run(tmp_path / "run")
+    done = Run(tmp_path / "run")
     assert done.verdict()["best_of"]["n"] == 3 and list(done.verdict()["best_of"]["score"]) == ["1", "2", "3"]
     assert all(row["best_of"] == 3 for row in done.predictions()) and "best_of" not in done.predictions("base")[0]
     assert "Rejection sampling: sampled and kept answers" in done.report().read_text()

@@ -49,21 +49,21 @@ class ChatTurn:
     converses: bool
 
     def prompt(self, line: str) -> Prompt:
-        """What somebody typed, as a prompt of the kind that the run was trained on; or the prompt of a row of data."""
-        if (found := row_reader.prompt_in(line)) is not None:
-            return found
+        """Return typed text as a prompt of the kind that the run was trained on, or the prompt of a row of data."""
+        if (prompt := row_reader.prompt_in(line)) is not None:
+            return prompt
         return Prompt(messages=(Message("user", line),)) if self.converses else Prompt(input_text=line)
 
     def answers(self, line: str, item: int) -> tuple[ChatAnswer, ChatAnswer]:
-        """The answers of base and tuned model; `item` keys their randomness, which is the same for both."""
+        """Return the answers of base and tuned model; `item` keys their randomness, which is the same for both."""
         prompt = self.prompt(line)
         base, tuned = self.samplers
         return self._answer(self.base, base, prompt, item), self._answer(self.tuned, tuned, prompt, item)
 
     def _answer(self, policy: Policy, engine: Sampler, prompt: Prompt, item: int) -> ChatAnswer:
-        asked = Prompts.of([prompt], policy.tokenizer, self.recipe)
-        (rollout,) = engine.sample(asked.ids, [item], "infer", 0, self.params)
-        batch = RolloutBatch([rollout], asked, policy.tokenizer)
+        prompts = Prompts.of([prompt], policy.tokenizer, self.recipe)
+        (rollout,) = engine.sample(prompts.ids, [item], "infer", 0, self.params)
+        batch = RolloutBatch([rollout], prompts, policy.tokenizer)
         worth = None
         if self.reward is not None:
             scored = scoring.score_rollouts(self.reward, batch)
@@ -73,41 +73,41 @@ class ChatTurn:
 
 def talk(folder: Path, temperature: float | None, greedy: bool, tokens: int | None, seed: int | None) -> None:
     """Answer each line of stdin with both models, until it ends; what is None is as the run's `infer` does it."""
-    found = finished_run.of(folder)
+    finished = finished_run.of(folder)
     changes = {"target_sequence_length": tokens, "seed": seed}
-    recipe = found.recipe.model_copy(update={name: value for name, value in changes.items() if value is not None})
-    language_models.check_length(found.tuned, recipe)
-    pair = load(found, recipe, chosen(recipe, temperature, greedy))
+    recipe = finished.recipe.model_copy(update={name: value for name, value in changes.items() if value is not None})
+    language_models.check_length(finished.tuned, recipe)
+    pair = load(finished, recipe, chosen(recipe, temperature, greedy))
     console = Console(highlight=False)
     for item, line in enumerate(lines(console)):
         shown(console, line, *pair.answers(line, item))
 
 
 def chosen(recipe: Recipe, temperature: float | None, greedy: bool) -> Params:
-    """How tokens are chosen: as asked, else as the recipe's `infer` does."""
+    """Return how tokens are chosen: as the arguments say, else as the recipe's `infer` does."""
     settings = recipe.sampler
     as_infer = recipe.infer.sampling_strategy == "greedy" and temperature is None
     params = Params(recipe.target_sequence_length, temperature or settings.temperature, settings.top_p, settings.top_k)
     return replace(params, greedy=greedy or as_infer)
 
 
-def load(found: FinishedRun, recipe: Recipe, params: Params) -> ChatTurn:
+def load(finished: FinishedRun, recipe: Recipe, params: Params) -> ChatTurn:
     """Both models of a run, and its reward unless a function is in it; with LoRA base and tuned model share one
     backbone."""
     world = World.of(recipe)
-    tuned = language_models.load_policy(found.tuned, world)
-    base = tuned.reference() if tuned.peft is not None else language_models.load_policy(found.base(), world)
+    tuned = language_models.load_policy(finished.tuned, world)
+    base = tuned.reference() if tuned.peft is not None else language_models.load_policy(finished.base(), world)
     reward = None
-    if found.rewards and all(part.kind != "function" for part in recipe.reward.parts):
-        scale = ScoreNormalization.read(found.folder / "policy/score.json")
-        inputs = scoring.resolve_models(recipe, found.rewards)
+    if finished.rewards and all(part.kind != "function" for part in recipe.reward.parts):
+        scale = ScoreNormalization.read(finished.folder / "policy/score.json")
+        inputs = scoring.resolve_models(recipe, finished.rewards)
         reward = CombinedReward.load(recipe, inputs, world, scale)
     samplers = sampler.make(recipe, base), sampler.make(recipe, tuned)
-    return ChatTurn(base, tuned, samplers, reward, recipe, params, found.converses())
+    return ChatTurn(base, tuned, samplers, reward, recipe, params, finished.converses())
 
 
 def lines(console: Console) -> Iterator[str]:
-    """The lines of stdin that hold something; a terminal is asked for each."""
+    """Yield the lines of stdin that are not empty; a terminal is prompted for each."""
     if not sys.stdin.isatty():
         yield from (line.rstrip("\r\n") for line in sys.stdin if line.strip())
         return
@@ -141,5 +141,5 @@ def facts(answer: ChatAnswer) -> str:
 
 
 def readable(text: str) -> str:
-    """A text that cannot command the terminal: control characters are shown as a replacement sign."""
+    """Return a text that cannot command the terminal: control characters are shown as a replacement sign."""
     return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -11,11 +11,13 @@ from preferent.config import model_reference, stage_graph
 from preferent.config.recipe import Recipe, tuned_by
 from preferent.data.tokenizer import Tokenizer
 from preferent.errors import PreferentError, UsageError
+from preferent.evaluation.verdict_sentence import verdict_sentence
 from preferent.models import language_models, saving, weight_averaging
 from preferent.models.language_models import Network, Scorer
 from preferent.models.world import World
-from preferent.pipelines import finished_run, run
+from preferent.pipelines import finished_run
 from preferent.pipelines.finished_run import FinishedRun
+from preferent.runs.directory import RunDirectory
 
 MERGED = """# {name}, tuned from human preferences
 
@@ -24,7 +26,7 @@ MERGED = """# {name}, tuned from human preferences
     from transformers import AutoModelForCausalLM, AutoTokenizer
     model = AutoModelForCausalLM.from_pretrained("{folder}")
 
-or `vllm serve {folder}`. {asked}
+or `vllm serve {folder}`. {how_asked}
 """
 ADAPTER = """# {name}, tuned from human preferences: a LoRA adapter
 
@@ -33,7 +35,7 @@ ADAPTER = """# {name}, tuned from human preferences: a LoRA adapter
     from peft import AutoPeftModelForCausalLM
     model = AutoPeftModelForCausalLM.from_pretrained("{folder}")
 
-or `vllm serve {below} --enable-lora --lora-modules {name}={folder}`. {asked}
+or `vllm serve {below} --enable-lora --lora-modules {name}={folder}`. {how_asked}
 """
 REWARD = """# {name}: a reward model
 
@@ -98,52 +100,58 @@ def deliver(run_folder: Path, out: Path, what: str) -> str:
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out}: is there already; name a new folder with --out")
-    found = finished_run.of(run_folder)
-    {"merged": merged, "adapter": adapter, "reward": reward, "gguf": gguf}[what](found, out)
+    finished = finished_run.of(run_folder)
+    {"merged": merged, "adapter": adapter, "reward": reward, "gguf": gguf}[what](finished, out)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file()) / 1e6
     return f"{out}: {what}, {size:,.1f} MB; {'GGUF.txt' if what == 'gguf' else 'README.md'} says how it is used"
 
 
-def merged(found: FinishedRun, out: Path) -> None:
-    """The tuned policy as one full model in the Hugging Face layout, in the dtype of its base."""
-    policy = language_models.load_policy(found.tuned, _world(found.recipe))
-    _save(policy, out, _card(MERGED, found, out, policy.source))
+def merged(finished: FinishedRun, out: Path) -> None:
+    """Write the tuned policy as one full model in the Hugging Face layout, in the dtype of its base."""
+    policy = language_models.load_policy(finished.tuned, _world(finished.recipe))
+    _save(policy, out, _card(MERGED, finished, out, policy.source))
 
 
-def adapter(found: FinishedRun, out: Path) -> None:
-    """The tuned policy as its LoRA adapter, in PEFT's layout, which names the model it sits on."""
-    if not found.adapter:
-        raise UsageError(f"{found.folder}: every weight of its policy was trained, there is no adapter; --what merged")
-    base = model_reference.adapter_base(found.tuned)
-    shutil.copytree(found.tuned, out, dirs_exist_ok=True)
+def adapter(finished: FinishedRun, out: Path) -> None:
+    """Write the tuned policy as its LoRA adapter, in PEFT's layout, which names the model it sits on."""
+    if not finished.adapter:
+        raise UsageError(
+            f"{finished.folder}: every weight of its policy was trained, there is no adapter; --what merged"
+        )
+    base = model_reference.adapter_base(finished.tuned)
+    shutil.copytree(finished.tuned, out, dirs_exist_ok=True)
     config, (name, revision) = files.read_json(out / "adapter_config.json"), model_reference.name_of(base)
     files.write_json(out / "adapter_config.json", config | {"base_model_name_or_path": name, "revision": revision})
     saving.copy_licences(base, out)
-    files.write_atomic(out / "README.md", _card(ADAPTER, found, out, found.tuned))
+    files.write_atomic(out / "README.md", _card(ADAPTER, finished, out, finished.tuned))
 
 
-def reward(found: FinishedRun, out: Path) -> None:
-    """The reward model that the run trained, as RewardBench loads it; of an ensemble every member, each in a folder of
-    its own, or the one of averaged weights where that is the reward."""
-    trained = [found.rewards[name] for name in stage_graph.members(found.rewards)]
+def reward(finished: FinishedRun, out: Path) -> None:
+    """Write the reward model that the run trained, as RewardBench loads it; of an ensemble every member, each in a
+    folder of its own, or the one of averaged weights where that is the reward."""
+    trained = [finished.rewards[name] for name in stage_graph.members(finished.rewards)]
     if not trained:
-        named = ", ".join(part.source for part in found.recipe.reward.parts)
-        why = f"its method is {found.recipe.method}" if stage_graph.direct(found.recipe) else f"its reward was {named}"
-        raise UsageError(f"{found.folder}: trained no reward model: {why}")
-    world = _world(found.recipe)
-    if found.recipe.reward.combine == "weights":
-        _member(found, weight_averaging.load(trained, world), out)
+        named = ", ".join(part.source for part in finished.recipe.reward.parts)
+        why = (
+            f"its method is {finished.recipe.method}"
+            if stage_graph.direct(finished.recipe)
+            else f"its reward was {named}"
+        )
+        raise UsageError(f"{finished.folder}: trained no reward model: {why}")
+    world = _world(finished.recipe)
+    if finished.recipe.reward.combine == "weights":
+        _member(finished, weight_averaging.load(trained, world), out)
         return
-    for name, source in zip(stage_graph.members(found.rewards), trained, strict=True):
-        _member(found, language_models.load_scorer(source, world), out / name if len(trained) > 1 else out)
+    for name, source in zip(stage_graph.members(finished.rewards), trained, strict=True):
+        _member(finished, language_models.load_scorer(source, world), out / name if len(trained) > 1 else out)
 
 
-def _member(found: FinishedRun, scorer: Scorer, out: Path) -> None:
-    """One reward model: a full sequence classifier with one label, and a chat template."""
-    longest = found.recipe.prompt_sequence_length + found.recipe.target_sequence_length
-    name, instruction = found.folder.resolve().name, found.recipe.instruction
-    llama2 = found.converses() and scorer.tokenizer.is_llama2
-    ours = llama2 or not found.converses()
+def _member(finished: FinishedRun, scorer: Scorer, out: Path) -> None:
+    """Write one reward model: a full sequence classifier with one label, and a chat template."""
+    longest = finished.recipe.prompt_sequence_length + finished.recipe.target_sequence_length
+    name, instruction = finished.folder.resolve().name, finished.recipe.instruction
+    llama2 = finished.converses() and scorer.tokenizer.is_llama2
+    ours = llama2 or not finished.converses()
     context = f", and the run's instruction is the system text: {instruction!r}" if instruction else ""
     template = OURS if ours else THEIRS.format(context=context)
     _save(scorer, out, REWARD.format(name=name, folder=out, longest=longest, template=template))
@@ -151,18 +159,18 @@ def _member(found: FinishedRun, scorer: Scorer, out: Path) -> None:
         files.write_atomic(out / "chat_template.jinja", chat_template_export.score_template(llama2, instruction))
 
 
-def gguf(found: FinishedRun, out: Path) -> None:
-    """The merged policy, and beside it a Modelfile for Ollama and the commands that make a GGUF file."""
-    merged(found, out)
-    tokenizer, recipe = Tokenizer.load(out), found.recipe
+def gguf(finished: FinishedRun, out: Path) -> None:
+    """Write the merged policy, a Modelfile for Ollama, and the commands that make a GGUF file."""
+    merged(finished, out)
+    tokenizer, recipe = Tokenizer.load(out), finished.recipe
     bos, eos = (files.read_json(out / "tokenizer_config.json").get(f"{role}_token") or "" for role in ("bos", "eos"))
     adds_bos = tokenizer.bos_id is not None and tokenizer.encode_text("a")[:1] == [tokenizer.bos_id]
-    template = chat_template_export.go_template(tokenizer, bos if adds_bos else "", found.converses())
+    template = chat_template_export.go_template(tokenizer, bos if adds_bos else "", finished.converses())
     files.write_atomic(out / "Modelfile", chat_template_export.modelfile(template, eos, recipe))
-    turns = "" if found.converses() else " (one prompt at a time: of a conversation, the last message)"
+    turns = "" if finished.converses() else " (one prompt at a time: of a conversation, the last message)"
     stored = files.read_json(out / "config.json").get("dtype")
     text = GGUF.format(
-        name=found.folder.resolve().name.lower(),
+        name=finished.folder.resolve().name.lower(),
         dtype={"bfloat16": "bf16", "float16": "f16"}.get(stored, "f32"),
         answer=recipe.target_sequence_length,
         sampling=_sampling(recipe),
@@ -172,7 +180,7 @@ def gguf(found: FinishedRun, out: Path) -> None:
 
 
 def _sampling(recipe: Recipe) -> str:
-    """How the run's answers are chosen, as options of llama.cpp."""
+    """Return how the run's answers are chosen, as options of llama.cpp."""
     if recipe.infer.sampling_strategy == "greedy":
         return "--temp 0"
     return f"--temp {recipe.sampler.temperature} --top-p {recipe.sampler.top_p} --top-k {recipe.sampler.top_k}"
@@ -191,39 +199,39 @@ def _save(network: Network, out: Path, card: str) -> None:
         saving.save_merged(network, out, card)
 
 
-def _card(text: str, found: FinishedRun, out: Path, source: Path) -> str:
+def _card(text: str, finished: FinishedRun, out: Path, source: Path) -> str:
     return text.format(
-        name=found.folder.resolve().name,
+        name=finished.folder.resolve().name,
         folder=out,
-        method=tuned_by(found.recipe),
-        base=_base_name(found),
-        below=_below(found) if found.adapter else "",
-        verdict=_verdict(found.folder),
-        asked=_asked(found.recipe),
+        method=tuned_by(finished.recipe),
+        base=_base_name(finished),
+        below=_below(finished) if finished.adapter else "",
+        verdict=_verdict(finished.folder),
+        how_asked=_how_asked(finished.recipe),
     )
 
 
-def _below(found: FinishedRun) -> str:
-    """The model that the adapter sits on, as vLLM is told of it."""
-    name, revision = model_reference.name_of(model_reference.adapter_base(found.tuned))
+def _below(finished: FinishedRun) -> str:
+    """Return the model that the adapter sits on, as vLLM is told of it."""
+    name, revision = model_reference.name_of(model_reference.adapter_base(finished.tuned))
     return f"{name} --revision {revision}" if revision else name
 
 
-def _base_name(found: FinishedRun) -> str:
-    """What the tuning started from, as others would name it."""
-    tuned_first = " after supervised fine-tuning" if found.recipe.sft is not None else ""
-    return f"`{found.recipe.large_model_reference.rstrip('/').split('/')[-1]}`{tuned_first}"
+def _base_name(finished: FinishedRun) -> str:
+    """Return what the tuning started from, as others would name it."""
+    tuned_first = " after supervised fine-tuning" if finished.recipe.sft is not None else ""
+    return f"`{finished.recipe.large_model_reference.rstrip('/').split('/')[-1]}`{tuned_first}"
 
 
-def _asked(recipe: Recipe) -> str:
+def _how_asked(recipe: Recipe) -> str:
     if recipe.instruction is None:
         return ""
     return f"Prompts were asked under this instruction, joined to them as in the run: {recipe.instruction!r}."
 
 
 def _verdict(folder: Path) -> str:
-    """The run's verdict in a sentence; empty where nobody compared."""
+    """Return the run's verdict in a sentence; empty where nobody compared."""
     try:
-        return f"The verdict: {run.Run(folder).headline()}."
-    except PreferentError:
+        return f"The verdict: {verdict_sentence(files.read_json(RunDirectory(folder).comparison.metrics))}."
+    except (OSError, PreferentError):
         return ""

@@ -1,4 +1,4 @@
-"""A comparison in the formats of others: LLM Comparator, AlpacaEval, preference rows, CSV."""
+"""Exports of a comparison: LLM Comparator, AlpacaEval, preference rows, CSV."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,29 +12,29 @@ __all__ = ["FORMATS", "Comparison", "read", "write"]
 
 
 def _comparator(comparison: Comparison, path: Path) -> str:
-    made = llm_comparator.made(comparison)
-    files.write_json(path, made)
-    return f"{len(made['examples'])} examples"
+    document = llm_comparator.convert(comparison)
+    files.write_json(path, document)
+    return f"{len(document['examples'])} examples"
 
 
 def _alpaca(comparison: Comparison, path: Path) -> str:
-    rows = alpaca_eval.made(comparison)
+    rows = alpaca_eval.convert(comparison)
     files.write_json(path, rows)
     return f"{len(rows)} annotations"
 
 
 def _preferences(comparison: Comparison, path: Path) -> str:
-    made = judged_preferences.made(comparison)
-    files.write_jsonl(path, made.rows)
-    ties = sum(row["choice"] == "tie" for row in made.rows)
+    preferences = judged_preferences.convert(comparison)
+    files.write_jsonl(path, preferences.rows)
+    ties = sum(row["choice"] == "tie" for row in preferences.rows)
     return (
-        f"{len(made.rows)} preferences by {comparison.headline}, {ties} of them ties; left out: {made.identical} pairs "
-        f"of equal answers, {made.unparsable} verdicts that could not be parsed"
+        f"{len(preferences.rows)} preferences by {comparison.headline}, {ties} of them ties; left out: "
+        f"{preferences.identical} pairs of equal answers, {preferences.unparsable} verdicts that could not be parsed"
     )
 
 
 def _csv(comparison: Comparison, path: Path) -> str:
-    files.write_atomic(path, judgment_table.made(comparison))
+    files.write_atomic(path, judgment_table.convert(comparison))
     return f"{len(comparison.judgments)} judgments"
 
 
@@ -44,16 +44,16 @@ FORMATS: Mapping[str, tuple[str, Callable[[Comparison, Path], str]]] = {
     "preferences": ("preferences.jsonl", _preferences),
     "csv": ("judgments.csv", _csv),
 }
-"""The file of each format, and what writes it and says what is in it."""
+"""The file name of each format, and the function that writes it and returns a summary of its content."""
 
 
 def write(folder: Path, formats: Sequence[str]) -> list[str]:
-    """Write a finished comparison in these formats into its own folder, and say in a line each what is there."""
+    """Write a finished comparison in these formats into its own folder, and return one line per file."""
     for name in formats:
         if name not in FORMATS:
-            raise UsageError(f"--write {name}: no such format; there are {', '.join(FORMATS)}")
+            raise UsageError(f"--write {name}: is not a format; the formats are {', '.join(FORMATS)}")
     if not formats:
         return []
     comparison = read(folder)
     paths = [(folder / FORMATS[name][0], FORMATS[name][1]) for name in formats]
-    return [f"{path}: {made(comparison, path)}" for path, made in paths]
+    return [f"{path}: {write_file(comparison, path)}" for path, write_file in paths]

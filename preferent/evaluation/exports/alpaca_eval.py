@@ -9,11 +9,11 @@ from preferent.data import judgment_outcomes
 from preferent.evaluation.exports.finished_comparison import Comparison
 
 
-def made(comparison: Comparison) -> list[dict[str, Any]]:
-    """One row for each pair and judge; `preference` is null where nothing that the judge said could be parsed."""
+def convert(comparison: Comparison) -> list[dict[str, Any]]:
+    """Return one row per pair and judge; `preference` is null if no verdict of the judge could be parsed."""
     rows = []
     for name in comparison.metrics["judges"]:
-        for id, judgments in comparison.by(name).items():
+        for id, judgments in comparison.judgments_of(name).items():
             outcome = judgment_outcomes.outcome(judgments)
             rows.append(
                 {

@@ -11,6 +11,7 @@ from preferent.data import judgments
 from preferent.data.formats import row_reader
 from preferent.data.types import Judgment, Prompt
 from preferent.errors import PlatformError
+from preferent.runs.directory import ComparisonDirectory
 
 Row = Mapping[str, Any]
 
@@ -26,16 +27,16 @@ class Comparison:
 
     @property
     def headline(self) -> str | None:
-        """Whose verdict stands first."""
+        """The judge of the headline verdict."""
         name: str | None = self.metrics["headline"]
         return name
 
     def name(self, side: str) -> str:
-        """What a side is called."""
-        return next(str(each["name"]) for each in self.metrics["sides"] if each["key"] == side)
+        """Return the name of a side, given its key."""
+        return next(str(entry["name"]) for entry in self.metrics["sides"] if entry["key"] == side)
 
-    def by(self, judge: str | None) -> dict[str, list[Judgment]]:
-        """What one judge said, by the pair's id; of people all who voted."""
+    def judgments_of(self, judge: str | None) -> dict[str, list[Judgment]]:
+        """Return the judgments of one judge by the pair's id; those of all voters for `people`."""
         judgments: dict[str, list[Judgment]] = {}
         for judgment in self.judgments:
             if judgment.judge == judge:
@@ -43,25 +44,25 @@ class Comparison:
         return judgments
 
     def prompt(self, id: str, text: str) -> Prompt:
-        """What was asked, as the data have it where that is known, else the text that the models were given."""
+        """Return the prompt as the data have it, or the text that the models read if the data are not known."""
         recorded = self.rows[id]["asked"]
         prompt = None if recorded is None else row_reader.prompt_in(json.dumps(recorded))
         return Prompt(input_text=text, id=id) if prompt is None else prompt
 
 
 def read(folder: Path) -> Comparison:
-    """The comparison in a folder."""
-    names = ("metrics.json", "judgments.jsonl", "answers.jsonl")
-    missing = [name for name in names if not (folder / name).exists()]
+    """Return the comparison in a folder; raise `PlatformError` if it is not finished."""
+    paths = ComparisonDirectory(folder)
+    missing = [path.name for path in (paths.metrics, paths.judgments, paths.answers) if not path.exists()]
     if missing:
-        raise PlatformError(f"{folder}: holds no finished comparison: there is no {' and no '.join(missing)} in it")
-    metrics = files.read_json(folder / names[0])
-    a_b = tuple(each["name"] for each in metrics["sides"][:2])
-    judged = [judgment for judgment in judgments.read(folder / names[1]) if models(judgment) == a_b]
-    rows = {row["id"]: row for row in files.read_jsonl(folder / names[2])}
+        raise PlatformError(f"{folder}: is not a finished comparison: {' and '.join(missing)} missing")
+    metrics = files.read_json(paths.metrics)
+    a_b = tuple(side["name"] for side in metrics["sides"][:2])
+    judged = [judgment for judgment in judgments.read(paths.judgments) if models(judgment) == a_b]
+    rows = {row["id"]: row for row in files.read_jsonl(paths.answers)}
     return Comparison(folder.resolve().name, metrics, rows, judged)
 
 
 def models(judgment: Judgment) -> tuple[str, str]:
-    """The names of the sides that a judgment is about."""
+    """Return the names of the sides that a judgment is about."""
     return str(judgment.extra.get("model_a", "")), str(judgment.extra.get("model_b", ""))

@@ -1,4 +1,4 @@
-"""The judged pairs as preferences to train on (RLAIF, Bai et al. 2022): what the headline judge chose becomes data."""
+"""The judged pairs as preferences to train on (RLAIF, Bai et al. 2022), with the choices of the headline judge."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,16 +14,16 @@ CHOICES: dict[str, Choice] = {"A": 0, "B": 1, "tie": "tie"}
 
 @dataclass(frozen=True, slots=True)
 class JudgedPreferences:
-    """The rows, in GCPC's keys, and how many judgments gave none: equal answers, and verdicts that say nothing."""
+    """The rows, in GCPC's keys, and the numbers of judgments left out: equal answers, and unparsable verdicts."""
 
     rows: list[dict[str, Any]]
     identical: int
     unparsable: int
 
 
-def made(comparison: Comparison) -> JudgedPreferences:
-    """One row for each judgment of the headline judge; ties are kept as such."""
-    judgments = [judgment for several in comparison.by(comparison.headline).values() for judgment in several]
+def convert(comparison: Comparison) -> JudgedPreferences:
+    """Return one row per judgment of the headline judge; ties are kept as ties."""
+    judgments = [judgment for several in comparison.judgments_of(comparison.headline).values() for judgment in several]
     readable = [judgment for judgment in judgments if judgment_outcomes.parsed(judgment)]
     useful = [judgment for judgment in readable if judgment.response_a != judgment.response_b]
     rows = [row_writer.row(_preference(comparison, judgment)) or {} for judgment in useful]
@@ -31,8 +31,11 @@ def made(comparison: Comparison) -> JudgedPreferences:
 
 
 def _preference(comparison: Comparison, judgment: Judgment) -> Preference:
-    """A judgment as a preference. A stands at the place where people saw it, else where a coin keyed by the row puts
-    it: a fixed place would tell the models apart."""
+    """Return a judgment as a preference.
+
+    A takes the place where people saw it, or otherwise a pseudo-random place keyed by the row. A fixed place would
+    reveal the model.
+    """
     prompt = comparison.prompt(judgment.id, judgment.inference_context)
     models = {"model_0": comparison.name("a"), "model_1": comparison.name("b")}
     known = {

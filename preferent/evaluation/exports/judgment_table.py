@@ -1,4 +1,4 @@
-"""All judgments as a CSV file that a spreadsheet can open: no cell of it is taken for a formula."""
+"""All judgments as a CSV file in which no spreadsheet takes a cell for a formula."""
 
 import csv
 import io
@@ -22,11 +22,11 @@ COLUMNS = {
 }
 EXTRA = ("model_a", "model_b", "score_a", "score_b", "annotator", "both_bad", "strength", "note")
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\0", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""What a spreadsheet takes for the beginning of a formula or a command, or reads past to one (OWASP, CSV injection)."""
+"""Characters that begin a formula or a command in spreadsheets, or that they skip before one (OWASP, CSV injection)."""
 
 
-def made(comparison: Comparison) -> str:
-    """The text of the file."""
+def convert(comparison: Comparison) -> str:
+    """Return the text of the file."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, quoting=csv.QUOTE_ALL)
     writer.writerow([*COLUMNS, *EXTRA])
@@ -43,19 +43,19 @@ def _row(judgment: Judgment) -> Mapping[str, object]:
 
 
 def guarded(cell: object) -> object:
-    """A cell that is shown as it is: a text that could be taken for a formula begins with an apostrophe.
+    """Return a cell with an apostrophe before a text that a spreadsheet would take for a formula.
 
-    So does one that begins so already, and therefore `unguarded` gives back every text.
+    A text of apostrophes followed by a formula gets one more, so `unguarded` restores every text.
     """
     return f"'{cell}" if isinstance(cell, str) and cell.lstrip("'").startswith(FORMULA) else cell
 
 
 def unguarded(cell: str) -> str:
-    """The text that `guarded` made a cell of."""
+    """Return the text from which `guarded` made a cell."""
     return cell[1:] if cell.startswith("'") and cell.lstrip("'").startswith(FORMULA) else cell
 
 
 def read(cells: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of the file by the names of a judgment's fields, its texts as they were."""
+    """Return a row of the file by the names of a judgment's fields, with its original texts."""
     texts = {column: unguarded(cell) if isinstance(cell, str) else cell for column, cell in cells.items()}
     return {COLUMNS.get(column, column): cell for column, cell in texts.items()}

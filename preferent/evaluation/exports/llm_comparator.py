@@ -1,8 +1,8 @@
-"""A comparison as Google's LLM Comparator reads it (its application shows tables and histograms in a browser).
+"""A comparison in the format of Google's LLM Comparator, an application with tables and histograms in a browser.
 
-Every field that the schema declares is in every example, as the application stops at one that is missing. A score is
-3 (p - 1/2), where p is the outcome that the judge expects for A: above 0 A is better, and beyond 0.25 the application
-counts a win. An unparsable verdict has the score null.
+Every field that the schema declares is in every example, because the application stops at a missing one. A score is
+3 (p - 1/2), where p is the judge's expected outcome for A. A is better above 0; the application counts a win beyond
+0.25. The score of an unparsable verdict is null.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,12 +15,12 @@ from preferent.evaluation.exports.finished_comparison import Comparison
 Row = dict[str, Any]
 LABELS = {"A": "A is better", "B": "B is better", "tie": "same", None: "unparsable"}
 BELOW_ONE = 0.99
-"""Where no rating is below 1 the application takes another scale, with another middle."""
+"""Maximum score if all scores are 1 or more, where the application would otherwise take a scale with another middle."""
 
 
-def made(comparison: Comparison) -> Row:
-    """The JSON object."""
-    judgments = {name: comparison.by(name) for name in comparison.metrics["judges"]}
+def convert(comparison: Comparison) -> Row:
+    """Return the JSON object."""
+    judgments = {name: comparison.judgments_of(name) for name in comparison.metrics["judges"]}
     fields = _fields(comparison)
     examples = [_example(comparison, id, judgments, fields) for id in comparison.rows]
     ratings = [rating for example in examples for rating in example["individual_rater_scores"]]
@@ -36,7 +36,7 @@ def made(comparison: Comparison) -> Row:
 
 
 def _fields(comparison: Comparison) -> list[Row]:
-    """The custom fields: lengths, KL where every row has it, what each judge chose, and of each rating its judge."""
+    """Return the custom fields: lengths, KL if every row has it, the choice of each judge, the judge of a rating."""
     fields = [("id", "string"), ("length", "per_model_number")]
     if all(row["answers"]["a"]["kl"] is not None for row in comparison.rows.values()) and comparison.rows:
         fields.append(("kl", "number"))
@@ -69,17 +69,17 @@ def _example(
 
 
 def score(expected: float) -> float:
-    """The application's score, from -1.5 (B) to 1.5 (A), of the outcome that is expected for A."""
+    """Return the application's score, from -1.5 (B) to 1.5 (A), for the expected outcome of A."""
     return 3 * (expected - 0.5)
 
 
 def _length(answer: Mapping[str, Any], unit: str) -> int:
-    """In the unit of the whole comparison: tokens, or words where not all of them were counted."""
+    """Return the length in the unit of the whole comparison, tokens or words."""
     return int(answer["tokens"]) if unit == "tokens" else len(answer["text"].split())
 
 
 def _chosen(judgments: Sequence[Judgment]) -> str:
-    """What a judge chose; of several people who did not say the same, that they were divided."""
+    """Return the choice of a judge, or "divided" for people who chose differently."""
     chosen = {judgment.choice if judgment_outcomes.parsed(judgment) else None for judgment in judgments}
     if not chosen:
         return "not asked"
@@ -87,7 +87,7 @@ def _chosen(judgments: Sequence[Judgment]) -> str:
 
 
 def _ratings(judgment: Judgment) -> list[Row]:
-    """One rating for each verdict in a judgment, its score that for A; flipped is one whose judge saw B first."""
+    """Return one rating per verdict of a judgment, with its score for A; it is flipped if the judge saw B first."""
     known = {"judge": judgment.judge, "annotator": str(judgment.extra.get("annotator") or "")}
     several = judgment.extra.get("verdicts")
     if several is None:

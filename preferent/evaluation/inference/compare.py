@@ -1,8 +1,9 @@
-"""Stage `compare`: two or more sets of answers side by side, judged, with what a reader needs to believe the judgment.
+"""Stage `compare`: judge two or more sets of answers to the same prompts.
 
-Side a is the tuned model, b what it is compared with (what PPO started from); `original` (after an `sft`) is what came
-before, `side.NAME` are others. The headline comes from a reward model that PPO never saw, or from whom the recipe
-names; the one PPO optimised stands beside it, marked as not independent. Language models and people judge besides.
+Side a is the tuned model, b what it is compared with (what PPO started from). `original` (after an `sft`) is the model
+before that stage; `side.NAME` are others. The headline is the verdict of a reward model that PPO never saw, or of the
+judge that the recipe names. The verdict of the optimised reward is marked as not independent. Language models and
+people may judge too.
 """
 
 import sys
@@ -24,24 +25,23 @@ from preferent.evaluation.inference.reward_model_judges import located, scored
 from preferent.evaluation.judge_results import A_B, JudgeResults, by_scores
 from preferent.files import write_json, write_jsonl
 from preferent.runs import stages
+from preferent.runs.directory import ComparisonDirectory, RunDirectory
 
 SIDES = {"a": "tuned", "b": "base", "original": "original"}
-"""What the sides are called, unless they are given names; `side.NAME` is called NAME."""
-OUTPUTS = ["judgments.jsonl", "metrics.json", "answers.jsonl"]
+"""The default names of the sides; `side.NAME` is called NAME."""
 NO_JUDGE = "no judge, no reward model and no reward.sources given: lengths and ROUGE only, without a win rate"
-NOT_INDEPENDENT = "the verdict comes from the reward that PPO optimised, which is no independent judge"
+NOT_INDEPENDENT = "the verdict comes from the reward that PPO optimised, which is not an independent judge"
 
 
 def main(recipe: Recipe, inputs: dict[str, Path], out: Path, names: Sequence[str] = ()) -> None:
     """Write `judgments.jsonl`, `metrics.json` and `answers.jsonl` to `out`; replies of language models beside it.
 
     `inputs`: `a` and `b`, prediction files or folders with a `text.jsonl`, and if wanted `original` and `side.NAME`
-    like them, `judge` (an independent reward model); and what was optimised, as `reward.sources` of the recipe says:
+    like them, `judge` (an independent reward model); and the parts of the optimised reward, as `reward.sources` says:
     `reward`, `reward-2`, … (those that the run trained), `reward.NAME` (those that the recipe names), and `score` (its
     `score.json`; without it raw scores are summed). With `prompts`, the file that was answered, a model whose chat
-    template is another than the policy's reads conversations in its own. `people` is a file of their judgments,
-    `model.NAME` the folder of a model of `compare.judges`. `names` are what the sides are called,
-    in that order.
+    template differs from the policy's reads conversations in its own. `people` is a file of people's judgments,
+    `model.NAME` the folder of a model of `compare.judges`. `names` are the names of the sides, in that order.
     """
     language_model_judges.check(recipe)
     files = {side: predictions.prediction_file(inputs[side]) for side in sides(inputs)}
@@ -59,64 +59,65 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path, names: Sequence[str
         answers = predictions.join({side: predictions.read(path) for side, path in files.items()}, prompts=prompts)
         if prompts:
             answers["a"] = predictions.with_prompts(answers["a"], prompts)
-        opinions = _opinions(recipe, models | beside, answers, called, out.parent / "calls")
-        judgments, metrics = verdict(answers, opinions, choose(recipe, opinions), called)
-        write(judgments, out / "judgments.jsonl")
-        write_jsonl(out / "answers.jsonl", rows(answers))
-        write_json(out / "metrics.json", metrics)
-        stage.finish(OUTPUTS)
+        judges = _judges(recipe, models | beside, answers, called, RunDirectory(out.parent).calls)
+        judgments, metrics = verdict(answers, judges, choose(recipe, judges), called)
+        comparison = ComparisonDirectory(out)
+        write(judgments, comparison.judgments)
+        write_jsonl(comparison.answers, rows(answers))
+        write_json(comparison.metrics, metrics)
+        stage.finish([path.name for path in (comparison.judgments, comparison.metrics, comparison.answers)])
 
 
 def sides(inputs: Mapping[str, Path]) -> list[str]:
-    """The names among `inputs` of sides: a, b, the original, and others in the order in which they are given."""
+    """Return the names of sides among `inputs`: a, b, the original, and others in their order."""
     return [side for side in SIDES if side in inputs] + [name for name in inputs if name.startswith("side.")]
 
 
 def _called(sides: Sequence[str], names: Sequence[str]) -> dict[str, str]:
-    """What each side is called."""
+    """Return the name of each side."""
     if not names:
         return {side: SIDES.get(side, side.removeprefix("side.")) for side in sides}
     if len(names) != len(sides) or len(set(names)) < len(names):
-        raise UsageError(f"--names {','.join(names)}: wants {len(sides)} different names, of {', '.join(sides)}")
+        raise UsageError(f"--names {','.join(names)}: {len(sides)} different names are needed, for {', '.join(sides)}")
     return dict(zip(sides, names, strict=True))
 
 
-def _opinions(
+def _judges(
     recipe: Recipe, inputs: Mapping[str, Path], answers: Answers, names: Mapping[str, str], calls: Path
 ) -> list[JudgeResults]:
-    """Of everybody who judges: the independent reward model, the optimised reward, people, language models."""
-    found = [
+    """Return what all judges say: the independent reward model, the optimised reward, people, language models."""
+    judges = [
         by_scores(name, scores, answers, recipe.instruction, names)
         for name, scores in scored(recipe, inputs, answers).items()
     ]
     if "people" in inputs:
-        found.append(human_judgments.opinion(inputs["people"], answers, names))
-    return found + language_model_judges.opinions(recipe, inputs, answers, names, calls)
+        judges.append(human_judgments.read_votes(inputs["people"], answers, names))
+    return judges + language_model_judges.judge_pairs(recipe, inputs, answers, names, calls)
 
 
 def rows(answers: Answers) -> list[dict[str, Any]]:
-    """What was compared, a row a prompt, so that the folder can be read by itself."""
+    """Return what was compared, one row per prompt, so that the folder can be read by itself."""
     return [
         {
-            "id": asked.id,
-            "prompt": asked.prompt,
-            "asked": None if asked.prompt_record is None else row_writer.row(asked.prompt_record),
-            "reference": asked.reference,
-            "tags": list(asked.tags),
-            "answers": {side: _told(given[place]) for side, given in answers.items()},
+            "id": answer.id,
+            "prompt": answer.prompt,
+            "asked": None if answer.prompt_record is None else row_writer.row(answer.prompt_record),
+            "reference": answer.reference,
+            "tags": list(answer.tags),
+            "answers": {side: _answer_row(side_answers[place]) for side, side_answers in answers.items()},
         }
-        for place, asked in enumerate(answers["a"])
+        for place, answer in enumerate(answers["a"])
     ]
 
 
-def _told(given: predictions.Answer) -> dict[str, Any]:
-    return {"text": given.text, "tokens": given.tokens, "ended": given.ended, "kl": given.kl}
+def _answer_row(answer: predictions.Answer) -> dict[str, Any]:
+    return {"text": answer.text, "tokens": answer.tokens, "ended": answer.ended, "kl": answer.kl}
 
 
-def choose(recipe: Recipe, opinions: Sequence[JudgeResults]) -> str | None:
-    """Whose verdict is the headline, of the judges there are; says so where it is not the one that was asked for."""
-    there = {one.name for one in opinions if one.said.get(A_B)}
-    wanted, asked = recipe.compare.headline, recipe.compare.judge
+def choose(recipe: Recipe, judges: Sequence[JudgeResults]) -> str | None:
+    """Return the judge whose verdict is the headline; print a note where the recipe asks for another."""
+    there = {judge.name for judge in judges if judge.judgments.get(A_B)}
+    wanted, preferred = recipe.compare.headline, recipe.compare.judge
     if wanted in there:
         if wanted == "reward":
             print(NOT_INDEPENDENT, file=sys.stderr)
@@ -124,14 +125,14 @@ def choose(recipe: Recipe, opinions: Sequence[JudgeResults]) -> str | None:
     if not there:
         print(NO_JUDGE, file=sys.stderr)
         return None
-    if asked == "reward" and "reward" not in there:
+    if preferred == "reward" and "reward" not in there:
         raise UsageError("compare.judge is reward, but no reward model was given: add --in reward=PATH")
     if wanted is not None:
-        print(f"compare.headline is {wanted}, of whom there is no verdict on these answers", file=sys.stderr)
-    if asked == "independent" and "judge" in there:
+        print(f"compare.headline is {wanted}, which gave no verdict on these answers", file=sys.stderr)
+    if preferred == "independent" and "judge" in there:
         return "judge"
-    others = [one.name for one in opinions if one.name in there and one.independent]
-    if asked == "independent" and others:
+    others = [judge.name for judge in judges if judge.name in there and judge.independent]
+    if preferred == "independent" and others:
         return others[0]
     print(NOT_INDEPENDENT, file=sys.stderr)
     return "reward"

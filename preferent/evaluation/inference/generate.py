@@ -27,12 +27,13 @@ from preferent.rollouts import measurement, sampler
 from preferent.rollouts.decoding import Params
 from preferent.rollouts.sampler import Prompts, Sampler, rollout_params
 from preferent.runs import interruption, progress, stages
+from preferent.runs.directory import StageDirectory
 
 ROWS_AT_ONCE = 256
 
 
 def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
-    """Stage `infer`: model=, prompts= [, reference=] [, reward= where infer.best_of is above 1] -> out/text.jsonl."""
+    """Run stage `infer`: model=, prompts= [, reference=] [, reward= if infer.best_of is above 1] -> out/text.jsonl."""
     world = World.of(recipe)
     several = recipe.infer.best_of > 1
     if any(stage_graph.is_reward(name) for name in inputs) and not several:
@@ -52,12 +53,12 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
         scale = ScoreNormalization.read(inputs["score"]) if "score" in inputs else None
         reward = CombinedReward.load(recipe, inputs, world, scale) if several else None
         answer(recipe, policy, reference, prompts, out, reward)
-        stage.finish(["text.jsonl"])
+        stage.finish([StageDirectory(out).answers.name])
 
 
 def reference_of(policy: Policy, source: Path) -> Policy:
-    """What the KL is measured from: the policy with its adapter off where that is the model in `source`, else that
-    model, loaded beside it."""
+    """Return the reference of the KL: the policy with its adapter off where that is the model in `source`, otherwise
+    that model, loaded beside it."""
     return (
         policy.reference()
         if language_models.has_base(policy, source)
@@ -73,7 +74,7 @@ def answer(
     out: Path,
     reward: CombinedReward | None = None,
 ) -> None:
-    """Answer all prompts, a part at a time; a part that is on disk is not answered again."""
+    """Answer all prompts, one part at a time; a part that is on disk is not answered again."""
     parts, engine = out / "parts", sampler.make(recipe, policy)
     size = max(1, min(recipe.sampler.rows, ROWS_AT_ONCE) // recipe.infer.best_of)
     rows: list[dict[str, Any]] = []
@@ -84,7 +85,7 @@ def answer(
             path = parts / f"{items.start:08d}-{items.stop:08d}.json"
             rows += files.kept(path, partial(answered, recipe, policy, reference, engine, prompts, items, reward))
             bar.update(items.stop)
-    files.write_jsonl(out / "text.jsonl", rows)
+    files.write_jsonl(StageDirectory(out).answers, rows)
     for path in parts.glob("*"):
         path.unlink()
     if parts.exists():
@@ -100,39 +101,39 @@ def answered(
     items: range,
     reward: CombinedReward | None = None,
 ) -> list[dict[str, Any]]:
-    """The rows of the prompts at `items`.
+    """Return the rows of the prompts at `items`.
 
-    The KL is that of the policy: of an answer as it is drawn at the temperature, before top-p, top-k, greed and choice.
+    The KL is that of the policy at its temperature, before top-p, top-k, greedy decoding and choice.
     """
     settings = recipe.sampler
     plain = rollout_params(recipe)
     params = dataclasses.replace(
         plain, top_p=settings.top_p, top_k=settings.top_k, greedy=recipe.infer.sampling_strategy == "greedy"
     )
-    asked = Prompts.of([prompts[item] for item in items], policy.tokenizer, recipe)
+    questions = Prompts.of([prompts[item] for item in items], policy.tokenizer, recipe)
     facts: list[dict[str, Any]] = [{} for _ in items]
     if reward is None:
-        batch = RolloutBatch(engine.sample(asked.ids, items, "infer", 0, params), asked, policy.tokenizer)
+        batch = RolloutBatch(engine.sample(questions.ids, items, "infer", 0, params), questions, policy.tokenizer)
     else:
-        batch = sample_several(recipe, engine, asked, items, params, policy.tokenizer)
+        batch = sample_several(recipe, engine, questions, items, params, policy.tokenizer)
         batch, facts = favourites(recipe, reward, batch)
-    columns = zip(asked.records, asked.texts, batch.rollouts, batch.answers, facts, strict=True)
-    rows = [prediction_row(*values) for values in columns]
+    columns = zip(questions.records, questions.texts, batch.rollouts, batch.answers, facts, strict=True)
+    rows = [prediction_row(*column) for column in columns]
     if reference is not None:
         rollouts = batch.rollouts
         if params != plain or reward is not None:
-            rollouts = engine.sample(asked.ids, items, "infer", 0, plain)
+            rollouts = engine.sample(questions.ids, items, "infer", 0, plain)
         limit = recipe.ppo.micro_batch_tokens
         kl, k1 = measurement.divergence(policy, reference, rollouts, limit, settings.temperature)
-        for row, one, other in zip(rows, kl.tolist(), k1.tolist(), strict=True):
-            row |= {"kl": one, "kl_k1": other}
+        for row, row_kl, row_k1 in zip(rows, kl.tolist(), k1.tolist(), strict=True):
+            row |= {"kl": row_kl, "kl_k1": row_k1}
     return rows
 
 
 def prediction_row(
     prompt: Prompt, text: str, rollout: Rollout, answer: str, facts: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """An answer as a prediction row."""
+    """Return an answer as a prediction row."""
     inputs = {"inputs_pretokenized": text, "targets_pretokenized": prompt.reference or ""}
     known = {"id": prompt.id or prompt.key, "tokens": len(rollout.ids), "ended": rollout.ended}
     return {"inputs": inputs, "prediction": answer, **known, **facts}
@@ -141,20 +142,19 @@ def prediction_row(
 def sample_several(
     recipe: Recipe, engine: Sampler, prompts: Prompts, items: range, params: Params, tokenizer: Tokenizer
 ) -> RolloutBatch:
-    """Sample infer.best_of answers to each prompt, those of one prompt beside each other, each under its own key."""
+    """Sample infer.best_of answers per prompt, each under its own key; those of one prompt are adjacent."""
     n = recipe.infer.best_of
-    asked = prompts.part(np.arange(len(items)).repeat(n))
+    questions = prompts.part(np.arange(len(items)).repeat(n))
     keys = [item * n + sample for item in items for sample in range(n)]
-    return RolloutBatch(engine.sample(asked.ids, keys, "best of", 0, params), asked, tokenizer)
+    return RolloutBatch(engine.sample(questions.ids, keys, "best of", 0, params), questions, tokenizer)
 
 
 def favourites(
     recipe: Recipe, reward: CombinedReward, batch: RolloutBatch
 ) -> tuple[RolloutBatch, list[dict[str, Any]]]:
-    """Of infer.best_of answers to each prompt keep the one of highest score, of equals the first; and the rows' facts:
-    of how many, its score, and all scores.
+    """Keep the answer of highest score per prompt, the first among equals; return also n, its score and all scores.
 
-    The score is the one that tuning raises; where no scale is known, the raw scores, combined and weighted.
+    The score is the one that tuning raises; where no scale is known, it is the weighted sum of the raw scores.
     """
     n = recipe.infer.best_of
     rollouts = scoring.score_rollouts(reward, batch)

@@ -1,4 +1,4 @@
-"""Language models that judge a against b: the recipe's `compare.judges`, each asked in both orders."""
+"""Language models that judge a against b: the recipe's `compare.judges`, each in both orders."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ from preferent.evaluation.judges.protocol import Judge
 
 
 def models(recipe: Recipe, inputs: Mapping[str, Path]) -> dict[str, Path]:
-    """The folders of the models that judge here, by input name `model.NAME`; what is on the hub is downloaded."""
+    """Return the folders of the local judges by input name `model.NAME`; download models that are on the hub."""
     here = {f"model.{judge.name}": judge for judge in recipe.compare.judges if judge.url is None}
     for name in inputs:
         if name.startswith("model.") and name not in here:
@@ -25,25 +25,25 @@ def models(recipe: Recipe, inputs: Mapping[str, Path]) -> dict[str, Path]:
 
 
 def check(recipe: Recipe) -> None:
-    """Refuse an endpoint that cannot be asked, before anything is loaded."""
+    """Raise for an endpoint that cannot be called, before anything is loaded."""
     for judge in recipe.compare.judges:
         if judge.url is not None:
             Endpoint.of(judge)
 
 
 def templates(recipe: Recipe) -> dict[str, Path]:
-    """The rubrics that judges bring along, by input name."""
+    """Return the template files of the judges by input name."""
     return {f"template {number}": Path(path) for number, path in enumerate(stage_graph.templates(recipe))}
 
 
-def opinions(
+def judge_pairs(
     recipe: Recipe, inputs: Mapping[str, Path], answers: Answers, names: Mapping[str, str], calls: Path
 ) -> list[JudgeResults]:
-    """What each language model says of a and b; its replies are kept in the folder `calls`."""
-    return [_opinion(judge, recipe, inputs, answers, names, calls) for judge in recipe.compare.judges]
+    """Return each language model's judgments of a and b; its replies are kept in the folder `calls`."""
+    return [_judge_pairs(judge, recipe, inputs, answers, names, calls) for judge in recipe.compare.judges]
 
 
-def _opinion(
+def _judge_pairs(
     judge: JudgeSection,
     recipe: Recipe,
     inputs: Mapping[str, Path],
@@ -52,20 +52,20 @@ def _opinion(
     calls: Path,
 ) -> JudgeResults:
     pairs = paired(answers, *A_B, recipe.instruction)
-    juror = juror_of(judge, recipe, inputs)
-    ledger = calls / f"{judge.name}.jsonl"
-    heard = pairwise.hear(judge, pairs, juror, ledger)
-    if not any(judgment_outcomes.parsed(judgment) for judgment in heard.judgments):
+    model = load_judge(judge, recipe, inputs)
+    cache = calls / f"{judge.name}.jsonl"
+    judged = pairwise.judge_pairs(judge, pairs, model, cache)
+    if not any(judgment_outcomes.parsed(judgment) for judgment in judged.judgments):
         raise DataError(
-            f"{judge.name}: none of its {heard.summary.verdicts} verdicts could be parsed; its replies are in "
-            f"{ledger}. Take another model, or a template that asks for the verdict as the built-in ones do"
+            f"{judge.name}: none of its {judged.summary.verdicts} verdicts could be parsed; its replies are in "
+            f"{cache}. Take another model, or a template that asks for the verdict as the built-in ones do"
         )
-    judgments = called(heard.judgments, names["a"], names["b"])
-    return JudgeResults(judge.name, "language_model", {A_B: judgments}, facts={"order": heard.summary.order()})
+    judgments = called(judged.judgments, names["a"], names["b"])
+    return JudgeResults(judge.name, "language_model", {A_B: judgments}, facts={"order": judged.summary.order()})
 
 
-def juror_of(judge: JudgeSection, recipe: Recipe, inputs: Mapping[str, Path]) -> Judge:
-    """Who answers this judge's calls: an endpoint, or a model that is loaded here."""
+def load_judge(judge: JudgeSection, recipe: Recipe, inputs: Mapping[str, Path]) -> Judge:
+    """Return what answers this judge's calls: an endpoint, or a model that is loaded here."""
     if judge.url is not None:
         return Endpoint.of(judge)
     from preferent.evaluation.inference import local_judge

@@ -1,8 +1,8 @@
-"""A causal language model that judges here: its explanation is sampled, its verdict is read off its probabilities.
+"""A causal language model that judges in this process, by the probabilities of its verdicts.
 
-After the explanation (or at once, where none is wanted) the three lines that a verdict may be are scored as
-continuations; the probabilities of their labels are the softmax of the sums of their tokens' log-probabilities. So
-every reply has a verdict. What is drawn depends on the seed and the call, never on which calls share a batch.
+The explanation, where one is wanted, is sampled. The three possible verdict lines are then scored as continuations; the
+probabilities of their labels are the softmax of the sums of their tokens' log-probabilities, so every reply has a
+verdict. Random draws depend on the seed and the call, never on the calls in the same batch.
 """
 
 import sys
@@ -34,8 +34,10 @@ DRAWN = "judge"
 
 @dataclass(frozen=True)
 class LocalModelJudge:
-    """A model in this process, as the recipe describes it; questions and replies that are decoded together have no more
-    than `positions` tokens: as many as the recipe's sampler is allowed."""
+    """A model in this process, as the recipe describes it.
+
+    Questions and replies that are decoded together have at most `positions` tokens, the limit of the recipe's sampler.
+    """
 
     judge: JudgeSection
     policy: Policy
@@ -47,16 +49,20 @@ class LocalModelJudge:
 
     @classmethod
     def load(cls, judge: JudgeSection, recipe: Recipe, folder: Path, world: World) -> "LocalModelJudge":
-        """The judge from its model's folder."""
-        identity = {"model": files.fingerprint(folder), "seed": recipe.seed, "explanation": judge.explanation}
+        """Load the judge from its model's folder."""
+        identity: dict[str, Any] = {
+            "model": files.fingerprint(folder),
+            "seed": recipe.seed,
+            "explanation": judge.explanation,
+        }
         policy = language_models.load_policy(folder, world)
         positions = recipe.sampler.rows * (recipe.prompt_sequence_length + recipe.target_sequence_length)
-        asked = identity | chat_completion.parameters(judge)
+        identity |= chat_completion.parameters(judge)
         engine = sampler.make(recipe, policy, rows=positions)
-        return cls(judge, policy, engine, recipe.seed, positions, recipe.compare.micro_batch_tokens, asked)
+        return cls(judge, policy, engine, recipe.seed, positions, recipe.compare.micro_batch_tokens, identity)
 
     def ask(self, calls: Sequence[Call]) -> Generator[tuple[Call, Reply], None, None]:
-        """The calls' replies, some at a time."""
+        """Yield the calls with their replies, in batches."""
         encoded = self.policy.tokenizer.encode_prompts([self._prompt(call) for call in calls], None, sys.maxsize)
         texts = [prompt.text for prompt in encoded]
         ids = [np.asarray(prompt.ids, np.int32) for prompt in encoded]
@@ -73,7 +79,7 @@ class LocalModelJudge:
                 yield call, replace(reply, seconds=seconds)
 
     def _prompt(self, call: Call) -> Prompt:
-        """A call as this model reads it: by its chat template, or as plain text where it has none."""
+        """Return a call as this model reads it: by its chat template, or as plain text where it has none."""
         inert = self.policy.tokenizer.inert
         messages = tuple(Message(message.role, inert(message.content)) for message in call.messages)
         if self.policy.tokenizer.has_chat_template:
@@ -81,7 +87,7 @@ class LocalModelJudge:
         return Prompt("\n\n".join(message.content for message in messages) + "\n\n")
 
     def _warn(self, lengths: Sequence[int]) -> None:
-        """Say how many questions are longer than what the model was made to read."""
+        """Print how many questions exceed the model's context length."""
         longest = getattr(self.policy.body.config.get_text_config(), "max_position_embeddings", None)
         more = self.judge.max_tokens if self.judge.explanation else 0
         if longest and (over := sum(length + more > longest for length in lengths)):
@@ -110,12 +116,12 @@ class LocalModelJudge:
             for reply, label, row, prompt in zip(explained, labels, shares, ids, strict=True)
         ]
 
-    def _explained(self, asked: Sequence[str], ids: Sequence[np.ndarray], items: Sequence[int]) -> list[Reply]:
-        """Explanations, each up to where it would give its verdict."""
+    def _explained(self, questions: Sequence[str], ids: Sequence[np.ndarray], items: Sequence[int]) -> list[Reply]:
+        """Return explanations, each up to the point where it would give its verdict."""
         temperature = chat_completion.temperature(self.judge)
         params = Params(self.judge.max_tokens, temperature or 1.0, greedy=temperature == 0)
         rollouts = self.sampler.sample(ids, items, DRAWN, 0, params)
-        texts = self.policy.tokenizer.decode_answers(asked, [rollout.ids.tolist() for rollout in rollouts])
+        texts = self.policy.tokenizer.decode_answers(questions, [rollout.ids.tolist() for rollout in rollouts])
         return [
             Reply(
                 verdict_parsing.before(text),
@@ -125,11 +131,13 @@ class LocalModelJudge:
             for text, rollout in zip(texts, rollouts, strict=True)
         ]
 
-    def _shares(self, asked: Sequence[str], ids: Sequence[np.ndarray], before: Sequence[str]) -> np.ndarray:
-        """The probabilities [n, 3] of the labels after each explanation."""
+    def _shares(self, questions: Sequence[str], ids: Sequence[np.ndarray], before: Sequence[str]) -> np.ndarray:
+        """Return the probabilities [n, 3] of the labels after each explanation."""
         tokenizer, count = self.policy.tokenizer, len(verdict_parsing.LABELS)
         texts = [_with_verdict(text, label) for text in before for label in verdict_parsing.LABELS]
-        answers = tokenizer.encode_answers([text for text in asked for _ in verdict_parsing.LABELS], texts, sys.maxsize)
+        answers = tokenizer.encode_answers(
+            [text for text in questions for _ in verdict_parsing.LABELS], texts, sys.maxsize
+        )
         rows = [np.asarray(answer[:-1], np.int32) for answer, _ in answers]
         rollouts = [
             Rollout(number, 0, 0, ids[number // count], row, np.zeros(len(row), np.float32), False)
@@ -146,21 +154,21 @@ class LocalModelJudge:
 
 
 def _common(rows: Sequence[np.ndarray]) -> int:
-    """How many ids the rows begin with in common."""
+    """Return the length of the rows' common prefix."""
     return next(
         (place for place, ids in enumerate(zip(*rows, strict=False)) if len(set(ids)) > 1), len(min(rows, key=len))
     )
 
 
 def shares_of(sums: np.ndarray) -> np.ndarray:
-    """Log-probabilities [n, 3] up to a constant as probabilities [n, 3] that sum to 1."""
+    """Return log-probabilities [n, 3] up to a constant as probabilities [n, 3] that sum to 1."""
     likelihoods = np.exp(sums - sums.max(-1, keepdims=True))
     shares: np.ndarray = likelihoods / likelihoods.sum(-1, keepdims=True)
     return shares
 
 
 def chosen(shares: np.ndarray, temperature: float, uniform: float) -> str:
-    """The label of the largest of the probabilities [3], the first of equals; at a temperature above 0 one drawn."""
+    """Return the label of the largest probability [3], the first among equals; above temperature 0, draw one."""
     if temperature == 0:
         return verdict_parsing.LABELS[int(shares.argmax())]
     with np.errstate(divide="ignore"):

@@ -1,4 +1,4 @@
-"""What reward models think of every side's answers: an independent one, and the reward that was optimised."""
+"""Scores of every side's answers by reward models: an independent one, and the optimised reward."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,11 +17,11 @@ from preferent.runs import interruption, progress
 ROWS_AT_ONCE = 256
 
 Scorer = Callable[[Sequence[str], Sequence[str], Sequence[Prompt] | None, Sequence[bool]], Sequence[float] | np.ndarray]
-"""Prompts and answers as texts, the prompts as records where they are known, and which answers ended, to scores."""
+"""A function from prompts and answers as texts, prompts as records where known, and which answers ended, to scores."""
 
 
 def located(recipe: Recipe, models: dict[str, Path]) -> dict[str, Path]:
-    """The reward models' folders; what is on the hub is downloaded."""
+    """Return the reward models' folders; download those that are on the hub."""
     if not any(stage_graph.FOREIGN.fullmatch(name) for name in models):
         return models
     from preferent.rewards import scoring
@@ -30,7 +30,7 @@ def located(recipe: Recipe, models: dict[str, Path]) -> dict[str, Path]:
 
 
 def scored(recipe: Recipe, inputs: Mapping[str, Path], answers: Answers) -> dict[str, Scores]:
-    """What the judge, and the reward that was optimised, think of every answer."""
+    """Return the scores of every answer by the judge and by the optimised reward, as far as they are there."""
     there = bool(stage_graph.members(inputs)) or not stage_graph.trains(recipe)
     rewarded = there and all(name in inputs for name in stage_graph.foreign(recipe))
     if "judge" not in inputs and not rewarded:
@@ -44,14 +44,14 @@ def scored(recipe: Recipe, inputs: Mapping[str, Path], answers: Answers) -> dict
         judging = scoring.RewardModel.load(inputs["judge"], recipe, here)
         scores["judge"] = ask(judging.score_texts, answers, "judge")
     if rewarded:
-        found = ScoreNormalization.read(inputs["score"]) if "score" in inputs else None
-        optimised = scoring.CombinedReward.load(recipe, inputs, here, found)
+        scale = ScoreNormalization.read(inputs["score"]) if "score" in inputs else None
+        optimised = scoring.CombinedReward.load(recipe, inputs, here, scale)
         scores["reward"] = ask(optimised.score_texts, answers, "reward")
     return scores
 
 
 def ask(scorer: Scorer, answers: Answers, name: str) -> Scores:
-    """The raw scores [n] of every side's answers, all to the prompt as side a was given it.
+    """Return the raw scores [n] of every side's answers, all to the prompt of side a.
 
     An answer counts as ended unless its file says that it did not.
     """
@@ -65,11 +65,11 @@ def ask(scorer: Scorer, answers: Answers, name: str) -> Scores:
             ended = [answer.ended is not False for answer in answers[side]]
             for start in range(0, len(texts), ROWS_AT_ONCE):
                 rows = slice(start, start + ROWS_AT_ONCE)
-                asked = None if known is None else known[rows]
-                values = [float(value) for value in scorer(prompts[rows], texts[rows], asked, ended[rows])]
-                if len(values) != len(texts[rows]):
-                    raise PlatformError(f"{name}: returned {len(values)} scores for {len(texts[rows])} answers")
-                scores[side] += values
+                questions = None if known is None else known[rows]
+                batch = [float(score) for score in scorer(prompts[rows], texts[rows], questions, ended[rows])]
+                if len(batch) != len(texts[rows]):
+                    raise PlatformError(f"{name}: returned {len(batch)} scores for {len(texts[rows])} answers")
+                scores[side] += batch
                 bar.update(place * len(prompts) + len(scores[side]))
                 interruption.stop().check()
-    return {side: np.asarray(values) for side, values in scores.items()}
+    return {side: np.asarray(side_scores) for side, side_scores in scores.items()}

@@ -1,4 +1,4 @@
-"""Chat completions as OpenAI-compatible endpoints speak of them: the request's body, and what an answer's body says."""
+"""The request and response bodies of OpenAI-compatible chat completions."""
 
 import json
 import re
@@ -12,30 +12,30 @@ from preferent.evaluation.judges.protocol import Call, Reply
 
 EMPTY = "empty"
 ALTERNATIVES = 20
-"""Tokens of which an endpoint is asked for the probabilities: the most that OpenAI's gives."""
+"""Number of alternative tokens that a request asks for: the maximum of OpenAI's endpoint."""
 MAY_BE_REFUSED = ("logprobs", "max_tokens", "temperature")
-"""Parameters that some endpoints or models do not take, in the words of their complaint."""
+"""Parameters that some endpoints or models refuse, as their error messages name them."""
 REFUSALS = (400, 422)
 TOO_LARGE = 413
 WINDOW = re.compile(r"context[ _](length|size|window)")
 LONG = re.compile(r"too (long|large)|exceeds the maximum")
-"""How complaints about the length of one question are worded; the second is also said of a parameter's value."""
+"""Wordings of errors about the length of a question. `LONG` also matches errors about the value of a parameter."""
 
 
 def temperature(judge: JudgeSection) -> float:
-    """The temperature that a recipe's null stands for."""
+    """Return the temperature of a judge; null in the recipe means 0 for one vote and 1 for several."""
     if judge.temperature is not None:
         return judge.temperature
     return 0.0 if judge.votes == 1 else 1.0
 
 
 def parameters(judge: JudgeSection) -> dict[str, Any]:
-    """What a reply depends on besides model and question."""
+    """Return the parameters that a reply depends on besides model and question."""
     return {"temperature": temperature(judge), "max_tokens": judge.max_tokens, "log_probs": judge.log_probs}
 
 
 def body(judge: JudgeSection, call: Call, refused: frozenset[str]) -> bytes:
-    """The request, without the parameters that were refused before; longest reply by its newer name then."""
+    """Return the request without the `refused` parameters; a refused `max_tokens` is sent under its newer name."""
     messages = [{"role": message.role, "content": message.content} for message in call.messages]
     request: dict[str, Any] = {"model": judge.model, "messages": messages}
     request["max_completion_tokens" if "max_tokens" in refused else "max_tokens"] = judge.max_tokens
@@ -47,7 +47,7 @@ def body(judge: JudgeSection, call: Call, refused: frozenset[str]) -> bytes:
 
 
 def too_long(status: int, answer: bytes) -> bool:
-    """Whether a complaint is about the length of this question, so that others may still be answered."""
+    """Return whether an error is about the length of this question, so that others may still be answered."""
     message = complaint(answer).lower()
     of_value = any(name in _about(answer) for name in MAY_BE_REFUSED)
     worded = bool(WINDOW.search(message)) or (bool(LONG.search(message)) and not of_value)
@@ -55,7 +55,7 @@ def too_long(status: int, answer: bytes) -> bool:
 
 
 def refused(judge: JudgeSection, before: frozenset[str], status: int, answer: bytes) -> str | None:
-    """The parameter that a complaint is about, where it can be asked without and was not yet."""
+    """Return the parameter that an error is about, if it was sent and the request can be made without it."""
     message = _about(answer)
     for name in MAY_BE_REFUSED:
         sent = name not in before and (name != "logprobs" or judge.log_probs)
@@ -65,7 +65,7 @@ def refused(judge: JudgeSection, before: frozenset[str], status: int, answer: by
 
 
 def _about(complaint: bytes) -> str:
-    """The parameter that a complaint names in the field for it, else all of its text."""
+    """Return the parameter that an error names in its field `param`, or otherwise all of its text."""
     try:
         named = json.loads(complaint)["error"]["param"]
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -74,7 +74,7 @@ def _about(complaint: bytes) -> str:
 
 
 def reply(answer: bytes) -> Reply:
-    """The reply in an answer's body; a `Fault` where there is none."""
+    """Return the reply in an answer's body; raise `TransportError` if it has none."""
     choice, used = _choice(answer)
     text, cut = _text(choice), choice.get("finish_reason") == "length"
     if not text.strip() and not cut:
@@ -83,7 +83,7 @@ def reply(answer: bytes) -> Reply:
 
 
 def _choice(answer: bytes) -> tuple[Mapping[str, Any], int | None]:
-    """The first choice, which has a message, and the tokens used."""
+    """Return the first choice, which has a message, and the tokens used."""
     start = answer.lstrip()[:200]
     try:
         value = json.loads(answer)
@@ -101,7 +101,7 @@ def _choice(answer: bytes) -> tuple[Mapping[str, Any], int | None]:
 
 
 def _text(choice: Mapping[str, Any]) -> str:
-    """The text of a choice's message: a string or a list of parts; without what UTF-8 cannot hold."""
+    """Return the text of a choice's message, a string or a list of parts, without what UTF-8 cannot encode."""
     content = choice["message"].get("content")
     if isinstance(content, list):
         content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
@@ -109,7 +109,7 @@ def _text(choice: Mapping[str, Any]) -> str:
 
 
 def complaint(answer: bytes) -> str:
-    """What the body of an answer without a reply says, on one line."""
+    """Return the error message in the body of an answer without a reply, on one line."""
     text = answer.decode("utf-8", "replace")
     try:
         value = json.loads(text)
@@ -120,7 +120,7 @@ def complaint(answer: bytes) -> str:
 
 
 def filtered(answer: bytes) -> bool:
-    """Whether the endpoint refused a question for what stands in it, as Azure's does."""
+    """Return whether a content filter, such as Azure's, refused the question."""
     try:
         return bool(json.loads(answer)["error"]["code"] == "content_filter")
     except (ValueError, KeyError, TypeError, RecursionError):

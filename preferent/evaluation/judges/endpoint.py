@@ -1,6 +1,7 @@
-"""Any OpenAI-compatible endpoint as a judge: calls side by side, tried again where that may help, never redirected.
+"""A judge at an OpenAI-compatible endpoint. Calls run concurrently, are retried where that may help, and are never
+redirected.
 
-`wire` speaks to it. Its key comes from the environment and goes into one header, nowhere else.
+`http_client` makes the exchanges. The key comes from the environment and is sent in one header only.
 """
 
 import contextlib
@@ -26,14 +27,14 @@ from preferent.runs import interruption
 PATH = "/chat/completions"
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 LONGEST_WAIT = 120.0
-"""Seconds that a server's Retry-After is heeded at the most."""
+"""Maximum of a server's Retry-After in seconds."""
 LOOK_EVERY = 0.1
 MAY_PASS = (408, 409, 425, 429)
-"""Client errors that may pass by themselves; so may all from 500 on."""
+"""Client errors that are worth a retry, as all errors from 500 on are."""
 
 
 class Endpoint:
-    """An endpoint that the recipe describes; `pause` waits some seconds (it is an argument for tests)."""
+    """An endpoint that the recipe describes; `pause` waits a number of seconds and is replaced in tests."""
 
     def __init__(self, judge: JudgeSection, key: str | None, pause: Callable[[float], object] | None = None) -> None:
         assert judge.url is not None
@@ -43,15 +44,15 @@ class Endpoint:
         self._leaving = threading.Event()
         self._pause = pause or self._leaving.wait
         self._lock = threading.Lock()
-        self._wires: set[Connection] = set()
+        self._connections: set[Connection] = set()
         self._refused: set[str] = set()
-        self._told: set[str] = set()
+        self._printed: set[str] = set()
         if key and not self._address.secure and not self._address.local:
-            self._tell("plain", f"the key of {judge.name} goes to {judge.url} unencrypted; https would hide it")
+            self._print_once("plain", f"the key of {judge.name} goes to {judge.url} unencrypted; use https to hide it")
 
     @classmethod
     def of(cls, judge: JudgeSection, pause: Callable[[float], object] | None = None) -> "Endpoint":
-        """The endpoint with its key from the environment."""
+        """Return the endpoint with its key from the environment."""
         return cls(judge, None if judge.key_variable is None else _key(judge.name, judge.key_variable), pause)
 
     @property
@@ -60,7 +61,10 @@ class Endpoint:
         return {"url": judge.url, "model": judge.model} | chat_completion.parameters(judge)
 
     def ask(self, calls: Sequence[Call]) -> Generator[tuple[Call, Reply | Failure], None, None]:
-        """No more than `concurrency` calls are under way or not yet handed over, so a kill loses no more than those."""
+        """Yield every call with its reply or failure.
+
+        At most `concurrency` calls are running or not yet yielded, so a kill loses at most those.
+        """
         waiting, running = iter(calls), dict[Future[Reply | Failure], Call]()
         pool = ThreadPoolExecutor(self.judge.concurrency, "judge")
         self._leaving.clear()
@@ -71,23 +75,24 @@ class Endpoint:
                     running[pool.submit(self._answer, call)] = call
                 if not running:
                     return
-                self._hang_up(lambda wire: wire.overdue)
+                self._hang_up(lambda connection: connection.overdue)
                 done = wait(running, LOOK_EVERY, FIRST_COMPLETED).done
                 replies_first = sorted(done, key=lambda future: future.exception() is not None)
                 for future in replies_first:
                     yield running.pop(future), future.result()
         finally:
             self._leaving.set()
-            self._hang_up(lambda wire: True)
+            self._hang_up(lambda connection: True)
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _hang_up(self, which: Callable[[Connection], bool]) -> None:
         with self._lock:
-            for wire in filter(which, self._wires):
-                wire.hang_up()
+            for connection in filter(which, self._connections):
+                connection.hang_up()
 
     def _answer(self, call: Call) -> Reply | Failure:
-        """The reply to a call, tried as often as the recipe allows; a reply that stays empty is one without verdict."""
+        """Return the reply to a call, with as many retries as the recipe allows; a reply that stays empty has no
+        verdict."""
         faults: list[TransportError] = []
         while True:
             if self._leaving.is_set():
@@ -110,11 +115,11 @@ class Endpoint:
         if self._leaving.is_set():
             return
         where = f"{self.judge.name}: {self.judge.url}: {fault.kind}: {fault.detail}"
-        self._tell(fault.kind, f"{where}; tried again after {seconds:g} s, later ones of the kind silently")
+        self._print_once(fault.kind, f"{where}; retrying after {seconds:g} s, later faults of this kind silently")
         self._pause(seconds)
 
     def _try(self, call: Call) -> Reply:
-        """One reply. A parameter that the endpoint refuses is given up, once for all calls."""
+        """Return one reply; leave out a parameter that the endpoint refuses from then on, for all calls."""
         while True:
             with self._lock:
                 refused = frozenset(self._refused)
@@ -127,32 +132,33 @@ class Endpoint:
             if chat_completion.filtered(response.body):
                 return Reply(f"(The endpoint did not let the question pass: {complaint})")
             if chat_completion.too_long(response.status, response.body):
-                remark = "does not take a question of this length, which stays without verdict, as will others silently"
-                self._tell("long", f"{self.judge.name}: {self.judge.url} {remark}: {complaint}")
+                remark = "refuses a question of this length; it stays without a verdict, as will later ones silently"
+                self._print_once("long", f"{self.judge.name}: {self.judge.url} {remark}: {complaint}")
                 return Reply(f"(The question is too long for the endpoint: {complaint})")
             named = chat_completion.refused(self.judge, refused, response.status, response.body)
             if named is None:
                 raise self._stopped(response, complaint)
             with self._lock:
                 self._refused.add(named)
-            self._tell(named, f"{self.judge.name}: {self.judge.url} refuses {named}; asked without: {complaint}")
+            remark = f"refuses {named}, which is left out from now on"
+            self._print_once(named, f"{self.judge.name}: {self.judge.url} {remark}: {complaint}")
 
     def _post(self, body: bytes) -> Response:
-        wire = Connection(self._address, self._transport, self.judge.timeout_seconds)
+        connection = Connection(self._address, self._transport, self.judge.timeout_seconds)
         headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "preferent"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
         with self._lock:
-            self._wires.add(wire)
+            self._connections.add(connection)
         try:
-            response = wire.post(body, headers)
+            response = connection.post(body, headers)
         finally:
             with self._lock:
-                self._wires.discard(wire)
+                self._connections.discard(connection)
         return dataclasses.replace(response, body=self._hidden(response.body))
 
     def _stopped(self, response: Response, complaint: str) -> PlatformError:
-        """Why no further call makes sense."""
+        """Return the error that ends all calls."""
         where = f"compare.judges: {self.judge.name}: {self.judge.url} answered {response.status}"
         if 300 <= response.status < 400:
             target = self._hidden(response.headers.get("Location", "elsewhere").encode()).decode()
@@ -164,22 +170,21 @@ class Endpoint:
         return PlatformError(f"{where}: {complaint}")
 
     def _hidden(self, body: bytes) -> bytes:
-        """What the server says without the key, which it may repeat."""
+        """Return what the server says without the key, which it may repeat."""
         for spelled in {self._key, self._key.replace("/", "\\/")} if self._key else ():
             body = body.replace(spelled.encode(), b"***")
         return body
 
-    def _tell(self, once: str, sentence: str) -> None:
+    def _print_once(self, kind: str, sentence: str) -> None:
         with self._lock:
-            if once in self._told:
+            if kind in self._printed:
                 return
-            self._told.add(once)
+            self._printed.add(kind)
         print(sentence, file=sys.stderr)
 
 
 def pause_before(retry: int, retry_after: str | None = None) -> float:
-    """Seconds before the nth further try: 1, 2, 4, … up to a minute, or what the server's Retry-After asks, within
-    limits."""
+    """Return the seconds before the nth retry: 1, 2, 4, … up to a minute, or the server's Retry-After within limits."""
     if retry_after is not None:
         with contextlib.suppress(ValueError, TypeError):
             return min(max(_seconds(retry_after), 0.0), LONGEST_WAIT)
@@ -187,7 +192,7 @@ def pause_before(retry: int, retry_after: str | None = None) -> float:
 
 
 def _seconds(retry_after: str) -> float:
-    """What a Retry-After means: a number of seconds, or a date."""
+    """Return the seconds of a Retry-After, which is a number of seconds or a date."""
     if re.fullmatch(r"\s*\d+(\.\d*)?\s*", retry_after):
         return float(retry_after)
     return email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time()
@@ -199,5 +204,5 @@ def _key(name: str, variable: str) -> str:
     if not key:
         raise UsageError(f"{place} is not set in the environment; export it, or leave key_variable out")
     if not (key.isascii() and key.isprintable()):
-        raise UsageError(f"{place} holds what no key can be made of (line breaks or letters outside ASCII)")
+        raise UsageError(f"{place} is not a key: it holds line breaks or letters outside ASCII")
     return key

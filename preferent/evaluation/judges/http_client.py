@@ -1,6 +1,6 @@
-"""One exchange with an endpoint: a POST that ends in time, follows no redirect, and can be hung up.
+"""One exchange with an endpoint: a POST that ends in time, follows no redirect, and can be ended from another thread.
 
-A transport of httpx2 speaks HTTP. Its client is left out: it keeps cookies and reads redirects.
+Only the transport of httpx2 is used, because its client keeps cookies and follows redirects.
 """
 
 import contextlib
@@ -17,14 +17,14 @@ import httpx2
 from preferent.errors import PlatformError, UsageError
 
 LARGEST = 1 << 24
-"""Bytes that the body of a reply may have."""
+"""Maximum number of bytes in the body of a reply."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 CONNECTED = "connection.connect_tcp.complete"
-"""What httpx2's trace calls a connection that has just been opened, before any encryption."""
+"""The event in httpx2's trace for a connection that has just been opened, before any encryption."""
 
 
 class TransportError(Exception):
-    """A try that failed and may be made again: its kind, what was seen, and how long the server asked to wait."""
+    """A failed attempt that may be retried: its kind, the details, and the server's Retry-After."""
 
     def __init__(self, kind: str, detail: str, wait: str | None = None) -> None:
         super().__init__(f"{kind}: {detail}")
@@ -33,7 +33,7 @@ class TransportError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where an endpoint is."""
+    """The address of an endpoint."""
 
     url: httpx2.URL
 
@@ -46,7 +46,7 @@ class Address:
         except (httpx2.InvalidURL, UnicodeError) as error:
             raise UsageError(f"{url.rpartition('@')[2]}: is not a url: {error}") from None
         if parsed.userinfo:
-            raise UsageError("a url with a name or password in it: put the key into an environment variable")
+            raise UsageError("the url contains a name or a password: put the key into an environment variable")
         if parsed.scheme not in ("http", "https") or not parsed.host or (parsed.port or 0) >= 1 << 16:
             raise UsageError(f"{url}: is not the url of an endpoint; it looks like http://localhost:8000/v1")
         base, question, query = parsed.raw_path.decode("ascii").partition("?")
@@ -62,9 +62,9 @@ class Address:
         return self.url.host in LOOPBACK
 
     def transport(self) -> httpx2.HTTPTransport:
-        """Return a transport to the endpoint, by the environment's proxy where it names one for other machines.
+        """Return a transport to the endpoint, through the environment's proxy if it names one for this host.
 
-        No connection serves two exchanges, so that each can be hung up by itself.
+        No connection serves two exchanges, so that each can be ended by itself.
         """
         bypassed = self.local or urllib.request.proxy_bypass(self.url.host)
         named = "" if bypassed else urllib.request.getproxies().get(self.url.scheme, "")
@@ -82,7 +82,7 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An answer; `headers` are found whatever the case of their letters."""
+    """An HTTP response; `headers` are looked up without regard to case."""
 
     status: int
     headers: Mapping[str, str]
@@ -90,8 +90,10 @@ class Response:
 
 
 class Connection:
-    """An exchange that may take `timeout` seconds; `hang_up` ends it from another thread, also where it is `overdue`
-    since its reply trickles."""
+    """An exchange that may take `timeout` seconds.
+
+    `hang_up` ends it from another thread, for example if it is `overdue` because its reply trickles.
+    """
 
     def __init__(self, address: Address, transport: httpx2.HTTPTransport, timeout: float) -> None:
         self._address, self._transport, self._timeout = address, transport, timeout
@@ -110,7 +112,7 @@ class Connection:
             self._shut_down()
 
     def post(self, body: bytes, headers: Mapping[str, str]) -> Response:
-        """Return what the endpoint answers; raise a `Fault` where nothing whole comes."""
+        """Return the endpoint's response; raise `TransportError` if no complete response arrives."""
         request = httpx2.Request(
             "POST",
             self._address.url,
@@ -130,7 +132,7 @@ class Connection:
         return answer
 
     def _watch(self, event: str, details: Mapping[str, Any]) -> None:
-        """Keep a handle of the connection: its own, since TLS takes over the socket that httpx2 opened."""
+        """Keep a duplicate of the connection's socket, because TLS takes over the one that httpx2 opened."""
         if event == CONNECTED:
             with self._lock:
                 self._socket = details["return_value"].get_extra_info("socket").dup()
@@ -164,7 +166,7 @@ def _body(response: httpx2.Response) -> bytes:
 
 
 def _cause(error: BaseException) -> str:
-    """Return the words of the first error, from which the libraries made theirs."""
+    """Return the text of the original error, which the libraries wrapped in theirs."""
     while error.__context__ is not None:
         error = error.__context__
     return f"{type(error).__name__} {error}".strip()

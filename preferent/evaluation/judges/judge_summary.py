@@ -1,4 +1,4 @@
-"""A language model's verdicts counted: what could be read, what the order of showing decided, what it cost."""
+"""Counts of a language model's verdicts: how many could be read, how many depend on the order, what they cost."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,8 +14,11 @@ JudgeChoice = Literal["A", "B", "tie"]
 
 @dataclass(frozen=True, slots=True)
 class JudgeVerdict:
-    """One verdict: which answer was shown first ("a" or "b"), the vote, the choice (None: the reply gave none), and the
-    expected outcome for a, P(a is better) + P(tie) / 2, where the label's probabilities are known."""
+    """One verdict: the answer shown first ("a" or "b"), the vote, the choice, and the expected outcome for a.
+
+    The choice is None if the reply has none. The expected outcome is P(a is better) + P(tie) / 2; it is None if the
+    probabilities of the labels are unknown.
+    """
 
     first: Literal["a", "b"]
     vote: int
@@ -26,7 +29,7 @@ class JudgeVerdict:
     def of(
         cls, first: Literal["a", "b"], vote: int, label: str | None, shares: Mapping[str, float] | None
     ) -> "JudgeVerdict":
-        """From the label of a reply, "1", "2", "tie" or None, and the labels' probabilities."""
+        """Return the verdict for the label of a reply, "1", "2", "tie" or None, and the labels' probabilities."""
         if label is None:
             return cls(first, vote, None, None)
         sides: dict[str, JudgeChoice] = {"1": "A", "2": "B"} if first == "a" else {"1": "B", "2": "A"}
@@ -36,19 +39,19 @@ class JudgeVerdict:
 
     @property
     def took_first(self) -> bool | None:
-        """Whether the answer shown first was chosen; None for a tie or no verdict."""
+        """Return whether the answer shown first was chosen; None for a tie or no verdict."""
         return None if self.choice in (None, "tie") else self.choice == self.first.upper()
 
 
 @dataclass(frozen=True, slots=True)
 class JudgeSummary:
-    """What a judge did.
+    """The figures of a judge's verdicts and calls.
 
     `verdicts` = `pairs` * 2 * `votes` = `parsed` + `unparsable` + `identical` * 2 * `votes`, where `identical` counts
-    pairs of equal answers, ties without a call. `consistent` is the share of the `both_orders` pairs and votes whose
-    verdict is the same in both orders; `first_slot` is the share of their verdicts for a side that chose the one shown
-    first, with its interval. `calls` are distinct questions; `seconds` and `tokens` are what these took, `log_probs`
-    counts verdicts whose probability is known. `made`, `cached` and `faults` tell of this run alone.
+    pairs of equal answers, which are ties without a call. `consistent` is the share of the `both_orders` pairs and
+    votes whose verdict is the same in both orders. `first_slot` is the share of their decided verdicts that chose the
+    answer shown first, with its interval. `calls` counts distinct questions; `seconds` and `tokens` are their cost.
+    `log_probs` counts verdicts whose probability is known. `made`, `cached` and `faults` count this run only.
     """
 
     pairs: int
@@ -73,7 +76,7 @@ class JudgeSummary:
     warnings: tuple[str, ...] = ()
 
     def order(self) -> dict[str, Any]:
-        """What does not change when the same command is given again."""
+        """Return the figures that do not change when the same command runs again."""
         of_this_run = ("pairs", "votes", "made", "cached", "faults", "warnings")
         return {name: value for name, value in asdict(self).items() if name not in of_this_run}
 
@@ -85,7 +88,7 @@ def summarize(
     made: int,
     faults: Sequence[str],
 ) -> JudgeSummary:
-    """The summary of the verdicts on each pair [n], of identical answers none, and of the replies they rest on."""
+    """Return the summary of the verdicts on each pair [n] and of their replies; equal answers have no verdicts."""
     different = [verdicts for verdicts in judged if verdicts]
     flat = [verdict for verdicts in different for verdict in verdicts]
     unparsable = sum(verdict.choice is None for verdict in flat)
@@ -117,7 +120,7 @@ def summarize(
 
 
 def _units(verdicts: Sequence[JudgeVerdict]) -> list[tuple[JudgeVerdict, JudgeVerdict]]:
-    """The votes whose verdicts in both orders could be read."""
+    """Return the votes whose verdicts in both orders could be read."""
     by_vote: dict[int, list[JudgeVerdict]] = {}
     for verdict in verdicts:
         if verdict.choice is not None:
@@ -126,13 +129,13 @@ def _units(verdicts: Sequence[JudgeVerdict]) -> list[tuple[JudgeVerdict, JudgeVe
 
 
 def warnings(summary: JudgeSummary, name: str, max_tokens: int) -> tuple[str, ...]:
-    """What must be said aloud about a judge's replies."""
+    """Return the warnings about a judge's replies."""
     lines = []
     if summary.unparsable_share > MUCH_UNPARSABLE:
         replies = summary.parsed + summary.unparsable
         lines.append(
-            f"WARNING: {name}: {summary.unparsable} of {replies} replies ({summary.unparsable_share:.1%}) give no "
-            "verdict that can be read; they are kept and counted, and the win rate leaves them out"
+            f"WARNING: {name}: {summary.unparsable} of {replies} replies ({summary.unparsable_share:.1%}) have no "
+            "readable verdict; they are kept and counted, and the win rate leaves them out"
         )
     if summary.cut:
         lines.append(f"{name}: {summary.cut} replies were cut off at max_tokens = {max_tokens}; raise it")

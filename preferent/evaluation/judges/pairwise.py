@@ -1,6 +1,6 @@
-"""A language model judges pairs: always in both orders, as often as it has votes, each question asked once for ever.
+"""Pairwise judging by a language model: every pair in both orders, once per vote, with all replies cached.
 
-Which answer is shown first is known here and not told; what the judge says of "response 1" is turned back to the pair.
+The judge does not know which side is shown first; its verdict about "response 1" is mapped back to the pair.
 """
 
 import sys
@@ -24,28 +24,28 @@ from preferent.runs import progress
 
 ORDERS: tuple[First, First] = ("a", "b")
 IN_A_ROW = 8
-"""Calls that failed one after another, from which on no more are made: nobody is there."""
+"""Number of consecutive failures after which no further calls are made."""
 
 
 @dataclass(frozen=True, slots=True)
 class JudgingResult:
-    """The judgments, one a pair in the order of the pairs, and their summary."""
+    """One judgment per pair, in the order of the pairs, and their summary."""
 
     judgments: list[Judgment]
     summary: JudgeSummary
 
 
-def hear(judge: JudgeSection, pairs: Sequence[AnswerPair], juror: Judge, path: Path) -> JudgingResult:
-    """The verdicts of a judge that the recipe describes; `path` is where its replies are kept.
+def judge_pairs(judge: JudgeSection, pairs: Sequence[AnswerPair], model: Judge, path: Path) -> JudgingResult:
+    """Return the judgments of a judge that the recipe describes; `path` is the cache of its replies.
 
-    Raises `PlatformError` where calls stay without a reply: no verdict is made up, and none that came is lost.
+    Raises `PlatformError` if calls stay without a reply. No verdict is invented, and the replies received are kept.
     """
     rubric = Rubric.of(judge)
     rubric.check(pairs)
     questions_by_pair = [_questions(rubric, pair, judge.votes) for pair in pairs]
     calls = list(dict.fromkeys(call for questions in questions_by_pair for _, call in questions))
-    with ReplyCache.open(path, juror.identity) as ledger:
-        pending = _gather(judge, juror, calls, ledger)
+    with ReplyCache.open(path, model.identity) as cache:
+        pending = _gather(judge, model, calls, cache)
     judged = [
         [_verdict(first, call, pending.replies[call]) for first, call in questions] for questions in questions_by_pair
     ]
@@ -60,7 +60,7 @@ def hear(judge: JudgeSection, pairs: Sequence[AnswerPair], juror: Judge, path: P
 
 
 def _questions(rubric: Rubric, pair: AnswerPair, votes: int) -> list[tuple[First, Call]]:
-    """What is asked about a pair, by vote and order; of equal answers nothing."""
+    """Return the calls about a pair, by vote and order; none about equal answers."""
     if pair.response_a == pair.response_b:
         return []
     shown = {first: rubric.messages(pair, first) for first in ORDERS}
@@ -69,7 +69,7 @@ def _questions(rubric: Rubric, pair: AnswerPair, votes: int) -> list[tuple[First
 
 @dataclass(slots=True)
 class _PendingJudgments:
-    """Replies by call, how many were made now, and what went wrong on the way."""
+    """Replies by call, the number of calls made by this run, and their faults and failures."""
 
     replies: dict[Call, Reply]
     made: int = 0
@@ -77,28 +77,28 @@ class _PendingJudgments:
     failed: list[Failure] = field(default_factory=list)
 
 
-def _gather(judge: JudgeSection, juror: Judge, calls: Sequence[Call], ledger: ReplyCache) -> _PendingJudgments:
-    """The replies to all calls; those that the ledger does not have are asked for, and kept as they come."""
-    pending = _PendingJudgments({call: reply for call in calls if (reply := ledger.get(call)) is not None})
+def _gather(judge: JudgeSection, model: Judge, calls: Sequence[Call], cache: ReplyCache) -> _PendingJudgments:
+    """Return the replies to all calls; make those that are not in the cache, and add each reply as it arrives."""
+    pending = _PendingJudgments({call: reply for call in calls if (reply := cache.get(call)) is not None})
     missing = [call for call in calls if call not in pending.replies]
-    asking = juror.ask(missing)
+    outcomes = model.ask(missing)
     in_a_row = 0
-    with progress.bar(f"compare: {judge.name}", len(calls), len(pending.replies)) as bar, closing(asking):
-        for call, came in asking:
-            pending.faults += came.faults
-            if isinstance(came, Failure):
-                pending.failed.append(came)
+    with progress.bar(f"compare: {judge.name}", len(calls), len(pending.replies)) as bar, closing(outcomes):
+        for call, outcome in outcomes:
+            pending.faults += outcome.faults
+            if isinstance(outcome, Failure):
+                pending.failed.append(outcome)
                 in_a_row += 1
                 if in_a_row == IN_A_ROW:
                     break
             else:
-                ledger.add(call, came)
-                pending.replies[call] = came
+                cache.add(call, outcome)
+                pending.replies[call] = outcome
                 pending.made += 1
                 in_a_row = 0
             bar.update(len(pending.replies), faults=len(pending.faults))
     if pending.failed:
-        raise _stopped(judge, pending, len(calls), ledger.path)
+        raise _stopped(judge, pending, len(calls), cache.path)
     return pending
 
 
@@ -106,8 +106,8 @@ def _stopped(judge: JudgeSection, pending: _PendingJudgments, wanted: int, path:
     last = pending.failed[-1]
     return PlatformError(
         f"compare.judges: {judge.name}: {len(pending.failed)} calls stayed without a reply after {judge.retries} "
-        f"further tries each (the last: {last.faults[-1] if last.faults else 'failed'}: {last.detail}); "
-        f"{len(pending.replies)} of {wanted} replies are kept in {path}, and the same command goes on from there"
+        f"retries each (the last: {last.faults[-1] if last.faults else 'failed'}: {last.detail}); "
+        f"{len(pending.replies)} of {wanted} replies are kept in {path}; run the same command again for the rest"
     )
 
 
@@ -118,7 +118,7 @@ def _verdict(first: First, call: Call, reply: Reply) -> JudgeVerdict:
 def _judgment(
     judge: JudgeSection, pair: AnswerPair, verdicts: Sequence[JudgeVerdict], replies: Sequence[Reply]
 ) -> Judgment:
-    """The verdicts on a pair as one judgment: the side of the larger mean over those that could be read."""
+    """Return the verdicts on a pair as one judgment: the side of the larger mean over the readable ones."""
     if not verdicts:
         verdicts = [JudgeVerdict(first, vote, "tie", 0.5) for vote in range(judge.votes) for first in ORDERS]
     outcomes = [OUTCOMES[verdict.choice] for verdict in verdicts if verdict.choice is not None]
@@ -139,7 +139,7 @@ def _judgment(
 
 
 def _confidence(choice: judge_summary.JudgeChoice, mean: float, verdicts: Sequence[JudgeVerdict]) -> float:
-    """The choice's mean probability where every verdict has one, else the share of the verdicts; a tie's is 1/2."""
+    """Return the choice's mean probability, or its share of the verdicts if one has no probability; 1/2 for a tie."""
     if choice == "tie":
         return 0.5
     known = [
@@ -151,22 +151,22 @@ def _confidence(choice: judge_summary.JudgeChoice, mean: float, verdicts: Sequen
 
 
 def _explanation(choice: judge_summary.JudgeChoice, verdicts: Sequence[JudgeVerdict], replies: Sequence[Reply]) -> str:
-    """What was said for the choice, if it can be in the order in which A is response 1; else how the verdicts fell."""
+    """Return an explanation of the choice, preferably in the order in which A is response 1, or else the counts."""
     agreeing = [
         (verdict.first, reply.text)
         for verdict, reply in zip(verdicts, replies, strict=False)
         if verdict.choice == choice
     ]
-    for first, text in sorted(agreeing, key=lambda each: each[0]):
+    for first, text in sorted(agreeing, key=lambda reply: reply[0]):
         explanation = verdict_parsing.parse(text).explanation
         return explanation if first == "a" or not explanation else f"(Response 1 is B, response 2 is A.) {explanation}"
     if not replies:
         return "The responses are equal."
-    return _fell(verdicts)
+    return _counted(verdicts)
 
 
-def _fell(verdicts: Sequence[JudgeVerdict]) -> str:
-    """How verdicts that do not agree fell, as "The verdicts differ: 1 A, 1 B."."""
+def _counted(verdicts: Sequence[JudgeVerdict]) -> str:
+    """Return the counts of verdicts that do not agree, as "The verdicts differ: 1 A, 1 B."."""
     counts = {name: sum(verdict.choice == name for verdict in verdicts) for name in ("A", "B", "tie")}
     summary = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
     return f"The verdicts differ: {summary}." if summary else "No verdict could be read."

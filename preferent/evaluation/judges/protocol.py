@@ -1,6 +1,6 @@
-"""The seam to whatever gives a verdict in words: calls in, replies out, each as it comes.
+"""The interface of language models that judge: calls in, replies out, each as it arrives.
 
-An endpoint and a local model are jurors; `ScriptedJudge` answers from a script: for tests.
+An endpoint and a local model implement `Judge`. `ScriptedJudge` answers from a script, for tests.
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -10,12 +10,12 @@ from typing import Any, Protocol
 from preferent.data.types import Message
 
 MUCH_UNPARSABLE = 0.02
-"""Share of a language model's replies from which on it matters that they held no verdict."""
+"""Share of replies without a verdict above which a warning is printed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A question to a judge; `vote` numbers the times that it is asked."""
+    """A question to a judge; `vote` numbers its repetitions."""
 
     messages: tuple[Message, ...]
     vote: int = 0
@@ -23,11 +23,11 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a judge said.
+    """A judge's reply.
 
-    `probabilities` are those of the labels "1", "2" and "tie" at the place of the verdict, where they are known;
-    `tokens` are of question and reply together; `cut` is whether the reply was longer than it may be; `faults` are the
-    kinds of the tries that failed before it came.
+    `probabilities` are those of the labels "1", "2" and "tie" at the place of the verdict, if known. `tokens` counts
+    question and reply together. `cut` is true if the reply reached its maximum length. `faults` are the kinds of the
+    failed attempts before it.
     """
 
     text: str
@@ -40,21 +40,21 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A call that all its tries left without a reply: the kinds of their faults, and what the last one showed."""
+    """A call without a reply: the kinds of the faults of all attempts, and the details of the last one."""
 
     faults: tuple[str, ...]
     detail: str
 
 
 class Judge(Protocol):
-    """Who is asked."""
+    """A language model that judges."""
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """All that a reply depends on besides the call, as JSON; never a secret."""
+        """Return everything that a reply depends on besides the call, as JSON; never a secret."""
 
     def ask(self, calls: Sequence[Call]) -> Generator[tuple[Call, Reply | Failure], None, None]:
-        """Every call once with what came of it, in any order, each as soon as it is known."""
+        """Yield every call once with its reply or failure, in any order, each as soon as it is known."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""The replies of one judge, kept by what was asked: an answer that is there is not asked for again.
+"""A cache of one judge's replies by question, so that no question is asked twice.
 
-One JSON object a line, appended; a line counts once it is on the disk whole. A line that was torn by a kill is cut off
-when the file is next written to, and several processes may write to one file.
+The file has one JSON object per line and is only appended to. A line counts once it is completely on disk. A line torn
+by a kill is cut off when the file is next opened or written to. Several processes may write to one file.
 """
 
 import contextlib
@@ -21,23 +21,23 @@ _FIELDS = ("text", "probabilities", "tokens", "cut", "seconds")
 
 
 def key(call: Call, identity: Mapping[str, Any]) -> str:
-    """The SHA-256 of all that a reply depends on: whom it comes from, what was asked, and the how manieth time."""
+    """Return the SHA-256 of all that a reply depends on: the judge's identity, the messages and the vote's number."""
     question = [dict(identity), [[message.role, message.content] for message in call.messages], call.vote]
     return hashlib.sha256(json.dumps(question, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 class ReplyCache:
-    """A file of replies; `Ledger.open(path, identity)` opens it."""
+    """A file of replies; `ReplyCache.open(path, identity)` opens it."""
 
     def __init__(self, path: Path, identity: Mapping[str, Any], descriptor: int) -> None:
         self.path, self._identity, self._file = path, identity, descriptor
-        with self._alone():
+        with self._locked():
             self._replies = self._read()
 
     @classmethod
     @contextlib.contextmanager
     def open(cls, path: Path, identity: Mapping[str, Any]) -> Iterator["ReplyCache"]:
-        """The ledger of a judge, made where there is none."""
+        """Open the cache of a judge, or create it."""
         with files.writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
@@ -48,15 +48,15 @@ class ReplyCache:
                 os.close(descriptor)
 
     def get(self, call: Call) -> Reply | None:
-        """The reply that is kept for a call."""
+        """Return the cached reply to a call."""
         return self._replies.get(key(call, self._identity))
 
     def add(self, call: Call, reply: Reply) -> None:
-        """Keep a reply; it is on the disk when this returns."""
+        """Add a reply; it is on disk when this returns."""
         name = key(call, self._identity)
         row = {"key": name} | {field: getattr(reply, field) for field in _FIELDS}
-        with files.writing(self.path), self._alone():
-            self._mend()
+        with files.writing(self.path), self._locked():
+            self._cut_torn_line()
             line = json.dumps(row, allow_nan=False).encode() + b"\n"
             while line:
                 line = line[os.write(self._file, line) :]
@@ -67,16 +67,16 @@ class ReplyCache:
         return len(self._replies)
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Hold the file against other processes; the lock dies with the process."""
+    def _locked(self) -> Iterator[None]:
+        """Lock the file against other processes; the lock ends with the process."""
         fcntl.flock(self._file, fcntl.LOCK_EX)
         try:
             yield
         finally:
             fcntl.flock(self._file, fcntl.LOCK_UN)
 
-    def _mend(self) -> None:
-        """Cut off what stands behind the last whole line: somebody was killed while writing it."""
+    def _cut_torn_line(self) -> None:
+        """Cut off an incomplete last line, which a process was writing when it was killed."""
         size = os.fstat(self._file).st_size
         if size == 0 or os.pread(self._file, 1, size - 1) == b"\n":
             return
@@ -84,11 +84,11 @@ class ReplyCache:
         end = whole.rfind(b"\n") + 1
         os.ftruncate(self._file, end)
         line = whole.count(b"\n") + 1
-        print(f"{self.path}:{line}: was cut off in the middle of a line; that call is made again", file=sys.stderr)
+        print(f"{self.path}:{line}: the line is incomplete and was removed; its call is made again", file=sys.stderr)
 
     def _read(self) -> dict[str, Reply]:
-        """The replies in the file, the first of equal keys; what is no reply is told and asked for again."""
-        self._mend()
+        """Return the replies in the file, the first of equal keys; print a note for every line that is not a reply."""
+        self._cut_torn_line()
         replies: dict[str, Reply] = {}
         with open(self.path, "rb") as file:
             for number, line in enumerate(file, start=1):
@@ -96,7 +96,7 @@ class ReplyCache:
                     row = json.loads(line)
                     replies.setdefault(str(row["key"]), _reply(row))
                 except (ValueError, KeyError, TypeError, RecursionError):
-                    print(f"{self.path}:{number}: is no reply; that call is made again", file=sys.stderr)
+                    print(f"{self.path}:{number}: is not a reply; its call is made again", file=sys.stderr)
         return replies
 
 

@@ -1,8 +1,8 @@
-"""Rubrics: how a language model is asked which of two responses is better.
+"""Rubrics: the questions that ask a language model which of two responses is better.
 
-A rubric is a text with placeholders; `template` of the recipe names one of the user's own. What is put in their place
-stands between marks that are made from the texts themselves, so that no text can know them and end itself; braces in
-it are braces.
+A rubric is a text with placeholders; `template` in the recipe names the user's own. Every text put in place of a
+placeholder stands between marks that are derived from the texts themselves, so no text can contain its own end mark.
+Braces in these texts have no meaning.
 """
 
 import re
@@ -17,7 +17,7 @@ from preferent.data.types import Message, digest
 from preferent.errors import PlatformError, UsageError
 
 First = Literal["a", "b"]
-"""Which answer is shown as response 1."""
+"""The side whose answer is shown as response 1."""
 
 PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}")
 REQUIRED = ("context", "response_1", "response_2")
@@ -80,7 +80,7 @@ Verdict: tie
 
 @dataclass(frozen=True, slots=True)
 class Rubric:
-    """A template, the file it came from where it is the user's, and whether the verdict is to be explained."""
+    """A template, its file if it is the user's own, and whether the judge explains its verdict."""
 
     template: str
     source: str | None = None
@@ -88,20 +88,20 @@ class Rubric:
 
     @classmethod
     def of(cls, judge: JudgeSection) -> "Rubric":
-        """The rubric that a recipe asks for."""
+        """Return the rubric of a judge in the recipe."""
         if judge.template is None:
             return cls(TASKS[judge.task], None, judge.explanation)
         return cls(_read(Path(judge.template)), judge.template, judge.explanation)
 
     def check(self, pairs: Sequence[AnswerPair]) -> None:
-        """Refuse a template that would hide the pairs' instruction from the judge."""
+        """Raise `UsageError` for a template that would hide the pairs' instruction from the judge."""
         if "instruction" not in PLACEHOLDER.findall(self.template) and any(pair.instruction for pair in pairs):
             raise UsageError(
-                f"{self.source}: has no {{instruction}}, but the prompts have one; put it where it belongs"
+                f"{self.source}: has no {{instruction}}, but the prompts have an instruction; add the placeholder"
             )
 
     def messages(self, pair: AnswerPair, first: First) -> tuple[Message, ...]:
-        """What a judge is asked about a pair: one message of a user."""
+        """Return the question about a pair: one message of a user."""
         responses = (pair.response_a, pair.response_b) if first == "a" else (pair.response_b, pair.response_a)
         mark = digest(pair.instruction, pair.context, *sorted(responses))[:8]
         texts = dict(zip(PLACEHOLDERS, (pair.instruction or "(none)", pair.context, *responses), strict=True))
@@ -111,11 +111,11 @@ class Rubric:
 
 
 def _read(path: Path) -> str:
-    """The user's template, its placeholders checked."""
+    """Return the user's template after checking its placeholders."""
     try:
         text = path.read_text(encoding="utf-8").rstrip()
     except UnicodeDecodeError:
-        raise UsageError(f"{path}: is not UTF-8; a judge's template is a text") from None
+        raise UsageError(f"{path}: is not UTF-8; a judge's template is a text file") from None
     except OSError as error:
         raise PlatformError(f"{path}: the judge's template cannot be read: {error.strerror}") from None
     allowed = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)

@@ -1,4 +1,4 @@
-"""Verdicts in replies: read strictly, and their probabilities where an endpoint gives those of its tokens."""
+"""The strict parser of verdicts in replies, and their probabilities where an endpoint returns those of its tokens."""
 
 import math
 import re
@@ -9,24 +9,24 @@ from typing import Any
 LABELS = ("1", "2", "tie")
 _AROUND = r"[ \t\r*_`\"'()\[\]]*"
 LINE = re.compile(rf"^[ \t>#*_`-]*verdict{_AROUND}:{_AROUND}(1|2|tie)[ \t\r*_`\"'()\[\].]*$", re.I | re.M)
-"""A line that is a verdict, plain or in Markdown's dress."""
+"""A line that is a verdict, plain or with Markdown around it."""
 END_OF_THOUGHT = "</think>"
-"""What closes the reasoning that some models put in front of their reply."""
+"""The end of the reasoning that some models put in front of their reply."""
 
 Token = tuple[str, Mapping[str, float]]
-"""A token's text, and the log-probabilities of what could have stood in its place, itself among them."""
+"""A token's text, and the log-probabilities of the alternatives at its place, including itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedVerdict:
-    """A label, None where the reply does not give exactly one, and what was said before it."""
+    """A label, or None if the reply does not have exactly one, and the text before it."""
 
     label: str | None
     explanation: str
 
 
 def parse(reply: str) -> ParsedVerdict:
-    """The verdict of a reply: its last line must be one, and no other line may be a different one."""
+    """Return the verdict of a reply: its last line must be a verdict, and no other line a different one."""
     answer = reply.rpartition(END_OF_THOUGHT)[2]
     verdicts = list(LINE.finditer(answer))
     contradictory = len({verdict[1].lower() for verdict in verdicts}) > 1
@@ -36,16 +36,15 @@ def parse(reply: str) -> ParsedVerdict:
 
 
 def before(reply: str) -> str:
-    """What a reply says before the first line that is a verdict."""
+    """Return the text of a reply before the first line that is a verdict."""
     verdict = LINE.search(reply)
     return (reply[: verdict.start()] if verdict else reply).strip()
 
 
 def probabilities(tokens: Sequence[Token]) -> dict[str, float] | None:
-    """The probabilities of the three labels at the token where the verdict's label begins; they sum to 1.
+    """Return the probabilities of the three labels at the token where the verdict's label begins; they sum to 1.
 
-    Of the alternatives at that place those count that spell a label or its beginning. None where the tokens hold no
-    verdict.
+    The alternatives that spell a label or its beginning count. Returns None if the tokens contain no verdict.
     """
     text = "".join(token for token, _ in tokens)
     verdicts = list(LINE.finditer(text))
@@ -59,7 +58,7 @@ def probabilities(tokens: Sequence[Token]) -> dict[str, float] | None:
 
 
 def _at(tokens: Sequence[Token], place: int) -> Mapping[str, float]:
-    """The alternatives of the token that holds the character at a place of the text."""
+    """Return the alternatives of the token that contains the character at a place of the text."""
     end = 0
     for token, alternatives in tokens:
         end += len(token)
@@ -69,13 +68,13 @@ def _at(tokens: Sequence[Token], place: int) -> Mapping[str, float]:
 
 
 def _begins(token: str, label: str) -> bool:
-    """Whether a token is a label or its beginning, with the dress that may stand around it."""
+    """Return whether a token is a label or its beginning, apart from spaces, quotes and Markdown around it."""
     spelled = token.strip(" \t\r\n*_`\"'()[]:.").lower()
     return bool(spelled) and label.startswith(spelled)
 
 
 def tokens_of(choice: Mapping[str, Any]) -> list[Token]:
-    """The tokens of an OpenAI-compatible reply's choice; empty where it gives none, or not in this form."""
+    """Return the tokens of an OpenAI-compatible reply's choice; an empty list if it has none in this form."""
     try:
         return list(_tokens(choice["logprobs"]["content"]))
     except (KeyError, TypeError, ValueError, AttributeError):

@@ -1,7 +1,7 @@
-"""Win rates and how sure they are: wins, ties, intervals, agreement, ratings; numbers in, numbers out.
+"""Statistics of verdicts: win rates, intervals, tests, agreement and ratings; numbers in, numbers out.
 
 An outcome is 1 (win), 1/2 (tie) or 0 (loss) of one side in one verdict; the win rate is the mean outcome. Rows about
-the same prompt are one cluster everywhere. docs/statistics.md says in words what each number means.
+the same prompt are one cluster everywhere. docs/statistics.md explains each number.
 """
 
 from preferent.evaluation.statistics.calibration import Bin, calibration_error, reliability

@@ -1,8 +1,8 @@
-"""How far judges agree: with each other, several at once, and with people.
+"""Agreement of judges: of two, of several, and with people.
 
-Verdicts are any labels that can be sorted; those of a comparison are "A", "tie" and "B". A coefficient that is chance
-corrected is 1 for judges who always agree and 0 for those who agree as often as by chance. It is None where it is
-undefined: where nobody ever said anything but one and the same, chance alone explains all.
+Verdicts are any labels that can be sorted; those of a comparison are "A", "tie" and "B". A chance-corrected coefficient
+is 1 for judges who always agree and 0 for judges who agree as often as by chance. It is None where it is undefined: if
+all verdicts are the same, chance explains all agreement.
 """
 
 from collections.abc import Sequence
@@ -15,19 +15,22 @@ from preferent.evaluation.statistics import resampling
 from preferent.evaluation.statistics.win_rates import win_rate
 
 CHOICES = ("B", "tie", "A")
-"""The verdicts of a comparison in their order, a tie between the two."""
+"""The verdicts of a comparison in order, with a tie in the middle."""
 
 Interval = tuple[float, float]
 
 
 def percent(a: Sequence[Any], b: Sequence[Any]) -> float:
-    """The share of pairs on which two judges gave the same verdict, ties included."""
+    """Return the share of pairs on which two judges gave the same verdict, ties included."""
     return float(np.mean([first == second for first, second in zip(a, b, strict=True)]))
 
 
 def cohen(a: Sequence[Any], b: Sequence[Any]) -> float | None:
-    """Cohen's kappa of two judges (1960, Educational and Psychological Measurement 20:37): 1 - observed / expected
-    disagreement, what is expected being that of two who say as they do, but each without regard to the pair."""
+    """Return Cohen's kappa of two judges (1960, Educational and Psychological Measurement 20:37).
+
+    Kappa is 1 - observed / expected disagreement. The expected disagreement is that of two independent judges with the
+    same shares of verdicts.
+    """
     labels = sorted({*a, *b})
     return _kappa(_crossed(_places(a, labels), _places(b, labels), len(labels)))
 
@@ -40,7 +43,7 @@ def _places(verdicts: Sequence[Any], labels: Sequence[Any]) -> np.ndarray:
 
 
 def _crossed(a: np.ndarray, b: np.ndarray, labels: int) -> np.ndarray:
-    """How often each two labels met, [labels, labels]."""
+    """Return the counts of every two labels, [labels, labels]."""
     return np.bincount(a * labels + b, minlength=labels * labels).reshape(labels, labels)
 
 
@@ -54,7 +57,7 @@ def _kappa(crossed: np.ndarray) -> float | None:
 
 
 def _tallied(ratings: Sequence[Sequence[float | None]] | np.ndarray) -> np.ndarray:
-    """How many judges gave a pair each of the values that occur, [pairs, values]."""
+    """Return how many judges gave each pair each value that occurs, [pairs, values]."""
     table = np.asarray(ratings, dtype=np.float64)  # None becomes nan
     values = np.unique(table[~np.isnan(table)])
     return np.asarray(np.sum(table[:, :, None] == values, axis=0))
@@ -74,7 +77,7 @@ def _alpha(counts: np.ndarray) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class PairAgreement:
-    """How far two judges agree on `n` pairs of `prompts` prompts: the share of equal verdicts, and Cohen's kappa."""
+    """The agreement of two judges on `n` pairs of `prompts` prompts: the share of equal verdicts, and Cohen's kappa."""
 
     n: int
     prompts: int
@@ -85,9 +88,9 @@ class PairAgreement:
 
 
 def between(a: Sequence[Any], b: Sequence[Any], prompts: Sequence[str]) -> PairAgreement:
-    """Two judges' verdicts [n] on the same pairs; pairs of one prompt are one cluster.
+    """Return the agreement of two judges from their verdicts [n] on the same pairs; pairs of a prompt are one cluster.
 
-    The interval of the share is that of a win rate, of kappa by redrawing prompts (`resample.interval`).
+    The interval of the share is that of a win rate; kappa's comes from resampling prompts (`resampling.interval`).
     """
     same = win_rate([float(first == second) for first, second in zip(a, b, strict=True)], prompts)
     labels = sorted({*a, *b})
@@ -109,11 +112,11 @@ class AlphaAgreement:
 
 
 def alpha(ratings: Sequence[Sequence[float | None]] | np.ndarray, prompts: Sequence[str]) -> AlphaAgreement:
-    """Krippendorff's alpha of `ratings` [judges, pairs], numbers that stand for labels, with an interval by redrawing
-    the `prompts` [pairs]; None or nan stands where a judge has not judged.
+    """Return Krippendorff's alpha of `ratings` [judges, pairs], with an interval from resampling `prompts` [pairs].
 
-    1 - observed / expected disagreement, over all pairs that were judged twice or more (Krippendorff 2011, "Computing
-    Krippendorff's alpha-reliability", nominal data): every disagreement costs the same.
+    Ratings are numbers that stand for labels; None or nan stands where a judge has not judged. Alpha is 1 - observed /
+    expected disagreement over all pairs judged twice or more (Krippendorff 2011, "Computing Krippendorff's
+    alpha-reliability", nominal data). Every disagreement costs the same.
     """
     counts = _tallied(ratings)
     twice = counts.sum(1) > 1
@@ -123,11 +126,11 @@ def alpha(ratings: Sequence[Sequence[float | None]] | np.ndarray, prompts: Seque
 
 @dataclass(frozen=True, slots=True)
 class AgainstPeople:
-    """A judge measured by people, in the names of AutoSxS; side a is the model, and what is looked for is its win.
+    """The agreement of a judge with people, in the names of AutoSxS; side a is the model, and its win is the positive.
 
-    Win rates are over all pairs, a tie half a win. The four counts are of the pairs that both decided: a true positive
-    is one that judge and people gave to a, a false positive one that the judge alone did; `tie_count` is the rest.
-    `intervals` has one for every share by its name, None where it has none. What would be 0/0 is None.
+    Win rates are over all pairs, with a tie as half a win. The four counts are of the pairs that both decided: judge
+    and people gave a true positive to a, and only the judge gave a false positive to a. `tie_count` counts the rest.
+    `intervals` has an entry for every share by its name, None if it has no interval. A share that would be 0/0 is None.
     """
 
     model_win_rate: float
@@ -148,7 +151,7 @@ class AgainstPeople:
 
 
 def against_people(judge: Sequence[str], people: Sequence[str], prompts: Sequence[str]) -> AgainstPeople:
-    """The verdicts "A", "B" or "tie" [n] of a judge and of people on the same pairs, clustered by prompt."""
+    """Return a judge's agreement with people from their verdicts "A", "B" or "tie" [n], clustered by prompt."""
     outcomes = np.stack([_places(choices, CHOICES) / 2 for choices in (judge, people)], axis=1)
     names, decided = np.asarray(prompts), np.all(outcomes != 0.5, axis=1)
     judged, human = (win_rate(outcomes[:, side], names) for side in (0, 1))
@@ -197,7 +200,7 @@ def _f1(judge: np.ndarray, people: np.ndarray) -> float | None:
 def _redrawn(
     statistic: resampling.Statistic, prompts: Sequence[Any] | np.ndarray, least: float
 ) -> tuple[float | None, Interval | None]:
-    """A statistic between `least` and 1, of all rows, and its interval."""
+    """Return a statistic of all rows, which lies between `least` and 1, and its interval."""
     if not len(prompts):
         return None, None
     limits = resampling.interval(statistic, prompts)

@@ -1,4 +1,4 @@
-"""Best of n: which of n independent answers is kept, what that is worth, and how far it moves a distribution.
+"""Best of n: the answer that is kept, its expected score, and a bound on the KL from the policy.
 
 Numbers in, numbers out.
 """
@@ -12,23 +12,23 @@ Numbers = Sequence[float] | np.ndarray
 
 
 def best(scores: np.ndarray) -> np.ndarray:
-    """Which of each row's scores [m, n] is the highest, int [m]; the first of several."""
+    """Return the index of the highest score in each row of scores [m, n], int [m]; the first among equals."""
     return np.asarray(np.argmax(scores, axis=-1))
 
 
 def kl_bound(n: int) -> float:
-    """The most that keeping the best of n moves a distribution, in nats: log n - (n - 1) / n.
+    """Return the upper bound, in nats, on the KL of the best of n from the policy: log n - (n - 1) / n.
 
-    An equality where no two answers have the same reward (Stiennon et al. 2020, Beirami et al. 2024).
+    It is exact if no two answers have the same reward (Stiennon et al. 2020, Beirami et al. 2024).
     """
     return math.log(n) - (n - 1) / n
 
 
 def weights(size: int, n: int) -> np.ndarray:
-    """How many of the n-subsets of `size` ranked samples have the i-th as their best: C(i-1, n-1) / C(size, n) of them,
-    float64 [size], the worst first.
+    """Return the share of n-subsets of `size` ranked samples whose best is the i-th, float64 [size], worst first.
 
-    The last is n / size, and each that comes before is (i - n + 1) / i of it: products, so that none overflows.
+    The share is C(i-1, n-1) / C(size, n). The last is n / size, and every one before is (i - n + 1) / i times the next.
+    These products do not overflow.
     """
     if not 1 <= n <= size:
         raise ValueError(f"the best of {n} cannot be estimated from {size} samples")
@@ -38,11 +38,11 @@ def weights(size: int, n: int) -> np.ndarray:
 
 
 def expected(values: Numbers, scores: Numbers, n: int) -> float:
-    """What the best of n is worth, estimated without bias from samples [size]: the mean over all n-subsets of the value
-    of the one that scores highest.
+    """Return the unbiased estimate, from samples [size], of the value of the best of n.
 
-    `values` may be the scores, or what a second judge says of answers that the first one chose (Nakano et al. 2021,
-    appendix I). A tie is broken at random, so tied samples count with their mean value.
+    It is the mean over all n-subsets of the value of the highest score. `values` may be the scores, or a second judge's
+    scores of the answers that the first judge chooses (Nakano et al. 2021, appendix I). A tie is broken at random, so
+    tied samples count with their mean value.
     """
     _, level, count = np.unique(np.asarray(scores), return_inverse=True, return_counts=True)
     means = np.bincount(level, np.asarray(values, np.float64)) / count

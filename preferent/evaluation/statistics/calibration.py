@@ -1,4 +1,4 @@
-"""Whether a judge's confidence can be believed: how often it is right where it says that it is sure."""
+"""Calibration of a judge: its accuracy by confidence."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """The judgments of similar confidence: their mean confidence, the share that was right, and their number."""
+    """The judgments of similar confidence: their mean confidence, the share that is right, and their number."""
 
     confidence: float
     accuracy: float
@@ -16,10 +16,10 @@ class Bin:
 
 
 def reliability(confidence: Sequence[float] | np.ndarray, right: Sequence[float] | np.ndarray) -> list[Bin]:
-    """Judgments in ten equal bins of confidence from 1/2 to 1; empty bins are left out.
+    """Return judgments in ten equal bins of confidence from 1/2 to 1; empty bins are left out.
 
-    `confidence` [n] is the probability a judge gave its own choice, `right` [n] is 1 where that choice was right, 0
-    where it was wrong and 1/2 where it made none.
+    `confidence` [n] is the probability that the judge gives to its own choice. `right` [n] is 1 where that choice is
+    right, 0 where it is wrong and 1/2 where the judge made none.
     """
     confidence, right = np.asarray(confidence, dtype=np.float64), np.asarray(right, dtype=np.float64)
     place = np.clip(np.floor((confidence - 0.5) * 20).astype(int), 0, 9)
@@ -28,6 +28,6 @@ def reliability(confidence: Sequence[float] | np.ndarray, right: Sequence[float]
 
 
 def calibration_error(bins: Sequence[Bin]) -> float:
-    """Expected calibration error: the mean gap between confidence and accuracy, weighted by count (Guo et al. 2017)."""
+    """Return the expected calibration error, the mean gap of confidence and accuracy by count (Guo et al. 2017)."""
     count = sum(bin.count for bin in bins)
     return sum(bin.count * abs(bin.confidence - bin.accuracy) for bin in bins) / count

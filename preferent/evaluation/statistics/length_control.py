@@ -1,7 +1,7 @@
-"""The win rate at equal length: judges, people too, like the longer answer, so a rate may be won by writing more.
+"""The win rate at equal length. Judges and people prefer longer answers, so longer answers alone raise a win rate.
 
-The outcome is regressed on how much longer the answer is, and the rate is read off where both are as long (Dubois et
-al. 2024, arXiv:2404.04475, "Length-controlled AlpacaEval").
+The outcome is regressed on the difference of the lengths, and the rate is that at equal lengths (Dubois et al. 2024,
+arXiv:2404.04475, "Length-controlled AlpacaEval").
 """
 
 import math
@@ -21,10 +21,10 @@ FOLDS = 5
 
 @dataclass(frozen=True, slots=True)
 class LengthControlled:
-    """The win rate at equal length beside the raw one, and the effect on the log-odds of being longer by much.
+    """The win rate at equal length, the raw win rate, and the effect of a much longer answer on the log-odds.
 
-    `win_rate` is None where it cannot be told: where the longer answer always won, or all verdicts are the same.
-    `extreme` is AlpacaEval's warning (`extreme`), that the two rates are too far apart for such a correction.
+    `win_rate` is None if it is undetermined: if the longer answer always won, or all verdicts are the same. `extreme`
+    is AlpacaEval's warning that the two rates are too far apart for such a correction.
     """
 
     win_rate: float | None
@@ -42,10 +42,10 @@ def controlled(
     weights: Sequence[float] | np.ndarray | None = None,
     level: float = 0.95,
 ) -> LengthControlled:
-    """AlpacaEval's minimal form, for any prompts: σ(intercept) of outcome ~ intercept + tanh(z).
+    """Return AlpacaEval's minimal form, for any prompts: σ(intercept) of outcome ~ intercept + tanh(z).
 
-    z is the length of a less that of b, over its standard deviation. The interval is that of the intercept by the
-    sandwich, clustered by prompt, with Student's quantile, carried through σ.
+    z is the length of a minus that of b, over its standard deviation. The interval is σ of the intercept's, which comes
+    from the sandwich, clustered by prompt, with Student's quantile.
     """
     outcomes, weights = checked(outcomes, prompts, weights)
     raw = float(outcomes @ weights / weights.sum())
@@ -66,7 +66,7 @@ def controlled(
 
 
 def extreme(raw: float, controlled: float) -> bool:
-    """Whether the rate moved by more than 10 points, and by more than a quarter of what it had left on that side."""
+    """Return whether the rate moved by more than 10 points and more than a quarter of its distance to that end."""
     return abs(controlled - raw) > max(0.1, 0.25 * (raw if controlled < raw else 1 - raw))
 
 
@@ -77,12 +77,12 @@ def alpaca(
     difficulty: Sequence[float],
     level: float = 0.95,
 ) -> LengthControlled:
-    """AlpacaEval's whole regression, on its instructions, whose difficulties are given; a row is an instruction.
+    """Return the rate by AlpacaEval's whole regression, for instructions of known difficulty; a row is an instruction.
 
-    preference ~ tanh(z) + difficulty + constant, L1-penalised, with the strength of ten between 1e-4 and 1e4 that
-    predicts best in five folds (row i is in fold i mod 5); then z := 0 and the mean. z is the baseline's length less
-    the model's over its standard deviation. The interval redraws instructions with that strength kept
-    (`resample.interval`). The rows of AlpacaEval's two gamed baselines are left out.
+    The model is preference ~ tanh(z) + difficulty + constant, L1-penalised. Of ten strengths between 1e-4 and 1e4 it
+    takes the one that predicts best in five folds (row i is in fold i mod 5). The rate is the mean prediction at z = 0.
+    z is the baseline's length minus the model's, over its standard deviation. The interval resamples instructions at
+    that strength (`resampling.interval`). The rows of AlpacaEval's two gamed baselines are left out.
     """
     outcomes = np.asarray(preferences, dtype=np.float64)
     ahead = np.asarray(length_baseline, dtype=np.float64) - np.asarray(length, dtype=np.float64)
@@ -101,7 +101,7 @@ def alpaca(
 
 
 def best_strength(design: np.ndarray, outcomes: np.ndarray) -> float:
-    """The strength of least mean cross-entropy over the five folds; the first, most penalised, of equals."""
+    """Return the strength with the least mean cross-entropy over the five folds; the most penalised among equals."""
     fold = np.arange(len(design)) % FOLDS
     losses = []
     for strength in STRENGTHS:

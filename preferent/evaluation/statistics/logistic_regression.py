@@ -1,18 +1,18 @@
-"""Logistic regression of outcomes from 0 to 1 with few parameters: plain, with a sandwich, and with a penalty."""
+"""Logistic regression of outcomes from 0 to 1 with few parameters: plain, with sandwich covariance, with L1 penalty."""
 
 import numpy as np
 from scipy.special import expit
 
 INFINITE = 30.0
-"""Log-odds that no data of this world have: estimates beyond them are on their way to infinity."""
+"""Log-odds beyond which an estimate counts as infinite."""
 STEPS = 200
 
 
 def most_likely(design: np.ndarray, won: np.ndarray, played: np.ndarray) -> np.ndarray | None:
-    """The maximum of a logistic likelihood by Newton's method; None where it is infinite or not unique.
+    """Return the maximum of a logistic likelihood by Newton's method; None if it is infinite or not unique.
 
-    `design` [rows, parameters]; `played` [rows] are weights and `won` [rows] the weighted outcomes. The likelihood is
-    concave: a maximum is reached in a few steps, and where there is none steps of about one go on for ever.
+    `design` is [rows, parameters]; `played` [rows] are weights and `won` [rows] the weighted outcomes. The likelihood
+    is concave. A maximum is reached in a few steps; without a maximum, steps of about one continue without end.
     """
     theta = np.zeros(design.shape[1])
     for _ in range(STEPS):
@@ -30,9 +30,9 @@ def most_likely(design: np.ndarray, won: np.ndarray, played: np.ndarray) -> np.n
 
 
 def sandwich(design: np.ndarray, played: np.ndarray, theta: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """The covariance of the estimate `theta`, H⁻¹ (Σ g gᵀ) H⁻¹ P / (P - 1) (Liang and Zeger 1986, Biometrika 73:13).
+    """Return the covariance of `theta`, H⁻¹ (Σ g gᵀ) H⁻¹ P / (P - 1) (Liang and Zeger 1986, Biometrika 73:13).
 
-    `scores` [prompts, parameters] holds for each of P prompts g, the sum of its rows' (won - played · chance) · design.
+    `scores` [prompts, parameters] has one g per prompt, the sum of (won - played · chance) · design over its rows.
     """
     chance = expit(design @ theta)
     inverse = np.linalg.inv((design.T * (played * chance * (1 - chance))) @ design)
@@ -41,10 +41,10 @@ def sandwich(design: np.ndarray, played: np.ndarray, theta: np.ndarray, scores: 
 
 
 def lasso(design: np.ndarray, outcomes: np.ndarray, strength: float, start: np.ndarray | None = None) -> np.ndarray:
-    """The least of Σ|θ| + strength · Σ loss, strength being what others call C; there always is one.
+    """Return the minimum of Σ|θ| + strength · Σ loss, which always exists; `strength` is scikit-learn's C.
 
-    Newton's method, with each step's quadratic, penalty included, solved one parameter after the other (Friedman,
-    Hastie and Tibshirani 2010, Journal of Statistical Software 33).
+    Newton's method, whose quadratic with the penalty is minimised by coordinate descent at every step (Friedman, Hastie
+    and Tibshirani 2010, Journal of Statistical Software 33).
     """
     theta = np.zeros(design.shape[1]) if start is None else start.copy()
 
@@ -69,7 +69,7 @@ def lasso(design: np.ndarray, outcomes: np.ndarray, strength: float, start: np.n
 
 
 def _descended(theta: np.ndarray, slope: np.ndarray, curve: np.ndarray) -> np.ndarray:
-    """The least of Σ|x| + slope · (x - θ) + (x - θ)ᵀ curve (x - θ) / 2, by descent along one coordinate at a time."""
+    """Return the minimum of Σ|x| + slope · (x - θ) + (x - θ)ᵀ curve (x - θ) / 2 by coordinate descent."""
     solution = theta.copy()
     for _ in range(1000):
         before = solution.copy()

@@ -1,4 +1,4 @@
-"""Means with standard errors, lengths side by side, and rank correlation."""
+"""Means with standard errors, the lengths of two sides, and rank correlation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Mean:
 
 
 def mean(values: Sequence[float] | np.ndarray, prompts: Sequence[str]) -> Mean:
-    """The mean over prompts of each prompt's mean of `values` [n]; rows with equal `prompts` [n] are one cluster."""
+    """Return the mean over prompts of each prompt's mean of `values` [n]; equal `prompts` [n] are a cluster."""
     _, cluster, size = np.unique(np.asarray(prompts), return_inverse=True, return_counts=True)
     means = np.bincount(cluster, np.asarray(values, dtype=np.float64)) / size
     error = float(means.std(ddof=1) / np.sqrt(means.size)) if means.size > 1 else None
@@ -26,7 +26,7 @@ def mean(values: Sequence[float] | np.ndarray, prompts: Sequence[str]) -> Mean:
 
 @dataclass(frozen=True, slots=True)
 class LengthComparison:
-    """Mean lengths of two sides, the mean of a less b with its standard error, and where a is longer and shorter."""
+    """Mean lengths of two sides, the mean of a - b with its standard error, and the shares of longer and shorter a."""
 
     mean_a: float
     mean_b: float
@@ -37,7 +37,7 @@ class LengthComparison:
 
 
 def lengths(a: Sequence[float], b: Sequence[float], prompts: Sequence[str]) -> LengthComparison:
-    """How the lengths of paired answers, a [n] and b [n], differ."""
+    """Return the differences of the lengths of paired answers, a [n] and b [n]."""
     difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
     apart = mean(difference, prompts)
     longer, shorter = float(np.mean(difference > 0)), float(np.mean(difference < 0))
@@ -47,9 +47,9 @@ def lengths(a: Sequence[float], b: Sequence[float], prompts: Sequence[str]) -> L
 
 
 def rank_correlation(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray) -> float:
-    """Spearman's rank correlation of x [n] and y [n], ties at their mean rank; 0 where either does not vary.
+    """Return Spearman's rank correlation of x [n] and y [n], ties at their mean rank; 0 if either does not vary.
 
-    Ranks, because a reward has no scale of its own.
+    Ranks are used because the scale of a reward is arbitrary.
     """
     varies = len(x) > 1 and all(np.min(values) < np.max(values) for values in (x, y))
     return float(spearmanr(x, y).statistic) if varies else 0.0

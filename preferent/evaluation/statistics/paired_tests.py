@@ -1,4 +1,4 @@
-"""Did the tuned model change? Paired tests, several at once, slices, and how many prompts an answer takes."""
+"""Paired tests of a change, corrections for several tests, slices, and the number of prompts that a test needs."""
 
 import math
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from preferent.evaluation.statistics.win_rates import WinRate, p_value, win_rate
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """Prompts that on balance are `better`, `worse` or `even`, and two tests of there being as many better as worse.
+    """Prompts that on balance are `better`, `worse` or `even`, and two tests of equal numbers of better and worse.
 
-    `p` is that of the win rate's interval, `p_exact` the sign test over prompts, which assumes nothing of how the
-    verdicts of a prompt hang together, and is exact for any number of prompts.
+    `p` belongs to the win rate's interval. `p_exact` is the sign test over prompts, which is exact for any number of
+    prompts and assumes nothing about the correlation of a prompt's verdicts.
     """
 
     better: int
@@ -30,8 +30,10 @@ class Paired:
 def paired(
     outcomes: Sequence[float], prompts: Sequence[str], weights: Sequence[float] | np.ndarray | None = None
 ) -> Paired:
-    """Whether one side is better on the same prompts, from outcomes [n] of 1, 1/2 and 0; `weights` [n] are of `p`
-    alone, as in `win_rate`: counts and the sign test are of the prompts that were asked about."""
+    """Test whether one side is better on the same prompts, from outcomes [n] of 1, 1/2 and 0.
+
+    `weights` [n], as in `win_rate`, apply to `p` only; counts and the sign test are of the prompts that were judged.
+    """
     _, cluster = np.unique(np.asarray(prompts), return_inverse=True)
     balance = np.bincount(cluster, 2 * np.asarray(outcomes, dtype=np.float64) - 1)
     better, worse = int(np.sum(balance > 0)), int(np.sum(balance < 0))
@@ -40,13 +42,13 @@ def paired(
 
 
 def sign_test(better: int, worse: int) -> float:
-    """The exact two-sided sign test, which McNemar's exact test is: how likely coins split as unevenly."""
+    """Return the p-value of the exact two-sided sign test, which is McNemar's exact test."""
     tosses = better + worse
     return float(binomtest(better, tosses).pvalue) if tosses else 1.0
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p-values: to reject those below .05 errs in any of them with probability .05 (Holm 1979)."""
+    """Return Holm's adjusted p-values (1979); rejecting those below .05 has a family-wise error rate of .05."""
     order = np.argsort(p_values, kind="stable")
     steps = np.arange(len(order), 0, -1) * np.asarray(p_values, dtype=np.float64)[order]
     adjusted = np.empty(len(order))
@@ -56,7 +58,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """The win rate on some of the prompts; `p` tests it against one half, `p_holm` with regard to all slices."""
+    """The win rate on some of the prompts; `p` tests it against one half, `p_holm` is corrected for all slices."""
 
     name: str
     rate: WinRate
@@ -70,7 +72,7 @@ def slices(
     labels: Sequence[Sequence[str]],
     weights: Sequence[float] | None = None,
 ) -> list[Slice]:
-    """The win rate on each slice, by name; `labels` [n] are the names of the slices that a row is in."""
+    """Return the win rate on each slice, by name; `labels` [n] are the names of the slices of a row."""
     rows: dict[str, list[int]] = {}
     for row, names in enumerate(labels):
         for name in dict.fromkeys(names):
@@ -80,13 +82,13 @@ def slices(
     for name in names:
         kept = None if weights is None else [weights[row] for row in rows[name]]
         samples.append(([outcomes[row] for row in rows[name]], [prompts[row] for row in rows[name]], kept))
-    p_values = [p_value(*each) for each in samples]
+    p_values = [p_value(*sample) for sample in samples]
     rates = [win_rate(outcome, prompt, weights=weight) for outcome, prompt, weight in samples]
-    return [Slice(*each) for each in zip(names, rates, p_values, holm(p_values), strict=True)]
+    return [Slice(*figures) for figures in zip(names, rates, p_values, holm(p_values), strict=True)]
 
 
 def by_length(lengths: Sequence[float], parts: int = 4) -> list[str]:
-    """The slice of each row [n] by quantiles of length; equal lengths are in one slice, so there may be fewer."""
+    """Return the slice of each row [n] by quantiles of length; equal lengths share a slice, so there may be fewer."""
     values = np.asarray(lengths, dtype=np.float64)
     limits = np.unique(np.quantile(values, np.arange(1, parts + 1) / parts, method="inverted_cdf"))
     place = np.searchsorted(limits, values)
@@ -105,11 +107,11 @@ def sample_size(
     verdicts: float = 1.0,
     level: float = 0.95,
 ) -> int:
-    """How many prompts it takes for the interval to leave out one half, with probability `power`, where the true rate
+    """Return the number of prompts for which the interval excludes one half with probability `power`, if the true rate
     is `win_rate`.
 
-    n = D / m · (z₁ √v₀ + z₂ √v₁)² / (rate - ½)², v₀ = (1 - tie_share) / 4 and v₁ = rate - tie_share / 4 - rate² being
-    the variance of an outcome where the true rate is one half and `win_rate`, D the `design_effect` of m `verdicts` a
+    n = D / m · (z₁ √v₀ + z₂ √v₁)² / (rate - ½)². v₀ = (1 - tie_share) / 4 and v₁ = rate - tie_share / 4 - rate² are the
+    variances of an outcome at a true rate of one half and of `win_rate`. D is the `design_effect` of m `verdicts` per
     prompt: 1 + (m - 1) times the correlation of a prompt's verdicts. z₁ and z₂ are normal quantiles.
     """
     return math.ceil(_needed(win_rate, power, tie_share, design_effect / verdicts, level))
@@ -123,7 +125,7 @@ def detectable(
     verdicts: float = 1.0,
     level: float = 0.95,
 ) -> float | None:
-    """The least win rate above one half that so many prompts tell from it; None where not even the largest is."""
+    """Return the least win rate above one half that this many prompts distinguish from it; None if there is none."""
     most = 1 - tie_share / 2
 
     def missing(rate: float) -> float:

@@ -1,8 +1,8 @@
-"""Several models on one scale: Bradley-Terry strengths with intervals, and Elo.
+"""Ratings of several models on one scale: Bradley-Terry strengths with intervals, and Elo.
 
 Bradley and Terry (1952, Biometrika 39:324): P(a beats b) = σ(s_a - s_b), where s is a model's strength in log-odds. A
-tie is half a win of each. A rating is 1000 + 400 / ln 10 times the strength, so that 400 points more are odds of ten to
-one; models average 1000.
+tie is half a win for both. A rating is 1000 + 400 / ln 10 times the strength: 400 points are odds of ten to one, and
+the mean of the models is 1000.
 """
 
 import math
@@ -34,11 +34,11 @@ class Game:
 
 @dataclass(frozen=True, slots=True)
 class Ratings:
-    """Strengths and ratings by model, the best first, and how sure they are.
+    """Strengths and ratings by model, the best first, with their intervals.
 
-    `interval` is by the sandwich over prompts, None where there is none; `covariance` is of the strengths in the order
-    of `models`. `separated` are models that won or lost all their games against the rest: their strength has no bound,
-    all of `strength` is that of the games and one more tie of every two models that met, and there are no intervals.
+    `interval` comes from the sandwich over prompts, or is None. `covariance` is of the strengths in the order of
+    `models`. `separated` are models that won or lost all their games against the rest, so their strength has no bound.
+    All strengths are then those with one more tie of every two models that met, and there are no intervals.
     """
 
     models: tuple[str, ...]
@@ -51,11 +51,11 @@ class Ratings:
 
 @dataclass(frozen=True, slots=True)
 class RatingTable:
-    """Games in numbers, where those with the same a and b are one kind.
+    """Games in numbers; games with the same a and b are one kind.
 
-    `met` [kinds, 2] are the places of a and b among `models`. `design` [kinds, models - 1] gives the log-odds of a kind
-    from the free parameters, `basis` [models, models - 1] the strengths, which sum to 0. `won` and `played`
-    [prompts, kinds] are sums of weights.
+    `met` [kinds, 2] are the places of a and b among `models`. `design` [kinds, models - 1] maps the free parameters to
+    the log-odds of a kind, `basis` [models, models - 1] to the strengths, which sum to 0. `won` and `played` [prompts,
+    kinds] are sums of weights.
     """
 
     models: tuple[str, ...]
@@ -67,11 +67,11 @@ class RatingTable:
 
 
 def bradley_terry(games: Sequence[Game], level: float = 0.95) -> Ratings:
-    """The most likely strengths of all models that played, with intervals clustered by prompt.
+    """Return the maximum-likelihood strengths of all models that played, with intervals clustered by prompt.
 
-    The sandwich is H⁻¹ (Σ g gᵀ) H⁻¹ with g a prompt's sum of scores, times P / (P - 1), and Student's quantile with
-    P - 1 degrees of freedom, P prompts; the plain H⁻¹ would take a tie for more noise than it is, and the verdicts of
-    a prompt for independent.
+    The covariance is H⁻¹ (Σ g gᵀ) H⁻¹ P / (P - 1) with g a prompt's sum of scores and P prompts; the quantile is
+    Student's with P - 1 degrees of freedom. H⁻¹ alone would overstate the noise of a tie, and treat the verdicts of a
+    prompt as independent.
     """
     table = _table(games)
     prompts = len(table.won)
@@ -89,7 +89,7 @@ def bradley_terry(games: Sequence[Game], level: float = 0.95) -> Ratings:
 
 
 def _with_ties(design: np.ndarray, won: np.ndarray, played: np.ndarray) -> np.ndarray:
-    """The maximum with one more tie of each kind, which always exists: for two models, Haldane's (w + ½) / (l + ½)."""
+    """Return the maximum with one more tie per kind, which always exists: for two, Haldane's (w + ½) / (l + ½)."""
     estimate = most_likely(design, won + 0.5, played + 1)
     assert estimate is not None
     return estimate
@@ -122,12 +122,13 @@ def _refuse_strangers(models: tuple[str, ...], met: np.ndarray) -> None:
     if groups > 1:
         names = [", ".join(m for m, g in zip(models, group, strict=True) if g == label) for label in range(groups)]
         raise ValueError(
-            f"{' and '.join(f'({each})' for each in names)} never met, not even through others: no scale holds for both"
+            f"{' and '.join(f'({name})' for name in names)} never met, not even through others: they have no common "
+            "scale"
         )
 
 
 def _separated(table: RatingTable) -> tuple[str, ...]:
-    """The models without a chain of games, won or tied, to and from the largest group that has them; all if none."""
+    """Return the models without a chain of won or tied games to and from the largest connected group; all if none."""
     won, lost = table.won.sum(0), (table.played - table.won).sum(0)
     graph = np.zeros((len(table.models), len(table.models)))
     for kind, (a, b) in enumerate(table.met):
@@ -154,7 +155,7 @@ def _ratings(
 
 
 def _interval(limits: np.ndarray | None, index: int) -> Interval | None:
-    """The limits of a rating; None, too, where all prompts say the very same: that does not tell how sure they are."""
+    """Return the limits of a rating; None also if all prompts say the same, which does not determine a width."""
     if limits is None or not 1e-9 < limits[1, index] - limits[0, index] < math.inf:
         return None
     low, high = CENTER + SCALE * limits[:, index]
@@ -162,9 +163,9 @@ def _interval(limits: np.ndarray | None, index: int) -> Interval | None:
 
 
 def elo(games: Sequence[Game], k: float = 4.0, shuffles: int = 0, seed: int = 0) -> dict[str, float]:
-    """Elo ratings, the best first: after each game the two move by k (outcome - expected), from 1000 on.
+    """Return Elo ratings, the best first: from 1000 on, both models move by k (outcome - expected) after every game.
 
-    In the order of `games`, which matters; or the mean over `shuffles` orders, keyed by `seed`, in which it does not.
+    The order of `games` matters. With `shuffles` above 0 the result is the mean over that many orders, keyed by `seed`.
     """
     models = sorted({game.a for game in games} | {game.b for game in games})
     place = {model: index for index, model in enumerate(models)}

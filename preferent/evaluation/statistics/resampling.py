@@ -1,4 +1,4 @@
-"""Intervals of statistics that have no formula of their own: by leaving out, and by redrawing, whole prompts."""
+"""Intervals of statistics without a formula, by the jackknife and the bootstrap over prompts."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,22 +9,21 @@ from scipy.special import stdtrit
 from preferent import randomness
 
 LEAST = 100
-"""Prompts from which on a bootstrap is offered: with fewer its intervals are too short."""
+"""Minimum number of prompts of a bootstrap; with fewer its intervals are too short."""
 ROUNDS = 1000
 UNDEFINED = 0.05
-"""Share of redrawn data sets without a value of the statistic from which on there is no interval."""
+"""Maximum share of resampled data sets on which the statistic is undefined; above it there is no interval."""
 
 Statistic = Callable[[np.ndarray], float | None]
-"""From the numbers of rows [m], some perhaps several times, to a value, or None where it has none."""
+"""A function from row numbers [m], which may repeat, to a value, or None if it is undefined."""
 
 
 def interval(
     statistic: Statistic, prompts: Sequence[str] | np.ndarray, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float] | None:
-    """By the bootstrap from 100 prompts on, by the jackknife below.
+    """Return the interval by the bootstrap from 100 prompts on, and by the jackknife below.
 
-    None where both limits are the same: where nothing varies, as among judges who never disagreed, redrawing cannot
-    tell how sure that is.
+    None if both limits are the same: resampling has no width where nothing varies, as with judges who never disagreed.
     """
     few = len(np.unique(np.asarray(prompts))) < LEAST
     limits = jackknife(statistic, prompts, level) if few else bootstrap(statistic, prompts, level, seed=seed)
@@ -38,15 +37,15 @@ def bootstrap(
     rounds: int = ROUNDS,
     seed: int = 0,
 ) -> tuple[float, float] | None:
-    """The percentiles of the statistic over data sets of as many prompts, drawn with replacement (Efron 1979).
+    """Return the percentiles of the statistic over data sets of as many prompts, drawn with replacement (Efron 1979).
 
-    The draw is keyed by `seed`. None where the statistic is undefined in more than one data set of twenty.
+    The draw is keyed by `seed`. None if the statistic is undefined in more than one data set of twenty.
     """
     members = rows_of(prompts)
     if len(members) < LEAST:
         raise ValueError(
-            f"a bootstrap of {len(members)} prompts: from {LEAST} prompts on only, because its intervals are too short "
-            "with fewer; win_rate and jackknife have intervals for any number"
+            f"a bootstrap of {len(members)} prompts: needs at least {LEAST}, because its intervals are too short with "
+            "fewer; win_rate and jackknife have intervals for any number"
         )
     values = [
         statistic(np.concatenate([members[place] for place in places])) for places in drawn(len(members), rounds, seed)
@@ -55,13 +54,13 @@ def bootstrap(
 
 
 def drawn(prompts: int, rounds: int = ROUNDS, seed: int = 0) -> np.ndarray:
-    """Which prompts each of the redrawn data sets has, int64 [rounds, prompts]."""
+    """Return the prompts of each resampled data set, int64 [rounds, prompts]."""
     places = randomness.uniforms(seed, "bootstrap", np.arange(rounds)[:, None], np.arange(prompts)) * prompts
     return places.astype(np.int64)
 
 
 def percentiles(values: Sequence[float], rounds: int, level: float = 0.95) -> tuple[float, float] | None:
-    """The middle `level` of the values that `rounds` data sets gave; None where too many gave none."""
+    """Return the limits of the middle `level` of the values of `rounds` data sets; None if too many have no value."""
     if len(values) < (1 - UNDEFINED) * rounds:
         return None
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
@@ -71,8 +70,10 @@ def percentiles(values: Sequence[float], rounds: int, level: float = 0.95) -> tu
 def jackknife(
     statistic: Statistic, prompts: Sequence[str] | np.ndarray, level: float = 0.95
 ) -> tuple[float, float] | None:
-    """The statistic plus and minus Student's quantile times its standard error from leaving out each prompt (Tukey
-    1958). None where there is but one prompt, or the statistic undefined without one of them."""
+    """Return the statistic ± Student's quantile times its standard error from leaving out each prompt (Tukey 1958).
+
+    None if there is only one prompt, or if the statistic is undefined without one of them.
+    """
     members = rows_of(prompts)
     whole = statistic(np.arange(len(prompts)))
     without = [statistic(np.setdiff1d(np.arange(len(prompts)), rows)) for rows in members] if len(members) > 1 else []
@@ -86,6 +87,6 @@ def jackknife(
 
 
 def rows_of(prompts: Sequence[str] | np.ndarray) -> list[np.ndarray]:
-    """The numbers of each prompt's rows."""
+    """Return the numbers of each prompt's rows."""
     _, cluster, size = np.unique(np.asarray(prompts), return_inverse=True, return_counts=True)
     return np.split(np.argsort(cluster, kind="stable"), np.cumsum(size)[:-1])

@@ -1,7 +1,7 @@
 """ROUGE: the overlap of an answer with a reference, as F1 (Lin 2004, "ROUGE: a package for automatic evaluation").
 
-Tokens are runs of ASCII letters and digits in lower case, not stemmed, as in the widely used implementations; text in
-other scripts has no tokens and scores 0.
+Tokens are runs of ASCII letters and digits in lower case, not stemmed, as in the common implementations. Text in other
+scripts has no tokens and scores 0.
 """
 
 import re
@@ -10,12 +10,12 @@ from collections.abc import Sequence
 
 
 def tokens(text: str) -> list[str]:
-    """The words that count."""
+    """Return the tokens of a text."""
     return re.findall("[a-z0-9]+", text.lower())
 
 
 def scores(reference: str, answer: str) -> dict[str, float]:
-    """`rouge1`, `rouge2` and `rougeL` of an answer, each an F1 in [0, 1]; 0 where either side has nothing to match."""
+    """Return `rouge1`, `rouge2` and `rougeL` of an answer, F1 scores in [0, 1]; 0 if either side has no n-grams."""
     expected, produced = tokens(reference), tokens(answer)
     return {
         "rouge1": _overlap(expected, produced, 1),
@@ -25,7 +25,7 @@ def scores(reference: str, answer: str) -> dict[str, float]:
 
 
 def _overlap(expected: Sequence[str], produced: Sequence[str], n: int) -> float:
-    """F1 over n-grams, each counted as often as it occurs in both."""
+    """Return the F1 over n-grams, each counted as often as it occurs in both."""
     wanted, counted = (Counter(zip(*(words[i:] for i in range(n)), strict=False)) for words in (expected, produced))
     return _f1((wanted & counted).total(), wanted.total(), counted.total())
 
@@ -35,7 +35,7 @@ def _f1(matches: int, expected: int, produced: int) -> float:
 
 
 def common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
-    """The length of the longest common subsequence, a column of the table at a time in the bits of one integer.
+    """Return the length of the longest common subsequence, with each column of the table in the bits of one integer.
 
     Hyyrö 2004, "Bit-parallel LCS-length computation revisited": a zero bit is a place where the length grows.
     """

@@ -1,4 +1,4 @@
-"""The win rate of one side over another, how sure it is, and a test of whether it is one half."""
+"""The win rate of one side over another, its interval, and a test against one half."""
 
 import math
 from collections.abc import Sequence
@@ -11,16 +11,16 @@ from scipy.stats import binomtest
 
 METHOD = "Tango score interval on each prompt's net verdict"
 ZERO = 1e-12
-"""A variance below this is none: what is left of it is rounding."""
+"""Variance below which there is only rounding error."""
 LEAST = 0.5
-"""Degrees of freedom below this say nothing: all but one prompt weigh next to nothing."""
+"""Minimum degrees of freedom; below it, all prompts but one have almost no weight."""
 
 
 @dataclass(frozen=True, slots=True)
 class WinRate:
     """`win`, `tie` and `loss` are counts of verdicts, `n` their sum, `prompts` the number of clusters.
 
-    `win_rate` is (win + tie / 2) / n, or the weighted mean outcome; `interval` its lower and upper limit by `method`.
+    `win_rate` is (win + tie / 2) / n, or the weighted mean outcome; `interval` holds its limits by `method`.
     """
 
     win: int
@@ -35,9 +35,9 @@ class WinRate:
 
 @dataclass(frozen=True, slots=True)
 class Net:
-    """What `prompts` say on balance: shares of them `won` and `lost`, and how many independent ones they are worth.
+    """The net verdicts of `prompts`: the shares `won` and `lost`, and the `effective` number of independent prompts.
 
-    `degrees` are Student's degrees of freedom; infinite where every prompt was asked once and weighs the same.
+    `degrees` are Student's degrees of freedom; infinite if every prompt has one verdict and all weigh the same.
     """
 
     prompts: int
@@ -53,16 +53,16 @@ def win_rate(
     level: float = 0.95,
     weights: Sequence[float] | np.ndarray | None = None,
 ) -> WinRate:
-    """Count outcomes [n] and put an interval around their mean; rows with equal `prompts` [n] are one cluster.
+    """Count outcomes [n] and return their mean with an interval; rows with equal `prompts` [n] are one cluster.
 
-    The interval is Tango's score interval for the difference of two paired proportions (Tango 1998, Statistics in
-    Medicine 17:891), which win minus loss is. It treats a tie as a tie, stays inside [0, 1], and does not collapse to
-    a point when all was won or all tied, as Wald and bootstrap intervals do; without ties it is Wilson's. Its unit is
-    the prompt, whose verdicts are netted: won one way and lost the other is a tie (`net`). docs/statistics.md has its
-    simulated coverage.
+    The interval is Tango's score interval for the difference of two paired proportions, here win minus loss (Tango
+    1998, Statistics in Medicine 17:891). It treats a tie as a tie and stays inside [0, 1]. Unlike Wald and bootstrap
+    intervals, it does not collapse to a point when all verdicts are wins or ties. Without ties it is Wilson's. Its unit
+    is the prompt, whose verdicts are netted: a win in one order and a loss in the other are a tie (`net`).
+    docs/statistics.md has its simulated coverage.
 
-    `weights` [n] are one over the probabilities with which rows were selected: the rate is then Hájek's estimate
-    Σwy / Σw (1971), which does not depend on what was selected.
+    `weights` [n] are the inverse probabilities with which rows were selected. The rate is then Hájek's estimate
+    Σwy / Σw (1971), which does not depend on the selection.
     """
     outcomes, weights = checked(outcomes, prompts, weights)
     win, tie, loss = (int(np.sum(outcomes == value)) for value in (1.0, 0.5, 0.0))
@@ -79,10 +79,9 @@ def p_value(
     prompts: Sequence[str] | np.ndarray,
     weights: Sequence[float] | np.ndarray | None = None,
 ) -> float:
-    """How likely a rate as far from one half is where the true one is one half: below .05 if and only if one half is
-    outside the 95 % interval of `win_rate`.
+    """Return the p-value of a win rate against one half, below .05 exactly if the 95 % interval excludes one half.
 
-    The score statistic at no difference, which is McNemar's: (won - lost) / √((won + lost) / n).
+    The statistic is the score statistic at no difference, which is McNemar's: (won - lost) / √((won + lost) / n).
     """
     outcomes, weights = checked(outcomes, prompts, weights)
     netted = net(outcomes, prompts, weights)
@@ -94,17 +93,17 @@ def p_value(
 
 
 def net(outcomes: np.ndarray, prompts: Sequence[str] | np.ndarray, weights: np.ndarray) -> Net:
-    """What each prompt says on balance, d = (win - loss) / all of its verdicts, and how much that varies.
+    """Return the means of each prompt's net verdict, d = (win - loss) / all of its verdicts, and its effective number.
 
-    A prompt with d = 1/2 is half won and half tied. Netting can only take variance away: prompts count as
-    effective = v / Var(mean d) independent ones, v = won + lost - (won - lost)² being the variance of what is all or
-    nothing, and Var the linearised one of a weighted mean (Kish 1965), but never as more than there are verdicts.
+    A prompt with d = 1/2 is half won and half tied. Netting can only reduce the variance. Prompts count as
+    effective = v / Var(mean d) independent ones, but never as more than there are verdicts. v = won + lost -
+    (won - lost)² is the variance if every d is -1, 0 or 1. Var is the linearised one of a weighted mean (Kish 1965).
     """
     _, cluster = np.unique(np.asarray(prompts), return_inverse=True)
     size = np.bincount(cluster, weights)
     balance = np.bincount(cluster, weights * (2 * outcomes - 1)) / size
     won, lost = (float(size @ np.maximum(side, 0) / size.sum()) for side in (balance, -balance))
-    worth, most = (float(each.sum() ** 2 / (each @ each)) for each in (size, weights))
+    worth, most = (float(masses.sum() ** 2 / (masses @ masses)) for masses in (size, weights))
     variance = won + lost - (won - lost) ** 2
     spread = float(size**2 @ (balance - (won - lost)) ** 2 / size.sum() ** 2)
     effective = worth if variance <= ZERO else most if spread <= ZERO * variance else min(variance / spread, most)
@@ -113,7 +112,7 @@ def net(outcomes: np.ndarray, prompts: Sequence[str] | np.ndarray, weights: np.n
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval (1927, JASA 22:209) for a share of n independent rows; [0, 1] where there are none."""
+    """Return Wilson's score interval (1927, JASA 22:209) for a share of n independent rows; [0, 1] if n is 0."""
     if n == 0:
         return 0.0, 1.0
     limits = binomtest(successes, n).proportion_ci(level, "wilson")
@@ -125,15 +124,15 @@ def checked(
     prompts: Sequence[str] | np.ndarray,
     weights: Sequence[float] | np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Outcomes and weights as arrays, all weights 1 where there are none; refuses what is neither."""
+    """Return outcomes and weights as arrays, all weights 1 if there are none; raise `ValueError` for other values."""
     outcomes = np.asarray(outcomes, dtype=np.float64)
     if outcomes.size == 0 or outcomes.shape != (len(prompts),):
-        raise ValueError(f"{outcomes.size} outcomes of {len(prompts)} prompts: needs at least one, and one of each")
+        raise ValueError(f"{outcomes.size} outcomes for {len(prompts)} prompts: needs at least one, and one per prompt")
     if not np.all(np.isin(outcomes, (0.0, 0.5, 1.0))):
-        raise ValueError("an outcome is 1, 1/2 or 0")
+        raise ValueError("every outcome must be 1, 1/2 or 0")
     weights = np.ones(outcomes.size) if weights is None else np.asarray(weights, dtype=np.float64)
     if weights.shape != outcomes.shape or not np.all((weights > 0) & np.isfinite(weights)):
-        raise ValueError("an outcome's weight is a number above 0, one for each")
+        raise ValueError("weights must be finite numbers above 0, one per outcome")
     return outcomes, weights
 
 
@@ -144,7 +143,7 @@ def _quantile(probability: float, degrees: float) -> float:
 
 
 def _tango(net: Net, quantile: float) -> tuple[float, float]:
-    """The limits of (P(win) - P(loss)) at which the score statistic is plus and minus `quantile`."""
+    """Return the limits of (P(win) - P(loss)) at which the score statistic is plus and minus `quantile`."""
     won, lost, n = net.won, net.lost, net.effective
 
     def excess(difference: float, sign: float) -> float:
