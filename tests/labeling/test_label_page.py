@@ -343,7 +343,7 @@ def test_a_click_on_the_answer_chooses_it_once(chromium, team):  # noqa: F811
         press(page, "u")
         done(page, 0)
         assert (texts(page)[1], page.inner_text("#notice")) == (
-            left, "Taken back. You had answered: A is better. Answer again."
+            left, "Undone. Your answer was: A is better. Answer again."
         )  # fmt: skip
         assert page.locator("#left .yours").is_visible()
         look(page)
@@ -365,7 +365,7 @@ def test_keys_keep_out_of_the_way_and_can_be_changed(chromium, team):  # noqa: F
         assert page.locator("[data-strength='3']").get_attribute("aria-pressed") == "true"
         press(page, "?")
         press(page, "1", "2")  # nothing while the help is open
-        page.click("#keys [data-deed=left] button")
+        page.click("#keys [data-action=left] button")
         press(page, "s")
         assert "s was the key for: Skip" in page.inner_text("#keys-notice")
         press(page, "Escape")
@@ -447,7 +447,7 @@ def test_two_tabs_agree_on_what_was_answered(chromium, team):  # noqa: F811
         done(page, 1)
         press(other, "2")
         done(other, 1)
-        assert "answered already, in another tab" in other.inner_text("#notice")
+        assert "already answered in another tab" in other.inner_text("#notice")
         assert other.inner_text("#number") == "Question 2"
         press(other, "2")
         done(other, 2)
@@ -577,7 +577,7 @@ def test_long_right_to_left_and_empty_texts(chromium, tmp_path):  # noqa: F811
 def right_to_left(page):
     directions = "[...document.querySelectorAll('.markdown p')].map((one) => getComputedStyle(one).direction)"
     assert sorted(page.evaluate(directions)) == ["ltr", "rtl", "rtl"]
-    assert page.locator(".absent").inner_text() == "Empty: nothing was written"
+    assert page.locator(".absent").inner_text() == "Empty: there is no text"
     press(page, "p")
     gap = """() => {
         const [box, range] = [document.querySelector("#prompt .plain"), document.createRange()];

@@ -1,12 +1,12 @@
-// The one way to the server: JSON there and back.
+// Requests to the server, as JSON.
 
 const PATIENCE_MILLISECONDS = 10_000;
 const PAUSE_MILLISECONDS = 1000;
 
-// The server did not answer, or only that it cannot now: the same request may be sent again.
+// The server did not answer, or failed. The same request may be sent again.
 export class Unreachable extends Error {}
 
-// The server's answer as {status, body}.
+// Send a request and return the server's response as {status, body}.
 export async function request(path, body) {
   const options = { credentials: "same-origin", cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MILLISECONDS) };
   if (body !== undefined) {
@@ -22,7 +22,7 @@ export async function request(path, body) {
   }
 }
 
-// Ask until the server answers; `tell` each time that it does not.
+// Repeat a request until the server answers. Call `tell` each time that it does not.
 export async function patiently(ask, tell) {
   for (;;) {
     try {
@@ -35,7 +35,7 @@ export async function patiently(ask, tell) {
   }
 }
 
-// The token stands in the address after "#"; once it became a cookie, it is taken out of the address.
+// Exchange the token, which follows "#" in the address, for a cookie, and remove it from the address.
 export async function openSession() {
   const token = location.hash.slice(1);
   if (!token) return request("/api/session");

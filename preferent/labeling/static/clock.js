@@ -1,4 +1,4 @@
-// How long a question was looked at: the time during which the page was visible.
+// Measure how long a question was looked at: the time for which the page was visible.
 
 export class Clock {
   constructor() {

@@ -1,7 +1,7 @@
-// Nodes are made here and nowhere else: texts go in as text, so that no text is ever read as markup.
+// Create nodes. No other module does. Texts are inserted as text, never parsed as markup.
 
-// element("p", {class: "small", hidden: true, click: handler}, "text", node ...); a function listens to the event that
-// its name says.
+// element("p", {class: "small", hidden: true, click: handler}, "text", node ...). A property whose value is a function
+// is an event listener.
 export function element(tag, properties = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {

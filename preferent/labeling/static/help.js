@@ -1,7 +1,7 @@
-// The help: what the choices mean, and which key does what, to be changed here.
+// The help dialog: the meaning of the choices, and the keys, which can be changed here.
 
 import { element, find } from "/static/element.js";
-import { DEEDS, sign } from "/static/keys.js";
+import { ACTIONS, sign } from "/static/keys.js";
 
 export class Help {
   constructor(keys) {
@@ -14,7 +14,7 @@ export class Help {
     });
     find("keys-reset").addEventListener("click", () => {
       keys.reset();
-      this.draw("The usual keys are back.");
+      this.draw("The default keys are restored.");
     });
     this.dialog.addEventListener("close", () => keys.capture(null));
   }
@@ -24,10 +24,10 @@ export class Help {
     this.dialog.showModal();
   }
 
-  // The keys in the table and on every button that names its key.
+  // Show the keys in the table and on every button that names its key.
   draw(notice = "") {
-    const deeds = Object.keys(DEEDS).filter((deed) => !deed.startsWith("strength") || strength(deed));
-    find("keys").tBodies[0].replaceChildren(...deeds.map((deed) => this.row(deed)));
+    const actions = Object.keys(ACTIONS).filter((action) => !action.startsWith("strength") || strength(action));
+    find("keys").tBodies[0].replaceChildren(...actions.map((action) => this.row(action)));
     find("keys-on").checked = this.keys.on;
     find("keys-notice").textContent = notice;
     for (const hint of document.querySelectorAll("[data-key]")) {
@@ -36,28 +36,30 @@ export class Help {
     }
   }
 
-  row(deed) {
-    const name = strength(deed) ? `${DEEDS[deed].name}: ${strength(deed).firstChild.textContent}` : DEEDS[deed].name;
-    const signs = this.keys.of(deed).flatMap((key) => [element("kbd", {}, sign(key)), " "]);
+  row(action) {
+    const level = strength(action);
+    const name = level ? `${ACTIONS[action].name}: ${level.firstChild.textContent}` : ACTIONS[action].name;
+    const signs = this.keys.of(action).flatMap((key) => [element("kbd", {}, sign(key)), " "]);
     const rest = element("span", { class: "unseen" }, ` the key for: ${name}`);
-    const change = element("button", { type: "button", click: () => this.change(deed, change) }, "Change", rest);
+    const change = element("button", { type: "button", click: () => this.change(action, change) }, "Change", rest);
     const keys = element("td", {}, ...(signs.length ? signs : ["none"]));
-    return element("tr", { "data-deed": deed }, element("th", { scope: "row" }, name), keys, element("td", {}, change));
+    const head = element("th", { scope: "row" }, name);
+    return element("tr", { "data-action": action }, head, keys, element("td", {}, change));
   }
 
-  change(deed, button) {
+  change(action, button) {
     button.textContent = "Press a key";
-    find("keys-notice").textContent = `Press the new key for: ${DEEDS[deed].name}. Escape leaves it as it is.`;
+    find("keys-notice").textContent = `Press the new key for: ${ACTIONS[action].name}. Escape cancels.`;
     this.keys.capture((key) => {
-      const former = key === null ? undefined : this.keys.assign(deed, key);
-      this.draw(former ? `${sign(key)} was the key for: ${DEEDS[former].name}. It no longer is.` : "");
-      find("keys").querySelector(`[data-deed="${deed}"] button`).focus();
+      const former = key === null ? undefined : this.keys.assign(action, key);
+      this.draw(former ? `${sign(key)} was the key for: ${ACTIONS[former].name}. It no longer is.` : "");
+      find("keys").querySelector(`[data-action="${action}"] button`).focus();
     });
   }
 }
 
-// The button of a strength, if the deed is one that is asked for here.
-function strength(deed) {
-  const place = deed.startsWith("strength") ? Number(deed.at(-1)) : 0;
+// Return the button of a strength, if the action is a strength of this folder's scale.
+function strength(action) {
+  const place = action.startsWith("strength") ? Number(action.at(-1)) : 0;
   return find("strengths").querySelectorAll("button")[place - 1];
 }

@@ -1,8 +1,8 @@
-// One key for each deed. What a person changed is kept in the browser's storage.
+// The keys of each action. Changes are kept in the browser's storage.
 
 const STORE = "preferent.keys";
 
-export const DEEDS = {
+export const ACTIONS = {
   left: { name: "A is better", keys: ["1", "ArrowLeft"] },
   right: { name: "B is better", keys: ["2", "ArrowRight"] },
   tie: { name: "Tie", keys: ["3"] },
@@ -40,8 +40,8 @@ export class Keys {
     this.keep({ ...this.changed, off: !value });
   }
 
-  of(deed) {
-    return this.changed[deed] ?? DEEDS[deed].keys;
+  of(action) {
+    return this.changed[action] ?? ACTIONS[action].keys;
   }
 
   keep(changed) {
@@ -49,11 +49,11 @@ export class Keys {
     localStorage.setItem(STORE, JSON.stringify(changed));
   }
 
-  // Gives a deed one key alone; a deed that had the key loses it, and is returned.
-  assign(deed, key) {
-    const former = Object.keys(DEEDS).find((other) => other !== deed && this.of(other).includes(key));
-    const taken = former ? { [former]: this.of(former).filter((one) => one !== key) } : {};
-    this.keep({ ...this.changed, ...taken, [deed]: [key] });
+  // Assign one key to an action. An action that had the key loses it and is returned.
+  assign(action, key) {
+    const former = Object.keys(ACTIONS).find((other) => other !== action && this.of(other).includes(key));
+    const taken = former ? { [former]: this.of(former).filter((other) => other !== key) } : {};
+    this.keep({ ...this.changed, ...taken, [action]: [key] });
     return former;
   }
 
@@ -61,7 +61,7 @@ export class Keys {
     this.keep({});
   }
 
-  // The next key pressed goes to `take(key)` instead of doing anything; Escape and Tab give null.
+  // Pass the next key to `take(key)` instead of acting on it. Escape and Tab pass null.
   capture(take) {
     this.capturing = take;
   }
@@ -83,10 +83,10 @@ export class Keys {
 
   obey(event, key) {
     if (!this.on || event.repeat || document.querySelector("dialog[open]") || isTyping(event.target)) return;
-    const deed = Object.keys(DEEDS).find((one) => this.of(one).includes(key));
-    if (!deed) return;
+    const action = Object.keys(ACTIONS).find((name) => this.of(name).includes(key));
+    if (!action) return;
     event.preventDefault();
-    this.act(deed);
+    this.act(action);
   }
 }
 

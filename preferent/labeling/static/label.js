@@ -1,4 +1,4 @@
-// The page on which people say which of two answers is better.
+// The page on which people choose the better of two answers.
 
 import { openSession, patiently, request } from "/static/api.js";
 import { Clock } from "/static/clock.js";
@@ -10,17 +10,17 @@ import { Question } from "/static/question.js";
 
 const CHOICES = { left: "A is better", right: "B is better", tie: "tie", both_bad: "both bad", skip: "skipped" };
 const ANSWERED =
-  "That question had been answered already, in another tab or window. That answer stands; this one was not stored.";
-const BEHIND = "The last question was answered in another tab or window. This is where you are now.";
+  "That question was already answered in another tab or window. That answer stands; this one was not saved.";
+const BEHIND = "The last question was answered in another tab or window. This is the next one.";
 const STATES = { saved: "saved", saving: "saving", unsaved: "not saved", alone: "no server" };
 const TROUBLES = {
   unsaved:
-    "Not saved: the server does not answer. Your answer is kept in this browser, " +
-    "and this page goes on by itself as soon as the server is back.",
-  alone: "The server does not answer. This page goes on by itself as soon as it is back.",
+    "Not saved: the server does not answer. Your answer is kept in this browser " +
+    "and will be sent as soon as the server is back.",
+  alone: "The server does not answer. This page will continue as soon as it is back.",
 };
-const WRONG_LINK = "The link is not complete, or belongs to another set of questions.";
-const NO_LINK = "There was no link, or it is no longer valid.";
+const WRONG_LINK = "The link is incomplete or belongs to other questions.";
+const NO_LINK = "The page was opened without a link, or the link is no longer valid.";
 const SECTIONS = ["question", "end", "closed"];
 const FIRST_GLANCE_MILLISECONDS = 300;
 
@@ -35,7 +35,7 @@ let isWaiting = false;
 let shownAt = 0;
 
 function section(name) {
-  for (const one of SECTIONS) find(one).hidden = one !== name;
+  for (const id of SECTIONS) find(id).hidden = id !== name;
 }
 
 function tell(words) {
@@ -60,7 +60,7 @@ function wait(whether) {
   question.wait(whether);
 }
 
-// Shows where a queue stands: its question, or the end. `notice` tells, and `spoken` only says, what led here.
+// Show the state of a queue: its question, or the end. `notice` is shown; `spoken` is only announced.
 function show(queue, { notice = "", spoken = notice } = {}) {
   wait(false);
   tell(notice);
@@ -77,13 +77,13 @@ function show(queue, { notice = "", spoken = notice } = {}) {
 function showItem({ item, total, previous }, spoken) {
   section("question");
   question.show(item, previous);
-  if (previous) tell(`Taken back. You had answered: ${said(previous)}. Answer again.`);
+  if (previous) tell(`Undone. Your answer was: ${wording(previous)}. Answer again.`);
   announce(`${previous ? find("notice").textContent : spoken} Question ${item.number} of ${total}.`.trim());
   clock.start();
   shownAt = performance.now();
 }
 
-function said({ choice, strength }) {
+function wording({ choice, strength }) {
   return strength ? `${CHOICES[choice]} (${question.wordsFor(strength)})` : CHOICES[choice];
 }
 
@@ -119,7 +119,7 @@ function alone() {
 async function refresh(notice = "") {
   const before = question.item;
   const { status, body } = await patiently(() => request("/api/queue"), alone);
-  if (!notice && (isWaiting || question.item !== before)) return; // a vote was quicker, and its answer is newer
+  if (!notice && (isWaiting || question.item !== before)) return; // a vote was faster, and its response is newer
   if (status === 401) return expired();
   if (status !== 200) return close(body.error);
   if (!outbox.waiting().length) showState("saved");
@@ -129,24 +129,24 @@ async function refresh(notice = "") {
 
 function expired() {
   const words = "The link that this page was opened with is no longer valid.";
-  const kept = " Your last answer is kept in this browser, and is sent when you open the new link.";
+  const kept = " Your last answer is kept in this browser and will be sent when you open the new link.";
   close(outbox.waiting().length ? words + kept : words);
 }
 
-// What the server said to a deed of the outbox.
-async function settled({ path, body: deed }, status, body) {
-  if (path === "/api/flag") return settledFlag(deed, status, body);
+// Show the server's response to an action of the outbox.
+async function settled({ path, body: action }, status, body) {
+  if (path === "/api/flag") return settledFlag(action, status, body);
   const isVote = path === "/api/vote";
-  const notice = status === 409 && isVote ? ANSWERED : `The server refused that, and it is not stored: ${body.error}`;
+  const notice = status === 409 && isVote ? ANSWERED : `The server refused this, and it was not saved: ${body.error}`;
   if (status === 200) show(body, { spoken: isVote ? "Saved." : "" });
   else if (body.queue) show(body.queue, { notice });
   else await refresh(notice);
   focusTop();
 }
 
-function settledFlag(deed, status, body) {
+function settledFlag(action, status, body) {
   if (status !== 200) tell(`The server refused the flag: ${body.error}`);
-  else if (deed.item === question.item?.item) question.flagged(true);
+  else if (action.item === question.item?.item) question.flagged(true);
   announce(status === 200 ? "Flagged." : find("notice").textContent);
 }
 
@@ -155,7 +155,7 @@ async function send(path, body) {
   if (isBlocking) wait(true);
   if (!(await outbox.put(path, body))) return expired();
   if (!isBlocking || !isWaiting) return;
-  wait(false); // another tab sent it, and has the answer
+  wait(false); // another tab sent it and has the response
   await refresh();
 }
 
@@ -175,15 +175,15 @@ function flag() {
   if (question.item && !find("flag").disabled) send("/api/flag", { item: question.item.item, note: question.note });
 }
 
-function act(deed) {
-  if (deed === "help") help.open();
-  else if (deed === "undo") undo();
+function act(action) {
+  if (action === "help") help.open();
+  else if (action === "undo") undo();
   else if (!question.item) return;
-  else if (deed in CHOICES) vote(deed);
-  else if (deed === "flag") flag();
-  else if (deed === "note") find("note").focus();
-  else if (deed.startsWith("strength")) press(question.strengths[Number(deed.at(-1)) - 1]);
-  else question.toggle(deed);
+  else if (action in CHOICES) vote(action);
+  else if (action === "flag") flag();
+  else if (action === "note") find("note").focus();
+  else if (action.startsWith("strength")) press(question.strengths[Number(action.at(-1)) - 1]);
+  else question.toggle(action);
 }
 
 function press(strength) {
@@ -196,7 +196,7 @@ async function lookAgain() {
   else tell("There are no new questions yet.");
 }
 
-// The second press of a double click, or one that was meant for the question before, is no answer.
+// Return whether a click is an answer, not the second of a double click nor one meant for the previous question.
 function isMeant(event) {
   return event.detail === 0 || (event.detail === 1 && performance.now() - shownAt > FIRST_GLANCE_MILLISECONDS);
 }
@@ -210,8 +210,8 @@ function listen() {
       if (isMeant(event) && getSelection().isCollapsed) vote(side);
     });
   }
-  for (const deed of ["undo", "flag", "help", "differences", "plain"]) {
-    find(deed).addEventListener("click", () => act(deed));
+  for (const action of ["undo", "flag", "help", "differences", "plain"]) {
+    find(action).addEventListener("click", () => act(action));
   }
   find("note").addEventListener("keydown", (event) => {
     if (event.key === "Escape") find("title").focus();

@@ -1,6 +1,6 @@
-// Markdown as nodes: headings, lists, tables, quotes, code, bold, italics. It builds elements and gives them texts,
-// never markup: HTML stays text, a link is its words and its address, a picture is its description and its address,
-// and nothing can be pressed or is fetched. Time grows with the length of the text, whatever the text.
+// Render Markdown as nodes: headings, lists, tables, quotes, code, bold, italics. Elements are created and given texts,
+// never markup: HTML stays text, a link becomes its words and its address, a picture its description and its address.
+// Nothing can be clicked and nothing is fetched. The time depends on a text's length, not on its content.
 
 import { element } from "/static/element.js";
 
@@ -29,7 +29,7 @@ function isTable(lines, at) {
   return lines[at].includes("|") && at + 1 < lines.length && COLUMNS.test(lines[at + 1]);
 }
 
-// Each reader takes the lines from `at` on, appends what it made, and returns where it stopped.
+// Each reader takes the lines from `at` on, appends the nodes, and returns the next line.
 function blocks(lines, parent, depth) {
   let at = 0;
   while (at < lines.length) {
@@ -98,7 +98,7 @@ function list(lines, at, parent, depth) {
   return at;
 }
 
-// The lines of one item without their indentation, and where it stops.
+// Return the lines of one item without their indentation, and the next line.
 function listItem(lines, at) {
   const [start, indent, own] = ITEM.exec(lines[at]);
   const width = indent.length + own.length;
@@ -125,9 +125,9 @@ function table(lines, at, parent) {
   return at;
 }
 
-// Appends the words of a text to a parent, which is returned. `hopeless` holds the signs that no more close.
+// Append the words of a text to a parent and return the parent. `unclosed` holds the marks without a closing mark.
 function inline(text, parent, depth = 0) {
-  const hopeless = new Set();
+  const unclosed = new Set();
   let plain = "";
   let at = 0;
   const flush = () => {
@@ -135,35 +135,35 @@ function inline(text, parent, depth = 0) {
     plain = "";
   };
   while (at < text.length) {
-    const found = depth > DEEPEST ? null : span(text, at, hopeless);
-    if (found?.make) {
+    const match = depth > DEEPEST ? null : span(text, at, unclosed);
+    if (match?.make) {
       flush();
-      parent.append(found.make(depth + 1));
-    } else plain += found ? found.literal : text[at];
-    at = found ? found.end : at + 1;
+      parent.append(match.make(depth + 1));
+    } else plain += match ? match.literal : text[at];
+    at = match ? match.end : at + 1;
   }
   flush();
   return parent;
 }
 
-// What starts at a place of a text, if anything: {end, literal} or {end, make(depth)}.
-function span(text, at, hopeless) {
+// Return what starts at a position of a text, if anything: {end, literal} or {end, make(depth)}.
+function span(text, at, unclosed) {
   const sign = text[at];
   if (sign === "\\") return PUNCTUATION.test(text[at + 1] ?? "") ? { end: at + 2, literal: text[at + 1] } : null;
-  if (sign === "`") return codeSpan(text, at, hopeless);
+  if (sign === "`") return codeSpan(text, at, unclosed);
   if (sign === "*" || sign === "_") {
-    const twice = text[at + 1] === sign ? emphasis(text, at, sign + sign, "strong", hopeless) : null;
-    return twice ?? emphasis(text, at, sign, "em", hopeless);
+    const twice = text[at + 1] === sign ? emphasis(text, at, sign + sign, "strong", unclosed) : null;
+    return twice ?? emphasis(text, at, sign, "em", unclosed);
   }
   if (sign === "[" || (sign === "!" && text[at + 1] === "[")) return link(text, at);
   return null;
 }
 
-function codeSpan(text, at, hopeless) {
+function codeSpan(text, at, unclosed) {
   let end = at;
   while (text[end] === "`") end++;
   const fence = text.slice(at, end);
-  if (hopeless.has(fence)) return { end, literal: fence };
+  if (unclosed.has(fence)) return { end, literal: fence };
   for (let close = text.indexOf(fence, end); close >= 0; ) {
     let after = close;
     while (text[after] === "`") after++;
@@ -172,14 +172,14 @@ function codeSpan(text, at, hopeless) {
     }
     close = text.indexOf(fence, after);
   }
-  hopeless.add(fence);
+  unclosed.add(fence);
   return { end, literal: fence };
 }
 
-function emphasis(text, at, sign, tag, hopeless) {
+function emphasis(text, at, sign, tag, unclosed) {
   const first = at + sign.length;
   const isWord = (letter) => letter !== undefined && /[\p{L}\p{N}]/u.test(letter);
-  if (hopeless.has(sign) || !text[first]?.trim() || (sign[0] === "_" && isWord(text[at - 1]))) return null;
+  if (unclosed.has(sign) || !text[first]?.trim() || (sign[0] === "_" && isWord(text[at - 1]))) return null;
   for (let close = text.indexOf(sign, first + 1); close >= 0; close = text.indexOf(sign, close + 1)) {
     const after = text[close + sign.length];
     if (text[close - 1].trim() && after !== sign[0] && !(sign[0] === "_" && isWord(after))) {
@@ -187,7 +187,7 @@ function emphasis(text, at, sign, tag, hopeless) {
       return { end: close + sign.length, make: (depth) => inline(words, element(tag), depth) };
     }
   }
-  hopeless.add(sign);
+  unclosed.add(sign);
   return null;
 }
 

@@ -1,11 +1,11 @@
-// What was done and not yet acknowledged. Each deed is written to the browser's storage before it is sent, under a key
-// of its own (the server does a key's deed once), in an entry of its own (tabs do not overwrite one another).
+// Actions that are not acknowledged yet. Each is written to the browser's storage before it is sent. Its own key makes
+// the server apply it once; its own entry keeps tabs from overwriting one another.
 
 import { request, Unreachable } from "/static/api.js";
 
 const PAUSES_SECONDS = [0.5, 1, 2, 4, 8, 15];
 
-// A random UUID; crypto.randomUUID is there only on secure origins, and a team's server is often plain HTTP.
+// Return a random UUID. crypto.randomUUID exists only on secure origins, and a team's server is often plain HTTP.
 function uuid() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   bytes[6] = (bytes[6] & 0x0f) | 0x40;
@@ -15,9 +15,9 @@ function uuid() {
 }
 
 export class Outbox {
-  // `owner` tells this annotator of this folder from any other that the browser has seen at this address.
-  // Calls `on.state("saved" | "saving" | "unsaved")`, and `on.settled(deed, status, body)` for each deed that the
-  // server took or refused.
+  // `owner` identifies this annotator of this folder among all that the browser has seen at this address.
+  // Calls `on.state("saved" | "saving" | "unsaved")`, and `on.settled(action, status, body)` for each action that the
+  // server accepted or refused.
   constructor(owner, on) {
     this.prefix = `preferent.outbox.${owner}.`;
     this.on = on;
@@ -34,13 +34,13 @@ export class Outbox {
   }
 
   put(path, body) {
-    const deed = { path, body: { key: uuid(), ...body } };
+    const action = { path, body: { key: uuid(), ...body } };
     const place = [Date.now(), this.count++].map((number) => String(number).padStart(15, "0")).join(".");
-    localStorage.setItem(`${this.prefix}${place}.${deed.body.key}`, JSON.stringify(deed));
+    localStorage.setItem(`${this.prefix}${place}.${action.body.key}`, JSON.stringify(action));
     return this.drain();
   }
 
-  // Send all, oldest first, for as long as it takes; false where the session is no longer valid.
+  // Send all, oldest first, however long it takes. Return false if the session is no longer valid.
   drain() {
     this.draining ??= this.sendAll().finally(() => (this.draining = null));
     return this.draining;
@@ -49,15 +49,15 @@ export class Outbox {
   async sendAll() {
     let failures = 0;
     for (let name = this.waiting()[0]; name !== undefined; name = this.waiting()[0]) {
-      const deed = JSON.parse(localStorage.getItem(name));
-      if (deed === null) continue; // another tab was quicker
+      const action = JSON.parse(localStorage.getItem(name));
+      if (action === null) continue; // another tab was faster
       if (!failures) this.on.state("saving");
       try {
-        const { status, body } = await request(deed.path, deed.body);
+        const { status, body } = await request(action.path, action.body);
         if (status === 401) return false;
         localStorage.removeItem(name);
         failures = 0;
-        await this.on.settled(deed, status, body);
+        await this.on.settled(action, status, body);
       } catch (error) {
         if (!(error instanceof Unreachable)) throw error;
         this.on.state("unsaved");

@@ -1,10 +1,10 @@
-// The owner's page: how far it is, who answered how, and how well people agree; live while it is looked at.
+// The owner's page: progress, the answers of each annotator, and agreement. It is live while it is visible.
 
 import { openSession, patiently, request, Unreachable } from "/static/api.js";
 import { element, find } from "/static/element.js";
 
-const HIDDEN = "Hidden, so that whoever still answers questions is not swayed by it.";
-const NO_AGREEMENT = "No question was answered by two people yet, so there is no agreement to measure.";
+const HIDDEN = "Hidden, so that it does not influence anybody who still answers questions.";
+const NO_AGREEMENT = "No question has been answered by two people yet, so agreement is not known.";
 const POLL_MILLISECONDS = 2000;
 const CHOICES = { left: "Left is better", right: "Right is better", tie: "Tie", both_bad: "Both bad", skip: "Skipped" };
 
@@ -37,13 +37,13 @@ function bar(share, name) {
   return element("progress", { max: "1", value: String(share || 0), "aria-label": name });
 }
 
-function person(one) {
-  const gold = one.gold_total ? `${one.gold_right} of ${one.gold_total}` : "–";
-  const time = one.median_seconds == null ? "–" : `${one.median_seconds.toFixed(1)} s`;
-  const done = bar(one.total ? one.done / one.total : 0, `Progress of ${one.name}`);
-  const progress = element("td", {}, done, element("span", { class: "small" }, ` ${one.done} of ${one.total}`));
-  const numbers = [percent(one.left_share), percent(one.tie_share), String(one.skips), time, gold, ago(one.last)];
-  const name = element("th", { scope: "row" }, element("bdi", {}, one.name));
+function person(row) {
+  const gold = row.gold_total ? `${row.gold_right} of ${row.gold_total}` : "–";
+  const time = row.median_seconds == null ? "–" : `${row.median_seconds.toFixed(1)} s`;
+  const done = bar(row.total ? row.done / row.total : 0, `Progress of ${row.name}`);
+  const progress = element("td", {}, done, element("span", { class: "small" }, ` ${row.done} of ${row.total}`));
+  const numbers = [percent(row.left_share), percent(row.tie_share), String(row.skips), time, gold, ago(row.last)];
+  const name = element("th", { scope: "row" }, element("bdi", {}, row.name));
   return element("tr", {}, name, progress, ...numbers.map(number));
 }
 
@@ -77,11 +77,11 @@ function twoPeople([pair, kappa]) {
   return element("tr", {}, element("th", { scope: "row" }, ...names), number(decimal(kappa)));
 }
 
-function rate(one) {
-  const [a, b] = [one.model_a, one.model_b].map((name) => element("bdi", {}, name));
-  const words = ` wins ${percent(one.win_rate)} against `;
-  const interval = between(one.interval, percent);
-  const counts = `${interval}. ${one.win} won, ${one.tie} tied, ${one.loss} lost; a tie counts as half.`;
+function rate(row) {
+  const [a, b] = [row.model_a, row.model_b].map((name) => element("bdi", {}, name));
+  const words = ` wins ${percent(row.win_rate)} against `;
+  const interval = between(row.interval, percent);
+  const counts = `${interval}. ${row.win} won, ${row.tie} tied, ${row.loss} lost; a tie counts as half.`;
   return element("p", { class: "sentence" }, a, words, b, counts);
 }
 
@@ -101,7 +101,7 @@ function show(overview) {
     figure("agreement", agreement?.pairs ? percent(agreement.percent) : "–"),
   );
   find("people").tBodies[0].replaceChildren(...annotators.map(person));
-  find("choices").tBodies[0].replaceChildren(...Object.entries(choices).map((one) => choice(one, total)));
+  find("choices").tBodies[0].replaceChildren(...Object.entries(choices).map((entry) => choice(entry, total)));
   find("agreement-words").textContent = agreementWords(agreement);
   const kappas = Object.entries(agreement?.cohen ?? {});
   find("cohen").tBodies[0].replaceChildren(...kappas.map(twoPeople));
@@ -136,7 +136,7 @@ async function poll() {
   }
 }
 
-// One question at a time, and none while nobody looks.
+// Send one request at a time, and none while the page is hidden.
 async function follow() {
   if (!document.hidden) await poll();
   if (!isClosed) setTimeout(follow, POLL_MILLISECONDS);

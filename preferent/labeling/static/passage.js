@@ -1,4 +1,4 @@
-// A text as it is looked at: laid out as Markdown, plain letter by letter, or with its differences marked.
+// Lay out a text: as Markdown, as plain text, or with its differences marked.
 
 import { element } from "/static/element.js";
 import { markdown } from "/static/markdown.js";
@@ -8,7 +8,7 @@ export function passage(text, asMarkdown) {
   return asMarkdown ? markdown(text) : element("div", { class: "plain" }, text);
 }
 
-// `own` is the kind of the runs that only this text has: "removed" for the first of the two, "added" for the second.
+// `own` is the kind of the runs that only this text has: "removed" for the first text, "added" for the second.
 export function marked(text, runs, own) {
   if (!text.trim()) return absent(text);
   const tag = own === "removed" ? "del" : "ins";
@@ -18,6 +18,6 @@ export function marked(text, runs, own) {
 }
 
 function absent(text) {
-  const words = text ? `Nothing but blanks (${text.length} of them)` : "Empty: nothing was written";
+  const words = text ? `Only white space (${text.length} characters)` : "Empty: there is no text";
   return element("p", { class: "absent" }, words);
 }

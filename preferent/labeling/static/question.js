@@ -1,4 +1,4 @@
-// The question on the page: a prompt, two answers, and what was chosen.
+// The question on the page: a prompt, two answers, and the choice.
 
 import { difference } from "/static/difference.js";
 import { element, find } from "/static/element.js";
@@ -21,7 +21,7 @@ export class Question {
     return this.strengths.length === STRENGTHS.length ? STRENGTHS[strength - 1] : String(strength);
   }
 
-  // Buttons for the strengths that this folder asks for; none where it asks for none.
+  // Add a button for each strength of this folder's scale, if it has one.
   offer(strengths) {
     this.strengths = strengths ?? [];
     const buttons = this.strengths.map((value, at) => {
@@ -34,7 +34,7 @@ export class Question {
     find("strengths").hidden = !buttons.length;
   }
 
-  // The same strength again takes it back.
+  // Choose a strength. Choosing it again clears it.
   toggleStrength(value) {
     this.setStrength(this.strength === value ? null : value);
   }
@@ -59,7 +59,7 @@ export class Question {
     this.choose(previous?.choice ?? null);
     this.draw();
     for (const box of SCROLLED) find(box).scrollTop = 0;
-    // Of a conversation the last turn is to be answered.
+    // The last turn of a conversation is the one to answer.
     if (item.prompt.length > 1) find("prompt").scrollTop = find("prompt").scrollHeight;
   }
 
@@ -84,7 +84,7 @@ export class Question {
     this.draw();
   }
 
-  // Marks a choice that is being saved, or that an undo brought back; null marks none.
+  // Mark a choice that is being saved or that an undo brought back; null marks none.
   choose(choice) {
     for (const side of ["left", "right"]) {
       find(side).classList.toggle("chosen", choice === side);
@@ -100,14 +100,14 @@ export class Question {
     find("flag").firstChild.textContent = isFlagged ? "Flagged " : "Flag ";
   }
 
-  // Nothing can be chosen while a choice is on its way.
+  // Nothing can be chosen while a choice is being saved.
   wait(isWaiting) {
     find("question").classList.toggle("waiting", isWaiting);
     find("question").setAttribute("aria-busy", String(isWaiting));
   }
 }
 
-// What is too long for its box is scrolled by keys too, once Tab leads there.
+// Make boxes with long texts focusable, so that keys can scroll them.
 function reach() {
   for (const box of SCROLLED.map(find)) {
     if (box.scrollHeight > box.clientHeight) box.setAttribute("tabindex", "0");
@@ -115,7 +115,7 @@ function reach() {
   }
 }
 
-// A conversation with who says what; a lone text from the user needs no name.
+// Return the turns of a conversation, each with its role. A single text from the user needs no role.
 function turns(prompt, asMarkdown) {
   const alone = prompt.length === 1 && prompt[0].role === "user";
   return prompt.map(({ role, text }) => {
