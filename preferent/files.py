@@ -34,7 +34,7 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except Exception as error:
         if why := refusal(error):
-            raise PlatformError(f"{path}: cannot be written: {why}; mend that, then the same command goes on") from None
+            raise PlatformError(f"{path}: cannot be written: {why}; fix that, then run it again") from None
         raise
 
 

@@ -57,7 +57,7 @@ def forked(work: Callable[[], object]) -> int:
             work()
             code = 0
         except PlatformError as error:
-            code = TOLD if "make room" in str(error) or "mend that" in str(error) else CRASHED
+            code = TOLD if "make room" in str(error) or "fix that" in str(error) else CRASHED
         finally:
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -104,7 +104,7 @@ def main() -> None:
         kl = files.read_json(folder / "comparison" / "metrics.json")["kl"]
         print(
             f"{folder}: tuned preferred in {found.win_rate:.1%} of {found.n} "
-            f"({found.interval[0]:.1%} to {found.interval[1]:.1%}), KL {kl['mean']:.2f} nats an answer"
+            f"({found.interval[0]:.1%} to {found.interval[1]:.1%}), KL {kl['mean']:.2f} nats per answer"
         )
 
 

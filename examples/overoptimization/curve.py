@@ -1,6 +1,6 @@
 """The mathematics of over-optimisation: best-of-n without bias, and the curves that Gao et al. (2022) fit.
 
-d = sqrt(KL(policy || base)), in nats an answer. P prompts with N answers of the base each.
+d = sqrt(KL(policy || base)), in nats per answer. P prompts with N answers of the base each.
 """
 
 from dataclasses import dataclass

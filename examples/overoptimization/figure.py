@@ -19,7 +19,7 @@ COLOURS = ("#b5361c", "#c58a00", "#1f8a63", "#1f56b8", "#7d3ca8", "#5a5f6a")
 PROXY, FITTED = 6, 12
 """A colour is 1 to 6; a size's proxy is drawn dashed and its fit thin, under the numbers that follow."""
 TITLE, LEGEND = 24, 22
-D = "d = √KL to the base, nats an answer"
+D = "d = √KL to the base, nats per answer"
 
 
 def draw(found: Mapping[str, Any], fits: Mapping[str, Mapping[str, Fit]]) -> str:

@@ -108,7 +108,7 @@ def do_check(arguments: Arguments) -> None:
     if not result.ok:
         bad = sum(len(file.dropped) for file in result.files)
         raise DataError(
-            f"{bad} of {sum(file.read for file in result.files)} rows cannot be used, see above; mend them, or let a "
+            f"{bad} of {sum(file.read for file in result.files)} rows cannot be used, see above; fix them, or let a "
             "run drop some: --set data.max_dropped=SHARE"
         )
 

@@ -32,7 +32,8 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(title="verbs", metavar="VERB", required=False)
     _run(_verb(verbs, "run", actions.do_run, "do everything that a recipe asks for; the same command again resumes"))
     _quickstart(_verb(verbs, "quickstart", actions.do_quickstart, "the whole job on a little world made here, offline"))
-    _data(verbs.add_parser("data", help="look at data, convert it, prepare it", description="Data, three ways."))
+    text = "check, convert or prepare data files"
+    _data(verbs.add_parser("data", help=text, description=f"{text.capitalize()}."))
     _scratch(_verb(verbs, "scratch", actions.do_scratch, "make a small Llama-2-architecture model from nothing"))
     _plan(
         _verb(verbs, "plan", actions.do_plan, "say what a run would do and need: steps, tokens, memory by part, disk")
@@ -63,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     )
     _doctor(
         _verb(
-            verbs, "doctor", actions.do_doctor, "look in a run for what is known to go wrong; exit code 4 if it is sick"
+            verbs, "doctor", actions.do_doctor, "check a run for known failure modes; exit code 4 if a finding is sick"
         )
     )
     return top

@@ -54,7 +54,7 @@ def compare(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--shared",
         action="store_true",
-        help="compare what all sides answer, and count the rest, which is else an error",
+        help="compare only what all sides answer, and count the rest, which would otherwise be an error",
     )
     verb.add_argument("--write", type=_names, default=(), metavar="FORMAT,…", help=f"also write: {', '.join(FORMATS)}")
     verb.add_argument("--recipe", type=Path, metavar="FILE", help="the recipe; with sides: how models answer")

@@ -34,7 +34,7 @@ def _known(error: BaseException) -> PreferentError | None:
         return PlatformError(f"out of memory{f': {first}' if first else ''}\n{smaller(stage)}")
     if why := files.refusal(error):
         named = isinstance(error, OSError) and error.filename
-        return PlatformError(f"{named or 'disk'}: {why}; mend that, then the same command goes on")
+        return PlatformError(f"{named or 'disk'}: {why}; fix that, then run the same command again")
     return None
 
 

@@ -49,7 +49,7 @@ def describe(recipe: Recipe, ignored: Sequence[str], out: Path, sizes: bool = Fa
         ("data", _data(counts)),
         ("stages", _stages(recipe, counts["parts"])),
         ("defaults, where the recipe leaves the value open", _defaults(recipe, tasks, by_default)),
-        ("memory, tokens and disk, at the most", needed),
+        ("memory, tokens and disk (upper bounds)", needed),
         ("commands", [f"preferent {shlex.join(task.command(str(out)))}" for task in tasks]),
         ("ignored: means something only on Google Cloud", ignored),
         ("not known yet", (*_hub(recipe), LENGTHS, *([] if None not in sizes_known else [SIZE]))),

@@ -71,7 +71,7 @@ class Run:
         return self.directory.report
 
     def doctor(self) -> list[Finding]:
-        """Return what is known to go wrong and was found in the run, what is sick first."""
+        """Return the known failure modes that were found in the run, the sick ones first."""
         return examination.examine(run_history.read(self.folder))
 
     def compare(

@@ -328,7 +328,7 @@ def disk(facts: ModelFacts, stages: list[str]) -> dict[str, int]:
 
 
 def rollout_tokens(facts: ModelFacts) -> int:
-    """Tokens of prompts and answers in all rollouts, at the most."""
+    """Return an upper bound on the tokens of prompts and answers in all rollouts."""
     recipe, section = facts.recipe, facts.recipe.rejection
     if recipe.method == "rejection_sampling":
         return section.rounds * min(section.prompts, facts.prompts["train"]) * section.samples * facts.length

@@ -45,7 +45,7 @@ class FinishedRun:
 def of(folder: Path) -> FinishedRun:
     """Return the finished run in a folder; raise if it is not a run (2) or has no policy yet (3)."""
     if not RunDirectory(folder).recipe.is_file():
-        raise UsageError(f"{folder}: is no run directory: there is no recipe.yaml in it; give what `run --out` named")
+        raise UsageError(f"{folder}: is not a run directory: it contains no recipe.yaml; name the `--out` of a run")
     found, _ = recipe.load(RunDirectory(folder).recipe)
     tuned = RunDirectory(folder).policy.model
     if not tuned.is_dir() or not RunDirectory(folder).policy.done.exists():

@@ -569,12 +569,12 @@ def test_a_stage_that_is_killed_names_the_smaller_settings_too(
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (OSError(28, "No space left on device", "metrics.jsonl"), "metrics.jsonl: No space left on device; mend that"),
-        (PermissionError(13, "Permission denied", "metrics.jsonl"), "metrics.jsonl: Permission denied; mend that"),
-        (OSError(30, "Read-only file system", "f"), "f: Read-only file system; mend that"),
+        (OSError(28, "No space left on device", "metrics.jsonl"), "metrics.jsonl: No space left on device; fix that"),
+        (PermissionError(13, "Permission denied", "metrics.jsonl"), "metrics.jsonl: Permission denied; fix that"),
+        (OSError(30, "Read-only file system", "f"), "f: Read-only file system; fix that"),
         (
             type("SafetensorError", (Exception,), {})("I/O error: No space left on device (os error 28)"),
-            "disk: No space left on device; mend that, then the same command goes on",
+            "disk: No space left on device; fix that, then run the same command again",
         ),
     ],
 )

@@ -124,7 +124,7 @@ def test_mistakes(make_run, tmp_path):
     with pytest.raises(UsageError, match="152 tokens"):
         chat.talk(folder, None, False, 120, None)
     done = call(tmp_path, "")
-    assert done.returncode == 2 and "is no run directory" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and "is not a run directory" in done.stderr and "Traceback" not in done.stderr
     for words in (("--temperature", "0"), ("--tokens", "0"), ("--temperature", "1", "--greedy")):
         assert call(folder, "", *words).returncode == 2
 

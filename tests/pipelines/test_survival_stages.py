@@ -112,7 +112,7 @@ def test_a_disk_that_is_full_at_any_size(work: Path, disks: Nursery, stage: str,
             last = said.rstrip().rpartition("\n")[2]
             told = "No space left on device" in last and f"small/{stage}" in last
             assert (code, told) == (3, True), said
-            assert "make room" in last or "mend that" in last or "use another --out" in last
+            assert "make room" in last or "fix that" in last or "use another --out" in last
             disks.shell("mount -o remount,size=64m small")
             code, said = disks.run(*words_of(stage, "small"))
             assert code == 0, said
