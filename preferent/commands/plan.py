@@ -59,7 +59,7 @@ def describe(recipe: Recipe, ignored: Sequence[str], out: Path, sizes: bool = Fa
 
 
 def _defaults(recipe: Recipe, tasks: Sequence[Task], by_default: Mapping[str, Any]) -> list[str]:
-    """Return the values that nobody asked for, of the fields that a stage of the run reads; a section a line."""
+    """Return the values that nobody asked for, of the fields that a stage of the run reads; one section per line."""
     read = {field for task in tasks for field in stage_graph.fields(task.stage, recipe)}
     lines: dict[str, list[str]] = {}
     for key, value in by_default.items():
@@ -234,7 +234,7 @@ def _packs(recipe: Recipe) -> bool:
 
 
 def table(needs: Sequence[MemoryNeed]) -> Iterator[str]:
-    """Return a line a stage: its parts, what every stage holds before its models, and the peak with the phase it is
+    """Return one line per stage: its parts, what every stage holds before its models, and the peak with the phase it is
     in."""
     yield f"{'':<7}" + "".join(f"{name:>12}" for name in (*PARTS, "baseline", "peak"))
     for need in needs:

@@ -145,7 +145,7 @@ def head_gradient(shape: Shape, b: int, lora: bool) -> int:
 
 def measuring(shape: Shape, tokens: int, answers: int, b: int) -> int:
     """Return what log-probabilities and KL under policy and reference take: a forward pass over `tokens`, both logits
-    of the `answers` among them, and of 256 rows five fp32 numbers a logit."""
+    of the `answers` among them, and of 256 rows five fp32 numbers per logit."""
     rows = min(answers, LOGIT_ROWS)
     both = 2 * b * min(answers * shape.vocab_size, CHUNK_ELEMENTS)
     return passing_activations(shape, tokens, b) + both + 5 * 4 * rows * shape.vocab_size

@@ -235,7 +235,7 @@ class PPOSection(Section):
     dual_clip: Annotated[float, Field(gt=1.0)] | None = None
     """Bounds the loss of a bad token at this many times its advantage (Ye 2020: 3); null: off."""
     entropy_coeff: Annotated[float, Field(ge=0.0)] = 0.0
-    """Weight of the entropy of the policy, nats a token, in the loss."""
+    """Weight of the entropy of the policy, nats per token, in the loss."""
     value_clip_range: Positive | None = 0.2
     """How far a value may move from its rollout value before the loss is clipped; null: no clipping."""
     vf_coeff: Positive = 0.1
@@ -261,7 +261,7 @@ class PPOSection(Section):
     ema_decay: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
     """Validate and deliver the moving average of the policy's weights with this decay a step; null: off."""
     ptx_coeff: Annotated[float, Field(ge=0.0)] = 0.0
-    """Weight of the loss on `ptx_dataset` mixed in (PPO-ptx, Ouyang 2022), nats a token."""
+    """Weight of the loss on `ptx_dataset` mixed in (PPO-ptx, Ouyang 2022), nats per token."""
     ptx_dataset: Files | None = None
     """Plain text or demonstrations that the policy should not forget; default: sft.dataset."""
     validation_every: Count = 25
