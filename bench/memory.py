@@ -124,7 +124,7 @@ def prepare(name: str, configuration: Configuration, folder: Path) -> tuple[reci
     out.mkdir(exist_ok=True)
     files.write_atomic(out / "recipe.yaml", recipe.dump(found))
     perform(stage_graph.build(found)[0].command(str(out)), folder / f"{name}-data.log")
-    given = plan.given(found, out / "data", plan.longest_prompt(found, out / "data"))
+    given = plan.model_facts(found, out / "data", plan.longest_prompt(found, out / "data"))
     assert given is not None
     return found, given
 

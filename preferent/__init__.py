@@ -17,23 +17,27 @@ __all__ = ["Run", "__version__", "load_recipe", "run"]
 
 
 def run(recipe: Mapping[str, Any] | str | Path, out: str | Path) -> "Run":
-    """Do everything that a recipe asks for in the run directory `out`, and open it; the same call again resumes.
+    """Do everything that a recipe asks for in the run directory `out`, and return the run; the same call resumes.
 
-    `recipe` is a path of a YAML file or a dictionary. Raises `preferent.errors.PreferentError` with the exit code of
-    the stage that failed; `__cause__` is that stage's own error.
+    `recipe` is a dictionary or the path of a YAML file. Raises `preferent.errors.PreferentError` with the exit code of
+    the stage that failed; `__cause__` is the error of that stage.
     """
     return load_recipe(recipe).run(out)
 
 
 def load_recipe(source: Mapping[str, Any] | str | Path, settings: Sequence[str] = ()) -> "LoadedRecipe":
-    """Read a recipe from a YAML file (with `KEY=VALUE` settings) or a dictionary; it has methods `plan` and `run`."""
+    """Read a recipe from a YAML file, with `KEY=VALUE` settings, or from a dictionary; return it checked.
+
+    The recipe has the methods `plan`, `run` and `with_labels`. Raises `preferent.errors.UsageError` with the key if it
+    is wrong.
+    """
     from preferent.commands import python_api
 
     return python_api.load_recipe(source, settings)
 
 
 def __getattr__(name: str) -> Any:
-    """Import `Run` and read the version only when they are asked for."""
+    """Import `Run`, or read the version, at the first use."""
     if name == "Run":
         from preferent.commands.python_api import Run
 
@@ -43,3 +47,8 @@ def __getattr__(name: str) -> Any:
 
         return metadata.version("preferent")
     raise AttributeError(f"module 'preferent' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Return the names of the module, with those that `__getattr__` provides, for completion in a notebook."""
+    return sorted({*globals(), *__all__})

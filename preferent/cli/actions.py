@@ -1,4 +1,4 @@
-"""What each verb does; it imports what it needs when it runs, so that help is instant."""
+"""The actions of the verbs. Each one imports what it needs when it runs, so that help is instant."""
 
 import argparse
 import json
@@ -6,12 +6,9 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from preferent.errors import DataError, UsageError
-
-if TYPE_CHECKING:
-    from preferent.config.recipe import Recipe
 
 Arguments = argparse.Namespace
 
@@ -26,30 +23,22 @@ MODULES = {
     "compare": "preferent.evaluation.inference.compare",
     "report": "preferent.report.page",
 }
-"""Where the `main` of each stage is."""
+"""The module of each stage, which has its `main`."""
 
 
 def do_run(arguments: Arguments) -> None:
-    recipe, ignored = _recipe(arguments)
+    from preferent.commands import python_api
+
+    loaded = python_api.load_recipe(arguments.recipe, arguments.settings)
     folder = arguments.out or Path("runs") / arguments.recipe.stem
     if arguments.with_labels is not None:
-        from preferent.pipelines.next_round import with_labels
-
-        recipe = with_labels(recipe, arguments.with_labels)
+        loaded = loaded.with_labels(arguments.with_labels)
         if folder.resolve() == arguments.with_labels.resolve():
             raise UsageError(f"--with-labels {arguments.with_labels}: the next round is a new run; name it with --out")
     if arguments.dry_run:
-        from preferent.commands import plan
-
-        print(plan.describe(recipe, ignored, folder))
-        return
-    from preferent.commands.python_api import Run
-    from preferent.pipelines import executor
-
-    if ignored:
-        print(f"ignored, they mean something only on Google Cloud: {', '.join(ignored)}", file=sys.stderr)
-    executor.execute(recipe, folder, arguments.from_stage, arguments.of_run)
-    print(Run(folder).headline())
+        print(loaded.plan(folder, sizes=False))
+    else:
+        print(loaded.run(folder, arguments.from_stage, arguments.of_run).headline())
 
 
 def do_quickstart(arguments: Arguments) -> None:
@@ -73,9 +62,9 @@ def do_scratch(arguments: Arguments) -> None:
 
 
 def do_plan(arguments: Arguments) -> None:
-    from preferent.commands import plan
+    from preferent.commands import python_api
 
-    print(plan.describe(*_recipe(arguments), Path("runs") / arguments.recipe.stem, sizes=True))
+    print(python_api.load_recipe(arguments.recipe, arguments.settings).plan(Path("runs") / arguments.recipe.stem))
 
 
 def do_try(arguments: Arguments) -> None:
@@ -101,14 +90,14 @@ def do_check(arguments: Arguments) -> None:
 
     model = None if arguments.model is None else model_reference.resolve(arguments.model)
     lengths = arguments.prompt_sequence_length, arguments.target_sequence_length
-    result = check.check_files(
+    summary = check.check_files(
         arguments.paths, arguments.kind, arguments.format, model, arguments.instruction, *lengths
     )
-    print(check.render(result))
-    if not result.ok:
-        bad = sum(len(file.dropped) for file in result.files)
+    print(check.render(summary))
+    if not summary.ok:
+        bad = sum(len(file.dropped) for file in summary.files)
         raise DataError(
-            f"{bad} of {sum(file.read for file in result.files)} rows cannot be used, see above; fix them, or let a "
+            f"{bad} of {sum(file.read for file in summary.files)} rows cannot be used, see above; fix them, or let a "
             "run drop some: --set data.max_dropped=SHARE"
         )
 
@@ -125,8 +114,10 @@ def do_convert(arguments: Arguments) -> None:
 
 
 def do_stage(arguments: Arguments, **more: Any) -> None:
-    """Run a stage as a run calls it; `more` are arguments of this stage alone."""
-    recipe, _ = _recipe(arguments)
+    """Run one stage, as a run starts it; `more` are arguments of this stage alone."""
+    from preferent.config.recipe import load
+
+    recipe, _ = load(arguments.recipe, arguments.settings)
     inputs = _inputs(arguments.stage, arguments.inputs)
     import_module(MODULES[arguments.stage]).main(recipe, inputs, arguments.out, **more)
 
@@ -135,14 +126,8 @@ def do_doctor(arguments: Arguments) -> None:
     import_module("preferent.doctor.examination").main(arguments.folder, arguments.json)
 
 
-def _recipe(arguments: Arguments) -> tuple["Recipe", list[str]]:
-    from preferent.config.recipe import load
-
-    return load(arguments.recipe, arguments.settings)
-
-
 def _inputs(stage: str, words: Sequence[str]) -> dict[str, Path]:
-    """`NAME=PATH` words as a dictionary, checked against what the stage reads."""
+    """Return `NAME=PATH` words as a dictionary; raise `UsageError` if the stage does not read them, or needs others."""
     from preferent.config.stage_graph import INPUTS, reads
 
     required, optional = INPUTS[stage]

@@ -228,14 +228,14 @@ def infer(model: str, prompts: Path, out: Path, recipe_file: Path, settings: Seq
 
 
 def do(*words: str) -> None:
-    """Run a command of ours; raises with its exit code where it fails."""
-    if code := child_process.run_here([sys.executable, "-m", "preferent", *words]):
+    """Run `preferent WORDS`; raise `PreferentError` with its exit code if it fails."""
+    if error := child_process.run_verb(words):
         failure = PreferentError(
-            f"{words[0]} failed (exit code {code}); once the cause is gone, the same command goes on from here; this "
-            f"step alone: preferent {shlex.join(words)}"
+            f"{words[0]} failed (exit code {error.exit_code}); once the cause is gone, the same command goes on from "
+            f"here; this step alone: preferent {shlex.join(words)}"
         )
-        failure.exit_code = code
-        raise failure
+        failure.exit_code = error.exit_code
+        raise failure from error
 
 
 @dataclass(frozen=True, slots=True)

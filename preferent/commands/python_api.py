@@ -1,4 +1,4 @@
-"""Everything that the command line does, as Python calls: a recipe that is run, and a run that is read and used.
+"""The Python calls: `LoadedRecipe` plans and runs a recipe, `Run` reads a run directory and works with it.
 
 Each call raises a `preferent.errors.PreferentError` where the command line would print a message; its `exit_code` is
 the one of the command line, and its `__cause__` is the error of the stage that failed.
@@ -20,20 +20,20 @@ from preferent.errors import PlatformError
 from preferent.evaluation import verdict_sentence
 from preferent.evaluation.comparison_types import ComparisonMetrics
 from preferent.labeling import serving
-from preferent.pipelines import executor
+from preferent.pipelines import executor, next_round
 from preferent.report import page
 from preferent.runs import metrics
 from preferent.runs.directory import RunDirectory
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Run:
-    """A run directory: `Run("runs/my")`. Nothing is read before it is asked for, and reading imports no torch."""
+    """A run directory: `Run("runs/my")`. Each method reads the files it needs when it is called, without torch."""
 
     folder: Path
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "folder", Path(self.folder))
+    def __init__(self, folder: str | Path) -> None:
+        object.__setattr__(self, "folder", Path(folder))
 
     @property
     def directory(self) -> RunDirectory:
@@ -49,7 +49,7 @@ class Run:
         return files.read_jsonl(self._existing(self.directory.predictions(model)))
 
     def judgments(self) -> list[dict[str, Any]]:
-        """Return what the judges said, in the AutoSxS columns; `model_a` and `model_b` name the sides."""
+        """Return the judgments of all judges in the AutoSxS columns; `model_a` and `model_b` name the sides."""
         return files.read_jsonl(self._existing(self.directory.comparison.judgments))
 
     def verdict(self) -> ComparisonMetrics:
@@ -66,12 +66,12 @@ class Run:
         return load_recipe(self._existing(self.directory.recipe))
 
     def report(self) -> Path:
-        """Draw the report from the files of the run; return the path of the HTML file."""
+        """Write the report from the files of the run; return the path of the HTML file."""
         page.main(self.recipe().recipe, {"run": self.folder}, self.folder)
         return self.directory.report
 
     def doctor(self) -> list[Finding]:
-        """Return the known failure modes that were found in the run, the sick ones first."""
+        """Return the findings about known failure modes, those of severity `sick` first."""
         return examination.examine(run_history.read(self.folder))
 
     def compare(
@@ -84,8 +84,8 @@ class Run:
     ) -> list[str]:
         """Compare the run's tuned model with other runs, models or files of answers; return the verdict in lines.
 
-        Without others the run's own comparison is judged again by `judges`. `judges` and `names` are what `--judge` and
-        `--names` of `preferent compare` take; a comparison of several sides goes to `out`.
+        Without others the run's own comparison is judged again, also by `judges`. The arguments are those of
+        `preferent compare`: `judges` takes the values of `--judge`, `out` is the folder of a comparison with others.
         """
         return compare_runs.compare(
             compare_runs.ComparisonRequest(
@@ -100,14 +100,14 @@ class Run:
     def label(
         self, *, number: int | None = None, annotators: Sequence[str] = (), overlap: int = 1, port: int | None = None
     ) -> None:
-        """Serve the page on which people say which of two answers is better, until the process is interrupted.
+        """Serve the page on which people choose the better of two answers, until the process is interrupted.
 
-        Votes go to `labels` in the run directory, as with `preferent label RUN`; `export_labels` writes them out.
+        Votes are stored in `labels` in the run directory, as by `preferent label RUN`; `export_labels` exports them.
         """
         serving.serve(folder=self.folder, number=number, annotators=annotators, overlap=overlap, port=port)
 
     def export_labels(self) -> str:
-        """Write the judgments and preferences that people's votes amount to; return their counts in a sentence."""
+        """Write people's votes as judgments and preferences; return the counts in a sentence."""
         return serving.export(self.folder)
 
     def export(self, out: str | Path, what: Literal["merged", "adapter", "reward", "gguf"] = "merged") -> str:
@@ -125,29 +125,36 @@ class Run:
 
 @dataclass(frozen=True)
 class LoadedRecipe:
-    """A recipe that was read and checked: load it with `load_recipe`."""
+    """A recipe that was read and checked by `load_recipe`."""
 
     recipe: Recipe
     ignored: Sequence[str] = field(default_factory=list)
-    """Keys that mean something only on Google Cloud."""
+    """The keys that have a meaning on Google Cloud only."""
 
     def plan(self, out: str | Path = "runs/plan", sizes: bool = True) -> str:
-        """Return what a run in `out` would do and need, as `preferent plan` prints it."""
+        """Return what a run in `out` would do and need, as `preferent plan` prints it; without `sizes` no memory."""
         return plan.describe(self.recipe, self.ignored, Path(out), sizes)
 
-    def run(self, out: str | Path) -> Run:
-        """Do everything that the recipe asks for in the run directory `out`; the same call again resumes."""
+    def with_labels(self, earlier: str | Path) -> "LoadedRecipe":
+        """Return the recipe of the round after the run `earlier`: it also learns from the labels of that run."""
+        return LoadedRecipe(next_round.with_labels(self.recipe, Path(earlier)), self.ignored)
+
+    def run(self, out: str | Path, from_stage: str | None = None, of_run: str | Path | None = None) -> Run:
+        """Do everything that the recipe asks for in the run directory `out`; the same call again resumes.
+
+        With `from_stage` and `of_run` the stages before `from_stage` are taken from the run `of_run`.
+        """
         if self.ignored:
             print(f"ignored, they mean something only on Google Cloud: {', '.join(self.ignored)}", file=sys.stderr)
-        executor.execute(self.recipe, Path(out))
+        executor.execute(self.recipe, Path(out), from_stage, None if of_run is None else Path(of_run))
         return Run(Path(out))
 
 
 def load_recipe(source: Mapping[str, Any] | str | Path, settings: Sequence[str] = ()) -> LoadedRecipe:
     """Read a recipe from a YAML file, or from a dictionary such as GCPC's `parameter_values`.
 
-    `settings` are `KEY=VALUE` texts, as `--set` takes them, and apply to a file. Raises `UsageError` where the recipe
-    is wrong, naming the key.
+    `settings` are `KEY=VALUE` texts, as `--set` takes them, and apply to a file. Raises `UsageError` with the key if
+    the recipe is wrong.
     """
     if isinstance(source, Mapping):
         return LoadedRecipe(*recipes.parse(dict(source)))

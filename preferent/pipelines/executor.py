@@ -1,4 +1,4 @@
-"""Executes the graph of a recipe in a run directory: skips what is done, runs the rest, says what failed."""
+"""Execution of a recipe in a run directory: finished stages are skipped, the others run as processes."""
 
 import contextlib
 import os
@@ -6,7 +6,6 @@ import shlex
 import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from preferent.config import defaults, model_reference, run_schema, stage_graph
 from preferent.config.recipe import Recipe, assign, dump, parse, pick
 from preferent.config.stage_graph import Task
 from preferent.data.formats import row_sources
-from preferent.errors import ERROR_FILE, DataError, Interrupted, PreferentError, UsageError, smaller
+from preferent.errors import DataError, Interrupted, PreferentError, UsageError, smaller
 from preferent.pipelines.launchers import child_process
 from preferent.runs import interruption, stages
 from preferent.runs.digests import Digests
@@ -34,10 +33,10 @@ def execute(
     of_run: Path | None = None,
     announce: Callable[[Task], None] = lambda task: None,
 ) -> None:
-    """Do everything the recipe asks for in the run directory `out`; what is done already is not done again.
+    """Run the stages of a recipe in the run directory `out`; finished stages are skipped.
 
     With `from_stage` and `of_run` the stages before `from_stage` are taken from another run. `announce` is called with
-    each task that is about to be done. Raises `PreferentError` with the exit code of the stage that failed.
+    each task before it runs. Raises `PreferentError` with the exit code of the stage that failed.
     """
     tasks = [task.at(out) for task in stage_graph.build(recipe)]
     model_reference.check(recipe)
@@ -53,7 +52,7 @@ def execute(
         by_default: dict[str, Any] = {}
         try:
             for number, task in enumerate(tasks, start=1):
-                if number == 2:  # bad data are refused before a model is looked for on the hub
+                if number == 2:  # bad data are refused before the hub is asked for a model
                     settled, by_default = resolved(recipe)
                     files.write_atomic(RunDirectory(out).recipe, dump(recipe, by_default))
                     recipe = settled
@@ -76,17 +75,16 @@ def resolved(recipe: Recipe) -> tuple[Recipe, dict[str, Any]]:
 
 
 def finished(task: Task, recipe: Recipe, root: Path, by_default: Mapping[str, Any], digests: Digests) -> bool:
-    """Return whether a task is done, of these very fields and inputs, as far as can be seen without starting it; only
-    files that `digests` does not know are hashed.
+    """Return whether a task was done with the present fields and inputs, without starting its stage.
 
-    `by_default` are the values of the recipe that nobody asked for. Raises `DataError` where it is, and what it made is
-    not what it was then.
+    Only files that `digests` does not know are hashed. `by_default` are the values that the recipe leaves open. Raises
+    `DataError` if the task was done and its outputs have changed since.
     """
     folder = root / task.folder
     if not StageDirectory(folder).done.exists() or not StageDirectory(folder).description.exists():
         return False
-    asked = parse(assign(recipe.model_dump(mode="json"), task.settings))[0]
-    fields = stages.flatten(pick(asked, *stage_graph.fields(task.stage, asked)))
+    settled = parse(assign(recipe.model_dump(mode="json"), task.settings))[0]
+    fields = stages.flatten(pick(settled, *stage_graph.fields(task.stage, settled)))
     old = run_schema.translated(stages.read_stage(folder), fields, by_default)
     paths = _inputs(task, root)
     same = (
@@ -104,11 +102,11 @@ def finished(task: Task, recipe: Recipe, root: Path, by_default: Mapping[str, An
 
 
 def _inputs(task: Task, root: Path) -> dict[str, Path | None]:
-    """Return what a task reads, by the names that its stage gives it; None for a model that is not on this machine."""
+    """Return the paths of a task's inputs by name; None for a model that is not on this machine."""
     paths: dict[str, Path | None] = {name: root / path for name, path in task.inputs.items()}
     paths |= {name: model_reference.cached(reference) for name, reference in task.outside.items()}
-    for name, given in task.files.items():
-        local = [file for file in row_sources.expand(given) if "://" not in file]
+    for name, sources in task.files.items():
+        local = [file for file in row_sources.expand(sources) if "://" not in file]
         paths |= {f"{name}{i}": Path(file) for i, file in enumerate(local)}
     return paths
 
@@ -122,7 +120,7 @@ def _perform(
     announce: Callable[[Task], None],
     digests: Digests,
 ) -> bool:
-    """Do a task; says whether there was anything to do."""
+    """Run a task unless it is done; return whether it ran."""
     interruption.stop().check()
     if finished(task, recipe, root, by_default, digests):
         print(f"{title}: done already", file=sys.stderr)
@@ -131,10 +129,11 @@ def _perform(
     print(title, file=sys.stderr)
     words = task.command(str(root))
     before = {} if task.stage == "report" else digests.stamps(_inputs(task, root))
-    code, message = _run_stage(words)
-    if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
-        raise Interrupted(f"stopped in {task.name}; the same command goes on from here", code - 128)
-    if code != 0:
+    error = child_process.run_verb(words)
+    if error is not None:
+        code = error.exit_code
+        if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+            raise Interrupted(f"stopped in {task.name}; the same command goes on from here", code - 128)
         killed = f" It was killed from outside, as happens when memory runs out.\n{smaller(task.stage)}\n"
         failure = PreferentError(
             f"{task.name} failed (exit code {code}); what is done is kept in {root}."
@@ -142,25 +141,16 @@ def _perform(
             f"the same command goes on from here; this stage alone: preferent {shlex.join(words)}"
         )
         failure.exit_code = code
-        raise failure from (PreferentError(message) if message else None)
+        raise failure from error
     if before:
         digests.learn(before, _inputs(task, root), root / task.folder)
     return True
 
 
-def _run_stage(words: Sequence[str]) -> tuple[int, str]:
-    """Run a stage in a process of its own; return its exit code and its error message, if it left one."""
-    with tempfile.TemporaryDirectory() as folder:
-        message = Path(folder) / "error"
-        environment = os.environ | {"PYTHONUNBUFFERED": "1", ERROR_FILE: str(message)}
-        code = child_process.run_here([sys.executable, "-m", "preferent", *words], env=environment)
-        return code, message.read_text() if message.exists() else ""
-
-
 def _index(tasks: Sequence[Task], root: Path) -> None:
-    """Write `run.json`: for every stage its folder, whether it is done, and what its `stage.json` found out.
+    """Write `run.json`: the folder of every stage, whether it is done, and the facts of its `stage.json`.
 
-    The report is made anew every time: it has no `stage.json` and no `DONE`.
+    The report is written again every time: it has neither a `stage.json` nor a `DONE`.
     """
     stages = {}
     for task in tasks:
@@ -176,7 +166,7 @@ def _index(tasks: Sequence[Task], root: Path) -> None:
 
 
 def _adopt(tasks: Sequence[Task], from_stage: str, of_run: Path | None, root: Path) -> None:
-    """Take over the finished folders of the stages before `from_stage`; what is there already stays."""
+    """Copy the finished folders of the stages before `from_stage` from another run, except those that exist."""
     first = next((i for i, task in enumerate(tasks) if from_stage in (task.name, task.folder)), None)
     if first is None:
         first = next((i for i, task in enumerate(tasks) if from_stage == task.stage), None)
@@ -185,7 +175,7 @@ def _adopt(tasks: Sequence[Task], from_stage: str, of_run: Path | None, root: Pa
     if of_run is None or not of_run.is_dir():
         raise UsageError(f"--from {from_stage}: name the run to take the earlier stages from: --of OLD_RUN")
     if of_run.resolve() == root.resolve():
-        raise UsageError(f"--from {from_stage} --of {of_run}: starts again in a new directory; name one with --out")
+        raise UsageError(f"--from {from_stage} --of {of_run}: is the run directory itself; name a new one with --out")
     for task in tasks[:first]:
         source, target = of_run / task.folder, root / task.folder
         if not StageDirectory(target).description.exists() and StageDirectory(source).done.exists():
@@ -193,7 +183,7 @@ def _adopt(tasks: Sequence[Task], from_stage: str, of_run: Path | None, root: Pa
 
 
 def _keep_base(tasks: Sequence[Task], recipe: Recipe, root: Path, digests: Digests) -> None:
-    """Take over the base model that the last round trained, where this round would make the same."""
+    """Copy the base model that the last round trained, if this round would train the same one."""
     for task in tasks:
         source, target = Path(recipe.continues[-1]) / task.folder, root / task.folder
         if task.stage != "sft" or StageDirectory(target).description.exists():
@@ -207,7 +197,7 @@ def _keep_base(tasks: Sequence[Task], recipe: Recipe, root: Path, digests: Diges
 
 
 def _take(source: Path, target: Path) -> None:
-    """Copy a finished stage's folder so that it is there whole or not at all."""
+    """Copy the folder of a finished stage, completely or not at all."""
     unfinished = target.with_name(f".{target.name}.taken")
     shutil.rmtree(unfinished, ignore_errors=True)
     shutil.copytree(source, unfinished, copy_function=_link_or_copy, ignore=shutil.ignore_patterns(".*"))
@@ -216,7 +206,7 @@ def _take(source: Path, target: Path) -> None:
 
 
 def _link_or_copy(source: str, target: str) -> None:
-    """Link weights, which are never written in place; copy everything else, and across file systems."""
+    """Link weights, which are never written in place; copy other files, and weights of another file system."""
     if source.endswith(LINKED):
         with contextlib.suppress(OSError):
             os.link(source, target)

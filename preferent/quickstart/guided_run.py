@@ -151,12 +151,12 @@ def _say(text: str) -> None:
 def _run(*words: str) -> None:
     """Run a command of preferent as the user would."""
     print(f"$ preferent {shlex.join(words)}", flush=True)
-    if code := child_process.run_here([sys.executable, "-m", "preferent", *words]):
+    if error := child_process.run_verb(words):
         failure = PreferentError(
             "quickstart: the command above failed; fix the cause, then run the same quickstart command again"
         )
-        failure.exit_code = code
-        raise failure
+        failure.exit_code = error.exit_code
+        raise failure from error
 
 
 INTRODUCTION = """

@@ -12,6 +12,7 @@ import pytest
 import preferent
 from preferent.commands import compare_runs
 from preferent.errors import PlatformError, PreferentError, UsageError
+from preferent.pipelines import executor
 
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = ROOT / "tests/data/run-0.1.0"
@@ -98,4 +99,29 @@ def test_an_error_carries_that_of_the_stage_that_failed(tmp_path: Path, monkeypa
     with pytest.raises(PreferentError, match="data failed") as caught:
         preferent.run(RECIPE, "run")
     assert caught.value.exit_code == 4
-    assert isinstance(caught.value.__cause__, PreferentError) and "pairs.jsonl" in str(caught.value.__cause__)
+    cause = caught.value.__cause__
+    assert isinstance(cause, PreferentError) and "pairs.jsonl" in str(cause) and cause.exit_code == 4
+
+
+def test_a_comparison_carries_the_error_of_its_stage_too(old: preferent.Run) -> None:
+    with pytest.raises(PreferentError, match="compare failed") as caught:
+        old.compare("run/predictions/base", judges=["model"], out="there")
+    cause = caught.value.__cause__
+    assert isinstance(cause, PreferentError) and "is not a reward model" in str(cause)
+    assert caught.value.exit_code == cause.exit_code == 2
+
+
+def test_a_run_from_a_stage_and_the_next_round_are_passed_on(
+    old: preferent.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    monkeypatch.setattr(executor, "execute", lambda *arguments: calls.append(arguments))
+    loaded = preferent.load_recipe(RECIPE)
+    assert loaded.run("new", from_stage="ppo", of_run="run") == preferent.Run("new")
+    assert calls == [(loaded.recipe, Path("new"), "ppo", Path("run"))]
+    with pytest.raises(PlatformError, match="no preferences to learn from"):
+        loaded.with_labels("run")
+
+
+def test_names_are_completed_in_a_notebook() -> None:
+    assert set(preferent.__all__) <= set(dir(preferent))
