@@ -74,7 +74,7 @@ def do_try(arguments: Arguments) -> None:
 
 
 def do_export(arguments: Arguments) -> None:
-    print(import_module("preferent.commands.inference.export").deliver(arguments.folder, arguments.out, arguments.what))
+    print(import_module("preferent.commands.inference.export").write(arguments.folder, arguments.out, arguments.what))
 
 
 def do_env(arguments: Arguments) -> None:

@@ -1,4 +1,4 @@
-"""The verbs and the words that each takes."""
+"""The verbs of the command line, and the arguments of each."""
 
 import argparse
 from collections.abc import Callable
@@ -15,44 +15,58 @@ STAGES = {
     "rejection": "tune the policy on the best of its own answers; inputs: model, train, validation, reward",
     "infer": "answer prompts with a model; inputs: model, prompts; optional: reference (for the KL), reward (best of)",
     "compare": "judge two or more sets of answers side by side: of runs, models or files",
-    "report": "draw what a run found out as one HTML file; inputs: run",
+    "report": "write the report of a run as one HTML file; inputs: run",
 }
 
 Verb = Callable[[Arguments], None]
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser of the whole command line; the reference page is made from it."""
+    """Return the parser of the whole command line; docs/cli.md is generated from it."""
     top = argparse.ArgumentParser(
         prog="preferent",
         description="Tune language models from human feedback: preferences, reward model, PPO, side-by-side verdict.",
     )
-    top.add_argument("--version", action="store_true", help="show the version and leave")
+    top.add_argument("--version", action="store_true", help="print the version and exit")
     top.add_argument("--debug", action="store_true", help="show the Python traceback of an error")
     verbs = top.add_subparsers(title="verbs", metavar="VERB", required=False)
     _run(_verb(verbs, "run", actions.do_run, "do everything that a recipe asks for; the same command again resumes"))
-    _quickstart(_verb(verbs, "quickstart", actions.do_quickstart, "the whole job on a little world made here, offline"))
+    _quickstart(
+        _verb(
+            verbs,
+            "quickstart",
+            actions.do_quickstart,
+            "do the whole job offline, with a small model and data that are made here",
+        )
+    )
     text = "check, convert or prepare data files"
     _data(verbs.add_parser("data", help=text, description=f"{text.capitalize()}."))
-    _scratch(_verb(verbs, "scratch", actions.do_scratch, "make a small Llama-2-architecture model from nothing"))
+    _scratch(_verb(verbs, "scratch", actions.do_scratch, "make a small model of the Llama 2 architecture from scratch"))
     _plan(
-        _verb(verbs, "plan", actions.do_plan, "say what a run would do and need: steps, tokens, memory by part, disk")
+        _verb(verbs, "plan", actions.do_plan, "show what a run would do and need: steps, tokens, memory by part, disk")
     )
     _try(
         _verb(
             verbs,
             "try",
             actions.do_try,
-            "talk to a run's base and tuned model side by side; prompts are lines of stdin",
+            "talk to base and tuned model of a run side by side; each line of stdin is a prompt",
         )
     )
-    _export(_verb(verbs, "export", actions.do_export, "write what a run made as a folder for other programs"))
-    _env(_verb(verbs, "env", actions.do_env, "what this computer is and what is installed on it, for a bug report"))
+    _export(
+        _verb(
+            verbs,
+            "export",
+            actions.do_export,
+            "write the policy or reward model of a run as a folder for other programs",
+        )
+    )
+    _env(_verb(verbs, "env", actions.do_env, "show the computer and the installed versions, for a bug report"))
     for stage, text in STAGES.items():
         words = _verb(verbs, stage, actions.do_stage, text)
         comparison_verbs.compare(words) if stage == "compare" else _stage(words, stage)
     comparison_verbs.agree(
-        _verb(verbs, "agree", comparison_verbs.do_agree, "how far judges agree, with each other and with people")
+        _verb(verbs, "agree", comparison_verbs.do_agree, "measure how far judges agree with each other and with people")
     )
     comparison_verbs.label(
         _verb(
@@ -82,7 +96,7 @@ def _run(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("recipe", type=Path, metavar="RECIPE", help="the recipe, a YAML file")
     verb.add_argument("--out", type=Path, metavar="DIR", help="the run directory (default: runs/NAME_OF_THE_RECIPE)")
     _settings(verb)
-    verb.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    verb.add_argument("--dry-run", action="store_true", help="print what would be done, and do nothing")
     verb.add_argument(
         "--from", dest="from_stage", metavar="STAGE", help="start again at this stage, in a new directory"
     )
@@ -93,7 +107,7 @@ def _run(verb: argparse.ArgumentParser) -> None:
         "--with-labels",
         type=Path,
         metavar="RUN",
-        help="the next round after this run: learn from what people said of it too, and compare with it",
+        help="start the next round after this run: learn from its labels too, and compare with it",
     )
 
 
@@ -104,14 +118,14 @@ def _quickstart(verb: argparse.ArgumentParser) -> None:
         nargs="?",
         default=Path("runs/quickstart"),
         metavar="DIR",
-        help="where to do it (default: runs/quickstart)",
+        help="the folder (default: runs/quickstart)",
     )
-    verb.add_argument("--seed", type=int, default=0, help="all randomness is a function of it (default: 0)")
+    verb.add_argument("--seed", type=int, default=0, help="the seed of all randomness (default: 0)")
 
 
 def _scratch(verb: argparse.ArgumentParser) -> None:
     sizes = {
-        "--vocab-size": (2048, "tokens, bytes and special ones included"),
+        "--vocab-size": (2048, "tokens, including bytes and special tokens"),
         "--hidden-size": (128, "width"),
         "--layers": (4, "blocks"),
         "--heads": (4, "attention heads"),
@@ -123,7 +137,7 @@ def _scratch(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--text", nargs="+", required=True, metavar="PATH", help="text or JSONL files to learn the tokens from"
     )
-    verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the model goes")
+    verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder of the model")
     for flag, (default, text) in sizes.items():
         shown = text if default is None else f"{text} (default: {default})"
         verb.add_argument(flag, type=int, default=default, metavar="N", help=shown)
@@ -137,14 +151,18 @@ def _plan(verb: argparse.ArgumentParser) -> None:
 def _try(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("folder", type=Path, metavar="RUN", help="the run directory")
     how = verb.add_mutually_exclusive_group()
-    how.add_argument("--temperature", type=_above(float), metavar="T", help="sample at it (default: as `infer` does)")
+    how.add_argument(
+        "--temperature", type=_above(float), metavar="T", help="sample at this temperature (default: as `infer` does)"
+    )
     how.add_argument("--greedy", action="store_true", help="take the most probable token")
-    verb.add_argument("--tokens", type=_above(int), metavar="N", help="longest answer (default: the run's)")
-    verb.add_argument("--seed", type=int, metavar="N", help="another seed for sampling (default: the run's)")
+    verb.add_argument(
+        "--tokens", type=_above(int), metavar="N", help="the longest answer, in tokens (default: as in the run)"
+    )
+    verb.add_argument("--seed", type=int, metavar="N", help="the seed of sampling (default: as in the run)")
 
 
 def _above(kind: type[float]) -> Callable[[str], float]:
-    """Parse a number above 0, for argparse."""
+    """Return an argparse type for numbers above 0."""
 
     def number(text: str) -> float:
         value = kind(text)
@@ -166,17 +184,15 @@ def _export(verb: argparse.ArgumentParser) -> None:
 
 
 def _env(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--json", action="store_true", help="the same as JSON")
+    verb.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _data(verb: argparse.ArgumentParser) -> None:
     verbs = verb.add_subparsers(title="verbs", metavar="VERB", required=True)
-    check = _verb(
-        verbs, "check", actions.do_check, "what is in files, and what is wrong with them; exit code 4 on a bad row"
-    )
-    convert = _verb(verbs, "convert", actions.do_convert, "write rows of any format in another")
+    check = _verb(verbs, "check", actions.do_check, "check files and count what is in them; exit code 4 on a bad row")
+    convert = _verb(verbs, "convert", actions.do_convert, "convert rows of any format to another")
     prepare = _verb(
-        verbs, "prepare", actions.do_stage, "read, check and split the data of a recipe, disjoint by prompt"
+        verbs, "prepare", actions.do_stage, "read, check and split the data of a recipe into parts that share no prompt"
     )
     for reader in (check, convert):
         reader.add_argument("paths", nargs="+", metavar="PATH", help="files, globs in quotes, or hf://OWNER/NAME")
@@ -184,15 +200,15 @@ def _data(verb: argparse.ArgumentParser) -> None:
             "--format",
             default="auto",
             metavar="NAME",
-            help="what the rows are: gcpc, trl, hh or openai (default: auto)",
+            help="the format of the rows: gcpc, trl, hh or openai (default: auto)",
         )
     check.add_argument(
         "--kind",
         metavar="NAME",
-        help="what they hold: preference, prompt, demonstration or text (default: as they look)",
+        help="the kind of the rows: preference, prompt, demonstration or text (default: detected)",
     )
-    check.add_argument("--model", metavar="MODEL", help="count tokens as this model does")
-    check.add_argument("--instruction", metavar="TEXT", help="the recipe's instruction, counted with every prompt")
+    check.add_argument("--model", metavar="MODEL", help="count tokens with the tokenizer of this model")
+    check.add_argument("--instruction", metavar="TEXT", help="the instruction of the recipe, counted with every prompt")
     check.add_argument(
         "--prompt-sequence-length", type=int, default=512, metavar="N", help="longest prompt, in tokens (default: 512)"
     )
@@ -208,7 +224,7 @@ def _stage(verb: argparse.ArgumentParser, stage: str) -> None:
     verb.set_defaults(stage=stage)
     verb.add_argument("--recipe", type=Path, required=True, metavar="FILE", help="the recipe, a YAML file")
     _settings(verb)
-    _repeatable(verb, "--in", "inputs", "NAME=PATH", "what the stage reads, by name")
+    _repeatable(verb, "--in", "inputs", "NAME=PATH", "an input of the stage, by its name")
     verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="the stage's folder")
 
 

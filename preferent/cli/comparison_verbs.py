@@ -1,4 +1,4 @@
-"""The verbs that put answers side by side: compare, agree, label; their words, and what each does."""
+"""The verbs that put answers side by side (compare, agree, label): their arguments and actions."""
 
 import argparse
 import json
@@ -13,7 +13,7 @@ from preferent.runs.directory import RunDirectory
 
 COMPARE = """\
 Compare answers side by side, and have them judged.
-  preferent compare RUN                     its tuned model with its base, again: with labels or judges that came to it
+  preferent compare RUN                     its tuned model with its base again, with labels or judges that were added
   preferent compare RUN RUN ...             runs, models (with --prompts) or files of answers, two or more
   preferent compare COMPARISON --write ...  a finished comparison in other formats, without judging again
   preferent compare --recipe R --in a=FILE --in b=FILE --out DIR   the stage alone, as a run does it; other inputs:
@@ -21,19 +21,11 @@ Compare answers side by side, and have them judged.
 """
 TASKS = ("summarization", "question_answering", "helpfulness")
 FORMATS = ("comparator", "alpaca", "preferences", "csv")
-USERS: tuple[str, ...] = (
-    "prompts",
-    "judge",
-    "task",
-    "template",
-    "votes",
-    "key_variable",
-    "shared",
-    "id_column",
-    "prompt_column",
+SIDES_ONLY = (
+    *("prompts", "judge", "task", "template", "votes", "key_variable", "shared"),
+    *("id_column", "prompt_column", "answer_column", "reference_column", "tag_columns"),
 )
-USERS += ("answer_column", "reference_column", "tag_columns")
-"""What only the form with sides reads."""
+"""The arguments that only the form with sides reads."""
 
 
 def compare(verb: argparse.ArgumentParser) -> None:
@@ -47,8 +39,13 @@ def compare(verb: argparse.ArgumentParser) -> None:
         metavar="SIDE",
         help="a run, a model (folder or hub id), or a file of answers; the first is a",
     )
-    verb.add_argument("--prompts", type=Path, metavar="FILE", help="what models are asked; also tells tags and turns")
-    verb.add_argument("--names", type=_names, default=(), metavar="A,B", help="what the sides are called")
+    verb.add_argument(
+        "--prompts",
+        type=Path,
+        metavar="FILE",
+        help="the prompts that models answer; tags and turns are read from it too",
+    )
+    verb.add_argument("--names", type=_names, default=(), metavar="A,B", help="the names of the sides")
     _judges(verb)
     _columns(verb)
     verb.add_argument(
@@ -59,9 +56,12 @@ def compare(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--write", type=_names, default=(), metavar="FORMAT,…", help=f"also write: {', '.join(FORMATS)}")
     verb.add_argument("--recipe", type=Path, metavar="FILE", help="the recipe; with sides: how models answer")
     _repeatable(verb, "--set", "settings", "KEY=VALUE", "replace a field of the recipe")
-    _repeatable(verb, "--in", "inputs", "NAME=PATH", "what the stage reads, by name")
+    _repeatable(verb, "--in", "inputs", "NAME=PATH", "an input of the stage, by its name")
     verb.add_argument(
-        "--out", type=Path, metavar="DIR", help="where it goes (default: runs/compare-NAMES; of one run its own folder)"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="the folder of the comparison (default: runs/compare-NAMES; for one run, the run)",
     )
 
 
@@ -71,9 +71,9 @@ def _judges(verb: argparse.ArgumentParser) -> None:
         "--judge",
         "judge",
         "JUDGE",
-        "who judges: a reward model's folder, people=FILE, URL#MODEL (an OpenAI-compatible endpoint) or local:MODEL",
+        "a judge: the folder of a reward model, people=FILE, URL#MODEL (an OpenAI-compatible endpoint) or local:MODEL",
     )
-    verb.add_argument("--task", choices=TASKS, help="rubric of language models that judge (default: helpfulness)")
+    verb.add_argument("--task", choices=TASKS, help="the rubric of language models that judge (default: helpfulness)")
     verb.add_argument("--template", metavar="FILE", help="a rubric of your own for them")
     verb.add_argument("--votes", type=int, metavar="N", help="verdicts in each of the two orders (default: 1)")
     verb.add_argument("--key-variable", metavar="NAME", help="the environment variable that holds the endpoint's key")
@@ -90,7 +90,7 @@ def do_compare(arguments: Arguments) -> None:
         _stage(arguments)
         return
     if arguments.inputs:
-        raise UsageError("compare: --in is for the stage alone; name the sides, or the inputs, not both")
+        raise UsageError("compare: --in is for the stage alone; name either sides or inputs")
     compare_runs = import_module("preferent.commands.compare_runs")
     columns = import_module("preferent.data.predictions").Columns
     how = {
@@ -100,23 +100,23 @@ def do_compare(arguments: Arguments) -> None:
         "key_variable": arguments.key_variable,
     }
     request = compare_runs.ComparisonRequest(
-        arguments.sides,
-        arguments.names,
-        arguments.prompts,
-        arguments.judge,
-        {name: value for name, value in how.items() if value is not None},
-        columns(
+        sides=arguments.sides,
+        names=arguments.names,
+        prompts=arguments.prompts,
+        judges=arguments.judge,
+        how={name: setting for name, setting in how.items() if setting is not None},
+        columns=columns(
             arguments.id_column,
             arguments.prompt_column,
             arguments.answer_column,
             arguments.reference_column,
             arguments.tag_columns,
         ),
-        arguments.shared,
-        arguments.recipe,
-        arguments.settings,
-        _known(arguments.write),
-        arguments.out,
+        shared=arguments.shared,
+        recipe=arguments.recipe,
+        settings=arguments.settings,
+        formats=_known(arguments.write),
+        out=arguments.out,
     )
     print("\n".join(compare_runs.compare(request)))
 
@@ -125,10 +125,14 @@ def _stage(arguments: Arguments) -> None:
     """Run the stage alone: the form without sides."""
     for name in ("recipe", "out"):
         if getattr(arguments, name) is None:
-            raise UsageError(f"compare: name two sides; or for the stage alone --recipe, --in and --out (no --{name})")
-    for name in USERS:
+            raise UsageError(
+                f"compare: --{name} is missing; name two sides, or for the stage alone --recipe, --in and --out"
+            )
+    for name in SIDES_ONLY:
         if getattr(arguments, name):
-            raise UsageError(f"compare: --{name.replace('_', '-')} is for sides that are named; the stage reads --in")
+            raise UsageError(
+                f"compare: --{name.replace('_', '-')} is for a comparison of named sides; the stage alone reads --in"
+            )
     formats = _known(arguments.write)
     do_stage(arguments, names=arguments.names)
     for line in import_module("preferent.evaluation.exports").write(arguments.out, formats):
@@ -147,7 +151,7 @@ def agree(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "files", nargs="+", type=Path, metavar="FILE", help="judgments, labels or annotations, any format"
     )
-    verb.add_argument("--people", type=Path, metavar="FILE", help="the file whose verdicts are taken for the truth")
+    verb.add_argument("--people", type=Path, metavar="FILE", help="the file whose verdicts are taken as the truth")
     verb.add_argument(
         "--columns",
         type=_names,
@@ -170,14 +174,14 @@ def label(verb: argparse.ArgumentParser) -> None:
         nargs="?",
         type=Path,
         metavar="FOLDER",
-        help="a run, whose tuned model is put beside its base (votes go to RUN/labels), or a folder that label made",
+        help="a run, whose tuned model is compared with its base (votes go to RUN/labels), or a folder that label made",
     )
     verb.add_argument(
         "--file",
         type=Path,
         metavar="FILE",
         help="ask about the pairs in a file: preference rows in any format, pairs without a choice, or an export of "
-        "Argilla or Label Studio, whose votes are taken over",
+        "Argilla or Label Studio, whose votes are imported",
     )
     verb.add_argument(
         "--predictions", nargs=2, type=Path, metavar=("A", "B"), help="ask about the answers in two prediction files"
@@ -186,21 +190,21 @@ def label(verb: argparse.ArgumentParser) -> None:
         "--prompts",
         type=Path,
         metavar="FILE",
-        help="the prompts that were answered, as the data have them (with --predictions), or to be answered by --model",
+        help="the prompts that were answered, as rows of data (with --predictions), or those that --model answers",
     )
     _repeatable(
         verb,
         "--model",
         "model",
         "MODEL",
-        "answer the prompts with it first: twice with one model, once each with two",
+        "answer the prompts with this model first: one model answers twice, two models once each",
     )
     verb.add_argument(
         "--on",
         choices=("test", "train"),
         default="test",
-        help="of a run: its test prompts, for the verdict, or its training prompts, for the next round, which base and "
-        "tuned model answer first (default: test)",
+        help="which prompts of a run: test, for the verdict, or train, for the next round, which base and tuned model "
+        "answer first (default: test)",
     )
     _asking(verb)
     _serving(verb)
@@ -211,18 +215,16 @@ def _asking(verb: argparse.ArgumentParser) -> None:
         "--columns",
         type=_names,
         metavar="PROMPT,A,B",
-        help="what the fields of a foreign export are called, where they cannot be told by their names",
+        help="the names of the fields of a foreign export, if they are not recognised",
     )
     verb.add_argument("--out", type=Path, metavar="DIR", help="where votes and exports go (default: RUN/labels)")
-    verb.add_argument(
-        "--export", action="store_true", help="write the files from the votes there are, and serve nothing"
-    )
+    verb.add_argument("--export", action="store_true", help="export the votes so far, and serve nothing")
     verb.add_argument(
         "--annotators",
         type=_names,
         default=(),
         metavar="NAME,…",
-        help="who takes part: a link for each, and one for the owner (default: one person, alone)",
+        help="the people who take part: each gets a link, and so does the owner (default: one person alone)",
     )
     verb.add_argument(
         "--overlap", type=int, default=1, metavar="K", help="how many of them answer each question (default: 1)"
@@ -238,15 +240,15 @@ def _asking(verb: argparse.ArgumentParser) -> None:
         type=float,
         default=0.1,
         metavar="SHARE",
-        help="their share of everybody's questions (default: 0.1)",
+        help="the share of control questions for each annotator (default: 0.1)",
     )
     verb.add_argument(
         "--select",
         choices=("random", "informative"),
         default="random",
-        help="which pairs are asked, with --number: a fair draw, or those a judge is unsure of (default: random)",
+        help="which pairs to ask about, with --number: random ones, or those a judge is unsure of (default: random)",
     )
-    verb.add_argument("--number", type=int, metavar="N", help="ask about so many of the pairs (default: all)")
+    verb.add_argument("--number", type=int, metavar="N", help="ask about this many of the pairs (default: all)")
     verb.add_argument(
         "--judgments",
         type=Path,
@@ -257,7 +259,7 @@ def _asking(verb: argparse.ArgumentParser) -> None:
         "--seed",
         type=int,
         metavar="N",
-        help="order and sides are drawn from it (default: a secret number, kept with the votes)",
+        help="the seed of order and sides (default: a secret number, stored with the votes)",
     )
 
 
@@ -266,13 +268,16 @@ def _serving(verb: argparse.ArgumentParser) -> None:
         "--host",
         default="127.0.0.1",
         metavar="ADDRESS",
-        help="the address to listen at; anything but this computer's own needs --annotators (default: 127.0.0.1)",
+        help="the address to listen on; any but that of this computer needs --annotators (default: 127.0.0.1)",
     )
     verb.add_argument(
-        "--port", type=int, metavar="N", help="the port (default: the one of last time, else the first free from 8484)"
+        "--port",
+        type=int,
+        metavar="N",
+        help="the port (default: that of the last time, otherwise the first free one from 8484)",
     )
     verb.add_argument(
-        "--url", metavar="URL", help="the address that people reach it at, where that is another (a proxy or a tunnel)"
+        "--url", metavar="URL", help="the address at which people reach the page, if it differs (a proxy or a tunnel)"
     )
 
 
@@ -289,7 +294,7 @@ ASKING = (
     "port",
     "url",
 )
-"""Arguments that go to the server as they are."""
+"""The arguments that are passed to the server unchanged."""
 
 
 def do_label(arguments: Arguments) -> None:
@@ -321,23 +326,23 @@ def do_label(arguments: Arguments) -> None:
 
 
 def _place(arguments: Arguments) -> Path:
-    """Return where the votes go."""
+    """Return the folder of the votes."""
     if arguments.out is not None:
         return Path(arguments.out)
     if arguments.folder is None:
-        raise UsageError("label: where should the votes go? Name a run, or --out DIR")
+        raise UsageError("label: no folder for the votes; name a run, or add --out DIR")
     if arguments.on == "train":
         return RunDirectory(Path(arguments.folder)).training_labels
     return Path(arguments.folder)
 
 
 def _sampled(arguments: Arguments, place: Path) -> Any:
-    """Answers that are made first: of base and tuned model of a run to what it trained on, or of the models named."""
+    """Sample answers first: of base and tuned model of a run to its training prompts, or of the models named."""
     compare_runs = import_module("preferent.commands.compare_runs")
     if arguments.on == "train":
         if arguments.folder is None or arguments.model or arguments.prompts or arguments.file or arguments.predictions:
             raise UsageError("label: --on train is for a run alone: preferent label RUN --on train")
-        return compare_runs.of_run(arguments.folder, place, arguments.number)
+        return compare_runs.sample_of_run(arguments.folder, place, arguments.number)
     if (
         arguments.prompts is None
         or arguments.folder
@@ -348,11 +353,11 @@ def _sampled(arguments: Arguments, place: Path) -> Any:
         raise UsageError(
             "label: --model answers prompts: preferent label --prompts FILE --model M [--model M] --out DIR"
         )
-    return compare_runs.sampled(arguments.prompts, arguments.model, place, arguments.number)
+    return compare_runs.sample(arguments.prompts, arguments.model, place, arguments.number)
 
 
 def _names(text: str) -> tuple[str, ...]:
-    """Names with commas between them, for argparse."""
+    """Return the names in a comma-separated text, for argparse."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 

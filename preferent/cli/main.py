@@ -1,4 +1,4 @@
-"""The only door: `preferent VERB …`. A verb imports what it needs when it runs, so that help is instant."""
+"""The command line: `preferent VERB …`. A verb imports what it needs when it runs, so that help is instant."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ __all__ = ["STAGES", "main", "parser"]
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    """Return whether memory ran out, told without importing torch."""
+    """Return whether memory ran out, without importing torch."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
@@ -25,7 +25,7 @@ def _out_of_memory(error: BaseException) -> bool:
 
 
 def _known(error: BaseException) -> PreferentError | None:
-    """Return the error as one for the user, unless it is a bug of ours."""
+    """Return the error as a message for the user; None if it is a bug of ours."""
     if isinstance(error, PreferentError):
         return error
     if _out_of_memory(error):
@@ -39,19 +39,19 @@ def _known(error: BaseException) -> PreferentError | None:
 
 
 def _unexpected(kind: type[BaseException], error: BaseException, _trace: TracebackType | None) -> None:
-    """Stands in for Python's traceback where something happened that nobody foresaw."""
-    if kind is KeyboardInterrupt:  # before or after the work, where nobody listens for it
+    """Print an error that is a bug of ours, in place of Python's traceback."""
+    if kind is KeyboardInterrupt:  # before or after the work, where no handler is installed
         return
     print(
         f"preferent: unexpected {kind.__name__}: {error}\n"
-        f"This is a bug in preferent. What is on disk is whole. To see where it happened: "
+        f"This is a bug in preferent. Files on disk are intact. To see where it happened: "
         f"preferent --debug {' '.join(sys.argv[1:])}",
         file=sys.stderr,
     )
 
 
 def main() -> None:
-    """Run the command line and leave with its exit code."""
+    """Run the command line and exit with its code."""
     top = parser()
     arguments = top.parse_args()
     debug = arguments.debug or "PREFERENT_DEBUG" in os.environ
@@ -69,9 +69,9 @@ def main() -> None:
 
 def _leave(arguments: Arguments, debug: bool) -> None:
     try:
-        with interruption.stoppable() as wish:
+        with interruption.stoppable() as stop:
             arguments.do(arguments)
-            wish.check()
+            stop.check()
     except Exception as error:
         if known := _known(error):
             if debug:

@@ -1,7 +1,7 @@
-"""How other programs write what we ask a model: our template as a Go template for Ollama, as Jinja for RewardBench.
+"""Chat templates for other programs: ours as a Go template for Ollama, and as Jinja for RewardBench.
 
-A chat template is not translated but observed: conversations of known words are written with it, the texts between the
-words are taken, and what is made of them must write other conversations as the template does.
+A chat template is not translated but observed. Conversations of known words are rendered with it, and the texts between
+the words are taken. The template made of these texts must render other conversations as the original does.
 """
 
 import itertools
@@ -20,10 +20,10 @@ PLAIN_GO = (
     "{{ if .System }}{{ .System }}" + SEPARATOR + "{{ end }}"
     "{{ range $i, $_ := .Messages }}{{ if eq (len (slice $.Messages $i)) 1 }}{{ .Content }}{{ end }}{{ end }}"
 )
-"""A prompt that is a text: instruction and input. Of a conversation only the last message is asked."""
+"""The template of a prompt that is a text: instruction and input. It uses only the last message of a conversation."""
 
 PLAIN_JINJA = (
-    "{{% for message in messages %}}{{% if message['role'] == 'user' %}}{{{{ {asked} + message['content'] }}}}"
+    "{{% for message in messages %}}{{% if message['role'] == 'user' %}}{{{{ {instruction} + message['content'] }}}}"
     "{{% elif message['role'] == 'assistant' %}}{{{{ message['content'] + eos_token }}}}{{% endif %}}{{% endfor %}}"
 )
 LLAMA2_JINJA = (
@@ -41,9 +41,9 @@ LLAMA2_JINJA = (
 class TemplateTurns:
     """The texts around the turns of a conversation.
 
-    `head` begins one without a system text; `before_system` and `after_system` stand around it where there is one;
-    `reply` is between a user's words and the place where the model answers, `seam` between that place and the words of
-    an answer that was given, `close` between those and the user's next words.
+    `head` begins a conversation without a system text; `before_system` and `after_system` enclose a system text.
+    `reply` is between a user's message and the place where the model answers, `seam` between that place and the text of
+    an earlier answer, `close` between that answer and the user's next message.
     """
 
     head: str
@@ -54,7 +54,7 @@ class TemplateTurns:
     close: str
 
     def text(self, messages: Sequence[Message], context: str | None) -> str:
-        """Return a conversation that ends with the user, up to where the model answers."""
+        """Return the text of a conversation that ends with the user, up to the place where the model answers."""
         text = self.before_system + context + self.after_system if context else self.head
         for message in messages:
             user = message.role == "user"
@@ -62,8 +62,7 @@ class TemplateTurns:
         return text
 
     def go(self, bos: str) -> str:
-        """Return the same as a Go template over Ollama's `.System` and `.Messages`, without the `bos` that it begins
-        with."""
+        """Return the Go template over Ollama's `.System` and `.Messages`, without the `bos` at its beginning."""
         system = f"{_go(self.before_system.removeprefix(bos))}{{{{ .System }}}}{_go(self.after_system)}"
         return (
             f"{{{{ if .System }}}}{system}{{{{ else }}}}{_go(self.head.removeprefix(bos))}{{{{ end }}}}"
@@ -74,12 +73,12 @@ class TemplateTurns:
 
 
 def _go(text: str) -> str:
-    """Return a fixed text inside a Go template."""
+    """Return a fixed text, escaped for a Go template."""
     return text.replace("{{", '{{ "{{" }}')
 
 
 def observe(render: Render) -> TemplateTurns | None:
-    """Return the turns of a template, or None where it does more than put texts around them."""
+    """Return the turns of a template, or None if the template does more than put texts around messages."""
     first, answer, second, system = "Qfirst", "Qanswer", "Qsecond", "Qsystem"
     messages = [Message("user", first), Message("assistant", answer), Message("user", second)]
     without = _between(render(messages, None), first, answer, second)
@@ -95,20 +94,20 @@ def observe(render: Render) -> TemplateTurns | None:
 
 
 def _between(text: str, *words: str) -> list[str] | None:
-    """Return what is before, between and after words that a text holds once each, in this order."""
+    """Return the texts before, between and after words; None unless the text contains each once, in this order."""
     parts = []
     for word in words:
-        before, found, text = text.partition(word)
-        if not found or word in text:
+        before, separator, text = text.partition(word)
+        if not separator or word in text:
             return None
         parts.append(before)
     return [*parts, text]
 
 
 def go_template(tokenizer: Tokenizer, bos: str, converses: bool) -> str | None:
-    """Return the Go template that asks as we do, or None where there is none that does.
+    """Return the Go template that renders prompts as the tokenizer does, or None if there is none.
 
-    `bos` is the text of the token that the program itself puts in front; empty where it puts none.
+    `bos` is the text of the token that the program itself puts in front; it is empty if the program puts none.
     """
     if not converses:
         return PLAIN_GO
@@ -117,18 +116,18 @@ def go_template(tokenizer: Tokenizer, bos: str, converses: bool) -> str | None:
 
 
 def score_template(llama2: bool, instruction: str | None) -> str:
-    """Return a Jinja template of a conversation with its last answer, closed by EOS, as reward models here read it.
+    """Return a Jinja template of a conversation with its last answer, closed by EOS, as our reward models read it.
 
-    Without the BOS at the beginning: whoever encodes the text adds it. The instruction is inside.
+    The template contains the instruction, but no BOS at the beginning: the tokenizer adds it.
     """
     if llama2:
         return LLAMA2_JINJA.format(context=json.dumps(instruction or "", ensure_ascii=False))
-    asked = instruction + SEPARATOR if instruction else ""
-    return PLAIN_JINJA.format(asked=json.dumps(asked, ensure_ascii=False))
+    prefix = instruction + SEPARATOR if instruction else ""
+    return PLAIN_JINJA.format(instruction=json.dumps(prefix, ensure_ascii=False))
 
 
 def modelfile(template: str | None, eos: str, recipe: Recipe) -> str:
-    """Ollama's Modelfile: template, instruction and the run's way of choosing tokens instead of Ollama's own."""
+    """Return Ollama's Modelfile, with the template, the instruction and the sampling settings of the run."""
     greedy, settings = recipe.infer.sampling_strategy == "greedy", recipe.sampler
     lines = ["FROM ./model.gguf"]
     lines += [] if template is None else [f"TEMPLATE {_quoted(template)}"]
@@ -147,5 +146,5 @@ def modelfile(template: str | None, eos: str, recipe: Recipe) -> str:
 
 def _quoted(text: str) -> str:
     if '"""' in text:
-        raise UsageError('a Modelfile cannot hold a text with """ in it, and the instruction or template has it')
+        raise UsageError('a Modelfile cannot contain """; remove it from the instruction or the chat template')
     return f'"""{text}"""'

@@ -1,4 +1,4 @@
-"""Several models side by side: what answers are missing is made, then judged."""
+"""Comparisons of runs, models and files of answers: missing answers are made first, then all are judged."""
 
 import shlex
 import sys
@@ -24,16 +24,19 @@ from preferent.pipelines.launchers import child_process
 from preferent.runs import stages
 from preferent.runs.directory import ComparisonDirectory, RunDirectory, StageDirectory
 
+PROMPTS = "prompts.jsonl"
+"""The file of prompts in the folder of a comparison."""
+
 KEPT = (
     *("large_model_reference", "seed", "instruction", "prompt_sequence_length", "target_sequence_length"),
     *("precision", "threads", "device", "sampler", "infer", "compare"),
 )
-"""What a comparison takes over of the recipe it starts from: how prompts are read and answered, and who judges."""
+"""The parts of a recipe that a comparison takes over: how prompts are read and answered, and who judges."""
 
 
 @dataclass(frozen=True)
 class ComparisonRequest:
-    """What `preferent compare` was asked, in the words of its command line."""
+    """The arguments of `preferent compare`."""
 
     sides: Sequence[str]
     names: Sequence[str] = ()
@@ -49,76 +52,74 @@ class ComparisonRequest:
 
 
 def compare(request: ComparisonRequest) -> list[str]:
-    """Compare what is asked for, and say in lines what came out. The same again does nothing twice."""
-    called = judge_selection.of(request.judges, dict(request.how))
+    """Compare the sides of a request; return the verdict in lines. The same request again repeats no finished work."""
+    selection = judge_selection.of(request.judges, dict(request.how))
     if len(request.sides) == 1:
-        folder = _alone(request, called)
+        folder = _compare_one(request, selection)
     else:
-        folder = _together(request, comparison_sides.of(request.sides, request.names), called)
+        folder = _compare_several(request, comparison_sides.of(request.sides, request.names), selection)
     metrics = files.read_json(ComparisonDirectory(folder).metrics)
     return [verdict_sentence.verdict_sentence(metrics), *advice(metrics), *exports.write(folder, request.formats)]
 
 
 def advice(metrics: Mapping[str, Any]) -> list[str]:
-    """Return, where the headline's interval contains one half, what the prompts can show and how many are needed."""
+    """Return what the prompts can show and how many are needed, if the headline's interval contains one half."""
     if not (size := metrics.get("sample_size")):
         return []
-    there = metrics["judges"][metrics["headline"]]["prompts"]
+    prompts = metrics["judges"][metrics["headline"]]["prompts"]
     if size["detectable"] is None:
-        return [f"so few prompts ({there}) show no difference, however large; compare on more"]
-    wanted = f"; to see one of {size['win_rate']:.0%} you need about {size['prompts']}" if size["prompts"] else ""
+        return [f"{prompts} prompts are too few to show any difference; compare on more"]
+    needed = f"; to see one of {size['win_rate']:.0%} you need about {size['prompts']}" if size["prompts"] else ""
     return [
-        f"the interval holds 50 %: {there} prompts would show, four times in five, a rate of "
-        f"{size['detectable']:.0%} or more{wanted}"
+        f"the interval contains 50 %: {prompts} prompts show a rate of {size['detectable']:.0%} or more four times in "
+        f"five{needed}"
     ]
 
 
-def _alone(request: ComparisonRequest, called: JudgeSelection) -> Path:
-    """Judge the comparison of a run again by added judges; return its folder, or that of a finished comparison."""
+def _compare_one(request: ComparisonRequest, selection: JudgeSelection) -> Path:
+    """Judge the comparison of a run again, also by added judges; return its folder. A finished comparison stays."""
     folder = Path(request.sides[0])
-    if (there := _finished(folder)) is not None:
+    if (comparison := _finished(folder)) is not None:
         if unread := _flags(request):
             raise UsageError(f"{folder}: is a finished comparison, which stays as it is; leave out {', '.join(unread)}")
-        return there
+        return comparison
     side = comparison_sides.of(request.sides)[0]
     if side.kind != "run":
-        raise UsageError(f"{folder}: compare it with what? Give a second side; one alone is a run or a comparison")
+        raise UsageError(f"{folder}: is neither a run nor a comparison; name a second side to compare it with")
     if unread := [flag for flag in _flags(request) if flag not in ("--judge", "--set")]:
         raise UsageError(
             f"{folder}: one run alone is compared on its own test prompts, in its own folder; leave out "
             f"{', '.join(unread)}"
         )
     with stages.locked(folder):
-        again = _with_judges(side.recipe(), called, request.settings)
+        again = _with_judges(side.recipe(), selection, request.settings)
         task = next(task for task in stage_graph.build(again) if task.stage == "compare").at(folder)
-        if "judge" in called.inputs and "judge" in task.inputs:
+        if "judge" in selection.inputs and "judge" in task.inputs:
             raise UsageError(f"{folder}: has a reward model of its own that judges; name the answers as two sides")
-        before = RunDirectory(folder).recipe.read_bytes()
-        files.write_atomic(
-            RunDirectory(folder).recipe, recipe.dump(again, recipe.defaults_in(RunDirectory(folder).recipe))
-        )
+        path = RunDirectory(folder).recipe
+        before = path.read_bytes()
+        files.write_atomic(path, recipe.dump(again, recipe.defaults_in(path)))
         try:
-            do(*task.command(str(folder)), *_inputs(called.inputs))
+            do(*task.command(str(folder)), *_inputs(selection.inputs))
         except PreferentError:
-            files.write_atomic(RunDirectory(folder).recipe, before)
+            files.write_atomic(path, before)
             raise
-        do("report", "--recipe", str(RunDirectory(folder).recipe), "--in", f"run={folder}", "--out", str(folder))
-    return folder / "comparison"
+        do("report", "--recipe", str(path), "--in", f"run={folder}", "--out", str(folder))
+    return RunDirectory(folder).comparison.folder
 
 
 def _finished(folder: Path) -> Path | None:
-    """Return the folder of a finished comparison: this folder, or the one inside a comparison of several sides; else
-    None."""
-    inner = folder / "comparison"
-    if ComparisonDirectory(inner).metrics.is_file() and not (folder / "data").exists():
-        return inner
+    """Return the folder of a finished comparison: `folder`, or that inside a comparison of several sides; else None."""
+    directory = RunDirectory(folder)
+    if directory.comparison.metrics.is_file() and not directory.data.folder.exists():
+        return directory.comparison.folder
     alone = ComparisonDirectory(folder)
-    whole = alone.judgments.is_file() and alone.metrics.is_file()
-    return folder if whole and not RunDirectory(folder).recipe.exists() else None
+    complete = alone.judgments.is_file() and alone.metrics.is_file()
+    return folder if complete and not directory.recipe.exists() else None
 
 
 def _flags(request: ComparisonRequest) -> list[str]:
-    """Return the flags that were given of those that say how answers are made, read and judged."""
+    """Return the flags of the request that decide how answers are made, read and judged."""
     flags: dict[str, object] = {"--judge": request.judges, "--names": request.names, "--out": request.out}
     flags |= {
         "--prompts": request.prompts,
@@ -131,32 +132,33 @@ def _flags(request: ComparisonRequest) -> list[str]:
     return [flag for flag, value in flags.items() if value]
 
 
-def _together(request: ComparisonRequest, sides: Sequence[ComparisonSide], called: JudgeSelection) -> Path:
-    """Compare two or more sides in a folder of their own."""
+def _compare_several(request: ComparisonRequest, sides: Sequence[ComparisonSide], selection: JudgeSelection) -> Path:
+    """Compare two or more sides in a folder of their own; return the folder of the comparison."""
     folder = request.out or Path("runs") / f"compare-{'-'.join(side.name for side in sides)}"
     with stages.locked(folder):
-        base = _with_judges(_base(request, sides), called, request.settings)
+        base = _with_judges(_base(request, sides), selection, request.settings)
         write_atomic(RunDirectory(folder).recipe, recipe.dump(base))
         prompts = _prompts(request.prompts, sides, folder, base.infer.max_prompts)
-        files = [_answered(side, prompts if request.prompts else None, folder) for side in sides]
+        paths = [_answers_of(side, prompts if request.prompts else None, folder) for side in sides]
         keys = ["a", "b", *(f"side.{side.name}" for side in sides[2:])]
-        if missing := request.columns.missing([predictions.first_row(path) for path in files]):
+        if missing := request.columns.missing([predictions.first_row(path) for path in paths]):
             raise UsageError(f"{', '.join(missing)}: no file of answers has such a column")
-        answers = {key: predictions.read(path, request.columns) for key, path in zip(keys, files, strict=True)}
+        answers = {key: predictions.read(path, request.columns) for key, path in zip(keys, paths, strict=True)}
         joined = predictions.join(
             answers, request.shared, datasets.load_prompts(prompts) if prompts is not None else []
         )
-        inputs = _judged_by(called.inputs, sides)
+        inputs = _with_own_judge(selection.inputs, sides)
         for key, side in zip(keys, sides, strict=True):
             path = folder / "sides" / f"{side.name}.jsonl"
-            write_jsonl(path, [predictions.row(each) for each in joined[key]])
+            write_jsonl(path, [predictions.row(answer) for answer in joined[key]])
             inputs[key] = path
         if prompts is not None:
             inputs["prompts"] = prompts
         names = ",".join(side.name for side in sides)
         words = ["compare", "--recipe", str(RunDirectory(folder).recipe), *_inputs(inputs), "--names", names]
-        do(*words, "--out", str(folder / "comparison"))
-    return folder / "comparison"
+        comparison = RunDirectory(folder).comparison.folder
+        do(*words, "--out", str(comparison))
+    return comparison
 
 
 def _inputs(paths: Mapping[str, Path]) -> list[str]:
@@ -164,7 +166,7 @@ def _inputs(paths: Mapping[str, Path]) -> list[str]:
 
 
 def _base(request: ComparisonRequest, sides: Sequence[ComparisonSide]) -> Recipe:
-    """Return the recipe that a comparison starts from: the named one, that of the first run, or the defaults."""
+    """Return the recipe that a comparison starts from: the one named, that of the first run, or the defaults."""
     runs = [side for side in sides if side.kind == "run"]
     if request.recipe is not None:
         values = recipe.load(request.recipe)[0].model_dump(mode="json")
@@ -177,19 +179,19 @@ def _base(request: ComparisonRequest, sides: Sequence[ComparisonSide]) -> Recipe
     return recipe.parse({"large_model_reference": models[0] if models else "none"} | kept)[0]
 
 
-def _with_judges(base: Recipe, called: JudgeSelection, settings: Sequence[str]) -> Recipe:
-    """Return the recipe with these language models among its judges; one of the same name is described anew."""
+def _with_judges(base: Recipe, selection: JudgeSelection, settings: Sequence[str]) -> Recipe:
+    """Return the recipe with these language models among its judges; each replaces one of the same name."""
     values = base.model_dump(mode="json")
-    new = {judge["name"] for judge in called.judges}
+    new = {judge["name"] for judge in selection.judges}
     kept = [judge for judge in values["compare"]["judges"] if judge["name"] not in new]
-    values["compare"]["judges"] = kept + called.judges
+    values["compare"]["judges"] = kept + selection.judges
     return recipe.parse(recipe.assign(values, settings))[0]
 
 
-def _judged_by(inputs: Mapping[str, Path], sides: Sequence[ComparisonSide]) -> dict[str, Path]:
-    """Return the judges; where no reward model is named, the independent one of the first run that has one."""
-    there = [RunDirectory(side.folder).stage("judge").model for side in sides if side.kind == "run"]
-    own = next((path for path in there if path.is_dir()), None)
+def _with_own_judge(inputs: Mapping[str, Path], sides: Sequence[ComparisonSide]) -> dict[str, Path]:
+    """Return the inputs; without a reward model among them, add the independent judge of the first run that has one."""
+    models = [RunDirectory(side.folder).stage("judge").model for side in sides if side.kind == "run"]
+    own = next((path for path in models if path.is_dir()), None)
     if "judge" in inputs or own is None:
         return dict(inputs)
     print(f"the independent judge is {own}", file=sys.stderr)
@@ -197,30 +199,30 @@ def _judged_by(inputs: Mapping[str, Path], sides: Sequence[ComparisonSide]) -> d
 
 
 def _prompts(source: Path | None, sides: Sequence[ComparisonSide], folder: Path, most: int | None) -> Path | None:
-    """Return the prompts file, written as the data have it; without one that of the first run, whose answers are
-    compared."""
+    """Return the file of prompts, written as GCPC rows; without a source, the test prompts of the first run."""
     if source is not None:
         rows = row_reader.kept(datasets.read([str(source)], "prompt"))
         if most is not None and most < len(rows):
-            print(f"{source}: the first {most} of {len(rows)} prompts are taken (infer.max_prompts)", file=sys.stderr)
-        row_writer.write(rows[:most], folder / "prompts.jsonl")
-        return folder / "prompts.jsonl"
+            print(f"{source}: using the first {most} of {len(rows)} prompts (infer.max_prompts)", file=sys.stderr)
+        target = folder / PROMPTS
+        row_writer.write(rows[:most], target)
+        return target
     models = [side.name for side in sides if side.kind == "model"]
     if models:
-        raise UsageError(f"{', '.join(models)}: is a model; name what it is to answer: --prompts FILE")
-    there = [RunDirectory(side.folder).prompts("test") for side in sides if side.kind == "run"]
-    return next((path for path in there if path.exists()), None)
+        raise UsageError(f"{', '.join(models)}: is a model; name the prompts that it is to answer: --prompts FILE")
+    paths = [RunDirectory(side.folder).prompts("test") for side in sides if side.kind == "run"]
+    return next((path for path in paths if path.exists()), None)
 
 
-def _answered(side: ComparisonSide, prompts: Path | None, folder: Path) -> Path:
-    """Return the answers of a side, made where they are not there."""
+def _answers_of(side: ComparisonSide, prompts: Path | None, folder: Path) -> Path:
+    """Return the path of the answers of a side; make them if prompts are given."""
     if side.kind == "file" or prompts is None:
         return predictions.prediction_file(side.answers())
     return infer(side.model(), prompts, folder / "answers" / side.name, RunDirectory(folder).recipe)
 
 
 def infer(model: str, prompts: Path, out: Path, recipe_file: Path, settings: Sequence[str] = ()) -> Path:
-    """Return a model's answers to prompts, one each, by the stage of that name."""
+    """Answer each prompt once with a model, by the stage `infer`; return the path of the answers."""
     changed = [word for setting in (*settings, "infer.best_of=1") for word in ("--set", setting)]
     inputs = ["--in", f"model={model}", "--in", f"prompts={prompts}"]
     do("infer", "--recipe", str(recipe_file), *changed, *inputs, "--out", str(out))
@@ -240,18 +242,17 @@ def do(*words: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class SampledPairs:
-    """Two files of answers for people to choose from, what was asked, and what the models are called."""
+    """Two files of answers for people to choose from, the file of their prompts, and the names of the models."""
 
     predictions: tuple[Path, Path]
     prompts: Path
     models: tuple[str, str]
 
 
-def sampled(
+def sample(
     prompts: Path, models: Sequence[str], out: Path, number: int | None = None, names: Sequence[str] = ()
 ) -> SampledPairs:
-    """Return two answers to each of `number` prompts: of two models one each, of one model two, sampled with two
-    seeds.
+    """Sample two answers to each of `number` prompts: one of each of two models, or two of one model by two seeds.
 
     Prompts are read and answered as the recipe of the first run among the models says.
     """
@@ -259,25 +260,25 @@ def sampled(
         sides = comparison_sides.of(models if len(models) == 2 else [models[0]] * 2, names)
         base = _base(ComparisonRequest(models), sides)
         files.write_atomic(RunDirectory(out).recipe, recipe.dump(base))
-        chosen = _drawn(row_reader.kept(datasets.read([str(prompts)], "prompt")), base.seed, number)
-        row_writer.write(chosen, out / "prompts.jsonl")
+        chosen = _draw(row_reader.kept(datasets.read([str(prompts)], "prompt")), base.seed, number)
+        row_writer.write(chosen, out / PROMPTS)
         paths = []
         for place, side in enumerate(sides):
             settings = ["infer.sampling_strategy=temperature_sampling", f"infer.max_prompts={max(len(chosen), 1)}"]
             settings += [f"seed={base.seed + place}"] if len(models) == 1 else []
             folder = out / "answers" / side.name
-            paths.append(infer(side.model(), out / "prompts.jsonl", folder, RunDirectory(out).recipe, settings))
-    return SampledPairs((paths[0], paths[1]), out / "prompts.jsonl", (sides[0].name, sides[1].name))
+            paths.append(infer(side.model(), out / PROMPTS, folder, RunDirectory(out).recipe, settings))
+    return SampledPairs((paths[0], paths[1]), out / PROMPTS, (sides[0].name, sides[1].name))
 
 
-def of_run(folder: Path, out: Path, number: int | None) -> SampledPairs:
-    """Base and tuned model of a run on prompts that it trained on: what the next round learns from."""
+def sample_of_run(folder: Path, out: Path, number: int | None) -> SampledPairs:
+    """Sample answers of base and tuned model of a run to its training prompts, for the next round to learn from."""
     models = [str(folder), str(finished_run.of(folder).base())]
-    return sampled(RunDirectory(folder).prompts("train"), models, out, number, ("tuned", "base"))
+    return sample(RunDirectory(folder).prompts("train"), models, out, number, ("tuned", "base"))
 
 
-def _drawn(prompts: Sequence[Any], seed: int, number: int | None) -> list[Any]:
-    """`number` of the prompts, drawn by the seed, in their order; all where no number is given."""
+def _draw(prompts: Sequence[Any], seed: int, number: int | None) -> list[Any]:
+    """Return `number` of the prompts, drawn by the seed, in their order; without a number all of them."""
     if number is None or number >= len(prompts):
         return list(prompts)
     order = randomness.permutation(seed, "label", 0, len(prompts))

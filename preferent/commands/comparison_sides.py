@@ -1,4 +1,4 @@
-"""A side of a comparison as somebody names it: a run, a model, or a file of answers."""
+"""The sides of a comparison, as a command line names them: runs, models and files of answers."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ FILES = (".json", ".jsonl", ".csv", ".tsv", ".gz")
 
 @dataclass(frozen=True, slots=True)
 class ComparisonSide:
-    """What answers, or has answered: `place` is the run's folder, the model's reference, or the file."""
+    """A side; `place` is the folder of the run, the reference of the model, or the file."""
 
     name: str
     kind: Literal["run", "model", "file"]
@@ -32,54 +32,52 @@ class ComparisonSide:
         return recipe.load(RunDirectory(self.folder).recipe)[0]
 
     def model(self) -> str:
-        """Return the model that answers; of a run the tuned one."""
+        """Return the reference of the model that answers; for a run, its tuned model."""
         return str(finished_run.of(self.folder).tuned) if self.kind == "run" else self.place
 
     def answers(self) -> Path:
-        """Return the answers of base and tuned model; `item` keys their randomness, which is the same for both."""
+        """Return the path of the answers that exist: the file, or those of the run to its test prompts."""
         if self.kind == "file":
             return self.folder
         path = RunDirectory(self.folder).predictions("tuned")
         if not path.exists():
             raise PlatformError(
-                f"{path}: no answers there yet; finish the run, or name prompts to be answered: --prompts FILE"
+                f"{path}: does not exist yet; finish the run, or name prompts to answer: --prompts FILE"
             )
         return path
 
 
 def of(words: Sequence[str], names: Sequence[str] = ()) -> list[ComparisonSide]:
-    """Return the sides that the words of a command line name, each with a name of its own."""
+    """Return the sides that the words of a command line name; no two have the same name."""
     if names and len(names) != len(words):
         raise UsageError(f"--names {','.join(names)}: names {len(names)} sides; there are {len(words)}")
     kinds = [_kind(word) for word in words]
-    called = list(names) or [_name(word, kind) for word, kind in zip(words, kinds, strict=True)]
-    for name in called:
+    wanted = list(names) or [_name(word, kind) for word, kind in zip(words, kinds, strict=True)]
+    for name in wanted:
         if not re.fullmatch(r"[\w-]+", name):
             raise UsageError(f"--names {name}: a name is made of letters, digits, _ and -")
     if names and len(set(names)) < len(names):
         raise UsageError(f"--names {','.join(names)}: two sides have the same name")
-    return [
-        ComparisonSide(name, kind, word) for name, kind, word in zip(_told_apart(called), kinds, words, strict=True)
-    ]
+    return [ComparisonSide(name, kind, word) for name, kind, word in zip(_distinct(wanted), kinds, words, strict=True)]
 
 
 def _kind(word: str) -> Literal["run", "model", "file"]:
     path = Path(word)
-    if RunDirectory(path).recipe.is_file():
+    if RunDirectory(path).is_run():
         return "run"
     if path.is_file() or StageDirectory(path).answers.is_file():
         return "file"
     if path.is_dir():
         if any((path / name).exists() for name in ("config.json", "adapter_config.json")):
             return "model"
-        raise UsageError(f"{word}: is no run (recipe.yaml), no model (config.json) and no answers (text.jsonl)")
+        raise UsageError(f"{word}: is neither a run (recipe.yaml) nor a model (config.json) nor answers (text.jsonl)")
     if path.suffix in FILES or word.startswith((".", "/")):
         raise PlatformError(f"{word}: no such file or folder")
     return "model"
 
 
 def _name(word: str, kind: str) -> str:
-    """Return what to call a side: the run's, model's or file's own name."""
+    """Return the name of a side: that of its run, model or file."""
     path = Path(word)
     if kind == "file" and path.is_file():
         path = (
@@ -90,13 +88,13 @@ def _name(word: str, kind: str) -> str:
     return re.sub(r"[^\w-]+", "-", (path.resolve() if path.exists() else path).name).strip("-") or "side"
 
 
-def _told_apart(names: Iterable[str]) -> list[str]:
-    """Return the names, the second of one name with its number."""
-    found: list[str] = []
+def _distinct(names: Iterable[str]) -> list[str]:
+    """Return the names, with a number at the end of each one that occurred before."""
+    taken: list[str] = []
     for name in names:
         number = 2
         free = name
-        while free in found:
+        while free in taken:
             free, number = f"{name}-{number}", number + 1
-        found.append(free)
-    return found
+        taken.append(free)
+    return taken

@@ -1,4 +1,4 @@
-"""Who judges, as a command line names them: a reward model, people, language models here or at an endpoint."""
+"""The judges, as a command line names them: a reward model, people, language models here or at an endpoint."""
 
 import re
 from collections.abc import Sequence
@@ -16,49 +16,49 @@ FORMS = "a reward model's folder, people=FILE, URL#MODEL or local:MODEL"
 
 @dataclass(frozen=True, slots=True)
 class JudgeSelection:
-    """Inputs of the stage (`judge`, `people`), and entries of the recipe's `compare.judges`."""
+    """The inputs of the stage (`judge`, `people`), and the entries of the recipe's `compare.judges`."""
 
     inputs: dict[str, Path] = field(default_factory=dict)
     judges: list[dict[str, Any]] = field(default_factory=list)
 
 
 def of(words: Sequence[str], how: dict[str, Any]) -> JudgeSelection:
-    """Return the judges that words name; `how` are the fields that all language models among them share."""
-    jury = JudgeSelection()
+    """Return the judges that words name; `how` are the fields of every language model among them."""
+    selection = JudgeSelection()
     for word in words:
-        if found := ENDPOINT.fullmatch(word):
-            _add(jury, {"url": found[1], "model": found[2]} | how)
+        if endpoint := ENDPOINT.fullmatch(word):
+            _add(selection, {"url": endpoint[1], "model": endpoint[2]} | how)
         elif word.startswith("local:") and word.removeprefix("local:"):
-            _add(jury, {"model": word.removeprefix("local:")} | how)
+            _add(selection, {"model": word.removeprefix("local:")} | how)
         else:
             name, path = ("people", word.removeprefix("people=")) if word.startswith("people=") else ("judge", word)
-            if name in jury.inputs:
+            if name in selection.inputs:
                 raise UsageError(f"--judge {word}: there can be one {'reward model' if name == 'judge' else name}")
-            jury.inputs[name] = _there(name, Path(path), word)
-    if how and not jury.judges:
+            selection.inputs[name] = _existing(name, Path(path), word)
+    if how and not selection.judges:
         raise UsageError(
             f"{', '.join(sorted(how))}: is for language models; name one: --judge URL#MODEL or local:MODEL"
         )
-    return jury
+    return selection
 
 
-def _there(name: str, path: Path, word: str) -> Path:
-    """Return the reward model's folder, or the people's file: itself, or the `judgments.jsonl` in a folder."""
+def _existing(name: str, path: Path, word: str) -> Path:
+    """Return the folder of a reward model, or the file of people's judgments, which may be in a folder."""
     if not path.exists():
         raise PlatformError(f"--judge {word}: no such file or folder; a judge is {FORMS}")
     if name == "people" and path.is_dir():
         path = ComparisonDirectory(path).judgments
         if not path.is_file():
-            raise PlatformError(f"--judge {word}: there is no judgments.jsonl in this folder; a judge is {FORMS}")
+            raise PlatformError(f"--judge {word}: the folder has no judgments.jsonl; a judge is {FORMS}")
     return path
 
 
-def _add(jury: JudgeSelection, judge: dict[str, Any]) -> None:
-    """Add a language model under a name of its own."""
+def _add(selection: JudgeSelection, judge: dict[str, Any]) -> None:
+    """Add a language model under a name that no other judge has."""
     last = re.split(r"[/\\]", judge["model"].rstrip("/\\"))[-1]
     name = re.sub(r"[^\w-]+", "-", last).strip("-_") or "model"
-    taken = [*RESERVED_JUDGES, *(other["name"] for other in jury.judges)]
+    taken = [*RESERVED_JUDGES, *(other["name"] for other in selection.judges)]
     free = next(
         name if n == 1 else f"{name}-{n}" for n in range(1, 99) if (name if n == 1 else f"{name}-{n}") not in taken
     )
-    jury.judges.append({"name": free} | judge)
+    selection.judges.append({"name": free} | judge)

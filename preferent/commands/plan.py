@@ -1,10 +1,10 @@
-"""What a run would do, told before it does it: without weights, tokenizer or network."""
+"""The plan of a run: what it would do and need, without weights, tokenizer or network."""
 
 import shlex
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from preferent import files
 from preferent.config import defaults, memory_estimate, model_reference, model_shape, stage_graph
@@ -20,21 +20,20 @@ from preferent.data import datasets, prepare
 from preferent.data.formats import row_reader
 from preferent.data.tokenizer import Tokenizer
 from preferent.runs import environment, progress
-from preferent.runs.directory import DataDirectory
+from preferent.runs.directory import DataDirectory, Part, RunDirectory
 
 LENGTHS = "token lengths, and so how much is truncated (needs the tokenizer: preferent data check FILES --model MODEL)"
 SIZE = "the model's size, and so what lora_dim and learning_rate left open become"
-
 
 PARTS = ("policy", "reference", "reward", "critic", "optimizer", "gradients", "activations", "KV cache")
 """The columns of the memory table; beside them the baseline of any stage, and its peak."""
 
 
 def describe(recipe: Recipe, ignored: Sequence[str], out: Path, sizes: bool = False) -> str:
-    """Describe the stages of a recipe with rows, steps, epochs and commands, and what is ignored or not known yet.
+    """Return the stages of a recipe with rows, steps, epochs and commands, and what is ignored or not known yet.
 
-    The data are really read, checked and split, in a temporary folder: counts are exact, and errors are the run's own.
-    With `sizes` also memory, tokens and disk, where the models' shapes are at hand.
+    The data are read, checked and split in a temporary folder: counts are exact, and errors are those of the run. With
+    `sizes` the text also has memory, tokens and disk, if the shapes of the models are known.
     """
     tasks = stage_graph.build(recipe)
     model_reference.check(recipe)
@@ -59,7 +58,7 @@ def describe(recipe: Recipe, ignored: Sequence[str], out: Path, sizes: bool = Fa
 
 
 def _defaults(recipe: Recipe, tasks: Sequence[Task], by_default: Mapping[str, Any]) -> list[str]:
-    """Return the values that nobody asked for, of the fields that a stage of the run reads; one section per line."""
+    """Return the values of the fields that the recipe leaves open and a stage reads; one section per line."""
     read = {field for task in tasks for field in stage_graph.fields(task.stage, recipe)}
     lines: dict[str, list[str]] = {}
     for key, value in by_default.items():
@@ -88,7 +87,7 @@ def _models(recipe: Recipe) -> list[str]:
 
 
 def _reference(recipe: Recipe, tasks: Mapping[str, Task]) -> str:
-    tuning = next(task for task in tasks.values() if task.folder == "policy")
+    tuning = next(task for task in tasks.values() if Path(task.folder) == RunDirectory(Path()).policy.folder)
     if defaults.reference(recipe, tuning.stage) == "none":
         return "none: dpo.loss is reference_free" if tuning.stage == "dpo" else "none: kl_coeff is 0"
     return _start(tuning)
@@ -100,7 +99,7 @@ def _other(part: RewardPart) -> str:
 
 
 def _start(task: Task) -> str:
-    """Return what a task starts from: a stage of this run, or what the user named."""
+    """Return the model that a task starts from: of a stage of this run, or the one that the recipe names."""
     return task.inputs["model"] if "model" in task.inputs else _named(task.outside["model"])
 
 
@@ -108,7 +107,7 @@ def _hub(recipe: Recipe) -> Iterator[str]:
     references = recipe.large_model_reference, reward_reference(recipe), *stage_graph.foreign(recipe).values()
     for reference in dict.fromkeys(references):
         if not Path(reference).exists():
-            yield f"whether {resolve_model(reference)} can be had from the hub"
+            yield f"whether {resolve_model(reference)} is available on the hub"
 
 
 def _data(counts: Mapping[str, Any]) -> list[str]:
@@ -192,7 +191,7 @@ def _judge(recipe: Recipe) -> str:
 
 
 def _sizes(recipe: Recipe, folder: Path) -> Iterator[str]:
-    """Memory by stage and part, tokens and disk, from the shapes of the models and the prepared data in a folder."""
+    """Yield memory by stage and part, tokens and disk; `folder` has the prepared data."""
     references = recipe.large_model_reference, reward_reference(recipe), *stage_graph.foreign(recipe).values()
     for reference in dict.fromkeys(name for name in references if shape(name) is None):
         yield f"not known: the shape of {_named(reference)}; give a folder with its config.json (of Llama's kind)"
@@ -200,7 +199,7 @@ def _sizes(recipe: Recipe, folder: Path) -> Iterator[str]:
     facts = model_facts(recipe, folder, longest)
     if facts is None:
         return
-    allowed = "" if longest else " (as the recipe allows: there is no tokenizer here to count them)"
+    allowed = "" if longest else " (the limit in the recipe: there is no tokenizer here to count them)"
     yield (
         f"{facts.shape.policy:,} parameters, computed in {'bf16' if facts.bytes == 2 else 'fp32'}; prompts of at most "
         f"{facts.prompt} tokens{allowed}"
@@ -214,8 +213,10 @@ def _sizes(recipe: Recipe, folder: Path) -> Iterator[str]:
 
 
 def model_facts(recipe: Recipe, folder: Path, longest: int | None) -> ModelFacts | None:
-    """Return what the needs of a recipe, its open fields filled in here, depend on, with the prepared data in a folder
-    and its longest prompt, where that is known; None where a model's shape is not known."""
+    """Return the facts that the needs of a recipe depend on; None if the shape of a model is not known.
+
+    `folder` has the prepared data, and `longest` is the length of its longest prompt, if that is known.
+    """
     policy, reward = shape(recipe.large_model_reference), shape(reward_reference(recipe))
     if policy is None or reward is None:
         return None
@@ -234,8 +235,7 @@ def _packs(recipe: Recipe) -> bool:
 
 
 def table(needs: Sequence[MemoryNeed]) -> Iterator[str]:
-    """Return one line per stage: its parts, what every stage holds before its models, and the peak with the phase it is
-    in."""
+    """Return one line per stage: its parts, the baseline before any model, and the peak with its phase."""
     yield f"{'':<7}" + "".join(f"{name:>12}" for name in (*PARTS, "baseline", "peak"))
     for need in needs:
         cells = [*(need.most(name) for name in PARTS), memory_estimate.BASELINE, need.peak]
@@ -245,18 +245,18 @@ def table(needs: Sequence[MemoryNeed]) -> Iterator[str]:
 
 
 def size(count: int) -> str:
-    """Bytes as people read them."""
+    """Return a number of bytes as MiB or GiB."""
     return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"
 
 
 def shape(reference: str) -> Shape | None:
-    """Return the shape of a model: from its folder's config.json, or of Llama 2, which is known; else None."""
+    """Return the shape of a model from the config.json in its folder, or of Llama 2; else None."""
     path = Path(reference) / "config.json"
     return Shape.of(files.read_json(path)) if path.is_file() else model_shape.LLAMA_2.get(resolve_model(reference))
 
 
 def parameters(reference: str) -> int | None:
-    """Return the number of parameters of a model, if it is a folder or Llama 2; else None."""
+    """Return the number of parameters of a model that is a folder or Llama 2; else None."""
     known = shape(reference)
     if known is not None:
         return known.policy
@@ -264,12 +264,11 @@ def parameters(reference: str) -> int | None:
 
 
 def longest_prompt(recipe: Recipe, folder: Path) -> int | None:
-    """Tokens of the longest prompt of the prepared data, where the model's tokenizer is at hand."""
+    """Return the tokens of the longest prompt of the prepared data; None without the model's tokenizer."""
     source = Path(recipe.large_model_reference)
     if not (source / "tokenizer.json").is_file():
         return None
-    prompts = [
-        p for part in ("train", "validation", "test") for p in datasets.load_prompts(folder / f"prompt/{part}.jsonl")
-    ]
+    data = DataDirectory(folder)
+    prompts = [prompt for part in get_args(Part) for prompt in datasets.load_prompts(data.rows("prompt", part))]
     encoded = Tokenizer.load(source).encode_prompts(prompts, recipe.instruction, recipe.prompt_sequence_length)
     return max((len(prompt.ids) for prompt in encoded), default=None)

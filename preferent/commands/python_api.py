@@ -114,7 +114,7 @@ class Run:
         """Write the tuned policy or the reward model to `out` for other programs; return what was written."""
         from preferent.commands.inference import export  # imports torch
 
-        return export.deliver(self.folder, Path(out), what)
+        return export.write(self.folder, Path(out), what)
 
     def _existing(self, path: Path) -> Path:
         if not path.exists():

@@ -1,4 +1,4 @@
-"""What a finished run has made: its recipe, and where base, tuned policy and reward models are."""
+"""A finished run: its recipe, and the paths of its base model, tuned policy and reward models."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from preferent.runs.directory import RunDirectory
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run directory whose policy is there: read it with `of`.
+    """A run directory that has a tuned policy; `of` reads it.
 
-    `tuned` and `rewards` are model folders of the run, and the reward models that its recipe names; there are no
-    rewards where the run optimised a function alone, or learnt from the preferences themselves.
+    `tuned` is a model folder of the run. `rewards` are the reward models that it trained and those that its recipe
+    names; it is empty if the run optimised a function alone, or learnt from the preferences themselves.
     """
 
     folder: Path
@@ -30,28 +30,32 @@ class FinishedRun:
         return (self.tuned / "adapter_config.json").exists()
 
     def base(self) -> Path:
-        """Return the folder of the model that tuning started from; raise `PlatformError` where it cannot be had."""
+        """Return the folder of the model that tuning started from; raise `PlatformError` if it is not available."""
         task = next(task for task in stage_graph.build(self.recipe) if task.name == "infer-base")
         inside = task.inputs.get("model")
         return self.folder / inside if inside else model_reference.resolve(task.outside["model"])
 
     def converses(self) -> bool:
-        """Return whether the run's prompts are conversations, told by the first one it trained on."""
+        """Return whether the run's prompts are conversations, judged by the first training prompt."""
         path = RunDirectory(self.folder).prompts("train")
         prompts = datasets.load_prompts(path) if path.exists() else []
         return bool(prompts and prompts[0].messages)
 
 
 def of(folder: Path) -> FinishedRun:
-    """Return the finished run in a folder; raise if it is not a run (2) or has no policy yet (3)."""
-    if not RunDirectory(folder).recipe.is_file():
+    """Return the finished run in a folder.
+
+    Raises `UsageError` if the folder is not a run directory, and `PlatformError` if it has no tuned policy yet.
+    """
+    directory = RunDirectory(folder)
+    if not directory.is_run():
         raise UsageError(f"{folder}: is not a run directory: it contains no recipe.yaml; name the `--out` of a run")
-    found, _ = recipe.load(RunDirectory(folder).recipe)
-    tuned = RunDirectory(folder).policy.model
-    if not tuned.is_dir() or not RunDirectory(folder).policy.done.exists():
+    settings, _ = recipe.load(directory.recipe)
+    tuned = directory.policy.model
+    if not tuned.is_dir() or not directory.policy.done.exists():
         raise PlatformError(
-            f"{folder}: has no tuned policy yet; finish it: preferent run {folder / 'recipe.yaml'} --out {folder}"
+            f"{folder}: has no tuned policy yet; finish it: preferent run {directory.recipe} --out {folder}"
         )
-    trained = {name: folder / path for name, path in stage_graph.rewards(found).items()}
-    named = {name: Path(reference) for name, reference in stage_graph.foreign(found).items()}
-    return FinishedRun(folder, found, tuned, trained | ({} if stage_graph.direct(found) else named))
+    trained = {name: folder / path for name, path in stage_graph.rewards(settings).items()}
+    named = {name: Path(reference) for name, reference in stage_graph.foreign(settings).items()}
+    return FinishedRun(folder, settings, tuned, trained | ({} if stage_graph.direct(settings) else named))

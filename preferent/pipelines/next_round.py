@@ -1,4 +1,4 @@
-"""The recipe of the round after a run: what people said of that run is learnt from."""
+"""The recipe of the round after a run, which also learns from the labels of that run."""
 
 import sys
 from pathlib import Path
@@ -14,24 +14,23 @@ LABELS, TIES = FOLDER / "preferences.jsonl", FOLDER / "ties.jsonl"
 
 
 def with_labels(recipe: Recipe, earlier: Path) -> Recipe:
-    """Return the recipe of the round after `earlier`: it learns from the old preferences and from what people said of
-    that run and of those before it, and is compared with all of them.
+    """Return the recipe of the round after the run `earlier`.
 
-    Raises `PlatformError` where `earlier` has no policy or nobody has labelled.
+    The round learns from the old preferences and from the labels of `earlier` and of the runs before it, and is
+    compared with all of them. Raises `PlatformError` if `earlier` has no policy or no labels.
     """
     chain = [*finished_run.of(earlier).recipe.continues, str(earlier)]
-    every = [Path(folder) / name for folder in chain for name in (LABELS, TIES)]
-    labels = [str(path) for path in every if path.exists() and path.stat().st_size]
+    label_files = [Path(folder) / name for folder in chain for name in (LABELS, TIES)]
+    labels = [str(path) for path in label_files if path.exists() and path.stat().st_size]
     if str(earlier / LABELS) not in labels:
         raise PlatformError(
-            f"{earlier / LABELS}: no preferences to learn from; people give them with `preferent label {earlier} --on "
-            f"train`, and `preferent label {earlier / LABELS.parent} --export` writes them out. What they say of test "
-            f"prompts (in {RunDirectory(earlier).labels}) measures, and teaches nothing: no round is judged by what it "
-            "has learnt"
+            f"{earlier / LABELS}: no preferences to learn from; collect them with `preferent label {earlier} --on "
+            f"train` and export them with `preferent label {earlier / LABELS.parent} --export`. Labels on test prompts "
+            f"(in {RunDirectory(earlier).labels}) are for the verdict only, so that no round is judged by what it learnt"
         )
     files = [*paths(recipe.preference_dataset), *labels]
     values = recipe.model_dump(mode="json") | {"continues": chain, "preference_dataset": list(dict.fromkeys(files))}
     if recipe.data.format not in ("auto", "gcpc"):
-        print(f"data.format: {recipe.data.format} becomes auto, as labels are written as gcpc", file=sys.stderr)
+        print(f"data.format: {recipe.data.format} becomes auto, because labels are written as gcpc", file=sys.stderr)
     values["data"]["format"] = "auto"
     return parse(values)[0]

@@ -156,7 +156,7 @@ assert "torch" not in sys.modules and "transformers" not in sys.modules and "hug
         "infer    20 test prompts each: base, tuned (greedy)",
         "preferent ppo --recipe runs/course/recipe.yaml --in model=llama-2-7b",
         "ignored: means something only on Google Cloud\n  project\n  location",
-        "whether meta-llama/Llama-2-7b-hf can be had from the hub",
+        "whether meta-llama/Llama-2-7b-hf is available on the hub",
         "token lengths",
     ):
         assert expected in done.stdout

@@ -200,7 +200,7 @@ def test_a_bad_row_is_named_by_file_and_line(preferent: Preferent, name: str) ->
     code, said = preferent("data", "check", "bad.jsonl")
     assert code == 4
     assert f"bad.jsonl:17: {reason}" in said
-    assert "mend them, or let a run drop some: --set data.max_dropped=SHARE" in said
+    assert "fix them, or let a run drop some: --set data.max_dropped=SHARE" in said
     code, said = preferent("run", "recipe.yaml", "--out", "new", "--set", "preference_dataset=bad.jsonl")
     assert code == 4
     assert f"bad.jsonl:17: {reason}" in said

@@ -39,7 +39,7 @@ def answers(recipe: Recipe, source: Path, asked: list[Prompt]) -> list[dict]:
 
 def pair_of(folder: Path, temperature: float | None = None) -> chat.ChatTurn:
     found = finished_run.of(folder)
-    return chat.load(found, found.recipe, chat.chosen(found.recipe, temperature, greedy=False))
+    return chat.load(found, found.recipe, chat.decoding_params(found.recipe, temperature, greedy=False))
 
 
 @pytest.mark.parametrize(("rank", "sft", "chat"), [(0, False, False), (0, True, False), (2, True, True)])
@@ -86,13 +86,13 @@ def test_the_score_is_what_ppo_sees(make_run):
 
 def test_the_asked_choice_of_tokens(make_run):
     recipe = finished_run.of(make_run(sampler={"temperature": 0.7})).recipe
-    assert chat.chosen(recipe, None, greedy=False).greedy
-    warm = chat.chosen(recipe, 1.5, greedy=False)
+    assert chat.decoding_params(recipe, None, greedy=False).greedy
+    warm = chat.decoding_params(recipe, 1.5, greedy=False)
     assert (warm.greedy, warm.temperature, warm.max_tokens) == (False, 1.5, 12)
     sampling = recipe.model_copy(update={"infer": recipe.infer.model_copy(update={"sampling_strategy": "t"})})
-    assert not chat.chosen(sampling, None, greedy=False).greedy
-    assert chat.chosen(sampling, None, greedy=False).temperature == 0.7
-    assert chat.chosen(sampling, None, greedy=True).greedy
+    assert not chat.decoding_params(sampling, None, greedy=False).greedy
+    assert chat.decoding_params(sampling, None, greedy=False).temperature == 0.7
+    assert chat.decoding_params(sampling, None, greedy=True).greedy
 
 
 def test_the_score_is_that_of_all_members(make_run):

@@ -171,10 +171,10 @@ def test_what_is_wrong_is_said_before_anything_is_made(
     empty = tmp_path / "empty"
     empty.mkdir()
     wrong: list[tuple[list[Any], type[PreferentError], str]] = [
-        ([a], UsageError, "compare it with what"),
+        ([a], UsageError, "is neither a run nor a comparison; name a second side"),
         ([a, tmp_path / "c.jsonl"], PlatformError, r"c\.jsonl: no such file"),
-        ([a, empty], UsageError, r"empty: is no run .*no model .*no answers"),
-        ([a, model(tmp_path / "net")], UsageError, "net: is a model; name what it is to answer: --prompts"),
+        ([a, empty], UsageError, r"empty: is neither a run .*nor a model .*nor answers"),
+        ([a, model(tmp_path / "net")], UsageError, "net: is a model; name the prompts that it is to answer: --prompts"),
         ([a, b, "--names", "x"], UsageError, "names 1 sides; there are 2"),
         ([a, b, "--names", "x,x"], UsageError, "two sides have the same name"),
         ([a, b, "--names", "x,a/b"], UsageError, "made of letters"),
@@ -185,8 +185,12 @@ def test_what_is_wrong_is_said_before_anything_is_made(
         ([a, b, "--write", "excel"], UsageError, "is not a format"),
         ([a, b, "--answer-column", "sad", "--tag-columns", "topic"], UsageError, "sad, topic: no file of answers has"),
         ([a, b, "--in", "a=x"], UsageError, "--in is for the stage alone"),
-        (["--recipe", a], UsageError, r"no --out"),
-        (["--recipe", a, "--out", tmp_path / "o", "--prompts", a], UsageError, "--prompts is for sides that are named"),
+        (["--recipe", a], UsageError, r"--out is missing"),
+        (
+            ["--recipe", a, "--out", tmp_path / "o", "--prompts", a],
+            UsageError,
+            "--prompts is for a comparison of named sides",
+        ),
         (
             [finished(tmp_path / "one"), "--names", "x,y"],
             UsageError,
@@ -208,14 +212,14 @@ def verdict_of(win: int, tie: int, loss: int) -> dict[str, Any]:
 
 def test_an_open_verdict_says_how_many_prompts_it_takes() -> None:
     told = compare_runs.advice(verdict_of(55, 0, 45))[0]
-    assert "100 prompts would show, four times in five, a rate of 64% or more" in told
+    assert "100 prompts show a rate of 64% or more four times in five" in told
     assert told.endswith(f"to see one of 55% you need about {paired_tests.sample_size(0.55)}")
     assert compare_runs.advice(verdict_of(50, 0, 50))[0].endswith(
         f"51% you need about {paired_tests.sample_size(0.51)}"
     )
     assert compare_runs.advice(verdict_of(90, 0, 10)) == []
-    assert "show no difference, however large" in compare_runs.advice(verdict_of(1, 1, 1))[0]
-    assert "show no difference, however large" in compare_runs.advice(verdict_of(0, 9, 0))[0]
+    assert "too few to show any difference" in compare_runs.advice(verdict_of(1, 1, 1))[0]
+    assert "too few to show any difference" in compare_runs.advice(verdict_of(0, 9, 0))[0]
     assert compare_runs.advice({"headline": None}) == []
     assert comparison_summary.needed(verdict_of(55, 0, 45)["judges"]["judge"])["prompts"] == paired_tests.sample_size(
         0.55
@@ -264,7 +268,7 @@ def test_the_prompts_file_says_what_files_of_ids_and_answers_do_not(tmp_path: Pa
 
 
 def test_people_may_be_a_folder_that_holds_their_judgments(tmp_path: Path) -> None:
-    with pytest.raises(PlatformError, match=r"no judgments\.jsonl in this folder"):
+    with pytest.raises(PlatformError, match=r"the folder has no judgments\.jsonl"):
         judge_selection.of([f"people={tmp_path}"], {})
     there = votes(tmp_path / "judgments.jsonl", "A")
     assert judge_selection.of([f"people={tmp_path}"], {}).inputs == {"people": there}
@@ -290,19 +294,19 @@ def test_a_finished_comparison_stays_as_it_is_and_refuses_what_it_would_not_read
         with pytest.raises(UsageError, match=f"one run alone.*leave out {flag[0]}"):
             command("compare", one, *flag)
     (tmp_path / "out/comparison/metrics.json").unlink()
-    with pytest.raises(UsageError, match="comparison: is no run"):
+    with pytest.raises(UsageError, match="comparison: is neither a run"):
         command("compare", tmp_path / "out/comparison")
     assert not done
 
 
 def test_sampled_pairs_of_one_model_differ_by_the_seed(tmp_path: Path, done: list[tuple[str, ...]]) -> None:
     files.write_jsonl(tmp_path / "p.jsonl", [{"input_text": p} for p in WORDS])
-    found = compare_runs.sampled(tmp_path / "p.jsonl", [str(model(tmp_path / "net"))], tmp_path / "labels", 2)
+    found = compare_runs.sample(tmp_path / "p.jsonl", [str(model(tmp_path / "net"))], tmp_path / "labels", 2)
     assert found.models == ("net", "net-2")
     assert [len(files.read_jsonl(path)) for path in (*found.predictions, found.prompts)] == [2, 2, 2]
     assert [[word for word in words if word.startswith("seed=")] for words in done] == [["seed=0"], ["seed=1"]]
     assert all("infer.sampling_strategy=temperature_sampling" in words for words in done)
-    same = compare_runs.sampled(tmp_path / "p.jsonl", [str(tmp_path / "net")], tmp_path / "labels", 2)
+    same = compare_runs.sample(tmp_path / "p.jsonl", [str(tmp_path / "net")], tmp_path / "labels", 2)
     assert same == found
 
 
@@ -352,8 +356,8 @@ def test_label_hands_its_words_to_the_server(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--export"], "where should the votes go"),
-        (["--on", "train"], "where should the votes go"),
+        (["--export"], "label: no folder for the votes; name a run, or add --out DIR"),
+        (["--on", "train"], "label: no folder for the votes; name a run, or add --out DIR"),
         (["runs/x", "--on", "train", "--model", "m"], "--on train is for a run alone"),
         (["--model", "m", "--out", "x"], "--model answers prompts"),
         (["--model", "a", "--model", "b", "--model", "c", "--prompts", "p", "--out", "x"], "--model answers prompts"),

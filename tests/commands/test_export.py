@@ -40,7 +40,7 @@ def logits(folder: Path) -> torch.Tensor:
 @pytest.mark.parametrize(("rank", "sft"), [(0, False), (2, False), (2, True)])
 def test_merged_computes_the_same(make_run, tiny, tmp_path, rank, sft):
     folder = make_run(rank, sft, instruction="Be brief.")
-    export.deliver(folder, tmp_path / "out", "merged")
+    export.write(folder, tmp_path / "out", "merged")
     assert not (tmp_path / "out/adapter_config.json").exists()
     with torch.no_grad():
         found = AutoModelForCausalLM.from_pretrained(tmp_path / "out")(IDS).logits[0]
@@ -53,7 +53,7 @@ def test_merged_computes_the_same(make_run, tiny, tmp_path, rank, sft):
 @pytest.mark.parametrize("sft", [False, True])
 def test_adapter_knows_its_base(make_run, tmp_path, sft):
     folder = make_run(2, sft)
-    export.deliver(folder, tmp_path / "out", "adapter")
+    export.write(folder, tmp_path / "out", "adapter")
     with torch.no_grad():
         found = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out")(IDS).logits[0]
     assert torch.allclose(found, logits(folder / "policy/model"), atol=1e-5)
@@ -61,7 +61,7 @@ def test_adapter_knows_its_base(make_run, tmp_path, sft):
 
 def test_every_member_of_an_ensemble_leaves(make_run, tmp_path):
     folder = make_run(reward={"members": 2})
-    export.deliver(folder, tmp_path / "out", "reward")
+    export.write(folder, tmp_path / "out", "reward")
     for name in ("reward", "reward-2"):
         ours = load_file(folder / name / "model/model.safetensors")["score.weight"]
         assert torch.equal(load_file(tmp_path / "out" / name / "model.safetensors")["score.weight"], ours)
@@ -75,7 +75,7 @@ def test_reward_scores_as_rewardbench_calls_it(make_run, tmp_path, rank, instruc
     folder = make_run(rank, prompt=CHAT if chat else None, instruction=instruction)
     if chat:
         (folder / "reward/model/chat_template.jinja").write_text(LLAMA2)
-    export.deliver(folder, tmp_path / "out", "reward")
+    export.write(folder, tmp_path / "out", "reward")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     scorer = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     assert scorer.config.num_labels == 1
@@ -98,7 +98,7 @@ def test_reward_scores_as_rewardbench_calls_it(make_run, tmp_path, rank, instruc
 
 def test_averaged_weights_leave_as_one_model(make_run, tmp_path):
     folder = make_run(2, reward={"members": 2, "combine": "weights"})
-    export.deliver(folder, tmp_path / "out", "reward")
+    export.write(folder, tmp_path / "out", "reward")
     members, world = list(finished_run.of(folder).rewards.values()), World.of(quiet_recipe())
     ids = [np.array([1, 260, 270, 265])]
     scores = [
@@ -117,7 +117,7 @@ def test_gguf_has_a_modelfile(make_run, tmp_path, chat):
     folder = make_run(2, prompt=CHAT if chat else None, instruction="Be brief.", sampler={"temperature": 0.7})
     if chat:
         (folder / "policy/model/chat_template.jinja").write_text(LLAMA2)
-    export.deliver(folder, tmp_path / "out", "gguf")
+    export.write(folder, tmp_path / "out", "gguf")
     text = (tmp_path / "out/Modelfile").read_text()
     template = re.search(r'^TEMPLATE """(.*?)"""$', text, re.M | re.S)[1]
     assert template == chat_template_export.go_template(Tokenizer.load(tmp_path / "out"), "<s>", chat)
@@ -142,7 +142,7 @@ def test_licences_travel(make_run, tiny, tmp_path):
     try:
         folder = make_run(2)
         for what in ("merged", "adapter", "reward", "gguf"):
-            export.deliver(folder, tmp_path / what, what)
+            export.write(folder, tmp_path / what, what)
             assert (tmp_path / what / "LICENSE.txt").read_text() == "mine"
     finally:
         (tiny / "LICENSE.txt").unlink()
@@ -152,19 +152,19 @@ def test_what_cannot_be_had_is_refused(make_run, tmp_path, monkeypatch, capsys):
     folder = make_run(reward={"sources": "some:function"})
     for what, why in (("adapter", "--what merged"), ("reward", "some:function")):
         with pytest.raises(UsageError, match=why):
-            export.deliver(folder, tmp_path / "out", what)
-    with pytest.raises(UsageError, match="no run directory"):
-        export.deliver(tmp_path, tmp_path / "out", "merged")
+            export.write(folder, tmp_path / "out", what)
+    with pytest.raises(UsageError, match="is not a run directory"):
+        export.write(tmp_path, tmp_path / "out", "merged")
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine").write_text("precious")
     monkeypatch.setattr("sys.argv", ["preferent", "export", str(folder), "--out", str(tmp_path / "full")])
     with pytest.raises(SystemExit) as left:
         main.main()
-    assert left.value.code == 2 and "is there already" in capsys.readouterr().err
+    assert left.value.code == 2 and "exists already" in capsys.readouterr().err
     assert (tmp_path / "full/mine").read_text() == "precious" and not (tmp_path / "out").exists()
     (folder / "policy/DONE").unlink()
     with pytest.raises(PlatformError, match="preferent run"):
-        export.deliver(folder, tmp_path / "out", "merged")
+        export.write(folder, tmp_path / "out", "merged")
 
 
 def test_the_card_holds_the_verdict(make_run, tmp_path):
@@ -174,5 +174,5 @@ def test_the_card_holds_the_verdict(make_run, tmp_path):
     sides = [{"key": "a", "name": "tuned"}, {"key": "b", "name": "base"}]
     verdict = {"headline": "judge", "judges": {"judge": judge}, "kl": {"mean": 1.25}, "sides": sides}
     (folder / "comparison/metrics.json").write_text(json.dumps(verdict))
-    export.deliver(folder, tmp_path / "out", "merged")
+    export.write(folder, tmp_path / "out", "merged")
     assert "60.0% of 10 pairs" in (tmp_path / "out/README.md").read_text()

@@ -51,7 +51,7 @@ def test_of_a_folder(rows, tiny):
 def test_of_llama_2(rows):
     text = described("llama-2-7b")
     assert "6,738,415,616 parameters, computed in bf16" in text
-    assert "as the recipe allows: there is no tokenizer here" in text
+    assert "the limit in the recipe: there is no tokenizer here" in text
     assert "12.6 GiB" in text, "the policy's weights"
 
 

@@ -94,7 +94,7 @@ def test_an_exported_adapter_keeps_it_too(cache: Path, make_run: Callable[..., P
     config = files.read_json(folder / "policy/model/adapter_config.json")
     pinned = config | {"base_model_name_or_path": "owner/name", "revision": "v1"}
     files.write_json(folder / "policy/model/adapter_config.json", pinned)
-    export.deliver(folder, tmp_path / "out", "adapter")
+    export.write(folder, tmp_path / "out", "adapter")
     written = files.read_json(tmp_path / "out/adapter_config.json")
     assert (written["base_model_name_or_path"], written["revision"]) == ("owner/name", COMMIT)
     assert f"vllm serve owner/name --revision {COMMIT} --enable-lora" in (tmp_path / "out/README.md").read_text()

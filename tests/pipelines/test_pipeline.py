@@ -435,7 +435,7 @@ def test_from_is_refused_where_it_makes_no_sense(stages):
         execute("new", "sft", Path("old"))
     with pytest.raises(UsageError, match="--of OLD_RUN"):
         execute("new", "ppo")
-    with pytest.raises(UsageError, match="name one with --out"):
+    with pytest.raises(UsageError, match="--of old: is the run directory itself; name a new one with --out"):
         execute("old", "ppo", Path("old"))
 
 

@@ -73,7 +73,7 @@ def work(make_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFacto
     # What `preferent label one --on train` samples before it opens its page; a page is not needed to get that far.
     code = (
         "from pathlib import Path; from preferent.commands import compare_runs; "
-        f"compare_runs.of_run(Path('one'), Path('one/labels/train'), {LABELLED})"
+        f"compare_runs.sample_of_run(Path('one'), Path('one/labels/train'), {LABELLED})"
     )
     subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, capture_output=True)
     place = folder / "one/labels/train"

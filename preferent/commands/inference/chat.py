@@ -1,4 +1,4 @@
-"""Talk to a run's base and tuned model side by side in the terminal."""
+"""The verb `try`: talk to base and tuned model of a run side by side in the terminal."""
 
 import signal
 import sys
@@ -29,7 +29,7 @@ from preferent.runs.directory import RunDirectory
 
 @dataclass(frozen=True, slots=True)
 class ChatAnswer:
-    """A model's answer, whether it ended, its length in tokens, and its score as PPO saw it."""
+    """An answer of a model: whether it ended, its length in tokens, and its score as PPO saw it."""
 
     text: str
     ended: bool
@@ -39,7 +39,7 @@ class ChatAnswer:
 
 @dataclass(frozen=True)
 class ChatTurn:
-    """Base and tuned model of a run, and how they are asked."""
+    """Base and tuned model of a run, with the settings by which they answer."""
 
     base: Policy
     tuned: Policy
@@ -65,27 +65,27 @@ class ChatTurn:
         prompts = Prompts.of([prompt], policy.tokenizer, self.recipe)
         (rollout,) = engine.sample(prompts.ids, [item], "infer", 0, self.params)
         batch = RolloutBatch([rollout], prompts, policy.tokenizer)
-        worth = None
+        score = None
         if self.reward is not None:
             scored = scoring.score_rollouts(self.reward, batch)
-            worth = float(scoring.final_scores(scored, self.reward.scale, self.recipe)[0])
-        return ChatAnswer(batch.answers[0], rollout.ended, len(rollout.ids), worth)
+            score = float(scoring.final_scores(scored, self.reward.scale, self.recipe)[0])
+        return ChatAnswer(batch.answers[0], rollout.ended, len(rollout.ids), score)
 
 
 def talk(folder: Path, temperature: float | None, greedy: bool, tokens: int | None, seed: int | None) -> None:
-    """Answer each line of stdin with both models, until it ends; what is None is as the run's `infer` does it."""
+    """Answer each line of stdin with both models; an argument that is None is as in the run's `infer`."""
     finished = finished_run.of(folder)
     changes = {"target_sequence_length": tokens, "seed": seed}
     recipe = finished.recipe.model_copy(update={name: value for name, value in changes.items() if value is not None})
     language_models.check_length(finished.tuned, recipe)
-    pair = load(finished, recipe, chosen(recipe, temperature, greedy))
+    pair = load(finished, recipe, decoding_params(recipe, temperature, greedy))
     console = Console(highlight=False)
     for item, line in enumerate(lines(console)):
-        shown(console, line, *pair.answers(line, item))
+        show(console, line, *pair.answers(line, item))
 
 
-def chosen(recipe: Recipe, temperature: float | None, greedy: bool) -> Params:
-    """Return how tokens are chosen: as the arguments say, else as the recipe's `infer` does."""
+def decoding_params(recipe: Recipe, temperature: float | None, greedy: bool) -> Params:
+    """Return how tokens are chosen: as the arguments say, otherwise as in the recipe's `infer`."""
     settings = recipe.sampler
     as_infer = recipe.infer.sampling_strategy == "greedy" and temperature is None
     params = Params(recipe.target_sequence_length, temperature or settings.temperature, settings.top_p, settings.top_k)
@@ -93,8 +93,10 @@ def chosen(recipe: Recipe, temperature: float | None, greedy: bool) -> Params:
 
 
 def load(finished: FinishedRun, recipe: Recipe, params: Params) -> ChatTurn:
-    """Both models of a run, and its reward unless a function is in it; with LoRA base and tuned model share one
-    backbone."""
+    """Load both models of a run, and its reward unless a function is part of it.
+
+    With LoRA, base and tuned model share one backbone.
+    """
     world = World.of(recipe)
     tuned = language_models.load_policy(finished.tuned, world)
     base = tuned.reference() if tuned.peft is not None else language_models.load_policy(finished.base(), world)
@@ -124,7 +126,7 @@ def lines(console: Console) -> Iterator[str]:
             yield line
 
 
-def shown(console: Console, line: str, base: ChatAnswer, tuned: ChatAnswer) -> None:
+def show(console: Console, line: str, base: ChatAnswer, tuned: ChatAnswer) -> None:
     """Print both answers beside each other."""
     title = None if sys.stdin.isatty() else Text(readable(line), style="bold")
     table = Table(title=title, title_justify="left", expand=True)
@@ -136,11 +138,11 @@ def shown(console: Console, line: str, base: ChatAnswer, tuned: ChatAnswer) -> N
 
 
 def facts(answer: ChatAnswer) -> str:
-    """Length, whether it ended, and score, in a line."""
+    """Return the length, whether the answer ended, and the score, in a line."""
     parts = [f"{answer.tokens} token{'' if answer.tokens == 1 else 's'}", *([] if answer.ended else ["did not end"])]
     return ", ".join([*parts, *([] if answer.score is None else [f"score {answer.score:.2f}"])])
 
 
 def readable(text: str) -> str:
-    """Return a text that cannot command the terminal: control characters are shown as a replacement sign."""
+    """Return a text with a replacement sign for each control character, which could command the terminal."""
     return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -1,4 +1,4 @@
-"""What leaves a run: its policy or its reward model as a folder for other programs, with a card that says how."""
+"""Export of a run's policy or reward model as a folder for other programs, with a README that says how to load it."""
 
 import shutil
 from pathlib import Path
@@ -93,17 +93,17 @@ SYSTEM is the run's instruction, where it has one:
 """
 
 
-def deliver(run_folder: Path, out: Path, what: str) -> str:
-    """Write `what` (merged, adapter, reward or gguf) of a run to the folder `out`; returns a line for the user.
+def write(run_folder: Path, out: Path, what: str) -> str:
+    """Write `what` (merged, adapter, reward or gguf) of a run to the folder `out`; return a line for the user.
 
-    Raises `UsageError` where `out` holds something, or the run has no such thing.
+    Raises `UsageError` if `out` is not empty, or the run has no adapter or reward model to write.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out}: is there already; name a new folder with --out")
+        raise UsageError(f"{out}: exists already and is not empty; name a new folder with --out")
     finished = finished_run.of(run_folder)
     {"merged": merged, "adapter": adapter, "reward": reward, "gguf": gguf}[what](finished, out)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file()) / 1e6
-    return f"{out}: {what}, {size:,.1f} MB; {'GGUF.txt' if what == 'gguf' else 'README.md'} says how it is used"
+    return f"{out}: {what}, {size:,.1f} MB; {'GGUF.txt' if what == 'gguf' else 'README.md'} says how to use it"
 
 
 def merged(finished: FinishedRun, out: Path) -> None:
@@ -113,10 +113,10 @@ def merged(finished: FinishedRun, out: Path) -> None:
 
 
 def adapter(finished: FinishedRun, out: Path) -> None:
-    """Write the tuned policy as its LoRA adapter, in PEFT's layout, which names the model it sits on."""
+    """Write the tuned policy as its LoRA adapter, in PEFT's layout, which names its base model."""
     if not finished.adapter:
         raise UsageError(
-            f"{finished.folder}: every weight of its policy was trained, there is no adapter; --what merged"
+            f"{finished.folder}: has no adapter, because every weight of its policy was trained; use --what merged"
         )
     base = model_reference.adapter_base(finished.tuned)
     shutil.copytree(finished.tuned, out, dirs_exist_ok=True)
@@ -127,8 +127,10 @@ def adapter(finished: FinishedRun, out: Path) -> None:
 
 
 def reward(finished: FinishedRun, out: Path) -> None:
-    """Write the reward model that the run trained, as RewardBench loads it; of an ensemble every member, each in a
-    folder of its own, or the one of averaged weights where that is the reward."""
+    """Write the reward model that the run trained, as RewardBench loads it.
+
+    Each member of an ensemble gets a folder of its own; members whose weights are averaged are written as one model.
+    """
     trained = [finished.rewards[name] for name in stage_graph.members(finished.rewards)]
     if not trained:
         named = ", ".join(part.source for part in finished.recipe.reward.parts)
@@ -180,14 +182,14 @@ def gguf(finished: FinishedRun, out: Path) -> None:
 
 
 def _sampling(recipe: Recipe) -> str:
-    """Return how the run's answers are chosen, as options of llama.cpp."""
+    """Return the run's sampling settings as options of llama.cpp."""
     if recipe.infer.sampling_strategy == "greedy":
         return "--temp 0"
     return f"--temp {recipe.sampler.temperature} --top-p {recipe.sampler.top_p} --top-k {recipe.sampler.top_k}"
 
 
 def _world(recipe: Recipe) -> World:
-    """On the CPU and in fp32, so that merging rounds once."""
+    """Return the CPU in fp32, so that merging rounds once."""
     return World(0, 1, torch.device("cpu"), torch.float32, torch.get_num_threads(), recipe.trust_remote_code)
 
 
@@ -212,13 +214,13 @@ def _card(text: str, finished: FinishedRun, out: Path, source: Path) -> str:
 
 
 def _below(finished: FinishedRun) -> str:
-    """Return the model that the adapter sits on, as vLLM is told of it."""
+    """Return the model that the adapter was trained on, as an argument of vLLM."""
     name, revision = model_reference.name_of(model_reference.adapter_base(finished.tuned))
     return f"{name} --revision {revision}" if revision else name
 
 
 def _base_name(finished: FinishedRun) -> str:
-    """Return what the tuning started from, as others would name it."""
+    """Return the name of the model that tuning started from."""
     tuned_first = " after supervised fine-tuning" if finished.recipe.sft is not None else ""
     return f"`{finished.recipe.large_model_reference.rstrip('/').split('/')[-1]}`{tuned_first}"
 
@@ -230,7 +232,7 @@ def _how_asked(recipe: Recipe) -> str:
 
 
 def _verdict(folder: Path) -> str:
-    """Return the run's verdict in a sentence; empty where nobody compared."""
+    """Return the run's verdict in a sentence; empty without a comparison."""
     try:
         return f"The verdict: {verdict_sentence(files.read_json(RunDirectory(folder).comparison.metrics))}."
     except (OSError, PreferentError):
