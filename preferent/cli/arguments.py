@@ -42,17 +42,10 @@ def parser() -> argparse.ArgumentParser:
     text = "check, convert or prepare data files"
     _data(verbs.add_parser("data", help=text, description=f"{text.capitalize()}."))
     _scratch(_verb(verbs, "scratch", actions.do_scratch, "make a small model of the Llama 2 architecture from scratch"))
-    _plan(
-        _verb(verbs, "plan", actions.do_plan, "show what a run would do and need: steps, tokens, memory by part, disk")
-    )
-    _try(
-        _verb(
-            verbs,
-            "try",
-            actions.do_try,
-            "talk to base and tuned model of a run side by side; each line of stdin is a prompt",
-        )
-    )
+    text = "show what a run would do and need: steps, tokens, memory by part, disk"
+    _plan(_verb(verbs, "plan", actions.do_plan, text))
+    text = "talk to base and tuned model of a run side by side; each line of stdin is a prompt"
+    _try(_verb(verbs, "try", actions.do_try, text))
     _export(
         _verb(
             verbs,

@@ -268,7 +268,7 @@ def longest_prompt(recipe: Recipe, folder: Path) -> int | None:
     source = Path(recipe.large_model_reference)
     if not (source / "tokenizer.json").is_file():
         return None
-    data = DataDirectory(folder)
-    prompts = [prompt for part in get_args(Part) for prompt in datasets.load_prompts(data.rows("prompt", part))]
+    prepared = DataDirectory(folder)
+    prompts = [prompt for part in get_args(Part) for prompt in datasets.load_prompts(prepared.rows("prompt", part))]
     encoded = Tokenizer.load(source).encode_prompts(prompts, recipe.instruction, recipe.prompt_sequence_length)
     return max((len(prompt.ids) for prompt in encoded), default=None)

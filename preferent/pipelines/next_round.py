@@ -26,7 +26,7 @@ def with_labels(recipe: Recipe, earlier: Path) -> Recipe:
         raise PlatformError(
             f"{earlier / LABELS}: no preferences to learn from; collect them with `preferent label {earlier} --on "
             f"train` and export them with `preferent label {earlier / LABELS.parent} --export`. Labels on test prompts "
-            f"(in {RunDirectory(earlier).labels}) are for the verdict only, so that no round is judged by what it learnt"
+            f"(in {RunDirectory(earlier).labels}) are for the verdict only, so no round is judged by what it learnt"
         )
     files = [*paths(recipe.preference_dataset), *labels]
     values = recipe.model_dump(mode="json") | {"continues": chain, "preference_dataset": list(dict.fromkeys(files))}
