@@ -619,7 +619,7 @@ def test_without_labels_there_is_no_next_round(tmp_path: Path) -> None:
     (one / "labels/train/preferences.jsonl").write_text("")
     with pytest.raises(PlatformError, match=r"preferences\.jsonl: no preferences to learn from.*--on train"):
         next_round.with_labels(recipe.parse(RECIPE)[0], one)
-    with pytest.raises(UsageError, match="no run directory"):
+    with pytest.raises(UsageError, match="is not a run directory"):
         next_round.with_labels(recipe.parse(RECIPE)[0], tmp_path)
 
 
