@@ -30,7 +30,7 @@ golden: $(READY)
 	$(BIN)/python bench/golden.py $(BASE)
 
 acceptance: $(BROWSER)
-	$(BIN)/python -m pytest -q -rs $(SIDE_BY_SIDE) -m 'acceptance and not slow'
+	$(BIN)/python -m pytest -q -rs --durations=12 $(SIDE_BY_SIDE) --no-loadscope-reorder -m 'acceptance and not slow'
 	PREFERENT_EXAMPLES=1000 $(BIN)/python -m pytest -q tests/data/test_formats.py -k breaks_the_reader
 
 wheel: $(READY)

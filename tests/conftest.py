@@ -12,6 +12,16 @@ if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_seta
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
+LONGEST = ("test_rounds", "test_main_job", "test_optimum", "test_docs", "test_survival_stages", "test_label_page")
+"""The modules of acceptance tests that take minutes."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest modules, so that no worker waits at the end while another one works."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONGEST)))
+
+
 SENTENCES = [
     "The old man walked along the river and sat down by the bridge.",
     "Mary found a silver key under the stone near the house.",

@@ -180,7 +180,8 @@ def test_only_a_log_without_steps_is_new(log: Log) -> None:
 def test_a_full_disk_under_the_event_file_is_told(log: Log) -> None:
     log.events.unlink()
     log.events.symlink_to("/dev/full")
-    with pytest.raises(PlatformError, match=r"tfevents\.0\.preferent: cannot be written: No space left.*fix that, then run it again"):
+    message = r"tfevents\.0\.preferent: cannot be written: No space left.*fix that, then run it again"
+    with pytest.raises(PlatformError, match=message):
         log.append(1, {"loss": 1.0})
 
 
