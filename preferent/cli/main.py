@@ -44,7 +44,7 @@ def _unexpected(kind: type[BaseException], error: BaseException, _trace: Traceba
         return
     print(
         f"preferent: unexpected {kind.__name__}: {error}\n"
-        f"This is a bug in preferent. Files on disk are intact. To see where it happened: "
+        f"This is a bug in preferent. To see where it happened: "
         f"preferent --debug {' '.join(sys.argv[1:])}",
         file=sys.stderr,
     )

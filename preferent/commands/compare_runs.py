@@ -91,7 +91,7 @@ def _compare_one(request: ComparisonRequest, selection: JudgeSelection) -> Path:
             f"{folder}: one run alone is compared on its own test prompts, in its own folder; leave out "
             f"{', '.join(unread)}"
         )
-    with stages.locked(folder):
+    with stages.locked(folder, "run"):
         again = _with_judges(side.recipe(), selection, request.settings)
         task = next(task for task in stage_graph.build(again) if task.stage == "compare").at(folder)
         if "judge" in selection.inputs and "judge" in task.inputs:
@@ -135,7 +135,7 @@ def _flags(request: ComparisonRequest) -> list[str]:
 def _compare_several(request: ComparisonRequest, sides: Sequence[ComparisonSide], selection: JudgeSelection) -> Path:
     """Compare two or more sides in a folder of their own; return the folder of the comparison."""
     folder = request.out or Path("runs") / f"compare-{'-'.join(side.name for side in sides)}"
-    with stages.locked(folder):
+    with stages.locked(folder, "run"):
         base = _with_judges(_base(request, sides), selection, request.settings)
         write_atomic(RunDirectory(folder).recipe, recipe.dump(base))
         prompts = _prompts(request.prompts, sides, folder, base.infer.max_prompts)
@@ -256,7 +256,7 @@ def sample(
 
     Prompts are read and answered as the recipe of the first run among the models says.
     """
-    with stages.locked(out):
+    with stages.locked(out, "run"):
         sides = comparison_sides.of(models if len(models) == 2 else [models[0]] * 2, names)
         base = _base(ComparisonRequest(models), sides)
         files.write_atomic(RunDirectory(out).recipe, recipe.dump(base))

@@ -54,16 +54,21 @@ def written(values: dict[str, Any], by_default: Mapping[str, Any]) -> dict[str, 
     return {"schema": SCHEMA, **values, "defaults": filled}
 
 
+def is_written(values: Mapping[str, Any]) -> bool:
+    """Return whether the values are those of a run's own `recipe.yaml`.
+
+    It has a number; or, of schema 1, every moved key: it has all fields, and nobody writes all of them.
+    """
+    return "schema" in values or all(_has(values, key) for key in MOVED)
+
+
 def reopened(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Return the values of a recipe as somebody asked for them: in a run's own file, those that nobody asked for are
     open again.
-
-    A file without a number in which every moved key stands is a `recipe.yaml` of schema 1: it has all fields, and
-    nobody writes all of them.
     """
-    number = values.get("schema", 1 if all(_has(values, key) for key in MOVED) else None)
-    if number is None:
+    if not is_written(values):
         return dict(values)
+    number = values.get("schema", 1)
     check(number, path)
     kept = {key: value for key, value in values.items() if key not in ("schema", "defaults")}
     if number == 1:

@@ -96,7 +96,7 @@ def serve(
     from preferent.labeling.service import LabelingService
 
     server.origins(host, 0, url)  # wrong addresses are refused before any file is made
-    with stages.locked(place):
+    with stages.locked(place, "labels"):
         store = Store(place)
         _fill(store, place, material, controls, plan)
         listener = server.listen(host, port, store.settings().get("port"))

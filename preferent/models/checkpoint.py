@@ -18,6 +18,7 @@ from torch import Tensor
 from preferent import files
 from preferent.errors import DataError, PlatformError, UsageError
 from preferent.files import refusal, sha256, sync_folder, write_sealed
+from preferent.runs import ownership
 from preferent.runs.directory import StageDirectory
 
 SCHEMA = 1
@@ -99,8 +100,9 @@ def steps(folder: Path) -> list[int]:
 
 def clean(folder: Path) -> None:
     """Remove the incomplete checkpoints of a killed process."""
-    for path in folder.glob(".step-*"):
-        shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob(".step-*.tmp-*"):
+        if ownership.TEMPORARY.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def latest(folder: Path) -> Checkpoint | None:

@@ -14,6 +14,7 @@ from preferent import files
 from preferent.config import model_reference
 from preferent.config.model_reference import adapter_base
 from preferent.models.language_models import Network, read_config
+from preferent.runs import ownership
 
 
 def save(network: Network, folder: Path, masters: Mapping[str, Tensor], card: str) -> None:
@@ -22,17 +23,25 @@ def save(network: Network, folder: Path, masters: Mapping[str, Tensor], card: st
     `masters` are the trained fp32 weights by parameter name. A full model is stored in the dtype of its source.
     """
     aside = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
-    for left_over in folder.parent.glob(f".{folder.name}.tmp-*"):
-        shutil.rmtree(left_over, ignore_errors=True)
     with files.writing(folder):
         try:
             aside.mkdir(parents=True)
             _fill(network, aside, folder, masters, card)
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(aside, folder)
+            _put(aside, folder)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
         files.sync_folder(folder.parent)
+
+
+def _put(aside: Path, folder: Path) -> None:
+    """Rename a complete folder in the place of an earlier model; files of others that lie there stay."""
+    if folder.exists():
+        ownership.remove(folder.parent, [f"{folder.name}/{name}" for name in ownership.MODEL])
+    if not folder.exists():
+        os.replace(aside, folder)
+        return
+    for path in list(aside.iterdir()):
+        os.replace(path, folder / path.name)
 
 
 def _fill(network: Network, aside: Path, folder: Path, masters: Mapping[str, Tensor], card: str) -> None:

@@ -18,7 +18,7 @@ from preferent.config.stage_graph import Task
 from preferent.data.formats import row_sources
 from preferent.errors import DataError, Interrupted, PreferentError, UsageError, smaller
 from preferent.pipelines.launchers import child_process
-from preferent.runs import interruption, stages
+from preferent.runs import interruption, ownership, stages
 from preferent.runs.digests import Digests
 from preferent.runs.directory import RunDirectory, StageDirectory
 from preferent.runs.stages import read_stage
@@ -40,7 +40,10 @@ def execute(
     """
     tasks = [task.at(out) for task in stage_graph.build(recipe)]
     model_reference.check(recipe)
-    with stages.locked(out):
+    for sources in (named for task in tasks for named in task.files.values()):
+        row_sources.expand(sources)
+    with stages.locked(out, "run"):
+        index(tasks, out)
         if from_stage is not None:
             _adopt(tasks, from_stage, of_run, out)
         digests = Digests.read(out)
@@ -63,7 +66,7 @@ def execute(
                 files.write_atomic(RunDirectory(out).recipe, before)
             raise
         finally:
-            _index(tasks, out)
+            index(tasks, out)
         digests.write()
 
 
@@ -147,7 +150,7 @@ def _perform(
     return True
 
 
-def _index(tasks: Sequence[Task], root: Path) -> None:
+def index(tasks: Sequence[Task], root: Path) -> None:
     """Write `run.json`: the folder of every stage, whether it is done, and the facts of its `stage.json`.
 
     The report is written again every time: it has neither a `stage.json` nor a `DONE`.
@@ -198,6 +201,7 @@ def _keep_base(tasks: Sequence[Task], recipe: Recipe, root: Path, digests: Diges
 
 def _take(source: Path, target: Path) -> None:
     """Copy the folder of a finished stage, completely or not at all."""
+    ownership.check(target, "stage")
     unfinished = target.with_name(f".{target.name}.taken")
     shutil.rmtree(unfinished, ignore_errors=True)
     shutil.copytree(source, unfinished, copy_function=_link_or_copy, ignore=shutil.ignore_patterns(".*"))

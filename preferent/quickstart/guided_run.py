@@ -29,7 +29,7 @@ from preferent.quickstart.synthetic_posts import (
     posts,
     summary,
 )
-from preferent.runs import metrics
+from preferent.runs import metrics, stages
 from preferent.runs.directory import RunDirectory
 
 DEMONSTRATIONS, PREFERENCES, PROMPTS, HELD_OUT = 12000, 24000, 6000, 768
@@ -108,6 +108,9 @@ def prompts(seed: int, count: int, path: Path) -> None:
 
 def quickstart(out: Path, seed: int = 0) -> None:
     """Generate the data and a model, run the whole recipe in `out`, and judge the outcome by the true preference."""
+    with stages.locked(out, "run"):
+        if not RunDirectory(out).index.exists():
+            executor.index((), out)
     lesson = out / "lesson"
     _say(INTRODUCTION.format(lesson=lesson))
     demonstrations(seed, DEMONSTRATIONS, lesson / "demonstrations.jsonl")

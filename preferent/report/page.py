@@ -18,7 +18,7 @@ from markupsafe import Markup
 from preferent import files
 from preferent.config import stage_graph
 from preferent.config.recipe import Recipe
-from preferent.errors import PlatformError
+from preferent.errors import PlatformError, UsageError
 from preferent.evaluation.comparison_types import ComparisonMetrics, GoldFigures
 from preferent.evaluation.quality_types import PartFigures, QualityFigures
 from preferent.report import (
@@ -34,7 +34,7 @@ from preferent.report import (
     verdict_section,
 )
 from preferent.rewards.normalization import ScoreNormalization
-from preferent.runs import stages
+from preferent.runs import ownership, stages
 from preferent.runs.directory import RunDirectory
 
 PAGE = Path(__file__).parent / "templates"
@@ -60,6 +60,7 @@ SECTIONS = {
 }
 RELATIVE = RunDirectory(Path())
 """Paths as the page shows them: relative to the run directory."""
+MARK = b'<meta name="generator" content="preferent">'
 EXPECTED = {
     RELATIVE.comparison.metrics: "the verdict",
     RELATIVE.comparison.judgments: "the examples",
@@ -83,6 +84,8 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
     if not root.is_dir():
         raise PlatformError(f"{root}: no such run directory; make one with `preferent run RECIPE`")
     page = RunDirectory(out).report if out.is_dir() else out
+    if page.exists() and not (ownership.is_run(page.parent) or MARK in page.read_bytes()):
+        raise UsageError(f"{page}: is there already and is no report of preferent; choose another --out")
     files.write_atomic(page, render(recipe, root))
     print(f"{page}: written; open it in a browser", flush=True)
 

@@ -5,10 +5,11 @@ sampler_log_probs, ended, scores.*`, and `samples.jsonl` has them as text. A ste
 not sampled again.
 """
 
+import dataclasses
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,9 +52,14 @@ class RolloutStore:
         return None
 
     def commit(self, name: str, rollouts: list[Rollout]) -> list[Rollout]:
-        """Write the rollouts under `name`, and return them."""
+        """Write the rollouts under `name`, and return them as `replay` would."""
         files.write_atomic(self._path(name), sealed(columns(rollouts)))
-        return rollouts
+        return [dataclasses.replace(rollout, scores=dict(sorted(rollout.scores.items()))) for rollout in rollouts]
+
+    def damaged(self, names: Iterable[str]) -> list[Path]:
+        """Return the files of committed rollouts that are missing or have changed."""
+        paths = [self._path(name) for name in names]
+        return [path for path in paths if not path.is_file() or unsealed(path.read_bytes()) is None]
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
@@ -127,7 +133,7 @@ def columns(rollouts: Sequence[Rollout]) -> dict[str, np.ndarray]:
 
 def from_columns(arrays: dict[str, np.ndarray], prompts: Sequence[np.ndarray]) -> list[Rollout]:
     """Return the rollouts of which `columns` made the arrays."""
-    names = [key.removeprefix("scores.") for key in arrays if key.startswith("scores.")]
+    names = sorted(key.removeprefix("scores.") for key in arrays if key.startswith("scores."))
     lengths = arrays["answer_mask"].sum(-1)
     return [
         Rollout(

@@ -91,6 +91,11 @@ class StageDirectory:
         """The predictions of a stage that answers prompts."""
         return self.folder / "text.jsonl"
 
+    @property
+    def parts(self) -> Path:
+        """The folder of the predictions made so far."""
+        return self.folder / "parts"
+
 
 @dataclass(frozen=True, slots=True)
 class DataDirectory:
@@ -138,6 +143,18 @@ class ComparisonDirectory:
     def gold(self) -> Path:
         """The verdict by the true preference, where it is known (quickstart)."""
         return self.folder / "gold.json"
+
+
+@dataclass(frozen=True, slots=True)
+class LabelDirectory:
+    """A folder of labels."""
+
+    folder: Path
+
+    @property
+    def database(self) -> Path:
+        """The questions and everything that people said of them."""
+        return self.folder / "labels.sqlite"
 
 
 @dataclass(frozen=True, slots=True)

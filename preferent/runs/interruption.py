@@ -13,6 +13,7 @@ from types import FrameType
 from preferent.errors import Interrupted
 
 SECONDS_TO_LEAVE = 4.0
+SECONDS_TO_BE_ENDED = 6.0
 
 
 @dataclass
@@ -44,6 +45,8 @@ def stop() -> Stop:
 def stoppable() -> Iterator[Stop]:
     """Turn SIGINT and SIGTERM into a wish that loops look at; leave anyway after 4 seconds, or at a second signal.
 
+    A process that is held up in C code for longer is ended by SIGALRM after 6 seconds.
+
     Leaving at once is safe: whatever is on disk is whole, and the unfinished step is done again.
     """
     wish = Stop()
@@ -59,12 +62,14 @@ def stoppable() -> Iterator[Stop]:
         timer = threading.Timer(SECONDS_TO_LEAVE, leave)
         timer.daemon = True
         timer.start()
+        signal.setitimer(signal.ITIMER_REAL, SECONDS_TO_BE_ENDED)  # ends us even where no Python code can run
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     token = _stop.set(wish)
     try:
         yield wish
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         _stop.reset(token)
         for number, handler in before.items():
             signal.signal(number, handler)

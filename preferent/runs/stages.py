@@ -7,7 +7,6 @@ a run are relative to it, so a moved run still loads.
 import contextlib
 import fcntl
 import platform
-import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,12 +16,17 @@ from typing import Any
 from preferent import files
 from preferent.config import run_schema
 from preferent.errors import PlatformError, UsageError
-from preferent.runs.directory import StageDirectory
+from preferent.runs import ownership
+from preferent.runs.directory import RunDirectory, StageDirectory
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder against a second process; the lock dies with the process."""
+def locked(folder: Path, kind: ownership.Kind = "stage") -> Iterator[None]:
+    """Hold the folder of a stage or a run against a second process; the lock dies with the process.
+
+    A folder that holds something else is refused.
+    """
+    ownership.check(folder, kind)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = open(folder / ".lock", "w")  # noqa: SIM115 - held until the end of the block
@@ -110,33 +114,29 @@ def open_stage(
         "schema": run_schema.SCHEMA,
         "stage": name,
         "argv": sys.argv[1:],
+        "owns": ownership.owned(name),
         "versions": versions(),
         "fields": flat,
         "defaults": [key for key in flat if key in (by_default or {})],
         "inputs": {key: files.fingerprint(path) for key, path in inputs.items()},
     }
     facts: dict[str, Any] = {}
-    for unfinished in list(folder.rglob(".*.tmp-*")):  # by a process that was killed
-        shutil.rmtree(unfinished) if unfinished.is_dir() else unfinished.unlink(missing_ok=True)
-    if not previous.exists():
-        StageDirectory(folder).done.unlink(missing_ok=True)
-    else:
-        old = run_schema.translated(read_stage(folder), flat, description["defaults"])
+    if previous.exists():
+        recorded = read_stage(folder)
+        if recorded["stage"] != name:
+            raise UsageError(f"{folder}: holds the stage {recorded['stage']}, not {name}; name another folder")
+        own = ownership.patterns_in(recorded)
+        old = run_schema.translated(recorded, flat, description["defaults"])
         changes = _changes(old, description, extendable, inputs)
-        made = any(not path.name.startswith(".") and path != previous for path in folder.iterdir())
-        if changes and made and not rerun:
-            lines = "\n".join(f"  {change}" for change in changes)
-            raise UsageError(
-                f"{folder}: was made from something else:\n{lines}\n"
-                f"Go back to the old values; or start again from here in a new directory, with the earlier stages of "
-                f"this run: preferent run RECIPE --out NEW_RUN --from {folder.name} --of {folder.parent}"
-            )
+        if changes and not rerun and _has_made_something(folder, own):
+            raise UsageError(_refusal(folder, changes))
+        ownership.sweep(folder, own)
         extended = any(description["fields"].get(key) != old["fields"].get(key) for key in extendable)
-        if changes:
-            _empty(folder)
-        elif extended:
+        if changes or extended:
             StageDirectory(folder).done.unlink(missing_ok=True)
-        if not changes:
+        if changes:
+            ownership.remove(folder, [pattern for pattern in own if pattern != previous.name])
+        else:
             facts = old.get("facts", {})
             if old.get("versions") != description["versions"] and not StageDirectory(folder).done.exists():
                 print(f"{folder}: resumed with other versions; the result may differ in the last bits", file=sys.stderr)
@@ -155,11 +155,26 @@ def read_stage(folder: Path) -> dict[str, Any]:
     return stage
 
 
-def _empty(folder: Path) -> None:
-    StageDirectory(folder).done.unlink(missing_ok=True)
-    for path in folder.iterdir():
-        if path.name != ".lock":
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+def _has_made_something(folder: Path, patterns: Sequence[str]) -> bool:
+    """Return whether a stage has made more than its description and hidden files."""
+    paths = ownership.present(folder, patterns)
+    return any(not path.name.startswith(".") and path.name != ownership.HERE.description.name for path in paths)
+
+
+def _refusal(folder: Path, changes: Sequence[str]) -> str:
+    """Return the message that a stage was made from something else, with the way out."""
+    lines = "\n".join(f"  {change}" for change in changes)
+    run = folder.parent
+    if not RunDirectory(run).is_run():
+        way = "name another folder with --out"
+    elif folder.name == RunDirectory(run).data.folder.name:
+        way = "start again in a new directory: preferent run RECIPE --out NEW_RUN"
+    else:
+        way = (
+            "start again from here in a new directory, with the earlier stages of this run: "
+            f"preferent run RECIPE --out NEW_RUN --from {folder.name} --of {run}"
+        )
+    return f"{folder}: was made from something else:\n{lines}\nGo back to the old values; or {way}"
 
 
 def _changes(

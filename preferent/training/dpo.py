@@ -282,4 +282,4 @@ def finish(
     name = tuned_by(recipe)
     card = f"# Policy tuned by preferent\n\n{name} from `{policy.source.name}`, the checkpoint of step {best_step}.\n"
     saving.save(policy, model, state.optimizer.masters, card)
-    stage.finish([model.name])
+    stage.finish([model.name, StageDirectory(stage.folder).metrics.name])

@@ -247,4 +247,4 @@ def finish(stage: stages.Stage, state: TrainingState, policy: Policy) -> None:
     stage.record(**{key: state.scalars.get(key) for key in ("best_step", "best_objective")}, steps=state.step)
     card = f"# Policy tuned by preferent\n\nRejection sampling from `{policy.source.name}`, step {best_step}.\n"
     saving.save(policy, model, state.optimizer.masters, card)
-    stage.finish([model.name])
+    stage.finish([model.name, StageDirectory(stage.folder).metrics.name])

@@ -245,4 +245,4 @@ def finish(
     origin = f"From `{scorer.source.name}`, step {step}{accuracy}. Scores are raw."
     card = f"# Reward model trained by preferent\n\n{origin}\n"
     saving.save(scorer, out.model, state.optimizer.masters, card)
-    stage.finish([out.model.name, out.quality.name, out.mistakes.name])
+    stage.finish([out.model.name, out.metrics.name, out.quality.name, out.mistakes.name])

@@ -93,4 +93,4 @@ def finish(stage: stages.Stage, state: TrainingState, policy: Policy) -> None:
     else:
         saving.save_merged(policy, model, card)
     stage.record(steps=state.step)
-    stage.finish([model.name])
+    stage.finish([model.name, StageDirectory(stage.folder).metrics.name])

@@ -132,7 +132,7 @@ def test_a_lock_holds_against_a_second_process_and_dies_with_the_first(tmp_path)
 
 def opened(folder: Path, source: Path, **options) -> stages.Stage:
     fields = options.pop("fields", {"steps": 10, "ppo": {"epochs": 4}})
-    return stages.open_stage("ppo", folder, fields, {"train": source}, **options)
+    return stages.open_stage(options.pop("name", "ppo"), folder, fields, {"train": source}, **options)
 
 
 @pytest.fixture
@@ -173,17 +173,19 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path, source):
 
 
 def test_what_is_kept_for_speed_is_nothing_that_a_stage_has_made(tmp_path, source):
-    folder = tmp_path / "policy"
-    opened(folder, source)
+    folder = tmp_path / "reward"
+    opened(folder, source, name="reward")
     files.write_atomic(folder / ".samples.json", "{}")
-    opened(folder, source)
+    opened(folder, source, name="reward")
     assert (folder / ".samples.json").exists()
-    opened(folder, source, fields={"steps": 10, "ppo": {"epochs": 2}})
+    opened(folder, source, name="reward", fields={"steps": 10, "ppo": {"epochs": 2}})
     assert [path.name for path in folder.iterdir()] == ["stage.json"], "of other fields, it starts afresh"
 
 
 def test_another_field_is_refused_with_both_values_and_the_way_out(tmp_path, source):
     folder = tmp_path / "policy"
+    files.write_json(tmp_path / "run.json", {"schema": 1, "stages": {}})
+    (tmp_path / "recipe.yaml").write_text("kl_coeff: 0.1\n")
     opened(folder, source)
     (folder / "metrics.jsonl").write_text("")
     with pytest.raises(UsageError) as error:
@@ -210,11 +212,11 @@ def test_a_stage_that_made_nothing_yet_takes_other_values(tmp_path, source):
 
 def test_a_cheap_stage_starts_afresh(tmp_path, source):
     folder = tmp_path / "predictions"
-    stage = opened(folder, source, rerun=True)
+    stage = opened(folder, source, name="infer", rerun=True)
     (folder / "text.jsonl").write_text("old")
     stage.finish(["text.jsonl"])
-    assert opened(folder, source, rerun=True).done
-    stage = opened(folder, source, rerun=True, fields={"steps": 11})
+    assert opened(folder, source, name="infer", rerun=True).done
+    stage = opened(folder, source, name="infer", rerun=True, fields={"steps": 11})
     assert not stage.done
     assert sorted(p.name for p in folder.iterdir()) == ["stage.json"]
 

@@ -26,7 +26,7 @@ from preferent.rewards.scoring import CombinedReward, RolloutBatch
 from preferent.rollouts import measurement, sampler
 from preferent.rollouts.decoding import Params
 from preferent.rollouts.sampler import Prompts, Sampler, rollout_params
-from preferent.runs import interruption, progress, stages
+from preferent.runs import interruption, ownership, progress, stages
 from preferent.runs.directory import StageDirectory
 
 ROWS_AT_ONCE = 256
@@ -75,7 +75,7 @@ def answer(
     reward: CombinedReward | None = None,
 ) -> None:
     """Answer all prompts, one part at a time; a part that is on disk is not answered again."""
-    parts, engine = out / "parts", sampler.make(recipe, policy)
+    parts, engine = StageDirectory(out).parts, sampler.make(recipe, policy)
     size = max(1, min(recipe.sampler.rows, ROWS_AT_ONCE) // recipe.infer.best_of)
     rows: list[dict[str, Any]] = []
     with progress.bar(out.name, len(prompts), 0) as bar:
@@ -86,10 +86,7 @@ def answer(
             rows += files.kept(path, partial(answered, recipe, policy, reference, engine, prompts, items, reward))
             bar.update(items.stop)
     files.write_jsonl(StageDirectory(out).answers, rows)
-    for path in parts.glob("*"):
-        path.unlink()
-    if parts.exists():
-        parts.rmdir()
+    ownership.remove(out, [f"{parts.name}/*.json"])
 
 
 def answered(

@@ -8,6 +8,7 @@ and makes several passes of minibatch updates. Rollouts on disk are replayed on 
 
 import contextlib
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -92,6 +93,8 @@ def train(recipe: Recipe, stage: stages.Stage, networks: PPONetworks, prompts: P
             if loop.due(state, recipe.checkpoint_every, total):
                 loop.save(recipe, state, out)
             bar.update(state.step, reward=values["reward"], kl=values["kl_loss"])
+    for path in store.damaged(f"{step:06d}" for step in range(state.step)):
+        print(f"{path}: missing or damaged; it was learnt from already, and nothing else reads it", file=sys.stderr)
     finish(stage, state, networks, recipe.ppo.algorithm)
 
 
@@ -219,4 +222,4 @@ def finish(stage: stages.Stage, state: PPOState, networks: PPONetworks, name: st
     origin = f"By {name} from `{networks.policy.source.name}`, the checkpoint of step {best_step}."
     card = f"# Policy tuned by preferent\n\n{origin}\n"
     saving.save(networks.policy, model, state.policy.masters, card)
-    stage.finish([model.name])
+    stage.finish([model.name, StageDirectory(stage.folder).metrics.name])
