@@ -310,10 +310,10 @@ def validate(
 
 
 def score_rollouts(reward: CombinedReward, batch: RolloutBatch) -> list[Rollout]:
-    """Return the rollouts with their raw scores by name."""
+    """Return the rollouts with their raw scores by name, in order, as rollouts that are replayed have them."""
     raw = reward.raw(batch)
     return [
-        replace(rollout, scores={name: float(values[row]) for name, values in raw.items()})
+        replace(rollout, scores={name: float(values[row]) for name, values in sorted(raw.items())})
         for row, rollout in enumerate(batch.rollouts)
     ]
 

@@ -5,7 +5,6 @@ sampler_log_probs, ended, scores.*`, and `samples.jsonl` has them as text. A ste
 not sampled again.
 """
 
-import dataclasses
 import hashlib
 import json
 import sys
@@ -52,9 +51,9 @@ class RolloutStore:
         return None
 
     def commit(self, name: str, rollouts: list[Rollout]) -> list[Rollout]:
-        """Write the rollouts under `name`, and return them as `replay` would."""
+        """Write the rollouts under `name`, and return them."""
         files.write_atomic(self._path(name), sealed(columns(rollouts)))
-        return [dataclasses.replace(rollout, scores=dict(sorted(rollout.scores.items()))) for rollout in rollouts]
+        return rollouts
 
     def damaged(self, names: Iterable[str]) -> list[Path]:
         """Return the files of committed rollouts that are missing or have changed."""
@@ -132,7 +131,7 @@ def columns(rollouts: Sequence[Rollout]) -> dict[str, np.ndarray]:
 
 
 def from_columns(arrays: dict[str, np.ndarray], prompts: Sequence[np.ndarray]) -> list[Rollout]:
-    """Return the rollouts of which `columns` made the arrays."""
+    """Return the rollouts of which `columns` made the arrays, their scores by name in order: a file has none."""
     names = sorted(key.removeprefix("scores.") for key in arrays if key.startswith("scores."))
     lengths = arrays["answer_mask"].sum(-1)
     return [

@@ -109,6 +109,21 @@ def test_a_run_does_every_stage_and_indexes_them(stages):
     assert recipe.load(Path("r/recipe.yaml"))[0].kl_coeff == 0.2
 
 
+def test_a_run_is_indexed_from_its_first_moment(stages):
+    stages.fail["data"] = 4
+    with pytest.raises(PreferentError, match="data failed"):
+        execute()
+    assert not any(stage["done"] for stage in files.read_json(Path("r/run.json"))["stages"].values())
+    assert list(files.read_json(Path("r/run.json"))["stages"]) == ALL
+
+
+@pytest.mark.parametrize("values", [{"preference_dataset": "missing.jsonl"}, {"large_model_reference": "missing/"}])
+def test_what_cannot_begin_leaves_no_folder(stages, values):
+    with pytest.raises(PreferentError):
+        execute(**values)
+    assert not Path("r").exists()
+
+
 def test_what_is_done_is_not_started_again(stages):
     execute()
     stages.calls.clear()

@@ -126,6 +126,16 @@ def test_an_ensemble_scores_with_the_mean_of_its_members(tiny: Path) -> None:
     assert np.allclose(scoring.final_scores(rollouts, scale, recipe), np.mean(alone, axis=0), atol=1e-6)
 
 
+def test_scores_stand_by_name_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = {"reward-2": np.ones(1), "a": np.ones(1), "reward": np.ones(1)}
+    monkeypatch.setattr(CombinedReward, "raw", lambda self, batch: raw)
+    reward = CombinedReward({}, ScoreNormalization(()))
+    rows = scoring.score_rollouts(
+        reward, RolloutBatch([rollout([5, 2])], Prompts([], [], []), Tokenizer.__new__(Tokenizer))
+    )
+    assert list(rows[0].scores) == ["a", "reward", "reward-2"]
+
+
 def test_a_reward_model_with_another_tokenizer_reads_the_text(tiny: Path, make_model: Callable[..., Path]) -> None:
     recipe = quiet_recipe()
     tokenizer = Tokenizer.load(tiny)

@@ -298,6 +298,25 @@ def test_a_signal_ends_a_process_in_time(steps, seconds, signals, code):
     assert "the same command goes on from here" in stderr
 
 
+HELD_UP = """
+import itertools, time; from preferent.runs import interruption
+interruption.SECONDS_TO_LEAVE, interruption.SECONDS_TO_BE_ENDED = 0.1, 0.5
+with interruption.stoppable() as stop:
+    print("ready", flush=True)
+    while not stop:
+        time.sleep(0.01)
+    sum(itertools.repeat(1, 10**11))  # C code that lets no other thread run
+"""
+
+
+def test_a_process_that_is_held_up_in_c_code_is_ended():
+    process = python(HELD_UP)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGALRM
+
+
 def test_a_signal_lets_a_loop_save():
     process = python(LOOP, "60", "steps")
     assert process.stdout.readline() == "ready\n"

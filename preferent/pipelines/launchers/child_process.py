@@ -66,7 +66,7 @@ def run_here(argv: Sequence[str], cwd: Path | None = None, env: Mapping[str, str
         _forwarded(process) as signals,
     ):
         code = process.wait()
-    if code == 0 and signals:  # it was at its end already
+    if signals and code in (0, -signal.SIGALRM):  # it was at its end already, or could not leave by itself
         return 128 + signals[-1]
     return code if code >= 0 else 128 - code
 
