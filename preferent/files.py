@@ -14,6 +14,7 @@ from typing import Any
 
 from preferent.errors import DataError, PlatformError
 
+WRITTEN = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 UNWRITABLE = (*FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 TICK, SECOND = 100_000_000, 1_000_000_000
@@ -38,13 +39,18 @@ def writing(path: Path) -> Iterator[None]:
         raise
 
 
-def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write a file so that it is found whole or not at all, even after a power cut."""
+def write_atomic(path: Path, content: bytes | str, private: bool = False) -> None:
+    """Write a file so that it is found whole or not at all, even after a power cut.
+
+    Only its owner may read a `private` one; others get the permissions that umask says.
+    """
     data = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        if private:
+            temporary.unlink(missing_ok=True)
+        with open(os.open(temporary, WRITTEN, 0o600 if private else 0o666), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -96,8 +102,10 @@ def _sealed(value: Mapping[str, Any]) -> str:
     return json.dumps({**value, **seal}, indent=1, ensure_ascii=False) + "\n"
 
 
-def write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    write_atomic(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+def write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]], private: bool = False) -> None:
+    """Write rows as JSON lines; only the owner may read a `private` file."""
+    text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    write_atomic(path, text, private)
 
 
 def read_json(path: Path) -> Any:

@@ -220,6 +220,11 @@ def _asking(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--out", type=Path, metavar="DIR", help="where votes and exports go (default: RUN/labels)")
     verb.add_argument("--export", action="store_true", help="export the votes so far, and serve nothing")
     verb.add_argument(
+        "--recover",
+        action="store_true",
+        help="export the votes of a damaged database, up to the damage",
+    )
+    verb.add_argument(
         "--annotators",
         type=_names,
         default=(),
@@ -300,9 +305,10 @@ ASKING = (
 def do_label(arguments: Arguments) -> None:
     serving = import_module("preferent.labeling.serving")
     place = _place(arguments)
-    if arguments.export:
-        print(serving.export(place))
-        return
+    for wanted, write in ((arguments.export, serving.export), (arguments.recover, serving.recover)):
+        if wanted:
+            print(write(place))
+            return
     options: dict[str, Any] = {name: getattr(arguments, name) for name in ASKING} | {"number": arguments.number}
     if arguments.model or arguments.on == "train":
         sampled = _sampled(arguments, place)

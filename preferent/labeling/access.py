@@ -8,14 +8,14 @@ carry JSON, which no HTML form can send.
 
 import hmac
 import json
-import os
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 from preferent import files
-from preferent.data.types import digest
+from preferent.errors import DataError
+from preferent.labeling import assignment
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -44,24 +44,13 @@ def tokens(folder: Path, names: Sequence[str]) -> dict[str, str]:
     They are kept in a file that only its owner may read, so that links still work after a restart.
     """
     path = folder / NAME
-    kept: dict[str, str] = files.read_json(path) if path.exists() else {}
-    complete = kept | {name: secrets.token_urlsafe(24) for name in names if name not in kept}
+    kept = files.read_json(path) if path.exists() else {}
+    if not isinstance(kept, dict) or not all(isinstance(token, str) and token for token in kept.values()):
+        raise DataError(f"{path}: is no object of tokens by name; restore it, or remove it to make new links")
+    complete: dict[str, str] = kept | {name: secrets.token_urlsafe(24) for name in names if name not in kept}
     if complete != kept:
-        _write_private(path, json.dumps(complete, indent=1, ensure_ascii=False) + "\n")
+        files.write_atomic(path, json.dumps(complete, indent=1, ensure_ascii=False) + "\n", private=True)
     return {name: complete[name] for name in names}
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner may read, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    with files.writing(path):
-        temporary.unlink(missing_ok=True)
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        files.sync_folder(path.parent)
 
 
 def holder(token: str, tokens: Mapping[str, str]) -> str | None:
@@ -71,9 +60,9 @@ def holder(token: str, tokens: Mapping[str, str]) -> str | None:
     return names[0] if names else None
 
 
-def cookie(seed: int) -> str:
+def cookie(secret: str) -> str:
     """Return the cookie's name. Each folder has its own, because cookies do not distinguish ports."""
-    return f"preferent_{digest('cookie', str(seed))[:8]}"
+    return f"preferent_{assignment.keyed(secret, 'cookie')[:8]}"
 
 
 def guard(app: App, origins: Set[str]) -> App:

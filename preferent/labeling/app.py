@@ -34,10 +34,12 @@ class Site:
     folder: Path
     tokens: Mapping[str, str]
     secure: bool
+    recognise: Callable[[Any], None] = lambda client: None
+    """Told of the address and port from which a valid token came."""
 
     @property
     def cookie(self) -> str:
-        return access.cookie(self.service.settings["seed"])
+        return access.cookie(self.service.settings["secret"])
 
     @property
     def alone(self) -> bool:
@@ -48,6 +50,7 @@ class Site:
         name = access.holder(request.cookies.get(self.cookie, ""), self.tokens)
         if name is None:
             raise HTTPException(401, "the server does not know you; open the link that it printed")
+        self.recognise(request.client)
         return name
 
     def annotator(self, request: Request) -> str:
@@ -81,6 +84,7 @@ class Site:
         name = access.holder(sent, self.tokens) if isinstance(sent, str) else None
         if name is None:
             raise HTTPException(401, "this link does not belong to this server; open a link that it printed")
+        self.recognise(request.client)
         response = JSONResponse(self.identity(name))
         token = self.tokens[name]
         response.set_cookie(self.cookie, token, httponly=True, samesite="strict", path="/", secure=self.secure)
@@ -120,10 +124,16 @@ class Site:
         return JSONResponse({"files": counts, "text": str(exports)})
 
 
-def build(service: LabelingService, folder: Path, tokens: Mapping[str, str], origins: Sequence[str]) -> access.App:
+def build(
+    service: LabelingService,
+    folder: Path,
+    tokens: Mapping[str, str],
+    origins: Sequence[str],
+    recognise: Callable[[Any], None] = lambda client: None,
+) -> access.App:
     """Build the application with its access control. `origins` are the addresses that it is reached at; the first is
     the one that links name."""
-    site = Site(service, folder, tokens, secure=origins[0].startswith("https:"))
+    site = Site(service, folder, tokens, secure=origins[0].startswith("https:"), recognise=recognise)
     routes = [
         Route("/api/session", site.session, methods=["GET", "POST"]),
         Route("/api/queue", site.queue, methods=["GET"]),

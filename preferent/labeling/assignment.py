@@ -1,5 +1,11 @@
-"""Assign questions to annotators, order them, and choose the left answer: functions of (seed, question, annotator)."""
+"""Assign questions to annotators and order them, by the seed; name them and choose the left answer, by the secret.
 
+The seed may be known to everybody, and so may all texts and the recipe. What a page is told of a question therefore
+depends on a secret of the server's, and the order of asking does not tell the answers apart.
+"""
+
+import hashlib
+import hmac
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
@@ -18,30 +24,37 @@ def number(*names: str) -> int:
 
 
 def _uniforms(seed: int, purpose: str, keys: Sequence[str], annotator: str) -> np.ndarray:
-    """Return a uniform number per question, [questions]. A key is sixteen hexadecimal digits."""
+    """Return a uniform number per question, [questions]. A key is sixteen hexadecimal digits: see `order_key`."""
     items = np.array([int(key, 16) for key in keys], dtype=U64)
     return randomness.uniforms(seed, purpose, items, np.array(number(annotator), dtype=U64))
 
 
-def first(seed: int, key: str, annotator: str) -> Side:
+def keyed(secret: str, *names: str) -> str:
+    """Return the HMAC-SHA256 of names as hexadecimal digits. `secret` is 64 of them: 256 bits."""
+    message = b"".join(len(name.encode()).to_bytes(8, "big") + name.encode() for name in names)
+    return hmac.new(bytes.fromhex(secret), message, hashlib.sha256).hexdigest()
+
+
+def first(secret: str, key: str, annotator: str) -> Side:
     """Return the side that is shown left to an annotator: either, with equal probability."""
-    return "a" if float(_uniforms(seed, "label side", [key], annotator)[0]) < 0.5 else "b"
+    return "a" if int(keyed(secret, "side", key, annotator), 16) % 2 == 0 else "b"
 
 
-def opaque(seed: int, key: str) -> str:
-    """Return the name of a question in the page. Without the seed it reveals nothing about the question."""
-    return digest("item", str(seed), key)
+def opaque(secret: str, key: str) -> str:
+    """Return the name of a question in the page. Without the secret it reveals nothing about the question."""
+    return keyed(secret, "item", key)[:32]
 
 
 def assigned(
-    seed: int, keys: Sequence[str], annotators: Sequence[str], overlap: int, answered: Mapping[str, Set[str]]
+    seed: int, keys: Mapping[str, str], annotators: Sequence[str], overlap: int, answered: Mapping[str, Set[str]]
 ) -> dict[str, list[str]]:
     """Return the keys of the questions for each annotator. Each question goes to `overlap` of them, or to all if fewer.
 
+    `keys` has the order key of each question by its key.
     Those who have answered it already count first. The other places go to the annotators with the smallest keyed
     numbers (rendezvous hashing), so that an annotator who joins or leaves moves as few questions as possible.
     """
-    ranks = {name: _uniforms(seed, "label assignment", keys, name) for name in annotators}
+    ranks = {name: _uniforms(seed, "label assignment", list(keys.values()), name) for name in annotators}
     shares: dict[str, list[str]] = {name: [] for name in annotators}
     for index, key in enumerate(keys):
         before = answered.get(key, frozenset())
@@ -66,13 +79,19 @@ def queues(
     The order differs between annotators. Wherever they stop, the answered questions are a fair sample.
     """
     seed, annotators = settings["seed"], settings["annotators"]
-    open_keys = [question.key for question in questions if question.gold is None]
+    order_keys = {question.key: question.order_key for question in questions}
+    open_keys = {question.key: question.order_key for question in questions if question.gold is None}
     gold = [question.key for question in questions if question.gold is not None]
+
+    def shuffled(keys: Sequence[str], purpose: str, name: str) -> list[str]:
+        uniforms = _uniforms(seed, purpose, [order_keys[key] for key in keys], name)
+        return [keys[index] for index in np.argsort(uniforms, kind="stable")]
+
     orders = assigned(seed, open_keys, annotators, settings["overlap"], answered)
     for name, keys in orders.items():
-        controls = [gold[index] for index in np.argsort(_uniforms(seed, "label gold", gold, name), kind="stable")]
+        controls = shuffled(gold, "label gold", name)
         keys += controls[: gold_count(len(keys), settings["gold_share"], len(gold))]
         known = set(keys)
         keys += [key for key in gold if name in answered.get(key, frozenset()) and key not in known]
-        orders[name] = [keys[index] for index in np.argsort(_uniforms(seed, "label order", keys, name), kind="stable")]
+        orders[name] = shuffled(sorted(keys, key=order_keys.__getitem__), "label order", name)
     return orders

@@ -165,6 +165,6 @@ def collect(store: Store) -> LabelExports:
 
 
 def write(exports: LabelExports, folder: Path) -> None:
-    """Write all files, each whole or not at all."""
+    """Write all files, each whole or not at all; they hold sides, so only their owner may read them."""
     for name, rows in exports.rows.items():
-        files.write_jsonl(folder / f"{name}.jsonl", rows)
+        files.write_jsonl(folder / f"{name}.jsonl", rows, private=True)

@@ -55,6 +55,12 @@ class Question:
         return digest("gold" if self.gold else "question", self.id, self.prompt.key, self.a, self.b)
 
     @property
+    def order_key(self) -> str:
+        """A digest of prompt and answers that does not tell a from b, nor a control question from others: the key of
+        selection, assignment and order."""
+        return digest("pair", self.id, self.prompt.key, *sorted((self.a, self.b)))
+
+    @property
     def identical(self) -> bool:
         """Whether both answers are equal. Such a pair is a tie and is not asked."""
         return self.a == self.b

@@ -1,11 +1,16 @@
 """Run the label server: its address, its links, and an orderly shutdown."""
 
+import asyncio
 import socket
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
+import h11
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from preferent.errors import PlatformError, UsageError
 from preferent.labeling import access, app
@@ -15,6 +20,11 @@ PORT = 8484
 PORTS = 20
 ANYWHERE = ("", "0.0.0.0", "::")
 SECONDS_TO_FINISH = 2
+SECONDS_TO_ASK = 10.0
+"""How long a connection may take to send a whole request, from its first byte or the moment when it was opened."""
+STRANGERS = 64
+"""How many connections of one address may be open that have shown no token."""
+STRANGERS_IN_ALL = 512
 
 
 def listen(host: str, port: int | None, previous_port: int | None) -> socket.socket:
@@ -71,15 +81,74 @@ def links(address: str, tokens: dict[str, str]) -> list[str]:
     return [*lines, f"  {'overview' if alone else 'the owner':{width}}  {address}/owner#{owner_token}"]
 
 
+class Visitors:
+    """The open connections that have shown no token, oldest first. Beyond the limits the oldest is closed: silent ones
+    cannot keep others out, and many people at one address, each with a token, are no strangers."""
+
+    def __init__(self) -> None:
+        self._strangers: dict[Any, Visit] = {}
+
+    def enter(self, visit: "Visit") -> None:
+        """Add a new connection; close the oldest stranger of its address, or of all, where there are too many."""
+        neighbours = [other for client, other in self._strangers.items() if client[0] == visit.client[0]]
+        if len(neighbours) >= STRANGERS:
+            neighbours[0].transport.abort()
+        elif len(self._strangers) >= STRANGERS_IN_ALL:
+            next(iter(self._strangers.values())).transport.abort()
+        self._strangers[visit.client] = visit
+
+    def leave(self, client: Any) -> None:
+        """Forget a connection that has closed, or one that has shown a token."""
+        self._strangers.pop(client, None)
+
+
+class Visit(H11Protocol):
+    """A connection to the server, which must send its requests in time."""
+
+    def __init__(self, *args: Any, visitors: Visitors, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._visitors = visitors
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.client = self.client or ("", id(self))
+        self._visitors.enter(self)
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._visitors.leave(self.client)
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.their_state in (h11.IDLE, h11.SEND_BODY):
+            self._wait()
+        else:
+            self._stop_waiting()
+
+    def _wait(self) -> None:
+        """Close the connection unless its request is complete in time."""
+        if self._deadline is None:
+            self._deadline = self.loop.call_later(SECONDS_TO_ASK, self.transport.abort)
+
+    def _stop_waiting(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
 def serve(
     service: LabelingService, folder: Path, listener: socket.socket, names: Sequence[str], addresses: Sequence[str]
 ) -> None:
     """Serve until a signal asks to stop. `names` are those who get a link; a single annotator is the owner too."""
     tokens = access.tokens(folder, names)
     print("\n".join([f"{folder}: open", *links(addresses[0], tokens)]), flush=True)
+    visitors = Visitors()
     config = uvicorn.Config(
-        app.build(service, folder, tokens, addresses),
-        http="h11",
+        app.build(service, folder, tokens, addresses, visitors.leave),
+        http=partial(Visit, visitors=visitors),  # type: ignore[arg-type]
         ws="none",
         loop="asyncio",
         lifespan="off",
@@ -87,7 +156,6 @@ def serve(
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=256,
         timeout_graceful_shutdown=SECONDS_TO_FINISH,
     )
     uvicorn.Server(config).run(sockets=[listener])

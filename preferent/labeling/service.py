@@ -6,6 +6,7 @@ The state in memory is the replay of the stored events (event sourcing). An even
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from preferent.labeling.questions import Question
 LONGEST_KEY = 100
 LONGEST_NOTE = 4000
 LONGEST_TIME = 1e7
+EVENTS, EVENTS_PER_QUESTION = 1000, 20
+"""The most events of an annotator: votes, undos and flags."""
 
 
 class Refused(Exception):
@@ -42,6 +45,7 @@ class LabelingService:
         past = store.events()
         self.histories = histories(past)
         self._applied: dict[tuple[str, str], tuple[Kind, str]] = {(e.annotator, e.key): (e.kind, e.item) for e in past}
+        self._counts = Counter(event.annotator for event in past)
         answered: dict[str, set[str]] = {}
         for name, history in self.histories.items():
             for key in history.votes:
@@ -52,7 +56,7 @@ class LabelingService:
         }
         for name in order:
             self.histories.setdefault(name, AnnotatorHistory())
-        self._keys = {assignment.opaque(self.settings["seed"], key): key for key in self.questions}
+        self._keys = {assignment.opaque(self.settings["secret"], key): key for key in self.questions}
 
     def queue(self, annotator: str) -> dict[str, Any]:
         """Return the content of the page: progress, the next question, and the vote that an undo brought back."""
@@ -102,9 +106,9 @@ class LabelingService:
     def _item(self, annotator: str, key: str, number: int) -> dict[str, Any]:
         """Return a question as the page shows it to an annotator."""
         question = self.questions[key]
-        first = assignment.first(self.settings["seed"], key, annotator)
+        first = assignment.first(self.settings["secret"], key, annotator)
         return {
-            "item": assignment.opaque(self.settings["seed"], key),
+            "item": assignment.opaque(self.settings["secret"], key),
             "number": number,
             "prompt": questions.shown(question),
             "left": question.answer(first),
@@ -114,7 +118,7 @@ class LabelingService:
 
     def _previous(self, vote: HumanVote) -> dict[str, Any]:
         """Return an undone vote as the page shows it."""
-        name = assignment.opaque(self.settings["seed"], vote.item)
+        name = assignment.opaque(self.settings["secret"], vote.item)
         body = {"choice": vote.choice, "strength": vote.strength, "note": vote.note, "seconds": vote.seconds}
         return {"item": name} | body
 
@@ -126,7 +130,7 @@ class LabelingService:
             raise Refused(400, f"choice must be one of {', '.join(events.CHOICES)}")
         body = {
             "choice": choice,
-            "first": assignment.first(self.settings["seed"], item, annotator),
+            "first": assignment.first(self.settings["secret"], item, annotator),
             "strength": self._strength(choice, sent.get("strength")),
             "note": _text(sent, "note", LONGEST_NOTE, required=False),
             "seconds": _seconds(sent.get("seconds")),
@@ -159,7 +163,11 @@ class LabelingService:
         return {"flagged": True}
 
     def _apply(self, event: Event) -> None:
-        """Store an event and apply it."""
+        """Store an event and apply it; refuse an annotator's endless ones."""
+        most = EVENTS + EVENTS_PER_QUESTION * len(self._queues[event.annotator])
+        if self._counts[event.annotator] >= most:
+            raise Refused(429, f"{most} events of yours are stored, which is the limit; ask the owner")
+        self._counts[event.annotator] += 1
         self._store.append(event)
         self.histories[event.annotator].add(event)
         self._applied[event.annotator, event.key] = event.kind, event.item

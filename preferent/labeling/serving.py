@@ -9,9 +9,10 @@ from typing import Any
 
 from preferent.data.judgments import read
 from preferent.data.types import Judgment
-from preferent.errors import PlatformError, UsageError
+from preferent.errors import DataError, PlatformError, UsageError
 from preferent.labeling import database, label_exports, question_sources, selection
 from preferent.labeling.database import Store
+from preferent.labeling.events import histories
 from preferent.labeling.question_sources import QuestionMaterial
 from preferent.labeling.selection import Method
 from preferent.runs import stages
@@ -119,11 +120,27 @@ def export(folder: Path) -> str:
         raise UsageError(f"{place}: is not a label folder: it has no {database.NAME}; run `preferent label` first")
     store = Store(place)
     if store.is_new:
-        raise UsageError(f"{place}: holds no questions yet; run `preferent label` first")
+        raise DataError(f"{place / database.NAME}: is empty; restore it from a copy, or remove it to ask anew")
     exports = label_exports.collect(store)
     store.close()
     label_exports.write(exports, place)
     return f"{place}: {exports}"
+
+
+def recover(folder: Path) -> str:
+    """Write the votes of a damaged label folder, up to the damage, to files in `recovered`; return a summary."""
+    place = _label_folder(folder, None)
+    if not (place / database.NAME).exists():
+        raise UsageError(f"{place}: is not a label folder: it has no {database.NAME}")
+    store = Store(place, check=False)
+    settings, questions, past = store.recovered()
+    store.close()
+    votes = histories(past)
+    known = {"seed": 0, "annotators": sorted(votes), "overlap": 1, "gold_share": 0.0} | settings
+    exports = label_exports.export(known, questions, votes)
+    target = place / "recovered"
+    label_exports.write(exports, target)
+    return f"{target}: up to the first damage, {len(questions)} questions and {len(past)} events; {exports}"
 
 
 def _label_folder(folder: Path | None, out: Path | None) -> Path:

@@ -6,6 +6,7 @@ from preferent.data.types import Prompt
 from preferent.labeling import assignment
 from preferent.labeling.questions import Question
 
+SECRET, OTHER = "5" * 64, "6" * 64
 PEOPLE = ["ann", "bob", "cyd", "dan"]
 
 
@@ -24,29 +25,39 @@ def settings(**values):
 def test_over_ten_thousand_questions_either_side_stands_left_half_of_the_time():
     keys = [question.key for question in questions(10_000)]
     for name in PEOPLE:
-        left = np.mean([assignment.first(5, key, name) == "a" for key in keys])
+        left = np.mean([assignment.first(SECRET, key, name) == "a" for key in keys])
         assert 0.485 <= left <= 0.515
 
 
 def test_sides_are_drawn_for_each_annotator_and_again_the_same():
     keys = [question.key for question in questions(2000)]
-    ann, bob = ([assignment.first(5, key, name) for key in keys] for name in ("ann", "bob"))
-    assert ann == [assignment.first(5, key, "ann") for key in keys]
+    ann, bob = ([assignment.first(SECRET, key, name) for key in keys] for name in ("ann", "bob"))
+    assert ann == [assignment.first(SECRET, key, "ann") for key in keys]
     assert 0.45 < np.mean([one == other for one, other in zip(ann, bob, strict=True)]) < 0.55
-    assert ann != [assignment.first(6, key, "ann") for key in keys]
+    assert ann != [assignment.first(OTHER, key, "ann") for key in keys]
 
 
 def test_a_side_has_nothing_to_do_with_the_place_in_the_queue():
     asked = questions(4000)
     order = assignment.queues(settings(annotators=["ann"]), asked, {})["ann"]
-    left = np.array([assignment.first(5, key, "ann") == "a" for key in order])
+    left = np.array([assignment.first(SECRET, key, "ann") == "a" for key in order])
     assert abs(left[:2000].mean() - left[2000:].mean()) < 0.06
 
 
-def test_an_opaque_name_is_stable_and_needs_the_seed():
+def test_an_opaque_name_is_stable_and_needs_the_secret():
     first, second = (question.key for question in questions(2))
-    assert assignment.opaque(5, first) == assignment.opaque(5, first)
-    assert len({assignment.opaque(5, first), assignment.opaque(6, first), assignment.opaque(5, second), first}) == 4
+    assert assignment.opaque(SECRET, first) == assignment.opaque(SECRET, first)
+    assert (
+        len(
+            {
+                assignment.opaque(SECRET, first),
+                assignment.opaque(OTHER, first),
+                assignment.opaque(SECRET, second),
+                first,
+            }
+        )
+        == 4
+    )
 
 
 def test_every_question_goes_to_as_many_as_overlap_says():
