@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import os
+import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -224,6 +226,7 @@ def _asking(verb: argparse.ArgumentParser) -> None:
         action="store_true",
         help="export the votes of a damaged database, up to the damage",
     )
+    verb.add_argument("--no-browser", action="store_true", help="do not open the link in a browser")
     verb.add_argument(
         "--annotators",
         type=_names,
@@ -328,7 +331,8 @@ def do_label(arguments: Arguments) -> None:
             "prompts": arguments.prompts,
         }
         options |= {"columns": columns, "out": arguments.out}
-    serving.serve(**options)
+    screen = sys.platform in ("darwin", "win32") or bool({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys())
+    serving.serve(**options, browser=screen and sys.stdout.isatty() and not arguments.no_browser)
 
 
 def _place(arguments: Arguments) -> Path:

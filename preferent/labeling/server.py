@@ -2,6 +2,8 @@
 
 import asyncio
 import socket
+import sys
+import webbrowser
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -19,6 +21,7 @@ from preferent.labeling.service import LabelingService
 PORT = 8484
 PORTS = 20
 ANYWHERE = ("", "0.0.0.0", "::")
+LOCAL = ("127.0.0.1", "::1")
 SECONDS_TO_FINISH = 2
 SECONDS_TO_ASK = 10.0
 """How long a connection may take to send a whole request, from its first byte or the moment when it was opened."""
@@ -88,14 +91,14 @@ class Visitors:
     def __init__(self) -> None:
         self._strangers: dict[Any, Visit] = {}
 
-    def enter(self, visit: "Visit") -> None:
+    def enter(self, client: tuple[str, int], visit: "Visit") -> None:
         """Add a new connection; close the oldest stranger of its address, or of all, where there are too many."""
-        neighbours = [other for client, other in self._strangers.items() if client[0] == visit.client[0]]
+        neighbours = [other for (host, _), other in self._strangers.items() if host == client[0]]
         if len(neighbours) >= STRANGERS:
             neighbours[0].transport.abort()
         elif len(self._strangers) >= STRANGERS_IN_ALL:
             next(iter(self._strangers.values())).transport.abort()
-        self._strangers[visit.client] = visit
+        self._strangers[client] = visit
 
     def leave(self, client: Any) -> None:
         """Forget a connection that has closed, or one that has shown a token."""
@@ -113,7 +116,7 @@ class Visit(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.client = self.client or ("", id(self))
-        self._visitors.enter(self)
+        self._visitors.enter(self.client, self)
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -140,11 +143,25 @@ class Visit(H11Protocol):
 
 
 def serve(
-    service: LabelingService, folder: Path, listener: socket.socket, names: Sequence[str], addresses: Sequence[str]
+    service: LabelingService,
+    folder: Path,
+    listener: socket.socket,
+    names: Sequence[str],
+    addresses: Sequence[str],
+    browser: bool = False,
 ) -> None:
-    """Serve until a signal asks to stop. `names` are those who get a link; a single annotator is the owner too."""
+    """Serve until a signal asks to stop. `names` are those who get a link; a single annotator is the owner too.
+
+    With `browser` the first link is opened.
+    """
     tokens = access.tokens(folder, names)
-    print("\n".join([f"{folder}: open", *links(addresses[0], tokens)]), flush=True)
+    plain = addresses[0].startswith("http:") and listener.getsockname()[0] not in LOCAL
+    if plain:
+        print("plain HTTP: whoever is on the network between can read the links; see --url", file=sys.stderr)
+    lines = links(addresses[0], tokens)
+    print("\n".join([f"{folder}: open", *lines]), flush=True)
+    if browser:
+        webbrowser.open(lines[0].split()[-1])
     visitors = Visitors()
     config = uvicorn.Config(
         app.build(service, folder, tokens, addresses, visitors.leave),

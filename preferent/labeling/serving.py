@@ -15,7 +15,7 @@ from preferent.labeling.database import Store
 from preferent.labeling.events import histories
 from preferent.labeling.question_sources import QuestionMaterial
 from preferent.labeling.selection import Method
-from preferent.runs import stages
+from preferent.runs import interruption, stages
 from preferent.runs.directory import RunDirectory
 
 ALONE = "me"
@@ -70,12 +70,13 @@ def serve(
     host: str = "127.0.0.1",
     port: int | None = None,
     url: str | None = None,
+    browser: bool = False,
 ) -> None:
     """Serve a page that asks people until a signal says to stop, and then export their votes.
 
     The questions come from a run (`folder`), from the pairs in a `file`, from two files of `predictions`, or from a
     label folder (`folder`) that was made before. The same arguments continue where people stopped, with the same
-    links. A label folder that was made from other questions is refused.
+    links. A label folder that was made from other questions is refused. With `browser` the first link is opened.
     """
     place = _label_folder(folder, out)
     material = _material(folder, file, predictions, prompts, models, columns)
@@ -105,8 +106,9 @@ def serve(
         store.set(team | {"port": listener.getsockname()[1]})
         service = LabelingService(store)
         print(f"{place}: {service.plan()}", flush=True)
-        server.serve(service, place, listener, [*team["annotators"], *([""] if annotators else [])], addresses)
-        print(f"{place}: {service.save(place)}", flush=True)
+        server.serve(service, place, listener, [*team["annotators"], *([""] if annotators else [])], addresses, browser)
+        interruption.stop().obey()
+        print(f"{place}: {service.save(place)}; the same command goes on from here", flush=True)
         store.close()
 
 

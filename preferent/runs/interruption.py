@@ -21,9 +21,17 @@ class Stop:
     """Whether a signal asked the program to leave, and which."""
 
     signal_number: int = 0
+    timer: threading.Timer | None = None
 
     def __bool__(self) -> bool:
         return self.signal_number != 0
+
+    def obey(self) -> None:
+        """Take the wish as fulfilled: what is left to do takes the time that it needs, and the exit code is 0."""
+        self.signal_number = 0
+        if self.timer is not None:
+            self.timer.cancel()
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
     def check(self, save: Callable[[], None] | None = None) -> None:
         """Save and raise `Interrupted` at a step boundary if a signal asked to stop."""
@@ -52,16 +60,17 @@ def stoppable() -> Iterator[Stop]:
     wish = Stop()
 
     def leave() -> None:
-        os._exit(128 + wish.signal_number)
+        if wish:
+            os._exit(128 + wish.signal_number)
 
     def handle(number: int, _frame: FrameType | None) -> None:
         if wish:
             leave()
         wish.signal_number = number
         print("\nstopping; the same command goes on from here (again: leave at once)", file=sys.stderr, flush=True)
-        timer = threading.Timer(SECONDS_TO_LEAVE, leave)
-        timer.daemon = True
-        timer.start()
+        wish.timer = threading.Timer(SECONDS_TO_LEAVE, leave)
+        wish.timer.daemon = True
+        wish.timer.start()
         signal.setitimer(signal.ITIMER_REAL, SECONDS_TO_BE_ENDED)  # ends us even where no Python code can run
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -1,23 +1,35 @@
 """The label server as a process: who has access, what a response reveals, and what survives."""
 
+import asyncio
+import contextlib
 import itertools
 import json
 import os
 import random
 import signal
+import socket
 import sqlite3
 import stat
 import subprocess
 import sys
 import threading
 import time
+from functools import partial
 
 import pytest
+import uvicorn
 from labelling import Person, Server, key, serving
 
 from preferent import files
 from preferent.data import judgments
+from preferent.data.types import Prompt
+from preferent.labeling import access, service
+from preferent.labeling import server as server_module
+from preferent.labeling.database import Store
+from preferent.labeling.questions import Question
+from preferent.labeling.server import Visit, Visitors
 
+QUESTION = Question("q", Prompt("Which?"), "yes", "no")
 NAMES = ("UNMISTAKABLE-MODEL-ONE", "UNMISTAKABLE-MODEL-TWO")
 
 
@@ -245,6 +257,59 @@ def test_no_answer_to_an_annotator_names_a_model_a_file_or_a_choice(server):
     assert "prompt " in found  # what is shown was looked at
 
 
+def test_silent_connections_keep_nobody_out(server):
+    """Far more than one address may have open; an annotator whose token is known stays connected."""
+    person = server.person("ann")
+    host, port = server.address.removeprefix("http://").split(":")
+    sockets = [socket.create_connection((host, int(port))) for _ in range(300)]
+    try:
+        assert person.get("/api/queue")["total"] > 0 and person.status == 200
+        stranger = server.stranger()
+        assert stranger.send("GET", "/") and stranger.status == 200
+        assert server.person("bob").get("/api/queue")["total"] > 0
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def test_a_request_that_does_not_arrive_in_time_is_cut_off():
+    async def slow(first: bytes) -> bytes:
+        listener = server_module.listen("127.0.0.1", 0, None)
+        config = uvicorn.Config(
+            access.guard(None, {"http://x"}), http=partial(Visit, visitors=Visitors()), lifespan="off"
+        )
+        running = uvicorn.Server(config)
+        task = asyncio.create_task(running.serve(sockets=[listener]))
+        reader, writer = await asyncio.open_connection(*listener.getsockname())
+        writer.write(first)
+        with contextlib.suppress(ConnectionError):
+            answer = await asyncio.wait_for(reader.read(), 30)
+        running.should_exit = True
+        await task
+        return answer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server_module, "SECONDS_TO_ASK", 0.2)
+        head = b"POST / HTTP/1.1\r\nHost: x\r\nOrigin: http://x\r\nContent-Type: application/json\r\n"
+        for first in (b"", head, head + b"Content-Length: 9\r\n\r\n{"):
+            assert asyncio.run(slow(first)) == b""
+
+
+def test_an_annotator_cannot_add_events_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(service, "EVENTS", 3)
+    monkeypatch.setattr(service, "EVENTS_PER_QUESTION", 1)
+    store = Store(tmp_path)
+    store.create({"seed": 1, "annotators": ["ann"], "overlap": 1, "gold_share": 0.0, "strengths": 0}, [QUESTION])
+    labeling = service.LabelingService(store)
+    item = labeling.queue("ann")["item"]["item"]
+    for number in range(4):
+        labeling.flag("ann", {"key": f"{number}", "item": item, "note": "again"})
+    with pytest.raises(service.Refused, match="4 events of yours are stored, which is the limit"):
+        labeling.flag("ann", {"key": "4", "item": item, "note": "again"})
+    labeling.flag("ann", {"key": "3", "item": item, "note": "again"})
+    assert len(store.events()) == 4
+
+
 def test_links_are_private_files(server):
     path = server.folder / "tokens.json"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -290,14 +355,14 @@ def test_one_alone_is_annotator_and_owner(tmp_path):
         assert person.get("/api/overview")["votes"] == 1
         assert alone.link("").partition("#")[2] == alone.link().partition("#")[2]
         address, link = alone.address, alone.link()
-        assert alone.stop(signal.SIGINT) == 130
+        assert alone.stop(signal.SIGINT) == 0
         assert "1 votes: 1 preferences" in alone.output
         assert len(files.read_jsonl(tmp_path / "labels/preferences.jsonl")) == 1
         alone.given.pop("port")  # the folder remembers it
         alone.start()
         assert (alone.address, alone.link()) == (address, link)
         assert person_again(alone, person).get("/api/queue")["done"] == 1
-        assert alone.stop(signal.SIGTERM) == 143
+        assert alone.stop(signal.SIGTERM) == 0
 
 
 def person_again(server, person):
