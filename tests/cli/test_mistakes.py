@@ -447,7 +447,7 @@ def room() -> Iterator[Callable[[int], None]]:
 @pytest.mark.parametrize(
     ("size", "expected"),
     [
-        (200, "new/recipe.yaml: cannot be written ("),
+        (200, "new/run.json: cannot be written ("),
         (3000, "new/data/preference/train.jsonl: cannot be written ("),
         (20000, "new/reward/best/step-000002: the checkpoint cannot be written: "),
     ],
@@ -500,7 +500,7 @@ def test_an_unwritable_directory_is_named(preferent: Preferent) -> None:
 
 def test_two_runs_in_one_directory_do_not_meet(preferent: Preferent) -> None:
     before = content("R")
-    with stages.locked(Path("R")):
+    with stages.locked(Path("R"), "run"):
         code, said = preferent("run", "recipe.yaml", "--out", "R")
     assert code == 2
     assert "R: another process is working here; wait for it, or use another --out" in said
