@@ -53,6 +53,7 @@ def execute(
         try:
             for number, task in enumerate(tasks, start=1):
                 if number == 2:  # bad data are refused before the hub is asked for a model
+                    model_reference.check(recipe, fetch=True)
                     settled, by_default = resolved(recipe)
                     files.write_atomic(RunDirectory(out).recipe, dump(recipe, by_default))
                     recipe = settled
