@@ -86,12 +86,12 @@ class _Look(NamedTuple):
 
 
 def _look(reference: str, fetch: bool) -> _Look | None:
-    """Look into a model; None for one that is not on this machine and not to be fetched."""
+    """Look into a model; None for one of known shape on the hub, or that is not on this machine or to be fetched."""
     local = Path(reference).exists()
     repository = None if local else _repository(reference)
     if repository is None:
         folder = Path(reference)
-    elif fetch:
+    elif fetch and resolve_model(reference) not in LLAMA_2:
         folder = cached(reference) or _download(*repository, CONFIGURATION)
     else:
         return None
@@ -225,7 +225,9 @@ def _base(source: Path) -> tuple[Path | None, str]:
         beside = (source / name).resolve()
         return beside if beside.exists() else None, f"{name}@{revision}" if revision else name
     except (OSError, RuntimeError) as error:
-        raise PlatformError(f"{source}: its base {name:.80} cannot be looked for: {error}; copy it again") from None
+        raise PlatformError(
+            f"{source}: its base {name:.80} cannot be looked for: {error!s:.80}; copy it again"
+        ) from None
 
 
 def parameters(reference: str) -> int:

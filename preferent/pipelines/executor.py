@@ -53,7 +53,6 @@ def execute(
         try:
             for number, task in enumerate(tasks, start=1):
                 if number == 2:  # bad data are refused before the hub is asked for a model
-                    model_reference.check(recipe, fetch=True)
                     settled, by_default = resolved(recipe)
                     files.write_atomic(RunDirectory(out).recipe, dump(recipe, by_default))
                     recipe = settled
@@ -126,6 +125,8 @@ def _perform(
     if finished(task, recipe, root, by_default, digests):
         print(f"{title}: done already", file=sys.stderr)
         return False
+    if task.stage not in ("data", "report"):  # what a later stage would refuse; a run that is done asks no hub
+        model_reference.check(recipe, fetch=True)
     announce(task)
     print(title, file=sys.stderr)
     words = task.command(str(root))

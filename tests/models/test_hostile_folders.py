@@ -223,7 +223,10 @@ def renamed(held: dict[str, torch.Tensor]) -> None:
     held["base_model.model.nothing.lora_A.weight"] = held[next(iter(held))].clone()
 
 
-EMBEDDINGS = "base_model.model.model.embed_tokens.weight"
+def resized(held: dict[str, torch.Tensor]) -> None:
+    held["base_model.model.model.embed_tokens.weight"] = torch.ones(ROWS + 2, 32)
+
+
 ADAPTERS: dict[str, tuple[Harm, str]] = {
     "only a pickle": (as_pickle, "a pickled adapter is not read, since it can run code. Convert it once"),
     "on itself": (lora(base_model_name_or_path="."), "is an adapter itself"),
@@ -258,10 +261,7 @@ ADAPTERS: dict[str, tuple[Harm, str]] = {
     "one weight missing": (weights_of(lambda held: held.pop(next(iter(held)))), "missing adapter keys"),
     "no weights": (weights_of(dict.clear), "missing adapter keys"),
     "one weight too many": (weights_of(renamed), "fit nothing in"),
-    "other rows": (
-        weights_of(lambda held: held.update({EMBEDDINGS: torch.ones(ROWS + 2, 32)})),
-        "resize_token_embeddings",
-    ),
+    "other rows": (weights_of(resized), "resize_token_embeddings"),
 }
 
 
