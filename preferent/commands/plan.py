@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from preferent import files
-from preferent.config import defaults, memory_estimate, model_reference, model_shape, stage_graph
+from preferent.config import defaults, memory_estimate, model_folder, model_reference, model_shape, stage_graph
 from preferent.config.algorithms import algorithm
 from preferent.config.defaults import reward_reference
 from preferent.config.gcpc_names import resolve_model
@@ -252,7 +252,11 @@ def size(count: int) -> str:
 def shape(reference: str) -> Shape | None:
     """Return the shape of a model from the config.json in its folder, or of Llama 2; else None."""
     path = Path(reference) / "config.json"
-    return Shape.of(files.read_json(path)) if path.is_file() else model_shape.LLAMA_2.get(resolve_model(reference))
+    return (
+        Shape.of(model_folder.read_object(path))
+        if path.is_file()
+        else model_shape.LLAMA_2.get(resolve_model(reference))
+    )
 
 
 def parameters(reference: str) -> int | None:
@@ -260,7 +264,7 @@ def parameters(reference: str) -> int | None:
     known = shape(reference)
     if known is not None:
         return known.policy
-    return model_reference.counted(Path(reference)) if any(Path(reference).glob("*.safetensors")) else None
+    return model_folder.counted(Path(reference)) if model_folder.has_weights(Path(reference)) else None
 
 
 def longest_prompt(recipe: Recipe, folder: Path) -> int | None:

@@ -1,15 +1,13 @@
 """Where a model reference leads: a local folder, a GCPC alias, or a repository on the Hugging Face hub."""
 
 import contextlib
-import math
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from safetensors import SafetensorError, safe_open
-
-from preferent import files
+from preferent.config import model_folder
 from preferent.config.defaults import reward_reference
 from preferent.config.gcpc_names import resolve_model
 from preferent.config.model_shape import LLAMA_2, Shape
@@ -17,7 +15,7 @@ from preferent.config.recipe import Recipe
 from preferent.errors import PlatformError, UsageError
 
 PATTERNS = ["*.json", "*.safetensors", "*.jinja", "LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", "*.model", "*.py"]
-CONFIGURATION = ["config.json", "adapter_config.json"]
+CONFIGURATION = ["config.json", "adapter_config.json", "tokenizer.json"]
 
 
 def resolve(reference: str) -> Path:
@@ -47,37 +45,99 @@ def cached(reference: str) -> Path | None:
     return None
 
 
-def check(recipe: Recipe) -> None:
-    """Refuse a model to tune that can be seen, without network or loading it, to be none or to read too little.
+def check(recipe: Recipe, fetch: bool = False) -> None:
+    """Refuse the models of a recipe that can be seen, without loading them, not to be what they are named for.
 
-    Of the model that the reward model starts from only the second is looked for.
+    Of those on the hub the configurations are downloaded with `fetch`; without it they are not looked at.
     """
-    folder = Path(recipe.large_model_reference)
-    if not folder.exists():
-        _repository(recipe.large_model_reference)
-    elif not (folder / "adapter_config.json").exists():
-        require_config(folder)
-        config = files.read_json(folder / "config.json")
-        if isinstance(config, dict):
-            require_writer(folder, config.get("architectures"), bool(config.get("is_encoder_decoder")))
+    policy, start = recipe.large_model_reference, reward_reference(recipe)
+    if look := _look(policy, fetch):
+        require_full(look.folder, "large_model_reference")
+        require_writer(look.folder, look.config.get("architectures"), bool(look.config.get("is_encoder_decoder")))
+        require_length(look.folder, _longest(look.config), recipe)
     for part in recipe.reward.parts:
         if part.kind == "model":
             with placed(part.place):
-                _check_reward(part.source, recipe)
-    for source in dict.fromkeys((folder, Path(reward_reference(recipe)))):
-        if (source / "config.json").exists():
-            require_length(source, _longest(files.read_json(source / "config.json")), recipe)
+                _check_reward(part.source, recipe, fetch)
+    if start != policy:
+        with placed("reward_model_reference"):
+            if look := _look(start, fetch):
+                require_full(look.folder, "reward_model_reference")
+                require_length(look.folder, _longest(look.config), recipe)
+    for number, judge in enumerate(recipe.compare.judges):
+        with placed(place := f"compare.judges.{number}.model"):
+            if judge.url is None and (look := _look(judge.model, fetch)):
+                require_writer(look.folder, look.architectures, bool(look.config.get("is_encoder_decoder")), place)
 
 
-def _check_reward(reference: str, recipe: Recipe) -> None:
+class _Look(NamedTuple):
+    """A model's folder and the config.json of the full model in it or below it."""
+
+    folder: Path
+    config: dict[str, Any]
+
+    @property
+    def architectures(self) -> list[str]:
+        """Return what the model is; of an adapter, what it is for."""
+        if model_folder.is_adapter(self.folder):
+            task = model_folder.check_adapter(self.folder).get("task_type")
+            return ["ForSequenceClassification" if task == "SEQ_CLS" else "ForCausalLM"]
+        return list(self.config.get("architectures") or [])
+
+
+def _look(reference: str, fetch: bool) -> _Look | None:
+    """Look into a model; None for one of known shape on the hub, or that is not on this machine or to be fetched."""
+    local = Path(reference).exists()
+    repository = None if local else _repository(reference)
+    if repository is None:
+        folder = Path(reference)
+    elif fetch and resolve_model(reference) not in LLAMA_2:
+        folder = cached(reference) or _download(*repository, CONFIGURATION)
+    else:
+        return None
+    if model_folder.is_adapter(folder):
+        if local:
+            model_folder.require_weights(folder)
+        beside, name = _base(folder)
+        if beside is None and not fetch and cached(name) is None:
+            return None
+    base = examine(folder, complete=local)
+    model_folder.check_vocabulary(folder, base)
+    return _Look(folder, model_folder.read_object(base / "config.json"))
+
+
+def examine(source: Path, complete: bool = True) -> Path:
+    """Return the folder of the full model in a model's folder or, for an adapter, below it; refuse what is not read.
+
+    With `complete` the weights are looked at too, where they are there.
+    """
+    if not model_folder.is_adapter(source):
+        model_folder.check(source, complete)
+        return source
+    base = adapter_base(source)
+    model_folder.check_fit(source, base)
+    model_folder.check(base, complete)
+    return base
+
+
+def _check_reward(reference: str, recipe: Recipe, fetch: bool) -> None:
     """Refuse what can be seen to be no reward model, or to read too little."""
     if not Path(reference).exists():
         try:
             _repository(reference)
         except PlatformError as error:
             raise PlatformError(f"{error}, and it is not of the form module:function") from None
-    elif (Path(reference) / "config.json").exists():
-        require_length(Path(reference), _longest(files.read_json(Path(reference) / "config.json")), recipe)
+    if look := _look(reference, fetch):
+        require_length(look.folder, _longest(look.config), recipe)
+        require_scorer(look.folder, look.architectures, _labels(look))
+
+
+def _labels(look: _Look) -> int:
+    """Return how many numbers a sequence classifier returns, as transformers reads its config.json."""
+    names, count = look.config.get("id2label"), look.config.get("num_labels")
+    if model_folder.is_adapter(look.folder):
+        return 1
+    return len(names) if isinstance(names, dict) else count if isinstance(count, int) else 2
 
 
 @contextlib.contextmanager
@@ -98,14 +158,6 @@ def _longest(config: Any) -> int | None:
     return found if isinstance(found, int) else None
 
 
-def require_config(folder: Path) -> None:
-    """Refuse a folder that holds no model."""
-    if not (folder / "config.json").exists():
-        raise PlatformError(
-            f"{folder}: is no model: there is no config.json in it; give a folder in the Hugging Face layout"
-        )
-
-
 def require_length(source: Path, longest: int | None, recipe: Recipe) -> None:
     """Refuse prompts and answers that together are longer than the model can read."""
     asked = recipe.prompt_sequence_length + recipe.target_sequence_length
@@ -116,12 +168,34 @@ def require_length(source: Path, longest: int | None, recipe: Recipe) -> None:
         )
 
 
-def require_writer(source: Path, architectures: Sequence[str] | None, is_encoder_decoder: bool) -> None:
+def require_writer(
+    source: Path,
+    architectures: Sequence[str] | None,
+    is_encoder_decoder: bool,
+    setting: str = "large_model_reference",
+) -> None:
     """Refuse a model that writes no text, by what its configuration says of it."""
     names = " ".join(architectures or ())
     if "SequenceClassification" in names or is_encoder_decoder:
+        raise UsageError(f"{source}: is a {names}, not a causal language model; {setting} wants one that writes text")
+
+
+def require_scorer(source: Path, architectures: Sequence[str] | None, labels: int) -> None:
+    """Refuse a model that is no reward model, by what its configuration says of it."""
+    if "SequenceClassification" not in " ".join(architectures or ()):
         raise UsageError(
-            f"{source}: is a {names}, not a causal language model; large_model_reference wants one that writes text"
+            f"{source}: is not a reward model (its config names {architectures}); train one with `preferent reward`"
+        )
+    if labels != 1:
+        raise UsageError(f"{source}: returns {labels} numbers, but a reward model returns one (num_labels: 1)")
+
+
+def require_full(source: Path, setting: str) -> None:
+    """Refuse an adapter where a full model is to be trained."""
+    if model_folder.is_adapter(source):
+        raise UsageError(
+            f"{source}: is an adapter, but {setting} wants a full model; merge it into its base: merge_and_unload() in "
+            "PEFT, or for a run of preferent: preferent export RUN --what merged"
         )
 
 
@@ -135,10 +209,25 @@ def _repository(reference: str) -> tuple[str, str | None]:
 
 def adapter_base(source: Path) -> Path:
     """Return the folder of the model that an adapter sits on; a relative path is relative to the adapter."""
-    config = files.read_json(source / "adapter_config.json")
+    beside, name = _base(source)
+    if beside is not None:
+        return beside
+    if not Path(name).exists() and cached(name) is None:
+        print(f"{source}: its base model {name} is fetched from the hub", file=sys.stderr)
+    return resolve(name)
+
+
+def _base(source: Path) -> tuple[Path | None, str]:
+    """Return the folder that an adapter names as its base, None if there is none, and the name with its revision."""
+    config = model_folder.check_adapter(source)
     name, revision = config["base_model_name_or_path"], config.get("revision")
-    beside = (source / name).resolve()
-    return beside if beside.exists() else resolve(f"{name}@{revision}" if revision else name)
+    try:
+        beside = (source / name).resolve()
+        return beside if beside.exists() else None, f"{name}@{revision}" if revision else name
+    except (OSError, RuntimeError) as error:
+        raise PlatformError(
+            f"{source}: its base {name:.80} cannot be looked for: {error!s:.80}; copy it again"
+        ) from None
 
 
 def parameters(reference: str) -> int:
@@ -146,38 +235,14 @@ def parameters(reference: str) -> int:
 
     Of a repository on the hub only the configuration is downloaded where that is enough.
     """
-    if not Path(reference).exists() and (known := LLAMA_2.get(resolve_model(reference))):
+    local = Path(reference).exists()
+    if not local and (known := LLAMA_2.get(resolve_model(reference))):
         return known.policy
     folder = cached(reference) or _download(*_repository(reference), CONFIGURATION)
-    if (folder / "adapter_config.json").exists():
-        return parameters(str(adapter_base(folder)))
-    require_config(folder)
-    shape = Shape.of(files.read_json(folder / "config.json"))
-    if shape is not None:
-        return shape.policy
-    return counted(folder if any(folder.glob("*.safetensors")) else resolve(reference))
-
-
-def counted(folder: Path) -> int:
-    """Return how many numbers the weights in a folder are, read off the headers of its files."""
-    require_weights(folder)
-    total = 0
-    for path in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(path, framework="numpy") as file:
-                total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 - not a dict
-        except (SafetensorError, OSError) as error:
-            raise PlatformError(f"{path}: cannot be read: {error}; the model is damaged: copy it again") from None
-    return total
-
-
-def require_weights(folder: Path) -> None:
-    """Refuse a model without weights that are read here."""
-    if not any(folder.glob("*.safetensors")):
-        raise PlatformError(
-            f"{folder}: has no .safetensors weights; pickled ones are not read, since they can run code. "
-            f"Convert them once: AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)"
-        )
+    if model_folder.is_adapter(folder):
+        return parameters(str(examine(folder, complete=False)))
+    shape = Shape.of(model_folder.check(folder, complete=local))
+    return shape.policy if shape is not None else model_folder.counted(folder if local else resolve(reference))
 
 
 def _download(repository: str, revision: str | None, patterns: Sequence[str] = PATTERNS) -> Path:

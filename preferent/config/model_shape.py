@@ -48,6 +48,8 @@ class Shape:
             return None
         if config.get("model_type") not in ("llama", "mistral", "qwen2", "qwen3"):
             return None
+        if not all(isinstance(config[name], int) and config[name] > 0 for name in SIZES):
+            return None
         hidden, heads = config["hidden_size"], config["num_attention_heads"]
         dtype = config.get("dtype") or config.get("torch_dtype") or "float32"
         return cls(

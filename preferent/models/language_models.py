@@ -19,17 +19,17 @@ import numpy as np
 import torch
 import transformers
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import Parameter
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from preferent import files, randomness
-from preferent.config import model_reference
+from preferent.config import model_folder, model_reference
 from preferent.config.model_reference import adapter_base
 from preferent.config.recipe import Recipe
 from preferent.data.tokenizer import Tokenizer
 from preferent.errors import PlatformError, UsageError
+from preferent.models import pretrained
 from preferent.models.world import World
 
 CRITIC = "critic"
@@ -195,13 +195,12 @@ def load_policy(source: Path, world: World, lora_dim: int | None = None, checkpo
     """
     config = read_config(source, world.trust_remote_code)
     model_reference.require_writer(source, config.architectures, config.is_encoder_decoder)
-    base, body = _load(AutoModelForCausalLM, source, config, world)
-    tokenizer = Tokenizer.load(source if (source / "tokenizer.json").exists() else base)
+    base, body, tokenizer = _opened(AutoModelForCausalLM, source, config, world)
     _probe(body, tokenizer, source)
-    peft = _existing_adapter(body, source, base)
+    peft = pretrained.open_adapter(body, source, base)
     body.requires_grad_(False)
     if lora_dim is not None:
-        assert peft is None, "an adapter must be merged before the model is trained"
+        model_reference.require_full(source, "training")
         peft = _adapt(body, lora_dim, TaskType.CAUSAL_LM, None) if lora_dim else None
         if not lora_dim:
             body.requires_grad_(True)
@@ -226,28 +225,23 @@ def load_scorer(
     Without a `seed` the folder holds a reward model, which is frozen unless `trainable`.
     """
     config = read_config(source, world.trust_remote_code)
-    if seed is None and "SequenceClassification" not in " ".join(config.architectures or []):
-        raise UsageError(
-            f"{source}: is not a reward model (its config names {config.architectures}); "
-            "train one with `preferent reward`"
-        )
-    if seed is None and not (source / "adapter_config.json").exists() and config.num_labels != 1:
-        raise UsageError(
-            f"{source}: returns {config.num_labels} numbers, but a reward model returns one (num_labels: 1)"
-        )
+    if seed is None:
+        labels = 1 if (source / "adapter_config.json").exists() else config.num_labels
+        model_reference.require_scorer(source, config.architectures, labels)
+    else:
+        model_reference.require_full(source, "training")
     config.num_labels = 1
-    base, body = _load(AutoModelForSequenceClassification, source, config, world)
+    base, body, tokenizer = _opened(AutoModelForSequenceClassification, source, config, world)
     if "score" not in dict(body.named_children()):
         raise UsageError(
             f"{source}: is a {type(body).__name__}, which has no `score` head; a reward model must be a decoder "
             "with one (for example LlamaForSequenceClassification)"
         )
-    tokenizer = Tokenizer.load(source if (source / "tokenizer.json").exists() else base)
     body.config.get_text_config().pad_token_id = tokenizer.pad_id
     body.score.float()
     if seed is not None:
         _draw_head(body.get_parameter("score.weight"), seed)
-    peft = _existing_adapter(body, source, base)
+    peft = pretrained.open_adapter(body, source, base)
     body.requires_grad_(trainable)
     if seed is not None:
         peft = _adapt(body, lora_dim or 0, TaskType.SEQ_CLS, ["score"]) if lora_dim else None
@@ -275,21 +269,10 @@ def check_length(source: Path, recipe: Recipe) -> None:
 
 def read_config(source: Path, trust_remote_code: bool = False) -> Any:
     """Return the configuration of a model folder; for an adapter, that of its base with the adapter's task."""
-    if (source / "adapter_config.json").exists():
-        adapter = files.read_json(source / "adapter_config.json")
-        config = read_config(adapter_base(source), trust_remote_code)
-        if adapter["task_type"] == "SEQ_CLS":
-            config.architectures = [(config.architectures or ["For"])[0].split("For")[0] + "ForSequenceClassification"]
-        return config
-    model_reference.require_config(source)
-    try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
-        first = str(error).split("\n")[0][:200]
-        raise PlatformError(
-            f"{source}/config.json: transformers cannot read it: {first}; copy the model again, or if it has its own "
-            "code, set trust_remote_code: true"
-        ) from None
+    base = model_reference.examine(source)
+    config = pretrained.open_config(base, trust_remote_code)
+    if base != source and model_folder.check_adapter(source).get("task_type") == "SEQ_CLS":
+        config.architectures = [(config.architectures or ["For"])[0].split("For")[0] + "ForSequenceClassification"]
     for name in vars(config.get_text_config()):
         if "dropout" in name or name.endswith("_pdrop"):
             setattr(config.get_text_config(), name, 0.0)
@@ -315,39 +298,13 @@ def has_base(policy: Policy, source: Path) -> bool:
     )
 
 
-def _load(kind: Any, source: Path, config: Any, world: World) -> tuple[Path, PreTrainedModel]:
-    base = adapter_base(source) if (source / "adapter_config.json").exists() else source
-    model_reference.require_weights(base)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        try:
-            body, info = kind.from_pretrained(
-                base,
-                config=config,
-                dtype=world.dtype,
-                attn_implementation=world.attention,
-                output_loading_info=True,
-                trust_remote_code=world.trust_remote_code,
-                ignore_mismatched_sizes=True,
-            )
-        except (SafetensorError, OSError, ValueError) as error:
-            first = str(error).split("\n")[0][:200]
-            raise PlatformError(
-                f"{base}: cannot be loaded: {first}; the model is damaged, or of a kind that does not "
-                "fit; copy it again, or use another model"
-            ) from None
-    missing = {name for name in info["missing_keys"] if not name.startswith("score.")}
-    missing |= {name for name, *_ in info["mismatched_keys"]}
-    if missing:
-        raise PlatformError(
-            f"{base}: {len(missing)} weights are missing or have another shape than config.json says, "
-            f"for example {sorted(missing)[0]}; the model is incomplete: copy it again"
-        )
-    return base, body.to(world.device).eval()
-
-
-def _existing_adapter(body: PreTrainedModel, source: Path, base: Path) -> PeftModel | None:
-    return None if source == base else PeftModel.from_pretrained(body, source, is_trainable=False)
+def _opened(kind: Any, source: Path, config: Any, world: World) -> tuple[Path, PreTrainedModel, Tokenizer]:
+    """Return the folder of the full model, the model itself, and the tokenizer, which has no ids beyond the model's."""
+    base = pretrained.base_of(source)
+    tokenizer = Tokenizer.load(source if (source / "tokenizer.json").exists() else base)
+    body = pretrained.open_model(kind, base, config, world)
+    pretrained.require_rows(body, source, tokenizer.vocab_size)
+    return base, body, tokenizer
 
 
 def _adapt(body: PreTrainedModel, rank: int, task: TaskType, heads: list[str] | None) -> PeftModel:
@@ -385,7 +342,10 @@ def _draw_head(weight: Parameter, seed: int) -> None:
 def _probe(body: PreTrainedModel, tokenizer: Tokenizer, source: Path) -> None:
     """Check that hidden states and head give the model's own logits; some families change them after the head."""
     ids = torch.arange(1, 5, device=body.device)[None] % tokenizer.vocab_size
-    own = body(input_ids=ids, use_cache=False).logits.float()
-    ours = raw_logits(body, body.base_model(input_ids=ids, use_cache=False).last_hidden_state).float()
+    with pretrained.opening(source):
+        own = body(input_ids=ids, use_cache=False).logits.float()
+        ours = raw_logits(body, body.base_model(input_ids=ids, use_cache=False).last_hidden_state).float()
+    if not own.isfinite().all():
+        raise PlatformError(f"{source}: its logits are not finite; the weights are damaged: copy the model again")
     if not torch.allclose(own, ours, rtol=1e-3, atol=1e-3 * float(own.abs().max())):
         raise UsageError(f"{source}: {type(body).__name__} changes its logits in an unsupported way; please report it")

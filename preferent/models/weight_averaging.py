@@ -9,6 +9,7 @@ from peft import LoraConfig, set_peft_model_state_dict
 from peft.utils import load_peft_weights
 from torch import Tensor
 
+from preferent.config import model_folder
 from preferent.config.model_reference import adapter_base
 from preferent.errors import UsageError
 from preferent.models import language_models
@@ -54,6 +55,8 @@ def _full(scorer: Scorer, sources: Sequence[Path]) -> Scorer:
 def _adapters(scorer: Scorer, sources: Sequence[Path]) -> Scorer:
     """Join the adapters in one of their summed ranks, whose product is exactly the mean of their products."""
     assert scorer.peft is not None and scorer.adapter is not None
+    for source in sources:
+        model_folder.require_weights(source)
     adapters = [load_peft_weights(str(source), device="cpu") for source in sources]
     joined = {name: _join(name, [weights[name] for weights in adapters]) for name in adapters[0]}
     config, count = scorer.peft.peft_config[scorer.adapter], len(sources)

@@ -128,6 +128,8 @@ def _perform(
     if finished(task, recipe, root, by_default, digests):
         print(f"{title}: done already", file=sys.stderr)
         return False
+    if task.stage not in ("data", "report"):  # what a later stage would refuse; a run that is done asks no hub
+        model_reference.check(recipe, fetch=True)
     announce(task)
     print(title, file=sys.stderr)
     words = task.command(str(root))

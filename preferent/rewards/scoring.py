@@ -136,16 +136,21 @@ class UserFunction:
 
     @classmethod
     def load(cls, name: str, place: str = "reward.sources") -> "UserFunction":
-        """Import the function; the current directory is searched too."""
+        """Import the function; the current directory is searched first, and after that import last."""
         module, colon, attribute = name.partition(":")
         if not colon:
             raise UsageError(f"{place}: {name!r} is not of the form module:function")
-        if "" not in sys.path and str(Path.cwd()) not in sys.path:
-            sys.path.insert(0, str(Path.cwd()))
+        here = str(Path.cwd())
+        known = "" in sys.path or here in sys.path
+        if not known:
+            sys.path.insert(0, here)
         try:
             return cls(name, getattr(importlib.import_module(module), attribute), place)
         except Exception as error:
             raise UsageError(f"{place}: {name} cannot be imported: {type(error).__name__}: {error}") from error
+        finally:
+            if not known:  # libraries import parts of themselves later, which files in this folder must not replace
+                sys.path[:] = [*(path for path in sys.path if path != here), here]
 
     def score(self, batch: RolloutBatch) -> np.ndarray:
         """Return raw scores, float64 [n], of a policy's rollouts, with prompts in the policy's template."""

@@ -345,6 +345,13 @@ def without_eos() -> Path:
     return folder
 
 
+def adapter() -> Path:
+    folder = model_with("wrong")
+    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
+    files.write_json(folder / "adapter_config.json", {"peft_type": "LORA", "base_model_name_or_path": "../model"})
+    return folder
+
+
 def is_now(**changes: Any) -> Callable[[], Path]:
     return lambda: model_with("wrong", "config.json", **changes)
 
@@ -370,9 +377,26 @@ BAD_MODELS: dict[str, tuple[Callable[[], Path], int, str]] = {
         3,
         "has no .safetensors weights; pickled ones are not read, since they can run code. Convert them once",
     ),
-    "cut weights": (cut, 3, "wrong: cannot be loaded: Error while deserializing header"),
-    "other shapes": (is_now(hidden_size=64), 3, "weights are missing or have another shape than config.json says"),
-    "an unknown kind": (is_now(model_type="nonsense"), 3, "wrong/config.json: transformers cannot read it"),
+    "cut weights": (cut, 3, "wrong/model.safetensors: cannot be read: Error while deserializing header"),
+    "other shapes": (
+        is_now(intermediate_size=65),
+        3,
+        "weights are missing or have another shape than config.json says",
+    ),
+    "another size": (is_now(hidden_size=128), 3, "wrong: config.json describes a model of"),
+    "an unknown kind": (
+        is_now(model_type="nonsense"),
+        3,
+        "wrong/config.json: cannot be loaded: The checkpoint",
+    ),
+    "an adapter": (adapter, 2, "is an adapter, but large_model_reference wants a full model; merge it into its base"),
+    "quantised": (is_now(quantization_config={"quant_method": "gptq"}), 3, "its weights are quantised"),
+    "recurrent": (is_now(model_type="mamba"), 3, "is a mamba model, with layers that keep a recurrent state"),
+    "more tokens than rows": (
+        is_now(vocab_size=356),
+        3,
+        "its tokenizer has 358 tokens, but its embeddings have 356 rows",
+    ),
 }
 
 

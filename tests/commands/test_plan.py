@@ -73,10 +73,14 @@ def test_of_a_method_without_a_reward(rows, tiny, method):
 
 
 def test_every_source_of_the_reward_is_told(rows, tiny):
-    parts = [{"source": "reward"}, {"source": "m:f"}, {"source": str(tiny), "weight": 2, "name": "other"}]
+    values = json.loads((tiny / "config.json").read_text())
+    values |= {"architectures": ["LlamaForSequenceClassification"], "id2label": {"0": "LABEL_0"}}
+    Path("other").mkdir()
+    Path("other/config.json").write_text(json.dumps(values))
+    parts = [{"source": "reward"}, {"source": "m:f"}, {"source": "other", "weight": 2, "name": "other"}]
     sizes = {"prompt_sequence_length": 90, "target_sequence_length": 12}
     said = described(tiny, reward={"sources": parts}, **sizes)
-    assert "reward          the function m:f" in said and f"reward          the model {tiny}" in said
+    assert "reward          the function m:f" in said and "reward          the model other" in said
     assert "reward from" in said
     assert "reward from" not in described(tiny, reward={"sources": parts[1:]}, **sizes)
 

@@ -9,7 +9,7 @@ import pytest
 from conftest import quiet_recipe
 
 from preferent import files
-from preferent.config import defaults, model_reference, recipe
+from preferent.config import defaults, model_folder, model_reference, recipe
 from preferent.config.algorithms import ALGORITHMS
 from preferent.config.recipe import Recipe
 from preferent.errors import PlatformError, UsageError
@@ -95,7 +95,7 @@ def test_how_the_reference_is_held(stage: str, values: dict[str, Any], held: str
 def test_parameters_are_counted_without_loading_a_weight(tiny: Path, tmp_path: Path) -> None:
     policy = language_models.load_policy(tiny, World.of(quiet_recipe()), 0)
     count = sum(p.numel() for p in policy.trainable().values())
-    assert model_reference.parameters(str(tiny)) == model_reference.counted(tiny) == count
+    assert model_reference.parameters(str(tiny)) == model_folder.counted(tiny) == count
     assert model_reference.parameters("llama-2-7b") == 6_738_415_616
     (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tiny)}))
     assert model_reference.parameters(str(tmp_path)) == count
@@ -103,7 +103,7 @@ def test_parameters_are_counted_without_loading_a_weight(tiny: Path, tmp_path: P
         (tmp_path / "other").mkdir(exist_ok=True)
         (tmp_path / "other" / name).write_bytes((tiny / name).read_bytes())
     config = files.read_json(tiny / "config.json")
-    for unknown in (config | {"model_type": "gpt2"}, {"model_type": "llama"}, []):
+    for unknown in (config | {"model_type": "gpt2"}, {"model_type": "llama"}):
         files.write_json(tmp_path / "other/config.json", unknown)
         assert model_reference.parameters(str(tmp_path / "other")) == count
     (tmp_path / "other/model.safetensors").write_bytes(b"x" * 99)

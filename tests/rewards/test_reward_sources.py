@@ -1,6 +1,7 @@
 """A run by its one command, by what its reward is: a user's module, a model with other tokens, a weighted sum."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -106,6 +107,19 @@ def test_a_users_module(work: Path) -> None:
     judge = finished.verdict()["judges"]["reward"]
     assert judge["mean_score"]["a"] == pytest.approx(vowels["tuned"] - bias)
     assert judge["mean_score"]["b"] == pytest.approx(vowels["base"] - bias)
+
+
+def test_modules_beside_a_recipe_are_not_imported(work: Path, tmp_path: Path) -> None:
+    """The function that the recipe names is; by the run, and by a comparison of it."""
+    folder = Path(shutil.copytree(work, tmp_path / "work", ignore=shutil.ignore_patterns("function", "other*", "sum")))
+    for name in ("yaml", "numpy", "torch", "transformers", "peft", "scipy", "pydantic", "sklearn", "PIL", "kernels"):
+        (folder / f"{name}.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'a').write({name!r})")
+    settings = ["--set", "reward.sources=taste:vowels", "--set", "reward.normalize_prompts=4"]
+    for words in (["run", "recipe.yaml", "--out", "R", *settings], ["compare", "R"]):
+        argv = [sys.executable, "-P", "-m", "preferent", *words]
+        done = subprocess.run(argv, cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "mark").exists()
 
 
 def test_a_reward_model_with_other_tokens_and_another_template(work: Path) -> None:

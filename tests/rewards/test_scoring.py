@@ -1,5 +1,6 @@
 """Scores: normalisation, answers that did not end, user functions, reward models with another tokenizer."""
 
+import importlib
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -86,16 +87,20 @@ def test_a_function_that_is_not_there(name: str, message: str) -> None:
         UserFunction.load(name)
 
 
-def test_a_function_is_looked_for_in_the_current_directory_first(
+def test_a_function_is_looked_for_in_the_current_directory_first_and_nothing_else_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """While it is imported, the directory stands first; after that last: what a library imports later is its own."""
     (tmp_path / "found_here.py").write_text("def reward(prompts, answers):\n    return [len(a) for a in answers]\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
     before = [*sys.path]
     for _ in range(2):
         assert UserFunction.load("found_here:reward").score_texts(["x", "y"], ["a", "bcd"]).tolist() == [1, 3]
-        assert sys.path == [str(tmp_path), *before]
+        assert sys.path == [*before, str(tmp_path)]
+    (tmp_path / "colorsys.py").write_text("raise SystemExit('a file beside the recipe was imported')")
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    assert importlib.import_module("colorsys").rgb_to_hsv(0, 0, 0) == (0, 0, 0)
 
 
 def test_ids_and_texts_score_alike_and_in_any_company(tiny: Path) -> None:

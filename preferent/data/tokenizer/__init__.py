@@ -48,6 +48,7 @@ class Tokenizer:
         self._backend.no_padding()
         self._template = source.template
         self.is_llama2 = chat_templates.is_llama2(source.template)
+        self.vocab_size: int = max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
         self.bos_id = self._special("bos")
         eos = self._special("eos")
         if eos is None:
@@ -56,7 +57,6 @@ class Tokenizer:
                 'set "eos_token" in its tokenizer_config.json to the token that ends a text'
             )
         self.eos_id: int = eos
-        self.vocab_size: int = max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
         self.pad_id: int = self._pad()
         self._adds_bos = self._begins_with_bos()
         self._anchors = [(anchor, self._plain([anchor])[0]) for anchor in _ANCHORS]
@@ -67,7 +67,16 @@ class Tokenizer:
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
         """Load the tokenizer in a folder: `tokenizer.json`, `tokenizer_config.json`, and a chat template if any."""
-        return cls(files.read(folder))
+        source = files.read(folder)
+        try:
+            return cls(source)
+        except PlatformError:
+            raise
+        except BaseException as error:  # what a damaged file makes of the library: also a panic, which is no Exception
+            if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
+                raise
+            said = " ".join(str(error).split())[:200]
+            raise PlatformError(f"{folder}/tokenizer.json: cannot be read: {said}; copy it again") from error
 
     def save(self, folder: Path) -> None:
         """Write the same files with the pad token set. A byte that serves as pad is not named, since it is not text."""
@@ -88,7 +97,10 @@ class Tokenizer:
         """Return the id of a special token by the tokenizer's configuration, or by the model's."""
         name = self._files.names.get(role)
         named = self._backend.token_to_id(name) if name is not None else None
-        return named if named is not None else self._files.ids.get(role)
+        if named is not None:
+            return named
+        id = self._files.ids.get(role)
+        return id if id is not None and 0 <= id < self.vocab_size else None
 
     def _pad(self) -> int:
         """Return the pad token: the configured one, else `<unk>`, else a reserved token, else an unused byte."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from preferent.config import model_folder
 from preferent.errors import PlatformError
 from preferent.files import write_atomic, write_json
 
@@ -31,7 +32,12 @@ def read(folder: Path) -> TokenizerFiles:
     config, model, generation = (_object(folder / f"{name}_config.json") for name in ("tokenizer", "", "generation"))
     names = _names(_object(folder / "special_tokens_map.json")) | _names(config)
     return TokenizerFiles(
-        folder, _backend(path), config, names, _ids(generation) | _ids(model), _template(folder, config)
+        folder,
+        _backend(path, model.get("vocab_size")),
+        config,
+        names,
+        _ids(generation) | _ids(model),
+        _template(folder, config),
     )
 
 
@@ -51,22 +57,16 @@ def _missing(folder: Path) -> str:
 def _object(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file, or an empty one if there is no file."""
     path = path.with_name(path.name.removeprefix("_"))
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise PlatformError(f"{path}: cannot be read as JSON: {error}; copy it again from the model") from None
-    if not isinstance(value, dict):
-        raise PlatformError(f"{path}: is not a JSON object; copy it again from the model")
-    return value
+    return model_folder.read_object(path) if path.exists() else {}
 
 
-def _backend(path: Path) -> str:
+def _backend(path: Path, rows: object) -> str:
+    """Return the text of tokenizer.json, less the tokens of other media beyond the `rows` of the embeddings."""
     value = _object(path)
     if not isinstance(value.get("model"), dict):
         raise PlatformError(f"{path}: is not a tokenizer of the `tokenizers` library: it has no model; copy it again")
-    return path.read_text(encoding="utf-8")
+    text = model_folder.without_other_media(value, rows) if isinstance(rows, int) else value
+    return path.read_text(encoding="utf-8") if text is value else json.dumps(text, ensure_ascii=False)
 
 
 def _names(config: dict[str, Any]) -> dict[str, str]:

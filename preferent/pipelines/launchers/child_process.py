@@ -36,10 +36,14 @@ more page faults: 62 processor seconds in a longer run of 44."""
 
 
 def run_verb(words: Sequence[str]) -> PreferentError | None:
-    """Run `preferent WORDS`; return None, or the error of a command that failed, with its message and exit code."""
+    """Run `preferent WORDS`; return None, or the error of a command that failed, with its message and exit code.
+
+    PYTHONSAFEPATH keeps modules of the working folder from being imported in place of installed ones, by the command
+    and by whatever it starts.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "error"
-        environment = os.environ | {"PYTHONUNBUFFERED": "1", ERROR_FILE: str(path)}
+        environment = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1", ERROR_FILE: str(path)}
         code = run_here([sys.executable, "-m", "preferent", *words], env=environment)
         if code == 0:
             return None
