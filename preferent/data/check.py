@@ -206,9 +206,8 @@ def render(check: Check) -> str:
     """Return a check as text."""
     parts = [_describe(file) for file in check.files]
     for (first, second), count in check.shared.items():
-        prompts = "prompt" if count == 1 else "prompts"
         parts.append(
-            f"{first} and {second} share {count} {prompts}; a run that reads both keeps each prompt in one part of its "
+            f"{first} and {second} share {count} prompts; a run that reads both keeps each prompt in one part of its "
             "data (train, validation or test)"
         )
     return "\n".join(parts)

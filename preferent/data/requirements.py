@@ -80,8 +80,8 @@ def _require_pairs(recipe: Recipe, pairs: Parts[Preference]) -> None:
             decided = [pair for pair in pairs[name] if pair.choice != "tie"]
             if decided and len({pair.prompt.key for pair in decided}) == 1:
                 raise DataError(
-                    f"all preferences in the part {name!r} have the same prompt, and method: kto needs answers to other "
-                    "prompts; give more prompts, change data.validation_share and data.test_share, or use method: dpo"
+                    f"all preferences of the part {name!r} have the same prompt, and method: kto needs answers to "
+                    "others; give more prompts, change data.validation_share and data.test_share, or use method: dpo"
                 )
 
 

@@ -8,7 +8,7 @@ from preferent.errors import UsageError
 
 Row = dict[str, Any]
 NamedColumns = Mapping[str, Sequence[str]]
-"""The keys of a row by meaning, one of `COLUMNS`. Texts of several keys are joined; those under `extra` mean nothing."""
+"""The keys of a row by meaning, one of `COLUMNS`. Texts of several keys are joined; keys under `extra` mean nothing."""
 NONE: NamedColumns = {}
 AS_STATED = "the keys are what --columns or data.columns says"
 

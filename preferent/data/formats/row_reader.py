@@ -87,8 +87,8 @@ def detect(paths: Sequence[str], columns: NamedColumns = named_columns.NONE) -> 
         raise DataError(
             f"{', '.join(paths)}: no row is a preference, a prompt, a demonstration or a text"
             + (f"; the first object has the keys {keys}" if keys else "")
-            + "\nA preference has input_text, candidate_0, candidate_1 and choice; a prompt has input_text. Where the keys "
-            "have other names, say what they mean: --columns prompt=KEY,chosen=KEY,… (in a recipe data.columns)."
+            + "\nA preference has input_text, candidate_0, candidate_1 and choice; a prompt has input_text. Say what "
+            "other keys mean: --columns prompt=KEY,chosen=KEY,… (in a recipe data.columns)."
         )
     likeliest, format = votes.most_common(1)[0][0]
     kinds: dict[str, Kind] = {"preference": "preference", "demonstration": "demonstration", "prompt": "prompt"}
