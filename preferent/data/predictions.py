@@ -105,7 +105,8 @@ def read(path: Path, columns: Columns | None = None) -> list[Answer]:
     for place, row in tables.rows(path):
         answer = _answer(row, place, named)
         if not answer.id:
-            _require_same_parts(parts.setdefault(answer.prompt, {}), row, answer, place, named)
+            further = _further_parts(row, answer, named)
+            _require_same(parts.setdefault(answer.prompt, further), further, place)
             prompts[answer.prompt] += 1
             turn = prompts[answer.prompt]
             answer = replace(answer, id=digest(answer.prompt) + (f"-{turn}" if turn > 1 else ""))
@@ -120,23 +121,22 @@ def read(path: Path, columns: Columns | None = None) -> list[Answer]:
     return answers
 
 
-def _require_same_parts(first: dict[str, str], row: Row, answer: Answer, place: str, named: Columns) -> None:
-    """Refuse a row without an id whose prompt is that of an earlier row, with another text beside it.
-
-    `first` holds the texts of the earlier row that no column holds and that may be part of what was asked, by key.
-    """
+def _further_parts(row: Row, answer: Answer, named: Columns) -> dict[str, str]:
+    """Return the texts of a row that no column holds and that may be part of what was asked."""
     known = {*chain.from_iterable(COLUMN_NAMES.values()), *named.tags, "tags", "inputs", "messages"}
     known |= {getattr(named, name) for name in COLUMN_NAMES} | ({"input"} if named.prompt is None else set())
     names = [key for key in row if key not in known and ambiguous_keys.looks_like_prompt(key, row[key])]
-    parts = {key: str(row[key]) for key in names if not answer.text or answer.text not in str(row[key])}
-    differ = [key for key in {**first, **parts} if first.get(key) != parts.get(key)]
-    if first and differ:
+    return {key: str(row[key]) for key in names if not answer.text or answer.text not in str(row[key])}
+
+
+def _require_same(first: Mapping[str, str], parts: Mapping[str, str], place: str) -> None:
+    """Refuse a row without an id whose prompt is that of the first row, with another text beside it."""
+    if differ := [key for key in {**first, **parts} if first.get(key) != parts.get(key)]:
         raise DataError(
             f"{place}: has the prompt of an earlier row, but another {differ[0][:40]}; rows without ids are joined by "
             "prompt, so it would be compared with the answer to something else: give the rows ids (--id-column NAME), "
             "or name a column that holds the whole prompt (--prompt-column NAME)"
         )
-    first.update(parts)
 
 
 def first_row(path: Path) -> Row:

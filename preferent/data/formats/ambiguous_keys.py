@@ -200,7 +200,7 @@ def ambiguity(row: Row, record: Record, kind: str, format: str) -> str:
 
     `row` is the whole row, with its keys renamed as the user said.
     """
-    unread = {key.removeprefix(f"{format}."): value for key, value in record.extra.items()}
+    unread = {key.removeprefix(f"{format}."): value for key, value in record.extra.items() if key[:6] != "extra."}
     reasons = (_several_answers(row, unread, kind), _verdict(row, unread, kind, format))
     reasons += (_prompt(row, record, unread, kind, format),)
     return next(filter(None, reasons), "")
@@ -240,15 +240,26 @@ def _prompt(row: Row, record: Record, unread: Row, kind: str, format: str) -> st
     is_implicit = format == "trl" and row.get("prompt") is None and isinstance(row.get("chosen"), str)
     if isinstance(record, Demonstration) and kind == "text":
         known, names = _text(record.output_text), [key for key in unread if key in BESIDE_A_TEXT]
-        what = "stands beside text and is not in it"
+        what = "stands beside text, the plain text to learn"
     elif is_implicit:
         names = [key for key in unread if looks_like_prompt(key, unread[key])]
         what = "may be the prompt, since the row has no key prompt"
     else:
         names = [key for key in unread if key.lower() in BESIDE_A_PROMPT]
         what = "stands beside the prompt and is not in it"
+    if isinstance(record, Preference) and format == "trl" and _is_repeated(prompt.input_text, record):
+        return (
+            "unclear prompt: chosen and rejected begin with the prompt, which would be there twice; cut it off, or say "
+            "--columns extra=prompt (in a recipe data.columns) to take their common beginning for it"
+        )
     names = [key for key in names if (text := _text(unread[key])) and text not in known]
     return f"unclear prompt: {_listed(names)} {what}; {_way(names, row)}" if names else ""
+
+
+def _is_repeated(prompt: str, pair: Preference) -> bool:
+    """Return whether both answers begin with a prompt of several words."""
+    words = prompt.strip()
+    return len(words.split()) > 2 and all(text.strip().startswith(words) for text in (pair.chosen, pair.rejected))
 
 
 def _listed(names: list[str]) -> str:
@@ -257,6 +268,11 @@ def _listed(names: list[str]) -> str:
 
 def _way(names: list[str], row: Row) -> str:
     """Return the `--columns` with which the user says what keys mean."""
+    if isinstance(row.get("text"), str) and not row.keys() & {"prompt", "input_text", "chosen", "messages"}:
+        return (
+            "say which key is the prompt and which the answer, for example --columns prompt=instruction,completion="
+            f"output (in a recipe data.columns), or --columns extra={names[0][:40]} where it means nothing"
+        )
     own = [key for key in ("prompt", "input_text") if isinstance(row.get(key), str)][:1]
     parts = [name for name in names if name not in SYSTEM]
     parts = sorted([*parts, *own], key=lambda name: 2 if name == "input" else int(name in own))
@@ -301,11 +317,12 @@ def _verdict(row: Row, unread: Row, kind: str, format: str) -> str:
 def _speaks_against(name: str, value: object) -> bool:
     """Return whether a key says that the answer is not a good one, or says neither yes nor no of it."""
     words = words_of(name)
+    is_for, is_against = bool(words & FOR or words == {"is", "chosen"}), bool(words & AGAINST)
     if isinstance(value, str):
         text = value.strip().lower()
-        return text in (NO if words & FOR else YES if words & AGAINST else ())
+        return text in (NO if is_for else YES if is_against else ())
     if isinstance(value, bool | int | float):
-        return value != 1 if words & FOR else value != 0 if words & AGAINST else False
+        return value != 1 if is_for else value != 0 if is_against else False
     return False
 
 

@@ -42,12 +42,13 @@ def renamed(row: Row, columns: NamedColumns) -> Row | str:
     named = {f"extra.{key}" if present.get(key) else key: value for key, value in free.items()}
     named |= {f"extra.{key}": row[key] for key in present.get("extra", ())}
     for meaning, keys in present.items():
+        if meaning == "extra" or not keys:
+            continue
         wrong = [key for key in keys if len(keys) > 1 and not isinstance(row[key], str | None)]
         if wrong:
             return f"wrong type: {wrong[0][:40]} is not a text, so it cannot be joined to others; {AS_STATED}"
-        if keys and meaning != "extra":
-            joined = "\n".join(text for key in keys if isinstance(text := row[key], str) and text)
-            named[meaning] = row[keys[0]] if len(keys) == 1 else joined
+        joined = "\n".join(text for key in keys if isinstance(text := row[key], str) and text)
+        named[meaning] = row[keys[0]] if len(keys) == 1 else joined
     return _with_system(named) if present.get("context") else named
 
 
