@@ -41,10 +41,11 @@ def without(
     loaded = load()
     reasons = [refusal(record, loaded, instruction) for record in reading.records]
     kept = [record for record, reason in zip(reading.records, reasons, strict=True) if not reason]
-    refused = [
-        _dropped(record.source, reason) for record, reason in zip(reading.records, reasons, strict=True) if reason
+    sources = [record.source for record in reading.records]
+    refused: list[Dropped] = [
+        _dropped(source, reason) for source, reason in zip(sources, reasons, strict=True) if reason
     ]
-    return replace(reading, records=kept, dropped=[*reading.dropped, *refused])
+    return RecordsRead(kept, [*reading.dropped, *refused], reading.read, reading.format)
 
 
 def refusal(record: Preference | Prompt | Demonstration, loaded: Sequence[Tokenizer], instruction: str | None) -> str:

@@ -48,9 +48,7 @@ def read(
 ) -> RecordsRead[Demonstration]: ...
 
 
-def read(  # type: ignore[type-arg]
-    paths: Sequence[str], kind: Kind, format: str = "auto", columns: NamedColumns = NONE
-) -> RecordsRead:
+def read(paths: Sequence[str], kind: Kind, format: str = "auto", columns: NamedColumns = NONE) -> RecordsRead:  # type: ignore[type-arg]
     """Read the records in files, globs or `hf://` data sets, and collect the rows that are not records.
 
     `format` is a preference format (`gcpc`, `trl`, `hh`, `openai`) or `auto`, the format of most of the first rows.

@@ -297,11 +297,8 @@ def _warn(recipe: Recipe, parts: DataParts) -> None:
     few = {file: count for file, count in counts.items() if count < FEW and file.stem != "train"}
     for file, count in few.items():
         print(f"{file} holds only {count} rows: too few for reliable measurements", file=sys.stderr)
-    different = {
-        row.key if isinstance(row, Prompt) else row.prompt.key
-        for rows in (*parts.prompts.values(), *parts.pairs.values())
-        for row in rows
-    }
+    different = {prompt.key for rows in parts.prompts.values() for prompt in rows}
+    different |= {pair.prompt.key for rows in parts.pairs.values() for pair in rows}
     if few and len(different) < 2 * FEW / max(recipe.data.test_share, 0.05):
         print(
             f"the data have only {len(different)} different prompts, and no prompt is in two parts: give more prompts",

@@ -201,9 +201,11 @@ def ambiguity(row: Row, record: Record, kind: str, format: str) -> str:
     `row` is the whole row, with its keys renamed as the user said.
     """
     unread = {key.removeprefix(f"{format}."): value for key, value in record.extra.items() if key[:6] != "extra."}
-    reasons = (_several_answers(row, unread, kind), _verdict(row, unread, kind, format))
-    reasons += (_prompt(row, record, unread, kind, format),)
-    return next(filter(None, reasons), "")
+    return (
+        _several_answers(row, unread, kind)
+        or _verdict(row, unread, kind, format)
+        or _prompt(row, record, unread, kind, format)
+    )
 
 
 def words_of(name: str) -> frozenset[str]:
