@@ -103,6 +103,7 @@ CLEAR = [
     ),
     (TRL | {"prompt": "What is tea?"}, {"score_chosen": 3, "score_rejected": 2, "label": True, "margin": 1}),
     (TRL | {"prompt": "What is tea?"}, {"chosen_rank": 1, "rejected_rank": 2, "score_chosen": 1}),
+    (GCPC, {"flagged": True, "both_bad": True, "accepted": False, "label": 0}),
     (GCPC, {"votes": [3, 2], "response_a": "a", "response_b": "b", "label": "science"}),
     (DIALOGUES, {"question": "What is tea?", "note": "one two three"}),
     ({"prompt": "What is tea?"}, {"answers": ["a drink", "a leaf"], "response": "A drink."}),

@@ -291,12 +291,9 @@ def _verdict(row: Row, unread: Row, kind: str, format: str) -> str:
     """Return which key may turn the meaning of a row around."""
     if kind == "prompt":
         return ""
-    is_single = kind == "demonstration" or format in ("trl", "hh", "openai")
-    names = [
-        key
-        for key, value in unread.items()
-        if (is_single or isinstance(value, bool | str)) and _speaks_against(key, value)
-    ]
+    names = [key for key, value in unread.items() if _speaks_against(key, value)]
+    if kind == "text" or format == "gcpc":  # class labels are common beside a text, and remarks beside a choice
+        names = [key for key in names if key.lower() == "label" and str(unread[key]).lower() == "false"]
     if kind == "demonstration":
         names += [key for key, value in unread.items() if words_of(key) & SCALES and _is_number(value)]
         messages = row.get("messages")
