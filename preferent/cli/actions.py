@@ -87,11 +87,13 @@ def do_env(arguments: Arguments) -> None:
 def do_check(arguments: Arguments) -> None:
     from preferent.config import model_reference
     from preferent.data import check
+    from preferent.data.formats import named_columns
 
     model = None if arguments.model is None else model_reference.resolve(arguments.model)
     lengths = arguments.prompt_sequence_length, arguments.target_sequence_length
+    columns = named_columns.parse(arguments.columns)
     summary = check.check_files(
-        arguments.paths, arguments.kind, arguments.format, model, arguments.instruction, *lengths
+        arguments.paths, arguments.kind, arguments.format, model, arguments.instruction, *lengths, columns
     )
     print(check.render(summary))
     if not summary.ok:
@@ -104,8 +106,10 @@ def do_check(arguments: Arguments) -> None:
 
 def do_convert(arguments: Arguments) -> None:
     from preferent.data import convert
+    from preferent.data.formats import named_columns
 
-    done = convert.convert_files(arguments.paths, arguments.out, arguments.to, arguments.format)
+    columns = named_columns.parse(arguments.columns)
+    done = convert.convert_files(arguments.paths, arguments.out, arguments.to, arguments.format, columns)
     for row in done.dropped:
         print(row, file=sys.stderr)
     left_out = {"ties": done.ties, "without a prompt": done.without_prompt, "bad rows": len(done.dropped)}

@@ -195,6 +195,13 @@ def _data(verb: argparse.ArgumentParser) -> None:
             metavar="NAME",
             help="the format of the rows: gcpc, trl, hh or openai (default: auto)",
         )
+        reader.add_argument(
+            "--columns",
+            default="",
+            metavar="MEANING=KEY,…",
+            help="what the keys of the rows mean where they have other names: prompt=question,chosen=better; join keys "
+            "with +: prompt=instruction+input; extra=KEY ignores one",
+        )
     check.add_argument(
         "--kind",
         metavar="NAME",

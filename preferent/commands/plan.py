@@ -18,6 +18,7 @@ from preferent.config.sections import RewardPart, SftSection, paths
 from preferent.config.stage_graph import Task
 from preferent.data import datasets, prepare
 from preferent.data.formats import row_reader
+from preferent.data.formats.named_columns import NamedColumns
 from preferent.data.tokenizer import Tokenizer
 from preferent.runs import environment, progress
 from preferent.runs.directory import DataDirectory, Part, RunDirectory
@@ -40,7 +41,7 @@ def describe(recipe: Recipe, ignored: Sequence[str], out: Path, sizes: bool = Fa
     sizes_known = parameters(recipe.large_model_reference), parameters(reward_reference(recipe))
     recipe, by_default = defaults.resolve(recipe, *sizes_known)
     with tempfile.TemporaryDirectory() as folder:
-        prepare.main(recipe, {}, Path(folder))
+        prepare.main(recipe, {}, Path(folder), offline=True)
         counts = files.read_json(DataDirectory(Path(folder)).counts)
         needed = list(_sizes(recipe, Path(folder))) if sizes else []
     sections = [
@@ -133,7 +134,7 @@ def _data(counts: Mapping[str, Any]) -> list[str]:
 def _stages(recipe: Recipe, parts: Mapping[str, Mapping[str, int]]) -> list[str]:
     lines = []
     if recipe.sft is not None:
-        lines.append(_sft(recipe.sft))
+        lines.append(_sft(recipe.sft, recipe.data.named_columns))
     reward = "reward_model_train_steps", recipe.reward_model_train_steps, recipe.reward.batch_size
     if stage_graph.rewards(recipe):
         times = f", {recipe.reward.members} members" if recipe.reward.members > 1 else ""
@@ -167,12 +168,12 @@ def _tuning(recipe: Recipe, parts: Mapping[str, Mapping[str, int]]) -> str:
     return line if samples == 1 else f"{line}, {samples} answers to each"
 
 
-def _sft(section: SftSection) -> str:
+def _sft(section: SftSection, columns: NamedColumns) -> str:
     files = paths(section.dataset)
-    if row_reader.detect(files)[0] == "demonstration":
-        reading = datasets.read(files, "demonstration")
+    if row_reader.detect(files, columns)[0] == "demonstration":
+        reading = datasets.read(files, "demonstration", "auto", columns)
         return _steps("sft", "sft.train_steps", section.train_steps, section.batch_size, len(reading.records), "rows")
-    texts = datasets.read(files, "text")
+    texts = datasets.read(files, "text", "auto", columns)
     return (
         f"sft      {section.train_steps:,} steps of {section.batch_size:,} sequences packed from {texts.read:,} texts"
     )
@@ -231,7 +232,9 @@ def model_facts(recipe: Recipe, folder: Path, longest: int | None) -> ModelFacts
 
 def _packs(recipe: Recipe) -> bool:
     """Return whether supervised fine-tuning reads plain text, which it packs into sequences of one length."""
-    return recipe.sft is not None and row_reader.detect(paths(recipe.sft.dataset))[0] == "text"
+    if recipe.sft is None:
+        return False
+    return row_reader.detect(paths(recipe.sft.dataset), recipe.data.named_columns)[0] == "text"
 
 
 def table(needs: Sequence[MemoryNeed]) -> Iterator[str]:

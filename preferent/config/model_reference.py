@@ -16,6 +16,7 @@ from preferent.errors import PlatformError, UsageError
 
 PATTERNS = ["*.json", "*.safetensors", "*.jinja", "LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", "*.model", "*.py"]
 CONFIGURATION = ["config.json", "adapter_config.json", "tokenizer.json"]
+TOKENIZER = [*CONFIGURATION, "tokenizer*", "*.jinja", "special_tokens_map.json", "generation_config.json"]
 
 
 def resolve(reference: str) -> Path:
@@ -43,6 +44,21 @@ def cached(reference: str) -> Path | None:
             if isinstance(file := try_to_load_from_cache(repository, name, revision=revision), str):
                 return Path(file).parent
     return None
+
+
+def tokenizer_folder(reference: str, offline: bool) -> Path | None:
+    """Return the folder of a model's tokenizer, of an adapter without one that of its base; no weight is downloaded.
+
+    Return None if it is not on this machine and `offline` is set.
+    """
+    folder = cached(reference)
+    if folder is not None and not (folder / "tokenizer.json").exists() and (folder / "adapter_config.json").exists():
+        name = files.read_json(folder / "adapter_config.json")["base_model_name_or_path"]
+        beside = (folder / name).resolve()
+        return tokenizer_folder(str(beside if beside.exists() else name), offline)
+    if folder is not None and ((folder / "tokenizer.json").exists() or Path(reference).exists()):
+        return folder
+    return None if offline else _download(*_repository(reference), TOKENIZER)
 
 
 def check(recipe: Recipe, fetch: bool = False) -> None:

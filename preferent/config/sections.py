@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationInfo
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -19,19 +19,35 @@ def paths(value: Paths | None) -> list[str]:
     return [] if value is None else [value] if isinstance(value, str) else list(value)
 
 
-def _local(value: Paths | None) -> Paths | None:
+def _local(value: Paths | None, info: ValidationInfo) -> Paths | None:
     for path in paths(value):
         if not path.strip():
             raise ValueError("a path is empty")
         if path.startswith("gs://"):
+            folder = f"data/{'sft' if info.field_name == 'dataset' else str(info.field_name).removesuffix('_dataset')}"
             raise ValueError(
-                f"{path} is in Google Cloud Storage, which is not read from here; copy the files "
-                f"(gcloud storage cp '{path}' data/) and name the copies: data/{Path(path).name}"
+                f"{path} is in Google Cloud Storage, which is not read from here; make the folder {folder}, copy the "
+                f"files (gcloud storage cp '{path}' {folder}/) and name the copies: {folder}/{Path(path).name}"
             )
     return value
 
 
 Files = Annotated[Paths, AfterValidator(_local)]
+
+COLUMNS = (
+    *("prompt", "chosen", "rejected", "completion", "input_text", "candidate_0", "candidate_1", "choice"),
+    *("output_text", "messages", "context", "text", "reference", "id", "group", "strength", "annotator", "extra"),
+)
+"""The meanings that the key of a row may have; `extra` is none."""
+
+
+def _meanings(columns: dict[str, Paths]) -> dict[str, Paths]:
+    for meaning, keys in columns.items():
+        if meaning not in COLUMNS:
+            raise ValueError(f"'{meaning}' is unknown; the meanings are {', '.join(COLUMNS)}")
+        if not paths(keys) or not all(paths(keys)):
+            raise ValueError(f"{meaning}: a key is empty")
+    return columns
 
 
 class Section(BaseModel):
@@ -45,10 +61,18 @@ class DataSection(Section):
     """Share of unusable rows that `run` drops with a warning; above it the run stops with exit code 4."""
     format: Literal["auto", "gcpc", "trl", "hh", "openai"] = "auto"
     """Format of the preference rows; `auto` looks at the rows."""
+    columns: Annotated[dict[str, Paths], AfterValidator(_meanings)] = Field(default={})
+    """What the keys of the rows mean where they have other names: `{prompt: question, chosen: better}`. Texts under
+    several keys are joined by newlines: `{prompt: [instruction, input]}`. Keys under `extra` mean nothing."""
     validation_share: Share = 0.05
     """Share of the prompts kept for validation (early stopping, selection, budget) where there is no `eval_dataset`."""
     test_share: Share = 0.05
     """Share of the prompts kept for the verdict and the reported accuracy."""
+
+    @property
+    def named_columns(self) -> dict[str, list[str]]:
+        """Return `columns` with a list of keys for each meaning."""
+        return {meaning: paths(keys) for meaning, keys in self.columns.items()}
 
 
 class SftSection(Section):

@@ -61,7 +61,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
         "compare.judge",
         "compare.judge_share",
     ),
-    "sft": _expand(*_TEXT, "sft"),
+    "sft": _expand(*_TEXT, "sft", "data.columns"),
     "reward": tuple(
         name
         for name in _expand(*_TEXT, "reward_model_train_steps", "reward_model_learning_rate_multiplier", "reward")

@@ -3,12 +3,14 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
-from preferent.data import splits
+from preferent.data import chat_refusals, splits
 from preferent.data.counts import PreferenceCounts, count_preferences
 from preferent.data.formats import row_reader, row_sources
+from preferent.data.formats.named_columns import NONE, NamedColumns
 from preferent.data.formats.row_reader import Dropped, Kind, RecordsRead
 from preferent.data.tokenizer import Tokenizer
 from preferent.data.types import Demonstration, Preference, Prompt
@@ -16,6 +18,10 @@ from preferent.errors import DataError
 
 ENDLESS = 1 << 40
 SHOWN = 20
+SHOWN_RECORDS = 3
+SHOWN_LETTERS = 60
+FEW_PROMPTS = 200
+"""Of fewer different prompts 5 % are fewer than ten."""
 Record = Preference | Prompt | Demonstration
 
 
@@ -36,7 +42,10 @@ class LengthHistogram:
 
 @dataclass(frozen=True, slots=True)
 class FileCheck:
-    """The check of one file: the kind of its rows, the number that can be used, and further counts."""
+    """The check of one file: the kind of its rows, the number that can be used, and further counts.
+
+    `examples` are the first records, as text.
+    """
 
     file: str
     kind: Kind
@@ -46,6 +55,8 @@ class FileCheck:
     dropped: list[Dropped]
     without_prompt: int
     repeated_prompts: int
+    different_prompts: int
+    examples: list[str]
     tally: PreferenceCounts | None
     prompt_lengths: LengthHistogram | None = None
     answer_lengths: LengthHistogram | None = None
@@ -72,13 +83,20 @@ def check_files(
     instruction: str | None = None,
     prompt_tokens: int = 512,
     target_tokens: int = 64,
+    columns: NamedColumns = NONE,
 ) -> Check:
-    """Read files and report their contents; with a tokenizer's folder, also the token lengths and the texts cut."""
+    """Read files, with keys named by `columns`, and report their contents.
+
+    With a tokenizer's folder, also report the token lengths, the texts cut and the conversations that it refuses.
+    """
     loaded = None if tokenizer is None else Tokenizer.load(tokenizer)
     files, labels = [], {}
+    row_reader.require_columns(paths, columns)
     for file in row_sources.expand(paths):
-        file_kind = _kind(file) if kind is None else kind
-        reading = row_reader.read_rows([file], file_kind, format)
+        file_kind = _kind(file, columns) if kind is None else kind
+        reading = row_reader.read_rows([file], file_kind, format, columns)
+        if loaded is not None:
+            reading = chat_refusals.without(reading, partial(list, [loaded]), instruction)
         prompts = [record if isinstance(record, Prompt) else record.prompt for record in reading.records]
         lengths: tuple[LengthHistogram | None, LengthHistogram | None] = (None, None)
         if loaded is not None:
@@ -90,10 +108,10 @@ def check_files(
     return Check(files, shared)
 
 
-def _kind(file: str) -> Kind:
+def _kind(file: str, columns: NamedColumns) -> Kind:
     """Return the kind of a file's rows; a file without recognizable rows is read as preferences to name its faults."""
     try:
-        return row_reader.detect([file])[0]
+        return row_reader.detect([file], columns)[0]
     except DataError:
         return "preference"
 
@@ -117,10 +135,34 @@ def _file(
         reading.dropped,
         len(prompts) - len(keys),
         len(keys) - len(set(keys)),
+        len(set(keys)),
+        [_example(record) for record in reading.records[:SHOWN_RECORDS]],
         count_preferences(pairs) if kind == "preference" else None,
         prompt_lengths,
         answer_lengths,
     )
+
+
+def _example(record: Record) -> str:
+    """Return a record in one line, its texts cut: the end of the prompt, and the answers, the chosen one marked."""
+    prompt = record if isinstance(record, Prompt) else record.prompt
+    asked = prompt.messages[-1].content if prompt.messages else prompt.input_text
+    words = [] if isinstance(record, Demonstration) and prompt.is_empty else [_cut(asked, at_end=True)]
+    if isinstance(record, Preference):
+        marks = ["chosen" if record.choice == place else "" for place in (0, 1)]
+        names = ("tie", "tie") if record.choice == "tie" else [mark or "rejected" for mark in marks]
+        words += [f"{name} {_cut(answer)}" for name, answer in zip(names, _answers(record), strict=True)]
+    else:
+        words += [_cut(answer) for answer in _answers(record)]
+    return " | ".join(words)
+
+
+def _cut(text: str, at_end: bool = False) -> str:
+    """Return at most `SHOWN_LETTERS` letters of a text in one line, from its beginning or its end."""
+    line = " ".join(text.split())
+    if len(line) > SHOWN_LETTERS:
+        line = f"…{line[1 - SHOWN_LETTERS :]}" if at_end else f"{line[: SHOWN_LETTERS - 1]}…"
+    return repr(line)
 
 
 def _lengths(
@@ -165,7 +207,8 @@ def render(check: Check) -> str:
     parts = [_describe(file) for file in check.files]
     for (first, second), count in check.shared.items():
         parts.append(
-            f"{first} and {second} share {count} prompts; split by prompt, otherwise held-out scores mean nothing"
+            f"{first} and {second} share {count} prompts; a run that reads both keeps each prompt in one part of its "
+            "data (train, validation or test)"
         )
     return "\n".join(parts)
 
@@ -173,13 +216,20 @@ def render(check: Check) -> str:
 def _describe(file: FileCheck) -> str:
     name = file.kind if file.kind != "preference" else f"preference ({file.format})"
     lines = [f"{file.file}: {name}, {file.read} rows, {file.kept} usable"]
+    if file.kind != "text":
+        lines.append(f"  {file.different_prompts} different prompts, {file.repeated_prompts} repeated prompts")
     if file.tally is not None:
         lines.append(
             f"  {file.tally.ties} ties, {file.tally.duplicates} duplicates, "
             f"{file.tally.contradictory} contradictory pairs, {file.without_prompt} without a prompt"
         )
-    if file.kind == "prompt":
-        lines.append(f"  {file.repeated_prompts} repeated prompts")
+    if 0 < file.different_prompts < min(FEW_PROMPTS, file.kept) and file.kind in ("preference", "prompt"):
+        lines.append(
+            f"  few prompts: a run splits by prompt, so its test set (data.test_share, 5 % by default) has about "
+            f"{max(1, round(0.05 * file.different_prompts))} of the {file.different_prompts}; more rows on the same "
+            "prompts do not change that"
+        )
+    lines += [f"  {line}" for line in file.examples]
     for texts, lengths in (("prompt", file.prompt_lengths), ("answer", file.answer_lengths)):
         if lengths is not None:
             lines += _draw(texts, lengths)

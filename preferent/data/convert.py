@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from preferent.data.formats import row_reader, row_sources, row_writer
+from preferent.data.formats.named_columns import NONE, NamedColumns
 from preferent.data.formats.row_reader import Dropped
 from preferent.errors import UsageError
 
@@ -20,8 +21,10 @@ class Conversion:
     dropped: list[Dropped]
 
 
-def convert_files(paths: Sequence[str], out: Path, to: str = "gcpc", format: str = "auto") -> Conversion:
-    """Read files of any format and write one file of the format `to`.
+def convert_files(
+    paths: Sequence[str], out: Path, to: str = "gcpc", format: str = "auto", columns: NamedColumns = NONE
+) -> Conversion:
+    """Read files of any format, with keys named by `columns`, and write one file of the format `to`.
 
     A format that names the chosen answer cannot hold ties. A format of conversations cannot hold answers without a
     prompt. Both are left out and counted, as are bad rows.
@@ -31,6 +34,7 @@ def convert_files(paths: Sequence[str], out: Path, to: str = "gcpc", format: str
         raise UsageError(f"{out}: is one of the files to read; write to another file")
     if to not in row_writer.FORMATS:
         raise UsageError(f"format {to}: unknown; the formats are {', '.join(row_writer.FORMATS)}")
-    reading = row_reader.read_rows(files, row_reader.detect(files)[0], format)
+    row_reader.require_columns(files, columns)
+    reading = row_reader.read_rows(files, row_reader.detect(files, columns)[0], format, columns)
     written = row_writer.write(reading.records, out, to)
     return Conversion(reading.read, written.rows, written.ties, written.without_prompt, reading.dropped)

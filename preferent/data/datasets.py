@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, overload
 
+from preferent.data.formats.named_columns import NONE, NamedColumns
 from preferent.data.formats.row_reader import Dropped, Kind, RecordsRead, detect, kept, load, prompt_in, read_rows
 from preferent.data.formats.row_sources import expand
 from preferent.data.formats.row_writer import FORMATS, Written, lines, row, write
@@ -34,22 +35,27 @@ __all__ = [
 
 
 @overload
-def read(paths: Sequence[str], kind: Literal["preference"], format: str = "auto") -> RecordsRead[Preference]: ...
-@overload
-def read(paths: Sequence[str], kind: Literal["prompt"], format: str = "auto") -> RecordsRead[Prompt]: ...
+def read(
+    paths: Sequence[str], kind: Literal["preference"], format: str = "auto", columns: NamedColumns = NONE
+) -> RecordsRead[Preference]: ...
 @overload
 def read(
-    paths: Sequence[str], kind: Literal["demonstration", "text"], format: str = "auto"
+    paths: Sequence[str], kind: Literal["prompt"], format: str = "auto", columns: NamedColumns = NONE
+) -> RecordsRead[Prompt]: ...
+@overload
+def read(
+    paths: Sequence[str], kind: Literal["demonstration", "text"], format: str = "auto", columns: NamedColumns = NONE
 ) -> RecordsRead[Demonstration]: ...
 
 
-def read(paths: Sequence[str], kind: Kind, format: str = "auto") -> RecordsRead:  # type: ignore[type-arg]
+def read(paths: Sequence[str], kind: Kind, format: str = "auto", columns: NamedColumns = NONE) -> RecordsRead:  # type: ignore[type-arg]
     """Read the records in files, globs or `hf://` data sets, and collect the rows that are not records.
 
     `format` is a preference format (`gcpc`, `trl`, `hh`, `openai`) or `auto`, the format of most of the first rows.
-    Missing files raise `PlatformError`; files without rows raise `DataError`.
+    `columns` are the keys that have other names in the files. Missing files raise `PlatformError`; files without rows
+    raise `DataError`.
     """
-    return read_rows(paths, kind, format)
+    return read_rows(paths, kind, format, columns)
 
 
 def load_preferences(path: Path) -> list[Preference]:

@@ -8,10 +8,12 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from preferent.data import tables
+from preferent.data.formats import ambiguous_keys
 from preferent.data.tables import Row
 from preferent.data.types import Message, Prompt, digest
 from preferent.errors import DataError, PlatformError
@@ -99,9 +101,12 @@ def read(path: Path, columns: Columns | None = None) -> list[Answer]:
     answers: list[Answer] = []
     prompts: Counter[str] = Counter()
     ids: dict[str, str] = {}
+    parts: dict[str, dict[str, str]] = {}
     for place, row in tables.rows(path):
         answer = _answer(row, place, named)
         if not answer.id:
+            further = _further_parts(row, answer, named)
+            _require_same(parts.setdefault(answer.prompt, further), further, place)
             prompts[answer.prompt] += 1
             turn = prompts[answer.prompt]
             answer = replace(answer, id=digest(answer.prompt) + (f"-{turn}" if turn > 1 else ""))
@@ -114,6 +119,24 @@ def read(path: Path, columns: Columns | None = None) -> list[Answer]:
     if not answers:
         raise DataError(f"{path}: holds no predictions")
     return answers
+
+
+def _further_parts(row: Row, answer: Answer, named: Columns) -> dict[str, str]:
+    """Return the texts of a row that no column holds and that may be part of what was asked."""
+    known = {*chain.from_iterable(COLUMN_NAMES.values()), *named.tags, "tags", "inputs", "messages"}
+    known |= {getattr(named, name) for name in COLUMN_NAMES} | ({"input"} if named.prompt is None else set())
+    names = [key for key in row if key not in known and ambiguous_keys.looks_like_prompt(key, row[key])]
+    return {key: str(row[key]) for key in names if not answer.text or answer.text not in str(row[key])}
+
+
+def _require_same(first: Mapping[str, str], parts: Mapping[str, str], place: str) -> None:
+    """Refuse a row without an id whose prompt is that of the first row, with another text beside it."""
+    if differ := [key for key in {**first, **parts} if first.get(key) != parts.get(key)]:
+        raise DataError(
+            f"{place}: has the prompt of an earlier row, but another {differ[0][:40]}; rows without ids are joined by "
+            "prompt, so it would be compared with the answer to something else: give the rows ids (--id-column NAME), "
+            "or name a column that holds the whole prompt (--prompt-column NAME)"
+        )
 
 
 def first_row(path: Path) -> Row:
@@ -356,7 +379,10 @@ def _named(row: Row, place: str, named: Columns) -> Answer:
         if not isinstance(cells[name], str | None):
             raise DataError(f"{place}: the {name} is {str(cells[name])[:40]}, not a text")
     reference = cells["reference"] if isinstance(cells["reference"], str) else ""
-    return Answer(_id(cells["id"]), cells["prompt"] or "", reference, cells["answer"])
+    prompt = cells["prompt"] or ""
+    if named.prompt is None and prompt and isinstance(row.get("input"), str) and row["input"]:
+        prompt = f"{prompt}\n{row['input']}"  # Alpaca
+    return Answer(_id(cells["id"]), prompt, reference, cells["answer"])
 
 
 def _first(row: Row, name: str) -> Any:

@@ -2,22 +2,25 @@
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache, partial
 from itertools import compress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from preferent import files
 from preferent.config import stage_graph
+from preferent.config.defaults import reward_reference
 from preferent.config.recipe import Recipe, pick
 from preferent.config.sections import paths
-from preferent.data import datasets, splits
+from preferent.data import chat_refusals, datasets, requirements, splits
 from preferent.data.counts import count_preferences
 from preferent.data.formats import row_reader, row_sources, row_writer
 from preferent.data.formats.row_reader import Dropped, RecordsRead
+from preferent.data.tokenizer import Tokenizer
 from preferent.data.types import Preference, Prompt, digest
-from preferent.errors import DataError, UsageError
+from preferent.errors import UsageError
 from preferent.runs import stages
 from preferent.runs.directory import DataDirectory
 
@@ -29,39 +32,48 @@ T = TypeVar("T", Preference, Prompt)
 
 @dataclass
 class DataSources:
-    """The rows of a recipe's files; `eval_pairs` is None if the eval rows are prompts or there are none."""
+    """The rows of a recipe's files; `eval_pairs` is None if the eval rows are prompts or there are none.
+
+    `tokenizers` loads the tokenizers of the models that will read the rows.
+    """
 
     pairs: list[Preference]
     prompts: list[Prompt]
     eval_pairs: list[Preference] | None
     eval_prompts: list[Prompt] | None
+    tokenizers: Callable[[], Sequence[Tokenizer]]
     counts: dict[str, Any] = field(default_factory=dict)
     dropped: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass
 class DataParts:
-    """Rows by part: `validation`, `test`, `train`, and for preferences `judge`; `taken_out` counts the others."""
+    """Rows by part: `validation`, `test`, `train`, and for preferences `judge`; `taken_out` counts the others.
+
+    `repeated` counts the test prompts that repeat another one; each different prompt is tested once.
+    """
 
     pairs: dict[str, list[Preference]]
     prompts: dict[str, list[Prompt]]
     taken_out: dict[str, int]
     groups: dict[str, int]
+    repeated: int
 
 
-def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
+def main(recipe: Recipe, inputs: dict[str, Path], out: Path, offline: bool = False) -> None:
     """Read the recipe's files and write the parts, the dropped rows and the counts to `out`.
 
-    Raise `DataError` if more rows than `data.max_dropped` allows cannot be used, or if nothing is left to train on.
+    Raise `DataError` if more rows than `data.max_dropped` allows cannot be used, or if a later stage cannot use the
+    parts. If there are conversations, the tokenizers of models on the hub are downloaded unless `offline` is set.
     """
     with stages.locked(out):
         files = inputs | _files(recipe)
         stage = stages.open_stage("data", out, pick(recipe, *stage_graph.FIELDS["data"]), files)
         if stage.done:
             return
-        sources = _read(recipe)
+        sources = _read(recipe, offline)
         parts = _divide(recipe, sources)
-        _check(recipe, parts)
+        requirements.require(recipe, parts.pairs, parts.prompts, sources.tokenizers)
         stage.finish(_write(recipe, sources, parts, out))
 
 
@@ -86,6 +98,8 @@ def _usable(
     recipe: Recipe, name: str, reading: RecordsRead[T], sources: DataSources, files: str | list[str] | None
 ) -> list[T]:
     """Return the records and add their counts to `sources`; warn of dropped rows, or refuse if they are too many."""
+    row_reader.kept(reading, recipe.data.max_dropped)  # before a tokenizer is downloaded
+    reading = chat_refusals.without(reading, sources.tokenizers, recipe.instruction)
     records = row_reader.kept(reading, recipe.data.max_dropped)
     if reading.dropped:
         print(
@@ -104,12 +118,18 @@ def _dropped_row(name: str, row: Dropped) -> dict[str, Any]:
     return {"dataset": name, "file": row.file, "line": row.line, "reason": row.reason}
 
 
-def _read(recipe: Recipe) -> DataSources:
+def _read(recipe: Recipe, offline: bool) -> DataSources:
     """Read the rows of all files that the recipe names."""
-    sources = DataSources([], [], None, None)
-    format = recipe.data.format
+    references = [recipe.large_model_reference, *stage_graph.foreign(recipe).values()]
+    if stage_graph.rewards(recipe) or stage_graph.judged(recipe):
+        references.append(reward_reference(recipe))
+    sources = DataSources([], [], None, None, cache(partial(chat_refusals.tokenizers, references, offline)))
+    format, columns = recipe.data.format, recipe.data.named_columns
+    texts = [] if recipe.sft is None else paths(recipe.sft.dataset)
+    named = [path for source in SOURCES for path in paths(getattr(recipe, source))]
+    row_reader.require_columns([*named, *texts, *stage_graph.pretraining(recipe)], columns)
     if recipe.preference_dataset is not None:
-        reading = datasets.read(paths(recipe.preference_dataset), "preference", format)
+        reading = datasets.read(paths(recipe.preference_dataset), "preference", format, columns)
         sources.pairs = _usable(recipe, "preference", reading, sources, recipe.preference_dataset)
     if recipe.prompt_dataset is None:
         sources.prompts = distinct_prompts(sources.pairs)
@@ -129,9 +149,10 @@ def _read_prompts(
     recipe: Recipe, name: str, files: str | list[str], sources: DataSources
 ) -> tuple[list[Preference] | None, list[Prompt]]:
     """Read the preferences in files, if the rows are preferences, and the prompts."""
-    if row_reader.detect(paths(files))[0] != "preference":
-        return None, _usable(recipe, name, datasets.read(paths(files), "prompt"), sources, files)
-    reading = datasets.read(paths(files), "preference", "auto")
+    columns = recipe.data.named_columns
+    if row_reader.detect(paths(files), columns)[0] != "preference":
+        return None, _usable(recipe, name, datasets.read(paths(files), "prompt", "auto", columns), sources, files)
+    reading = datasets.read(paths(files), "preference", "auto", columns)
     pairs = _usable(recipe, name, reading, sources, files)
     return pairs, distinct_prompts(pairs)
 
@@ -189,6 +210,8 @@ def _divide(recipe: Recipe, sources: DataSources) -> DataParts:
         ]
     pairs_out += sum(part[group] == "train" for group in eval_pair_groups)
     prompts_out += sum(part[group] == "train" for group in eval_prompt_groups)
+    different = list({prompt.key: prompt for prompt in reversed(prompts["test"])}.values())[::-1]
+    repeated, prompts["test"] = len(prompts["test"]) - len(different), different
     if stage_graph.judged(recipe):
         is_pair = [isinstance(row, Preference) for row in earlier]
         known = _known(list(compress(earlier_groups, is_pair)), list(compress(was_in, is_pair)))
@@ -196,7 +219,7 @@ def _divide(recipe: Recipe, sources: DataSources) -> DataParts:
         pairs["train"], pairs["judge"] = _judge_share(recipe, pairs["train"], training, known)
     shared = {*pair_groups, *eval_pair_groups} & {*prompt_groups, *eval_prompt_groups}
     groups = {"all": len(part), "shared": len(shared), **Counter(part.values())}
-    return DataParts(pairs, prompts, {"preference": pairs_out, "prompt": prompts_out}, groups)
+    return DataParts(pairs, prompts, {"preference": pairs_out, "prompt": prompts_out}, groups, repeated)
 
 
 def _judge_share(
@@ -265,25 +288,8 @@ def _deal_out(
     return parts, len(rows) - sum(map(len, parts.values()))
 
 
-def _check(recipe: Recipe, parts: DataParts) -> None:
-    """Raise `DataError` if nothing is left to train on."""
-    if not parts.prompts["train"]:
-        raise DataError(
-            "no prompt is left to train on: the preferences have none (input_text is empty), or all were held out; "
-            "name a prompt_dataset, or lower data.validation_share and data.test_share"
-        )
-    if recipe.preference_dataset is None:
-        return
-    for name in ("train", "judge") if stage_graph.judged(recipe) else ("train",):
-        if not any(pair.choice != "tie" for pair in parts.pairs[name]):
-            raise DataError(
-                f"no preference is left for the part {name!r}: too few prompts, or only ties; give more preferences, "
-                "or set compare.judge: reward to do without an independent judge"
-            )
-
-
 def _warn(recipe: Recipe, parts: DataParts) -> None:
-    """Warn of held-out parts with few rows."""
+    """Warn of held-out parts with few rows; say it if the data have few prompts, which no other share helps."""
     folder = DataDirectory(Path())
     counts = {folder.rows("prompt", part): len(parts.prompts[part]) for part in PARTS}
     if recipe.preference_dataset is not None:
@@ -291,6 +297,13 @@ def _warn(recipe: Recipe, parts: DataParts) -> None:
     few = {file: count for file, count in counts.items() if count < FEW and file.stem != "train"}
     for file, count in few.items():
         print(f"{file} holds only {count} rows: too few for reliable measurements", file=sys.stderr)
+    different = {prompt.key for rows in parts.prompts.values() for prompt in rows}
+    different |= {pair.prompt.key for rows in parts.pairs.values() for pair in rows}
+    if few and len(different) < 2 * FEW / max(recipe.data.test_share, 0.05):
+        print(
+            f"the data have only {len(different)} different prompts, and no prompt is in two parts: give more prompts",
+            file=sys.stderr,
+        )
     if few:
         print("raise data.validation_share and data.test_share, or name an eval_dataset", file=sys.stderr)
 
@@ -310,5 +323,6 @@ def _write(recipe: Recipe, sources: DataSources, parts: DataParts, out: Path) ->
     files.write_jsonl(folder.dropped, sources.dropped)
     rows_of = {kind: {part: len(rows) for part, rows in by_part.items()} for kind, by_part in kinds.items()}
     counts = sources.counts | {"parts": rows_of, "groups": parts.groups, "taken_out": parts.taken_out}
+    counts |= {"repeated": {"test": parts.repeated}}
     files.write_json(folder.counts, counts)
     return [path.relative_to(out).as_posix() for path in (*written, folder.dropped, folder.counts)]

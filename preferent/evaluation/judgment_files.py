@@ -95,6 +95,8 @@ def _preference(row: Row, place: str, stem: str) -> list[RatedPair]:
     question = row.get("messages") or row.get("input_text") or ""
     prompt = question if isinstance(question, str) else json.dumps(question, ensure_ascii=False)
     unit, rater = str(row.get("id") or prompt), str(row.get("annotator") or stem)
+    if isinstance(row["choice"], bool | float):
+        raise ValueError(f"choice is {row['choice']}, not 0, 1 or tie")
     choice = {0: "A", 1: "B", "tie": "tie", None: None}[row["choice"]]
     return [RatedPair(rater, unit, row["candidate_0"], row["candidate_1"], choice, prompt, place)]
 
@@ -102,8 +104,11 @@ def _preference(row: Row, place: str, stem: str) -> list[RatedPair]:
 def _alpaca(row: Row, place: str, stem: str) -> list[RatedPair]:
     """Read an AlpacaEval row: a preference in [1, 2], below 1.5 for output_1; 0 is a tie in its older files."""
     value = row["preference"]
+    if isinstance(value, bool) or not (value is None or value != value or value == 0 or 1 <= value <= 2):
+        raise ValueError(f"preference is {value}, not a number from 1 (output_1) to 2 (output_2)")
     choice = None if value is None or value != value else "A" if 1 <= value < 1.5 else "B" if value > 1.5 else "tie"
-    prompt, rater = str(row["instruction"]), str(row.get("annotator") or stem)
+    prompt = "\n".join(str(part) for part in (row["instruction"], row.get("input")) if part)
+    rater = str(row.get("annotator") or stem)
     return [RatedPair(rater, prompt, row["output_1"], row["output_2"], choice, prompt, place)]
 
 

@@ -11,9 +11,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from preferent.data.formats import ambiguous_keys
 from preferent.data.types import Message, Prompt, digest
 from preferent.errors import DataError
 from preferent.labeling import questions
@@ -160,17 +162,28 @@ def _question(row: Row, fields: Row, columns: Columns, place: str) -> Question:
 
 
 def _argilla(rows: Sequence[Row], columns: Columns, path: Path) -> list[list[ImportedAnswer]]:
-    """Return the answers to each record, of the question whose values most often name one of the two answers."""
+    """Return the answers to each record, of the question whose values most often name one of the two answers.
+
+    If no question is about the pair, the answers to all are kept under the question's name, which makes them unreadable
+    as votes.
+    """
     records = [_responses(row["responses"], f"{path}: record {number}") for number, row in enumerate(rows, start=1)]
-    readable = Counter(
-        question
+    values: dict[str, list[object]] = {}
+    for responses in records:
+        for question, answers in responses.items():
+            values.setdefault(question, []).extend(answer.value for answer in answers)
+    readable = {question: _readable(question, answers, columns) for question, answers in values.items()}
+    chosen = max(readable, key=lambda question: readable[question], default="")
+    if readable.get(chosen):
+        return [responses.get(chosen, []) for responses in records]
+    return [
+        [
+            replace(answer, value={question: answer.value})
+            for question, answers in responses.items()
+            for answer in answers
+        ]
         for responses in records
-        for question, answers in responses.items()
-        for answer in answers
-        if _choice(answer.value, columns) is not None
-    )
-    chosen = readable.most_common(1)[0][0] if readable else ""
-    return [responses.get(chosen, []) for responses in records]
+    ]
 
 
 def _responses(responses: object, place: str) -> dict[str, list[ImportedAnswer]]:
@@ -199,10 +212,11 @@ def _label_studio(rows: Sequence[Row], columns: Columns, path: Path) -> list[lis
     The answers of other controls are kept under the control's name, which makes them unreadable as votes.
     """
     tasks = [list(_results(row, f"{path}: record {number}")) for number, row in enumerate(rows, start=1)]
-    readable = Counter(
-        control for answers in tasks for control, answer in answers if _choice(answer.value, columns) is not None
-    )
-    controls = [control for control in readable if control != SKIPPED]
+    values: dict[tuple[str, str], list[object]] = {}
+    for control, answer in chain.from_iterable(tasks):
+        values.setdefault(control, []).append(answer.value)
+    readable = {control: _readable(control[1], answers, columns) for control, answers in values.items()}
+    controls = [control for control, count in readable.items() if count and control != SKIPPED]
     chosen = max(controls, key=lambda control: (control[0] == "pairwise", readable[control]), default=SKIPPED)
     return [
         [
@@ -211,6 +225,18 @@ def _label_studio(rows: Sequence[Row], columns: Columns, path: Path) -> list[lis
         ]
         for answers in tasks
     ]
+
+
+def _readable(name: str, values: Sequence[object], columns: Columns) -> int:
+    """Return how many values of a question are votes: none if they are numbers on a scale.
+
+    Numbers are names of answers only if all are, and if the question's name is not that of a scale.
+    """
+    numbers = {value for value in values if isinstance(value, str) and re.fullmatch(r"\s*[-+]?[\d.]+\s*", value)}
+    is_scale = bool(ambiguous_keys.words_of(name) & ambiguous_keys.SCALES)
+    if numbers and (is_scale or any(_choice(number, columns) is None for number in numbers)):
+        return 0
+    return sum(_choice(value, columns) is not None for value in values)
 
 
 def _results(row: Row, place: str) -> Iterator[tuple[tuple[str, str], ImportedAnswer]]:
@@ -265,9 +291,9 @@ def _choice(value: object, columns: Columns) -> Choice | None:
         if not isinstance(left, int) or not isinstance(right, int):
             return None
         return "tie" if left == right else "left" if left < right else "right"
-    if isinstance(value, dict):
+    if not isinstance(value, str):
         return None
-    label = _normalized(str(value))
+    label = _normalized(value)
     fixed: Sequence[tuple[Choice, Sequence[str]]] = (("tie", TIES), ("both_bad", BAD), ("skip", SKIPS))
     for choice, words in fixed:
         if label in words:

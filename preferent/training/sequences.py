@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from preferent.config.recipe import Recipe
-from preferent.data import datasets
+from preferent.data import chat_refusals, datasets
 from preferent.data.formats import row_reader
 from preferent.data.types import Demonstration
 from preferent.errors import DataError
@@ -35,10 +35,13 @@ class Sequences:
 
 def read(recipe: Recipe, policy: Policy, files: Sequence[str], length: int) -> Sequences:
     """Read sequences from files: one per demonstration, or plain text packed to `length` tokens."""
-    kind, _ = row_reader.detect(files)
+    columns = recipe.data.named_columns
+    kind, _ = row_reader.detect(files, columns)
     if kind not in ("demonstration", "text"):
         raise DataError(f"{files[0]}: holds {kind} rows; fine-tuning needs input_text and output_text, or text")
-    records = row_reader.kept(datasets.read(files, kind), recipe.data.max_dropped)
+    reading = datasets.read(files, kind, "auto", columns)
+    reading = chat_refusals.without(reading, lambda: [policy.tokenizer], recipe.instruction)
+    records = row_reader.kept(reading, recipe.data.max_dropped)
     sequences = demonstrated(recipe, policy, records) if kind == "demonstration" else packed(policy, records, length)
     if len(sequences) < 2:
         raise DataError(f"{files[0]}: too little text: {len(sequences)} sequences; give at least 2")

@@ -122,8 +122,10 @@ def test_values_that_do_not_fit_together(change, expected):
 def test_a_path_in_google_cloud_storage_names_the_way_to_a_local_one(key):
     message = refused(COURSE | {key: "gs://bucket/text_small/train/*.jsonl"})
     assert f"{key}: gs://bucket/text_small/train/*.jsonl is in Google Cloud Storage" in message
-    assert "copy the files (gcloud storage cp 'gs://bucket/text_small/train/*.jsonl' data/)" in message
-    assert "name the copies: data/*.jsonl" in message
+    folder = f"data/{key.removesuffix('_dataset')}"
+    assert f"make the folder {folder}, copy the files" in message
+    assert f"copy the files (gcloud storage cp 'gs://bucket/text_small/train/*.jsonl' {folder}/)" in message
+    assert f"name the copies: {folder}/*.jsonl" in message
 
 
 def test_a_model_in_google_cloud_storage_is_refused():

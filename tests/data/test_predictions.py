@@ -160,6 +160,31 @@ def test_rows_without_ids_of_one_prompt_are_told_apart(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_the_input_of_an_instruction_is_part_of_the_prompt(tmp_path: Path) -> None:
+    rows = [{"instruction": "Translate", "input": word, "output": f"{word}!"} for word in ("cat", "dog", "")]
+    files.write_jsonl(tmp_path / "a", rows)
+    files.write_jsonl(tmp_path / "b", rows[::-1])
+    joined = predictions.join({name: predictions.read(tmp_path / name) for name in ("a", "b")})
+    assert [(x.prompt, x.text, y.text) for x, y in zip(joined["a"], joined["b"], strict=True)] == [
+        ("Translate\ncat", "cat!", "cat!"), ("Translate\ndog", "dog!", "dog!"), ("Translate", "!", "!"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", ["context", "document", "what the reader sees"])
+def test_rows_of_one_prompt_that_differ_in_what_else_was_asked_are_refused(tmp_path: Path, key: str) -> None:
+    texts = ("", "A cat sat there.", "A dog sat there.")
+    rows = [{"question": "What is it?", key: text, "answer": "x"} for text in texts]
+    for first, second in ((0, 1), (1, 2), (1, 0)):
+        files.write_jsonl(tmp_path / "a", [rows[first], rows[second]])
+        with pytest.raises(DataError, match=rf"a:2: has the prompt of an earlier row, but another {key}"):
+            predictions.read(tmp_path / "a")
+    files.write_jsonl(tmp_path / "a", [{"id": i, **row} for i, row in enumerate(rows)])
+    assert len(predictions.read(tmp_path / "a")) == 3
+    same = [{"prompt": "Why?", key: "It is so.", "answer": text, "score": i} for i, text in enumerate("xyz")]
+    files.write_jsonl(tmp_path / "a", same)
+    assert len(predictions.read(tmp_path / "a")) == 3
+
+
 def test_rows_that_one_side_lacks_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     a = [Answer(str(i), f"p{i}", "", "x") for i in range(4)]
     with pytest.raises(DataError, match=r"1 of 4 are only in a, 0 of 3 only in b[\s\S]*--shared"):

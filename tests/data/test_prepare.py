@@ -259,6 +259,103 @@ def test_a_finished_stage_is_left_alone_and_changed_data_refused(tmp_path):
         prepare(tmp_path, preference_dataset=path)
 
 
+def test_each_different_prompt_is_tested_once_and_trained_on_as_often_as_it_is_there(tmp_path):
+    mine = [{"input_text": f"Q{i % 40}", "id": f"{i}"} for i in range(200)]
+    values = {"prompt_dataset": write(tmp_path, "q.jsonl", mine), "reward": {"sources": "mine:score"}}
+    out = prepare(tmp_path, data={"validation_share": 0.2, "test_share": 0.2}, **values)
+    assert_disjoint(out)
+    tested = [row.input_text for row in prompts_of(out, "prompt", "test")]
+    assert len(tested) == len(set(tested)) == 8
+    assert [row.id for row in prompts_of(out, "prompt", "test")] == [text[1:] for text in tested], "the first of each"
+    for part, different in (("train", 24), ("validation", 8)):
+        rows = prompts_of(out, "prompt", part)
+        assert (len(rows), len({row.key for row in rows})) == (5 * different, different)
+        assert [int(row.id) for row in rows] == sorted(int(row.id) for row in rows), "in the order of the file"
+    numbers = counts(out)
+    assert sum(numbers["parts"]["prompt"].values()) + numbers["repeated"]["test"] == numbers["prompt"]["kept"] == 200
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_test_set_without_rows_is_refused_with_its_setting(tmp_path, count):
+    path = write(tmp_path, "p.jsonl", preferences(count, 1))
+    with pytest.raises(
+        DataError, match=rf"test set.* {count} different prompts, and data.test_share is 0.05; raise"
+    ) as no:
+        prepare(tmp_path, preference_dataset=path, compare={"judge": "reward"})
+    assert no.value.exit_code == 4
+    assert not (tmp_path / "data" / "DONE").exists()
+
+
+def test_a_share_of_nothing_is_refused_too_and_eval_rows_serve(tmp_path):
+    path = write(tmp_path, "p.jsonl", preferences(40, 1))
+    with pytest.raises(DataError, match=r"data.test_share is 0;"):
+        prepare(tmp_path, preference_dataset=path, data={"test_share": 0})
+    held = write(tmp_path, "e.jsonl", [{"input_text": f"E{i}"} for i in range(4)])
+    prepare(tmp_path, preference_dataset=path, data={"test_share": 0}, eval_dataset=held)
+
+
+def test_what_a_later_stage_would_refuse_is_refused_here(tmp_path):
+    path = write(tmp_path, "p.jsonl", preferences())
+    with pytest.raises(DataError, match=r"reward.margin is set, but no pair of the part 'train' has a strength"):
+        prepare(tmp_path, preference_dataset=path, reward={"margin": 1.0})
+    signed = write(tmp_path, "s.jsonl", [row | {"strength": i - 3} for i, row in enumerate(preferences())])
+    with pytest.raises(DataError, match=r"s.jsonl:1: strength is -3, but a margin \(reward.margin\) is at least 0"):
+        prepare(tmp_path, preference_dataset=signed, reward={"margin": 1.0})
+    prepare(tmp_path, "unweighted", preference_dataset=signed)
+    with pytest.raises(DataError, match=r"sft.dataset: .*holds preference rows"):
+        prepare(tmp_path, preference_dataset=path, sft={"dataset": path})
+    shown = write(tmp_path, "d.jsonl", [{"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": ""}])
+    with pytest.raises(DataError, match=r"1 of 2 rows cannot be used[\s\S]*d.jsonl:2: empty answer"):
+        prepare(tmp_path, preference_dataset=path, ppo={"ptx_coeff": 1.0, "ptx_dataset": shown})
+    few = write(tmp_path, "k.jsonl", preferences(8, 8))
+    with pytest.raises(DataError, match=r"the part 'validation' have the same prompt, and method: kto needs"):
+        shares = {"validation_share": 0.1, "test_share": 0.2}
+        prepare(tmp_path, preference_dataset=few, method="kto", data=shares)
+
+
+ALTERNATE = """{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}
+{{ raise_exception('roles must alternate') }}{% endif %}{{ m.content }} {% endfor %}"""
+
+
+@pytest.fixture
+def strict(words):
+    """A model's folder whose template takes no two user messages in a row."""
+    (words / "chat_template.jinja").write_text(ALTERNATE)
+    (words / "config.json").write_text("{}")
+    return words
+
+
+def test_a_conversation_that_the_template_refuses_is_an_unusable_row(tmp_path, strict, capsys):
+    user = {"role": "user", "content": "one"}
+    good = [{"prompt": [{"role": "user", "content": f"one {i}"}], "chosen": [], "rejected": []} for i in range(60)]
+    for row in good:
+        row |= {"chosen": [{"role": "assistant", "content": "A"}], "rejected": [{"role": "assistant", "content": "B"}]}
+    bad = good[0] | {"prompt": [user, user]}
+    path = write(tmp_path, "p.jsonl", [*good[:30], bad, *good[30:]])
+    values = {"preference_dataset": path, "large_model_reference": str(strict)}
+    with pytest.raises(
+        DataError, match=r"1 of 61 rows cannot be used[\s\S]*p.jsonl:31: refused conversation: the chat"
+    ):
+        prepare(tmp_path, data={"max_dropped": 0.01}, **values)
+    out = prepare(tmp_path, data={"max_dropped": 0.02}, **values)
+    assert counts(out)["preference"]["dropped"] == {"refused conversation": 1}
+    assert (
+        f"{path}:31: refused conversation: the chat template refuses the conversation: roles" in capsys.readouterr().err
+    )
+    assert json.loads((out / "dropped.jsonl").read_text())["line"] == 31
+    checked = check.check_files([path], tokenizer=strict)
+    assert [row.line for row in checked.files[0].dropped] == [31]
+    assert check.check_files([path]).ok
+
+
+def test_a_template_out_of_reach_is_named_and_met_later(tmp_path, capsys):
+    user = [{"role": "user", "content": "one"}]
+    path = write(tmp_path, "q.jsonl", [{"messages": user, "id": str(i)} for i in range(50)] + [{"input_text": "Q"}] * 9)
+    values = {"prompt_dataset": path, "reward": {"sources": "mine:score"}, "data": {"test_share": 0.5}}
+    prepare(tmp_path, **values)
+    assert "m: conversations are not tried with its chat template yet: m: no such folder" in capsys.readouterr().err
+
+
 def test_other_formats_and_shapes_are_prepared_too(tmp_path):
     rows = [{"prompt": f"Q{i}", "chosen": "A", "rejected": "B", "score": i} for i in range(200)]
     out = prepare(
@@ -368,7 +465,7 @@ def test_a_check_says_what_is_in_files_and_what_is_wrong(tmp_path, words):
         "4 rows, 3 usable",
         "1 ties, 0 duplicates, 1 contradictory pairs",
         f"{first}:4: bad choice",
-        "share 1 prompts",
+        "share 1 prompts; a run that reads both keeps each prompt in one part",
     ):
         assert line in text
     assert "≤ 8        2 ███" in text
@@ -385,6 +482,32 @@ def test_a_check_of_clean_files_is_ok_and_one_of_rubbish_names_its_lines(tmp_pat
     )
     assert [each.kind for each in kinds.files] == ["text", "demonstration"]
     assert "text, 1 rows" in render(kinds)
+
+
+def test_a_check_shows_rows_and_how_many_prompts_differ(tmp_path):
+    rows = [
+        pair(f"Question {i % 17} " + "on and on " * 20, f"A{i}\n" + "a" * 99, "B", (0, 1, "tie")[i % 3])
+        for i in range(600)
+    ]
+    checked = check.check_files([write(tmp_path, "1.jsonl", rows)])
+    text = render(checked)
+    assert "17 different prompts, 583 repeated prompts" in text
+    assert "has about 1 of the 17; more rows on the same prompts do not change that" in text
+    shown = [line for line in text.splitlines() if " | " in line]
+    assert len(shown) == 3 and all(len(line) < 220 for line in shown)
+    assert "| chosen 'A0 aaa" in shown[0] and "| rejected 'A1 aaa" in shown[1] and "| tie 'A2 aaa" in shown[2]
+    assert shown[0].lstrip().startswith("'…")
+    many = render(check.check_files([write(tmp_path, "2.jsonl", [pair(f"Q{i}") for i in range(300)])]))
+    assert "300 different prompts, 0 repeated prompts" in many and "few prompts" not in many
+
+
+DATA = Path(__file__).parent.parent.parent.parent / "shared" / "data"
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="no ../shared/data beside the repository")
+def test_real_rows_on_few_prompts_are_called_so():
+    (file,) = check.check_files([str(DATA / "preference/ukp_convarg/train.jsonl.gz")]).files
+    assert (file.read, file.different_prompts) == (6471, 18)
 
 
 def test_a_long_list_of_bad_rows_is_shown_in_part_and_counted_whole(tmp_path):

@@ -201,3 +201,26 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     command = arguments.parser().parse_args(["agree", *files, "--json"])
     command.do(command)
     assert json.loads(capsys.readouterr().out)["pairs"][0]["percent"] == 0.375
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"input_text": "Q", "candidate_0": "a", "candidate_1": "b", "choice": True},
+        {"instruction": "Q", "output_1": "a", "output_2": "b", "preference": 5},
+        {"instruction": "Q", "output_1": "a", "output_2": "b", "preference": -1},
+        {"instruction": "Q", "output_1": "a", "output_2": "b", "preference": True},
+    ],
+)
+def test_a_number_that_is_no_choice_is_refused_with_its_place(tmp_path: Path, row: dict[str, Any]) -> None:
+    files.write_jsonl(tmp_path / "x.jsonl", [row])
+    with pytest.raises(DataError, match=r"x\.jsonl:1: the row cannot be read as a judgment"):
+        judgment_files.read(tmp_path / "x.jsonl")
+
+
+def test_the_input_of_an_instruction_tells_prompts_apart(tmp_path: Path) -> None:
+    row = {"instruction": "Translate", "output_1": "a", "output_2": "b", "preference": 1}
+    files.write_jsonl(tmp_path / "x.jsonl", [row | {"input": "cat"}, row | {"input": "dog"}, row])
+    assert [pair.prompt for pair in judgment_files.read(tmp_path / "x.jsonl")] == [
+        "Translate\ncat", "Translate\ndog", "Translate",
+    ]  # fmt: skip

@@ -190,6 +190,34 @@ def test_one_control_is_read_and_what_others_say_is_counted(read):
     assert [vote.body["choice"] for vote in read(often).votes] == ["left"] * 3
 
 
+def test_ratings_are_no_names_of_answers(read):
+    """A 5 for the first answer and a 2 for the second are not a vote for the second."""
+    ratings = {f"rating_{i}": [{"value": value, "user_id": "u1"}] for i, value in ((1, 5), (2, 2))}
+    imported = read([argilla(responses=ratings)])
+    assert (imported.votes, imported.unread) == ([], {'{"rating_1": 5}': 1, '{"rating_2": 2}': 1})
+    quality = [argilla(str(i), {"quality": [{"value": i, "user_id": "u"}]}) for i in (1, 2, 5)]
+    imported = read(quality)
+    assert (imported.votes, imported.unread.total()) == ([], 3)
+    both = [argilla(responses=said(u1="response_1") | {"rating": [{"value": 2, "user_id": "u1"}] * 3})]
+    assert [vote.body["choice"] for vote in read(both).votes] == ["left"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "name"), [("125", "c"), ("12", "quality"), ("12", "rating"), (["1", "2", "0.5"], "c")]
+)
+def test_numbers_of_a_scale_are_no_names_of_answers(read, labels, name):
+    imported = read([task(named(choices(label), name), i) for i, label in enumerate(labels)])
+    assert (imported.votes, imported.unread.total()) == ([], len(labels))
+    responses = [argilla(str(i), {name: [{"value": label, "user_id": "u"}]}) for i, label in enumerate(labels)]
+    imported = read(responses)
+    assert (imported.votes, imported.unread.total()) == ([], len(labels))
+
+
+def test_numbers_that_are_the_answers_own_are_their_names(read):
+    imported = read([task(choices(label), i) for i, label in enumerate(["1", "2", "tie"])])
+    assert [vote.body["choice"] for vote in imported.votes] == ["left", "right", "tie"]
+
+
 def test_of_several_votes_of_one_person_the_latest_stands(read):
     later = task(pairwise("right"), created_at="2022-01-01T00:00:00Z")
     for rows in ([task(pairwise("left")), later], [later, task(pairwise("left"))]):

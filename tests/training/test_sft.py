@@ -1,6 +1,7 @@
 """Supervised fine-tuning: which tokens count, packing, and learning."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +85,33 @@ def test_preferences_are_refused(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "pairs.jsonl").write_text(json.dumps(row) + "\n")
     with pytest.raises(DataError, match="fine-tuning needs input_text"):
         sft.main(recipe_of(tmp_path / "pairs.jsonl"), {"model": tiny}, tmp_path / "out")
+
+
+def test_conversations_that_the_template_refuses_are_dropped_and_counted(tiny: Path, tmp_path: Path) -> None:
+    model = tmp_path / "chat"
+    shutil.copytree(tiny, model)
+    (model / "chat_template.jinja").write_text(
+        "{% for m in messages %}{% if m.content == 'bad' %}{{ raise_exception('no') }}{% endif %}"
+        "{{ m.content }}{% endfor %}"
+    )
+    policy = language_models.load_policy(model, World.of(quiet_recipe()))
+    answer = {"role": "assistant", "content": "A dog ran."}
+    rows = [{"messages": [{"role": "user", "content": text}, answer]} for text in (*SENTENCES * 4, "bad")]
+    path = tmp_path / "chat.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = quiet_recipe(sft={"dataset": str(path)}, data={"max_dropped": 0.05}, prompt_sequence_length=64)
+    assert len(sequences.read(recipe, policy, [str(path)], 32)) == 24
+    with pytest.raises(DataError, match=r"1 of 25 rows cannot be used[\s\S]*chat.jsonl:25: refused conversation"):
+        sequences.read(quiet_recipe(sft={"dataset": str(path)}), policy, [str(path)], 32)
+
+
+def test_a_recipe_says_what_the_keys_of_demonstrations_mean(tiny: Path, tmp_path: Path) -> None:
+    policy = language_models.load_policy(tiny, World.of(quiet_recipe()))
+    path = tmp_path / "alpaca.jsonl"
+    path.write_text('{"instruction": "Say", "input": "it", "output": "now", "rating": 1}\n' * 3)
+    columns = {"prompt": ["instruction", "input"], "completion": "output"}
+    with pytest.raises(DataError, match="unclear label: rating is 1"):
+        sequences.read(quiet_recipe(data={"columns": columns}), policy, [str(path)], 32)
+    recipe = quiet_recipe(data={"columns": columns | {"extra": ["rating"]}})
+    read = sequences.read(recipe, policy, [str(path)], 32)
+    assert policy.tokenizer.decode(read.ids[0][: read.starts[0]].tolist()).strip() == "Say\nit"

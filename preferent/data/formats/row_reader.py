@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
 from preferent import randomness
-from preferent.data.formats import layouts, row_sources
+from preferent.data.formats import ambiguous_keys, layouts, named_columns, row_sources
+from preferent.data.formats.named_columns import NamedColumns
 from preferent.data.types import Demonstration, Preference, Prompt, digest
 from preferent.errors import DataError, UsageError
 
@@ -49,12 +50,35 @@ class RecordsRead(Generic[R]):
         return dict(Counter(row.category for row in self.dropped).most_common())
 
 
-def detect(paths: Sequence[str]) -> tuple[Kind, str]:
+def _rows(file: str, columns: NamedColumns) -> Iterator[tuple[int, row_sources.Row | str]]:
+    """Iterate over the rows of a file, with the keys renamed as `columns` says."""
+    for number, row in row_sources.rows(file):
+        yield number, row if isinstance(row, str) else named_columns.renamed(row, columns)
+
+
+def require_columns(paths: Sequence[str], columns: NamedColumns) -> None:
+    """Raise `UsageError` if `columns` names a key that no row of the files has."""
+    missing, keys = {key for names in columns.values() for key in names}, dict[str, None]()
+    if not missing:
+        return
+    for _, row in chain.from_iterable(row_sources.rows(file) for file in row_sources.expand(paths)):
+        if isinstance(row, dict):
+            missing -= row.keys()
+            keys |= dict.fromkeys([*row][:20] if len(keys) < 20 else ())
+        if not missing:
+            return
+    known = ", ".join(key[:40] for key in [*keys][:20]) or "none"
+    raise UsageError(
+        f"columns: no row of {', '.join(paths)} has the key {', '.join(sorted(missing))}; the keys are {known}"
+    )
+
+
+def detect(paths: Sequence[str], columns: NamedColumns = named_columns.NONE) -> tuple[Kind, str]:
     """Return the kind, and for preferences the format, of most of the first rows of the files."""
     votes: Counter[tuple[str, str]] = Counter()
     keys = ""
     for file in row_sources.expand(paths):
-        for _, row in islice(row_sources.rows(file), HEAD_ROWS):
+        for _, row in islice(_rows(file, columns), HEAD_ROWS):
             if isinstance(row, dict):
                 keys = keys or layouts.keys_of(row)
                 votes[layouts.kind(row), layouts.preference_format(row)] += 1
@@ -63,7 +87,8 @@ def detect(paths: Sequence[str]) -> tuple[Kind, str]:
         raise DataError(
             f"{', '.join(paths)}: no row is a preference, a prompt, a demonstration or a text"
             + (f"; the first object has the keys {keys}" if keys else "")
-            + "\nA preference has input_text, candidate_0, candidate_1 and choice; a prompt has input_text."
+            + "\nA preference has input_text, candidate_0, candidate_1 and choice; a prompt has input_text. Say what "
+            "other keys mean: --columns prompt=KEY,chosen=KEY,… (in a recipe data.columns)."
         )
     likeliest, format = votes.most_common(1)[0][0]
     kinds: dict[str, Kind] = {"preference": "preference", "demonstration": "demonstration", "prompt": "prompt"}
@@ -93,9 +118,14 @@ def _parser(
     return format, layouts.PREFERENCE[format]
 
 
-def _read_file(file: str, kind: Kind, format: str) -> tuple[str, Iterator[Record | Dropped]]:
-    """Return the format of a file and an iterator over its rows, parsed or dropped."""
-    rows = row_sources.rows(file)
+def _read_file(
+    file: str, kind: Kind, format: str, columns: NamedColumns = named_columns.NONE, is_ours: bool = False
+) -> tuple[str, Iterator[Record | Dropped]]:
+    """Return the format of a file and an iterator over its rows, parsed or dropped.
+
+    The other keys of a row are ignored without a look at what they mean if `is_ours` is set.
+    """
+    rows = _rows(file, columns)
     head = list(islice(rows, HEAD_ROWS))
     format, parse = _parser(kind, format, [row for _, row in head])
 
@@ -104,11 +134,14 @@ def _read_file(file: str, kind: Kind, format: str) -> tuple[str, Iterator[Record
             try:
                 if isinstance(row, str):
                     raise layouts.Unusable(row)
-                yield replace(parse(dict(row)), source=f"{file}:{number}")
-            except layouts.Unusable as reason:
+                record = parse(dict(row))
+                if not is_ours and (reason := ambiguous_keys.ambiguity(row, record, kind, format)):
+                    raise layouts.Unusable(reason)
+                yield replace(record, source=f"{file}:{number}")
+            except layouts.Unusable as error:
                 other = layouts.preference_format(row) if kind == "preference" and isinstance(row, dict) else ""
                 hint = f"; the row looks like {other}, but the file is read as {format}: a file holds one format"
-                yield Dropped(file, number, f"{reason}{hint if other not in ('', format) else ''}")
+                yield Dropped(file, number, f"{error}{hint if other not in ('', format) else ''}")
 
     return format, records()
 
@@ -124,14 +157,16 @@ def prompt_in(line: str) -> Prompt | None:
         return None
 
 
-def read_rows(paths: Sequence[str], kind: Kind, format: str) -> RecordsRead[Record]:
+def read_rows(
+    paths: Sequence[str], kind: Kind, format: str, columns: NamedColumns = named_columns.NONE
+) -> RecordsRead[Record]:
     """Read rows of any kind; `datasets.read` is the same with types by kind."""
     files = row_sources.expand(paths)
     records: list[Record] = []
     dropped: list[Dropped] = []
     formats: list[str] = []
     for file in files:
-        file_format, rows = _read_file(file, kind, format)
+        file_format, rows = _read_file(file, kind, format, columns)
         formats.append(file_format)
         kept_here: list[Record] = []
         for row in rows:
@@ -171,7 +206,7 @@ def load(path: Path, kind: Kind) -> list[Record]:
     """Load the records of a canonical file; a file without rows gives an empty list."""
     file = row_sources.expand([str(path)])[0]
     records: list[Record] = []
-    for row in _read_file(file, kind, "gcpc")[1]:
+    for row in _read_file(file, kind, "gcpc", is_ours=True)[1]:
         if isinstance(row, Dropped):
             raise DataError(f"{row}\nMake the file again with `preferent data prepare`.")
         records.append(row)
