@@ -53,9 +53,8 @@ def tokenizer_folder(reference: str, offline: bool) -> Path | None:
     """
     folder = cached(reference)
     if folder is not None and not (folder / "tokenizer.json").exists() and (folder / "adapter_config.json").exists():
-        name = files.read_json(folder / "adapter_config.json")["base_model_name_or_path"]
-        beside = (folder / name).resolve()
-        return tokenizer_folder(str(beside if beside.exists() else name), offline)
+        beside, name = _base(folder)
+        return tokenizer_folder(str(beside or name), offline)
     if folder is not None and ((folder / "tokenizer.json").exists() or Path(reference).exists()):
         return folder
     return None if offline else _download(*_repository(reference), TOKENIZER)
