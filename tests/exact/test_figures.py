@@ -1,6 +1,5 @@
-"""The figures of validation and of `infer` by their definitions, for two policies of three letters at temperature 0.7."""
+"""The figures of validation and of `infer` by their definitions, for two policies of three letters."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -130,9 +129,8 @@ def test_a_sampler_with_other_weights_has_a_gap(folders: tuple[Path, Path], tmp_
     engine = LocalSampler(other, recipe.seed)
     found = scoring.validate(recipe, reward, policy, other, engine, prompts, 0, RolloutStore(tmp_path), 20)
     gaps = []
-    for prompt, rollout in zip(ASKED, engine.sample(prompts.ids, range(8), "eval", 0, Params(3, TEMPERATURE))):
+    rollouts = engine.sample(prompts.ids, range(len(ASKED)), "eval", 0, Params(3, TEMPERATURE))
+    for prompt, rollout in zip(ASKED, rollouts, strict=True):
         ours, theirs = (log_probs(folder, prompt, rollout.ids.tolist()) for folder in folders)
         gaps.append(float((ours - theirs)[torch.arange(len(rollout.ids)), rollout.ids.tolist()].abs().max()))
-    assert found["validation/sampler_gap"] == pytest.approx(max(gaps), abs=1e-4) and not math.isclose(
-        gaps[0], max(gaps)
-    )
+    assert found["validation/sampler_gap"] == pytest.approx(max(gaps), abs=1e-4) and max(gaps) > 0.1
