@@ -5,7 +5,8 @@ python bench/mutants.py [--strict] [--only NAME ...] [--drawn COUNT]
 The named ones are in tests/mutants.yaml. The drawn ones are single changes of a syntax tree (bench/mutate.py), of the
 modules in TESTED; those that change nothing one could observe are argued in tests/equivalent.yaml. This process
 imports what is heavy and computes nothing; every mutant is a fork of it, which imports preferent afresh through a
-loader that replaces the text of one file. No file is touched. Fails where a mutant survives or has no place any more.
+loader that replaces the text of one file. No file is touched. Fails where a mutant survives; refuses to begin where the
+text of one is not in its file exactly once.
 """
 
 import argparse
@@ -195,6 +196,10 @@ def main() -> None:
     given = words.parse_args()
     os.chdir(ROOT)
     mutants, bare, wrong = named(ROOT / "tests/mutants.yaml")
+    known = {mutant.name for mutant in mutants}
+    wrong += [f"{name}: is no named mutant that has a place" for name in given.only or () if name not in known]
+    if wrong:
+        sys.exit("\n".join(wrong))
     mutants = [mutant for mutant in mutants if not given.only or mutant.name in given.only]
     for name in HEAVY:
         importlib.import_module(name)
@@ -209,7 +214,7 @@ def main() -> None:
         alive += survivors(drawn(given.drawn, ROOT / "tests/equivalent.yaml"), given.log)
         for name in bare:
             print(f"{name:<26} not placed")
-    problems = [*wrong, *(f"{name}: survives" for name in alive)]
+    problems = [f"{name}: survives" for name in alive]
     problems += [f"{name}: not placed" for name in bare] if given.strict else []
     if problems:
         sys.exit("\n".join(problems))

@@ -51,6 +51,33 @@ def test_a_deliberate_bug_has_one_place_and_a_test(entry: dict[str, str | list[s
     assert [test for test in tests if not exists(str(test))] == []
 
 
+@pytest.mark.parametrize("old", ["no such line of code", "import "])
+def test_a_deliberate_bug_without_its_one_place_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str
+) -> None:
+    """Before any test is run: a bug that is not put in would die of nothing, or seem to live."""
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    monkeypatch.chdir(ROOT)
+    import mutants
+
+    entry = {"name": "lost", "what": "x", "file": "randomness.py", "old": old, "new": "x", "test": "tests/x.py"}
+    (tmp_path / "mutants.yaml").write_text(yaml.safe_dump([entry]))
+    placed, bare, wrong = mutants.named(tmp_path / "mutants.yaml")
+    count = (ROOT / "preferent/randomness.py").read_text().count(old)
+    assert (placed, bare) == ([], [])
+    assert wrong == [f"lost: its old text is {count} times in randomness.py, not once"] and count != 1
+    monkeypatch.setattr(mutants, "named", lambda path: (placed, bare, wrong))
+    monkeypatch.setattr(mutants, "tried", lambda *rest, **more: pytest.fail("it began"))
+    monkeypatch.setattr(sys, "argv", ["mutants.py", "--strict"])
+    with pytest.raises(SystemExit, match="lost: its old text is"):
+        mutants.main()
+    monkeypatch.setattr(mutants, "named", lambda path: ([], [], []))
+    monkeypatch.setattr(sys, "argv", ["mutants.py", "--only", "misspelled"])
+    with pytest.raises(SystemExit, match="misspelled: is no named mutant"):
+        mutants.main()
+    del sys.modules["mutants"], sys.modules["mutate"]
+
+
 @pytest.fixture
 def mutate(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(ROOT / "bench")

@@ -85,7 +85,7 @@ class SftSection(Section):
     sequence_length: Count | None = None
     """Tokens of a packed plain-text sequence; default: prompt_sequence_length + target_sequence_length."""
     lora_dim: NotNegative | None = None
-    """LoRA rank; 0 trains every weight; default: by the model's size. A LoRA result is merged."""
+    """LoRA rank, alpha is twice it; 0 trains every weight; default: by the model's size. A LoRA result is merged."""
     learning_rate: Positive | None = None
     """Peak learning rate; default: by lora_dim."""
     warmup_steps: NotNegative = 0
@@ -173,7 +173,7 @@ class RewardSection(Section):
     or a reward model's folder or hub id. A text alone is a list of one, whose scores are called `reward`. Default:
     what this run trains."""
     lora_dim: NotNegative | None = None
-    """LoRA rank of the reward model; 0 trains every weight; default: by the model's size."""
+    """LoRA rank of the reward model, alpha is twice it; 0 trains every weight; default: by the model's size."""
     learning_rate: Positive | None = None
     """Learning rate before the multiplier; default: by lora_dim."""
     batch_size: Count = 64
@@ -241,7 +241,7 @@ class PPOSection(Section):
     epochs: Count | None = None
     """Passes over the rollouts of a step; default: by algorithm."""
     lora_dim: NotNegative | None = None
-    """LoRA rank of the policy; 0 trains every weight; default: by the model's size."""
+    """LoRA rank of the policy, alpha is twice it; 0 trains every weight; default: by the model's size."""
     learning_rate: Positive | None = None
     """Policy learning rate before the multiplier; default: by lora_dim."""
     critic_learning_rate: Positive | None = None
@@ -307,7 +307,7 @@ class DPOSection(Section):
     batch_size: Count = 64
     """Pairs in a batch."""
     lora_dim: NotNegative | None = None
-    """LoRA rank of the policy; 0 trains every weight; default: by the model's size."""
+    """LoRA rank of the policy, alpha is twice it; 0 trains every weight; default: by the model's size."""
     learning_rate: Positive | None = None
     """Peak learning rate; default: by lora_dim."""
     warmup_steps: NotNegative = 0
@@ -344,7 +344,7 @@ class RejectionSection(Section):
     batch_size: Count = 64
     """Kept answers in a batch."""
     lora_dim: NotNegative | None = None
-    """LoRA rank of the policy; 0 trains every weight; default: by the model's size."""
+    """LoRA rank of the policy, alpha is twice it; 0 trains every weight; default: by the model's size."""
     learning_rate: Positive | None = None
     """Peak learning rate; default: by lora_dim."""
     max_grad_norm: Positive = 1.0

@@ -294,7 +294,8 @@ def validate(
 ) -> dict[str, float]:
     """Measure the policy on validation prompts; commit the answers, or replay them.
 
-    Return score, KL in nats per answer, score - kl_coeff * KL, length, and the share of answers that ended.
+    Return score, KL in nats per answer, score - kl_coeff * KL, length, the share of answers that ended, and the
+    sampler's largest gap.
     """
 
     def make() -> list[Rollout]:
@@ -303,7 +304,7 @@ def validate(
         return score_rollouts(reward, RolloutBatch(sampled, prompts, policy.tokenizer))
 
     rollouts = store.replay_or_make(f"validation-{step:06d}", prompts.ids, make)
-    divergence, _ = measurement.divergence(policy, reference, rollouts, max_tokens, recipe.sampler.temperature)
+    divergence, _, gap = measurement.divergence(policy, reference, rollouts, max_tokens, recipe.sampler.temperature)
     kl, mean = float(divergence.mean()), float(final_scores(rollouts, reward.scale, recipe).mean())
     return {
         "validation/score": mean,
@@ -311,6 +312,7 @@ def validate(
         "validation/objective": mean - recipe.kl_coeff * kl,
         "validation/length": float(np.mean([len(r.ids) for r in rollouts])),
         "validation/ended": float(np.mean([r.ended for r in rollouts])),
+        "validation/sampler_gap": float(gap.max()),
     }
 
 

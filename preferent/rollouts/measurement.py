@@ -98,13 +98,25 @@ def measure(
 
 def divergence(
     policy: Policy, reference: Policy | None, rollouts: Sequence[Rollout], max_tokens: int, temperature: float
-) -> tuple[Tensor, Tensor]:
-    """Return KL(pi || pi_ref) over the whole vocabulary and its estimate k1, both [B], in nats per answer."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return KL(pi || pi_ref) over the whole vocabulary and its estimate k1 in nats per answer, and the sampler's gap.
+
+    All are [B].
+    """
     device = policy.world.device
     micros = micro_batches(rollouts, max_tokens, policy.tokenizer.pad_id, device)
     shape = len(rollouts), max(len(r.ids) for r in rollouts)
     measured = measure(policy, reference, micros, shape, temperature)
-    return measured.kl.sum(-1), measured.k1.sum(-1)
+    return measured.kl.sum(-1), measured.k1.sum(-1), sampler_gap(rollouts, measured.log_probs)
+
+
+def sampler_gap(rollouts: Sequence[Rollout], log_probs: Tensor) -> Tensor:
+    """Return the largest absolute difference in nats between the sampler's log-probs of each answer and `log_probs`.
+
+    `log_probs` [B, A] are those of the pass that trains, zero off the mask; the gap is [B].
+    """
+    sampled = torch.from_numpy(batching.pad([r.sampler_log_probs for r in rollouts], 0.0)).to(log_probs)
+    return (sampled - log_probs).abs().amax(-1)
 
 
 def _measure(logits: Tensor, reference_logits: Tensor | None, ids: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -66,6 +66,29 @@ def test_algorithms_bring_their_own(name: str) -> None:
     assert (ppo.whiten_advantages, ppo.clip_range_high) == (how.whiten, 0.1)
 
 
+def test_the_constants_of_the_papers_are_the_defaults() -> None:
+    """DESIGN section 4 and the papers that the fields name; a default changes with a measurement, never by accident."""
+    values = quiet_recipe().model_dump()
+    ppo, reward, dpo = values["ppo"], values["reward"], values["dpo"]
+    names = ("batch_size", "minibatches", "clip_range", "value_clip_range", "vf_coeff", "gamma", "gae_lambda")
+    assert [ppo[name] for name in names] == [64, 1, 0.2, 0.2, 0.1, 1.0, 0.95]
+    names = ("max_grad_norm", "entropy_coeff", "kl_horizon", "critic_warmup_steps", "ptx_coeff", "warmup_steps")
+    assert [ppo[name] for name in names] == [1.0, 0.0, 10_000, 0, 0.0, 0]
+    off = ("dual_clip", "kl_target", "kl_budget", "ema_decay", "early_stopping_patience")
+    assert [ppo[name] for name in off] == [None] * 5 and ppo["whiten_rewards"] is False
+    names = ("missing_eos_score", "normalize_prompts", "variance_coeff", "overlong_penalty", "label_smoothing")
+    assert [reward[name] for name in names] == [-1.0, 256, 0.1, 1.0, 0.0]
+    names = ("batch_size", "max_grad_norm", "weight_decay", "margin", "centering", "members")
+    assert [reward[name] for name in names] == [64, 1.0, 0.0, 0.0, 0.0, 1]
+    assert (reward["normalize"], reward["combine"], reward["ties"], reward["clip"]) == ("bias", "mean", "drop", None)
+    assert [dpo[name] for name in ("batch_size", "desirable_weight", "undesirable_weight")] == [64, 1.0, 1.0]
+    assert values["sampler"] == {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "rows": 256}
+    names = ("kl_coeff", "reward_model_learning_rate_multiplier", "reinforcement_learning_rate_multiplier")
+    assert [values[name] for name in names] == [0.1, 1.0, 1.0]
+    assert values["data"]["validation_share"] == values["data"]["test_share"] == 0.05
+    assert values["compare"]["judge_share"] == 0.25
+
+
 def test_the_rest() -> None:
     resolved, _ = defaults.resolve(open_recipe(seed=6, large_model_reference="llama-2-13b"))
     assert resolved.compare.judge_seed == 7

@@ -74,6 +74,13 @@ def test_what_shares_a_batch_changes_nothing(tiny: Path, temperature: float) -> 
     assert len(explanations) > 1 or temperature == 0
 
 
+def test_without_log_probs_the_confidence_is_that_of_the_votes(tiny: Path) -> None:
+    """The same verdicts, but the probabilities behind them are not told."""
+    told, untold = (dict(local(tiny, votes=2, log_probs=told).ask(calls(local(tiny)))) for told in (True, False))
+    assert all(reply.probabilities is not None for reply in told.values())
+    assert all(reply.probabilities is None for reply in untold.values())
+
+
 def test_votes_differ_where_they_are_drawn(tiny: Path) -> None:
     model = local(tiny, votes=2)
     texts = [reply.text for _, reply in model.ask(calls(model))]

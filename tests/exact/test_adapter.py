@@ -80,6 +80,28 @@ def test_the_merged_model_is_the_adapted_one(tiny: Path, world: World, tmp_path:
     assert torch.allclose(before.kl, after.kl, atol=1e-5)
 
 
+@pytest.mark.parametrize("rank", [1, 5])
+def test_an_adapter_adds_twice_b_times_a_at_every_rank(tiny: Path, world: World, tmp_path: Path, rank: int) -> None:
+    """alpha is 2 * rank, so that the factor alpha / rank is 2."""
+    policy = language_models.load_policy(tiny, world, lora_dim=rank)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in policy.trainable().values():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    saving.save(policy, tmp_path / "model", {}, "# test\n")
+    config = files.read_json(tmp_path / "model/adapter_config.json")
+    assert (config["r"], config["lora_alpha"]) == (rank, 2 * rank)
+    state = {name: p.detach().clone() for name, p in policy.body.named_parameters()}
+    saving.save_merged(policy, tmp_path / "merged", "# test\n")
+    merged = language_models.load_policy(tmp_path / "merged", world).body
+    names = [name for name in state if ".base_layer." in name]
+    assert len(names) == 2 * 7
+    for name in names:
+        down, up = (state[name.replace("base_layer", f"lora_{side}.default")] for side in "AB")
+        weight = merged.get_parameter(name.replace(".base_layer", ""))
+        assert down.shape[0] == rank and torch.allclose(weight, state[name] + 2 * up @ down, atol=1e-6), name
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_saved_adapter_off_is_the_model_that_it_rests_on(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str

@@ -240,6 +240,9 @@ def test_what_the_stage_makes_a_loss_of(tiny: Path) -> None:
     sums = dpo.losses(quiet_recipe(method="dpo", kl_coeff=0.5), part, places, found, None)[1]
     assert sums["accuracy"] == 2.0 and sums["margin"] == pytest.approx(2.5, abs=1e-5)
     assert sums["rewards/chosen"] == pytest.approx(1.0, abs=1e-5) and sums["log_probs/chosen"] == -6.0
+    even = torch.stack([chosen.reference + 0.25, rejected.reference + torch.tensor([0.25, 0.5])])
+    sums = dpo.losses(quiet_recipe(method="dpo", kl_coeff=0.5), part, places, even, None)[1]
+    assert sums["accuracy"] == 0.5, "equal implicit rewards are half right, smaller ones wrong"
 
 
 def pairs_of(tiny: Path, prompts: list[str]) -> PreferencePairs:

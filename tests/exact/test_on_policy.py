@@ -305,3 +305,13 @@ def test_with_many_answers_grpo_loses_its_leash() -> None:
         p = (reference.log() + rewards / (0.5 * deviation)).softmax(-1)
         assert float((p * rewards**2).sum() - (p * rewards).sum() ** 2) < deviation**2
     assert gap(t(0, 0, 0, 1), 0.5) == pytest.approx(0.2232, abs=1e-4)
+
+
+def test_a_group_of_equal_answers_has_no_advantage() -> None:
+    """Deviation 0: GRPO divides by 1e-6, and the difference is 0; a group beside it is not touched."""
+    rewards, mask = torch.tensor([[2.0]] * 4 + [[1.0], [3.0], [1.0], [3.0]], dtype=F64), torch.ones(8, 1).bool()
+    for make in (advantages.rloo, advantages.grpo, advantages.dr_grpo):
+        found = make(rewards, mask, 4)[:, 0]
+        assert found[:4].tolist() == [0.0] * 4 and found[5] > 0
+        assert found[4:].tolist() == pytest.approx([-float(found[5]), float(found[5])] * 2, abs=1e-12)
+    assert advantages.grpo(rewards, mask, 4)[5].item() == pytest.approx(1 / (math.sqrt(4 / 3) + 1e-6), abs=1e-12)

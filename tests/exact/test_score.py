@@ -97,6 +97,22 @@ def test_a_sum_by_hand_and_as_a_file(tmp_path: Path) -> None:
     assert found.normalizer("short") == Normalizer(15.0, -0.5)
 
 
+def test_what_is_logged_of_a_sum_is_raw_in_all_and_normalised_by_source() -> None:
+    """`objective/scores_raw` is the weighted sum before normalisation, `objective/scores/NAME` without the weight."""
+    parts = [{"source": "m:long", "weight": 2.0}, {"source": "m:short", "weight": -0.5}]
+    asked = quiet_recipe(reward={"sources": parts})
+    rows = [
+        dataclasses.replace(row, scores={"long": value, "short": 10.0 * value})
+        for row, value in zip(rollouts([0.0, 0.0], [1, 2], [True, True]), (1.0, 4.0), strict=True)
+    ]
+    fitted = ScoreNormalization.of(asked, 0).fit({"long": np.array([1.0]), "short": np.array([5.0])}, "bias")
+    found = scoring.metrics(rows, fitted)
+    assert found == pytest.approx(
+        {"objective/scores_raw": 2 * 2.5 - 0.5 * 25, "objective/scores/long": 1.5, "objective/scores/short": 20.0}
+    )
+    assert scoring.metrics(rollouts([2.0, 4.0], [1, 2], [True, True]), one(bias=1.0)) == {"objective/scores_raw": 3.0}
+
+
 def test_overlong_by_hand() -> None:
     assert normalization.overlong(np.array([1, 6, 7, 8, 9, 10]), 10, 4).tolist() == [0, 0, 0.25, 0.5, 0.75, 1]
 

@@ -38,8 +38,8 @@ def test_something_is_due_every_so_often_and_at_the_end(step: int, every: int, s
 
 
 def test_the_best_is_the_lowest_or_the_highest(tmp_path: Path) -> None:
-    values = [2.0, math.nan, 3.0, 1.0, 1.0]
-    for highest, best, step, since in ((False, 1.0, 3, 1), (True, 3.0, 2, 2)):
+    values = [2.0, math.nan, 3.0, 1.0, 1.0, 3.0]
+    for highest, best, step, since in ((False, 1.0, 3, 2), (True, 3.0, 2, 3)):
         state = learner()
         for number, value in enumerate(values):
             state.step = number
@@ -117,6 +117,28 @@ def test_a_resumed_loop_has_the_same_weights_and_one_line_per_step(tmp_path: Pat
     lines = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("whole", "cut")]
     assert lines[0] == lines[1]
     assert [row["step"] for row in metrics.read(tmp_path / "cut/timings.jsonl")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_resume_carries_every_scalar_and_the_rule_of_patience_counts_on(tmp_path: Path) -> None:
+    """Coefficient, best value, its step, evaluations since, reason to stop: as they were at the checkpoint."""
+    recipe, state = quiet_recipe(), learner()
+    state.scalars["kl_coeff"] = 0.25
+    for value in (2.0, 3.0):
+        learn(state)
+        loop.keep_best(state, state.optimizer, tmp_path, "loss", value)
+    loop.save(recipe, state, tmp_path)
+    again = learner()
+    again.scalars["kl_coeff"] = 0.1
+    loop.resume(again, tmp_path)
+    assert again.step == 2
+    assert again.scalars == {"kl_coeff": 0.25, "best_loss": 2.0, "best_step": 1, "evaluations_since_best": 1}
+    loop.keep_best(again, again.optimizer, tmp_path, "loss", 2.5)
+    loop.stop_early(again, 2, "loss")
+    assert not loop.unfinished(again, 10)
+    loop.save(recipe, again, tmp_path)
+    last = learner()
+    loop.resume(last, tmp_path)
+    assert not loop.unfinished(last, 10), "what has stopped stays stopped"
 
 
 def test_a_log_is_new_where_there_is_no_checkpoint(tmp_path: Path) -> None:

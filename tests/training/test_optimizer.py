@@ -6,6 +6,8 @@ from torch.nn import Parameter
 
 from preferent.errors import DivergedError
 from preferent.training.optimizer import Optimizer, Schedule
+from preferent.training.ppo.moving_average import MovingAverage
+from preferent.training.ppo.update import PPOState
 
 
 def made(value: list[float], dtype: torch.dtype = torch.float32, clip: float = 1e9) -> tuple[Parameter, Optimizer]:
@@ -65,6 +67,33 @@ def test_restored_optimizer_goes_on_bit_by_bit() -> None:
         resumed.grad = torch.tensor([0.3, -0.7]) * (step + 1)
         other.step(step)
     assert torch.equal(straight, resumed)
+
+
+def test_a_checkpoint_of_ppo_holds_all_that_a_step_changes() -> None:
+    """Masters, both moments and Adam's step of policy and critic, and the moving average, which goes on bit by bit."""
+
+    def fresh() -> PPOState:
+        (_, policy), (_, critic) = made([1.0, -2.0]), made([0.5, 3.0])
+        return PPOState(0, policy, critic, {}, MovingAverage(policy.masters, 0.75))
+
+    def learn(state: PPOState, steps: range) -> None:
+        for step in steps:
+            for optimizer, scale in ((state.policy, 1.0), (state.critic, -2.0)):
+                assert optimizer is not None and state.average is not None
+                optimizer.parameters["w"].grad = scale * torch.tensor([0.3, -0.7]) * (step + 1)
+                optimizer.step(step)
+            state.average.update(state.policy.masters)
+
+    whole, resumed = fresh(), fresh()
+    learn(whole, range(3))
+    kept = {name: tensor.clone() for name, tensor in whole.tensors().items()}
+    parts = [f"{part}.{key}.w" for part in ("policy", "critic") for key in ("master", "step", "exp_avg", "exp_avg_sq")]
+    assert kept.keys() == {*parts, "average.w"}
+    learn(whole, range(3, 5))
+    resumed.restore(kept)
+    learn(resumed, range(3, 5))
+    for name, tensor in whole.tensors().items():
+        assert torch.equal(tensor, resumed.tensors()[name]) and not torch.equal(tensor, kept[name]), name
 
 
 def test_gradient_that_is_not_finite_stops() -> None:

@@ -178,6 +178,20 @@ def test_an_answer_that_did_not_end_is_kept_only_where_none_is_better(inputs: di
     assert row["reward"] == pytest.approx(scores.mean(), abs=1e-6)
 
 
+def test_the_first_loss_is_that_of_the_kept_answers_as_they_were_sampled(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    """At the sampling temperature, by the policy that sampled them: minus the sampler's log-probs, per token."""
+    section = {"rounds": 1, "train_steps": 1, "prompts": 5, "batch_size": 5}
+    rejection_sampling.main(recipe_of(rejection=section, sampler={"temperature": 0.6}), inputs, tmp_path / "out")
+    answers = answers_of(tmp_path / "out", "000000-000000")
+    kept = [max(answers[i : i + 3], key=lambda r: r.scores["reward"]) for i in range(0, 15, 3)]
+    log_probs = np.concatenate([r.sampler_log_probs for r in kept])
+    rows = metrics.read(tmp_path / "out/metrics.jsonl")
+    assert rows[1]["loss/imitation"] == pytest.approx(-log_probs.mean(), abs=1e-5)
+    assert [row["validation/sampler_gap"] <= 1e-5 for row in rows] == [True, True]
+
+
 def test_without_a_reward_it_is_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="the reward model is missing"):
         rejection_sampling.main(recipe_of(reward={"sources": None}), inputs, tmp_path / "out")

@@ -52,6 +52,10 @@ def test_pairs_carry_margins_and_ties(tiny: Path) -> None:
     pairs = reward_model.encoded(recipe, rows, tokenizer, training=True)
     assert pairs.wrong.tolist() == [0.1, 0.5, 0.1] and pairs.margins.tolist() == [1.5, 0.0, 0.0]
     assert pairs.ties == 1 and len(pairs) == 3
+    held_out = reward_model.encoded(recipe, rows, tokenizer, training=False)
+    assert (held_out.ties, len(held_out)) == (1, 2), "nobody can be right about a tie"
+    texts = [tokenizer.decode(side[1].tolist()) for side in (pairs.chosen, pairs.rejected)]
+    assert "a" in texts[0] and "b" in texts[1], "a tie keeps the order of its candidates"
     assert len(PreferencePairs.of([preference(1, 3.0), preference("tie", 2.0)], tokenizer, recipe)) == 1
     with pytest.raises(DataError, match=r"p\.jsonl:3: strength is -1, but a margin is at least 0"):
         reward_model.encoded(recipe, [preference(1, -1.0)], tokenizer, training=False)

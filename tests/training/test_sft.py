@@ -47,6 +47,15 @@ def test_loss_is_the_models_own_on_answers_only(tiny: Path) -> None:
     assert sequences.target_count(policy, sequences.Sequences(rows, [3, 2])) == 3
 
 
+def test_the_validation_loss_is_a_mean_over_tokens_however_it_is_cut(tiny: Path) -> None:
+    policy = language_models.load_policy(tiny, World.of(quiet_recipe()))
+    rows = [np.array([1, *range(270, 270 + n)], np.int32) for n in (2, 9, 3, 5)]
+    held_out = sequences.Sequences(rows, [1, 4, 2, 0])
+    whole = float(sequences.loss_sum(policy, held_out)) / sequences.target_count(policy, held_out)
+    for tokens in (6, 20, 1000):
+        assert sequences.mean_loss(policy, held_out, tokens) == pytest.approx(whole, abs=1e-5)
+
+
 def test_plain_text_is_packed_and_learnt(tiny: Path, texts: Path, tmp_path: Path) -> None:
     sft.main(recipe_of(texts, sequence_length=32), {"model": tiny}, tmp_path / "out")
     rows = metrics.read(tmp_path / "out/metrics.jsonl")

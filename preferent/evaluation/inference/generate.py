@@ -121,7 +121,7 @@ def answered(
         if params != plain or reward is not None:
             rollouts = engine.sample(questions.ids, items, "infer", 0, plain)
         limit = recipe.ppo.micro_batch_tokens
-        kl, k1 = measurement.divergence(policy, reference, rollouts, limit, settings.temperature)
+        kl, k1, _ = measurement.divergence(policy, reference, rollouts, limit, settings.temperature)
         for row, row_kl, row_k1 in zip(rows, kl.tolist(), k1.tolist(), strict=True):
             row |= {"kl": row_kl, "kl_k1": row_k1}
     return rows

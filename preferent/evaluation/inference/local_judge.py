@@ -102,6 +102,7 @@ class LocalModelJudge:
         explained = self._explained(texts, ids, items) if self.judge.explanation else [Reply("", tokens=0)] * len(ids)
         shares = self._shares(texts, ids, [reply.text for reply in explained])
         uniforms = randomness.uniforms(self.seed, f"{DRAWN} verdict", items, 0)
+        known = self.judge.log_probs
         labels = [
             chosen(row, chat_completion.temperature(self.judge), float(u))
             for row, u in zip(shares, uniforms, strict=True)
@@ -110,7 +111,7 @@ class LocalModelJudge:
             replace(
                 reply,
                 text=_with_verdict(reply.text, label),
-                probabilities=dict(zip(verdict_parsing.LABELS, row.tolist(), strict=True)),
+                probabilities=dict(zip(verdict_parsing.LABELS, row.tolist(), strict=True)) if known else None,
                 tokens=len(prompt) + (reply.tokens or 0),
             )
             for reply, label, row, prompt in zip(explained, labels, shares, ids, strict=True)

@@ -256,6 +256,7 @@ def summary(batch: TrainingBatch, state: PPOState) -> dict[str, float]:
         "objective/entropy": float(measured.entropy.sum() / mask.sum()),
         "tokens/length": float(mask.sum(-1).float().mean()),
         "tokens/ended": float(np.mean([r.ended for r in batch.rollouts])),
+        "val/sampler_gap": float(measurement.sampler_gap(batch.rollouts, measured.log_probs).max()),
     }
     if batch.values is not None and batch.returns is not None:
         explained = losses.explained_variance(batch.values[mask], batch.returns[mask])
