@@ -8,7 +8,7 @@ their hashes, and no network.
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from preferent import files
 from preferent.config import stage_graph
 from preferent.config.recipe import Recipe
 from preferent.errors import PlatformError
+from preferent.evaluation import judge_quality, verdict_sentence
 from preferent.evaluation.comparison_types import ComparisonMetrics, GoldFigures
 from preferent.evaluation.quality_types import PartFigures, QualityFigures
 from preferent.report import (
@@ -47,6 +48,8 @@ STAGES = (
     *("data", "sft", "reward", "judge", "policy"),
     *("predictions/base", "predictions/tuned", "predictions/original", "comparison"),
 )
+HIDDEN = ("outputs", "verdict", "headline")
+"""Facts of stages that the page does not list: fingerprints, and the verdict, which it shows."""
 PARTS: tuple[Literal["validation", "test"], ...] = ("validation", "test")
 SECTIONS = {
     "verdict": "Verdict",
@@ -74,20 +77,20 @@ EXPECTED = {
 """The parts of the page by the file that they are read from; a missing file is named on the page."""
 
 
-def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
+def main(recipe: Recipe, inputs: dict[str, Path], out: Path, sick: Sequence[str] = ()) -> None:
     """Write the report of the run directory `run=` to the file `out`, or to `report.html` in the folder `out`.
 
-    The report is always written anew: it takes a second and depends on everything.
+    `sick` are the sentences of `preferent doctor` about what cannot be trusted; they are on the first screen. The report is always written anew: it takes a second and depends on everything.
     """
     root = inputs["run"]
     if not root.is_dir():
         raise PlatformError(f"{root}: no such run directory; make one with `preferent run RECIPE`")
     page = RunDirectory(out).report if out.is_dir() else out
-    files.write_atomic(page, render(recipe, root))
+    files.write_atomic(page, render(recipe, root, sick))
     print(f"{page}: written; open it in a browser", flush=True)
 
 
-def render(recipe: Recipe, root: Path) -> str:
+def render(recipe: Recipe, root: Path, sick: Sequence[str] = ()) -> str:
     """Return the page as text."""
     run = RunDirectory(root)
     environment = Environment(loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined)
@@ -107,7 +110,7 @@ def render(recipe: Recipe, root: Path) -> str:
         direct=stage_graph.direct(recipe),
         counts=_counts(run),
         sections={name: title for name, title in SECTIONS.items() if name != "rounds" or recipe.continues},
-        **_verdict(recipe, run),
+        **_verdict(recipe, run, sick),
         **_figures(run),
         **reward_model_section.section(run.stage("reward")),
         **_made(run),
@@ -130,7 +133,7 @@ def embedded(value: Any) -> Markup:
     return Markup(json.dumps(value, ensure_ascii=False, allow_nan=False).translate(ESCAPED))
 
 
-def _verdict(recipe: Recipe, run: RunDirectory) -> dict[str, Any]:
+def _verdict(recipe: Recipe, run: RunDirectory, sick: Sequence[str]) -> dict[str, Any]:
     """Return the verdict and what it is based on."""
     read: ComparisonMetrics | None = _json(run.comparison.metrics)
     gold: GoldFigures | None = _json(run.comparison.gold)
@@ -138,14 +141,18 @@ def _verdict(recipe: Recipe, run: RunDirectory) -> dict[str, Any]:
     headline = verdict_section.headline_judge(metrics)
     judges = judge_names.reported_judges(metrics, recipe)
     names = [*metrics.get("judges", {}), *(["truth"] if gold and "win_rate" in gold else [])]
+    unchanged = verdict_sentence.unchanged((_json(run.policy.description) or {}).get("facts", {}))
+    doubts = verdict_section.doubts(metrics, judges) if metrics else []
     return {
         "metrics": read,
         "headline": headline,
         "judged_by": judges[metrics["headline"] or ""].description if headline else "",
         "span": interval_tables.span(headline["interval"]) if headline else "",
         "sentence": verdict_section.sentence(headline) if headline else "",
-        "caution": verdict_section.caution(headline) if headline else "",
-        "doubts": verdict_section.doubts(metrics, judges) if metrics else [],
+        "trusted": judge_quality.trusted(metrics),
+        "accuracy": verdict_section.accuracy(headline) if headline else "",
+        "caution": verdict_section.caution(metrics, judges) if headline else "",
+        "doubts": list(dict.fromkeys([*filter(None, [unchanged]), *sick, *doubts])),
         "by_judge": verdict_section.by_judge(metrics, gold, judges),
         "descriptions": judge_names.descriptions(judges, names),
         "sample_size": verdict_section.sample_size(metrics),
@@ -239,7 +246,7 @@ def _made(run: RunDirectory) -> dict[str, Any]:
     """Return how the run was made: each stage's device and facts, and the versions, as in `stage.json`."""
     described = {name: stage for name in STAGES if (stage := _json(run.stage(name).description))}
     rows = [
-        (name, run.stage(name).done.exists(), facts({k: v for k, v in stage["facts"].items() if k != "outputs"}))
+        (name, run.stage(name).done.exists(), facts({k: v for k, v in stage["facts"].items() if k not in HIDDEN}))
         for name, stage in described.items()
     ]
     versions: dict[str, set[str]] = {}

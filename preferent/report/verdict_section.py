@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from preferent.evaluation import comparison_types
+from preferent.evaluation import comparison_types, judge_quality, verdict_sentence
 from preferent.evaluation.comparison_types import (
     BestOfFigures,
     ComparisonMetrics,
@@ -47,13 +47,13 @@ def by_judge(metrics: ComparisonMetrics, gold: GoldFigures | None, judges: Judge
     rows = [_judge_row(figures, judges[name]) for name, figures in metrics.get("judges", {}).items()]
     if gold is not None and "win_rate" in gold:
         rows.append(_truth_row(gold, judges["truth"]))
-    heads = ("Judge", "Win rate", "95 % interval", "Win–tie–loss")
+    heads = ("Judge", "Win rate", "95 % interval", "Win–tie–loss", "The judge is right on")
     return IntervalTable("The tuned model against the base model; a tie counts as half", heads, rows)
 
 
 def _judge_row(figures: JudgeFigures, judge: ReportedJudge) -> IntervalRow:
     return row(
-        *(judge.title, figures["win_rate"], figures["interval"], outcome_counts(figures)),
+        *(judge.title, figures["win_rate"], figures["interval"], outcome_counts(figures), accuracy(figures)),
         colour=judge.colour,
         note=judge_names.verdict_count(figures) if "n" in figures else "",
         tag="independent" if judge.independent else "not independent",
@@ -63,7 +63,7 @@ def _judge_row(figures: JudgeFigures, judge: ReportedJudge) -> IntervalRow:
 
 def _truth_row(gold: GoldFigures, judge: ReportedJudge) -> IntervalRow:
     return row(
-        *(judge.title, gold["win_rate"], gold.get("interval"), outcome_counts(gold)),
+        *(judge.title, gold["win_rate"], gold.get("interval"), outcome_counts(gold), ""),
         colour=judge.colour,
         note=counted(gold["n"], "pair") if "n" in gold else "",
         tag="independent",
@@ -138,14 +138,41 @@ def _verdicts(judge: JudgeFigures) -> str:
     return prompts if judge["n"] == judge["prompts"] else f"{judge['n']} answers to {prompts}"
 
 
-def caution(judge: JudgeFigures) -> str:
-    """Return what a reader must know before believing the headline; empty for an independent judge."""
-    if judge["independent"]:
+def accuracy(judge: JudgeFigures) -> str:
+    """Return how often a judge is right and on which pairs; nothing about people."""
+    if judge.get("kind") == "people":
         return ""
-    return (
-        "Not independent: this is the reward that the policy was tuned to raise, so a high rate is expected and says "
-        "little about what people would prefer."
+    measured = judge.get("accuracy")
+    if measured is None:
+        return "not measured"
+    pairs = (
+        counted(measured["count"], "held-out pair")
+        if measured["by"] == "held_out"
+        else f"{measured['count']} voted pairs"
     )
+    return f"{rate_text(measured['share'], measured['interval'])} of {pairs}"
+
+
+def caution(metrics: ComparisonMetrics, judges: Judges) -> str:
+    """Return what a reader must know before believing the headline; empty for a judge that can tell."""
+    name = metrics["headline"] or ""
+    judge = metrics["judges"][name]
+    if not judge["independent"]:
+        return (
+            "Not independent: this is the reward that the policy was tuned to raise, so a high rate is expected and "
+            "says little about what people would prefer."
+        )
+    ability = judge_quality.ability(judge)
+    if ability.tells:
+        return ""
+    if not ability.measured:
+        return (
+            "Accuracy not measured: nobody checked how often this judge prefers what people prefer. Their votes on "
+            "these answers would (preferent label)."
+        )
+    others = [judges[other].name for other in judge_quality.able(metrics)]
+    who = verdict_sentence.no_judge(others)
+    return f"{who[:1].upper()}{who[1:]}: the judge is right on {accuracy(judge)}, and {ability.why}."
 
 
 def doubts(metrics: ComparisonMetrics, judges: Judges) -> list[str]:
