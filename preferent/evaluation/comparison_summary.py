@@ -11,7 +11,7 @@ from preferent.data import judgment_outcomes
 from preferent.data.judgment_outcomes import JudgmentOutcomes, choices
 from preferent.data.predictions import Answers
 from preferent.data.types import Judgment
-from preferent.evaluation import comparison_figures, judge_agreement, judge_quality, statistics
+from preferent.evaluation import comparison_figures, judge_accuracy, judge_agreement, statistics
 from preferent.evaluation.comparison_types import (
     AccuracyFigures,
     ChangeFigures,
@@ -249,10 +249,10 @@ def by_votes(
             chosen, rejected = ("a", "b") if people[id] == "A" else ("b", "a")
             longer = lengths[chosen][places[id]] - lengths[rejected][places[id]]
             texts = [answers[side][places[id]].text for side in (chosen, rejected)]
-            right, seen = judge_quality.agrees(verdicts[id], people[id]), first[id]
+            right, seen = judge_accuracy.agrees(verdicts[id], people[id]), first[id]
             seen_first = seen if seen is None or chosen == "a" else 1 - seen
-            pairs.append(judge_quality.VotedPair(prompts[id], right, seen_first, longer, *texts))
-        if accuracy := judge_quality.by_votes(pairs):
+            pairs.append(judge_accuracy.VotedPair(prompts[id], right, seen_first, longer, *texts))
+        if accuracy := judge_accuracy.by_votes(pairs):
             figures[judge.name] = accuracy
     return figures
 

@@ -174,7 +174,12 @@ def position(scored: Scored) -> dict[str, Any]:
 
 
 def rules(scored: Scored, train: Sequence[Preference]) -> dict[str, Any]:
-    """Return the accuracy of each rule that needs no model, and the model's lead over it.
+    """Return the accuracy of each rule that needs no model, and the model's lead over it."""
+    return leads(scored.right, rule_outcomes(scored, train), scored.clusters)
+
+
+def rule_outcomes(scored: Scored, train: Sequence[Preference]) -> dict[str, np.ndarray]:
+    """Return where each rule that needs no model is right, [n] each.
 
     There is no rule of the position where one place always won: the order that people saw was not kept.
     """
@@ -188,7 +193,7 @@ def rules(scored: Scored, train: Sequence[Preference]) -> dict[str, Any]:
         words = BagOfWords.learn([decided[i].chosen for i in order], [decided[i].rejected for i in order])
         answers = [p.chosen for p in scored.preferences], [p.rejected for p in scored.preferences]
         right["words"] = won(words.scores(answers[0]) - words.scores(answers[1]))
-    return leads(scored.right, right, scored.clusters)
+    return right
 
 
 def leads(right: np.ndarray, rules: Mapping[str, np.ndarray], clusters: Sequence[str]) -> dict[str, Any]:

@@ -80,7 +80,8 @@ EXPECTED = {
 def main(recipe: Recipe, inputs: dict[str, Path], out: Path, sick: Sequence[str] = ()) -> None:
     """Write the report of the run directory `run=` to the file `out`, or to `report.html` in the folder `out`.
 
-    `sick` are the sentences of `preferent doctor` about what cannot be trusted; they are on the first screen. The report is always written anew: it takes a second and depends on everything.
+    `sick` are the sentences of `preferent doctor` about what cannot be trusted; they are on the first screen. The
+    report is always written anew: it takes a second and depends on everything.
     """
     root = inputs["run"]
     if not root.is_dir():

@@ -463,13 +463,13 @@ def test_the_door_for_notebooks(stages):
             "judge",
             {"mean": 2.804},
             "an independent judge prefers the tuned model to the base in 63.0% of 400 pairs "
-            "(95 % interval 58.1% to 67.6%); KL 2.80 nats",
+            "(95 % interval 58.1% to 67.6%), accuracy not measured; KL 2.80 nats",
         ),
         (
             "reward",
             None,
             "the reward model that was optimised, which is not an independent judge, prefers the tuned model to the "
-            "base in 63.0% of 400 pairs (95 % interval 58.1% to 67.6%)",
+            "base in 63.0% of 400 pairs (95 % interval 58.1% to 67.6%), accuracy not measured",
         ),
     ],
 )
@@ -497,7 +497,8 @@ def test_the_sentence_says_who_judged_whom(kind, names, expected):
     judge = {"win_rate": 0.63, "interval": [0.58, 0.68], "n": 400, "independent": True, "kind": kind, "annotators": 4}
     sides = [{"key": key, "name": name} for key, name in zip("ab", names, strict=True)]
     told = verdict_sentence.verdict_sentence({"headline": "it", "judges": {"it": judge}, "kl": None, "sides": sides})
-    assert told == f"{expected} (95 % interval 58.0% to 68.0%)"
+    measured = "" if kind == "people" else ", accuracy not measured"
+    assert told == f"{expected} (95 % interval 58.0% to 68.0%){measured}"
 
 
 def test_the_door_is_free_of_torch():

@@ -18,7 +18,7 @@ from preferent.data.formats import row_writer
 from preferent.data.judgments import write
 from preferent.data.predictions import Answers
 from preferent.errors import UsageError
-from preferent.evaluation import human_judgments, judge_quality
+from preferent.evaluation import human_judgments, judge_accuracy, judge_quality
 from preferent.evaluation.comparison_summary import verdict
 from preferent.evaluation.comparison_types import ComparisonMetrics
 from preferent.evaluation.inference import language_model_judges
@@ -110,7 +110,7 @@ def _measured(name: str, recipe: Recipe, inputs: Mapping[str, Path]) -> dict[str
     stage = StageDirectory(inputs[name].resolve().parent)
     if stage.model.name != inputs[name].resolve().name or not stage.quality.exists():
         return {}
-    accuracy = judge_quality.held_out(read_json(stage.quality))
+    accuracy = judge_accuracy.held_out(read_json(stage.quality))
     return {} if accuracy is None else {"accuracy": accuracy}
 
 
