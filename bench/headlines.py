@@ -4,8 +4,8 @@ python bench/headlines.py [--worlds N]
 
 A world is one run: preferences whose labels follow a hidden merit and, in some worlds, length or position; a bag of
 words that learned from 200 of them; test pairs on which judges are measured; and a tuned model of more merit than its
-base, which also writes longer or shorter and with other words. Each judge is measured and gives a verdict, and preferent decides whether
-the headline is in colour. Prints the table of docs/statistics.md.
+base, which also writes longer or shorter and with other words. Each judge is measured and gives a verdict, and
+preferent decides whether the headline is in colour. Prints the table of docs/statistics.md.
 """
 
 import argparse

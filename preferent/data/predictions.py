@@ -209,8 +209,8 @@ def _keyed(sides: Answers, prompts: Mapping[str, Prompt], names: Mapping[str, st
         if differ:
             raise DataError(
                 f"{differ[0]}: {names['a']} and {names[side]} have different prompts under this id, as under "
-                f"{len(differ)} of the {len(common)} ids that both have; give the rows matching ids, leave ids out to join "
-                "them by prompt, or name the column of the prompt: --prompt-column NAME"
+                f"{len(differ)} of the {len(common)} ids that both have; give the rows matching ids, leave ids out to "
+                "join them by prompt, or name the column of the prompt: --prompt-column NAME"
             )
     return by_id
 
