@@ -49,6 +49,7 @@ class ComparisonRequest:
     settings: Sequence[str] = ()
     formats: Sequence[str] = ()
     out: Path | None = None
+    html: Path | None = None
 
 
 def compare(request: ComparisonRequest) -> list[str]:
@@ -59,8 +60,18 @@ def compare(request: ComparisonRequest) -> list[str]:
     else:
         folder = _compare_several(request, comparison_sides.of(request.sides, request.names), selection)
     metrics = files.read_json(ComparisonDirectory(folder).metrics)
+    if request.html is not None:
+        _write_page(folder, request.html)
     words = [verdict_sentence.verdict_sentence(metrics), *verdict_sentence.advice(metrics)]
     return [*words, *exports.write(folder, request.formats)]
+
+
+def _write_page(comparison: Path, page: Path) -> None:
+    """Write the report of a comparison to a file; raise `UsageError` for one without the recipe beside its folder."""
+    root = RunDirectory(comparison.parent)
+    if root.comparison.folder != comparison or not root.recipe.exists():
+        raise UsageError(f"--html {page}: {root.recipe} does not exist; name the folder that `preferent compare` made")
+    do("report", "--recipe", str(root.recipe), "--in", f"run={comparison.parent}", "--out", str(page))
 
 
 def _compare_one(request: ComparisonRequest, selection: JudgeSelection) -> Path:

@@ -61,6 +61,8 @@ SECTIONS = {
     "examples": "Examples",
     "made": "How it was made",
 }
+TRAINING = ("curves", "kl", "quality")
+"""The sections about training, which the page of a comparison of several sides lacks."""
 RELATIVE = RunDirectory(Path())
 """Paths as the page shows them: relative to the run directory."""
 EXPECTED = {
@@ -97,6 +99,7 @@ def render(recipe: Recipe, root: Path, sick: Sequence[str] = ()) -> str:
     environment = Environment(loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined)
     environment.filters["percent"] = interval_tables.percent
     environment.globals["ends"] = charts.ends()
+    own = verdict_section.is_of_run(_json(run.comparison.metrics) or ComparisonMetrics())
     style = (PAGE / "style.css").read_text("utf-8")
     script = "\n".join(path.read_text("utf-8") for path in SCRIPTS)
     return environment.get_template("page.html").render(
@@ -107,10 +110,11 @@ def render(recipe: Recipe, root: Path, sick: Sequence[str] = ()) -> str:
         script_hash=fingerprint(script),
         recipe=recipe,
         recipe_text=_text(run.recipe),
-        missing=[(path.as_posix(), what) for path, what in expected(recipe).items() if not (root / path).exists()],
+        missing=[(p.as_posix(), what) for p, what in expected(recipe, own).items() if not (root / p).exists()],
+        own=own,
         direct=stage_graph.direct(recipe),
         counts=_counts(run),
-        sections={name: title for name, title in SECTIONS.items() if name != "rounds" or recipe.continues},
+        sections={name: title for name, title in SECTIONS.items() if _has(name, recipe, own)},
         **_verdict(recipe, run, sick),
         **_figures(run),
         **reward_model_section.section(run.stage("reward")),
@@ -118,8 +122,15 @@ def render(recipe: Recipe, root: Path, sick: Sequence[str] = ()) -> str:
     )
 
 
-def expected(recipe: Recipe) -> dict[Path, str]:
+def _has(section: str, recipe: Recipe, own: bool) -> bool:
+    """Return whether a page has a section: a comparison has no training, and few runs continue others."""
+    return (own or section not in TRAINING) and (section != "rounds" or bool(recipe.continues))
+
+
+def expected(recipe: Recipe, own: bool = True) -> dict[Path, str]:
     """Return the parts of a recipe's page by file; without a reward to optimise there is no reward model."""
+    if not own:
+        return {path: what for path, what in EXPECTED.items() if path.parent == RELATIVE.comparison.folder}
     unused = [RELATIVE.stage("reward").folder] if stage_graph.direct(recipe) else []
     return {path: what for path, what in EXPECTED.items() if path.parent not in unused}
 
@@ -141,6 +152,7 @@ def _verdict(recipe: Recipe, run: RunDirectory, sick: Sequence[str]) -> dict[str
     metrics = read or ComparisonMetrics()
     headline = verdict_section.headline_judge(metrics)
     judges = judge_names.reported_judges(metrics, recipe)
+    a, b = verdict_section.contestants(metrics)
     names = [*metrics.get("judges", {}), *(["truth"] if gold and "win_rate" in gold else [])]
     unchanged = verdict_sentence.unchanged((_json(run.policy.description) or {}).get("facts", {}))
     doubts = verdict_section.doubts(metrics, judges) if metrics else []
@@ -149,7 +161,9 @@ def _verdict(recipe: Recipe, run: RunDirectory, sick: Sequence[str]) -> dict[str
         "headline": headline,
         "judged_by": judges[metrics["headline"] or ""].description if headline else "",
         "span": interval_tables.span(headline["interval"]) if headline else "",
-        "sentence": verdict_section.sentence(headline) if headline else "",
+        "sentence": verdict_section.sentence(headline, a, b) if headline else "",
+        "a": a,
+        "b": b,
         "trusted": judge_quality.trusted(metrics),
         "accuracy": verdict_section.accuracy(headline) if headline else "",
         "caution": verdict_section.caution(metrics, judges) if headline else "",
@@ -182,8 +196,10 @@ def _examples(
     selected = examples.select(run, metrics, recipe.report.pairs)
     pairs = examples.fit(selected, MOST, lambda row: len(embedded(row).encode()))
     titles = {name: judge.title for name, judge in judges.items()}
+    sides = verdict_section.sides(metrics)
+    models = {name: sides[key] for key, name in verdict_section.NAMES.items()}
     return {
-        "pairs": embedded({"pairs": pairs, "titles": titles}),
+        "pairs": embedded({"pairs": pairs, "titles": titles, "models": models}),
         "pair_count": len(pairs),
         "pairs_wanted": len(selected),
     }

@@ -42,13 +42,27 @@ def sides(metrics: ComparisonMetrics) -> dict[str, str]:
     return {side["key"]: side["name"] for side in metrics["sides"]} if "sides" in metrics else dict(NAMES)
 
 
+def is_of_run(metrics: ComparisonMetrics) -> bool:
+    """Return whether the tuned model of a run was compared with its base, and not other models, runs or files."""
+    names = sides(metrics)
+    return (names["a"], names["b"]) == (NAMES["a"], NAMES["b"])
+
+
+def contestants(metrics: ComparisonMetrics) -> tuple[str, str]:
+    """Return what the page calls a and b: the models of a run, or the names of what was compared."""
+    names = sides(metrics)
+    return ("the tuned model", "the base model") if is_of_run(metrics) else (names["a"], names["b"])
+
+
 def by_judge(metrics: ComparisonMetrics, gold: GoldFigures | None, judges: Judges) -> IntervalTable:
     """Return tuned against base by every judge, the headline first and the true preference last."""
     rows = [_judge_row(figures, judges[name]) for name, figures in metrics.get("judges", {}).items()]
     if gold is not None and "win_rate" in gold:
         rows.append(_truth_row(gold, judges["truth"]))
     heads = ("Judge", "Win rate", "95 % interval", "Win–tie–loss", "The judge is right on")
-    return IntervalTable("The tuned model against the base model; a tie counts as half", heads, rows)
+    a, b = contestants(metrics)
+    title = "The tuned model" if a == "the tuned model" else a
+    return IntervalTable(f"{title} against {b}; a tie counts as half", heads, rows)
 
 
 def _judge_row(figures: JudgeFigures, judge: ReportedJudge) -> IntervalRow:
@@ -111,18 +125,15 @@ def side_titles(metrics: ComparisonMetrics) -> list[str]:
     return [name[:1].upper() + name[1:] for name in sides(metrics).values()]
 
 
-def sentence(judge: JudgeFigures) -> str:
-    """Return what the headline judge's figures mean, in one or two plain sentences."""
+def sentence(judge: JudgeFigures, a: str = "the tuned model", b: str = "the base model") -> str:
+    """Return what the headline judge's figures mean about a and b, in one or two plain sentences."""
     low, high = judge["interval"]
     ties = {0: "", 1: ", with one tie"}.get(judge["tie"], f", with {judge['tie']} ties")
-    counts = (
-        f"Of {_verdicts(judge)}, the tuned model’s answer was preferred on {judge['win']}, the base model’s on "
-        f"{judge['loss']}{ties}."
-    )
+    counts = f"Of {_verdicts(judge)}, {a}’s answer was preferred on {judge['win']}, {b}’s on {judge['loss']}{ties}."
     if low > 0.5:
-        meaning = "The whole interval lies above one half: according to this judge the tuned model is better."
+        meaning = f"The whole interval lies above one half: according to this judge {a} is better."
     elif high < 0.5:
-        meaning = "The whole interval lies below one half: according to this judge the tuned model is worse."
+        meaning = f"The whole interval lies below one half: according to this judge {a} is worse."
     else:
         meaning = "The interval contains one half: this comparison does not show that either model is better."
     return f"{counts} {meaning}"
@@ -298,7 +309,8 @@ def notes(metrics: ComparisonMetrics, judges: Judges) -> list[tuple[str, str]]:
     if length := metrics.get("length"):
         longer, shorter = percent(length["share_longer"]), percent(length["share_shorter"])
         gap = f"{number(length['difference'], 1, sign=True)} {length['unit']}"
-        rows.append(("tuned answers are", f"{gap} on average; longer on {longer}, shorter on {shorter} of prompts"))
+        says = f"{gap} on average; longer on {longer}, shorter on {shorter} of prompts"
+        rows.append((f"{sides(metrics)['a']} answers are", says))
     if "best_of" in metrics:
         rows.append(_selection(metrics["best_of"]))
     for name, figures in metrics.get("judges", {}).items():
@@ -310,7 +322,8 @@ def notes(metrics: ComparisonMetrics, judges: Judges) -> list[tuple[str, str]]:
             rows.append(("both answers are bad", bad))
     changed: Mapping[str, Any] = metrics.get("changed", {})
     if "better" in changed:
-        counts = f"tuned is better on {changed['better']}, worse on {changed['worse']}, equal on {changed['even']}"
+        counts = f"{sides(metrics)['a']} is better on {changed['better']}, worse on {changed['worse']}, "
+        counts += f"equal on {changed['even']}"
         rows.append(("prompt by prompt", f"{counts} prompts; sign test: p {_compared(changed['p_exact'])}"))
     rows.append(("identical answers", f"{metrics.get('identical', 0)} of {metrics.get('rows', 0)}"))
     return rows

@@ -211,6 +211,21 @@ def test_what_is_wrong_is_said_before_anything_is_made(
     assert not list(tmp_path.glob("runs/*"))
 
 
+def test_a_comparison_is_a_page_with_the_names_of_its_sides(tmp_path: Path) -> None:
+    one, two = answered(tmp_path / "one.jsonl", ["x"] * 3), answered(tmp_path / "two.jsonl", ["y"] * 3)
+    page, people = tmp_path / "page.html", votes(tmp_path / "people.jsonl", "A", "x", "y")
+    command("compare", one, two, "--out", tmp_path / "out", "--judge", f"people={people}", "--html", page)
+    text = page.read_text()
+    assert "win rate of one against two" in text and "one’s answer was preferred on 3, two’s on 0." in text
+    assert '"models": {"tuned": "one", "base": "two"}' in text
+    assert "tuned model" not in text.split("<script")[0] and "base model" not in text.split("<script")[0]
+    assert "Loss curves" not in text and "Missing," not in text
+    alone = tmp_path / "alone"
+    (tmp_path / "out/comparison").rename(alone)
+    with pytest.raises(UsageError, match=r"--html .*recipe\.yaml does not exist"):
+        command("compare", alone, "--html", page)
+
+
 def verdict_of(win: int, tie: int, loss: int) -> dict[str, Any]:
     rate = statistics.win_rate([1.0] * win + [0.5] * tie + [0.0] * loss, list(map(str, range(win + tie + loss))))
     judge = dataclasses.asdict(rate)
