@@ -38,7 +38,7 @@ def do_run(arguments: Arguments) -> None:
     if arguments.dry_run:
         print(loaded.plan(folder, sizes=False))
     else:
-        print(loaded.run(folder, arguments.from_stage, arguments.of_run).headline())
+        print("\n".join(loaded.run(folder, arguments.from_stage, arguments.of_run).summary()))
 
 
 def do_quickstart(arguments: Arguments) -> None:
@@ -124,6 +124,14 @@ def do_stage(arguments: Arguments, **more: Any) -> None:
     recipe, _ = load(arguments.recipe, arguments.settings)
     inputs = _inputs(arguments.stage, arguments.inputs)
     import_module(MODULES[arguments.stage]).main(recipe, inputs, arguments.out, **more)
+
+
+def do_report(arguments: Arguments) -> None:
+    """Write the report of a run, with what doctor calls sick."""
+    from preferent.doctor import examination
+
+    run = _inputs("report", arguments.inputs)["run"]
+    do_stage(arguments, sick=examination.sick(run))
 
 
 def do_doctor(arguments: Arguments) -> None:

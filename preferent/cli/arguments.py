@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     )
     _env(_verb(verbs, "env", actions.do_env, "show the computer and the installed versions, for a bug report"))
     for stage, text in STAGES.items():
-        words = _verb(verbs, stage, actions.do_stage, text)
+        words = _verb(verbs, stage, actions.do_report if stage == "report" else actions.do_stage, text)
         comparison_verbs.compare(words) if stage == "compare" else _stage(words, stage)
     comparison_verbs.agree(
         _verb(verbs, "agree", comparison_verbs.do_agree, "measure how far judges agree with each other and with people")

@@ -24,7 +24,7 @@ Compare answers side by side, and have them judged.
 TASKS = ("summarization", "question_answering", "helpfulness")
 FORMATS = ("comparator", "alpaca", "preferences", "csv")
 SIDES_ONLY = (
-    *("prompts", "judge", "task", "template", "votes", "key_variable", "shared"),
+    *("prompts", "judge", "task", "template", "votes", "key_variable", "shared", "html"),
     *("id_column", "prompt_column", "answer_column", "reference_column", "tag_columns"),
 )
 """The arguments that only the form with sides reads."""
@@ -56,6 +56,9 @@ def compare(verb: argparse.ArgumentParser) -> None:
         help="compare only what all sides answer, and count the rest, which would otherwise be an error",
     )
     verb.add_argument("--write", type=_names, default=(), metavar="FORMAT,…", help=f"also write: {', '.join(FORMATS)}")
+    verb.add_argument(
+        "--html", type=Path, metavar="FILE", help="also write the comparison as a page, as a run's report"
+    )
     verb.add_argument("--recipe", type=Path, metavar="FILE", help="the recipe; with sides: how models answer")
     _repeatable(verb, "--set", "settings", "KEY=VALUE", "replace a field of the recipe")
     _repeatable(verb, "--in", "inputs", "NAME=PATH", "an input of the stage, by its name")
@@ -119,6 +122,7 @@ def do_compare(arguments: Arguments) -> None:
         settings=arguments.settings,
         formats=_known(arguments.write),
         out=arguments.out,
+        html=arguments.html,
     )
     print("\n".join(compare_runs.compare(request)))
 

@@ -15,7 +15,7 @@ from preferent.config import recipe, stage_graph
 from preferent.config.recipe import Recipe
 from preferent.data import datasets, predictions
 from preferent.data.formats import row_reader, row_writer
-from preferent.data.predictions import Columns
+from preferent.data.predictions import Answer, Columns
 from preferent.errors import PreferentError, UsageError
 from preferent.evaluation import exports, verdict_sentence
 from preferent.files import write_atomic, write_jsonl
@@ -49,6 +49,7 @@ class ComparisonRequest:
     settings: Sequence[str] = ()
     formats: Sequence[str] = ()
     out: Path | None = None
+    html: Path | None = None
 
 
 def compare(request: ComparisonRequest) -> list[str]:
@@ -59,21 +60,18 @@ def compare(request: ComparisonRequest) -> list[str]:
     else:
         folder = _compare_several(request, comparison_sides.of(request.sides, request.names), selection)
     metrics = files.read_json(ComparisonDirectory(folder).metrics)
-    return [verdict_sentence.verdict_sentence(metrics), *advice(metrics), *exports.write(folder, request.formats)]
+    if request.html is not None:
+        _write_page(folder, request.html)
+    words = [verdict_sentence.verdict_sentence(metrics), *verdict_sentence.advice(metrics)]
+    return [*words, *exports.write(folder, request.formats)]
 
 
-def advice(metrics: Mapping[str, Any]) -> list[str]:
-    """Return what the prompts can show and how many are needed, if the headline's interval contains one half."""
-    if not (size := metrics.get("sample_size")):
-        return []
-    prompts = metrics["judges"][metrics["headline"]]["prompts"]
-    if size["detectable"] is None:
-        return [f"{prompts} prompts are too few to show any difference; compare on more"]
-    needed = f"; to see one of {size['win_rate']:.0%} you need about {size['prompts']}" if size["prompts"] else ""
-    return [
-        f"the interval contains 50 %: {prompts} prompts show a rate of {size['detectable']:.0%} or more four times in "
-        f"five{needed}"
-    ]
+def _write_page(comparison: Path, page: Path) -> None:
+    """Write the report of a comparison to a file; raise `UsageError` for one without the recipe beside its folder."""
+    root = RunDirectory(comparison.parent)
+    if root.comparison.folder != comparison or not root.recipe.exists():
+        raise UsageError(f"--html {page}: {root.recipe} does not exist; name the folder that `preferent compare` made")
+    do("report", "--recipe", str(root.recipe), "--in", f"run={comparison.parent}", "--out", str(page))
 
 
 def _compare_one(request: ComparisonRequest, selection: JudgeSelection) -> Path:
@@ -133,25 +131,24 @@ def _flags(request: ComparisonRequest) -> list[str]:
 
 
 def _compare_several(request: ComparisonRequest, sides: Sequence[ComparisonSide], selection: JudgeSelection) -> Path:
-    """Compare two or more sides in a folder of their own; return the folder of the comparison."""
+    """Compare two or more sides in a folder of their own; return the folder of the comparison.
+
+    What is on disk already is read and joined before the folder is made, so that a mistake leaves nothing behind.
+    """
     folder = request.out or Path("runs") / f"compare-{'-'.join(side.name for side in sides)}"
+    base = _with_judges(_base(request, sides), selection, request.settings)
+    rows = None if request.prompts is None else _prompt_rows(request.prompts, base.infer.max_prompts)
+    joined = None if rows is not None else _joined(request, sides, _paths(sides), _own_prompts(sides))
     with stages.locked(folder, "run"):
-        base = _with_judges(_base(request, sides), selection, request.settings)
         write_atomic(RunDirectory(folder).recipe, recipe.dump(base))
-        prompts = _prompts(request.prompts, sides, folder, base.infer.max_prompts)
-        paths = [_answers_of(side, prompts if request.prompts else None, folder) for side in sides]
-        keys = ["a", "b", *(f"side.{side.name}" for side in sides[2:])]
-        if missing := request.columns.missing([predictions.first_row(path) for path in paths]):
-            raise UsageError(f"{', '.join(missing)}: no file of answers has such a column")
-        answers = {key: predictions.read(path, request.columns) for key, path in zip(keys, paths, strict=True)}
-        joined = predictions.join(
-            answers, request.shared, datasets.load_prompts(prompts) if prompts is not None else []
-        )
+        prompts = _own_prompts(sides) if rows is None else folder / PROMPTS
+        if rows is not None and prompts is not None:
+            row_writer.write(rows, prompts)
+            joined = _joined(request, sides, [_answers_of(side, prompts, folder) for side in sides], prompts)
         inputs = _with_own_judge(selection.inputs, sides)
-        for key, side in zip(keys, sides, strict=True):
-            path = folder / "sides" / f"{side.name}.jsonl"
-            write_jsonl(path, [predictions.row(answer) for answer in joined[key]])
-            inputs[key] = path
+        for key, side in zip(_keys(sides), sides, strict=True):
+            inputs[key] = folder / "sides" / f"{side.name}.jsonl"
+            write_jsonl(inputs[key], [predictions.row(answer) for answer in (joined or {})[key]])
         if prompts is not None:
             inputs["prompts"] = prompts
         names = ",".join(side.name for side in sides)
@@ -159,6 +156,32 @@ def _compare_several(request: ComparisonRequest, sides: Sequence[ComparisonSide]
         comparison = RunDirectory(folder).comparison.folder
         do(*words, "--out", str(comparison))
     return comparison
+
+
+def _keys(sides: Sequence[ComparisonSide]) -> list[str]:
+    """Return the names of the stage's inputs that hold the sides."""
+    return ["a", "b", *(f"side.{side.name}" for side in sides[2:])]
+
+
+def _paths(sides: Sequence[ComparisonSide]) -> list[Path]:
+    """Return the files of the answers that exist; raise `UsageError` for a model, which has none without prompts."""
+    for side in sides:
+        if side.kind == "model":
+            here = "is a model" if side.folder.is_dir() else "is no file or folder here, so it is taken for a model"
+            raise UsageError(f"{side.place}: {here}; name the prompts that it is to answer: --prompts FILE")
+    return [predictions.prediction_file(side.answers()) for side in sides]
+
+
+def _joined(
+    request: ComparisonRequest, sides: Sequence[ComparisonSide], paths: Sequence[Path], prompts: Path | None
+) -> dict[str, list[Answer]]:
+    """Return the answers of every side to the same prompts, by the stage's inputs."""
+    if missing := request.columns.missing([predictions.first_row(path) for path in paths]):
+        raise UsageError(f"{', '.join(missing)}: no file of answers has such a column")
+    answers = {key: predictions.read(path, request.columns) for key, path in zip(_keys(sides), paths, strict=True)}
+    names = dict(zip(_keys(sides), (side.name for side in sides), strict=True))
+    known = [] if prompts is None else datasets.load_prompts(prompts)
+    return predictions.join(answers, request.shared, known, names)
 
 
 def _inputs(paths: Mapping[str, Path]) -> list[str]:
@@ -198,25 +221,23 @@ def _with_own_judge(inputs: Mapping[str, Path], sides: Sequence[ComparisonSide])
     return {"judge": own, **inputs}
 
 
-def _prompts(source: Path | None, sides: Sequence[ComparisonSide], folder: Path, most: int | None) -> Path | None:
-    """Return the file of prompts, written as GCPC rows; without a source, the test prompts of the first run."""
-    if source is not None:
-        rows = row_reader.kept(datasets.read([str(source)], "prompt"))
-        if most is not None and most < len(rows):
-            print(f"{source}: using the first {most} of {len(rows)} prompts (infer.max_prompts)", file=sys.stderr)
-        target = folder / PROMPTS
-        row_writer.write(rows[:most], target)
-        return target
-    models = [side.name for side in sides if side.kind == "model"]
-    if models:
-        raise UsageError(f"{', '.join(models)}: is a model; name the prompts that it is to answer: --prompts FILE")
+def _prompt_rows(source: Path, most: int | None) -> list[Any]:
+    """Return the prompts in a file, at most `most` of them."""
+    rows = row_reader.kept(datasets.read([str(source)], "prompt"))
+    if most is not None and most < len(rows):
+        print(f"{source}: using the first {most} of {len(rows)} prompts (infer.max_prompts)", file=sys.stderr)
+    return list(rows[:most])
+
+
+def _own_prompts(sides: Sequence[ComparisonSide]) -> Path | None:
+    """Return the file of the test prompts of the first run, if one of the sides is a run."""
     paths = [RunDirectory(side.folder).prompts("test") for side in sides if side.kind == "run"]
     return next((path for path in paths if path.exists()), None)
 
 
-def _answers_of(side: ComparisonSide, prompts: Path | None, folder: Path) -> Path:
-    """Return the path of the answers of a side; make them if prompts are given."""
-    if side.kind == "file" or prompts is None:
+def _answers_of(side: ComparisonSide, prompts: Path, folder: Path) -> Path:
+    """Return the path of the answers of a side to these prompts; a run or a model makes them."""
+    if side.kind == "file":
         return predictions.prediction_file(side.answers())
     return infer(side.model(), prompts, folder / "answers" / side.name, RunDirectory(folder).recipe)
 

@@ -71,7 +71,8 @@ def _kind(word: str) -> Literal["run", "model", "file"]:
         if any((path / name).exists() for name in ("config.json", "adapter_config.json")):
             return "model"
         raise UsageError(f"{word}: is neither a run (recipe.yaml) nor a model (config.json) nor answers (text.jsonl)")
-    if path.suffix in FILES or word.startswith((".", "/")):
+    beside = "/" in word and path.parent.is_dir()  # a hub id has no folder of its owner here
+    if path.suffix in FILES or word.startswith((".", "/")) or beside or word.count("/") > 1:
         raise PlatformError(f"{word}: no such file or folder")
     return "model"
 

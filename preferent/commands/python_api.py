@@ -20,7 +20,7 @@ from preferent.errors import PlatformError
 from preferent.evaluation import verdict_sentence
 from preferent.evaluation.comparison_types import ComparisonMetrics
 from preferent.labeling import serving
-from preferent.pipelines import executor, next_round
+from preferent.pipelines import executor, next_round, run_summary
 from preferent.report import page
 from preferent.runs import metrics
 from preferent.runs.directory import RunDirectory
@@ -61,13 +61,17 @@ class Run:
         """Return the verdict in a sentence."""
         return verdict_sentence.verdict_sentence(self.verdict())
 
+    def summary(self) -> list[str]:
+        """Return the last lines of `preferent run`: the verdict, what it lacks, and the names of doctor's findings."""
+        return run_summary.lines(self.folder)
+
     def recipe(self) -> "LoadedRecipe":
         """Return the recipe that the run was made with."""
         return load_recipe(self._existing(self.directory.recipe))
 
     def report(self) -> Path:
         """Write the report from the files of the run; return the path of the HTML file."""
-        page.main(self.recipe().recipe, {"run": self.folder}, self.folder)
+        page.main(self.recipe().recipe, {"run": self.folder}, self.folder, examination.sick(self.folder))
         return self.directory.report
 
     def doctor(self) -> list[Finding]:

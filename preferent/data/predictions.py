@@ -152,17 +152,20 @@ def row(answer: Answer) -> dict[str, Any]:
     return {"inputs": inputs, "prediction": answer.text, "id": answer.id} | known | tags
 
 
-def join(sides: Answers, shared: bool = False, prompts: Sequence[Prompt] = ()) -> dict[str, list[Answer]]:
+def join(
+    sides: Answers, shared: bool = False, prompts: Sequence[Prompt] = (), names: Mapping[str, str] | None = None
+) -> dict[str, list[Answer]]:
     """Join the rows of the sides, in the order of a: by id, or by prompt if the ids match no rows with the same prompt.
 
     Every side must answer the same prompts, unless `shared` is set: then the prompts that all sides answer are kept,
-    and the others are counted on stderr. Rows without a prompt get it from `prompts`, by id.
+    and the others are counted on stderr. Rows without a prompt get it from `prompts`, by id. `names` are what a
+    message calls the sides.
     """
-    by_id = _by_id(prompts)
+    by_id, names = _by_id(prompts), {side: side.removeprefix("side.") for side in sides} | dict(names or {})
     sides = {side: [_filled(answer, by_id.get(answer.id)) for answer in answers] for side, answers in sides.items()}
-    keyed = _keyed(sides, by_id)
+    keyed = _keyed(sides, by_id, names)
     common = [key for key in keyed["a"] if all(key in rows for rows in keyed.values())]
-    _count(keyed, len(common), shared)
+    _count(keyed, names, len(common), shared)
     joined = {side: [rows[key] for key in common] for side, rows in keyed.items()}
     joined["a"] = _complete(joined)
     ids = [answer.id for answer in joined["a"]]
@@ -215,7 +218,7 @@ def tags_of(value: object) -> tuple[str, ...]:
     return tuple(str(tag).strip() for tag in value if str(tag).strip()) if isinstance(value, list) else ()
 
 
-def _keyed(sides: Answers, prompts: Mapping[str, Prompt]) -> dict[str, dict[str, Answer]]:
+def _keyed(sides: Answers, prompts: Mapping[str, Prompt], names: Mapping[str, str]) -> dict[str, dict[str, Answer]]:
     """Return the rows of the sides by the key that joins them; refuse ids that stand for different prompts."""
     by_id = {side: {answer.id: answer for answer in answers} for side, answers in sides.items()}
     by_prompt = {side: _by_prompt(answers) for side, answers in sides.items()}
@@ -228,9 +231,9 @@ def _keyed(sides: Answers, prompts: Mapping[str, Prompt]) -> dict[str, dict[str,
             return by_prompt
         if differ:
             raise DataError(
-                f"{differ[0]}: a and {side} have different prompts under this id, as under {len(differ)} of the "
-                f"{len(common)} ids that both have; give the rows matching ids, leave ids out to join them by "
-                "prompt, or name the column of the prompt: --prompt-column NAME"
+                f"{differ[0]}: {names['a']} and {names[side]} have different prompts under this id, as under "
+                f"{len(differ)} of the {len(common)} ids that both have; give the rows matching ids, leave ids out to "
+                "join them by prompt, or name the column of the prompt: --prompt-column NAME"
             )
     return by_id
 
@@ -258,7 +261,7 @@ def _conversation(turns: Sequence[Message]) -> str:
     return turns[0].content if alone else "\n\n".join(f"{turn.role}: {turn.content}" for turn in turns)
 
 
-def _count(keyed: Mapping[str, Mapping[str, Answer]], common: int, shared: bool) -> None:
+def _count(keyed: Mapping[str, Mapping[str, Answer]], names: Mapping[str, str], common: int, shared: bool) -> None:
     """Refuse rows that only some sides have, or report how many are left out."""
     wanted = keyed["a"].keys()
     lacking = []
@@ -266,8 +269,8 @@ def _count(keyed: Mapping[str, Mapping[str, Answer]], common: int, shared: bool)
         only_a, only_other = len(wanted - rows.keys()), len(rows.keys() - wanted)
         if only_a or only_other:
             lacking.append(
-                f"a and {side} do not answer the same prompts: {only_a} of {len(wanted)} are only in a, "
-                f"{only_other} of {len(rows)} only in {side}"
+                f"{names['a']} and {names[side]} do not answer the same prompts: {only_a} of {len(wanted)} are only in "
+                f"{names['a']}, {only_other} of {len(rows)} only in {names[side]}"
             )
     if lacking and (not shared or not common):
         way = "make both with the same prompts file, or compare the prompts that both answer: --shared"

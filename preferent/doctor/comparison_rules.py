@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from preferent.doctor.findings import RELATIVE, SICK, SUSPICIOUS, Evidence, Finding
 from preferent.doctor.run_history import RunHistory
+from preferent.evaluation import judge_quality, verdict_sentence
 from preferent.evaluation.comparison_types import JudgeFigures
 from preferent.evaluation.judges.protocol import MUCH_UNPARSABLE
 from preferent.evaluation.reward_findings import BY_LENGTH
@@ -99,6 +100,29 @@ def no_judge(history: RunHistory) -> Iterator[Finding]:
         )
 
 
+def judge_cannot_tell(history: RunHistory) -> Iterator[Finding]:
+    """Find a headline by an independent judge that is not shown to judge, or was not measured."""
+    name, judge = history.verdict.get("headline"), _headline(history)
+    if not name or judge is None or not judge["independent"] or (ability := judge_quality.ability(judge)).tells:
+        return
+    accuracy = judge.get("accuracy")
+    if accuracy is None:
+        says = f"Nobody measured how often the headline judge, {name}, is right."
+        evidence = Evidence(FILE, f"judges.{name}.accuracy", "not measured")
+    else:
+        says = f"The headline judge, {name}, cannot tell: it is right on {verdict_sentence.right_on(accuracy)}, and "
+        says += f"{ability.why}."
+        evidence = Evidence(FILE, f"judges.{name}.accuracy", f"{accuracy['share']:.3f}")
+    yield Finding(
+        "judge-cannot-tell",
+        SICK if ability.measured else SUSPICIOUS,
+        says,
+        (evidence,),
+        "Give the judge more or cleaner preferences (compare.judge_share) and more test pairs (data.test_share), or "
+        "let people vote: preferent label RUN.",
+    )
+
+
 def judges_disagree(history: RunHistory) -> Iterator[Finding]:
     for pair in history.verdict.get("agreement", []):
         if pair["percent"] < AGREEMENT:
@@ -154,8 +178,7 @@ def verdicts_unparsable(history: RunHistory) -> Iterator[Finding]:
 
 def judge_against_people(history: RunHistory) -> Iterator[Finding]:
     for name, judge in history.verdict.get("against_people", {}).items():
-        interval = judge["intervals"].get("accuracy")
-        if interval and interval[1] < 0.5:
+        if judge_quality.contradicted(judge):
             yield Finding(
                 "judge-against-people",
                 SICK,
@@ -224,6 +247,7 @@ RULES = (
     verdict_open,
     judge_not_independent,
     no_judge,
+    judge_cannot_tell,
     judges_disagree,
     judge_follows_length,
     judge_follows_place,

@@ -20,7 +20,7 @@ from preferent.doctor import (
 )
 from preferent.doctor.findings import SICK, SUSPICIOUS, Finding
 from preferent.doctor.run_history import RunHistory, read
-from preferent.errors import DataError
+from preferent.errors import DataError, PreferentError
 
 Rule = Callable[[RunHistory], Iterator[Finding]]
 
@@ -52,6 +52,15 @@ def examine(history: RunHistory) -> list[Finding]:
     """Return all findings, the sick ones first."""
     findings = [finding for rule in RULES for finding in rule(history)]
     return sorted(findings, key=lambda finding: finding.severity != SICK)
+
+
+def sick(root: Path) -> list[str]:
+    """Return what is sick about a run, a sentence each; if the run cannot be read, the reason for that."""
+    try:
+        findings = examine(read(root))
+    except PreferentError as error:
+        return [f"preferent doctor could not read the run: {error}"]
+    return [finding.says for finding in findings if finding.severity == SICK]
 
 
 def to_json(findings: Sequence[Finding]) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 
 from preferent.doctor.findings import RELATIVE, SICK, SUSPICIOUS, Evidence, Finding
 from preferent.doctor.run_history import Curve, RunHistory
+from preferent.evaluation.verdict_sentence import UNCHANGED, unchanged
 
 STAGE = RELATIVE.policy.description.as_posix()
 ROUNDING = 1e-3
@@ -197,11 +198,11 @@ def reward_does_not_rise(history: RunHistory) -> Iterator[Finding]:
 
 def never_better(history: RunHistory) -> Iterator[Finding]:
     facts = history.facts("policy")
-    if facts.get("best_step") == 0 and facts.get("steps", 0) > 0:
+    if unchanged(facts):
         yield Finding(
             "never-better",
             SICK,
-            "No checkpoint was better than the start on validation prompts: policy/model is the model it started from.",
+            UNCHANGED,
             (Evidence(STAGE, "best_step", 0), Evidence(STAGE, "steps", facts["steps"])),
             "See the other findings; if there are none, lower kl_coeff, or validate more often (ppo.validation_every).",
         )

@@ -38,6 +38,8 @@ def fit(differences: csr_array) -> np.ndarray:
         return float(total), PENALTY * weights - differences.T @ expit(-margins)
 
     start = np.zeros(differences.shape[1])
+    if not len(start):  # no term occurs in two answers
+        return start
     options = {"maxiter": 1000, "maxfun": 2000, "gtol": 1e-8, "ftol": 0.0}
     weights: np.ndarray = minimize(loss, start, jac=True, method="L-BFGS-B", options=options).x
     return weights

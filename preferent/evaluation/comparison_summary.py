@@ -1,16 +1,19 @@
 """The figures of `metrics.json` and the rows of `judgments.jsonl`, computed from answers and judgments alone."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import cast
 
 import numpy as np
 
-from preferent.data.judgment_outcomes import JudgmentOutcomes, choices, outcomes
+from preferent.data import judgment_outcomes
+from preferent.data.judgment_outcomes import JudgmentOutcomes, choices
 from preferent.data.predictions import Answers
 from preferent.data.types import Judgment
-from preferent.evaluation import comparison_figures, judge_agreement, statistics
+from preferent.evaluation import comparison_figures, judge_accuracy, judge_agreement, statistics
 from preferent.evaluation.comparison_types import (
+    AccuracyFigures,
     ChangeFigures,
     ComparisonMetrics,
     JudgeFigures,
@@ -42,6 +45,8 @@ def verdict(
     metrics["sides"] = [{"key": side, "name": names[side]} for side in answers]
     labels = sliced(answers)
     by_name = {judge.name: judged(judge, answers, prompts, labels) for judge in ordered if judge.judgments.get(A_B)}
+    for name, accuracy in by_votes(ordered, answers, prompts).items():
+        by_name[name].setdefault("accuracy", accuracy)
     if headline is not None:
         rate = by_name[headline]["win_rate"]
         metrics |= {"autosxs_model_a_win_rate": rate, "autosxs_model_b_win_rate": 1 - rate}
@@ -66,7 +71,7 @@ def judged(
     judge: JudgeResults, answers: Answers, prompts: Mapping[str, str], labels: Mapping[str, Sequence[str]]
 ) -> JudgeFigures:
     """Return one judge's figures of a against b."""
-    verdicts = outcomes(judge.judgments[A_B])
+    verdicts = outcomes(judge.judgments[A_B], prompts)
     kind = {"kind": judge.kind, "independent": judge.independent}
     figures = cast(JudgeFigures, {**rate(verdicts, prompts), **kind, **(judge.facts or {})})
     lengths, _unit = comparison_figures.measured(answers)
@@ -75,7 +80,7 @@ def judged(
         figures["mean_score"] = {side: float(scores.mean()) for side, scores in judge.scores.items()}
         figures["length_correlation"] = statistics.rank_correlation(every_score, [*lengths["a"], *lengths["b"]])
     if judge.kind == "language_model":
-        ties = rate(outcomes(judge.judgments[A_B], unparsable=0.5), prompts)
+        ties = rate(outcomes(judge.judgments[A_B], prompts, unparsable=0.5), prompts)
         figures["unparsable_as_ties"] = {"win_rate": ties["win_rate"], "interval": ties["interval"]}
     place = {answer.id: index for index, answer in enumerate(answers["a"])}
     measured = [[lengths[side][place[id]] for id in verdicts.ids] for side in A_B]
@@ -83,6 +88,16 @@ def judged(
     figures["length_controlled"] = controlled(verdicts, measured[0], measured[1], prompts, difficulty)
     figures["slices"] = slices(verdicts, prompts, labels)
     return figures
+
+
+def outcomes(
+    judgments: Sequence[Judgment], prompts: Mapping[str, str], unparsable: float | None = None
+) -> JudgmentOutcomes:
+    """Return the outcomes of judgments; the rows of a prompt that was answered several times share its weight."""
+    verdicts = judgment_outcomes.outcomes(judgments, unparsable)
+    rows = Counter(prompts.values())
+    weights = [weight / rows[prompts[id]] for id, weight in zip(verdicts.ids, verdicts.weights, strict=True)]
+    return replace(verdicts, weights=weights)
 
 
 def needed(judge: JudgeFigures) -> SampleSizeFigures | None:
@@ -178,7 +193,7 @@ def slices(
 def rates(judges: Sequence[JudgeResults], answers: Answers, prompts: Mapping[str, str]) -> list[SidePairFigures]:
     """Return the win rates of every pair of sides after a and b."""
     return [
-        {"a": a, "b": b, "judge": judge.name, **rate(outcomes(judge.judgments[a, b]), prompts)}
+        {"a": a, "b": b, "judge": judge.name, **rate(outcomes(judge.judgments[a, b], prompts), prompts)}
         for a, b in pairs_of(answers)[1:]
         for judge in judges
         if judge.judgments.get((a, b))
@@ -197,7 +212,7 @@ def ratings(
 def _rated(judge: JudgeResults, prompts: Mapping[str, str]) -> list[RatingFigures]:
     games = []
     for (a, b), judgments in judge.judgments.items():
-        verdicts = outcomes(judgments)
+        verdicts = outcomes(judgments, prompts)
         rows = zip(verdicts.values, verdicts.ids, verdicts.weights, strict=True)
         games += [rating.Game(a, b, value, prompts[id], weight=weight) for value, id, weight in rows]
     fit = rating.bradley_terry(games)
@@ -217,11 +232,45 @@ def agreement(judges: Sequence[JudgeResults], prompts: Mapping[str, str]) -> Com
     return cast(ComparisonMetrics, figures)
 
 
+def by_votes(
+    judges: Sequence[JudgeResults], answers: Answers, prompts: Mapping[str, str]
+) -> dict[str, AccuracyFigures]:
+    """Return the accuracy of each judge on the pairs of a and b of which people prefer an answer."""
+    votes = [vote for judge in judges if judge.kind == "people" for vote in judge.judgments.get(A_B, ())]
+    people = {id: choice for id, choice in choices(votes).items() if choice != "tie"}
+    first = _seen_first(votes)
+    places = {answer.id: place for place, answer in enumerate(answers["a"])}
+    lengths, _ = comparison_figures.measured(answers)
+    figures = {}
+    for judge in judges:
+        verdicts = {} if judge.kind == "people" else choices(judge.judgments.get(A_B, ()))
+        pairs = []
+        for id in (id for id in people if id in verdicts):
+            chosen, rejected = ("a", "b") if people[id] == "A" else ("b", "a")
+            longer = lengths[chosen][places[id]] - lengths[rejected][places[id]]
+            texts = [answers[side][places[id]].text for side in (chosen, rejected)]
+            right, seen = judge_accuracy.agrees(verdicts[id], people[id]), first[id]
+            seen_first = seen if seen is None or chosen == "a" else 1 - seen
+            pairs.append(judge_accuracy.VotedPair(prompts[id], right, seen_first, longer, *texts))
+        if accuracy := judge_accuracy.by_votes(pairs):
+            figures[judge.name] = accuracy
+    return figures
+
+
+def _seen_first(votes: Sequence[Judgment]) -> dict[str, float | None]:
+    """Return by pair 1 if most voters saw a first, 0 if fewer than half did, 1/2 for half, None if it is unknown."""
+    sides: dict[str, list[object]] = {}
+    for vote in votes:
+        sides.setdefault(vote.id, []).append(vote.extra.get("first"))
+    leads = {id: 2 * seen.count("a") - len(seen) if set(seen) <= {*A_B} else None for id, seen in sides.items()}
+    return {id: None if lead is None else 0.5 + (lead > 0) / 2 - (lead < 0) / 2 for id, lead in leads.items()}
+
+
 def changed(metrics: ComparisonMetrics, headline: Sequence[JudgeResults], prompts: Mapping[str, str]) -> ChangeFigures:
     """Return how many answers differ, and the headline judge's test of a difference, up or down."""
     counts: ChangeFigures = {"identical": metrics["identical"], "different": metrics["rows"] - metrics["identical"]}
     if not headline:
         return counts
-    verdicts = outcomes(headline[0].judgments[A_B])
+    verdicts = outcomes(headline[0].judgments[A_B], prompts)
     test = paired_tests.paired(verdicts.values, [prompts[id] for id in verdicts.ids], verdicts.weights)
     return cast(ChangeFigures, {**counts, **asdict(test)})

@@ -5,7 +5,7 @@ docs/metrics.md defines every figure. Side a is the tuned model, b is what it is
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NotRequired, TypedDict, cast
+from typing import Any, Literal, NotRequired, TypedDict, cast
 
 from preferent.evaluation.judge_results import Kind
 
@@ -70,11 +70,33 @@ class SliceFigures(RateFigures):
     p_holm: float
 
 
+class RuleLeadFigures(TypedDict):
+    """The accuracy of a rule that needs no model, and the 99 % lower limit of the judge's lead over it."""
+
+    share: float
+    lead_99: float
+
+
+class AccuracyFigures(TypedDict):
+    """How often a judge prefers the answer that people chose, on `count` pairs, and the same of the rules.
+
+    The pairs are those held out when the judge learned, or those of this comparison that people voted on.
+    """
+
+    by: Literal["held_out", "people"]
+    share: float
+    interval: Interval
+    lower_99: float
+    count: int
+    rules: Mapping[str, RuleLeadFigures]
+
+
 class JudgeFigures(WinRateFigures):
-    """The verdict of one judge on a against b."""
+    """The verdict of one judge on a against b; `accuracy` is missing where nobody measured it."""
 
     kind: Kind
     independent: bool
+    accuracy: NotRequired[AccuracyFigures]
     order: NotRequired[OrderFigures]
     both_bad: NotRequired[int]
     annotators: NotRequired[int]

@@ -36,14 +36,19 @@ class JudgeResults:
 
 
 def by_scores(
-    name: str, scores: Scores, answers: Answers, instruction: str | None, names: Mapping[str, str]
+    name: str,
+    scores: Scores,
+    answers: Answers,
+    instruction: str | None,
+    names: Mapping[str, str],
+    facts: Mapping[str, Any] | None = None,
 ) -> JudgeResults:
-    """Return a reward model's judgments of every pair of sides."""
+    """Return a reward model's judgments of every pair of sides; `facts` are further figures about the model."""
     by_sides = {}
     for a, b in pairs_of(answers):
         pairs = paired(answers, a, b, instruction)
         by_sides[a, b] = called(judgments.from_scores(pairs, scores[a], scores[b], name), names[a], names[b])
-    return JudgeResults(name, "reward_model", by_sides, scores, independent=name != "reward")
+    return JudgeResults(name, "reward_model", by_sides, scores, name != "reward", facts)
 
 
 def pairs_of(sides: Mapping[str, object]) -> list[Sides]:

@@ -26,11 +26,18 @@ class ShareFigures(TypedDict):
     count: int
 
 
+class MeasuredShare(ShareFigures):
+    """A share with the lower limit of its 99 % interval as well."""
+
+    lower_99: float
+
+
 class RuleFigures(ShareFigures):
-    """The accuracy of a rule that needs no model, and the model's lead over it."""
+    """The accuracy of a rule that needs no model, and the model's lead over it; `lead_99` is a 99 % lower limit."""
 
     lead: float
     lead_interval: Interval
+    lead_99: float
 
 
 class BucketFigures(ShareFigures):
@@ -90,7 +97,7 @@ class QualityFigures(TypedDict, total=False):
     best_step: int
     reported: Literal["test", "validation"]
     reliability: Sequence[ReliabilityFigures]
-    accuracy: ShareFigures
+    accuracy: MeasuredShare
     mean_confidence: float
     by_confidence: Sequence[BucketFigures]
     by_strength: Sequence[BucketFigures]

@@ -15,7 +15,13 @@ SHARES = 0.6
 FEW = 30
 """Least number of pairs for a remark on a bucket."""
 
-RULES = {"longer": "the longer wins", "shorter": "the shorter wins", "first": "the first wins", "words": "bag of words"}
+RULES = {
+    "longer": "the longer wins",
+    "shorter": "the shorter wins",
+    "first": "the first wins",
+    "second": "the second wins",
+    "words": "bag of words",
+}
 """Descriptions of the rules that need no model, by their names in `quality.json`."""
 
 Figures = Mapping[str, Any]

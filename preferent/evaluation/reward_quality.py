@@ -21,6 +21,7 @@ from preferent.data.formats import row_writer
 from preferent.data.types import Preference
 from preferent.evaluation import statistics
 from preferent.evaluation.bag_of_words import BagOfWords
+from preferent.evaluation.statistics.win_rates import lower_limit
 
 BUCKETS = 5
 VALUES = 7
@@ -96,7 +97,7 @@ def details(scored: Scored, train: Sequence[Preference]) -> dict[str, Any]:
     bins = statistics.reliability(scored.confidence, scored.right)
     return {
         "reliability": [dataclasses.asdict(interval) for interval in bins],
-        "accuracy": share(scored.right, scored.clusters),
+        "accuracy": measured(scored.right, scored.clusters),
         "mean_confidence": float(scored.confidence.mean()),
         "by_confidence": buckets(scored, np.abs(scored.chosen - scored.rejected), everything),
         "by_strength": buckets(scored, strength, has_strength) + without_strength,
@@ -110,6 +111,11 @@ def share(outcomes: np.ndarray, clusters: Sequence[str]) -> dict[str, Any]:
     """Return the mean of outcomes 1, 1/2 and 0 [n] with its interval."""
     rate = statistics.win_rate(outcomes, clusters)
     return {"share": rate.win_rate, "interval": list(rate.interval), "count": rate.n}
+
+
+def measured(outcomes: np.ndarray, clusters: Sequence[str]) -> dict[str, Any]:
+    """Return the mean of outcomes with its interval and the lower limit that decides whether it is above chance."""
+    return share(outcomes, clusters) | {"lower_99": lower_limit(outcomes, clusters)}
 
 
 def _of(scored: Scored, outcomes: np.ndarray, keep: np.ndarray) -> dict[str, Any] | None:
@@ -169,25 +175,45 @@ def position(scored: Scored) -> dict[str, Any]:
 
 def rules(scored: Scored, train: Sequence[Preference]) -> dict[str, Any]:
     """Return the accuracy of each rule that needs no model, and the model's lead over it."""
+    return leads(scored.right, rule_outcomes(scored, train), scored.clusters)
+
+
+def rule_outcomes(scored: Scored, train: Sequence[Preference]) -> dict[str, np.ndarray]:
+    """Return where each rule that needs no model is right, [n] each.
+
+    There is no rule of the position where one place always won: the order that people saw was not kept.
+    """
     longer = won(scored.chosen_tokens - scored.rejected_tokens)
-    right = {"longer": longer, "shorter": 1 - longer, "first": scored.first}
+    right = {"longer": longer, "shorter": 1 - longer}
+    if 0 < scored.first.mean() < 1:
+        right |= {"first": scored.first, "second": 1 - scored.first}
     decided = [preference for preference in train if preference.choice != "tie"]
     if decided:
         order = randomness.permutation(0, "words", 0, len(decided))[:LEARNT]
         words = BagOfWords.learn([decided[i].chosen for i in order], [decided[i].rejected for i in order])
         answers = [p.chosen for p in scored.preferences], [p.rejected for p in scored.preferences]
         right["words"] = won(words.scores(answers[0]) - words.scores(answers[1]))
-    return {name: share(outcomes, scored.clusters) | lead(scored, outcomes) for name, outcomes in right.items()}
+    return right
 
 
-def lead(scored: Scored, rule: np.ndarray) -> dict[str, Any]:
-    """Return the model's accuracy less that of a rule with the outcomes `rule` [n], and the difference's interval.
+def leads(right: np.ndarray, rules: Mapping[str, np.ndarray], clusters: Sequence[str]) -> dict[str, Any]:
+    """Return the share of each rule's outcomes [n], and the lead over it of the outcomes `right` [n]."""
+    return {name: share(outcomes, clusters) | lead(right, outcomes, clusters) for name, outcomes in rules.items()}
 
-    A win of the model is a pair on which it alone is right; half a pair is one of two rows of its cluster.
+
+def lead(right: np.ndarray, rule: np.ndarray, clusters: Sequence[str]) -> dict[str, Any]:
+    """Return the mean of `right` [n] less that of a rule with the outcomes `rule` [n], and the difference's interval.
+
+    A win is a pair on which the rule alone is wrong; half a pair is one of two rows of its cluster.
     """
-    model, other = (np.repeat(right, 2) > np.tile([0.25, 0.75], len(rule)) for right in (scored.right, rule))
-    rate = statistics.win_rate(won(model.astype(float) - other), np.repeat(scored.clusters, 2).tolist())
-    return {"lead": 2 * rate.win_rate - 1, "lead_interval": [2 * limit - 1 for limit in rate.interval]}
+    model, other = (np.repeat(outcomes, 2) > np.tile([0.25, 0.75], len(rule)) for outcomes in (right, rule))
+    outcomes, twice = won(model.astype(float) - other), np.repeat(clusters, 2).tolist()
+    rate = statistics.win_rate(outcomes, twice)
+    return {
+        "lead": 2 * rate.win_rate - 1,
+        "lead_interval": [2 * limit - 1 for limit in rate.interval],
+        "lead_99": 2 * statistics.win_rate(outcomes, twice, 0.99).interval[0] - 1,
+    }
 
 
 def mistakes(scored: Scored, root: Path) -> list[dict[str, Any]]:

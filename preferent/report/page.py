@@ -8,7 +8,7 @@ their hashes, and no network.
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from preferent import files
 from preferent.config import stage_graph
 from preferent.config.recipe import Recipe
 from preferent.errors import PlatformError, UsageError
+from preferent.evaluation import judge_quality, verdict_sentence
 from preferent.evaluation.comparison_types import ComparisonMetrics, GoldFigures
 from preferent.evaluation.quality_types import PartFigures, QualityFigures
 from preferent.report import (
@@ -47,6 +48,8 @@ STAGES = (
     *("data", "sft", "reward", "judge", "policy"),
     *("predictions/base", "predictions/tuned", "predictions/original", "comparison"),
 )
+HIDDEN = ("outputs", "verdict", "headline")
+"""Facts of stages that the page does not list: fingerprints, and the verdict, which it shows."""
 PARTS: tuple[Literal["validation", "test"], ...] = ("validation", "test")
 SECTIONS = {
     "verdict": "Verdict",
@@ -58,6 +61,8 @@ SECTIONS = {
     "examples": "Examples",
     "made": "How it was made",
 }
+TRAINING = ("curves", "kl", "quality")
+"""The sections about training, which the page of a comparison of several sides lacks."""
 RELATIVE = RunDirectory(Path())
 """Paths as the page shows them: relative to the run directory."""
 MARK = b'<meta name="generator" content="preferent">'
@@ -75,10 +80,11 @@ EXPECTED = {
 """The parts of the page by the file that they are read from; a missing file is named on the page."""
 
 
-def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
+def main(recipe: Recipe, inputs: dict[str, Path], out: Path, sick: Sequence[str] = ()) -> None:
     """Write the report of the run directory `run=` to the file `out`, or to `report.html` in the folder `out`.
 
-    The report is always written anew: it takes a second and depends on everything.
+    `sick` are the sentences of `preferent doctor` about what cannot be trusted; they are on the first screen. The
+    report is always written anew: it takes a second and depends on everything.
     """
     root = inputs["run"]
     if not root.is_dir():
@@ -86,16 +92,17 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
     page = RunDirectory(out).report if out.is_dir() else out
     if page.exists() and not (ownership.is_run(page.parent) or MARK in page.read_bytes()):
         raise UsageError(f"{page}: is there already and is no report of preferent; choose another --out")
-    files.write_atomic(page, render(recipe, root))
+    files.write_atomic(page, render(recipe, root, sick))
     print(f"{page}: written; open it in a browser", flush=True)
 
 
-def render(recipe: Recipe, root: Path) -> str:
+def render(recipe: Recipe, root: Path, sick: Sequence[str] = ()) -> str:
     """Return the page as text."""
     run = RunDirectory(root)
     environment = Environment(loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined)
     environment.filters["percent"] = interval_tables.percent
     environment.globals["ends"] = charts.ends()
+    own = verdict_section.is_of_run(_json(run.comparison.metrics) or ComparisonMetrics())
     style = (PAGE / "style.css").read_text("utf-8")
     script = "\n".join(path.read_text("utf-8") for path in SCRIPTS)
     return environment.get_template("page.html").render(
@@ -106,19 +113,27 @@ def render(recipe: Recipe, root: Path) -> str:
         script_hash=fingerprint(script),
         recipe=recipe,
         recipe_text=_text(run.recipe),
-        missing=[(path.as_posix(), what) for path, what in expected(recipe).items() if not (root / path).exists()],
+        missing=[(p.as_posix(), what) for p, what in expected(recipe, own).items() if not (root / p).exists()],
+        own=own,
         direct=stage_graph.direct(recipe),
         counts=_counts(run),
-        sections={name: title for name, title in SECTIONS.items() if name != "rounds" or recipe.continues},
-        **_verdict(recipe, run),
+        sections={name: title for name, title in SECTIONS.items() if _has(name, recipe, own)},
+        **_verdict(recipe, run, sick),
         **_figures(run),
         **reward_model_section.section(run.stage("reward")),
         **_made(run),
     )
 
 
-def expected(recipe: Recipe) -> dict[Path, str]:
+def _has(section: str, recipe: Recipe, own: bool) -> bool:
+    """Return whether a page has a section: a comparison has no training, and few runs continue others."""
+    return (own or section not in TRAINING) and (section != "rounds" or bool(recipe.continues))
+
+
+def expected(recipe: Recipe, own: bool = True) -> dict[Path, str]:
     """Return the parts of a recipe's page by file; without a reward to optimise there is no reward model."""
+    if not own:
+        return {path: what for path, what in EXPECTED.items() if path.parent == RELATIVE.comparison.folder}
     unused = [RELATIVE.stage("reward").folder] if stage_graph.direct(recipe) else []
     return {path: what for path, what in EXPECTED.items() if path.parent not in unused}
 
@@ -133,22 +148,29 @@ def embedded(value: Any) -> Markup:
     return Markup(json.dumps(value, ensure_ascii=False, allow_nan=False).translate(ESCAPED))
 
 
-def _verdict(recipe: Recipe, run: RunDirectory) -> dict[str, Any]:
+def _verdict(recipe: Recipe, run: RunDirectory, sick: Sequence[str]) -> dict[str, Any]:
     """Return the verdict and what it is based on."""
     read: ComparisonMetrics | None = _json(run.comparison.metrics)
     gold: GoldFigures | None = _json(run.comparison.gold)
     metrics = read or ComparisonMetrics()
     headline = verdict_section.headline_judge(metrics)
     judges = judge_names.reported_judges(metrics, recipe)
+    a, b = verdict_section.contestants(metrics)
     names = [*metrics.get("judges", {}), *(["truth"] if gold and "win_rate" in gold else [])]
+    unchanged = verdict_sentence.unchanged((_json(run.policy.description) or {}).get("facts", {}))
+    doubts = verdict_section.doubts(metrics, judges) if metrics else []
     return {
         "metrics": read,
         "headline": headline,
         "judged_by": judges[metrics["headline"] or ""].description if headline else "",
         "span": interval_tables.span(headline["interval"]) if headline else "",
-        "sentence": verdict_section.sentence(headline) if headline else "",
-        "caution": verdict_section.caution(headline) if headline else "",
-        "doubts": verdict_section.doubts(metrics, judges) if metrics else [],
+        "sentence": verdict_section.sentence(headline, a, b) if headline else "",
+        "a": a,
+        "b": b,
+        "trusted": judge_quality.trusted(metrics),
+        "accuracy": verdict_section.accuracy(headline) if headline else "",
+        "caution": verdict_section.caution(metrics, judges) if headline else "",
+        "doubts": list(dict.fromkeys([*filter(None, [unchanged]), *sick, *doubts])),
         "by_judge": verdict_section.by_judge(metrics, gold, judges),
         "descriptions": judge_names.descriptions(judges, names),
         "sample_size": verdict_section.sample_size(metrics),
@@ -177,8 +199,10 @@ def _examples(
     selected = examples.select(run, metrics, recipe.report.pairs)
     pairs = examples.fit(selected, MOST, lambda row: len(embedded(row).encode()))
     titles = {name: judge.title for name, judge in judges.items()}
+    sides = verdict_section.sides(metrics)
+    models = {name: sides[key] for key, name in verdict_section.NAMES.items()}
     return {
-        "pairs": embedded({"pairs": pairs, "titles": titles}),
+        "pairs": embedded({"pairs": pairs, "titles": titles, "models": models}),
         "pair_count": len(pairs),
         "pairs_wanted": len(selected),
     }
@@ -242,7 +266,7 @@ def _made(run: RunDirectory) -> dict[str, Any]:
     """Return how the run was made: each stage's device and facts, and the versions, as in `stage.json`."""
     described = {name: stage for name in STAGES if (stage := _json(run.stage(name).description))}
     rows = [
-        (name, run.stage(name).done.exists(), facts({k: v for k, v in stage["facts"].items() if k != "outputs"}))
+        (name, run.stage(name).done.exists(), facts({k: v for k, v in stage["facts"].items() if k not in HIDDEN}))
         for name, stage in described.items()
     ]
     versions: dict[str, set[str]] = {}

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from preferent.evaluation.comparison_types import ComparisonMetrics, JudgeFigures, LengthControlledFigures, SliceFigures
-from preferent.report import charts
+from preferent.report import charts, verdict_section
 from preferent.report.interval_tables import IntervalRow, IntervalTable, probability, rate_text, row
 from preferent.report.judge_names import ReportedJudge
 
@@ -14,21 +14,22 @@ CLEAR = 0.05
 def slices(metrics: ComparisonMetrics, judges: Mapping[str, ReportedJudge]) -> list[IntervalTable]:
     """Return a table for each judge whose verdicts are sliced: all of them first, then by tag and length."""
     by_judge = metrics.get("judges", {})
-    return [_slices(judges[name], figures) for name, figures in by_judge.items() if figures.get("slices")]
+    a = verdict_section.sides(metrics)["a"]
+    return [_slices(judges[name], figures, a) for name, figures in by_judge.items() if figures.get("slices")]
 
 
-def _slices(judge: ReportedJudge, figures: JudgeFigures) -> IntervalTable:
+def _slices(judge: ReportedJudge, figures: JudgeFigures, a: str) -> IntervalTable:
     heads = ("Prompts", "Win rate", "95 % interval", "Verdicts", "Prompts", "p", "p, Holm")
     counts = str(figures["n"]), str(figures["prompts"])
     rows = [row("all", figures["win_rate"], figures["interval"], *counts, "", "")]
-    rows += [_slice(part, judge.colour) for part in figures["slices"]]
+    rows += [_slice(part, judge.colour, a) for part in figures["slices"]]
     return IntervalTable(f"Judged by {judge.name}", heads, rows)
 
 
-def _slice(part: SliceFigures, colour: int) -> IntervalRow:
+def _slice(part: SliceFigures, colour: int, a: str) -> IntervalRow:
     """Return one slice, marked if it differs from one half after correction for the number of slices."""
     p, holm = part.get("p"), part.get("p_holm")
-    side = "tuned better" if part["win_rate"] > 0.5 else "tuned worse"
+    side = f"{a} better" if part["win_rate"] > 0.5 else f"{a} worse"
     return row(
         *(part["name"], part["win_rate"], part["interval"], str(part["n"]), str(part["prompts"])),
         *("" if level is None else probability(level) for level in (p, holm)),

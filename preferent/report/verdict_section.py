@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from preferent.evaluation import comparison_types
+from preferent.evaluation import comparison_types, judge_quality, verdict_sentence
 from preferent.evaluation.comparison_types import (
     BestOfFigures,
     ComparisonMetrics,
@@ -42,18 +42,32 @@ def sides(metrics: ComparisonMetrics) -> dict[str, str]:
     return {side["key"]: side["name"] for side in metrics["sides"]} if "sides" in metrics else dict(NAMES)
 
 
+def is_of_run(metrics: ComparisonMetrics) -> bool:
+    """Return whether the tuned model of a run was compared with its base, and not other models, runs or files."""
+    names = sides(metrics)
+    return (names["a"], names["b"]) == (NAMES["a"], NAMES["b"])
+
+
+def contestants(metrics: ComparisonMetrics) -> tuple[str, str]:
+    """Return what the page calls a and b: the models of a run, or the names of what was compared."""
+    names = sides(metrics)
+    return ("the tuned model", "the base model") if is_of_run(metrics) else (names["a"], names["b"])
+
+
 def by_judge(metrics: ComparisonMetrics, gold: GoldFigures | None, judges: Judges) -> IntervalTable:
     """Return tuned against base by every judge, the headline first and the true preference last."""
     rows = [_judge_row(figures, judges[name]) for name, figures in metrics.get("judges", {}).items()]
     if gold is not None and "win_rate" in gold:
         rows.append(_truth_row(gold, judges["truth"]))
-    heads = ("Judge", "Win rate", "95 % interval", "Win–tie–loss")
-    return IntervalTable("The tuned model against the base model; a tie counts as half", heads, rows)
+    heads = ("Judge", "Win rate", "95 % interval", "Win–tie–loss", "The judge is right on")
+    a, b = contestants(metrics)
+    title = "The tuned model" if a == "the tuned model" else a
+    return IntervalTable(f"{title} against {b}; a tie counts as half", heads, rows)
 
 
 def _judge_row(figures: JudgeFigures, judge: ReportedJudge) -> IntervalRow:
     return row(
-        *(judge.title, figures["win_rate"], figures["interval"], outcome_counts(figures)),
+        *(judge.title, figures["win_rate"], figures["interval"], outcome_counts(figures), accuracy(figures)),
         colour=judge.colour,
         note=judge_names.verdict_count(figures) if "n" in figures else "",
         tag="independent" if judge.independent else "not independent",
@@ -63,7 +77,7 @@ def _judge_row(figures: JudgeFigures, judge: ReportedJudge) -> IntervalRow:
 
 def _truth_row(gold: GoldFigures, judge: ReportedJudge) -> IntervalRow:
     return row(
-        *(judge.title, gold["win_rate"], gold.get("interval"), outcome_counts(gold)),
+        *(judge.title, gold["win_rate"], gold.get("interval"), outcome_counts(gold), ""),
         colour=judge.colour,
         note=counted(gold["n"], "pair") if "n" in gold else "",
         tag="independent",
@@ -111,18 +125,15 @@ def side_titles(metrics: ComparisonMetrics) -> list[str]:
     return [name[:1].upper() + name[1:] for name in sides(metrics).values()]
 
 
-def sentence(judge: JudgeFigures) -> str:
-    """Return what the headline judge's figures mean, in one or two plain sentences."""
+def sentence(judge: JudgeFigures, a: str = "the tuned model", b: str = "the base model") -> str:
+    """Return what the headline judge's figures mean about a and b, in one or two plain sentences."""
     low, high = judge["interval"]
     ties = {0: "", 1: ", with one tie"}.get(judge["tie"], f", with {judge['tie']} ties")
-    counts = (
-        f"Of {_verdicts(judge)}, the tuned model’s answer was preferred on {judge['win']}, the base model’s on "
-        f"{judge['loss']}{ties}."
-    )
+    counts = f"Of {_verdicts(judge)}, {a}’s answer was preferred on {judge['win']}, {b}’s on {judge['loss']}{ties}."
     if low > 0.5:
-        meaning = "The whole interval lies above one half: according to this judge the tuned model is better."
+        meaning = f"The whole interval lies above one half: according to this judge {a} is better."
     elif high < 0.5:
-        meaning = "The whole interval lies below one half: according to this judge the tuned model is worse."
+        meaning = f"The whole interval lies below one half: according to this judge {a} is worse."
     else:
         meaning = "The interval contains one half: this comparison does not show that either model is better."
     return f"{counts} {meaning}"
@@ -138,14 +149,41 @@ def _verdicts(judge: JudgeFigures) -> str:
     return prompts if judge["n"] == judge["prompts"] else f"{judge['n']} answers to {prompts}"
 
 
-def caution(judge: JudgeFigures) -> str:
-    """Return what a reader must know before believing the headline; empty for an independent judge."""
-    if judge["independent"]:
+def accuracy(judge: JudgeFigures) -> str:
+    """Return how often a judge is right and on which pairs; nothing about people."""
+    if judge.get("kind") == "people":
         return ""
-    return (
-        "Not independent: this is the reward that the policy was tuned to raise, so a high rate is expected and says "
-        "little about what people would prefer."
+    measured = judge.get("accuracy")
+    if measured is None:
+        return "not measured"
+    pairs = (
+        counted(measured["count"], "held-out pair")
+        if measured["by"] == "held_out"
+        else f"{measured['count']} voted pairs"
     )
+    return f"{rate_text(measured['share'], measured['interval'])} of {pairs}"
+
+
+def caution(metrics: ComparisonMetrics, judges: Judges) -> str:
+    """Return what a reader must know before believing the headline; empty for a judge that can tell."""
+    name = metrics["headline"] or ""
+    judge = metrics["judges"][name]
+    if not judge["independent"]:
+        return (
+            "Not independent: this is the reward that the policy was tuned to raise, so a high rate is expected and "
+            "says little about what people would prefer."
+        )
+    ability = judge_quality.ability(judge)
+    if ability.tells:
+        return ""
+    if not ability.measured:
+        return (
+            "Accuracy not measured: nobody checked how often this judge prefers what people prefer. Their votes on "
+            "these answers would (preferent label)."
+        )
+    others = [judges[other].name for other in judge_quality.able(metrics)]
+    who = verdict_sentence.no_judge(others)
+    return f"{who[:1].upper()}{who[1:]}: the judge is right on {accuracy(judge)}, and {ability.why}."
 
 
 def doubts(metrics: ComparisonMetrics, judges: Judges) -> list[str]:
@@ -271,7 +309,8 @@ def notes(metrics: ComparisonMetrics, judges: Judges) -> list[tuple[str, str]]:
     if length := metrics.get("length"):
         longer, shorter = percent(length["share_longer"]), percent(length["share_shorter"])
         gap = f"{number(length['difference'], 1, sign=True)} {length['unit']}"
-        rows.append(("tuned answers are", f"{gap} on average; longer on {longer}, shorter on {shorter} of prompts"))
+        says = f"{gap} on average; longer on {longer}, shorter on {shorter} of prompts"
+        rows.append((f"{sides(metrics)['a']} answers are", says))
     if "best_of" in metrics:
         rows.append(_selection(metrics["best_of"]))
     for name, figures in metrics.get("judges", {}).items():
@@ -283,7 +322,8 @@ def notes(metrics: ComparisonMetrics, judges: Judges) -> list[tuple[str, str]]:
             rows.append(("both answers are bad", bad))
     changed: Mapping[str, Any] = metrics.get("changed", {})
     if "better" in changed:
-        counts = f"tuned is better on {changed['better']}, worse on {changed['worse']}, equal on {changed['even']}"
+        counts = f"{sides(metrics)['a']} is better on {changed['better']}, worse on {changed['worse']}, "
+        counts += f"equal on {changed['even']}"
         rows.append(("prompt by prompt", f"{counts} prompts; sign test: p {_compared(changed['p_exact'])}"))
     rows.append(("identical answers", f"{metrics.get('identical', 0)} of {metrics.get('rows', 0)}"))
     return rows

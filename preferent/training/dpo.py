@@ -279,7 +279,7 @@ def finish(
         if len(parts[name])
     }
     stage.record(best_step=best_step, stopped=state.scalars.get("stopped"), steps=state.step, quality=held_out)
-    name = tuned_by(recipe)
-    card = f"# Policy tuned by preferent\n\n{name} from `{policy.source.name}`, the checkpoint of step {best_step}.\n"
+    origin = f"{tuned_by(recipe)} from `{policy.source.name}`, the checkpoint of step {best_step}."
+    card = f"# Policy tuned by preferent\n\n{loop.origin(origin, best_step, state.step, stage.folder)}\n"
     saving.save(policy, model, state.optimizer.masters, card)
     stage.finish([model.name, StageDirectory(stage.folder).metrics.name])

@@ -4,6 +4,7 @@ Each stage writes its own loop, `while unfinished(...)`, and calls these functio
 """
 
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +12,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from preferent.config.recipe import Recipe
+from preferent.evaluation import verdict_sentence
 from preferent.models import checkpoint
 from preferent.runs import interruption
 from preferent.runs.directory import StageDirectory
@@ -84,6 +86,14 @@ def stop_early(state: LoopState, patience: int | None, measure: str) -> None:
     """Record a reason to stop if `patience` evaluations in a row brought no improvement."""
     if patience is not None and state.scalars["evaluations_since_best"] >= patience:
         state.scalars["stopped"] = f"no better validation {measure} in {patience} evaluations"
+
+
+def origin(text: str, best_step: int, steps: int, folder: Path) -> str:
+    """Return the line of a model card that says what was selected; print it if that is the start, unchanged."""
+    unchanged = verdict_sentence.unchanged({"best_step": best_step, "steps": steps})
+    if unchanged:
+        print(f"{folder}: {unchanged}", file=sys.stderr)
+    return f"{text} {unchanged}".strip()
 
 
 def restore_best(state: LoopState, optimizer: Optimizer, out: Path) -> int:

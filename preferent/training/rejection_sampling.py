@@ -245,6 +245,7 @@ def finish(stage: stages.Stage, state: TrainingState, policy: Policy) -> None:
     model = StageDirectory(stage.folder).model
     best_step = loop.restore_best(state, state.optimizer, stage.folder)
     stage.record(**{key: state.scalars.get(key) for key in ("best_step", "best_objective")}, steps=state.step)
-    card = f"# Policy tuned by preferent\n\nRejection sampling from `{policy.source.name}`, step {best_step}.\n"
+    origin = f"Rejection sampling from `{policy.source.name}`, step {best_step}."
+    card = f"# Policy tuned by preferent\n\n{loop.origin(origin, best_step, state.step, stage.folder)}\n"
     saving.save(policy, model, state.optimizer.masters, card)
     stage.finish([model.name, StageDirectory(stage.folder).metrics.name])

@@ -302,7 +302,14 @@ def test_google_cloud_keys_are_named(course, monkeypatch, capsys):
 
     def execute(recipe, out, from_stage, of_run):
         seen.append((out, from_stage, of_run))
-        judge = {"win_rate": 0.6, "interval": [0.5, 0.7], "n": 10, "independent": True, "kind": "reward_model"}
+        judge = {
+            "win_rate": 0.6,
+            "interval": [0.5, 0.7],
+            "n": 10,
+            "prompts": 10,
+            "independent": True,
+            "kind": "reward_model",
+        }
         sides = [{"key": "a", "name": "tuned"}, {"key": "b", "name": "base"}]
         found = {"headline": "judge", "judges": {"judge": judge}, "kl": None, "sides": sides}
         files.write_json(out / "comparison/metrics.json", found)

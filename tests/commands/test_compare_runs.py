@@ -15,7 +15,7 @@ from preferent.commands import compare_runs, comparison_sides, judge_selection
 from preferent.config import recipe
 from preferent.data.types import Judgment
 from preferent.errors import DataError, PlatformError, PreferentError, UsageError
-from preferent.evaluation import comparison_summary, statistics
+from preferent.evaluation import comparison_summary, statistics, verdict_sentence
 from preferent.evaluation.statistics import paired_tests
 from preferent.labeling import serving
 
@@ -168,11 +168,18 @@ def test_what_is_wrong_is_said_before_anything_is_made(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     a, b = answered(tmp_path / "a.jsonl", ["x"] * 3), answered(tmp_path / "b.jsonl", ["y"] * 3)
+    c = tmp_path / "c.jsonl"
+    files.write_jsonl(c, files.read_jsonl(b)[:2])
     empty = tmp_path / "empty"
     empty.mkdir()
+    (tmp_path / "runs").mkdir()
     wrong: list[tuple[list[Any], type[PreferentError], str]] = [
         ([a], UsageError, "is neither a run nor a comparison; name a second side"),
-        ([a, tmp_path / "c.jsonl"], PlatformError, r"c\.jsonl: no such file"),
+        ([a, tmp_path / "d.jsonl"], PlatformError, r"d\.jsonl: no such file"),
+        ([a, "runs/nope"], PlatformError, "runs/nope: no such file or folder"),
+        ([a, "x/y/z"], PlatformError, "x/y/z: no such file or folder"),
+        ([a, "nope"], UsageError, "nope: is no file or folder here, so it is taken for a model; name the prompts"),
+        ([a, b, c], DataError, "a and c do not answer the same prompts: 1 of 3 are only in a, 0 of 2 only in c"),
         ([a, empty], UsageError, r"empty: is neither a run .*nor a model .*nor answers"),
         ([a, model(tmp_path / "net")], UsageError, "net: is a model; name the prompts that it is to answer: --prompts"),
         ([a, b, "--names", "x"], UsageError, "names 1 sides; there are 2"),
@@ -201,7 +208,22 @@ def test_what_is_wrong_is_said_before_anything_is_made(
         with pytest.raises(kind, match=message):
             command("compare", *words)
     assert not done
-    assert not list(tmp_path.glob("runs/*/comparison"))
+    assert not list(tmp_path.glob("runs/*"))
+
+
+def test_a_comparison_is_a_page_with_the_names_of_its_sides(tmp_path: Path) -> None:
+    one, two = answered(tmp_path / "one.jsonl", ["x"] * 3), answered(tmp_path / "two.jsonl", ["y"] * 3)
+    page, people = tmp_path / "page.html", votes(tmp_path / "people.jsonl", "A", "x", "y")
+    command("compare", one, two, "--out", tmp_path / "out", "--judge", f"people={people}", "--html", page)
+    text = page.read_text()
+    assert "win rate of one against two" in text and "one’s answer was preferred on 3, two’s on 0." in text
+    assert '"models": {"tuned": "one", "base": "two"}' in text
+    assert "tuned model" not in text.split("<script")[0] and "base model" not in text.split("<script")[0]
+    assert "Loss curves" not in text and "Missing," not in text
+    alone = tmp_path / "alone"
+    (tmp_path / "out/comparison").rename(alone)
+    with pytest.raises(UsageError, match=r"--html .*recipe\.yaml does not exist"):
+        command("compare", alone, "--html", page)
 
 
 def verdict_of(win: int, tie: int, loss: int) -> dict[str, Any]:
@@ -211,16 +233,16 @@ def verdict_of(win: int, tie: int, loss: int) -> dict[str, Any]:
 
 
 def test_an_open_verdict_says_how_many_prompts_it_takes() -> None:
-    told = compare_runs.advice(verdict_of(55, 0, 45))[0]
+    told = verdict_sentence.advice(verdict_of(55, 0, 45))[0]
     assert "100 prompts show a rate of 64% or more four times in five" in told
     assert told.endswith(f"to see one of 55% you need about {paired_tests.sample_size(0.55)}")
-    assert compare_runs.advice(verdict_of(50, 0, 50))[0].endswith(
+    assert verdict_sentence.advice(verdict_of(50, 0, 50))[0].endswith(
         f"51% you need about {paired_tests.sample_size(0.51)}"
     )
-    assert compare_runs.advice(verdict_of(90, 0, 10)) == []
-    assert "too few to show any difference" in compare_runs.advice(verdict_of(1, 1, 1))[0]
-    assert "too few to show any difference" in compare_runs.advice(verdict_of(0, 9, 0))[0]
-    assert compare_runs.advice({"headline": None}) == []
+    assert verdict_sentence.advice(verdict_of(90, 0, 10)) == []
+    assert "too few to show any difference" in verdict_sentence.advice(verdict_of(1, 1, 1))[0]
+    assert "too few to show any difference" in verdict_sentence.advice(verdict_of(0, 9, 0))[0]
+    assert verdict_sentence.advice({"headline": None}) == []
     assert comparison_summary.needed(verdict_of(55, 0, 45)["judges"]["judge"])["prompts"] == paired_tests.sample_size(
         0.55
     )

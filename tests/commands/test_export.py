@@ -170,7 +170,14 @@ def test_what_cannot_be_had_is_refused(make_run, tmp_path, monkeypatch, capsys):
 def test_the_card_holds_the_verdict(make_run, tmp_path):
     folder = make_run()
     (folder / "comparison").mkdir()
-    judge = {"interval": [0.5, 0.7], "independent": True, "win_rate": 0.6, "n": 10, "kind": "reward_model"}
+    judge = {
+        "interval": [0.5, 0.7],
+        "prompts": 10,
+        "independent": True,
+        "win_rate": 0.6,
+        "n": 10,
+        "kind": "reward_model",
+    }
     sides = [{"key": "a", "name": "tuned"}, {"key": "b", "name": "base"}]
     verdict = {"headline": "judge", "judges": {"judge": judge}, "kl": {"mean": 1.25}, "sides": sides}
     (folder / "comparison/metrics.json").write_text(json.dumps(verdict))

@@ -63,7 +63,11 @@ def test_a_recipe_is_read_from_a_file_with_settings_or_from_a_dictionary(old: pr
 
 
 def test_a_run_is_read_and_used(old: preferent.Run) -> None:
-    assert "prefers the tuned model" in old.headline()
+    assert "prefers the base to the tuned model" in old.headline()
+    first, size, doctor = old.summary()
+    assert first == old.headline() and size.startswith("8 prompts are too few to show any difference")
+    assert doctor.startswith("doctor: ") and "no-better-than-trivial" in doctor
+    assert doctor.endswith("; preferent doctor run shows them")
     assert old.metrics()[-1]["step"] == 3 and old.metrics("reward")[-1]["step"] == 4
     assert len(old.judgments()) > 0 and old.predictions("base")[0]["prediction"]
     assert old.recipe().recipe.large_model_reference == "model"

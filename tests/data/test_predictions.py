@@ -195,7 +195,7 @@ def test_rows_that_one_side_lacks_are_counted(capsys: pytest.CaptureFixture[str]
     assert [[answer.id for answer in rows] for rows in joined.values()] == [["1", "2"]] * 3
     errors = capsys.readouterr().err
     assert "1 of 4 are only in a, 0 of 3 only in b" in errors
-    assert "1 of 4 are only in a, 0 of 3 only in side.c" in errors
+    assert "1 of 4 are only in a, 0 of 3 only in c" in errors
     assert "comparing the 2 prompts that all answer" in errors
     with pytest.raises(DataError, match="no prompt is answered by all"):
         predictions.join({"a": a[:2], "b": a[2:]}, shared=True)

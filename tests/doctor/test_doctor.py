@@ -99,13 +99,17 @@ def samples() -> list[dict[str, Any]]:
     ]
 
 
+FACTS = {"accuracy": {"by": "held_out", "share": 0.7, "interval": [0.65, 0.75], "lower_99": 0.63, "count": 300}}
+FACTS["accuracy"]["rules"] = {"longer": {"share": 0.52, "lead_99": 0.06}, "words": {"share": 0.6, "lead_99": -0.02}}
+
+
 def verdict(n: int = 200) -> dict[str, Any]:
     """A comparison as the stage writes it: tuned wins three in four."""
     a = [Answer(str(i), f"p{i}", "", f"tuned {i}", tokens=20 + i % 3, ended=True) for i in range(n)]
     b = [Answer(str(i), f"p{i}", "", f"base {i}", tokens=19 + i % 3, ended=True) for i in range(n)]
     scores = {"a": np.array([1.0 if i % 4 else -1.0 for i in range(n)]), "b": np.zeros(n)}
     answers = {"a": a, "b": b}
-    opinions = [by_scores(name, scores, answers, None, compare.SIDES) for name in ("judge", "reward")]
+    opinions = [by_scores(name, scores, answers, None, compare.SIDES, FACTS) for name in ("judge", "reward")]
     found: dict[str, Any] = verdict_of(answers, opinions, "judge", compare.SIDES)[1]
     return found
 
@@ -500,6 +504,11 @@ CASES: dict[str, tuple[str, Change, Change]] = {
         put(VERDICT, "judges judge order", {"unparsable_share": 0.021}),
         put(VERDICT, "judges judge order", {"unparsable_share": 0.02}),
     ),
+    "judge-cannot-tell": (
+        SICK,
+        put(VERDICT, "judges judge accuracy lower_99", 0.5),
+        put(VERDICT, "judges judge accuracy lower_99", 0.51),
+    ),
     "judge-against-people": (
         SICK,
         put(VERDICT, "against_people", {"judge": {"accuracy": 0.4, "intervals": {"accuracy": [0.31, 0.49]}}}),
@@ -569,6 +578,8 @@ def test_the_figures_that_rules_read_are_metrics():
         (put(QUALITY, "test accuracy", 0.55), "no-better-than-trivial", SUSPICIOUS),
         (put(JUDGE, "inputs train", "reward"), "judge-not-independent", SUSPICIOUS),
         (gain(0.01), "extreme-gain", SUSPICIOUS),
+        (lambda files: files[VERDICT]["judges"]["judge"].pop("accuracy"), "judge-cannot-tell", SUSPICIOUS),
+        (put(VERDICT, "judges judge accuracy rules words share", 0.7), "judge-cannot-tell", SICK),
         (put(VERDICT, "length", lengths(10.0)), "length-changed", SUSPICIOUS),
         (put("reward/model/tokenizer.json", "model", {"type": "Unigram"}), "tokenizers-differ", SUSPICIOUS),
         (drawn("policy", "objective/kl", lambda step: 0.05 * (step - 1) - 0.01), "negative-kl", SICK),

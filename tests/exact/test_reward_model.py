@@ -222,25 +222,25 @@ def test_pairs_of_one_prompt_are_one_cluster_where_there_are_enough_prompts() ->
 
 def test_the_lead_over_a_rule() -> None:
     pairs = held_out(4, chosen=np.array([1.0, 1, 0, 1]), rejected=np.array([0.0, 0, 1, 0]))
-    found = reward_quality.lead(pairs, np.array([1.0, 0.0, 0.0, 0.5]))
+    found = reward_quality.lead(pairs.right, np.array([1.0, 0.0, 0.0, 0.5]), pairs.clusters)
     assert found["lead"] == pytest.approx(0.75 - 0.375)
     low, high = found["lead_interval"]
     assert -1 <= low < found["lead"] < high <= 1
     even = held_out(400, chosen=np.tile([1.0, 0.0], 200), rejected=np.tile([0.0, 1.0], 200))
-    found = reward_quality.lead(even, np.tile([0.0, 1.0, 0.0, 0.0], 100))
+    found = reward_quality.lead(even.right, np.tile([0.0, 1.0, 0.0, 0.0], 100), even.clusters)
     plain = statistics.win_rate(np.tile([1.0, 0.0, 1.0, 0.5], 100), [str(i) for i in range(400)])
     assert found["lead"] == pytest.approx(2 * plain.win_rate - 1)
     assert found["lead_interval"] == pytest.approx([2 * limit - 1 for limit in plain.interval], abs=2e-3)
 
 
 def test_rules_position_and_length() -> None:
-    """Scores are the lengths, and the first candidate is always chosen."""
+    """Scores are the lengths; the first candidate is always chosen, so there is no rule of the position."""
     chosen, rejected = np.array([5, 7, 9, 4, 6, 6]), np.array([3, 8, 2, 4, 5, 1])
     preferences = [Preference(Prompt(), " good", " bad", 0) for _ in chosen]
     pairs = Scored(preferences, chosen.astype(float), rejected.astype(float), chosen, rejected)
     found = reward_quality.details(pairs, preferences)
     shares = {name: rule["share"] for name, rule in found["rules"].items()}
-    assert shares == pytest.approx({"longer": 4.5 / 6, "shorter": 1.5 / 6, "first": 1.0, "words": 1.0})
+    assert shares == pytest.approx({"longer": 4.5 / 6, "shorter": 1.5 / 6, "words": 1.0})
     assert found["rules"]["longer"]["lead"] == 0
     assert found["mean_confidence"] == pytest.approx(expit([2, 1, 7, 0, 1, 5]).mean())
     assert reward_quality.figures(pairs)["length_correlation"] == pytest.approx(1.0)
@@ -255,6 +255,13 @@ def test_rules_position_and_length() -> None:
     )
     turned = reward_quality.position(swapped)
     assert turned["first_chosen"]["share"] == 0.0 and turned["correlation"] == -found["position"]["correlation"]
+
+
+def test_the_rule_of_the_position_is_there_where_both_places_won() -> None:
+    preferences = [Preference(Prompt(), " good", " bad", int(i > 2)) for i in range(4)]
+    pairs = Scored(preferences, *np.arange(16.0).reshape(4, 4))
+    outcomes = reward_quality.rule_outcomes(pairs, preferences)
+    assert outcomes["first"].tolist() == [1, 1, 1, 0] and outcomes["second"].tolist() == [0, 0, 0, 1]
 
 
 def test_mistakes_are_the_surest_with_their_place(tmp_path: Path) -> None:

@@ -13,7 +13,10 @@ from labelling import Person
 
 KEPT = Path(__file__).parent.parent / "data" / "run-0.1.0"
 STAGES = ("data", "reward", "judge", "ppo", "infer-base", "infer-tuned", "compare")
-VERDICT = "an independent judge prefers the tuned model to the base in 43.8% of 8 pairs"
+VERDICT = (
+    "an independent judge prefers the base to the tuned model in 56.2% of 8 pairs (95 % interval 33.6% to 76.4%), "
+    "accuracy not measured"
+)
 RECIPE = """
 large_model_reference: model
 preference_dataset: pairs.jsonl

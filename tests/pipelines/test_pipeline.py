@@ -478,13 +478,13 @@ def test_the_door_for_notebooks(stages):
             "judge",
             {"mean": 2.804},
             "an independent judge prefers the tuned model to the base in 63.0% of 400 pairs "
-            "(95 % interval 58.1% to 67.6%); KL 2.80 nats",
+            "(95 % interval 58.1% to 67.6%), accuracy not measured; KL 2.80 nats",
         ),
         (
             "reward",
             None,
             "the reward model that was optimised, which is not an independent judge, prefers the tuned model to the "
-            "base in 63.0% of 400 pairs (95 % interval 58.1% to 67.6%)",
+            "base in 63.0% of 400 pairs (95 % interval 58.1% to 67.6%), accuracy not measured",
         ),
     ],
 )
@@ -512,7 +512,25 @@ def test_the_sentence_says_who_judged_whom(kind, names, expected):
     judge = {"win_rate": 0.63, "interval": [0.58, 0.68], "n": 400, "independent": True, "kind": kind, "annotators": 4}
     sides = [{"key": key, "name": name} for key, name in zip("ab", names, strict=True)]
     told = verdict_sentence.verdict_sentence({"headline": "it", "judges": {"it": judge}, "kl": None, "sides": sides})
-    assert told == f"{expected} (95 % interval 58.0% to 68.0%)"
+    measured = "" if kind == "people" else ", accuracy not measured"
+    assert told == f"{expected} (95 % interval 58.0% to 68.0%){measured}"
+
+
+def test_the_last_lines_of_a_run(tmp_path):
+    judge = {"win_rate": 0.5, "interval": [0.33, 0.67], "n": 26, "prompts": 26, "independent": True, "tie": 0}
+    sides = [{"key": "a", "name": "tuned"}, {"key": "b", "name": "base"}]
+    found = {"headline": "judge", "judges": {"judge": judge | {"kind": "reward_model"}}, "kl": None, "sides": sides}
+    found["sample_size"] = {"win_rate": 0.51, "prompts": 19604, "detectable": 0.77}
+    files.write_json(tmp_path / "comparison/metrics.json", found)
+    files.write_json(tmp_path / "policy/stage.json", {"schema": 2, "facts": {"best_step": 0, "steps": 30}})
+    verdict, size, unchanged, doctor = Run(tmp_path).summary()
+    assert verdict == Run(tmp_path).headline()
+    assert "26 prompts show a rate of 77% or more" in size and size.endswith("to see one of 51% you need about 19604")
+    assert unchanged == "The policy is the base: no step did better than the start."
+    assert doctor == (
+        "doctor: 3 findings (1 sick: never-better; 2 suspicious: verdict-open, judge-cannot-tell); "
+        f"preferent doctor {tmp_path} shows them"
+    )
 
 
 def test_the_door_is_free_of_torch():

@@ -20,7 +20,7 @@ from preferent.data.judgments import write
 from preferent.data.predictions import Answer
 from preferent.data.types import Preference, Prompt
 from preferent.errors import DataError, PlatformError
-from preferent.evaluation import comparison_summary, reward_findings, reward_quality
+from preferent.evaluation import comparison_summary, reward_findings, reward_quality, verdict_sentence
 from preferent.evaluation.judge_results import by_scores
 from preferent.report import charts, examples, figures, interval_tables, page, reward_model_section, verdict_section
 from preferent.report.page import EXPECTED, SECTIONS, render
@@ -53,16 +53,26 @@ def make_stage(folder: Path, **facts: Any) -> None:
     files.write_atomic(folder / "DONE", "")
 
 
-def make_comparison(root: Path, texts: list[str], lead: float = 1.0, headline: str = "judge") -> None:
+def make_comparison(
+    root: Path, texts: list[str], lead: float = 1.0, headline: str = "judge", right: int | None = None
+) -> None:
+    """The judge was right on `right` of 384 held-out pairs, None where nobody measured it."""
     n = len(texts)
     a = [Answer(str(i), f"Prompt {i}: {t}", "", t, tokens=3, ended=True, kl=2.0) for i, t in enumerate(texts)]
     b = [Answer(str(i), a[i].prompt, "", f"base {i}", tokens=4, ended=True) for i in range(n)]
     scores = {"a": np.linspace(lead - 1, lead + 1, n), "b": np.zeros(n)}
     answers, names = {"a": a, "b": b}, {"a": "tuned", "b": "base"}
-    opinions = [by_scores(name, scores, answers, None, names) for name in ("judge", "reward")]
+    facts = {} if right is None else {"accuracy": accuracy(right)}
+    opinions = [by_scores(name, scores, answers, None, names, facts) for name in ("judge", "reward")]
     judgments, metrics = comparison_summary.verdict(answers, opinions, headline, names)
     write(judgments, root / "comparison" / "judgments.jsonl")
     files.write_json(root / "comparison" / "metrics.json", metrics)
+
+
+def accuracy(right: int) -> dict[str, Any]:
+    outcomes, alone = np.arange(384) < right, [str(pair) for pair in range(384)]
+    figures = reward_quality.measured(outcomes.astype(float), alone)
+    return figures | {"by": "held_out", "rules": {"longer": {"share": 0.52, "lead_99": 0.05}}}
 
 
 def make_run(root: Path, texts: list[str], steps: int = 40) -> Path:
@@ -274,6 +284,39 @@ def test_a_verdict_by_the_optimised_reward_is_marked(tmp_path: Path) -> None:
     assert 'class="figure doubtful"' in page
     make_comparison(tmp_path, ["a", "b", "c"])
     assert "Not independent:" not in render(make_recipe(), tmp_path)
+
+
+DOUBTFUL = 'class="figure doubtful"'
+
+
+def test_a_headline_is_in_colour_only_if_the_judge_can_tell(tmp_path: Path) -> None:
+    texts = [f"t{i}" for i in range(30)]
+    make_comparison(tmp_path, texts, right=265)
+    shown = render(make_recipe(), tmp_path)
+    assert DOUBTFUL not in shown and 'class="caution"' not in shown
+    assert shown.count("69.0\xa0% (64.2–73.4\xa0%) of 384 held-out pairs") == 3, "by the verdict and in both rows"
+    make_comparison(tmp_path, texts, right=200)
+    shown = render(make_recipe(), tmp_path)
+    assert DOUBTFUL in shown
+    assert (
+        "No judge here can tell: the judge is right on 52.1\xa0% (47.1–57.0\xa0%) of 384 held-out pairs, and that may "
+        "be chance." in shown
+    )
+    make_comparison(tmp_path, texts)
+    shown = render(make_recipe(), tmp_path)
+    assert DOUBTFUL in shown and "Accuracy not measured" in shown
+    make_comparison(tmp_path, texts, lead=0.0, right=265)
+    assert DOUBTFUL in render(make_recipe(), tmp_path), "the interval contains one half"
+
+
+def test_what_is_sick_and_an_unchanged_policy_are_on_the_first_screen(tmp_path: Path) -> None:
+    root = make_run(tmp_path, ["a", "b", "c"])
+    assert "The policy is the base" not in render(make_recipe(), root)
+    make_stage(root / "policy", best_step=0, steps=30)
+    shown = render(make_recipe(), root, ["The judge model guesses.", verdict_sentence.UNCHANGED])
+    doubts = shown[shown.index("Before you believe it") : shown.index('id="judges"')]
+    assert doubts.count(verdict_sentence.UNCHANGED) == 1 and doubts.count("The judge model guesses.") == 1
+    assert doubts.index(verdict_sentence.UNCHANGED) < doubts.index("The judge model guesses.")
 
 
 def test_a_comparison_without_judge_has_no_win_rate(tmp_path: Path) -> None:

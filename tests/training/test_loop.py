@@ -161,3 +161,11 @@ def test_a_best_with_moments_of_an_earlier_version_comes_back_too(tmp_path: Path
     learn(state)
     assert loop.restore_best(state, state.optimizer, tmp_path) == 1
     assert torch.equal(state.optimizer.masters["weight"], kept)
+
+
+def test_a_policy_that_is_its_base_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    card = loop.origin("By ppo from `base`, the checkpoint of step 0.", 0, 30, tmp_path)
+    assert card.endswith("step 0. The policy is the base: no step did better than the start.")
+    assert capsys.readouterr().err == f"{tmp_path}: The policy is the base: no step did better than the start.\n"
+    assert loop.origin("Step 3.", 3, 30, tmp_path) == "Step 3." and not capsys.readouterr().err
+    assert loop.origin("Nothing trained.", 0, 0, tmp_path) == "Nothing trained." and not capsys.readouterr().err

@@ -11,7 +11,7 @@ from preferent.config import model_reference, stage_graph
 from preferent.config.recipe import Recipe, tuned_by
 from preferent.data.tokenizer import Tokenizer
 from preferent.errors import PreferentError, UsageError
-from preferent.evaluation.verdict_sentence import verdict_sentence
+from preferent.evaluation import verdict_sentence
 from preferent.models import language_models, saving, weight_averaging
 from preferent.models.language_models import Network, Scorer
 from preferent.models.world import World
@@ -232,8 +232,12 @@ def _how_asked(recipe: Recipe) -> str:
 
 
 def _verdict(folder: Path) -> str:
-    """Return the run's verdict in a sentence; empty without a comparison."""
+    """Return the run's verdict in a sentence, and whether the policy is its base; empty without a comparison."""
+    run = RunDirectory(folder)
+    policy = files.read_json(run.policy.description) if run.policy.description.exists() else {}
+    unchanged = verdict_sentence.unchanged(policy.get("facts", {}))
     try:
-        return f"The verdict: {verdict_sentence(files.read_json(RunDirectory(folder).comparison.metrics))}."
+        verdict = verdict_sentence.verdict_sentence(files.read_json(run.comparison.metrics))
     except (OSError, PreferentError):
-        return ""
+        return unchanged
+    return f"The verdict: {verdict}. {unchanged}".strip()

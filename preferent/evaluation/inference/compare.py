@@ -18,14 +18,16 @@ from preferent.data.formats import row_writer
 from preferent.data.judgments import write
 from preferent.data.predictions import Answers
 from preferent.errors import UsageError
-from preferent.evaluation import human_judgments
+from preferent.evaluation import human_judgments, judge_accuracy, judge_quality
 from preferent.evaluation.comparison_summary import verdict
+from preferent.evaluation.comparison_types import ComparisonMetrics
 from preferent.evaluation.inference import language_model_judges
 from preferent.evaluation.inference.reward_model_judges import located, scored
 from preferent.evaluation.judge_results import A_B, JudgeResults, by_scores
-from preferent.files import write_json, write_jsonl
+from preferent.evaluation.verdict_sentence import verdict_sentence
+from preferent.files import read_json, write_json, write_jsonl
 from preferent.runs import stages
-from preferent.runs.directory import ComparisonDirectory, RunDirectory
+from preferent.runs.directory import ComparisonDirectory, RunDirectory, StageDirectory
 
 SIDES = {"a": "tuned", "b": "base", "original": "original"}
 """The default names of the sides; `side.NAME` is called NAME."""
@@ -56,7 +58,8 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path, names: Sequence[str
         if stage.done:
             return
         prompts = datasets.load_prompts(inputs["prompts"]) if "prompts" in inputs else []
-        answers = predictions.join({side: predictions.read(path) for side, path in files.items()}, prompts=prompts)
+        unjoined = {side: predictions.read(path) for side, path in files.items()}
+        answers = predictions.join(unjoined, prompts=prompts, names=called)
         if prompts:
             answers["a"] = predictions.with_prompts(answers["a"], prompts)
         judges = _judges(recipe, models | beside, answers, called, RunDirectory(out.parent).calls)
@@ -65,6 +68,7 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path, names: Sequence[str
         write(judgments, comparison.judgments)
         write_jsonl(comparison.answers, rows(answers))
         write_json(comparison.metrics, metrics)
+        stage.record(**conclusion(metrics))
         stage.finish([path.name for path in (comparison.judgments, comparison.metrics, comparison.answers)])
 
 
@@ -87,12 +91,45 @@ def _judges(
 ) -> list[JudgeResults]:
     """Return what all judges say: the independent reward model, the optimised reward, people, language models."""
     judges = [
-        by_scores(name, scores, answers, recipe.instruction, names)
+        by_scores(name, scores, answers, recipe.instruction, names, _measured(name, recipe, inputs))
         for name, scores in scored(recipe, inputs, answers).items()
     ]
     if "people" in inputs:
         judges.append(human_judgments.read_votes(inputs["people"], answers, names))
     return judges + language_model_judges.judge_pairs(recipe, inputs, answers, names, calls)
+
+
+def _measured(name: str, recipe: Recipe, inputs: Mapping[str, Path]) -> dict[str, Any]:
+    """Return the accuracy of a reward model, if the stage that trained it measured that beside the model.
+
+    A sum of rewards and an ensemble were not measured as a whole.
+    """
+    alone = [part.kind for part in recipe.reward.parts] == ["reward"] and stage_graph.members(inputs) == ["reward"]
+    if name == "reward" and not alone:
+        return {}
+    stage = StageDirectory(inputs[name].resolve().parent)
+    if stage.model.name != inputs[name].resolve().name or not stage.quality.exists():
+        return {}
+    accuracy = judge_accuracy.held_out(read_json(stage.quality))
+    return {} if accuracy is None else {"accuracy": accuracy}
+
+
+def conclusion(metrics: ComparisonMetrics) -> dict[str, Any]:
+    """Return the verdict as facts of the stage, which `run.json` repeats: in a sentence, and its figures."""
+    name = metrics["headline"]
+    if name is None:
+        return {"verdict": verdict_sentence(metrics)}
+    judge = metrics["judges"][name]
+    accuracy = judge.get("accuracy")
+    figures = {
+        "judge": name,
+        "win_rate": judge["win_rate"],
+        "interval": judge["interval"],
+        "accuracy": accuracy and accuracy["share"],
+        "accuracy_interval": accuracy and accuracy["interval"],
+        "trusted": judge_quality.trusted(metrics),
+    }
+    return {"verdict": verdict_sentence(metrics), "headline": figures}
 
 
 def rows(answers: Answers) -> list[dict[str, Any]]:

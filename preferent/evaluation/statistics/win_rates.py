@@ -119,6 +119,18 @@ def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
     return float(limits.low), float(limits.high)
 
 
+def lower_limit(outcomes: Sequence[float] | np.ndarray, prompts: Sequence[str], level: float = 0.99) -> float:
+    """Return a lower limit of the mean of outcomes [n] that holds for few rows, too.
+
+    It is the lesser of two: the limit of `win_rate`, which knows clusters, and Clopper and Pearson's (1934, Biometrika
+    26:404), which is exact for rows that are alone. Of n coin tosses the exact limit is above one half at most (1 -
+    level) / 2 of the time, whatever n is.
+    """
+    right = math.floor(float(np.sum(outcomes)) + ZERO * len(prompts))
+    exact = float(binomtest(right, len(prompts)).proportion_ci(level, "exact").low)
+    return min(exact, win_rate(outcomes, prompts, level).interval[0])
+
+
 def checked(
     outcomes: Sequence[float] | np.ndarray,
     prompts: Sequence[str] | np.ndarray,

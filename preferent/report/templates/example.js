@@ -15,6 +15,13 @@ function capital(text) {
   return text.slice(0, 1).toUpperCase() + text.slice(1);
 }
 
+// What the sides of a comparison are called, where they are not the models of a run.
+const { models } = JSON.parse(document.getElementById("pairs").textContent);
+
+function named(side) {
+  return (models[side] ?? side) === side ? capital(side) : models[side];
+}
+
 // A text as it is, or as runs that both answers have and those that only this one has (`mark` is ins or del).
 function passage(text, runs, mark) {
   if (!text) return element("p", "empty", "empty answer");
@@ -30,7 +37,7 @@ function passage(text, runs, mark) {
 
 function answer(one, choice) {
   const box = element("div", "answer");
-  const title = element("h3", "", capital(one.side));
+  const title = element("h3", "", named(one.side));
   if (one.side === choice) title.append(element("span", "won", "preferred"));
   if (typeof one.score === "number") title.append(element("span", "", "score " + short(one.score)));
   if (typeof one.tokens === "number") title.append(element("span", "", one.tokens + (one.tokens === 1 ? " token" : " tokens")));
@@ -49,7 +56,7 @@ function differences(boxes, on) {
 }
 
 function preference(choice) {
-  return { tie: "tie", "both bad": "both bad", "no verdict": "no verdict" }[choice] ?? choice + " preferred";
+  return { tie: "tie", "both bad": "both bad", "no verdict": "no verdict" }[choice] ?? (models[choice] ?? choice) + " preferred";
 }
 
 // What one judge said, its reasons below.
@@ -63,7 +70,7 @@ function verdict(said, titles) {
   if (said.choice !== "tie" && typeof said.confidence === "number") facts.push("confidence " + said.confidence.toFixed(2));
   if (said.strength) facts.push("strength " + said.strength);
   if (said.flagged) facts.push("flagged");
-  for (const [first, choice] of said.orders ?? []) facts.push(first + " first: " + preference(choice));
+  for (const [first, choice] of said.orders ?? []) facts.push((models[first] ?? first) + " first: " + preference(choice));
   if (facts.length) head.append(element("span", "small", " · " + facts.join(" · ")));
   item.append(head);
   for (const words of [said.words, said.note]) {

@@ -220,6 +220,7 @@ def finish(stage: stages.Stage, state: PPOState, networks: PPONetworks, name: st
     facts = {key: state.scalars.get(key) for key in ("best_step", "best_objective", "stopped")}
     stage.record(**facts, steps=state.step)
     origin = f"By {name} from `{networks.policy.source.name}`, the checkpoint of step {best_step}."
+    origin = loop.origin(origin, best_step, state.step, stage.folder)
     card = f"# Policy tuned by preferent\n\n{origin}\n"
     saving.save(networks.policy, model, state.policy.masters, card)
     stage.finish([model.name, StageDirectory(stage.folder).metrics.name])
