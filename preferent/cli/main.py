@@ -1,6 +1,7 @@
 """The command line: `preferent VERB …`. A verb imports what it needs when it runs, so that help is instant."""
 
 import os
+import select
 import sys
 import traceback
 from pathlib import Path
@@ -51,7 +52,26 @@ def _unexpected(kind: type[BaseException], error: BaseException, _trace: Traceba
 
 
 def main() -> None:
-    """Run the command line and exit with its code."""
+    """Run the command line and exit with its code; end quietly where nobody reads its output any more."""
+    try:
+        _perform()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if ERROR_FILE in os.environ or not _nobody_reads():
+            raise
+
+
+def _nobody_reads() -> bool:
+    """Return whether standard output is a closed pipe; if so, what is left to write there goes nowhere."""
+    descriptor, pipe = sys.stdout.fileno(), select.poll()
+    pipe.register(descriptor, 0)
+    if not any(event & (select.POLLERR | select.POLLHUP) for _, event in pipe.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+    return True
+
+
+def _perform() -> None:
     top = parser()
     arguments = top.parse_args()
     debug = arguments.debug or "PREFERENT_DEBUG" in os.environ

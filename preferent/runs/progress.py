@@ -1,5 +1,6 @@
-"""How far a long step is: a bar with the time left in a terminal, plain lines elsewhere."""
+"""How far a long step is: a bar with the time left in a terminal, one line in a notebook, plain lines elsewhere."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 SECONDS_BETWEEN_LINES = 10.0
 MANY_EPOCHS = 50
+NOTEBOOK = "JPY_PARENT_PID"
+"""What Jupyter sets in the environment of a kernel."""
 
 
 def epochs(field: str, steps: int, batch: int, rows: int) -> float:
@@ -45,9 +48,13 @@ def clock(seconds: float) -> str:
 
 
 class PrintedProgress:
-    """Progress as plain lines: the first and the last update, and between them one every ten seconds."""
+    """Progress as plain lines: the first and the last update, and between them one every ten seconds.
+
+    In a notebook each line takes the place of the one before it.
+    """
 
     def __init__(self, name: str, total: int, start: int, file: TextIO) -> None:
+        self._in_place, self._width = NOTEBOOK in os.environ, 0
         self._name, self._total, self._start, self._file = name, total, start, file
         self._began = time.monotonic()
         self._printed = float("-inf")
@@ -61,7 +68,12 @@ class PrintedProgress:
         left = elapsed / max(1, done - self._start) * (self._total - done)
         times = f"{clock(elapsed)} gone, {clock(left)} left"
         line = f"{self._name} {done}/{self._total}  {times}  {shown(values)}"
-        print(line.rstrip(), file=self._file, flush=True)
+        if self._in_place:
+            end = "\n" if done >= self._total else ""
+            print(f"\r{line.rstrip():{self._width}}", file=self._file, end=end, flush=True)
+            self._width = len(line.rstrip())
+        else:
+            print(line.rstrip(), file=self._file, flush=True)
 
 
 class DrawnBar:
@@ -80,10 +92,10 @@ def bar(name: str, total: int, start: int = 0, file: TextIO | None = None) -> It
     """Return a progress bar on standard error for a loop of `total` steps of which `start` are already done.
 
     `update(done, loss=…)` after each step. In a terminal a bar with the time left (without colour under `NO_COLOR`);
-    elsewhere plain lines.
+    elsewhere plain lines, whatever `FORCE_COLOR` says.
     """
     console = Console(file=file or sys.stderr)
-    if not console.is_terminal:
+    if not (file or sys.stderr).isatty():
         yield PrintedProgress(name, total, start, file or sys.stderr)
         return
     columns = (

@@ -344,3 +344,34 @@ def test_data_is_checked_and_converted(course, monkeypatch, capsys):
 def test_data_is_prepared(course, monkeypatch):
     assert call(monkeypatch, "data", "prepare", "--recipe", "course.yaml", "--out", "r/data") == 0
     assert yaml.safe_load(Path("r/data/counts.json").read_text())["parts"]["prompt"]["train"] == 40
+
+
+KEPT = Path(__file__).parent.parent / "data" / "run-0.1.0"
+LONG = {
+    "help": ["--help"],
+    "data check": ["data", "check", KEPT / "pairs.jsonl"],
+    "doctor": ["doctor", KEPT / "run"],
+    "agree": ["agree", KEPT / "run/labels/judgments.jsonl"],
+    "plan": ["plan", KEPT / "run/recipe.yaml"],
+    "run --dry-run": ["run", KEPT / "run/recipe.yaml", "--dry-run"],
+    "env": ["env"],
+}
+
+
+@pytest.mark.parametrize("words", LONG.values(), ids=LONG)
+def test_a_closed_pipe_ends_quietly(tmp_path, words):
+    command = [sys.executable, "-m", "preferent", *map(str, words)]
+    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=KEPT, env=environment
+    )
+    process.stdout.close()
+    stderr = process.stderr.read()
+    assert "Broken" not in stderr and "bug" not in stderr
+    assert process.wait(60) == (4 if words[0] == "doctor" and "sick" in stderr else 0)
+
+
+def test_a_broken_pipe_that_is_not_our_output_is_not_hidden(monkeypatch):
+    monkeypatch.setattr(main, "_perform", lambda: (_ for _ in ()).throw(BrokenPipeError()))
+    with pytest.raises(BrokenPipeError):
+        main.main()

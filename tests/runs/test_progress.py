@@ -35,6 +35,22 @@ def test_the_time_left_counts_only_steps_done_now(monkeypatch: pytest.MonkeyPatc
     assert lines(monkeypatch, 10.0, 100, start=90)[0].startswith("reward 91/100  0:10 gone, 1:30 left")
 
 
+def test_no_frames_without_a_terminal_whatever_force_color_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert [line.split()[1] for line in lines(monkeypatch, 1.0, 25)] == ["1/25", "11/25", "21/25", "25/25"]
+
+
+def test_a_notebook_gets_one_line_that_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(progress.NOTEBOOK, "4711")
+    file = io.StringIO()
+    with progress.bar("reward", 3, 0, file) as bar:
+        for step in range(3):
+            monkeypatch.setattr(progress.time, "monotonic", lambda step=step: 100.0 * (step + 1))
+            bar.update(step + 1)
+    assert file.getvalue().count("\n") == 1 and file.getvalue().count("\r") == 3
+    assert file.getvalue().endswith("\n")
+
+
 def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
