@@ -131,12 +131,11 @@ def _lengths(
     prompt_tokens: int,
     target_tokens: int,
 ) -> tuple[LengthHistogram | None, LengthHistogram | None]:
-    """Measure the lengths of prompts (with instruction and template) and of answers (with EOS)."""
+    """Measure the lengths of prompts (with instruction and template) and of answers (with their end)."""
     encoded = tokenizer.encode_prompts(prompts, instruction, ENDLESS)
-    pairs = [
-        (prompt.text, answer) for prompt, record in zip(encoded, records, strict=True) for answer in _answers(record)
-    ]
-    answers = tokenizer.encode_answers([text for text, _ in pairs], [answer for _, answer in pairs], ENDLESS)
+    pairs = [(prompt, answer) for prompt, record in zip(encoded, records, strict=True) for answer in _answers(record)]
+    texts, ends = [prompt.text for prompt, _ in pairs], [prompt.end for prompt, _ in pairs]
+    answers = tokenizer.encode_answers(texts, [answer for _, answer in pairs], ENDLESS, ends)
     return (
         _histogram([prompt.ids for prompt in encoded], prompt_tokens),
         _histogram([ids for ids, _ in answers], target_tokens),

@@ -196,7 +196,7 @@ def load_policy(source: Path, world: World, lora_dim: int | None = None, checkpo
     config = read_config(source, world.trust_remote_code)
     model_reference.require_writer(source, config.architectures, config.is_encoder_decoder)
     base, body = _load(AutoModelForCausalLM, source, config, world)
-    tokenizer = Tokenizer.load(source if (source / "tokenizer.json").exists() else base)
+    tokenizer = Tokenizer.load(source if (source / "tokenizer.json").exists() else base, world.chat)
     _probe(body, tokenizer, source)
     peft = _existing_adapter(body, source, base)
     body.requires_grad_(False)
@@ -242,7 +242,7 @@ def load_scorer(
             f"{source}: is a {type(body).__name__}, which has no `score` head; a reward model must be a decoder "
             "with one (for example LlamaForSequenceClassification)"
         )
-    tokenizer = Tokenizer.load(source if (source / "tokenizer.json").exists() else base)
+    tokenizer = Tokenizer.load(source if (source / "tokenizer.json").exists() else base, world.chat)
     body.config.get_text_config().pad_token_id = tokenizer.pad_id
     body.score.float()
     if seed is not None:
@@ -311,7 +311,7 @@ def has_base(policy: Policy, source: Path) -> bool:
         and config.init_lora_weights is True
         and not config.layer_replication
         and files.fingerprint(adapter_base(policy.source)) == files.fingerprint(source)
-        and Tokenizer.load(source).fingerprint == policy.tokenizer.fingerprint
+        and Tokenizer.load(source, policy.world.chat).fingerprint == policy.tokenizer.fingerprint
     )
 
 
