@@ -8,6 +8,7 @@ from typing import Any
 import jinja2
 import pytest
 import tokenizers
+import yaml
 from tokenizers import decoders, models, pre_tokenizers
 
 from preferent.config import recipe
@@ -25,128 +26,8 @@ NAMED = {
     "pad_token": "<pad>", "sep_token": None, "additional_special_tokens": ["<|end|>"],
     "extra_special_tokens": {"image_token": "<image>"}, "add_bos_token": False,
 }  # fmt: skip
-
-# Templates in the style of families, each using what that family's use.
-TEMPLATES = {
-    "chatml with generation tags": """
-{%- for message in messages %}
-    {%- if message.role == 'assistant' %}
-<|im_start|>assistant
-{% generation %}{% set said = message['content'] %}{{ said + '<|im_end|>' }}{% endgeneration %}
-
-    {%- else %}
-{{ '<|im_start|>' ~ message.role ~ '\n' ~ message['content'] ~ '<|im_end|>\n' }}
-    {%- endif %}
-{{ said }}
-{%- endfor %}
-{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}
-""",
-    "gemma": """{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('a system turn is not known') }}
-{% endif %}{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}
-{{ raise_exception('turns must alternate') }}{% endif %}
-{% set role = 'model' if message['role'] == 'assistant' else message['role'] %}
-{{ '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}{% endfor %}
-{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}""",
-    "llama 3": """{%- if not date is defined %}{% set date = strftime_now("%d %b %Y") %}{% endif -%}
-{% set head = '' %}{% if messages[0].role == 'system' %}{% set head = messages[0].content|trim %}
-{% set messages = messages[1:] %}{% endif %}
-{{- bos_token + "<|start|>system<|stop|>\n\nToday: " + date + "\n" }}{% if tools is not none %}{{ tools }}{% endif %}
-{{- head + '</s>' }}{% for m in messages %}{% set turn = '<|start|>' + m['role'] + '<|stop|>\n\n' + m.content|trim %}
-{%- if loop.index0 == 0 %}{% set turn = '>' + turn %}{% endif %}{{ turn + '</s>' }}{% endfor %}
-{%- if add_generation_prompt %}{{ '<|start|>assistant<|stop|>\n\n' }}{% endif %}""",
-    "mistral": """{%- set rest = messages %}{%- if messages[0]["role"] == "system" %}{%- set system = rest[0]["content"] %}
-{%- set rest = rest[1:] %}{%- endif %}{%- if not tools is defined %}{%- set tools = none %}{%- endif %}
-{%- set users = rest | selectattr("role", "equalto", "user") | list %}{%- set ns = namespace(index=0) %}
-{%- for m in rest %}{%- if (m.role == "user") != (ns.index % 2 == 0) %}{{- raise_exception("roles alternate") }}
-{%- endif %}{%- set ns.index = ns.index + 1 %}{%- endfor %}{{- bos_token }}{%- for m in rest %}
-{%- if m.role == "user" %}{%- if tools is not none and (m == users[-1]) %}{{- "[AVAILABLE_TOOLS] [" }}
-{%- for tool in tools %}{{ tool | tojson }}{%- endfor %}{{- "][/AVAILABLE_TOOLS]" }}{%- endif %}
-{%- if loop.last and system is defined %}{{- "[INST] " + system + "\n\n" + m.content + "[/INST]" }}
-{%- else %}{{- "[INST] " + m.content + "[/INST]" }}{%- endif %}
-{%- elif m.role == "assistant" %}{{- " " + m["content"]|trim + eos_token }}{%- endif %}{%- endfor %}""",
-    "phi": """{% for message in messages %}{% if message['role'] == 'system' and message['content'] %}
-{{'<|system|>\n' + message['content'] + '<|end|>\n'}}{% elif message['role'] == 'user' %}
-{{'<|user|>\n' + message['content'] + '<|end|>\n'}}{% elif message['role'] == 'assistant' %}
-{{'<|assistant|>\n' + message['content'] + '<|end|>\n'}}{% endif %}{% endfor %}
-{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}""",
-    "qwen with thinking": """{%- set ns = namespace(last=messages|length - 1, waits=true) %}{%- for m in messages[::-1] %}
-{%- set at = (messages|length - 1) - loop.index0 %}{%- if ns.waits and m.role == "user" and m.content is string
- and not(m.content.startswith('<tool>') and m.content.endswith('</tool>')) %}{%- set ns.waits = false %}
-{%- set ns.last = at %}{%- endif %}{%- endfor %}{%- for m in messages %}{%- if m.role == "assistant" %}
-{%- set content, thought = m.content, '' %}{%- if m.reasoning_content is string %}{% set thought = m.reasoning_content %}
-{%- elif '</think>' in content %}{%- set thought = content.split('</think>')[0].rstrip('\n').split('<think>')[-1] %}
-{%- set content = content.split('</think>')[-1].lstrip('\n') %}{%- endif %}
-{%- if loop.index0 > ns.last and (loop.last or thought) %}{{- '<think>' + thought.strip('\n') + '</think>' }}{% endif %}
-{{- '<|im_start|>assistant\n' + content + '<|im_end|>\n' }}{%- else %}
-{{- '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{%- endif %}{%- endfor %}
-{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}
-{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\n\n</think>\n\n' }}{%- endif %}{%- endif %}""",
-    "deepseek with a prefill": """{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}{% endif %}
-{% set ns = namespace(system='', first=true) %}{%- for message in messages %}{%- if message['role'] == 'system' %}
-{%- if ns.first %}{% set ns.system = ns.system + message['content'] %}{% set ns.first = false %}{%- else %}
-{% set ns.system = ns.system + '\n\n' + message['content'] %}{%- endif %}{%- endif %}{%- endfor -%}
-{{ bos_token }}{{ ns.system }}{%- for m in messages %}{% if m.role == 'user' %}{{'<|User|>' + m['content']}}
-{%- elif m['role'] == 'assistant' and m['content'] is not none %}{% set c = m['content'] %}
-{%- if '</think>' in c %}{% set c = c.split('</think>')[-1] %}{% endif %}{{'<|Assistant|>' + c + eos_token}}{% endif %}
-{%- endfor -%}{% if add_generation_prompt %}{{'<|Assistant|><think>\n'}}{% endif %}""",
-    "command r": """{{ bos_token }}{% if documents is none %}{{ 'nothing to read' }}{% else %}{% for d in documents %}
-{{ 'Document: ' ~ loop.index0 ~ '\n' }}{% for key, value in d.items() %}{{ key }}: {{ value|string }}
-{% endfor %}{% endfor %}{% endif %}{% if documents %}grounded{% endif %}{% if not documents %}free{% endif %}
-{% for m in messages %}{{ '<|TURN|>' + m['role']|upper + ': ' + (m['content'] | default('', true)) }}{% endfor %}
-{% if add_generation_prompt %}<|TURN|>{% endif %}{{ documents|tojson }}{{ tools | tojson(indent=2) }}""",
-    "zephyr": """{% for message in messages %}
-{% if message['role'] == 'user' %}
-{{ '<|user|>\n' + message['content'] + eos_token }}
-{% elif message['role'] == 'system' %}
-{{ '<|system|>\n' + message['content'] + eos_token }}
-{% elif message['role'] == 'assistant' %}
-{{ '<|assistant|>\n'  + message['content'] + eos_token }}
-{% endif %}
-{% if loop.last and add_generation_prompt %}
-{{ '<|assistant|>' }}
-{% endif %}
-{% endfor %}""",
-    "falcon": """{% for m in messages %}{% if loop.index > 6 %}{% break %}{% endif %}{% if not loop.first %}{{ '\n\n' }}{% endif %}
-{% if m.role == 'system' %}{% continue %}{% endif %}{{ {'user': 'User: ', 'assistant': 'Falcon: '}[m.role] }}
-{{- m['content'].replace('\r\n', '\n').replace('\n\n', '\n') }}{% endfor %}{{ '\n\nFalcon:' if add_generation_prompt }}""",
-    "granite": """{%- set today = strftime_now('%B %d, %Y') %}{%- if messages[0]['role'] == 'system' %}
-{%- set system = messages[0]['content'] %}{%- set turns = messages[1:] %}{%- else %}
-{%- set system = "Knowledge: April.\nToday's Date: " + today + "." %}{%- set turns = messages %}{%- endif %}
-{{- '<|role|>system' + system + '</s>\n' }}{%- if tools %}{{- tools | tojson(indent=4) }}{% endif %}
-{%- for message in turns %}{{- '<|role|>' + message['role'] + message['content'] + '</s>\n' }}
-{%- if loop.last and add_generation_prompt %}{{- '<|role|>assistant' }}{%- if thinking %}{{- ' (think)' }}{%- endif %}
-{%- endif %}{%- endfor %}{{ '%s of %d' | format('turn', messages|count) }}{{ strftime_now('%Y-%m-%d %H:%M:%S %j') }}""",
-    "vicuna": """{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}
-{% set system_message = messages[0]['content'] %}{% else %}{% set loop_messages = messages %}
-{% set system_message = 'A curious person talks to a machine.' %}{% endif %}{% for message in loop_messages %}
-{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('must alternate') }}{% endif %}
-{% if loop.index0 == 0 %}{{ system_message }}{% endif %}{% if message['role'] == 'user' %}
-{{ ' USER: ' + message['content'].strip() }}{% else %}{{ ' ASSISTANT: ' + message['content'].strip() + eos_token }}
-{% endif %}{% endfor %}{% if add_generation_prompt %}{{ ' ASSISTANT:' }}{% endif %}""",
-    "system ignored": """{{ bos_token }}{% for m in messages if m.role != 'system' %}{{ loop.index }}/{{ loop.length }}
-{{ '### ' ~ m.role|capitalize ~ ':\n' ~ m.content }}{{ '' if loop.last else '\n\n' }}{% else %}nobody{% endfor %}""",
-    "hermes with tojson": """{{ messages[0] | tojson(sort_keys=True) }}{{ messages | tojson(ensure_ascii=True) }}
-{{ messages[0] | tojson(separators=(',', ':')) }}{{ messages[-1]|tojson(indent=3, sort_keys=true, separators=(', ', ' = ')) }}
-{{ {'b': [1, 2.5, none, true], 'a': 'é<&>"'} | tojson }}{{ 'é' | tojson(True) }}{{ [] | tojson(indent=1) }}""",
-    "smol with macros": """{% macro turn(role, text='') -%}[{{ role }}|{{ text }}|{{ varargs|length }}|{{ caller() if caller }}]
-{%- endmacro %}{{ messages|map(attribute='content')|join(' + ') }}{% call turn('x') %}{{ bos_token }}{% endcall %}
-{% for role, group in messages|groupby('role') %}{{ turn(role, group|length) }}{% endfor %}
-{{ dict(a=1, **{'b': 2}) }}{{ dict.fromkeys(['k'], 3) }}{{ messages|rejectattr('role', 'in', ['user'])|list|length }}
-{{ range(3)|list }}{{ [3, 1, 2]|sort|reverse|list }}{{ (messages|first).role }}{{ messages|sum(attribute='content', start='')
- if false }}{{ ['a', 'b']|batch(3, '-')|list }}{{ 'x' * 3 }}{{ [0] * 2 }}{{ 7 // 2 }}{{ 2 ** 5 }}{{ 7 % 4 }}{{ '%s!' % 'a' }}""",
-    "tokens as globals": """{{ pad_token + '|' + unk_token + '|' + image_token + '|' + bos_token + '|' + eos_token }}
-{{ sep_token }}{{ cls_token is defined }}{{ additional_special_tokens is defined }}{{ mask_token }}
-{% for m in messages %}{{ m.content }}{{ eos_token if not loop.last }}{% endfor %}""",
-    "blocks and loops": """{% set text %}{% for m in messages %}{{ m.content }}{% endfor %}{% endset %}{{ text|length }}
-{% filter upper|trim %} {{ text[:5] }} {% endfilter %}{% for m in messages recursive %}{{ loop.depth }}{{ loop.cycle('a', 'b') }}
-{{ loop.changed(m.role) }}{{ loop.previtem.role if loop.previtem }}{{ loop.nextitem.role if not loop.last }}
-{% if m.role == 'system' %}{{ loop([{'role': 'inner', 'content': '1'}]) }}{% endif %}{% endfor %}
-{% with total = messages|length %}{{ total }}{% endwith %}{{ nothing.there is defined if nothing is defined }}{{ nothing }}
-{% generation %}{{ [1, 2, 3][1:]|string ~ '{:>5}'.format('a') }}{%- endgeneration -%} {% raw %}{{ raw }}{% endraw %}
-{# a comment #}{{ 'a b'.split()|join('-') }}{{ 'abc'[::-1] }}{{ ('a', 1) }}{{ not 1 == 2 and 3 > 2 }}{{ 'z'|center(5) }}|""",
-    "arguments": """{{ enable_thinking }}{{ reasoning_effort|default('low') }}{{ options.depth }}{{ bos_token }}
-{% for m in messages %}{{ m.content }}{% endfor %}{% if builtin_tools %}{{ builtin_tools|join(', ') }}{% endif %}""",
-}
+HERE = Path(__file__).parent
+TEMPLATES = yaml.safe_load((HERE / "chat_templates.yaml").read_text(encoding="utf-8"))
 ASKED = Message("user", "  What's “tea” (茶)?\n\nSay <b>it</b> & \\ 'so'.  ")
 ANSWERED = Message("assistant", "<think>\nhm\n</think>\n\nA drink. ")
 CONVERSATIONS = {
@@ -269,45 +150,13 @@ def test_what_is_no_template_is_an_error_of_the_model_with_file_and_line(tmp_pat
 
 # The bound
 
-ENDLESS = {
-    "nested loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}{% endfor %}",
-    "loops that select nothing": "{% set r = range(99999) %}"
-    + "{% for a in r %}{% for b in r if b < 0 %}{% endfor %}{% endfor %}",
-    "macros": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(200) }}",
-    "calls": "{% macro f(n) %}{% if n %}{% call f(n - 1) %}{% endcall %}{% call f(n - 1) %}{% endcall %}{% endif %}{% endmacro %}{{ f(99) }}",
-    "text": "{% set ns = namespace(x='ab') %}{% for i in range(99) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
-    "sums": "{% set ns = namespace(x='ab') %}{% for i in range(99) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
-    "blocks": "{% set ns = namespace(x='ab') %}{% for i in range(99) %}{% set ns.x %}{{ ns.x }}{{ ns.x }}{% endset %}{% endfor %}",
-    "lists in lists": "{% set ns = namespace(x=[]) %}{% for i in range(99) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x|tojson }}",
-    "lists as text": "{% set ns = namespace(x=[]) %}{% for i in range(99) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x }}",
-    "a namespace as text": "{% set ns = namespace(x=[]) %}{% for i in range(99) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns }}",
-    "lists compared": "{% set ns = namespace(x=[], y=[]) %}{% for i in range(99) %}{% set ns.x = [ns.x, ns.x] %}{% set ns.y = [ns.y, ns.y] %}{% endfor %}{{ ns.x == ns.y }}",
-    "repetition": "{{ 'a' * 10 ** 12 }}",
-    "a list repeated": "{{ 10 ** 12 * [0] }}",
-    "powers": "{{ 9 ** 9 ** 9 }}",
-    "squares": "{% set ns = namespace(x=3) %}{% for i in range(99) %}{% set ns.x = ns.x * ns.x %}{% endfor %}",
-    "filters of long lists": "{% set x = range(99999) %}{% for i in x %}{{ x|sum }}{% endfor %}",
-    "lazy filters": "{% for i in range(99999) %}{{ range(99999)|map('string')|select('equalto', 'x')|list|length }}{% endfor %}",
-    "a wide text": "{{ 'a'.ljust(10 ** 12) }}",
-    "a wide filter": "{{ 'a'|center(10 ** 12) }}",
-    "a wide format": "{{ '%999999999999d' % 1 }}",
-    "a wide format method": "{{ '{:>999999999999}'.format(1) }}",
-    "a wide format of a number": "{{ '{:>{w}}'.format(1, w=10 ** 12) }}",
-    "a wide format filter": "{{ '%999999999999d'|format(1) }}",
-    "a wide JSON": "{{ [1]|tojson(indent=10 ** 12) }}",
-    "a wide date": "{{ strftime_now('%999999999999Y') }}",
-    "slices": "{% set x = range(99999)|list %}{% for i in x %}{{ x[1:]|length }}{% endfor %}",
-    "searches": "{% set x = 'a' * 99999 %}{% for i in range(99999) %}{{ 'b' in x }}{{ x.find('b') }}{% endfor %}",
-    "tests": "{% set x = range(99999)|list %}{% for i in x %}{{ i is in x }}{% endfor %}",
-    "joins": "{% set x = ['a' * 9999] * 9999 %}{{ x|join }}",
-    "recursive loops": "{% set x = [1, 2] %}{% for a in x recursive %}{{ loop(x) }}{% endfor %}"
-    if False
-    else "{% set ns = namespace(x=[]) %}{% for i in range(40) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{% for a in ns.x recursive %}{{ loop(a) }}{% endfor %}",
-}
+ENDLESS = yaml.safe_load((HERE / "endless_templates.yaml").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("case", ENDLESS)
-def test_a_rendering_has_a_bound_that_names_the_template(tmp_path, case):
+def test_a_rendering_has_a_bound_that_names_the_template(tmp_path, case, monkeypatch):
+    monkeypatch.setattr(template_environment, "UNITS", template_environment.UNITS // 20)
+    monkeypatch.setattr(template_environment, "UNITS_PER_ELEMENT", template_environment.UNITS_PER_ELEMENT // 20)
     tokenizer = Tokenizer.load(make_folder(tmp_path / "model", ENDLESS[case]))
     with pytest.raises(PlatformError, match=r"model/chat_template.jinja: the chat template takes more work") as raised:
         tokenizer.text(Prompt(messages=(ASKED,)), None)
@@ -320,14 +169,15 @@ QUADRATIC = """{% set ns = namespace(text='') %}{% for m in messages %}{% set ns
 {% set ns.text = ns.text ~ m.content ~ ns.last %}{% endfor %}{{ ns.text }}"""
 
 
-@pytest.mark.parametrize("family", [*TEMPLATES, "quadratic"])
-def test_no_template_of_a_family_comes_near_the_bound(family, monkeypatch):
-    """The bound is a hundredth here: a template may do a hundred times what these do, also with long conversations."""
-    monkeypatch.setattr(template_environment, "UNITS", template_environment.UNITS // 100)
-    monkeypatch.setattr(template_environment, "UNITS_PER_LETTER", template_environment.UNITS_PER_LETTER // 100)
+CASES = [(family, 400, 100) for family in TEMPLATES] + [("quadratic", 100, 10)]
+
+
+@pytest.mark.parametrize(("family", "turns", "share"), CASES, ids=[family for family, *_ in CASES])
+def test_no_template_of_a_family_comes_near_the_bound(family, turns, share, monkeypatch):
+    for name in ("UNITS", "UNITS_PER_ELEMENT"):
+        monkeypatch.setattr(template_environment, name, getattr(template_environment, name) // share)
     variables = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "", "unk_token": "", "image_token": ""}
-    template = ChatTemplate(TEMPLATES.get(family, QUADRATIC), "place", variables | {"options": {}})
-    turns = 40 if family == "quadratic" else 400
+    template = ChatTemplate(TEMPLATES.get(family, QUADRATIC), "place", variables)
     messages = [Message("assistant" if i % 2 else "user", "Some words. " * 20) for i in range(turns)]
     assert template.render([*messages, Message("user", "?")])
 
@@ -397,32 +247,43 @@ def test_names_that_apply_chat_template_takes_itself_are_no_variables():
 
 # The end
 
-CLOSES = "{% for m in messages %}<{{ m.role }}>{{ m.content }}CLOSE\n{% endfor %}{% if add_generation_prompt %}<me>{% endif %}"
-PHI = TEMPLATES["phi"]
-ENDS = [
-    # template, ids that the model's configuration names, what closes a turn, all ends
-    ("none", None, None, "</s>", ["</s>"]),
-    ("eos alone", CLOSES.replace("CLOSE", "</s>"), None, "</s>", ["</s>"]),
-    ("gemma", CLOSES.replace("CLOSE", "<end_of_turn>"), {"generation_config": [2, 4]}, "<end_of_turn>", ["</s>", "<end_of_turn>"]),
-    ("only the template says it", CLOSES.replace("CLOSE", "<end_of_turn>"), None, "<end_of_turn>", ["</s>", "<end_of_turn>"]),
-    ("spaces before it", CLOSES.replace("CLOSE", " \n<end_of_turn>"), None, "<end_of_turn>", ["</s>", "<end_of_turn>"]),
-    ("text alone", CLOSES.replace("CLOSE", "###"), None, "</s>", ["</s>"]),
-    ("nothing", "{% for m in messages %}{{ m.content }}{% endfor %}", {"config": [2, 6]}, "</s>", ["</s>", "<|im_end|>"]),
-    ("a turn mark is no end", "{% for m in messages %}{{ '<|im_start|>' if m.role == 'user' else '<|assistant|>' }}{{ m.content }}{% endfor %}{{ '<|assistant|>' }}", None, "</s>", ["</s>"]),
-    ("two behind a last turn", PHI, {"generation_config": [9]}, "<|end|>", ["</s>", "<|end|>", "<|endoftext|>"]),
-    ("only between turns", "{% for m in messages %}{{ m.content }}{{ '' if loop.last else '<|im_end|>' }}{% endfor %}", {"generation_config": 6}, "<|im_end|>", ["</s>", "<|im_end|>"]),
-    ("generation before config", None, {"generation_config": [2, 4], "config": [5]}, "</s>", ["</s>", "<end_of_turn>"]),
-    ("nonsense", None, {"generation_config": [True, "x", -1, 10**12, 4]}, "</s>", ["</s>", "<end_of_turn>"]),
-    ("refuses", "{{ raise_exception('no') }}", {"config": 4}, "</s>", ["</s>", "<end_of_turn>"]),
-    ("llama 2", "<<SYS>>[INST]<end_of_turn>", None, "</s>", ["</s>"]),
-]  # fmt: skip
+CLOSES = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}CLOSE\n{% endfor %}"
+    "{% if add_generation_prompt %}<me>{% endif %}"
+)
+TURN = CLOSES.replace("CLOSE", "<end_of_turn>")
+MARKS = (
+    "{% for m in messages %}{{ '<|assistant|>' if m.role == 'assistant' else '<|im_start|>' }}{{ m.content }}"
+    "{% endfor %}"
+)
+BETWEEN = "{% for m in messages %}{{ m.content }}{{ '' if loop.last else '<|im_end|>' }}{% endfor %}"
+BOTH = ["</s>", "<end_of_turn>"]
+ENDS = {  # the template, the ids that the model's configuration names, what closes a turn, all ends
+    "nothing says it": (None, {}, "</s>", ["</s>"]),
+    "eos alone": (CLOSES.replace("CLOSE", "</s>"), {}, "</s>", ["</s>"]),
+    "gemma": (TURN, {"generation_config": [2, 4]}, "<end_of_turn>", BOTH),
+    "only the template says it": (TURN, {}, "<end_of_turn>", BOTH),
+    "spaces before it": (CLOSES.replace("CLOSE", " \n<end_of_turn>"), {}, "<end_of_turn>", BOTH),
+    "text alone": (CLOSES.replace("CLOSE", "###"), {}, "</s>", ["</s>"]),
+    "only the configuration says it": (BETWEEN.replace("<|im_end|>", ""), {"config": [2, 4]}, "</s>", BOTH),
+    "a mark of the next turn": (MARKS + "<|assistant|>", {}, "</s>", ["</s>"]),
+    "two behind a last turn": (
+        *(TEMPLATES["phi"], {"generation_config": [9]}),
+        *("<|end|>", ["</s>", "<|end|>", "<|endoftext|>"]),
+    ),
+    "only between turns": (BETWEEN, {"generation_config": 6}, "<|im_end|>", ["</s>", "<|im_end|>"]),
+    "generation before model": (None, {"generation_config": [2, 4], "config": [5]}, "</s>", BOTH),
+    "numbers that are no ids": (None, {"generation_config": [True, "x", -1, 10**12, 4]}, "</s>", BOTH),
+    "a template that refuses": ("{{ raise_exception('no') }}", {"config": 4}, "</s>", BOTH),
+    "llama 2": ("<<SYS>>[INST]<end_of_turn>", {}, "</s>", ["</s>"]),
+}
 
 
-@pytest.mark.parametrize(("template", "ids", "closes", "ends"), [row[1:] for row in ENDS], ids=[row[0] for row in ENDS])
+@pytest.mark.parametrize(("template", "ids", "closes", "ends"), ENDS.values(), ids=ENDS)
 def test_an_answer_ends_where_model_or_template_say_and_a_turn_is_closed_as_the_template_does(
     tmp_path, template, ids, closes, ends
 ):
-    changes = {name: {"eos_token_id": value} for name, value in (ids or {}).items()}
+    changes = {name: {"eos_token_id": value} for name, value in ids.items()}
     tokenizer = Tokenizer.load(make_folder(tmp_path / "model", template, **changes))
     assert named(tokenizer, tokenizer.turn_end_id) == [closes]
     assert named(tokenizer, *sorted(tokenizer.end_ids)) == ends
@@ -457,7 +318,8 @@ def test_answers_of_conversations_are_closed_by_the_turns_end_and_texts_by_eos(t
 
 def test_the_pad_is_no_end_of_an_answer(tmp_path):
     several = {"generation_config": {"eos_token_id": [2, 0]}}
-    assert named(loaded := Tokenizer.load(make_folder(tmp_path / "a", **several)), loaded.pad_id) == ["<unk>"]
+    loaded = Tokenizer.load(make_folder(tmp_path / "a", **several))
+    assert named(loaded, loaded.pad_id) == ["<unk>"]
     config = {name: token for name, token in NAMED.items() if name != "unk_token"} | {"unk_token": None}
     closing = CLOSES.replace("CLOSE", "<pad>")
     loaded = Tokenizer.load(make_folder(tmp_path / "b", closing, tokenizer_config=config))

@@ -1,7 +1,7 @@
 """The environment of chat templates: the one that transformers gives them, with a bound on the work of one rendering.
 
-A template comes with a model, so anybody may have written it. Every loop step, call, filter and operation spends units,
-one and as many as the letters and elements that it handles. The count does not depend on the machine.
+A template comes with a model, so anybody may have written it. Every loop step, call, filter and operation spends units:
+one, one for each element that it handles, and one for each 16 letters. The count does not depend on the machine.
 """
 
 import json
@@ -23,9 +23,9 @@ from jinja2.visitor import NodeTransformer
 
 TODAY = datetime(2024, 7, 26)
 """The date for templates that print it. It never changes, so that a run can be resumed on another day."""
-UNITS = 1_000_000
-UNITS_PER_LETTER = 1_000
-"""The units that one rendering may spend: these, and these for each letter and element of the conversation."""
+UNITS = 200_000
+UNITS_PER_ELEMENT = 10_000
+"""The units that one rendering may spend: these, and these for each element and each 16 letters of the conversation."""
 
 _MEASURED, _STEP = "measured value", "loop step"
 """Filters that only this module can name, because they hold a space."""
@@ -47,7 +47,7 @@ def render(template: jinja2.Template, variables: Mapping[str, Any]) -> str:
     """Return the text of a template. Raise `TooMuchWorkError` if it spends more units than its variables allow."""
     left = _left.set(2**62)
     try:
-        _left.set(UNITS + UNITS_PER_LETTER * _extent(dict(variables)))
+        _left.set(UNITS + UNITS_PER_ELEMENT * _extent(dict(variables)))
         return template.render(variables)
     finally:
         _left.reset(left)
@@ -61,16 +61,18 @@ def _spend(units: int) -> None:
 
 
 def _extent(value: Any, whole: bool = True) -> int:
-    """Return the letters and elements of a value, if `whole` also those of its elements; stop where no unit is left."""
+    """Return the units that a value takes, if `whole` also those of its elements; stop where no unit is left."""
     total, waiting, limit = 0, [value], _left.get()
     while waiting and total <= limit:
         part = waiting.pop()
         total += 1
         if isinstance(part, Namespace):
             part = part._Namespace__attrs
-        if isinstance(part, str | list | tuple | dict | set | range):
+        if isinstance(part, list | tuple | dict | set | range):
             total += len(part)
-        if isinstance(part, int):
+        elif isinstance(part, str):
+            total += len(part) >> 4
+        elif isinstance(part, int):
             total += part.bit_length() >> 3
         if whole and total <= limit and isinstance(part, list | tuple | dict | set):
             waiting.extend(part)
