@@ -7,9 +7,8 @@ from typing import Any
 
 import jinja2
 import pytest
-import tokenizers
 import yaml
-from tokenizers import decoders, models, pre_tokenizers
+from chat_models import NAMED, make_folder
 
 from preferent.config import recipe
 from preferent.data.tokenizer import Tokenizer, template_environment
@@ -17,15 +16,6 @@ from preferent.data.tokenizer.chat_templates import ChatOptions, ChatTemplate
 from preferent.data.types import Message, Prompt
 from preferent.errors import DataError, PlatformError, UsageError
 
-SPECIAL = (
-    *("<pad>", "<s>", "</s>", "<unk>", "<end_of_turn>", "<|im_start|>", "<|im_end|>", "<image>", "<|end|>"),
-    *("<|endoftext|>", "<|assistant|>", "<|reserved|>"),
-)
-NAMED = {
-    "bos_token": "<s>", "eos_token": {"__type": "AddedToken", "content": "</s>", "special": True}, "unk_token": "<unk>",
-    "pad_token": "<pad>", "sep_token": None, "additional_special_tokens": ["<|end|>"],
-    "extra_special_tokens": {"image_token": "<image>"}, "add_bos_token": False,
-}  # fmt: skip
 HERE = Path(__file__).parent
 TEMPLATES = yaml.safe_load((HERE / "chat_templates.yaml").read_text(encoding="utf-8"))
 ASKED = Message("user", "  What's “tea” (茶)?\n\nSay <b>it</b> & \\ 'so'.  ")
@@ -44,23 +34,6 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "command r": {"documents": [{"title": "T", "text": "é"}], "tools": [{"name": "f"}]},
 }
 SITUATIONS = [(family, {}) for family in TEMPLATES] + list(ARGUMENTS.items())
-
-
-def make_folder(folder: Path, template: str | None = None, **changes: Any) -> Path:
-    """Write a byte-level tokenizer with the tokens of several families; `changes` are further JSON files."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: id for id, token in enumerate((*SPECIAL, *alphabet))}
-    backend = tokenizers.Tokenizer(models.BPE(vocabulary, []))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(list(SPECIAL))
-    folder.mkdir(parents=True)
-    backend.save(str(folder / "tokenizer.json"))
-    for name, values in ({"tokenizer_config": NAMED} | changes).items():
-        (folder / f"{name}.json").write_text(json.dumps(values))
-    if template is not None:
-        (folder / "chat_template.jinja").write_text(template)
-    return folder
 
 
 def named(tokenizer: Tokenizer, *ids: int) -> list[str]:
