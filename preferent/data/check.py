@@ -10,7 +10,8 @@ from preferent.data import splits
 from preferent.data.counts import PreferenceCounts, count_preferences
 from preferent.data.formats import row_reader, row_sources
 from preferent.data.formats.row_reader import Dropped, Kind, RecordsRead
-from preferent.data.tokenizer import Tokenizer
+from preferent.data.tokenizer import OWN, Tokenizer
+from preferent.data.tokenizer.chat_templates import ChatOptions
 from preferent.data.types import Demonstration, Preference, Prompt
 from preferent.errors import DataError
 
@@ -72,9 +73,10 @@ def check_files(
     instruction: str | None = None,
     prompt_tokens: int = 512,
     target_tokens: int = 64,
+    chat: ChatOptions = OWN,
 ) -> Check:
     """Read files and report their contents; with a tokenizer's folder, also the token lengths and the texts cut."""
-    loaded = None if tokenizer is None else Tokenizer.load(tokenizer)
+    loaded = None if tokenizer is None else Tokenizer.load(tokenizer, chat)
     files, labels = [], {}
     for file in row_sources.expand(paths):
         file_kind = _kind(file) if kind is None else kind

@@ -12,6 +12,9 @@ from conftest import quiet_recipe
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from preferent import files
+from preferent.cli.actions import do_check
+from preferent.cli.arguments import parser
+from preferent.commands import compare_runs
 from preferent.config import recipe as recipes
 from preferent.config import stage_graph
 from preferent.config.recipe import Recipe
@@ -231,3 +234,29 @@ def test_a_run_with_ppo_reads_and_saves_by_the_recipes_template_and_is_tried_els
     tuned = language_models.load_policy(finished.tuned, world)
     assert language_models.has_base(tuned, base)
     assert tuned.tokenizer.end_ids == {EOS, TURN_END}
+
+
+def test_people_are_asked_about_base_and_tuned_model_by_the_runs_template(
+    make_run: Any, rows: dict[str, Path], template: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The base has no template of its own; a model beside a run reads by its own one."""
+    prompt = {"messages": [{"author": "user", "content": "the cat"}]}
+    run = make_run(prompt=prompt, prompt_dataset="p.jsonl", **template)
+    words: list[tuple[str, ...]] = []
+    monkeypatch.setattr(compare_runs, "do", lambda *command: words.append(command))
+    compare_runs.sample_of_run(run, tmp_path / "asked", None)
+    saved = f"chat_template={json.dumps(str(run / 'policy/model/chat_template.jinja'))}"
+    assert len(words) == 2 and all(saved in command for command in words)
+    base = recipes.load(tmp_path / "asked/recipe.yaml")[0]
+    assert (base.chat_template, base.chat_template_kwargs) == (None, {"mood": "kind"})
+
+
+def test_data_check_counts_conversations_for_a_model_without_a_template(
+    rows: dict[str, Path], template: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = make_model(tmp_path / "base", None, None)
+    words = ["data", "check", str(rows["pairs"]), "--model", str(base)]
+    with pytest.raises(DataError, match="chat_template: FILE"):
+        do_check(parser().parse_args(words))
+    do_check(parser().parse_args([*words, "--chat-template", template["chat_template"]]))
+    assert "prompt tokens: longest" in capsys.readouterr().out

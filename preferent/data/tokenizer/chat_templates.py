@@ -92,18 +92,22 @@ class ChatOptions:
 
     @classmethod
     def of(cls, recipe: Recipe) -> "ChatOptions":
-        """Read the recipe's template. Raise `PlatformError` if its file cannot be read or is not a template."""
-        variables = recipe.chat_template_kwargs or {}
-        if recipe.chat_template is None:
+        """Read the recipe's template and variables."""
+        return cls.read(recipe.chat_template, recipe.chat_template_kwargs or {})
+
+    @classmethod
+    def read(cls, path: str | None, variables: Mapping[str, Any]) -> "ChatOptions":
+        """Read a template. Raise `PlatformError` if its file cannot be read or is not a template."""
+        if path is None:
             return cls(variables=variables)
         try:
-            text = Path(recipe.chat_template).read_text(encoding="utf-8")
+            text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise PlatformError(
-                f"chat_template: {recipe.chat_template}: cannot be read: {error}; name a file with a Jinja template"
+                f"chat_template: {path}: cannot be read: {error}; name a file with a Jinja template"
             ) from None
-        _ = ChatTemplate(text, recipe.chat_template).compiled
-        return cls(text, recipe.chat_template, variables)
+        _ = ChatTemplate(text, path).compiled
+        return cls(text, path, variables)
 
 
 def is_llama2(template: str | None) -> bool:
