@@ -88,12 +88,14 @@ def do_check(arguments: Arguments) -> None:
     from preferent.config import model_reference
     from preferent.data import check
     from preferent.data.formats import named_columns
+    from preferent.data.tokenizer.chat_templates import ChatOptions
 
+    chat = ChatOptions.read(arguments.chat_template, {})
     model = None if arguments.model is None else model_reference.resolve(arguments.model)
     lengths = arguments.prompt_sequence_length, arguments.target_sequence_length
     columns = named_columns.parse(arguments.columns)
     summary = check.check_files(
-        arguments.paths, arguments.kind, arguments.format, model, arguments.instruction, *lengths, columns
+        arguments.paths, arguments.kind, arguments.format, model, arguments.instruction, *lengths, columns, chat
     )
     print(check.render(summary))
     if not summary.ok:

@@ -208,6 +208,7 @@ def _data(verb: argparse.ArgumentParser) -> None:
         help="the kind of the rows: preference, prompt, demonstration or text (default: detected)",
     )
     check.add_argument("--model", metavar="MODEL", help="count tokens with the tokenizer of this model")
+    check.add_argument("--chat-template", metavar="FILE", help="the chat template of the recipe, for --model")
     check.add_argument("--instruction", metavar="TEXT", help="the instruction of the recipe, counted with every prompt")
     check.add_argument(
         "--prompt-sequence-length", type=int, default=512, metavar="N", help="longest prompt, in tokens (default: 512)"

@@ -6,7 +6,7 @@ the words are taken. The template made of these texts must render other conversa
 
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from preferent.config.recipe import Recipe
@@ -126,8 +126,9 @@ def score_template(llama2: bool, instruction: str | None) -> str:
     return PLAIN_JINJA.format(instruction=json.dumps(prefix, ensure_ascii=False))
 
 
-def modelfile(template: str | None, eos: str, recipe: Recipe) -> str:
-    """Return Ollama's Modelfile, with the template, the instruction and the sampling settings of the run."""
+def modelfile(template: str | None, ends: Iterable[str], recipe: Recipe) -> str:
+    """Return Ollama's Modelfile, with the template, the instruction, the sampling settings of the run, and the tokens
+    that end an answer."""
     greedy, settings = recipe.infer.sampling_strategy == "greedy", recipe.sampler
     lines = ["FROM ./model.gguf"]
     lines += [] if template is None else [f"TEMPLATE {_quoted(template)}"]
@@ -139,9 +140,10 @@ def modelfile(template: str | None, eos: str, recipe: Recipe) -> str:
         "repeat_penalty": 1.0,
         "num_ctx": recipe.prompt_sequence_length + recipe.target_sequence_length,
         "num_predict": recipe.target_sequence_length,
-        "stop": json.dumps(eos, ensure_ascii=False),
     }
-    return "\n".join([*lines, *(f"PARAMETER {name} {value}" for name, value in parameters.items())]) + "\n"
+    lines += [f"PARAMETER {name} {value}" for name, value in parameters.items()]
+    lines += [f"PARAMETER stop {json.dumps(end, ensure_ascii=False)}" for end in ends]
+    return "\n".join(lines) + "\n"
 
 
 def _quoted(text: str) -> str:

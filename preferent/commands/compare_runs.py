@@ -1,5 +1,6 @@
 """Comparisons of runs, models and files of answers: missing answers are made first, then all are judged."""
 
+import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -29,7 +30,7 @@ PROMPTS = "prompts.jsonl"
 
 KEPT = (
     *("large_model_reference", "seed", "instruction", "prompt_sequence_length", "target_sequence_length"),
-    *("precision", "threads", "device", "sampler", "infer", "compare"),
+    *("chat_template", "chat_template_kwargs", "precision", "threads", "device", "sampler", "infer", "compare"),
 )
 """The parts of a recipe that a comparison takes over: how prompts are read and answered, and who judges."""
 
@@ -189,12 +190,15 @@ def _inputs(paths: Mapping[str, Path]) -> list[str]:
 
 
 def _base(request: ComparisonRequest, sides: Sequence[ComparisonSide]) -> Recipe:
-    """Return the recipe that a comparison starts from: the one named, that of the first run, or the defaults."""
+    """Return the recipe that a comparison starts from: the one named, that of the first run, or the defaults.
+
+    Models that a run made have its chat template in their folders, so a run's is for no other model.
+    """
     runs = [side for side in sides if side.kind == "run"]
     if request.recipe is not None:
         values = recipe.load(request.recipe)[0].model_dump(mode="json")
     elif runs:
-        values = runs[0].recipe().model_dump(mode="json") | {"compare": {}}
+        values = runs[0].recipe().model_dump(mode="json") | {"compare": {}, "chat_template": None}
     else:
         values = {}
     kept = {name: values[name] for name in KEPT if name in values}
@@ -271,7 +275,12 @@ class SampledPairs:
 
 
 def sample(
-    prompts: Path, models: Sequence[str], out: Path, number: int | None = None, names: Sequence[str] = ()
+    prompts: Path,
+    models: Sequence[str],
+    out: Path,
+    number: int | None = None,
+    names: Sequence[str] = (),
+    chat_template: str | None = None,
 ) -> SampledPairs:
     """Sample two answers to each of `number` prompts: one of each of two models, or two of one model by two seeds.
 
@@ -287,6 +296,7 @@ def sample(
         for place, side in enumerate(sides):
             settings = ["infer.sampling_strategy=temperature_sampling", f"infer.max_prompts={max(len(chosen), 1)}"]
             settings += [f"seed={base.seed + place}"] if len(models) == 1 else []
+            settings += [] if chat_template is None else [f"chat_template={json.dumps(chat_template)}"]
             folder = out / "answers" / side.name
             paths.append(infer(side.model(), out / PROMPTS, folder, RunDirectory(out).recipe, settings))
     return SampledPairs((paths[0], paths[1]), out / PROMPTS, (sides[0].name, sides[1].name))
@@ -294,8 +304,9 @@ def sample(
 
 def sample_of_run(folder: Path, out: Path, number: int | None) -> SampledPairs:
     """Sample answers of base and tuned model of a run to its training prompts, for the next round to learn from."""
-    models = [str(folder), str(finished_run.of(folder).base())]
-    return sample(RunDirectory(folder).prompts("train"), models, out, number, ("tuned", "base"))
+    finished = finished_run.of(folder)
+    models, prompts = [str(folder), str(finished.base())], RunDirectory(folder).prompts("train")
+    return sample(prompts, models, out, number, ("tuned", "base"), finished.recipe.chat_template)
 
 
 def _draw(prompts: Sequence[Any], seed: int, number: int | None) -> list[Any]:

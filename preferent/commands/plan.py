@@ -20,6 +20,7 @@ from preferent.data import datasets, prepare
 from preferent.data.formats import row_reader
 from preferent.data.formats.named_columns import NamedColumns
 from preferent.data.tokenizer import Tokenizer
+from preferent.data.tokenizer.chat_templates import ChatOptions
 from preferent.runs import environment, progress
 from preferent.runs.directory import DataDirectory, Part, RunDirectory
 
@@ -38,6 +39,7 @@ def describe(recipe: Recipe, ignored: Sequence[str], out: Path, sizes: bool = Fa
     """
     tasks = stage_graph.build(recipe)
     model_reference.check(recipe)
+    ChatOptions.of(recipe)
     sizes_known = parameters(recipe.large_model_reference), parameters(reward_reference(recipe))
     recipe, by_default = defaults.resolve(recipe, *sizes_known)
     with tempfile.TemporaryDirectory() as folder:
@@ -277,5 +279,6 @@ def longest_prompt(recipe: Recipe, folder: Path) -> int | None:
         return None
     prepared = DataDirectory(folder)
     prompts = [prompt for part in get_args(Part) for prompt in datasets.load_prompts(prepared.rows("prompt", part))]
-    encoded = Tokenizer.load(source).encode_prompts(prompts, recipe.instruction, recipe.prompt_sequence_length)
+    tokenizer = Tokenizer.load(source, ChatOptions.of(recipe))
+    encoded = tokenizer.encode_prompts(prompts, recipe.instruction, recipe.prompt_sequence_length)
     return max((len(prompt.ids) for prompt in encoded), default=None)

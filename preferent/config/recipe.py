@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 from preferent.config import run_schema
@@ -19,6 +19,7 @@ from preferent.config.algorithms import GROUPED, algorithm
 from preferent.config.comparison_sections import RESERVED_JUDGES, CompareSection, ReportSection
 from preferent.config.gcpc_names import CLOUD_ONLY, resolve_model
 from preferent.config.sections import (
+    CHAT_ARGUMENTS,
     ONE,
     SEVERAL,
     Count,
@@ -27,6 +28,7 @@ from preferent.config.sections import (
     Files,
     InferSection,
     NotNegative,
+    OneFile,
     Positive,
     PPOSection,
     RejectionSection,
@@ -51,6 +53,11 @@ class Recipe(Section):
     """Files of held-out prompts or preferences; default: shares split off by prompt."""
     instruction: str | None = None
     """Put before every prompt (three newlines between), or as system text in a conversation."""
+    chat_template: OneFile | None = None
+    """A file with a Jinja chat template; default: the template that the model brings along. It is saved with the models
+    that the run makes."""
+    chat_template_kwargs: dict[str, JsonValue] | None = None
+    """Variables for the chat template, as in enable_thinking: false."""
     prompt_sequence_length: Annotated[int, Field(ge=1, le=131072)] = 512
     """Tokens of a prompt; a longer one loses its beginning, never instruction or tail."""
     target_sequence_length: Annotated[int, Field(ge=1, le=131072)] = 64
@@ -110,6 +117,13 @@ class Recipe(Section):
                 resolve_model(value)
             except UsageError as error:
                 raise ValueError(str(error)) from None
+        return value
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _no_argument(cls, value: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
+        for name in CHAT_ARGUMENTS.intersection(value or {}):
+            raise ValueError(f"{name} is an argument of apply_chat_template, no variable of a template; leave it out")
         return value
 
     @model_validator(mode="after")

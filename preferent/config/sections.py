@@ -33,6 +33,13 @@ def _local(value: Paths | None, info: ValidationInfo) -> Paths | None:
 
 
 Files = Annotated[Paths, AfterValidator(_local)]
+OneFile = Annotated[str, AfterValidator(_local)]
+CHAT_ARGUMENTS = {
+    *("messages", "conversation", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize"),
+    *("sanitize_control_tokens", "padding", "truncation", "max_length", "return_tensors", "return_dict"),
+    *("return_assistant_tokens_mask", "tokenizer_kwargs"),
+}
+"""Names that are no variables of a chat template: those of the conversation, and of how transformers renders it."""
 
 COLUMNS = (
     *("prompt", "chosen", "rejected", "completion", "input_text", "candidate_0", "candidate_1", "choice"),

@@ -34,7 +34,10 @@ def _expand(*keys: str) -> tuple[str, ...]:
     )
 
 
-_TEXT = ("seed", "instruction", "prompt_sequence_length", "target_sequence_length", "precision")
+_TEXT = (
+    *("seed", "instruction", "chat_template_kwargs", "prompt_sequence_length", "target_sequence_length"),
+    "precision",
+)
 
 _LIMITS = ("reward.clip", "reward.overlong_tokens", "reward.overlong_penalty", "reward.missing_eos_score")
 """What is done to a normalised score."""
@@ -217,7 +220,17 @@ def build(recipe: Recipe) -> list[Task]:
         tasks += _rewards(recipe)
     if judged(recipe):
         tasks.append(_reward(recipe, "judge", "judge", (f"seed={judge_seed(recipe)}",)))
-    return [*tasks, _tuning(recipe), *_infer(recipe), _compare(recipe), _report()]
+    tasks += [_tuning(recipe), *_infer(recipe), _compare(recipe), _report()]
+    template = {"chat_template ": paths(recipe.chat_template)} if recipe.chat_template else {}
+    return [
+        replace(task, files={**task.files, **template}) if "chat_template_kwargs" in FIELDS[task.stage] else task
+        for task in tasks
+    ]
+
+
+def chat_template(recipe: Recipe) -> dict[str, Path]:
+    """Return the file of the recipe's chat template, by the name that stages which read conversations give it."""
+    return {} if recipe.chat_template is None else {"chat_template 0": Path(recipe.chat_template)}
 
 
 def judged(recipe: Recipe) -> bool:

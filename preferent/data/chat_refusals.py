@@ -1,29 +1,30 @@
 """Conversations that the chat template of a model refuses: unusable rows, left out before anything is trained."""
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
 from preferent.config import model_reference
 from preferent.data.formats.row_reader import Dropped, RecordsRead
 from preferent.data.tokenizer import Tokenizer
+from preferent.data.tokenizer.chat_templates import ChatOptions
 from preferent.data.types import Demonstration, Preference, Prompt
 from preferent.errors import DataError, PlatformError
 
 R = TypeVar("R", Preference, Prompt, Demonstration, Preference | Prompt | Demonstration)
 
 
-def tokenizers(references: Iterable[str], offline: bool) -> list[Tokenizer]:
-    """Return the tokenizers of models; only the files of tokenizers are downloaded, and none if `offline` is set.
+def tokenizers(references: Mapping[str, ChatOptions], offline: bool) -> list[Tokenizer]:
+    """Return the tokenizers of models with their chat options; only the files of tokenizers are downloaded, and none if `offline` is set.
 
     A model whose tokenizer is out of reach is named on stderr: its template is met when its stage begins.
     """
     loaded = []
-    for reference in dict.fromkeys(references):
+    for reference, chat in references.items():
         try:
             folder = model_reference.tokenizer_folder(reference, offline)
-            loaded += [] if folder is None else [Tokenizer.load(folder)]
+            loaded += [] if folder is None else [Tokenizer.load(folder, chat)]
         except PlatformError as error:
             print(f"{reference}: conversations are not tried with its chat template yet: {error}", file=sys.stderr)
     return loaded

@@ -12,7 +12,8 @@ from preferent.data.counts import PreferenceCounts, count_preferences
 from preferent.data.formats import row_reader, row_sources
 from preferent.data.formats.named_columns import NONE, NamedColumns
 from preferent.data.formats.row_reader import Dropped, Kind, RecordsRead
-from preferent.data.tokenizer import Tokenizer
+from preferent.data.tokenizer import OWN, Tokenizer
+from preferent.data.tokenizer.chat_templates import ChatOptions
 from preferent.data.types import Demonstration, Preference, Prompt
 from preferent.errors import DataError
 
@@ -84,12 +85,13 @@ def check_files(
     prompt_tokens: int = 512,
     target_tokens: int = 64,
     columns: NamedColumns = NONE,
+    chat: ChatOptions = OWN,
 ) -> Check:
     """Read files, with keys named by `columns`, and report their contents.
 
     With a tokenizer's folder, also report the token lengths, the texts cut and the conversations that it refuses.
     """
-    loaded = None if tokenizer is None else Tokenizer.load(tokenizer)
+    loaded = None if tokenizer is None else Tokenizer.load(tokenizer, chat)
     files, labels = [], {}
     row_reader.require_columns(paths, columns)
     for file in row_sources.expand(paths):
@@ -173,12 +175,11 @@ def _lengths(
     prompt_tokens: int,
     target_tokens: int,
 ) -> tuple[LengthHistogram | None, LengthHistogram | None]:
-    """Measure the lengths of prompts (with instruction and template) and of answers (with EOS)."""
+    """Measure the lengths of prompts (with instruction and template) and of answers (with their end)."""
     encoded = tokenizer.encode_prompts(prompts, instruction, ENDLESS)
-    pairs = [
-        (prompt.text, answer) for prompt, record in zip(encoded, records, strict=True) for answer in _answers(record)
-    ]
-    answers = tokenizer.encode_answers([text for text, _ in pairs], [answer for _, answer in pairs], ENDLESS)
+    pairs = [(prompt, answer) for prompt, record in zip(encoded, records, strict=True) for answer in _answers(record)]
+    texts, ends = [prompt.text for prompt, _ in pairs], [prompt.end for prompt, _ in pairs]
+    answers = tokenizer.encode_answers(texts, [answer for _, answer in pairs], ENDLESS, ends)
     return (
         _histogram([prompt.ids for prompt in encoded], prompt_tokens),
         _histogram([ids for ids, _ in answers], target_tokens),

@@ -18,7 +18,8 @@ from preferent.data import chat_refusals, datasets, requirements, splits
 from preferent.data.counts import count_preferences
 from preferent.data.formats import row_reader, row_sources, row_writer
 from preferent.data.formats.row_reader import Dropped, RecordsRead
-from preferent.data.tokenizer import Tokenizer
+from preferent.data.tokenizer import OWN, Tokenizer
+from preferent.data.tokenizer.chat_templates import ChatOptions
 from preferent.data.types import Preference, Prompt, digest
 from preferent.errors import UsageError
 from preferent.runs import stages
@@ -120,9 +121,10 @@ def _dropped_row(name: str, row: Dropped) -> dict[str, Any]:
 
 def _read(recipe: Recipe, offline: bool) -> DataSources:
     """Read the rows of all files that the recipe names."""
-    references = [recipe.large_model_reference, *stage_graph.foreign(recipe).values()]
+    chat = ChatOptions.of(recipe)
+    references = dict.fromkeys(stage_graph.foreign(recipe).values(), OWN) | {recipe.large_model_reference: chat}
     if stage_graph.rewards(recipe) or stage_graph.judged(recipe):
-        references.append(reward_reference(recipe))
+        references[reward_reference(recipe)] = chat
     sources = DataSources([], [], None, None, cache(partial(chat_refusals.tokenizers, references, offline)))
     format, columns = recipe.data.format, recipe.data.named_columns
     texts = [] if recipe.sft is None else paths(recipe.sft.dataset)

@@ -294,14 +294,14 @@ def has_base(policy: Policy, source: Path) -> bool:
         and config.init_lora_weights is True
         and not config.layer_replication
         and files.fingerprint(adapter_base(policy.source)) == files.fingerprint(source)
-        and Tokenizer.load(source).fingerprint == policy.tokenizer.fingerprint
+        and Tokenizer.load(source, policy.world.chat).fingerprint == policy.tokenizer.fingerprint
     )
 
 
 def _opened(kind: Any, source: Path, config: Any, world: World) -> tuple[Path, PreTrainedModel, Tokenizer]:
     """Return the folder of the full model, the model itself, and the tokenizer, which has no ids beyond the model's."""
     base = pretrained.base_of(source)
-    tokenizer = Tokenizer.load(source if (source / "tokenizer.json").exists() else base)
+    tokenizer = Tokenizer.load(source if (source / "tokenizer.json").exists() else base, world.chat)
     body = pretrained.open_model(kind, base, config, world)
     pretrained.require_rows(body, source, tokenizer.vocab_size)
     return base, body, tokenizer

@@ -2,12 +2,14 @@
 
 import os
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from preferent.config.model_shape import keeps_attention
 from preferent.config.recipe import Recipe
+from preferent.data.tokenizer import OWN
+from preferent.data.tokenizer.chat_templates import ChatOptions
 from preferent.errors import PlatformError
 from preferent.runs import environment
 
@@ -19,7 +21,10 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """One process of `size`: device, threads, dtype and attention implementation (None: transformers chooses)."""
+    """One process of `size`: device, threads, dtype and attention implementation (None: transformers chooses).
+
+    `chat` is how the models that it loads read conversations.
+    """
 
     rank: int
     size: int
@@ -28,6 +33,7 @@ class World:
     threads: int
     trust_remote_code: bool = False
     attention: str | None = None
+    chat: ChatOptions = OWN
 
     @classmethod
     def of(cls, recipe: Recipe) -> "World":
@@ -42,7 +48,11 @@ class World:
         dtype = _dtype(recipe.precision, device)
         whole = keeps_attention(recipe, device.type == "cpu", dtype == torch.bfloat16)
         attention = "eager" if whole else None
-        return cls(0, 1, device, dtype, threads, recipe.trust_remote_code, attention)
+        return cls(0, 1, device, dtype, threads, recipe.trust_remote_code, attention, ChatOptions.of(recipe))
+
+    def with_own_templates(self) -> "World":
+        """Return the same process for models that the recipe does not train: they read in their own template."""
+        return replace(self, chat=OWN)
 
     def facts(self) -> dict[str, object]:
         """Return what bit equality of two runs depends on besides versions, for `stage.json`."""

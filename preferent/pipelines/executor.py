@@ -16,6 +16,7 @@ from preferent.config import defaults, model_reference, run_schema, stage_graph
 from preferent.config.recipe import Recipe, assign, dump, parse, pick
 from preferent.config.stage_graph import Task
 from preferent.data.formats import row_sources
+from preferent.data.tokenizer.chat_templates import ChatOptions
 from preferent.errors import DataError, Interrupted, PreferentError, UsageError, smaller
 from preferent.pipelines.launchers import child_process
 from preferent.runs import interruption, ownership, stages
@@ -40,6 +41,7 @@ def execute(
     """
     tasks = [task.at(out) for task in stage_graph.build(recipe)]
     model_reference.check(recipe)
+    ChatOptions.of(recipe)
     for sources in (named for task in tasks for named in task.files.values()):
         row_sources.expand(sources)
     with stages.locked(out, "run"):

@@ -56,6 +56,8 @@ def of(folder: Path) -> FinishedRun:
         raise PlatformError(
             f"{folder}: has no tuned policy yet; finish it: preferent run {directory.recipe} --out {folder}"
         )
+    if settings.chat_template is not None:  # the copy in the run is there wherever the run is
+        settings = settings.model_copy(update={"chat_template": str(tuned / "chat_template.jinja")})
     trained = {name: folder / path for name, path in stage_graph.rewards(settings).items()}
     named = {name: Path(reference) for name, reference in stage_graph.foreign(settings).items()}
     return FinishedRun(folder, settings, tuned, trained | ({} if stage_graph.direct(settings) else named))

@@ -16,7 +16,7 @@ from preferent import randomness
 from preferent.config import model_reference, stage_graph
 from preferent.config.recipe import Recipe
 from preferent.config.sections import RewardPart
-from preferent.data.tokenizer import Tokenizer
+from preferent.data.tokenizer import EncodedPrompt, Tokenizer
 from preferent.data.types import Message, Prompt, Rollout
 from preferent.errors import PlatformError, UsageError
 from preferent.models import weight_averaging
@@ -60,7 +60,7 @@ class RewardModel:
     prompt_tokens: int
     answer_tokens: int
     micro_batch_tokens: int
-    encoded: dict[Content, tuple[str, np.ndarray]] = field(default_factory=dict, repr=False, compare=False)
+    encoded: dict[Content, EncodedPrompt] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def load(cls, folder: Path, recipe: Recipe, world: World) -> "RewardModel":
@@ -95,8 +95,7 @@ class RewardModel:
         if prompts is not None:
             return self._score(self._read(prompts), answers, closed)
         plain = [Prompt(input_text=text) for text in texts]
-        encoded = self.scorer.tokenizer.encode_prompts(plain, None, self.prompt_tokens)
-        return self._score([(prompt.text, np.asarray(prompt.ids, np.int32)) for prompt in encoded], answers, closed)
+        return self._score(self.scorer.tokenizer.encode_prompts(plain, None, self.prompt_tokens), answers, closed)
 
     def score(self, batch: RolloutBatch) -> np.ndarray:
         """Return raw scores, float32 [n], of a policy's rollouts.
@@ -108,22 +107,22 @@ class RewardModel:
             return self.score_ids([r.prompt_ids for r in rollouts], [r.ids for r in rollouts])
         return self._score(self._read(batch.prompts.records), batch.answers, [r.ended for r in rollouts])
 
-    def _read(self, prompts: Sequence[Prompt]) -> list[tuple[str, np.ndarray]]:
+    def _read(self, prompts: Sequence[Prompt]) -> list[EncodedPrompt]:
         """Return texts and token ids of prompts in this model's own template."""
         contents = [(prompt.input_text, prompt.messages, prompt.context) for prompt in prompts]
         new = {content: p for content, p in zip(contents, prompts, strict=True) if content not in self.encoded}
         encoded = self.scorer.tokenizer.encode_prompts(list(new.values()), self.instruction, self.prompt_tokens)
         for content, prompt in zip(new, encoded, strict=True):
-            self.encoded[content] = prompt.text, np.asarray(prompt.ids, np.int32)
+            self.encoded[content] = prompt
         return [self.encoded[content] for content in contents]
 
-    def _score(
-        self, prompts: Sequence[tuple[str, np.ndarray]], answers: Sequence[str], ended: Sequence[bool]
-    ) -> np.ndarray:
+    def _score(self, prompts: Sequence[EncodedPrompt], answers: Sequence[str], ended: Sequence[bool]) -> np.ndarray:
         """Return raw scores, float32 [n], of answers as texts to prompts in this model's own template."""
-        encoded = self.scorer.tokenizer.encode_answers([text for text, _ in prompts], answers, self.answer_tokens)
+        texts, ends = [prompt.text for prompt in prompts], [prompt.end for prompt in prompts]
+        encoded = self.scorer.tokenizer.encode_answers(texts, answers, self.answer_tokens, ends)
         closed = [ids if whole or cut else ids[:-1] for (ids, cut), whole in zip(encoded, ended, strict=True)]
-        return self.score_ids([ids for _, ids in prompts], [np.asarray(ids, np.int32) for ids in closed])
+        ids = [np.asarray(prompt.ids, np.int32) for prompt in prompts]
+        return self.score_ids(ids, [np.asarray(answer, np.int32) for answer in closed])
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,13 +244,13 @@ class CombinedReward:
 
 
 def _load_named(part: RewardPart, recipe: Recipe, inputs: Mapping[str, Path], world: World) -> RewardModel:
-    """Load a reward model that the recipe names."""
+    """Load a reward model that the recipe names; it reads conversations in its own template."""
     name = f"reward.{part.name}"
     if name not in inputs:
         raise UsageError(f"{part.place}: give its folder: --in {name}={part.source}")
     with model_reference.placed(part.place):
         check_length(inputs[name], recipe)
-        return RewardModel.load(inputs[name], recipe, world)
+        return RewardModel.load(inputs[name], recipe, world.with_own_templates())
 
 
 def resolve_models(recipe: Recipe, inputs: Mapping[str, Path]) -> dict[str, Path]:

@@ -47,7 +47,7 @@ class LocalSampler:
                 self.policy, [prompts[i] for i in part], [items[i] for i in part], self.seed, purpose, params
             )
             for i, (ids, log_probs) in zip(part, decoded, strict=True):
-                ended = params.stop_at_eos and len(ids) > 0 and int(ids[-1]) == self.policy.tokenizer.eos_id
+                ended = params.stop_at_eos and len(ids) > 0 and int(ids[-1]) in self.policy.tokenizer.end_ids
                 rollouts[i] = Rollout(int(items[i]), 0, step, np.asarray(prompts[i], np.int32), ids, log_probs, ended)
         return [rollouts[i] for i in range(len(prompts))]
 
@@ -61,6 +61,7 @@ def _decode(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return the answer ids and the sampler's log-probs of B rows that are decoded together."""
     device, tokenizer = policy.world.device, policy.tokenizer
+    ends = np.array(sorted(tokenizer.end_ids))
     # The uniform number of every token is drawn in advance, keyed by the row's item and the token's position.
     uniforms = randomness.uniforms(seed, purpose, np.asarray(items)[:, None], np.arange(params.max_tokens))
     uniforms_BA = torch.from_numpy(uniforms).to(device)
@@ -83,7 +84,7 @@ def _decode(
         rows_L = torch.from_numpy(live_L).to(device)
         ids_BA[rows_L, t], log_probs_BA[rows_L, t] = chosen_L, log_probs_L
         if params.stop_at_eos:
-            stops_L = chosen_L.cpu().numpy() == tokenizer.eos_id
+            stops_L = np.isin(chosen_L.cpu().numpy(), ends)
             lengths_B[live_L[stops_L & ~ended_B[live_L]]] = t + 1
             ended_B[live_L[stops_L]] = True
         goes_on_L = ~ended_B[live_L]

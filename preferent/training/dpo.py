@@ -65,9 +65,8 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
     language_models.check_length(source, recipe)
     with stages.locked(out):
         fields = pick(recipe, *stage_graph.FIELDS["dpo"])
-        stage = stages.open_stage(
-            "dpo", out, fields, inputs | {"model": source}, stage_graph.EXTENDABLE["dpo"], by_default=by_default
-        )
+        sources = inputs | {"model": source} | stage_graph.chat_template(recipe)
+        stage = stages.open_stage("dpo", out, fields, sources, stage_graph.EXTENDABLE["dpo"], by_default=by_default)
         if stage.done:
             return
         rank = defaults.decided(recipe.dpo.lora_dim)

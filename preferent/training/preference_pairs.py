@@ -46,9 +46,10 @@ class PreferencePairs:
         encoded = tokenizer.encode_prompts(prompts, recipe.instruction, recipe.prompt_sequence_length)
         chosen = [p.candidate_0 if p.choice == "tie" else p.chosen for p in used]
         rejected = [p.candidate_1 if p.choice == "tie" else p.rejected for p in used]
-        texts = [prompt.text for prompt in encoded]
+        texts, ends = [prompt.text for prompt in encoded], [prompt.end for prompt in encoded]
         sides = [
-            tokenizer.encode_answers(texts, answers, recipe.target_sequence_length) for answers in (chosen, rejected)
+            tokenizer.encode_answers(texts, answers, recipe.target_sequence_length, ends)
+            for answers in (chosen, rejected)
         ]
         chosen_ids, rejected_ids = (
             [np.array(p.ids + ids, np.int32) for p, (ids, _) in zip(encoded, side, strict=True)] for side in sides

@@ -78,13 +78,9 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
     language_models.check_length(source, recipe)
     with stages.locked(out):
         fields = pick(recipe, *stage_graph.FIELDS["rejection"])
+        sources = inputs | {"model": source} | stage_graph.chat_template(recipe)
         stage = stages.open_stage(
-            "rejection",
-            out,
-            fields,
-            inputs | {"model": source},
-            stage_graph.EXTENDABLE["rejection"],
-            by_default=by_default,
+            "rejection", out, fields, sources, stage_graph.EXTENDABLE["rejection"], by_default=by_default
         )
         if stage.done:
             return

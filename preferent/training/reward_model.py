@@ -47,8 +47,9 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
     language_models.check_length(source, recipe)
     with stages.locked(out):
         fields = pick(recipe, *stage_graph.FIELDS["reward"])
+        sources = inputs | {"model": source} | stage_graph.chat_template(recipe)
         stage = stages.open_stage(
-            "reward", out, fields, inputs | {"model": source}, stage_graph.EXTENDABLE["reward"], by_default=by_default
+            "reward", out, fields, sources, stage_graph.EXTENDABLE["reward"], by_default=by_default
         )
         if stage.done:
             return

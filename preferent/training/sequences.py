@@ -62,7 +62,8 @@ def demonstrated(recipe: Recipe, policy: Policy, records: Sequence[Demonstration
         [record.prompt for record in records], instruction, recipe.prompt_sequence_length
     )
     answers = [record.output_text for record in records]
-    encoded = tokenizer.encode_answers([prompt.text for prompt in prompts], answers, recipe.target_sequence_length)
+    texts, ends = [prompt.text for prompt in prompts], [prompt.end for prompt in prompts]
+    encoded = tokenizer.encode_answers(texts, answers, recipe.target_sequence_length, ends)
     ids = [np.array(prompt.ids + answer, np.int32) for prompt, (answer, _) in zip(prompts, encoded, strict=True)]
     return Sequences(ids, [len(prompt.ids) for prompt in prompts])
 

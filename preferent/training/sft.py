@@ -34,9 +34,8 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
         names = row_sources.expand(paths(recipe.sft.dataset))
         files = {f"dataset {i}": Path(name) for i, name in enumerate(names) if not name.startswith("hf://")}
         fields = pick(recipe, *stage_graph.FIELDS["sft"])
-        stage = stages.open_stage(
-            "sft", out, fields, {"model": source} | files, stage_graph.EXTENDABLE["sft"], by_default=by_default
-        )
+        sources = {"model": source} | files | stage_graph.chat_template(recipe)
+        stage = stages.open_stage("sft", out, fields, sources, stage_graph.EXTENDABLE["sft"], by_default=by_default)
         if stage.done:
             return
         rank = defaults.decided(recipe.sft.lora_dim)

@@ -11,7 +11,7 @@ import pytest
 
 from preferent.commands import chat_template_export
 from preferent.data.tokenizer import Tokenizer
-from preferent.data.tokenizer import chat_templates as templates
+from preferent.data.tokenizer.chat_templates import ChatTemplate
 from preferent.data.types import Message, Prompt
 
 LLAMA2 = "{% if messages %}[INST] <<SYS>>{% endif %}"
@@ -149,4 +149,4 @@ def test_a_scored_conversation_in_jinja_is_ours(tiny, tmp_path, llama2):
         ours = tokenizer.text(prompt, instruction).removeprefix("<s>") + (" " if llama2 else "") + "An answer.</s>"
         template = chat_template_export.score_template(llama2, instruction)
         said = (*asked, Message("assistant", "An answer."))
-        assert templates.jinja(template, said, None, "<s>", "</s>") == ours
+        assert ChatTemplate(template, "", {"bos_token": "<s>", "eos_token": "</s>"}).render(said) == ours

@@ -131,10 +131,10 @@ def test_gguf_has_a_modelfile(make_run, tmp_path, chat):
 
 def test_sampled_answers_are_sampled_there_too():
     recipe = quiet_recipe(infer={"sampling_strategy": "temperature_sampling"}, sampler={"temperature": 0.7})
-    assert "PARAMETER temperature 0.7\n" in chat_template_export.modelfile(None, "</s>", recipe)
-    assert "TEMPLATE" not in chat_template_export.modelfile(None, "</s>", recipe)
+    assert "PARAMETER temperature 0.7\n" in chat_template_export.modelfile(None, ["</s>"], recipe)
+    assert "TEMPLATE" not in chat_template_export.modelfile(None, ["</s>"], recipe)
     with pytest.raises(UsageError, match='"""'):
-        chat_template_export.modelfile(None, "</s>", quiet_recipe(instruction='a """ b'))
+        chat_template_export.modelfile(None, ["</s>"], quiet_recipe(instruction='a """ b'))
 
 
 def test_licences_travel(make_run, tiny, tmp_path):

@@ -10,6 +10,7 @@ from preferent.commands import chat_template_export
 from preferent.config import model_reference, stage_graph
 from preferent.config.recipe import Recipe, tuned_by
 from preferent.data.tokenizer import Tokenizer
+from preferent.data.tokenizer.chat_templates import ChatOptions
 from preferent.errors import PreferentError, UsageError
 from preferent.evaluation import verdict_sentence
 from preferent.models import language_models, saving, weight_averaging
@@ -164,11 +165,12 @@ def _member(finished: FinishedRun, scorer: Scorer, out: Path) -> None:
 def gguf(finished: FinishedRun, out: Path) -> None:
     """Write the merged policy, a Modelfile for Ollama, and the commands that make a GGUF file."""
     merged(finished, out)
-    tokenizer, recipe = Tokenizer.load(out), finished.recipe
-    bos, eos = (files.read_json(out / "tokenizer_config.json").get(f"{role}_token") or "" for role in ("bos", "eos"))
+    recipe = finished.recipe
+    tokenizer = Tokenizer.load(out, ChatOptions.of(recipe))
+    bos = files.read_json(out / "tokenizer_config.json").get("bos_token") or ""
     adds_bos = tokenizer.bos_id is not None and tokenizer.encode_text("a")[:1] == [tokenizer.bos_id]
     template = chat_template_export.go_template(tokenizer, bos if adds_bos else "", finished.converses())
-    files.write_atomic(out / "Modelfile", chat_template_export.modelfile(template, eos, recipe))
+    files.write_atomic(out / "Modelfile", chat_template_export.modelfile(template, tokenizer.end_texts, recipe))
     turns = "" if finished.converses() else " (one prompt at a time: of a conversation, the last message)"
     stored = files.read_json(out / "config.json").get("dtype")
     text = GGUF.format(
@@ -190,7 +192,8 @@ def _sampling(recipe: Recipe) -> str:
 
 def _world(recipe: Recipe) -> World:
     """Return the CPU in fp32, so that merging rounds once."""
-    return World(0, 1, torch.device("cpu"), torch.float32, torch.get_num_threads(), recipe.trust_remote_code)
+    threads, chat = torch.get_num_threads(), ChatOptions.of(recipe)
+    return World(0, 1, torch.device("cpu"), torch.float32, threads, recipe.trust_remote_code, chat=chat)
 
 
 def _save(network: Network, out: Path, card: str) -> None:

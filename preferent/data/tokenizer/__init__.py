@@ -6,15 +6,18 @@ treats the beginning of a text differently from its middle.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import tokenizers
 
 from preferent.data.tokenizer import chat_templates
 from preferent.data.tokenizer import tokenizer_files as files
+from preferent.data.tokenizer.chat_templates import ChatOptions, ChatTemplate
 from preferent.data.types import Message, Prompt, digest
 from preferent.errors import DataError, PlatformError
 
@@ -25,28 +28,39 @@ _LETTERS = ("a", "A", "0", ".", ":")
 _NEVER_IN_UTF8 = "ÀÁõö÷øùúûüýþÿ"
 """The names in byte-level BPE of the bytes C0, C1 and F5 to FF, which no valid UTF-8 text holds."""
 
+OWN = ChatOptions()
+"""The template that the model brings along, as it is."""
+
 Ids = tuple[list[int], bool]
 """Token ids and whether something was cut off."""
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedPrompt:
-    """A prompt as a model reads it: text with instruction and template, and token ids. Only the ids are ever cut."""
+    """A prompt as a model reads it: text with instruction and template, and token ids. Only the ids are ever cut.
+
+    `end` is the id that closes a complete answer to it.
+    """
 
     text: str
     ids: list[int]
     cut: bool
+    end: int
 
 
 class Tokenizer:
-    """A tokenizer in the Hugging Face layout; `Tokenizer.load(folder)` makes one."""
+    """A tokenizer in the Hugging Face layout; `Tokenizer.load(folder)` makes one.
 
-    def __init__(self, source: files.TokenizerFiles) -> None:
+    An answer ends at any of `end_ids`. A complete answer is closed by EOS, in a conversation by `turn_end_id`, the end
+    that the chat template puts behind an assistant's turn.
+    """
+
+    def __init__(self, source: files.TokenizerFiles, variables: Mapping[str, Any]) -> None:
         self._files = source
         self._backend = tokenizers.Tokenizer.from_str(source.backend)
         self._backend.no_truncation()
         self._backend.no_padding()
-        self._template = source.template
+        self._variables = variables
         self.is_llama2 = chat_templates.is_llama2(source.template)
         self.vocab_size: int = max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
         self.bos_id = self._special("bos")
@@ -57,7 +71,13 @@ class Tokenizer:
                 'set "eos_token" in its tokenizer_config.json to the token that ends a text'
             )
         self.eos_id: int = eos
+        self._template = self._chat_template()
+        self.end_ids = self._named_ends()
+        self.turn_end_id: int = self._turn_end()
+        self.end_ids |= {self.turn_end_id}
         self.pad_id: int = self._pad()
+        self.end_ids -= {self.pad_id}
+        self.turn_end_id = self.eos_id if self.turn_end_id == self.pad_id else self.turn_end_id
         self._adds_bos = self._begins_with_bos()
         self._anchors = [(anchor, self._plain([anchor])[0]) for anchor in _ANCHORS]
         self._letter = next(
@@ -65,12 +85,17 @@ class Tokenizer:
         )
 
     @classmethod
-    def load(cls, folder: Path) -> "Tokenizer":
-        """Load the tokenizer in a folder: `tokenizer.json`, `tokenizer_config.json`, and a chat template if any."""
-        source = files.read(folder)
+    def load(cls, folder: Path, chat: ChatOptions = OWN) -> "Tokenizer":
+        """Load the tokenizer in a folder: `tokenizer.json`, `tokenizer_config.json`, and a chat template if any.
+
+        A template in `chat` takes the place of the folder's.
+        """
+        source = files.read(folder, tools=chat.variables.get("tools") is not None)
+        if chat.template is not None:
+            source = replace(source, template=chat.template, template_place=chat.place)
         try:
-            return cls(source)
-        except PlatformError:
+            return cls(source, chat.variables)
+        except (PlatformError, DataError):
             raise
         except BaseException as error:  # what a damaged file makes of the library: also a panic, which is no Exception
             if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
@@ -82,14 +107,19 @@ class Tokenizer:
         """Write the same files with the pad token set. A byte that serves as pad is not named, since it is not text."""
         roles = {"bos": self.bos_id, "eos": self.eos_id, "unk": self._special("unk"), "pad": self.pad_id}
         names = {role: self._token(id) for role, id in roles.items()}
+        if "bos" not in self._files.names and "bos_token" in self._files.named_tokens:
+            del names["bos"]  # the configuration says that there is none, and templates must go on to see none
         unnamed = ("", *_NEVER_IN_UTF8)
-        files.write(self._files, {role: name for role, name in names.items() if name not in unnamed}, folder)
+        ends = [self.eos_id, *sorted(self.end_ids - {self.eos_id})]
+        files.write(self._files, {role: name for role, name in names.items() if name not in unnamed}, ends, folder)
 
     @property
     def fingerprint(self) -> str:
         """Return a digest of everything that determines the ids of a text."""
-        special = json.dumps([self.bos_id, self.eos_id, self.pad_id, self._adds_bos])
-        return digest(self._files.backend, special, self._template or "")
+        special: list[Any] = [self.bos_id, self.eos_id, self.pad_id, self._adds_bos]
+        special += [self.turn_end_id, *sorted(self.end_ids)] if self.end_ids != {self.eos_id} else []
+        special += [dict(self._variables)] if self._variables else []
+        return digest(self._files.backend, json.dumps(special, sort_keys=True), self._files.template or "")
 
     # Special tokens
 
@@ -102,23 +132,46 @@ class Tokenizer:
         id = self._files.ids.get(role)
         return id if id is not None and 0 <= id < self.vocab_size else None
 
+    def _named_ends(self) -> frozenset[int]:
+        """Return the ids at which tokenizer or model configuration end an answer, as far as the vocabulary has them."""
+        named = (id for id in self._files.ends if 0 <= id < self.vocab_size and self._token(id))
+        return frozenset({self.eos_id, *named})
+
+    def _turn_end(self) -> int:
+        """Return the first end that the template puts behind an assistant's turn, or EOS where it puts none.
+
+        It is one of `end_ids`, or a special token that stands behind the turn whatever follows.
+        """
+        if self._template is None or self.is_llama2:
+            return self.eos_id
+        last, between = self._plain(self._template.behind_answer())
+        always = next((i for i, (a, b) in enumerate(zip(last, between, strict=False)) if a != b), len(last))
+        special = {id for id, token in self._backend.get_added_tokens_decoder().items() if token.special}
+        behind = (id for i, id in enumerate(last) if id in self.end_ids or (i < always and id in special))
+        return next(behind, next((id for id in between if id in self.end_ids), self.eos_id))
+
     def _pad(self) -> int:
-        """Return the pad token: the configured one, else `<unk>`, else a reserved token, else an unused byte."""
-        unk = self._special("unk")
-        for id in (self._special("pad"), self._backend.token_to_id("<unk>") if unk is None else unk):
-            if id is not None and id not in (self.eos_id, self.bos_id):
+        """Return the pad token: the configured one, else `<unk>`, else a reserved token, else an unused byte.
+
+        It is not a token that ends an answer, unless there is no other and the configuration names it.
+        """
+        unk, own, taken = self._special("unk"), self._special("pad"), {*self.end_ids, self.bos_id}
+        for id in (own, self._backend.token_to_id("<unk>") if unk is None else unk):
+            if id is not None and id not in taken:
                 return id
         added = self._backend.get_added_tokens_decoder()
         special = {token.content: id for id, token in sorted(added.items()) if token.special}
         for word in ("pad", "reserved", "unused"):
             for name, id in special.items():
-                if word in name.lower() and id not in (self.eos_id, self.bos_id):
+                if word in name.lower() and id not in taken:
                     return id
         if '"ByteLevel"' in self._files.backend:
             for name in _NEVER_IN_UTF8:
                 byte = self._backend.token_to_id(name)
                 if byte is not None:
                     return byte
+        if own is not None and own not in (self.eos_id, self.bos_id):
+            return own
         raise PlatformError(
             f"{self._files.folder}: the tokenizer has no token to pad with (pad, <unk> or a reserved one, not EOS); "
             'set "pad_token" in its tokenizer_config.json to a token that answers never use'
@@ -133,6 +186,21 @@ class Tokenizer:
 
     def _token(self, id: int | None) -> str:
         return "" if id is None else self._backend.id_to_token(id) or ""
+
+    def _chat_template(self) -> ChatTemplate | None:
+        """Return the chat template with the variables that transformers gives it: special tokens and the recipe's."""
+        if self._files.template is None:
+            return None
+        unnamed = {f"{role}_token": self._token(self._special(role)) for role in ("bos", "eos", "unk")}
+        named = {name: text for name, text in (unnamed | self._files.named_tokens).items() if text}
+        return ChatTemplate(self._files.template, self._files.template_place, {**named, **self._variables})
+
+    @cached_property
+    def end_texts(self) -> dict[str, int]:
+        """Return the tokens that end an answer and are never a part of its text, EOS and added ones, with their ids."""
+        added = self._backend.get_added_tokens_decoder()
+        ends = [self.eos_id, *sorted(id for id in self.end_ids if id in added)]
+        return {text: id for id in ends if (text := self._token(id))}
 
     # Text
 
@@ -150,11 +218,11 @@ class Tokenizer:
         if self._template is None:
             raise DataError(
                 f"{prompt.source + ': ' if prompt.source else ''}a conversation, but the tokenizer in "
-                f"{self._files.folder} has no chat template; put a chat_template.jinja there, use a chat model, "
-                "or give the prompts as input_text"
+                f"{self._files.folder} has no chat template; name a file with one in the recipe (chat_template: FILE), "
+                "put a chat_template.jinja there, use a chat model, or give the prompts as input_text"
             )
         try:
-            return chat_templates.jinja(self._template, prompt.messages, context, bos, eos)
+            return self._template.render(prompt.messages, context)
         except jinja2.TemplateError as error:
             place = prompt.source or f"prompt {prompt.key}"
             raise DataError(f"{place}: the chat template refuses the conversation: {error}") from None
@@ -178,8 +246,8 @@ class Tokenizer:
 
     def _continuation(self, text: str, answer: str) -> str:
         """Return an answer with the spaces from its prompt; after Llama 2's `[/INST]`, only if it has none itself."""
-        while answer.endswith(eos := self._token(self.eos_id)):
-            answer = answer.removesuffix(eos)
+        while (end := next((text for text in self.end_texts if answer.endswith(text)), None)) is not None:
+            answer = answer.removesuffix(end)
         stripped, spaces = self._seam(text)
         if self.is_llama2 and stripped.endswith("[/INST]") and (not answer or answer[0].isspace()):
             return answer
@@ -215,11 +283,15 @@ class Tokenizer:
         texts = [self.text(prompt, instruction) for prompt in prompts]
         whole = [self._with_bos(ids) for ids in self._plain([self._seam(text)[0] for text in texts])]
         return [
-            EncodedPrompt(text, ids, False)
+            EncodedPrompt(text, ids, False, self._end(prompt))
             if len(ids) <= max_tokens
-            else EncodedPrompt(text, self._shortened(prompt, text, instruction, max_tokens), True)
+            else EncodedPrompt(text, self._shortened(prompt, text, instruction, max_tokens), True, self._end(prompt))
             for prompt, text, ids in zip(prompts, texts, whole, strict=True)
         ]
+
+    def _end(self, prompt: Prompt) -> int:
+        """Return the id that closes a complete answer to a prompt."""
+        return self.turn_end_id if prompt.messages else self.eos_id
 
     def _shortened(self, prompt: Prompt, text: str, instruction: str | None, max_tokens: int) -> list[int]:
         """Return the ids of a prompt whose `text` is longer than `max_tokens`."""
@@ -268,17 +340,25 @@ class Tokenizer:
         return text[max(offsets[count][0], 1) :] if count < len(offsets) else ""
 
     def encode_answer(self, prompt: Prompt, instruction: str | None, answer: str, max_tokens: int) -> Ids:
-        """Return the ids of an answer, and whether it was cut: a complete answer ends with EOS, a cut one does not."""
-        return self.encode_answers([self.text(prompt, instruction)], [answer], max_tokens)[0]
+        """Return the ids of an answer, and whether it was cut: only a complete answer has the end that closes it."""
+        ends = [self._end(prompt)]
+        return self.encode_answers([self.text(prompt, instruction)], [answer], max_tokens, ends)[0]
 
-    def encode_answers(self, texts: Sequence[str], answers: Sequence[str], max_tokens: int) -> list[Ids]:
+    def encode_answers(
+        self, texts: Sequence[str], answers: Sequence[str], max_tokens: int, ends: Sequence[int] | None = None
+    ) -> list[Ids]:
         """Encode answers to rendered prompts (`EncodedPrompt.text`), each as `encode_answer` does.
 
-        Special tokens in an answer are ordinary text, except EOS at its end.
+        `ends` (`EncodedPrompt.end`) close complete answers; the default is EOS, as for prompts that are plain text.
+        Special tokens in an answer are ordinary text, except those that end it.
         """
+        closing = [self.eos_id] * len(answers) if ends is None else ends
         parts = [self._continuation(text, answer) for text, answer in zip(texts, answers, strict=True)]
         encoded = self._behind_anchors(parts, [bool(self._seam(text)[0]) for text in texts])
-        return [self._closed(ids, max_tokens) for ids in encoded]
+        return [
+            ([*ids, end], False) if len(ids) < max_tokens else (ids[:max_tokens], True)
+            for ids, end in zip(encoded, closing, strict=True)
+        ]
 
     def _behind_anchors(self, parts: Sequence[str], anchored: Sequence[bool]) -> list[list[int]]:
         """Return the ids of texts in the middle of a text: behind the first anchor whose own ids do not change."""
@@ -295,16 +375,14 @@ class Tokenizer:
             waiting = stuck
         return ids_of_parts
 
-    def _closed(self, ids: list[int], max_tokens: int) -> Ids:
-        return ([*ids, self.eos_id], False) if len(ids) < max_tokens else (ids[:max_tokens], True)
-
     # Ids to text
 
     def _raw(self, ids: Sequence[int]) -> str:
         return self._backend.decode(list(ids), skip_special_tokens=True)
 
     def _without_special(self, ids: Sequence[int]) -> list[int]:
-        return [int(id) for id in ids if int(id) not in (self.eos_id, self.pad_id, self.bos_id)]
+        special = {self.pad_id, self.bos_id, self.eos_id, *self.end_texts.values()}
+        return [int(id) for id in ids if int(id) not in special]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of an answer's ids, with its leading space, without special tokens."""

@@ -6,38 +6,60 @@ from pathlib import Path
 from typing import Any
 
 from preferent.config import model_folder
+from preferent.config.model_reference import adapter_base
 from preferent.errors import PlatformError
 from preferent.files import write_atomic, write_json
 
 SPECIAL = ("bos", "eos", "unk", "pad")
+FOR_TOOLS = "tool_use"
+"""The name of the template that is used where `chat_template_kwargs` has tools."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenizerFiles:
-    """A tokenizer's files: `backend` is `tokenizer.json` as text, `ids` are from the model's configuration."""
+    """A tokenizer's files: `backend` is `tokenizer.json` as text, `ids` are from the model's configuration.
+
+    `ends` are the ids at which the model's configuration ends an answer. `named_tokens` are all special tokens that the
+    tokenizer's configuration names, by the names under which a template reads them; None where it says null.
+    `templates` are the chat templates by name, and `template` is the one in use, written in `template_place`.
+    """
 
     folder: Path
     backend: str
     config: dict[str, Any]
     names: dict[str, str]
     ids: dict[str, int]
+    ends: tuple[int, ...]
+    named_tokens: dict[str, str | None]
+    special_tokens_map: dict[str, Any]
     template: str | None
+    template_place: str
 
 
-def read(folder: Path) -> TokenizerFiles:
-    """Read the files of a tokenizer; a missing or broken file raises a `PlatformError` with the way to repair it."""
+def read(folder: Path, tools: bool = False) -> TokenizerFiles:
+    """Read the files of a tokenizer; a missing or broken file raises a `PlatformError` with the way to repair it.
+
+    What an adapter does not say on its model is read from its base. With `tools` the template for tools is preferred.
+    """
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise PlatformError(_missing(folder))
-    config, model, generation = (_object(folder / f"{name}_config.json") for name in ("tokenizer", "", "generation"))
-    names = _names(_object(folder / "special_tokens_map.json")) | _names(config)
+    alone = (folder / "config.json").is_file() or not (folder / "adapter_config.json").is_file()
+    config = _object(folder / "tokenizer_config.json")
+    base = folder if alone else adapter_base(folder)
+    model, generation = _object(base / "config.json"), _object(base / "generation_config.json")
+    generation |= {} if alone else _object(folder / "generation_config.json")
+    special = _object(folder / "special_tokens_map.json")
     return TokenizerFiles(
         folder,
         _backend(path, model.get("vocab_size")),
         config,
-        names,
+        _names(special) | _names(config),
         _ids(generation) | _ids(model),
-        _template(folder, config),
+        _ends(generation) or _ends(model) or _ends(model.get("text_config")),
+        named_tokens(config | ({} if "added_tokens_decoder" in config else special)),
+        special,
+        *_template(folder, config, tools),
     )
 
 
@@ -71,9 +93,28 @@ def _backend(path: Path, rows: object) -> str:
 
 def _names(config: dict[str, Any]) -> dict[str, str]:
     """Return special tokens by role, from texts or from objects with `content`."""
-    tokens = {role: config.get(f"{role}_token") for role in SPECIAL}
-    texts = {role: token.get("content") if isinstance(token, dict) else token for role, token in tokens.items()}
-    return {role: text for role, text in texts.items() if isinstance(text, str)}
+    texts = {role: _content(config.get(f"{role}_token")) for role in SPECIAL}
+    return {role: text for role, text in texts.items() if text is not None}
+
+
+def _content(token: Any) -> str | None:
+    """Return the text of a token that is given as a text or as an object with `content`."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
+
+
+def named_tokens(config: dict[str, Any]) -> dict[str, str | None]:
+    """Return all tokens that a tokenizer's configuration names, by name: `eos_token`, `image_token`, and so on."""
+    further = config.get("extra_special_tokens")
+    tokens = {name: token for name, token in config.items() if name.endswith("_token") and not isinstance(token, bool)}
+    tokens |= further if isinstance(further, dict) else {}
+    return {name: _content(token) for name, token in tokens.items()}
+
+
+def _ends(config: Any) -> tuple[int, ...]:
+    """Return the ids at which a configuration ends an answer."""
+    ids = config.get("eos_token_id") if isinstance(config, dict) else None
+    return tuple(id for id in (ids if isinstance(ids, list) else [ids]) if type(id) is int)
 
 
 def _ids(config: dict[str, Any]) -> dict[str, int]:
@@ -83,26 +124,37 @@ def _ids(config: dict[str, Any]) -> dict[str, int]:
     return {role: id for role, id in first.items() if isinstance(id, int)}
 
 
-def _template(folder: Path, config: dict[str, Any]) -> str | None:
-    """Return the chat template; of several, the one named `default`, else the first."""
-    path = folder / "chat_template.jinja"
-    if path.is_file():
-        return path.read_text(encoding="utf-8")
-    value = config.get("chat_template")
-    if isinstance(value, list):
-        named = {entry["name"]: entry["template"] for entry in value if isinstance(entry, dict) and "name" in entry}
-        value = named.get("default", next(iter(named.values()), None))
-    return value if isinstance(value, str) else None
+def _template(folder: Path, config: dict[str, Any], tools: bool) -> tuple[str | None, str]:
+    """Return the chat template and its place; of several, the one for tools if `tools`, else the default one."""
+    named: dict[str, Any] = {}
+    places = {"default": folder / "chat_template.jinja"}
+    places |= {path.stem: path for path in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
+    for name, path in places.items():
+        if path.is_file():
+            named[name] = path.read_text(encoding="utf-8")
+    if not named:
+        places, inside = {}, config.get("chat_template")
+        entries = inside if isinstance(inside, list) else [{"name": "default", "template": inside}]
+        named = {str(entry.get("name")): entry.get("template") for entry in entries if isinstance(entry, dict)}
+    name = FOR_TOOLS if tools and FOR_TOOLS in named else "default"
+    text = named.get(name)
+    return text if isinstance(text, str) else None, str(places.get(name, folder / "tokenizer_config.json"))
 
 
-def write(files: TokenizerFiles, names: dict[str, str], folder: Path) -> None:
-    """Write a tokenizer's files with the given special tokens named in its configuration."""
+def write(files: TokenizerFiles, names: dict[str, str], ends: list[int], folder: Path) -> None:
+    """Write a tokenizer's files with the given special tokens named in its configuration, and the template in use.
+
+    `ends` are the ids that end an answer. They are written where the folder would otherwise name other ones.
+    """
     special = {f"{role}_token": text for role, text in names.items()}
     config = {"tokenizer_class": "PreTrainedTokenizerFast"} | files.config | special
     config.pop("chat_template", None)
     write_atomic(folder / "tokenizer.json", files.backend)
     write_json(folder / "tokenizer_config.json", config)
     if (files.folder / "special_tokens_map.json").exists():
-        write_json(folder / "special_tokens_map.json", special)
+        write_json(folder / "special_tokens_map.json", files.special_tokens_map | special)
     if files.template is not None:
         write_atomic(folder / "chat_template.jinja", files.template)
+    model, generation = _object(folder / "config.json"), _object(folder / "generation_config.json")
+    if {ends[0], *(_ends(generation) or _ends(model) or _ends(model.get("text_config")))} != set(ends):
+        write_json(folder / "generation_config.json", generation | {"eos_token_id": ends})

@@ -50,7 +50,7 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path, names: Sequence[str
     models = located(recipe, {name: inputs[name] for name in inputs if name == "judge" or stage_graph.is_reward(name)})
     models |= language_model_judges.models(recipe, inputs)
     beside: dict[str, Path] = {name: inputs[name] for name in ("score", "prompts", "people") if name in inputs}
-    beside |= language_model_judges.templates(recipe)
+    beside |= language_model_judges.templates(recipe) | stage_graph.chat_template(recipe)
     called = _called(list(files), names)
     with stages.locked(out):
         fields = pick(recipe, *stage_graph.FIELDS["compare"]) | ({"names": list(names)} if names else {})

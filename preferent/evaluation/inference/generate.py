@@ -39,7 +39,7 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
     if any(stage_graph.is_reward(name) for name in inputs) and not several:
         raise UsageError("infer: --in reward chooses among several answers; set infer.best_of above 1")
     sources = {name: model_reference.resolve(str(inputs[name])) for name in ("model", "reference") if name in inputs}
-    inputs = scoring.resolve_models(recipe, inputs)
+    inputs = scoring.resolve_models(recipe, inputs) | stage_graph.chat_template(recipe)
     with stages.locked(out):
         stage = stages.open_stage(
             "infer", out, pick(recipe, *stage_graph.fields("infer", recipe)), inputs | sources, rerun=True

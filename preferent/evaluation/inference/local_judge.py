@@ -49,13 +49,13 @@ class LocalModelJudge:
 
     @classmethod
     def load(cls, judge: JudgeSection, recipe: Recipe, folder: Path, world: World) -> "LocalModelJudge":
-        """Load the judge from its model's folder."""
+        """Load the judge from its model's folder; it reads in its own chat template."""
         identity: dict[str, Any] = {
             "model": files.fingerprint(folder),
             "seed": recipe.seed,
             "explanation": judge.explanation,
         }
-        policy = language_models.load_policy(folder, world)
+        policy = language_models.load_policy(folder, world.with_own_templates())
         positions = recipe.sampler.rows * (recipe.prompt_sequence_length + recipe.target_sequence_length)
         identity |= chat_completion.parameters(judge)
         engine = sampler.make(recipe, policy, rows=positions)
