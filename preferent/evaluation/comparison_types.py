@@ -71,10 +71,10 @@ class SliceFigures(RateFigures):
 
 
 class RuleLeadFigures(TypedDict):
-    """The accuracy of a rule that needs no model, and the 99 % lower limit of the judge's lead over it."""
+    """The accuracy of a rule that needs no model, and the interval of the judge's lead over it."""
 
     share: float
-    lead_99: float
+    lead_interval: Interval
 
 
 class AccuracyFigures(TypedDict):

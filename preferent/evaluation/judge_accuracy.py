@@ -68,7 +68,9 @@ def _figures(by: Any, accuracy: Mapping[str, Any], rules: Mapping[str, Any]) -> 
         "interval": accuracy["interval"],
         "lower_99": accuracy["lower_99"],
         "count": accuracy["count"],
-        "rules": {name: {"share": rule["share"], "lead_99": rule["lead_99"]} for name, rule in rules.items()},
+        "rules": {
+            name: {"share": rule["share"], "lead_interval": rule["lead_interval"]} for name, rule in rules.items()
+        },
     }
 
 

@@ -31,16 +31,16 @@ class Ability:
 def can_tell(accuracy: AccuracyFigures) -> Ability:
     """Return whether a judge with this accuracy can tell better answers from worse.
 
-    Its 99 % lower limit must be above one half. The judge must be better than every rule that needs no model: beyond
-    doubt (the 99 % lower limit of its lead) than the longer, the shorter, the first and the second answer, and by the
-    estimate than a bag of words.
+    Its 99 % lower limit must be above one half. The judge must be better than every rule that needs no model: than the
+    longer, the shorter, the first and the second answer by the whole interval of its lead, and than a bag of words by
+    the estimate.
     """
     if accuracy["lower_99"] <= CHANCE:
         return Ability(False, True, "that may be chance")
     as_good = {
         name: rule["share"]
         for name, rule in accuracy["rules"].items()
-        if (accuracy["share"] <= rule["share"] if name == "words" else rule["lead_99"] <= 0)
+        if (accuracy["share"] <= rule["share"] if name == "words" else rule["lead_interval"][0] <= 0)
     }
     if not as_good:
         return Ability(True, True)

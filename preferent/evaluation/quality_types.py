@@ -33,11 +33,10 @@ class MeasuredShare(ShareFigures):
 
 
 class RuleFigures(ShareFigures):
-    """The accuracy of a rule that needs no model, and the model's lead over it; `lead_99` is a 99 % lower limit."""
+    """The accuracy of a rule that needs no model, and the model's lead over it."""
 
     lead: float
     lead_interval: Interval
-    lead_99: float
 
 
 class BucketFigures(ShareFigures):

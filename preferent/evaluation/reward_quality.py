@@ -207,13 +207,8 @@ def lead(right: np.ndarray, rule: np.ndarray, clusters: Sequence[str]) -> dict[s
     A win is a pair on which the rule alone is wrong; half a pair is one of two rows of its cluster.
     """
     model, other = (np.repeat(outcomes, 2) > np.tile([0.25, 0.75], len(rule)) for outcomes in (right, rule))
-    outcomes, twice = won(model.astype(float) - other), np.repeat(clusters, 2).tolist()
-    rate = statistics.win_rate(outcomes, twice)
-    return {
-        "lead": 2 * rate.win_rate - 1,
-        "lead_interval": [2 * limit - 1 for limit in rate.interval],
-        "lead_99": 2 * statistics.win_rate(outcomes, twice, 0.99).interval[0] - 1,
-    }
+    rate = statistics.win_rate(won(model.astype(float) - other), np.repeat(clusters, 2).tolist())
+    return {"lead": 2 * rate.win_rate - 1, "lead_interval": [2 * limit - 1 for limit in rate.interval]}
 
 
 def mistakes(scored: Scored, root: Path) -> list[dict[str, Any]]:

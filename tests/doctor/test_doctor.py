@@ -100,7 +100,10 @@ def samples() -> list[dict[str, Any]]:
 
 
 FACTS = {"accuracy": {"by": "held_out", "share": 0.7, "interval": [0.65, 0.75], "lower_99": 0.63, "count": 300}}
-FACTS["accuracy"]["rules"] = {"longer": {"share": 0.52, "lead_99": 0.06}, "words": {"share": 0.6, "lead_99": -0.02}}
+FACTS["accuracy"]["rules"] = {
+    "longer": {"share": 0.52, "lead_interval": [0.06, 0.3]},
+    "words": {"share": 0.6, "lead_interval": [-0.02, 0.22]},
+}
 
 
 def verdict(n: int = 200) -> dict[str, Any]:

@@ -25,7 +25,8 @@ def accuracy(right: int, n: int, **rules: tuple[float, float]) -> dict[str, Any]
     """The accuracy of a judge, with the share of each rule and the lower limit of the lead over it."""
     interval = win_rate([1.0] * right + [0.0] * (n - right), list(map(str, range(n)))).interval
     figures = {"by": "held_out", "share": right / n, "interval": interval, "count": n, "lower_99": limit(right, n)}
-    return figures | {"rules": {name: {"share": share, "lead_99": lead} for name, (share, lead) in rules.items()}}
+    leads = {name: {"share": share, "lead_interval": [lead, 0.5]} for name, (share, lead) in rules.items()}
+    return figures | {"rules": leads}
 
 
 @pytest.mark.parametrize(("right", "n"), [(14, 34), (24, 34), (60, 100), (265, 384), (7, 7), (0, 5)])
@@ -71,9 +72,10 @@ def test_who_can_tell(figures: dict[str, Any], why: str) -> None:
 def test_only_test_pairs_measure_a_reward_model() -> None:
     figures = {key: value for key, value in accuracy(265, 384).items() if key in ("share", "interval", "count")}
     quality: dict[str, Any] = {"reported": "test", "accuracy": figures | {"lower_99": 0.6}}
-    quality["rules"] = {"longer": {"share": 0.5, "lead": 0.1, "lead_99": 0.05, "count": 384, "interval": [0.4, 0.6]}}
+    lead = {"share": 0.5, "lead_interval": [0.05, 0.15]}
+    quality["rules"] = {"longer": lead | {"lead": 0.1, "count": 384, "interval": [0.4, 0.6]}}
     measured = judge_accuracy.held_out(quality)
-    assert measured is not None and measured["rules"] == {"longer": {"share": 0.5, "lead_99": 0.05}}
+    assert measured is not None and measured["rules"] == {"longer": lead}
     assert judge_accuracy.held_out(quality | {"reported": "validation"}) is None, "they selected the model"
     assert judge_accuracy.held_out(quality | {"accuracy": figures}) is None, "of an earlier version"
     assert judge_accuracy.held_out({}) is None

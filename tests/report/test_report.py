@@ -72,7 +72,7 @@ def make_comparison(
 def accuracy(right: int) -> dict[str, Any]:
     outcomes, alone = np.arange(384) < right, [str(pair) for pair in range(384)]
     figures = reward_quality.measured(outcomes.astype(float), alone)
-    return figures | {"by": "held_out", "rules": {"longer": {"share": 0.52, "lead_99": 0.05}}}
+    return figures | {"by": "held_out", "rules": {"longer": {"share": 0.52, "lead_interval": [0.05, 0.3]}}}
 
 
 def make_run(root: Path, texts: list[str], steps: int = 40) -> Path:
