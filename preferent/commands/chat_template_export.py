@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from preferent.config.recipe import Recipe
-from preferent.data.tokenizer import SEPARATOR, Tokenizer
-from preferent.data.types import Message, Prompt
+from preferent.data.tokenizer import Tokenizer
+from preferent.data.types import SEPARATOR, Message, Prompt
 from preferent.errors import UsageError
 
 Render = Callable[[Sequence[Message], str | None], str]

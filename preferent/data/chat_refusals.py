@@ -16,7 +16,7 @@ R = TypeVar("R", Preference, Prompt, Demonstration, Preference | Prompt | Demons
 
 
 def tokenizers(references: Mapping[str, ChatOptions], offline: bool) -> list[Tokenizer]:
-    """Return the tokenizers of models with their chat options; no weight is downloaded, and nothing at all if `offline`.
+    """Return the tokenizers of models with their chat options; no weight is downloaded, nothing at all if `offline`.
 
     A model whose tokenizer is out of reach is named on stderr: its template is met when its stage begins.
     """

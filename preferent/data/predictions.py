@@ -15,7 +15,7 @@ from typing import Any
 from preferent.data import tables
 from preferent.data.formats import ambiguous_keys
 from preferent.data.tables import Row
-from preferent.data.types import Message, Prompt, digest
+from preferent.data.types import SEPARATOR, Message, Prompt, digest
 from preferent.errors import DataError, PlatformError
 from preferent.runs.directory import StageDirectory
 
@@ -34,8 +34,6 @@ OPTIONAL = {
     "scores": "a list of numbers",
 }
 """Optional fields of our own rows, with their types."""
-SEPARATOR = "\n\n\n"
-"""The separator between an instruction and the prompt."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,8 @@ from typing import Any, Literal
 import numpy as np
 
 Choice = Literal[0, 1, "tie"]
+SEPARATOR = "\n\n\n"
+"""The separator between an instruction and the input (GCPC)."""
 
 
 def digest(*parts: str) -> str:

@@ -9,7 +9,7 @@ from preferent.config import recipe
 from preferent.data import datasets, predictions
 from preferent.data.formats import layouts, row_reader, row_sources
 from preferent.data.predictions import Answer
-from preferent.data.types import Prompt, digest
+from preferent.data.types import SEPARATOR, Prompt, digest
 from preferent.errors import DataError, PlatformError
 from preferent.labeling import label_imports, questions
 from preferent.labeling.events import Event
@@ -98,7 +98,7 @@ def from_predictions(
     sides = predictions.join(answers, prompts=known)
     if known:
         sides["a"] = predictions.with_prompts(sides["a"], known)
-    opening = instruction + predictions.SEPARATOR if instruction else ""
+    opening = instruction + SEPARATOR if instruction else ""
     pairs = zip(sides["a"], sides["b"], strict=True)
     return QuestionMaterial([_question(first, second, models, opening) for first, second in pairs])
 
@@ -106,7 +106,7 @@ def from_predictions(
 def _question(a: Answer, b: Answer, models: tuple[str, str], opening: str) -> Question:
     """Return the question about two answers. `opening` is the instruction with its separator, if there is one."""
     is_instructed = bool(opening) and a.prompt.startswith(opening)
-    instruction = opening.removesuffix(predictions.SEPARATOR) if is_instructed else ""
+    instruction = opening.removesuffix(SEPARATOR) if is_instructed else ""
     context = a.prompt.removeprefix(opening) if is_instructed else a.prompt
     prompt = a.prompt_record or Prompt(input_text=context, id=a.id)
     extra = dict(prompt.extra) | ({"tags": list(a.tags)} if a.tags else {})

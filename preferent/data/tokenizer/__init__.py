@@ -18,11 +18,9 @@ import tokenizers
 from preferent.data.tokenizer import chat_templates
 from preferent.data.tokenizer import tokenizer_files as files
 from preferent.data.tokenizer.chat_templates import ChatOptions, ChatTemplate
-from preferent.data.types import Message, Prompt, digest
+from preferent.data.types import SEPARATOR, Message, Prompt, digest
 from preferent.errors import DataError, PlatformError
 
-SEPARATOR = "\n\n\n"
-"""The separator between instruction and input (GCPC)."""
 _ANCHORS = ("\n", "a", ":", "0", ".")
 _LETTERS = ("a", "A", "0", ".", ":")
 _NEVER_IN_UTF8 = "ÀÁõö÷øùúûüýþÿ"
@@ -95,11 +93,9 @@ class Tokenizer:
             source = replace(source, template=chat.template, template_place=chat.place)
         try:
             return cls(source, chat.variables)
-        except (PlatformError, DataError):
+        except (PlatformError, DataError, KeyboardInterrupt, SystemExit, MemoryError):
             raise
         except BaseException as error:  # what a damaged file makes of the library: also a panic, which is no Exception
-            if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
-                raise
             said = " ".join(str(error).split())[:200]
             raise PlatformError(f"{folder}/tokenizer.json: cannot be read: {said}; copy it again") from error
 
