@@ -93,7 +93,7 @@ def finished(task: Task, recipe: Recipe, root: Path, by_default: Mapping[str, An
     old = run_schema.translated(stages.read_stage(folder), fields, by_default)
     paths = _inputs(task, root)
     same = (
-        old["fields"] == fields
+        _written(old["fields"]) == _written(fields)
         and set(old["inputs"]) == set(paths)
         and all(digests.of(path) == old["inputs"][name] for name, path in paths.items())
     )
@@ -104,6 +104,11 @@ def finished(task: Task, recipe: Recipe, root: Path, by_default: Mapping[str, An
                 f"{folder} to do that stage again"
             )
     return same
+
+
+def _written(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that have a value: a version that did not know a field wrote none, which is null."""
+    return {key: value for key, value in fields.items() if value is not None}
 
 
 def _inputs(task: Task, root: Path) -> dict[str, Path | None]:
