@@ -141,9 +141,7 @@ def _compare_several(request: ComparisonRequest, sides: Sequence[ComparisonSide]
         prompts = _prompts(request.prompts, sides, folder, base.infer.max_prompts)
         paths = [_answers_of(side, prompts if request.prompts else None, folder) for side in sides]
         keys = ["a", "b", *(f"side.{side.name}" for side in sides[2:])]
-        if missing := request.columns.missing([predictions.first_row(path) for path in paths]):
-            raise UsageError(f"{', '.join(missing)}: no file of answers has such a column")
-        answers = {key: predictions.read(path, request.columns) for key, path in zip(keys, paths, strict=True)}
+        answers = dict(zip(keys, predictions.read_sides(paths, request.columns), strict=True))
         joined = predictions.join(
             answers, request.shared, datasets.load_prompts(prompts) if prompts is not None else []
         )
