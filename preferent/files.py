@@ -117,12 +117,21 @@ def read_json(path: Path) -> Any:
     except json.JSONDecodeError as error:
         place = f"{path}:{error.lineno}"
         raise DataError(f"{place}: not JSON: {error.msg}; it was changed by hand or damaged: restore it") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not JSON of ours: {error}; it was changed by hand or damaged: restore it") from None
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Return the rows of a JSONL file that this package wrote."""
-    with open(path, encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+    rows: list[dict[str, Any]] = []
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                rows.append(json.loads(line))
+            except (ValueError, RecursionError) as error:
+                place = f"{path}:{number}"
+                raise DataError(f"{place}: not JSON: {error}; it was changed by hand or damaged: restore it") from None
+    return rows
 
 
 def sha256(path: Path) -> str:

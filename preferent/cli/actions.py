@@ -115,6 +115,7 @@ def do_convert(arguments: Arguments) -> None:
     for row in done.dropped:
         print(row, file=sys.stderr)
     left_out = {"ties": done.ties, "without a prompt": done.without_prompt, "bad rows": len(done.dropped)}
+    left_out[f"that would be misread as {arguments.to}"] = done.misread
     others = "".join(f", {count} {name} left out" for name, count in left_out.items() if count)
     print(f"{arguments.out}: {done.written} of {done.read} rows written{others}")
 

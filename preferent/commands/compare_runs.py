@@ -16,7 +16,8 @@ from preferent.config import recipe, stage_graph
 from preferent.config.recipe import Recipe
 from preferent.data import datasets, predictions
 from preferent.data.formats import row_reader, row_writer
-from preferent.data.predictions import Answer, Columns
+from preferent.data.prediction_columns import COLUMN_NAMES, Columns
+from preferent.data.predictions import Answer
 from preferent.errors import PreferentError, UsageError
 from preferent.evaluation import exports, verdict_sentence
 from preferent.files import write_atomic, write_jsonl
@@ -126,7 +127,7 @@ def _flags(request: ComparisonRequest) -> list[str]:
         "--recipe": request.recipe,
         "--shared": request.shared,
     }
-    flags |= {f"--{name}-column": getattr(request.columns, name) for name in predictions.COLUMN_NAMES}
+    flags |= {f"--{name}-column": getattr(request.columns, name) for name in COLUMN_NAMES}
     flags["--tag-columns"] = request.columns.tags
     return [flag for flag, value in flags.items() if value]
 
@@ -177,9 +178,7 @@ def _joined(
     request: ComparisonRequest, sides: Sequence[ComparisonSide], paths: Sequence[Path], prompts: Path | None
 ) -> dict[str, list[Answer]]:
     """Return the answers of every side to the same prompts, by the stage's inputs."""
-    if missing := request.columns.missing([predictions.first_row(path) for path in paths]):
-        raise UsageError(f"{', '.join(missing)}: no file of answers has such a column")
-    answers = {key: predictions.read(path, request.columns) for key, path in zip(_keys(sides), paths, strict=True)}
+    answers = dict(zip(_keys(sides), predictions.read_sides(paths, request.columns), strict=True))
     names = dict(zip(_keys(sides), (side.name for side in sides), strict=True))
     known = [] if prompts is None else datasets.load_prompts(prompts)
     return predictions.join(answers, request.shared, known, names)

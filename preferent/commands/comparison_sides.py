@@ -8,11 +8,12 @@ from typing import Literal
 
 from preferent.config import recipe
 from preferent.config.recipe import Recipe
+from preferent.data.formats.file_opening import is_pipe
 from preferent.errors import PlatformError, UsageError
 from preferent.pipelines import finished_run
 from preferent.runs.directory import RunDirectory, StageDirectory
 
-FILES = (".json", ".jsonl", ".csv", ".tsv", ".gz")
+FILES = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".gz")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ def _kind(word: str) -> Literal["run", "model", "file"]:
     path = Path(word)
     if RunDirectory(path).is_run():
         return "run"
-    if path.is_file() or StageDirectory(path).answers.is_file():
+    if path.is_file() or is_pipe(word) or StageDirectory(path).answers.is_file():
         return "file"
     if path.is_dir():
         if any((path / name).exists() for name in ("config.json", "adapter_config.json")):
@@ -80,6 +81,8 @@ def _kind(word: str) -> Literal["run", "model", "file"]:
 def _name(word: str, kind: str) -> str:
     """Return the name of a side: that of its run, model or file."""
     path = Path(word)
+    if kind == "file" and is_pipe(word):
+        return re.sub(r"\W+", "", path.name) or "stdin"
     if kind == "file" and path.is_file():
         path = (
             path.parent if path.name == StageDirectory(Path()).answers.name else path.with_name(path.name.split(".")[0])

@@ -5,6 +5,7 @@ the reference page and the messages are made from it.
 """
 
 import difflib
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -14,7 +15,7 @@ import yaml
 from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
-from preferent.config import run_schema
+from preferent.config import recipe_yaml, run_schema
 from preferent.config.algorithms import GROUPED, algorithm
 from preferent.config.comparison_sections import RESERVED_JUDGES, CompareSection, ReportSection
 from preferent.config.gcpc_names import CLOUD_ONLY, resolve_model
@@ -38,6 +39,10 @@ from preferent.config.sections import (
     SftSection,
 )
 from preferent.errors import PlatformError, UsageError
+
+_shown = reprlib.Repr()
+_shown.maxstring = _shown.maxother = 120
+MOST_PROBLEMS = 20
 
 
 class Recipe(Section):
@@ -254,13 +259,17 @@ def _problems(error: ValidationError, place: str) -> str:
             lines.append(f"{place}: '{key}' is missing")
         else:
             message = item["msg"].removeprefix("Value error, ")
-            shown = "" if not key or isinstance(item["input"], dict) else f" (given: {item['input']!r})"
-            lines.append(f"{place}: {key + ': ' if key else ''}{message}{shown}")
-    return "\n".join(dict.fromkeys(lines))
+            shown = "" if not key or isinstance(item["input"], dict) else f" (given: {_shown.repr(item['input'])})"
+            lines.append(f"{place}: {key + ': ' if key else ''}{message[:500]}{shown}")
+    lines = list(dict.fromkeys(lines))
+    more = [f"{place}: and {len(lines) - MOST_PROBLEMS} more"] if len(lines) > MOST_PROBLEMS else []
+    return "\n".join([*lines[:MOST_PROBLEMS], *more])
 
 
 def _unknown(key: str) -> str:
     """Say what to write instead of a key that a recipe does not have."""
+    if len(key) > 200:
+        return f"unknown key '{key[:60]}…'"
     if key in run_schema.MOVED:
         return f"'{key}' is now '{run_schema.MOVED[key]}'; rename it"
     near = difflib.get_close_matches(key, _known(key), n=1, cutoff=0.5)
@@ -293,29 +302,23 @@ def assign(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
             inner = target.get(section)
             target[section] = dict(inner) if isinstance(inner, dict) else {}
             target = target[section]
-        try:
-            target[last] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise UsageError(f"--set {override}: the value is not YAML; put a text in quotes") from None
+        place = f"--set {override if len(override) <= 200 else override[:200] + '…'}"
+        target[last] = recipe_yaml.parse(text, place, has_lines=False)
     return result
 
 
 def read(path: Path) -> Any:
     """Return what a YAML file says; errors name the file and the line."""
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        return recipe_yaml.parse(path.read_text(encoding="utf-8-sig"), str(path))
     except FileNotFoundError:
         raise PlatformError(f"{path}: no such recipe; docs/recipe.md shows how to write one") from None
     except IsADirectoryError:
         own = path / "recipe.yaml"
         way = f"`preferent run {own} --out {path}` goes on with the run in it" if own.is_file() else "give a YAML file"
         raise UsageError(f"{path}: is a folder; {way}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise PlatformError(f"{path}: cannot be read as a recipe: {error}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise UsageError(f"{place}: not YAML: {getattr(error, 'problem', None) or error}") from None
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, list[str]]:

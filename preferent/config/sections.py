@@ -1,6 +1,8 @@
 """The sections of a recipe: what GCPC hid, each field with its type, its default and its meaning."""
 
+import os
 import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,10 +21,20 @@ def paths(value: Paths | None) -> list[str]:
     return [] if value is None else [value] if isinstance(value, str) else list(value)
 
 
+def _mode(path: str) -> int:
+    """Return the type and permissions of a file; 0 if there is none."""
+    try:
+        return os.stat(path).st_mode
+    except (OSError, ValueError):
+        return 0
+
+
 def _local(value: Paths | None, info: ValidationInfo) -> Paths | None:
     for path in paths(value):
         if not path.strip():
             raise ValueError("a path is empty")
+        if path in ("-", "/dev/stdin") or stat.S_ISFIFO(_mode(path)):
+            raise ValueError(f"{path} is a pipe, which can be read only once; write it to a file and name that")
         if path.startswith("gs://"):
             folder = f"data/{'sft' if info.field_name == 'dataset' else str(info.field_name).removesuffix('_dataset')}"
             raise ValueError(

@@ -12,12 +12,13 @@ from preferent.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """The number of rows by outcome: `read` = `written` + `ties` + `without_prompt` + bad rows."""
+    """The number of rows by outcome: `read` = `written` + `ties` + `without_prompt` + `misread` + bad rows."""
 
     read: int
     written: int
     ties: int
     without_prompt: int
+    misread: int
     dropped: list[Dropped]
 
 
@@ -27,7 +28,8 @@ def convert_files(
     """Read files of any format, with keys named by `columns`, and write one file of the format `to`.
 
     A format that names the chosen answer cannot hold ties. A format of conversations cannot hold answers without a
-    prompt. Both are left out and counted, as are bad rows.
+    prompt, and one that marks turns inside texts cannot hold texts with such marks. All are left out and counted, as
+    are bad rows.
     """
     files = row_sources.expand(paths)
     if out.exists() and any(Path(file).exists() and out.samefile(file) for file in files):
@@ -37,4 +39,5 @@ def convert_files(
     row_reader.require_columns(files, columns)
     reading = row_reader.read_rows(files, row_reader.detect(files, columns)[0], format, columns)
     written = row_writer.write(reading.records, out, to)
-    return Conversion(reading.read, written.rows, written.ties, written.without_prompt, reading.dropped)
+    left_out = written.ties, written.without_prompt, written.misread
+    return Conversion(reading.read, written.rows, *left_out, reading.dropped)

@@ -3,7 +3,6 @@
 A judge turns pairs into judgments, one per pair, in order. Judgments are stored in the AutoSxS columns.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from preferent import files
+from preferent.data.formats import row_sources
 from preferent.data.types import Judgment
 from preferent.errors import DataError, PlatformError
 
@@ -89,32 +89,31 @@ def write(judgments: Sequence[Judgment], path: Path) -> None:
 
 def read(path: Path) -> list[Judgment]:
     """Read the judgments in a JSONL file with AutoSxS columns; `judge` and `explanation` may be missing."""
-    try:
-        with open(path, "rb") as file:
-            return [_parse(line, f"{path}:{number}") for number, line in enumerate(file, start=1) if line.strip()]
-    except FileNotFoundError:
-        raise PlatformError(f"{path}: no such file; name a file of judgments (JSON lines)") from None
+    if not path.exists():
+        raise PlatformError(f"{path}: no such file; name a file of judgments (JSON lines)")
+    return [_parse(row, place) for place, row in row_sources.objects(str(path))]
 
 
-def _parse(line: bytes, place: str) -> Judgment:
+def _parse(row: Mapping[str, Any], place: str) -> Judgment:
     try:
-        row: dict[str, Any] = json.loads(line.decode("utf-8"))
         values = {name: str(row[name]) for name in COLUMNS[:5]}
         return Judgment(
             **values,
             choice=CHOICES[row["choice"]],
-            confidence=float(row["confidence"]),
+            confidence=_confidence(row["confidence"]),
             judge=str(row.get("judge", "")),
             explanation=str(row.get("explanation", "")),
             extra={name: value for name, value in row.items() if name not in COLUMNS},
         )
-    except json.JSONDecodeError as error:
-        raise DataError(f"{place}: not JSON: {error.msg}") from None
-    except UnicodeDecodeError as error:
-        byte = f"byte {error.object[error.start]:#04x} at position {error.start}"
-        raise DataError(f"{place}: not UTF-8: {byte}; save the file as UTF-8") from None
     except (KeyError, TypeError, ValueError) as error:
         wanted = ", ".join(COLUMNS[:7])
         raise DataError(
             f"{place}: not a judgment ({error!r}); it needs {wanted}, and a choice of A, B or tie"
         ) from None
+
+
+def _confidence(value: Any) -> float:
+    confidence = float(value)
+    if not 0 <= confidence <= 1:
+        raise ValueError(f"a confidence of {confidence} is not between 0 and 1")
+    return confidence

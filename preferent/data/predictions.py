@@ -4,6 +4,7 @@ The format is detected from the row: GCPC's prediction rows (ours), AlpacaEval's
 answers, or an object or CSV row with columns of usual names, or of the names that the caller gives.
 """
 
+import reprlib
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,52 +13,20 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from preferent.data import tables
-from preferent.data.formats import ambiguous_keys
-from preferent.data.tables import Row
+from preferent.data.formats import ambiguous_keys, row_sources
+from preferent.data.prediction_columns import COLUMN_NAMES, Columns, Row
 from preferent.data.types import SEPARATOR, Message, Prompt, digest
-from preferent.errors import DataError, PlatformError
+from preferent.errors import DataError, PlatformError, UsageError
 from preferent.runs.directory import StageDirectory
 
-COLUMN_NAMES = {
-    "id": ("id", "uid", "question_id"),
-    "prompt": ("prompt", "input_text", "instruction", "question"),
-    "answer": ("answer", "prediction", "output", "response", "completion", "output_text"),
-    "reference": ("reference", "target", "ground_truth"),
-}
-"""Usual names of the columns; the first that a row has is taken."""
 OPTIONAL = {
-    "tokens": "a whole number",
+    "tokens": "a whole number from 0",
     "ended": "true or false",
     "kl": "a number",
     "kl_k1": "a number",
     "scores": "a list of numbers",
 }
 """Optional fields of our own rows, with their types."""
-
-
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """Names of columns where they are not as in `COLUMN_NAMES`; each of `tags` is a column to slice by.
-
-    A name is used for the files whose first row has it.
-    """
-
-    id: str | None = None
-    prompt: str | None = None
-    answer: str | None = None
-    reference: str | None = None
-    tags: tuple[str, ...] = ()
-
-    def among(self, row: Row) -> "Columns":
-        """Return the names that a row has."""
-        names = {name: column for name in COLUMN_NAMES if (column := getattr(self, name)) in row}
-        return Columns(**names, tags=tuple(column for column in self.tags if column in row))
-
-    def missing(self, rows: Sequence[Row]) -> list[str]:
-        """Return the names that no row has."""
-        columns = [*(getattr(self, name) for name in COLUMN_NAMES), *self.tags]
-        return [column for column in columns if column is not None and not any(column in row for row in rows)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,19 +57,31 @@ Answers = Mapping[str, Sequence[Answer]]
 def prediction_file(path: Path) -> Path:
     """Return the prediction file at a path: the file itself, or the predictions of a stage's folder."""
     file = StageDirectory(path).answers if path.is_dir() else path
-    if not file.exists():
+    if not file.exists() and file != Path("-"):
         raise PlatformError(f"{file}: no such prediction file; make one with `preferent infer`")
     return file
 
 
 def read(path: Path, columns: Columns | None = None) -> list[Answer]:
     """Read the answers in a file. Rows without an id get one from their prompt; repeats of a prompt are numbered."""
-    named = (columns or Columns()).among(first_row(path))
+    return _answers(path, list(row_sources.objects(str(path))), columns or Columns())
+
+
+def read_sides(paths: Sequence[Path], columns: Columns) -> list[list[Answer]]:
+    """Read the answers in several files, each read once; a column that no file has is an error."""
+    contents = [list(row_sources.objects(str(path))) for path in paths]
+    if missing := columns.missing([rows[0][1] for rows in contents if rows]):
+        raise UsageError(f"{', '.join(missing)}: no file of answers has such a column")
+    return [_answers(path, rows, columns) for path, rows in zip(paths, contents, strict=True)]
+
+
+def _answers(path: Path, rows: Sequence[tuple[str, Row]], columns: Columns) -> list[Answer]:
+    named = columns.among(rows[0][1] if rows else {})
     answers: list[Answer] = []
     prompts: Counter[str] = Counter()
     ids: dict[str, str] = {}
     parts: dict[str, dict[str, str]] = {}
-    for place, row in tables.rows(path):
+    for place, row in rows:
         answer = _answer(row, place, named)
         if not answer.id:
             further = _further_parts(row, answer, named)
@@ -135,11 +116,6 @@ def _require_same(first: Mapping[str, str], parts: Mapping[str, str], place: str
             "prompt, so it would be compared with the answer to something else: give the rows ids (--id-column NAME), "
             "or name a column that holds the whole prompt (--prompt-column NAME)"
         )
-
-
-def first_row(path: Path) -> Row:
-    """Return the first row of a file, unchanged, or an empty row if the file has none."""
-    return next((row for _, row in tables.rows(path)), {})
 
 
 def row(answer: Answer) -> dict[str, Any]:
@@ -326,7 +302,7 @@ def _ours(row: Row, inputs: Row, place: str) -> Answer:
     prompt, text, reference = texts
     if not (isinstance(prompt, str) and isinstance(text, str) and isinstance(reference, str)):
         raise DataError(f"{place}: inputs_pretokenized, targets_pretokenized and prediction must be texts")
-    return Answer(_id(row.get("id")), prompt, reference, text, **_optional(row, place))
+    return Answer(_id(row.get("id"), place), prompt, reference, text, **_optional(row, place))
 
 
 def _optional(row: Row, place: str) -> dict[str, Any]:
@@ -338,14 +314,14 @@ def _optional(row: Row, place: str) -> dict[str, Any]:
         elif name == "scores":
             fits = isinstance(value, list) and all(_is_number(score) for score in value)
         else:
-            fits = _is_number(value) and (name != "tokens" or isinstance(value, int))
+            fits = _is_number(value) and (name != "tokens" or (isinstance(value, int) and value >= 0))
         if not fits:
             raise DataError(f"{place}: {name} is {str(value)[:40]}, not {OPTIONAL[name]}")
     return fields
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def _arena(row: Row, place: str) -> Answer:
@@ -360,7 +336,7 @@ def _arena(row: Row, place: str) -> Answer:
     turns_before = tuple(
         Message(str(turn.get("role")), text) for turn, text in zip(turns[:-1], contents[:-1], strict=True)
     )
-    return Answer(_id(_first(row, "id")), _conversation(turns_before), "", contents[-1])
+    return Answer(_id(_first(row, "id"), place), _conversation(turns_before), "", contents[-1])
 
 
 def _named(row: Row, place: str, named: Columns) -> Answer:
@@ -383,7 +359,7 @@ def _named(row: Row, place: str, named: Columns) -> Answer:
     prompt = cells["prompt"] or ""
     if named.prompt is None and prompt and isinstance(row.get("input"), str) and row["input"]:
         prompt = f"{prompt}\n{row['input']}"  # Alpaca
-    return Answer(_id(cells["id"]), prompt, reference, cells["answer"])
+    return Answer(_id(cells["id"], place), prompt, reference, cells["answer"])
 
 
 def _first(row: Row, name: str) -> Any:
@@ -391,7 +367,9 @@ def _first(row: Row, name: str) -> Any:
     return next((row[column] for column in COLUMN_NAMES[name] if row.get(column) is not None), None)
 
 
-def _id(value: object) -> str:
+def _id(value: object, place: str) -> str:
+    if isinstance(value, list | dict):
+        raise DataError(f"{place}: the id is {reprlib.repr(value)}, not a text or a number")
     return "" if value is None else str(value)
 
 

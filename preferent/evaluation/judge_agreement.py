@@ -8,6 +8,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from preferent.data.formats import row_sources
 from preferent.data.judgment_outcomes import OUTCOMES
 from preferent.errors import UsageError
 from preferent.evaluation import judgment_files
@@ -46,7 +47,8 @@ def by_people(choices: Choices, people: Mapping[str, str], prompts: Mapping[str,
 
 def between_files(files: Sequence[Path], people: Path | None = None, columns: Sequence[str] | None = None) -> Row:
     """Return the figures of `preferent agree`: among all raters in the files, and against the file of `people`."""
-    paths = [*files, *([people] if people is not None and people not in files else [])]
+    people = None if people is None else Path(row_sources.expand([str(people)])[0])
+    paths = [Path(file) for file in row_sources.expand([str(file) for file in (*files, *([people] if people else []))])]
     raters = _raters({path: judgment_files.read(path, columns) for path in paths})
     pairs = [pair for rated in raters.values() for pair, _ in rated]
     with_sides = all(pair.side_a or pair.side_b for pair in pairs)

@@ -5,16 +5,18 @@ CSV whose columns are named.
 """
 
 import json
-from collections.abc import Callable, Sequence
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from preferent.data import tables
+from preferent.data.formats import row_sources
 from preferent.data.judgment_outcomes import SWAPPED
-from preferent.data.tables import Row
 from preferent.errors import DataError
 from preferent.evaluation.exports import judgment_table
 
+Row = Mapping[str, Any]
 WORDS = {
     **dict.fromkeys(("a", "model a", "model_a", "model_1", "0", "left", "output_1", "1st"), "A"),
     **dict.fromkeys(("b", "model b", "model_b", "model_2", "1", "right", "output_2", "2nd"), "B"),
@@ -48,7 +50,7 @@ class RatedPair:
 def read(path: Path, columns: Sequence[str] | None = None) -> list[RatedPair]:
     """Return every rated pair in a file; a row that holds none is an error."""
     pairs: list[RatedPair] = []
-    for place, row in tables.rows(path):
+    for place, row in row_sources.objects(str(path)):
         reader = _named(columns) if columns else _reader(row, place)
         try:
             pairs += reader(row, place, path.stem)
@@ -60,6 +62,21 @@ def read(path: Path, columns: Sequence[str] | None = None) -> list[RatedPair]:
 
 
 Reader = Callable[[Row, str, str], list[RatedPair]]
+
+
+def _text(row: Row, key: str) -> str:
+    """Return a cell that must be a text."""
+    if not isinstance(row[key], str):
+        raise ValueError(f"{key} is {reprlib.repr(row[key])}, not a text")
+    return str(row[key])
+
+
+def _name(row: Row, *keys: str) -> str:
+    """Return the first cell that is a name, a text or a number; an empty text if there is none."""
+    for key in keys:
+        if isinstance(row.get(key), list | dict):
+            raise ValueError(f"{key} is {reprlib.repr(row[key])}, not a text or a number")
+    return next((str(row[key]) for key in keys if row.get(key)), "")
 
 
 def _reader(row: Row, place: str) -> Reader:
@@ -79,37 +96,38 @@ def _ours(row: Row, place: str, _stem: str) -> list[RatedPair]:
     """
     if judgment_table.COLUMNS.keys() <= row.keys():
         row = judgment_table.read(row)
-    rater = str(row.get("annotator") or row.get("judge") or "autorater")
+    rater = _name(row, "annotator", "judge") or "autorater"
     verdicts = row.get("verdicts")
     unparsable = verdicts is not None and all(verdict["choice"] is None for verdict in verdicts)
     choice = None if unparsable else choice_of(row["choice"])
     if row.get("identical"):
         return []
-    parts = [str(row.get(name) or "") for name in ("inference_instruction", "inference_context")]
+    parts = [_name(row, name) for name in ("inference_instruction", "inference_context")]
     prompt = "\n\n\n".join(part for part in parts if part)
-    return [RatedPair(rater, str(row["id"]), str(row["response_a"]), str(row["response_b"]), choice, prompt, place)]
+    unit = _name(row, "id") or str(row["id"])
+    return [RatedPair(rater, unit, _text(row, "response_a"), _text(row, "response_b"), choice, prompt, place)]
 
 
 def _preference(row: Row, place: str, stem: str) -> list[RatedPair]:
     """Read a GCPC preference row; the rater is the annotator, or the file where none is named."""
     question = row.get("messages") or row.get("input_text") or ""
     prompt = question if isinstance(question, str) else json.dumps(question, ensure_ascii=False)
-    unit, rater = str(row.get("id") or prompt), str(row.get("annotator") or stem)
+    unit, rater = _name(row, "id") or prompt, _name(row, "annotator") or stem
     if isinstance(row["choice"], bool | float):
-        raise ValueError(f"choice is {row['choice']}, not 0, 1 or tie")
+        raise ValueError(f'choice is {row["choice"]}, not 0, 1 or "tie"')
     choice = {0: "A", 1: "B", "tie": "tie", None: None}[row["choice"]]
-    return [RatedPair(rater, unit, row["candidate_0"], row["candidate_1"], choice, prompt, place)]
+    return [RatedPair(rater, unit, _text(row, "candidate_0"), _text(row, "candidate_1"), choice, prompt, place)]
 
 
 def _alpaca(row: Row, place: str, stem: str) -> list[RatedPair]:
     """Read an AlpacaEval row: a preference in [1, 2], below 1.5 for output_1; 0 is a tie in its older files."""
     value = row["preference"]
-    if isinstance(value, bool) or not (value is None or value != value or value == 0 or 1 <= value <= 2):
-        raise ValueError(f"preference is {value}, not a number from 1 (output_1) to 2 (output_2)")
-    choice = None if value is None or value != value else "A" if 1 <= value < 1.5 else "B" if value > 1.5 else "tie"
-    prompt = "\n".join(str(part) for part in (row["instruction"], row.get("input")) if part)
-    rater = str(row.get("annotator") or stem)
-    return [RatedPair(rater, prompt, row["output_1"], row["output_2"], choice, prompt, place)]
+    if isinstance(value, bool) or not (value in (None, 0) or 1 <= value <= 2):
+        raise ValueError(f"preference is {reprlib.repr(value)}, not a number from 1 (output_1) to 2 (output_2)")
+    choice = None if value is None else "A" if 1 <= value < 1.5 else "B" if value > 1.5 else "tie"
+    prompt = "\n".join(str(part) for part in (_text(row, "instruction"), row.get("input")) if part)
+    rater = _name(row, "annotator") or stem
+    return [RatedPair(rater, prompt, _text(row, "output_1"), _text(row, "output_2"), choice, prompt, place)]
 
 
 def _arena(row: Row, place: str, stem: str) -> list[RatedPair]:
@@ -119,8 +137,8 @@ def _arena(row: Row, place: str, stem: str) -> list[RatedPair]:
     parsed = [sign if number % 2 else -sign for number, sign in enumerate(signs) if sign is not None]
     total = sum(parsed)  # for the model
     choice = None if not parsed else "A" if total < 0 else "B" if total > 0 else "tie"
-    rater, uid = str(row.get("judge") or stem), str(row["uid"])
-    return [RatedPair(rater, uid, str(row["baseline"]), str(row["model"]), choice, uid, place)]
+    rater, uid = _name(row, "judge") or stem, _name(row, "uid") or str(row["uid"])
+    return [RatedPair(rater, uid, _text(row, "baseline"), _text(row, "model"), choice, uid, place)]
 
 
 def _mt_bench(row: Row, place: str, stem: str) -> list[RatedPair]:
@@ -130,15 +148,16 @@ def _mt_bench(row: Row, place: str, stem: str) -> list[RatedPair]:
     choice = None if "error" in winners else known[winners[0]] if winners[0] == winners[1] else "tie"
     judge = row.get("judge")
     rater = str(judge[0] if isinstance(judge, list) and judge else judge or stem)
-    question = str(row["question_id"])
-    unit = f"{question}/{row.get('turn', 1)}"
-    return [RatedPair(rater, unit, str(row["model_1"]), str(row["model_2"]), choice, question, place)]
+    question = _name(row, "question_id") or str(row["question_id"])
+    unit = f"{question}/{_name(row, 'turn') or 1}"
+    return [RatedPair(rater, unit, _text(row, "model_1"), _text(row, "model_2"), choice, question, place)]
 
 
 def _arena_votes(row: Row, place: str, stem: str) -> list[RatedPair]:
     """Read a Chatbot Arena row: model_a, model_b, winner."""
-    unit, rater = str(row["question_id"]), str(row.get("judge") or stem)
-    return [RatedPair(rater, unit, str(row["model_a"]), str(row["model_b"]), choice_of(row["winner"]), unit, place)]
+    unit, rater = _name(row, "question_id") or str(row["question_id"]), _name(row, "judge") or stem
+    sides = _text(row, "model_a"), _text(row, "model_b")
+    return [RatedPair(rater, unit, *sides, choice_of(row["winner"]), unit, place)]
 
 
 def _named(columns: Sequence[str]) -> Reader:
@@ -148,8 +167,8 @@ def _named(columns: Sequence[str]) -> Reader:
         for column in columns:
             if column not in row:
                 raise DataError(f"{place}: has no column {column}; it has {', '.join(map(str, list(row)[:10]))}")
-        unit = str(row[columns[0]])
-        rater = str(row[columns[2]]) if len(columns) > 2 else stem
+        unit = _name(row, columns[0]) or str(row[columns[0]])
+        rater = _name(row, columns[2]) or str(row[columns[2]]) if len(columns) > 2 else stem
         return [RatedPair(rater, unit, "", "", choice_of(row[columns[1]]), unit, place)]
 
     return read
@@ -161,7 +180,7 @@ def choice_of(value: object) -> str | None:
     if text in ("", "error", "none", "null"):
         return None
     if text not in WORDS:
-        raise ValueError(f"{value!r} is not a choice; write A, B or tie")
+        raise ValueError(f"{reprlib.repr(value)} is not a choice; write A, B or tie")
     return WORDS[text]
 
 

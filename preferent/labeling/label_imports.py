@@ -7,17 +7,18 @@ a ranking of `{"value", "rank"}`. A task of Label Studio has `data`, and `annota
 
 import json
 import re
+import reprlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from preferent.data.formats import ambiguous_keys
+from preferent.data.formats import ambiguous_keys, row_sources
 from preferent.data.types import Message, Prompt, digest
-from preferent.errors import DataError
+from preferent.errors import DataError, PlatformError
 from preferent.labeling import questions
 from preferent.labeling.events import Choice, Event
 from preferent.labeling.questions import Question
@@ -32,6 +33,8 @@ TIES = ("tie", "draw", "same", "equal", "similar", "both", "bothgood", "botharee
 BAD = ("bothbad", "bothbadtie", "neither", "none")
 SKIPPED = "", ""
 """The control of a cancelled annotation."""
+LONGEST_ANSWER = 1e9
+"""Seconds, about thirty years."""
 SKIPS = ("skip", "unsure", "cantsay", "cannotsay", "notsure")
 
 
@@ -62,10 +65,8 @@ class LabelImport:
 def is_export(path: Path) -> bool:
     """Return whether a file holds records of Argilla or tasks of Label Studio."""
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            first = next((line.strip() for line in file if line.strip()), "")
-        return first.startswith("[") or bool(_kind(json.loads(first)))
-    except (OSError, ValueError):
+        return any(bool(_kind(row)) for _, row in islice(row_sources.rows(str(path)), 1))
+    except PlatformError:
         return False
 
 
@@ -111,18 +112,10 @@ def read(path: Path, columns: Columns | None = None) -> LabelImport:
 
 def _rows(path: Path) -> list[Row]:
     """Read the objects in a file: a JSON list of them, or one per line."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        rows = (
-            json.loads(text)
-            if text.lstrip().startswith("[")
-            else [json.loads(line) for line in text.split("\n") if line.strip()]
-        )
-    except ValueError as error:
-        raise DataError(f"{path}: is not JSON: {error}") from None
-    if not rows or not all(isinstance(row, dict) for row in rows):
-        raise DataError(f"{path}: is not a list of objects")
-    return list(rows)
+    rows: list[Row] = [row for _, row in row_sources.objects(str(path))]
+    if not rows:
+        raise DataError(f"{path}: holds no records")
+    return rows
 
 
 def _columns(fields: Row, path: Path) -> Columns:
@@ -244,7 +237,7 @@ def _results(row: Row, place: str) -> Iterator[tuple[tuple[str, str], ImportedAn
     for annotation in _objects(row.get("annotations"), f"{place}: annotations"):
         who = annotation.get("completed_by")
         name = _annotator(who.get("id", who.get("email")) if isinstance(who, dict) else who)
-        rest = annotation.get("lead_time"), _timestamp(annotation.get("created_at"))
+        rest = _seconds(annotation.get("lead_time"), place), _timestamp(annotation.get("created_at"))
         if annotation.get("was_cancelled"):
             yield SKIPPED, ImportedAnswer(name, "skip", *rest)
             continue
@@ -275,11 +268,20 @@ def _objects(value: object, place: str) -> list[Row]:
     return value or []
 
 
+def _seconds(value: object, place: str) -> float | None:
+    """Return how long an answer took; None if the file does not say."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LONGEST_ANSWER:
+        raise DataError(f"{place}: lead_time is {reprlib.repr(value)}, not a number of seconds")
+    return float(value)
+
+
 def _timestamp(text: object) -> float:
     """Return a time in seconds since 1970; 0 if it cannot be parsed."""
     try:
         return datetime.fromisoformat(str(text)).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError, OSError):
         return 0.0
 
 

@@ -21,7 +21,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from preferent import files
-from preferent.data.formats import row_sources
+from preferent.data.formats import file_opening, json_rows, row_sources
 from preferent.errors import DataError, PlatformError, UsageError
 from preferent.runs import stages
 from preferent.runs.directory import StageDirectory
@@ -76,6 +76,9 @@ def make(
     if (out / "config.json").exists() and not stage_files.description.exists():
         raise UsageError(f"{out}: already holds a model that was not made by this command; choose another --out")
     files = [Path(file) for file in row_sources.expand([str(path) for path in texts])]
+    for file in files:
+        if file_opening.is_pipe(str(file)):
+            raise UsageError(f"{file}: is a pipe, which can be read only once; write it to a file and name that")
     with stages.locked(out):
         fields = sizes | {"vocab_size": vocab_size, "seed": seed}
         inputs = {f"text {i}": file for i, file in enumerate(files)}
@@ -240,10 +243,12 @@ def _rows(path: Path, content: str) -> Iterator[str]:
     for number, line in enumerate(content.split("\n"), start=1):
         if line.strip():
             try:
-                yield from _strings(json.loads(line))
-            except (json.JSONDecodeError, RecursionError) as error:
-                reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
-                raise DataError(f"{path}:{number}: not JSON: {reason}; a .jsonl file has one object per line") from None
+                row = json_rows.value_of(line.encode())
+                if reason := json_rows.fault(row):
+                    raise json_rows.Unreadable(reason)
+            except json_rows.Unreadable as reason:
+                raise DataError(f"{path}:{number}: {reason}; a .jsonl file has one object per line") from None
+            yield from _strings(row)
 
 
 def _strings(node: Any) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """The recipe: GCPC's dictionary is one, mistakes are named with their place and the way out."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -222,3 +223,51 @@ def test_every_field_says_what_it_is():
         if recipe.inner_section(field) is None:
             assert field.description, name
             assert field.description[0].isupper() or field.description[0] in "`", name
+
+
+NINE = "".join(f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in pairwise("abcdefghi"))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            "kl_coeff: 0.1\nseed: 1\nkl_coeff: 0.9\n",
+            r"r\.yaml:3: the key 'kl_coeff' stands twice, first at .*r\.yaml:1",
+        ),
+        ("ppo:\n  epochs: 2\nppo:\n  minibatches: 2\n", r"r\.yaml:3: the key 'ppo' stands twice, first at .*r\.yaml:1"),
+        ("ppo:\n  epochs: 2\n  epochs: 3\n", r"r\.yaml:3: the key 'epochs' stands twice, first at .*r\.yaml:2"),
+        ("a: &a [x]\n" + NINE + "preference_dataset: *i\n", r"r\.yaml:6: has more than 20,000 values"),
+        ("a: &a [*a]\n", r"r\.yaml:1: an alias stands inside"),
+        ("\nseed: " + "9" * 5000, r"r\.yaml:2: a number of 5000 digits"),
+        ("x: 1\nseed: " + "[" * 5000, r"r\.yaml:2: nested too deeply"),
+        ("{a:" * 5000, r"r\.yaml:1: nested too deeply"),
+        ("- " * 5000, r"r\.yaml:1: nested too deeply"),
+        ("seed: 2024-99-99", r"r\.yaml: not YAML"),
+        ("x" * (1 << 21), r"r\.yaml: has 2,097,152 characters"),
+        ("seed: " + "x" * 5000, r"seed: .*\(given: 'x{10,60}\.\.\.x{10,60}'\)"),
+    ],
+)
+def test_a_recipe_is_bounded_and_says_nothing_twice(tmp_path, text, says):
+    path = tmp_path / "r.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=says) as error:
+        recipe.load(path)
+    assert len(str(error.value)) < 2000
+
+
+def test_an_alias_and_a_merge_within_bounds_are_what_they_repeat(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("a: &a {epochs: 2, minibatches: 3}\nb: *a\nc: {<<: *a, epochs: 4}\n")
+    assert recipe.read(path) == {
+        "a": {"epochs": 2, "minibatches": 3},
+        "b": {"epochs": 2, "minibatches": 3},
+        "c": {"epochs": 4, "minibatches": 3},
+    }
+
+
+@pytest.mark.parametrize("setting", ["seed=" + "[" * 3000, "seed=" + "9" * 5000, "seed={a: 1, a: 2}", "seed=[1"])
+def test_a_setting_is_bounded_as_the_recipe_is(setting):
+    with pytest.raises(UsageError, match=r"^--set seed=") as error:
+        recipe.assign({}, [setting])
+    assert len(str(error.value)) < 500

@@ -8,9 +8,10 @@ import pytest
 
 from preferent import files
 from preferent.data import predictions
-from preferent.data.predictions import Answer, Columns
+from preferent.data.prediction_columns import Columns
+from preferent.data.predictions import Answer
 from preferent.data.types import Message, Prompt
-from preferent.errors import DataError, PlatformError
+from preferent.errors import DataError, PlatformError, UsageError
 
 PROMPTS = ["Why?", 'Who,\n"you"?', "Was soll das? \U0001f600"]
 TEXTS = ["Because.", "Me.", ""]
@@ -54,8 +55,8 @@ def test_columns_are_named_by_flag(tmp_path: Path) -> None:
     files.write_jsonl(tmp_path / "x.jsonl", rows)
     answers = predictions.read(tmp_path / "x.jsonl", Columns("n", "q", "a1", "gold", ("topic", "hard")))
     assert answers == [Answer("7", "Why?", "So.", "Because.", tags=("topic=law", "hard=True"))]
-    first = predictions.first_row(tmp_path / "x.jsonl")
-    assert Columns(answer="a1", prompt="nobody", tags=("topic", "lang")).missing([first, {}]) == ["nobody", "lang"]
+    with pytest.raises(UsageError, match="nobody, lang: no file of answers has such a column"):
+        predictions.read_sides([tmp_path / "x.jsonl"], Columns(answer="a1", prompt="nobody", tags=("topic", "lang")))
     files.write_jsonl(tmp_path / "y.jsonl", [rows[0], rows[0] | {"n": 8, "a2": "x"}, {"n": 9, "q": "Who?"}])
     with pytest.raises(DataError, match=r"y\.jsonl:3: has no column a1; it has n, q"):
         predictions.read(tmp_path / "y.jsonl", Columns("n", "q", "a1", tags=("topic",)))
@@ -100,7 +101,18 @@ def test_our_rows_are_written_as_they_are_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "more",
-    [{"tokens": 1.5}, {"tokens": True}, {"ended": 1}, {"kl": "0.5"}, {"kl_k1": [1]}, {"scores": 1}, {"scores": ["1"]}],
+    [
+        {"tokens": 1.5},
+        {"tokens": True},
+        {"tokens": -1},
+        {"kl": 1e300},
+        {"scores": [-1e300]},
+        {"ended": 1},
+        {"kl": "0.5"},
+        {"kl_k1": [1]},
+        {"scores": 1},
+        {"scores": ["1"]},
+    ],
 )
 def test_what_our_rows_say_besides_has_its_type_and_is_no_word_of_others(tmp_path: Path, more: dict[str, Any]) -> None:
     files.write_jsonl(tmp_path / "ours.jsonl", [OURS[0] | more])

@@ -48,7 +48,6 @@ def read(tmp_path):
     def load(rows, columns=None, lines=False):
         path = tmp_path / "export.json"
         path.write_text("\n".join(map(json.dumps, rows)) if lines else json.dumps(rows, indent=1))
-        assert label_imports.is_export(path)
         return label_imports.read(path, columns)
 
     return load
@@ -164,6 +163,11 @@ def test_rows_of_preferences_are_not_foreign(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"input_text": "p", "candidate_0": "x", "candidate_1": "y", "choice": 0}\n')
     assert not label_imports.is_export(path) and not label_imports.is_export(tmp_path / "none")
+    for rows in ([argilla()], [task([])]):
+        path.write_text(json.dumps(rows, indent=1))
+        assert label_imports.is_export(path)
+    path.write_text(json.dumps([{"input_text": "p", "candidate_0": "x", "candidate_1": "y", "choice": 0}], indent=1))
+    assert [question.a for question in question_sources.from_file(path).questions] == ["x"]
 
 
 def test_the_owner_is_told_what_was_taken_over_and_what_was_not(tmp_path):

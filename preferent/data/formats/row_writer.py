@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from preferent.data.formats import layouts
 from preferent.data.formats.layouts import ASSISTANT, HUMAN
 from preferent.data.types import Demonstration, Message, Preference, Prompt
 from preferent.errors import UsageError
@@ -19,11 +20,13 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The number of rows written, and of records that the format cannot hold: ties, and answers without a prompt."""
+    """The number of rows written, and of records that the format cannot hold: ties, answers without a prompt, and rows
+    that would be read back as something else."""
 
     rows: int
     ties: int
     without_prompt: int
+    misread: int
 
 
 def _turns(messages: Sequence[Message]) -> list[Row]:
@@ -109,7 +112,8 @@ _WRITERS = {"trl": _trl, "trl-conversational": _trl_conversational, "hh": _hh, "
 
 
 def row(record: Preference | Prompt | Demonstration, format: str = "gcpc") -> Row | None:
-    """Return a record as a row, or None if the format cannot hold it (a tie, or answers without a prompt).
+    """Return a record as a row, or None if the format cannot hold it (a tie, answers without a prompt, or texts which
+    its reader would refuse or take for others).
 
     `gcpc` loses nothing. `trl` loses the position of the chosen answer; `trl-conversational` also turns a text prompt
     into a user's message; `hh` turns conversations into text; `openai` holds only prompt and answers.
@@ -120,9 +124,25 @@ def row(record: Preference | Prompt | Demonstration, format: str = "gcpc") -> Ro
         raise UsageError(f"format {format}: unknown; the formats are {', '.join(FORMATS)}")
     if not isinstance(record, Preference):
         raise UsageError(f"format {format}: holds only preferences; write prompts and demonstrations as gcpc")
-    if record.choice == "tie" or (format != "trl" and record.prompt.is_empty):
+    if record.choice == "tie" or _lacks_prompt(record, format):
         return None
-    return _WRITERS[format](record)
+    written = _WRITERS[format](record)
+    return written if _reads_back(written, record, format.removesuffix("-conversational")) else None
+
+
+def _lacks_prompt(pair: Preference, format: str) -> bool:
+    return format not in ("gcpc", "trl") and pair.prompt.is_empty
+
+
+def _reads_back(written: Row, pair: Preference, format: str) -> bool:
+    """Return whether a row is taken for one of its format, and read as the same answers."""
+    if layouts.preference_format(written) != format:
+        return False
+    try:
+        read = layouts.PREFERENCE[format](dict(written))
+    except layouts.Unusable:
+        return False
+    return (read.chosen.strip(), read.rejected.strip()) == (pair.chosen.strip(), pair.rejected.strip())
 
 
 def lines(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -135,5 +155,7 @@ def write(records: Sequence[Preference | Prompt | Demonstration], path: Path, fo
     rows = [fields for record in records if (fields := row(record, format)) is not None]
     content = lines(rows).encode()
     write_atomic(path, gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
-    ties = 0 if format == "gcpc" else sum(isinstance(r, Preference) and r.choice == "tie" for r in records)
-    return Written(len(rows), ties, len(records) - len(rows) - ties)
+    pairs = [] if format == "gcpc" else [record for record in records if isinstance(record, Preference)]
+    ties = sum(pair.choice == "tie" for pair in pairs)
+    without_prompt = sum(pair.choice != "tie" and _lacks_prompt(pair, format) for pair in pairs)
+    return Written(len(rows), ties, without_prompt, len(records) - len(rows) - ties - without_prompt)
