@@ -12,8 +12,6 @@ COLUMN_NAMES = {
     "reference": ("reference", "target", "ground_truth"),
 }
 """Usual names of the columns; the first that a row has is taken."""
-LARGEST = 1e15
-"""The largest number that a field may hold: sums of squares of such numbers are still finite."""
 
 
 @dataclass(frozen=True, slots=True)

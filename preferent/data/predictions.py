@@ -19,6 +19,8 @@ from preferent.data.types import SEPARATOR, Message, Prompt, digest
 from preferent.errors import DataError, PlatformError, UsageError
 from preferent.runs.directory import StageDirectory
 
+LARGEST = 1e15
+"""The largest number that a field may hold: sums of squares of such numbers are still finite."""
 OPTIONAL = {
     "tokens": "a whole number from 0",
     "ended": "true or false",
