@@ -200,7 +200,7 @@ def ambiguity(row: Row, record: Record, kind: str, format: str) -> str:
 
     `row` is the whole row, with its keys renamed as the user said.
     """
-    unread = {key.removeprefix(f"{format}."): value for key, value in record.extra.items() if key[:6] != "extra."}
+    unread = {key.removeprefix(f"{format}."): content for key, content in record.extra.items() if key[:6] != "extra."}
     return (
         _several_answers(row, unread, kind)
         or _verdict(row, unread, kind, format)
@@ -214,24 +214,24 @@ def words_of(name: str) -> frozenset[str]:
     return frozenset(re.findall(r"[a-z]+", parted.lower()))
 
 
-def looks_like_prompt(name: str, value: object) -> bool:
+def looks_like_prompt(name: str, content: object) -> bool:
     """Return whether a key that no format knows may hold a prompt: by its name, or as a text of several words."""
-    text, words = _text(value), words_of(name)
+    text, words = _text(content), words_of(name)
     if not text or words & OTHER_WORDS:
         return False
     return bool(words & PROMPT_WORDS) or len(text.split()) > 2
 
 
-def _text(value: object) -> str:
+def _text(content: object) -> str:
     """Return a text, or the texts of a list of messages or of turns in pairs, with single spaces; empty for others."""
-    return " ".join(" ".join(_texts(value)).split())
+    return " ".join(" ".join(_texts(content)).split())
 
 
-def _texts(value: object) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, list):
-        for part in value:
+def _texts(content: object) -> Iterator[str]:
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, list):
+        for part in content:
             yield from _texts(part.get("content") if isinstance(part, dict) else part)
 
 
@@ -291,17 +291,17 @@ def _verdict(row: Row, unread: Row, kind: str, format: str) -> str:
     """Return which key may turn the meaning of a row around."""
     if kind == "prompt":
         return ""
-    names = [key for key, value in unread.items() if _speaks_against(key, value)]
+    names = [key for key, content in unread.items() if _speaks_against(key, content)]
     if kind == "text" or format == "gcpc":  # class labels are common beside a text, and remarks beside a choice
         names = [key for key in names if key.lower() == "label" and str(unread[key]).lower() == "false"]
     if kind == "demonstration":
-        names += [key for key, value in unread.items() if words_of(key) & SCALES and _is_number(value)]
+        names += [key for key, content in unread.items() if words_of(key) & SCALES and _is_number(content)]
         messages = row.get("messages")
         last = messages[-1] if isinstance(messages, list) and messages else None
         if isinstance(last, dict) and last.get("weight") == 0:
             return "unclear label: the weight of the last message is 0, so it is not to be learned; remove the row"
     if kind == "preference" and format != "gcpc":
-        names += [key for key, value in unread.items() if key.lower() in CHOICES and value is not None]
+        names += [key for key, content in unread.items() if key.lower() in CHOICES and content is not None]
         names += _contradicting(unread)
     if not names:
         return ""
@@ -313,36 +313,36 @@ def _verdict(row: Row, unread: Row, kind: str, format: str) -> str:
     )
 
 
-def _speaks_against(name: str, value: object) -> bool:
+def _speaks_against(name: str, content: object) -> bool:
     """Return whether a key says that the answer is not a good one, or says neither yes nor no of it."""
     words = words_of(name)
     is_for, is_against = bool(words & FOR or words == {"is", "chosen"}), bool(words & AGAINST)
-    if isinstance(value, str):
-        text = value.strip().lower()
+    if isinstance(content, str):
+        text = content.strip().lower()
         return text in (NO if is_for else YES if is_against else ())
-    if isinstance(value, bool | int | float):
-        return value != 1 if is_for else value != 0 if is_against else False
+    if isinstance(content, bool | int | float):
+        return content != 1 if is_for else content != 0 if is_against else False
     return False
 
 
-def _is_number(value: object) -> bool:
-    if isinstance(value, list | dict):
-        parts = list(value.values() if isinstance(value, dict) else value)
+def _is_number(content: object) -> bool:
+    if isinstance(content, list | dict):
+        parts = list(content.values() if isinstance(content, dict) else content)
         return bool(parts) and all(_is_number(part) for part in parts)
-    if isinstance(value, str):
-        return bool(re.fullmatch(r"\s*-?\d+(\.\d+)?\s*(/\s*\d+\s*)?", value))
-    return isinstance(value, bool | int | float)
+    if isinstance(content, str):
+        return bool(re.fullmatch(r"\s*-?\d+(\.\d+)?\s*(/\s*\d+\s*)?", content))
+    return isinstance(content, bool | int | float)
 
 
 def _contradicting(unread: Row) -> list[str]:
     """Return keys with numbers by which the rejected answer is the better one."""
-    numbers = {key: value for key, value in unread.items() if isinstance(value, int | float)}
-    names = [key for key, value in numbers.items() if key.lower() == "margin" and value < 0]
-    for key, value in numbers.items():
+    numbers = {key: content for key, content in unread.items() if isinstance(content, int | float)}
+    names = [key for key, content in numbers.items() if key.lower() == "margin" and content < 0]
+    for key, content in numbers.items():
         words = words_of(key)
         others = [other for other in numbers if words_of(other) == (words - {"chosen"}) | {"rejected"}]
         if "chosen" in words and words & SCALES and others:
-            less, more = (value, numbers[others[0]]) if not words & {"rank"} else (numbers[others[0]], value)
+            less, more = (content, numbers[others[0]]) if not words & {"rank"} else (numbers[others[0]], content)
             names += [key] if less < more else []
     return names
 
@@ -351,7 +351,9 @@ def _several_answers(row: Row, unread: Row, kind: str) -> str:
     """Return which keys hold more answers than the record has, with a verdict on them."""
     if kind == "text":
         return ""
-    numbered = [key for key, value in row.items() if NUMBERED.fullmatch(key) and isinstance(value, str | dict | list)]
+    numbered = [
+        key for key, content in row.items() if NUMBERED.fullmatch(key) and isinstance(content, str | dict | list)
+    ]
     if kind == "preference":
         names = [key for key in numbered if key in unread and key.lower().startswith("candidate")]
     else:
@@ -369,8 +371,8 @@ def _several_answers(row: Row, unread: Row, kind: str) -> str:
     )
 
 
-def _count(value: object) -> int:
-    return len(value) if isinstance(value, list | dict) else 0
+def _count(content: object) -> int:
+    return len(content) if isinstance(content, list | dict) else 0
 
 
 def _is_ranked(answers: object) -> bool:

@@ -84,20 +84,20 @@ def package(name: str, extra: str, purpose: str) -> ModuleType:
         raise PlatformError(f"{purpose} needs a missing package: pip install 'preferent[{extra}]'") from None
 
 
-def _plain(value: object) -> object:
+def _plain(cell: object) -> object:
     """Return a cell in a form that JSON can hold: None for NaN, dates and decimals as text."""
-    if isinstance(value, dict):
-        return {str(key): _plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    if isinstance(value, float):
-        return None if math.isnan(value) else value
-    return value if value is None or isinstance(value, str | int) else str(value)
+    if isinstance(cell, dict):
+        return {str(key): _plain(part) for key, part in cell.items()}
+    if isinstance(cell, list | tuple):
+        return [_plain(part) for part in cell]
+    if isinstance(cell, float):
+        return None if math.isnan(cell) else cell
+    return cell if cell is None or isinstance(cell, str | int) else str(cell)
 
 
 def columns(row: dict[str, object]) -> Row | str:
     """Return a table's row as an object; a null cell becomes an absent key, since tables cannot leave out a key."""
-    plain = {key: _plain(value) for key, value in row.items() if value is not None}
+    plain = {key: _plain(cell) for key, cell in row.items() if cell is not None}
     return fault(plain) or plain
 
 
