@@ -212,7 +212,9 @@ def test_what_is_wrong_is_said_before_anything_is_made(
 
 
 def test_a_comparison_is_a_page_with_the_names_of_its_sides(tmp_path: Path) -> None:
-    one, two = answered(tmp_path / "one.jsonl", ["x"] * 3), answered(tmp_path / "two.jsonl", ["y"] * 3)
+    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
+    for path, text in ((one, "x"), (two, "y")):
+        files.write_jsonl(path, [{"id": p, "prompt": p, "answer": text} for p in WORDS])
     page, people = tmp_path / "page.html", votes(tmp_path / "people.jsonl", "A", "x", "y")
     command("compare", one, two, "--out", tmp_path / "out", "--judge", f"people={people}", "--html", page)
     text = page.read_text()
