@@ -291,7 +291,7 @@ def read(path: Path) -> Any:
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        raise PlatformError(f"{path}: no such recipe; docs/recipe.md shows how to write one") from None
+        raise PlatformError(f"{path}: no such recipe; `preferent run --help` shows how to write one") from None
     except IsADirectoryError:
         own = path / "recipe.yaml"
         way = f"`preferent run {own} --out {path}` goes on with the run in it" if own.is_file() else "give a YAML file"

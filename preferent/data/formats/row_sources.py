@@ -118,7 +118,7 @@ def _package(name: str, extra: str, purpose: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError:
-        raise PlatformError(f"{purpose} needs a missing package: pip install 'preferent[{extra}]'") from None
+        raise PlatformError(f"{purpose} needs a missing package: pip install {name.partition('.')[0]}") from None
 
 
 def _plain(value: object) -> object:

@@ -69,12 +69,26 @@ class Tokenizer:
         """Load the tokenizer in a folder: `tokenizer.json`, `tokenizer_config.json`, and a chat template if any."""
         return cls(files.read(folder))
 
-    def save(self, folder: Path) -> None:
-        """Write the same files with the pad token set. A byte that serves as pad is not named, since it is not text."""
+    def save(self, folder: Path, new_pad: bool = False) -> int | None:
+        """Write the same files with the pad token set; return the id of the pad token that they name, None if none.
+
+        A byte that serves as pad is not named, since texts would lose its character. Then the files keep the pad token
+        of their source, or with `new_pad` get a new one.
+        """
         roles = {"bos": self.bos_id, "eos": self.eos_id, "unk": self._special("unk"), "pad": self.pad_id}
-        names = {role: self._token(id) for role, id in roles.items()}
-        unnamed = ("", *_NEVER_IN_UTF8)
-        files.write(self._files, {role: name for role, name in names.items() if name not in unnamed}, folder)
+        named = {role: name for role, id in roles.items() if (name := self._token(id))}
+        if named["pad"] not in _NEVER_IN_UTF8:
+            files.write(self._files, named, folder)
+            return self.pad_id
+        del named["pad"]
+        if not new_pad:
+            files.write(self._files, named, folder)
+            return self._special("pad")
+        padded = tokenizers.Tokenizer.from_str(self._files.backend)
+        padded.add_special_tokens([files.PAD])
+        pad: int = padded.token_to_id(files.PAD)
+        files.write(self._files, named | {"pad": files.PAD}, folder, pad)
+        return pad
 
     @property
     def fingerprint(self) -> str:

@@ -1,6 +1,7 @@
 """The files of a tokenizer: read from a model's folder, and written with the pad token named."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ from preferent.errors import PlatformError
 from preferent.files import write_atomic, write_json
 
 SPECIAL = ("bos", "eos", "unk", "pad")
+PAD = "<|pad|>"
+"""The token that a saved reward model pads with if its tokenizer has no other; it is left out where we read it."""
+_ADDED = re.compile(r'"added_tokens"\s*:\s*(?=\[)')
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +33,13 @@ def read(folder: Path) -> TokenizerFiles:
     if not path.is_file():
         raise PlatformError(_missing(folder))
     config, model, generation = (_object(folder / f"{name}_config.json") for name in ("tokenizer", "", "generation"))
-    names = _names(_object(folder / "special_tokens_map.json")) | _names(config)
-    return TokenizerFiles(
-        folder, _backend(path), config, names, _ids(generation) | _ids(model), _template(folder, config)
-    )
+    names, ids = _names(_object(folder / "special_tokens_map.json")) | _names(config), _ids(generation) | _ids(model)
+    backend = text = _backend(path)
+    if names.get("pad") == PAD and (backend := without_pad(text)) != text:
+        names.pop("pad")
+        ids.pop("pad", None)
+        config.pop("pad_token", None)
+    return TokenizerFiles(folder, backend, config, names, ids, _template(folder, config))
 
 
 def _missing(folder: Path) -> str:
@@ -69,6 +76,26 @@ def _backend(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
+def with_pad(text: str, id: int) -> str:
+    """Return the text of a `tokenizer.json` with the special token `PAD`; `without_pad` gives the same text back."""
+    key = _ADDED.search(text)
+    assert key is not None, "the tokenizers library writes the key always"
+    tokens, end = json.JSONDecoder().raw_decode(text, key.end())
+    return text[: end - 1] + (", " if tokens else "") + _pad_entry(id) + text[end - 1 :]
+
+
+def without_pad(text: str) -> str:
+    """Return the text of a `tokenizer.json` without the token that `with_pad` added, if it did."""
+    added = json.loads(text).get("added_tokens") or [{}]
+    entry = _pad_entry(added[-1].get("id"))
+    return text.replace(", " + entry, "", 1).replace(entry, "", 1)
+
+
+def _pad_entry(id: int | None) -> str:
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return json.dumps({"id": id, "content": PAD, **flags, "special": True})
+
+
 def _names(config: dict[str, Any]) -> dict[str, str]:
     """Return special tokens by role, from texts or from objects with `content`."""
     tokens = {role: config.get(f"{role}_token") for role in SPECIAL}
@@ -95,12 +122,15 @@ def _template(folder: Path, config: dict[str, Any]) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def write(files: TokenizerFiles, names: dict[str, str], folder: Path) -> None:
-    """Write a tokenizer's files with the given special tokens named in its configuration."""
+def write(files: TokenizerFiles, names: dict[str, str], folder: Path, pad: int | None = None) -> None:
+    """Write a tokenizer's files with the given special tokens named in its configuration.
+
+    With `pad` they get the token `PAD` of that id.
+    """
     special = {f"{role}_token": text for role, text in names.items()}
     config = {"tokenizer_class": "PreTrainedTokenizerFast"} | files.config | special
     config.pop("chat_template", None)
-    write_atomic(folder / "tokenizer.json", files.backend)
+    write_atomic(folder / "tokenizer.json", files.backend if pad is None else with_pad(files.backend, pad))
     write_json(folder / "tokenizer_config.json", config)
     if (files.folder / "special_tokens_map.json").exists():
         write_json(folder / "special_tokens_map.json", special)
