@@ -74,11 +74,10 @@ def _save_full(network: Network, folder: Path, masters: Mapping[str, Tensor], pa
         if tensor.data_ptr() not in cast:
             cast[tensor.data_ptr()] = owners.get(tensor.data_ptr(), tensor).detach().to("cpu", stored)
         state[name] = cast[tensor.data_ptr()]
-    rows, more = _rows(network), {"pad_token_id": pad}
-    if pad is not None and pad >= rows:
-        table = network.body.get_input_embeddings().weight
+    table, more = _embeddings(network), {"pad_token_id": pad}
+    if pad is not None and pad >= len(table):
         name = next(name for name, parameter in network.body.named_parameters() if parameter is table)
-        state[name] = torch.cat([state[name], state[name].new_zeros(pad + 1 - rows, state[name].shape[1])])
+        state[name] = torch.cat([state[name], state[name].new_zeros(pad + 1 - len(table), state[name].shape[1])])
         more["vocab_size"] = pad + 1
     network.body.save_pretrained(folder, state_dict=state, max_shard_size="4GB")
     config = files.read_json(folder / "config.json") | {"dtype": str(stored).removeprefix("torch.")}
@@ -88,8 +87,9 @@ def _save_full(network: Network, folder: Path, masters: Mapping[str, Tensor], pa
         files.write_json(generation, files.read_json(generation) | {"pad_token_id": pad})
 
 
-def _rows(network: Network) -> int:
-    return len(network.body.get_input_embeddings().weight)
+def _embeddings(network: Network) -> Tensor:
+    table: Tensor = network.body.get_input_embeddings().get_parameter("weight")
+    return table
 
 
 def _save_adapter(network: Network, folder: Path, final: Path, pad: int | None) -> str:
@@ -100,7 +100,7 @@ def _save_adapter(network: Network, folder: Path, final: Path, pad: int | None) 
     beside = os.path.relpath(network.source, final.resolve())
     base = (beside, None) if inside else model_reference.name_of(network.source)
     name_base(folder, base)
-    rows = pad + 1 if pad is not None and pad >= _rows(network) else None
+    rows = pad + 1 if pad is not None and pad >= len(_embeddings(network)) else None
     return model_card.loading(isinstance(network, Scorer), base, inside, rows)
 
 

@@ -202,7 +202,9 @@ def test_the_card_says_what_the_model_was_made_of(make_run, tmp_path):
     folder = make_run(**values)
     (folder / "policy/stage.json").write_text(json.dumps({"facts": {"steps": 1200, "best_step": 900}}))
     (folder / "comparison").mkdir()
-    (folder / "comparison/metrics.json").write_text(json.dumps({"kl": {"mean": 1.25}}))
+    sides = [{"name": "tuned"}, {"name": "base"}]
+    verdict = {"headline": None, "kl": {"mean": 1.25}, "sides": sides}
+    (folder / "comparison/metrics.json").write_text(json.dumps(verdict))
     export.write(folder, tmp_path / "out", "merged")
     card = (tmp_path / "out/README.md").read_text()
     front = yaml.safe_load(card.split("---\n")[1])

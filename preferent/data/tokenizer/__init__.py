@@ -86,7 +86,8 @@ class Tokenizer:
             return self._special("pad")
         padded = tokenizers.Tokenizer.from_str(self._files.backend)
         padded.add_special_tokens([files.PAD])
-        pad: int = padded.token_to_id(files.PAD)
+        pad = padded.token_to_id(files.PAD)
+        assert pad is not None, "it was added"
         files.write(self._files, named | {"pad": files.PAD}, folder, pad)
         return pad
 
