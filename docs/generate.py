@@ -75,7 +75,11 @@ usage or a recipe that does not fit, 3 something outside is missing (a file, a p
 that cannot be used, 5 training diverged, 130 and 143 stopped by a signal.
 
 `preferent run` does the stages in order. Each stage is also a verb of its own, and that is how `run` calls it:
-`preferent STAGE --recipe FILE --in NAME=PATH … --out DIR`; `preferent run RECIPE --dry-run` prints the commands.
+`preferent STAGE --recipe FILE --in NAME=PATH … --out DIR`; `preferent run RECIPE --dry-run --verbose` prints the
+commands.
+
+A pipe that is closed early (`| head`) ends a verb quietly. Progress is a bar in a terminal, one line that is
+overwritten in a notebook, and a line every ten seconds elsewhere.
 """
 
 

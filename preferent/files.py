@@ -65,6 +65,13 @@ def write_atomic(path: Path, content: bytes | str, private: bool = False) -> Non
         ) from None
 
 
+def share(path: Path) -> None:
+    """Give a file the mode that the umask asks for; safetensors makes files that only their owner can read."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
+
+
 def sync_folder(path: Path) -> None:
     """Make the names in a folder durable."""
     descriptor = os.open(path, os.O_RDONLY)

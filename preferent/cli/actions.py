@@ -36,7 +36,7 @@ def do_run(arguments: Arguments) -> None:
         if folder.resolve() == arguments.with_labels.resolve():
             raise UsageError(f"--with-labels {arguments.with_labels}: the next round is a new run; name it with --out")
     if arguments.dry_run:
-        print(loaded.plan(folder, sizes=False))
+        print(loaded.plan(folder, sizes=False, commands=arguments.verbose))
     else:
         print("\n".join(loaded.run(folder, arguments.from_stage, arguments.of_run).summary()))
 
@@ -64,7 +64,8 @@ def do_scratch(arguments: Arguments) -> None:
 def do_plan(arguments: Arguments) -> None:
     from preferent.commands import python_api
 
-    print(python_api.load_recipe(arguments.recipe, arguments.settings).plan(Path("runs") / arguments.recipe.stem))
+    loaded, folder = python_api.load_recipe(arguments.recipe, arguments.settings), Path("runs") / arguments.recipe.stem
+    print(loaded.plan(folder, commands=arguments.verbose))
 
 
 def do_try(arguments: Arguments) -> None:
@@ -130,11 +131,25 @@ def do_stage(arguments: Arguments, **more: Any) -> None:
 
 
 def do_report(arguments: Arguments) -> None:
-    """Write the report of a run, with what doctor calls sick."""
+    """Write the report of a run, with what doctor calls sick; without RUN it is the stage alone."""
     from preferent.doctor import examination
 
-    run = _inputs("report", arguments.inputs)["run"]
-    do_stage(arguments, sick=examination.sick(run))
+    if arguments.folder is None:
+        if arguments.recipe is None or arguments.out is None:
+            raise UsageError("report: name a run; or for the stage alone --recipe, --in run=RUN and --out")
+        do_stage(arguments, sick=examination.sick(_inputs("report", arguments.inputs)["run"]))
+        return
+    if arguments.inputs:
+        raise UsageError("report: --in is for the stage alone; name either a run or inputs")
+    from preferent.config.recipe import load
+    from preferent.runs.directory import RunDirectory
+
+    run = RunDirectory(arguments.folder)
+    if not run.is_run():
+        raise UsageError(f"{run.root}: is not a run directory: it contains no recipe.yaml; name the `--out` of a run")
+    recipe, _ = load(arguments.recipe or run.recipe, arguments.settings)
+    sick = examination.sick(run.root)
+    import_module(MODULES["report"]).main(recipe, {"run": run.root}, arguments.out or run.root, sick=sick)
 
 
 def do_doctor(arguments: Arguments) -> None:

@@ -1,7 +1,10 @@
 """The verbs of the command line, and the arguments of each."""
 
 import argparse
+import shutil
+import textwrap
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from preferent.cli import actions, comparison_verbs
@@ -15,8 +18,37 @@ STAGES = {
     "rejection": "tune the policy on the best of its own answers; inputs: model, train, validation, reward",
     "infer": "answer prompts with a model; inputs: model, prompts; optional: reference (for the KL), reward (best of)",
     "compare": "judge two or more sets of answers side by side: of runs, models or files",
-    "report": "write the report of a run as one HTML file; inputs: run",
+    "report": "write the report of a run as one HTML file",
 }
+GROUPS = {
+    "Start": ("run", "quickstart", "data", "plan"),
+    "Look at a run": ("doctor", "report", "try", "export"),
+    "Compare and judge": ("compare", "label", "agree"),
+    "Tools": ("scratch", "env"),
+    "Stages, as a run calls them": ("sft", "reward", "ppo", "dpo", "rejection", "infer"),
+}
+"""The verbs in the order of `preferent --help`."""
+EXAMPLE = """\
+Example:
+  preferent data check preference.jsonl
+  echo '{large_model_reference: MODEL, preference_dataset: preference.jsonl}' > my.yaml
+  preferent run my.yaml --dry-run
+  preferent run my.yaml
+
+`preferent VERB --help` describes a verb. The guides are in the folder docs of the source: begin with docs/index.md.
+"""
+REPORT = """\
+Write the report of a run as one HTML file.
+  preferent report RUN                                   of a run, finished or not
+  preferent report --recipe R --in run=RUN --out DIR     the stage alone, as a run does it
+"""
+RECIPE = """\
+A recipe is a YAML file. The smallest one:
+  large_model_reference: MODEL            a folder, a hub id (OWNER/NAME), or llama-2-7b
+  preference_dataset: preference.jsonl    rows of input_text, candidate_0, candidate_1, choice; or TRL, HH, OpenAI
+The next fields that people set: prompt_dataset, instruction, kl_coeff, reward_model_train_steps,
+reinforcement_learning_train_steps. The recipe.yaml of a run has every field with its value.
+"""
 
 Verb = Callable[[Arguments], None]
 
@@ -25,56 +57,28 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line; docs/cli.md is generated from it."""
     top = argparse.ArgumentParser(
         prog="preferent",
+        usage="preferent [-h] [--version] [--debug] VERB ...",
         description="Tune language models from human feedback: preferences, reward model, PPO, side-by-side verdict.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="store_true", help="print the version and exit")
     top.add_argument("--debug", action="store_true", help="show the Python traceback of an error")
-    verbs = top.add_subparsers(title="verbs", metavar="VERB", required=False)
-    _run(_verb(verbs, "run", actions.do_run, "do everything that a recipe asks for; the same command again resumes"))
-    _quickstart(
-        _verb(
-            verbs,
-            "quickstart",
-            actions.do_quickstart,
-            "do the whole job offline, with a small model and data that are made here",
-        )
-    )
-    text = "check, convert or prepare data files"
-    _data(verbs.add_parser("data", help=text, description=f"{text.capitalize()}."))
-    _scratch(_verb(verbs, "scratch", actions.do_scratch, "make a small model of the Llama 2 architecture from scratch"))
-    text = "show what a run would do and need: steps, tokens, memory by part, disk"
-    _plan(_verb(verbs, "plan", actions.do_plan, text))
-    text = "talk to base and tuned model of a run side by side; each line of stdin is a prompt"
-    _try(_verb(verbs, "try", actions.do_try, text))
-    _export(
-        _verb(
-            verbs,
-            "export",
-            actions.do_export,
-            "write the policy or reward model of a run as a folder for other programs",
-        )
-    )
-    _env(_verb(verbs, "env", actions.do_env, "show the computer and the installed versions, for a bug report"))
-    for stage, text in STAGES.items():
-        words = _verb(verbs, stage, actions.do_report if stage == "report" else actions.do_stage, text)
-        comparison_verbs.compare(words) if stage == "compare" else _stage(words, stage)
-    comparison_verbs.agree(
-        _verb(verbs, "agree", comparison_verbs.do_agree, "measure how far judges agree with each other and with people")
-    )
-    comparison_verbs.label(
-        _verb(
-            verbs,
-            "label",
-            comparison_verbs.do_label,
-            "ask people which of two answers is better: a page in the browser, alone or in a team",
-        )
-    )
-    _doctor(
-        _verb(
-            verbs, "doctor", actions.do_doctor, "check a run for known failure modes; exit code 4 if a finding is sick"
-        )
-    )
+    verbs = top.add_subparsers(prog="preferent", metavar="VERB", required=False, help=argparse.SUPPRESS)
+    for name in (name for group in GROUPS.values() for name in group):
+        do, text, fill = VERBS.get(name) or (actions.do_stage, STAGES[name], partial(_stage, stage=name))
+        fill(_verb(verbs, name, do, text))
+    top.epilog = "\n".join([*map(_listed, GROUPS), EXAMPLE])
     return top
+
+
+def _listed(group: str) -> str:
+    """Return the verbs of a group with their texts, for the help."""
+    lines = [f"{group}:"]
+    for name in GROUPS[group]:
+        text = VERBS[name][1] if name in VERBS else STAGES[name]
+        width = max(60, shutil.get_terminal_size().columns - 2)
+        lines.append(textwrap.fill(text, width, initial_indent=f"  {name:<12}", subsequent_indent=" " * 14))
+    return "\n".join(lines) + "\n"
 
 
 def _verb(
@@ -86,10 +90,12 @@ def _verb(
 
 
 def _run(verb: argparse.ArgumentParser) -> None:
+    verb.formatter_class, verb.epilog = argparse.RawDescriptionHelpFormatter, RECIPE
     verb.add_argument("recipe", type=Path, metavar="RECIPE", help="the recipe, a YAML file")
     verb.add_argument("--out", type=Path, metavar="DIR", help="the run directory (default: runs/NAME_OF_THE_RECIPE)")
     _settings(verb)
     verb.add_argument("--dry-run", action="store_true", help="print what would be done, and do nothing")
+    verb.add_argument("--verbose", action="store_true", help="with --dry-run: print the command of each stage too")
     verb.add_argument(
         "--from", dest="from_stage", metavar="STAGE", help="start again at this stage, in a new directory"
     )
@@ -137,8 +143,10 @@ def _scratch(verb: argparse.ArgumentParser) -> None:
 
 
 def _plan(verb: argparse.ArgumentParser) -> None:
+    verb.formatter_class, verb.epilog = argparse.RawDescriptionHelpFormatter, RECIPE
     verb.add_argument("recipe", type=Path, metavar="RECIPE", help="the recipe, a YAML file")
     _settings(verb)
+    verb.add_argument("--verbose", action="store_true", help="print the command of each stage too")
 
 
 def _try(verb: argparse.ArgumentParser) -> None:
@@ -229,6 +237,17 @@ def _stage(verb: argparse.ArgumentParser, stage: str) -> None:
     verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="the stage's folder")
 
 
+def _report(verb: argparse.ArgumentParser) -> None:
+    verb.description = REPORT
+    verb.formatter_class = argparse.RawDescriptionHelpFormatter
+    verb.set_defaults(stage="report")
+    verb.add_argument("folder", type=Path, nargs="?", metavar="RUN", help="the run directory, finished or not")
+    verb.add_argument("--recipe", type=Path, metavar="FILE", help="the recipe, a YAML file")
+    _settings(verb)
+    _repeatable(verb, "--in", "inputs", "NAME=PATH", "an input of the stage, by its name")
+    verb.add_argument("--out", type=Path, metavar="DIR", help="the folder or .html file to write (default: the run)")
+
+
 def _doctor(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("folder", type=Path, metavar="RUN", help="the run directory, finished or not")
     verb.add_argument("--json", action="store_true", help="print the findings as a JSON list")
@@ -240,3 +259,45 @@ def _settings(verb: argparse.ArgumentParser) -> None:
 
 def _repeatable(verb: argparse.ArgumentParser, flag: str, name: str, metavar: str, text: str) -> None:
     verb.add_argument(flag, dest=name, action="append", default=[], metavar=metavar, help=f"{text}; repeatable")
+
+
+VERBS: dict[str, tuple[Verb, str, Callable[[argparse.ArgumentParser], None]]] = {
+    "run": (actions.do_run, "do everything that a recipe asks for; the same command again resumes", _run),
+    "quickstart": (
+        actions.do_quickstart,
+        "do the whole job offline, with a small model and data that are made here",
+        _quickstart,
+    ),
+    "data": (actions.do_stage, "check, convert or prepare data files", _data),
+    "plan": (actions.do_plan, "show what a run would do and need: steps, tokens, memory by part, disk", _plan),
+    "doctor": (
+        actions.do_doctor,
+        "check a run for known failure modes; exit code 4 if a finding is sick",
+        _doctor,
+    ),
+    "report": (actions.do_report, STAGES["report"], _report),
+    "try": (
+        actions.do_try,
+        "talk to base and tuned model of a run side by side; each line of stdin is a prompt",
+        _try,
+    ),
+    "export": (
+        actions.do_export,
+        "write the policy or reward model of a run as a folder for other programs",
+        _export,
+    ),
+    "compare": (actions.do_stage, STAGES["compare"], comparison_verbs.compare),
+    "label": (
+        comparison_verbs.do_label,
+        "ask people which of two answers is better: a page in the browser, alone or in a team",
+        comparison_verbs.label,
+    ),
+    "agree": (
+        comparison_verbs.do_agree,
+        "measure how far judges agree with each other and with people",
+        comparison_verbs.agree,
+    ),
+    "scratch": (actions.do_scratch, "make a small model of the Llama 2 architecture from scratch", _scratch),
+    "env": (actions.do_env, "show the computer and the installed versions, for a bug report", _env),
+}
+"""The verbs besides the stages: what each does, its text, and what adds its arguments."""

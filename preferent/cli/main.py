@@ -2,10 +2,12 @@
 
 import os
 import select
+import signal
 import sys
 import traceback
 from pathlib import Path
 from types import TracebackType
+from typing import TextIO
 
 from preferent import files
 from preferent.cli.actions import Arguments
@@ -52,26 +54,33 @@ def _unexpected(kind: type[BaseException], error: BaseException, _trace: Traceba
 
 
 def main() -> None:
-    """Run the command line and exit with its code; end quietly where nobody reads its output any more."""
+    """Run the command line and exit with its code; end quietly where nobody reads the output to its end."""
     try:
-        _perform()
-        sys.stdout.flush()
-    except BrokenPipeError:
-        if ERROR_FILE in os.environ or not _nobody_reads():
+        try:
+            _run()
+        finally:
+            sys.stdout.flush()
+    except (BrokenPipeError, SystemExit) as end:
+        pipes = [stream for stream in (sys.stdout, sys.stderr) if _unread(stream)]
+        broken = isinstance(end, BrokenPipeError) or isinstance(end.__context__, BrokenPipeError)
+        if not broken or not (pipes or isinstance(end, SystemExit)):
             raise
+        for stream in pipes:  # what is left in its buffer goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        sys.exit(128 + signal.SIGPIPE if ERROR_FILE in os.environ else 0)  # a run must know that its stage left
 
 
-def _nobody_reads() -> bool:
-    """Return whether standard output is a closed pipe; if so, what is left to write there goes nowhere."""
-    descriptor, pipe = sys.stdout.fileno(), select.poll()
-    pipe.register(descriptor, 0)
-    if not any(event & (select.POLLERR | select.POLLHUP) for _, event in pipe.poll(0)):
+def _unread(stream: TextIO) -> bool:
+    """Return whether a stream is a pipe whose reader left, as `| head` does."""
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)
+        return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    except (OSError, ValueError):  # a stream without a file
         return False
-    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
-    return True
 
 
-def _perform() -> None:
+def _run() -> None:
     top = parser()
     arguments = top.parse_args()
     debug = arguments.debug or "PREFERENT_DEBUG" in os.environ

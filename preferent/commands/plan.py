@@ -31,11 +31,12 @@ PARTS = ("policy", "reference", "reward", "critic", "optimizer", "gradients", "a
 """The columns of the memory table; beside them the baseline of any stage, and its peak."""
 
 
-def describe(recipe: Recipe, ignored: Sequence[str], out: Path, sizes: bool = False) -> str:
-    """Return the stages of a recipe with rows, steps, epochs and commands, and what is ignored or not known yet.
+def describe(recipe: Recipe, ignored: Sequence[str], out: Path, sizes: bool = False, commands: bool = False) -> str:
+    """Return the stages of a recipe with rows, steps and epochs, and what is ignored or not known yet.
 
     The data are read, checked and split in a temporary folder: counts are exact, and errors are those of the run. With
-    `sizes` the text also has memory, tokens and disk, if the shapes of the models are known.
+    `sizes` the text also has memory, tokens and disk, if the shapes of the models are known. With `commands` it ends
+    with the command of each stage.
     """
     tasks = stage_graph.build(recipe)
     model_reference.check(recipe)
@@ -52,9 +53,9 @@ def describe(recipe: Recipe, ignored: Sequence[str], out: Path, sizes: bool = Fa
         ("stages", _stages(recipe, counts["parts"])),
         ("defaults, where the recipe leaves the value open", _defaults(recipe, tasks, by_default)),
         ("memory, tokens and disk (upper bounds)", needed),
-        ("commands", [f"preferent {shlex.join(task.command(str(out)))}" for task in tasks]),
         ("ignored: means something only on Google Cloud", ignored),
         ("not known yet", (*_hub(recipe), LENGTHS, *([] if None not in sizes_known else [SIZE]))),
+        ("commands", [f"preferent {shlex.join(task.command(str(out)))}" for task in tasks if commands]),
     ]
     parts = [f"{title}\n" + "".join(f"  {line}\n" for line in lines) for title, lines in sections if lines]
     return f"run directory {out}\n\n" + "\n".join(parts).rstrip()

@@ -135,9 +135,12 @@ class LoadedRecipe:
     ignored: Sequence[str] = field(default_factory=list)
     """The keys that have a meaning on Google Cloud only."""
 
-    def plan(self, out: str | Path = "runs/plan", sizes: bool = True) -> str:
-        """Return what a run in `out` would do and need, as `preferent plan` prints it; without `sizes` no memory."""
-        return plan.describe(self.recipe, self.ignored, Path(out), sizes)
+    def plan(self, out: str | Path = "runs/plan", sizes: bool = True, commands: bool = False) -> str:
+        """Return what a run in `out` would do and need, as `preferent plan` prints it.
+
+        Without `sizes` it has no memory; with `commands` it has the command of each stage.
+        """
+        return plan.describe(self.recipe, self.ignored, Path(out), sizes, commands)
 
     def with_labels(self, earlier: str | Path) -> "LoadedRecipe":
         """Return the recipe of the round after the run `earlier`: it also learns from the labels of that run."""

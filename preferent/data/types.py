@@ -140,3 +140,16 @@ class Judgment:
     judge: str
     explanation: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPrompt:
+    """A prompt as a model reads it: text with instruction and template, and token ids. Only the ids are ever cut.
+
+    `end` is the id that closes a complete answer to it.
+    """
+
+    text: str
+    ids: list[int]
+    cut: bool
+    end: int

@@ -94,7 +94,7 @@ def serve(
     try:
         from preferent.labeling import server
     except ModuleNotFoundError:
-        raise PlatformError("label: needs packages that are not installed; pip install 'preferent[ui]'") from None
+        raise PlatformError("label: needs packages that are not installed; pip install starlette uvicorn") from None
     from preferent.labeling.service import LabelingService
 
     server.origins(host, 0, url)  # wrong addresses are refused before any file is made

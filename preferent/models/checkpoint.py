@@ -17,7 +17,7 @@ from torch import Tensor
 
 from preferent import files
 from preferent.errors import DataError, PlatformError, UsageError
-from preferent.files import refusal, sha256, sync_folder, write_sealed
+from preferent.files import refusal, sha256, share, sync_folder, write_sealed
 from preferent.runs import ownership
 from preferent.runs.directory import StageDirectory
 
@@ -46,6 +46,7 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], scalars: Mappin
         for index, shard in enumerate(_shards(tensors)):
             file = aside / f"{index:05d}.safetensors"
             save_file(shard, file)
+            share(file)
             with open(file, "rb") as written:
                 os.fsync(written.fileno())
             files[file.name] = {"sha256": sha256(file), "bytes": file.stat().st_size}

@@ -9,6 +9,7 @@ import contextlib
 import copy
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,6 +38,7 @@ REWARD = "default"
 
 transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
+warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # peft calls it
 
 
 @dataclass(frozen=True)

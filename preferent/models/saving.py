@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -13,20 +14,28 @@ from torch import Tensor
 from preferent import files
 from preferent.config import model_reference
 from preferent.config.model_reference import adapter_base
-from preferent.models.language_models import Network, read_config
+from preferent.models import model_card
+from preferent.models.language_models import Network, Scorer, read_config
 from preferent.runs import ownership
 
 
-def save(network: Network, folder: Path, masters: Mapping[str, Tensor], card: str) -> None:
+def save(
+    network: Network,
+    folder: Path,
+    masters: Mapping[str, Tensor],
+    card: str,
+    front: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
     """Write a model folder in the Hugging Face layout, or a PEFT adapter, atomically.
 
-    `masters` are the trained fp32 weights by parameter name. A full model is stored in the dtype of its source.
+    `masters` are the trained fp32 weights by parameter name. A full model is stored in the dtype of its source. `front`
+    is added to the metadata of the card.
     """
     aside = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
     with files.writing(folder):
         try:
             aside.mkdir(parents=True)
-            _fill(network, aside, folder, masters, card)
+            _fill(network, aside, folder, masters, card, front)
             _put(aside, folder)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
@@ -44,21 +53,29 @@ def _put(aside: Path, folder: Path) -> None:
         os.replace(path, folder / path.name)
 
 
-def _fill(network: Network, aside: Path, folder: Path, masters: Mapping[str, Tensor], card: str) -> None:
-    if network.peft is None:
-        _save_full(network, aside, masters)
+def _fill(
+    network: Network, aside: Path, folder: Path, masters: Mapping[str, Tensor], card: str, front: Mapping[str, Any]
+) -> None:
+    reward, adapter = isinstance(network, Scorer), network.peft is not None
+    pad = network.tokenizer.named_pad(new_pad=reward)
+    if adapter:
+        loading = _save_adapter(network, aside, folder, pad)
     else:
-        _save_adapter(network, aside, folder)
-    network.tokenizer.save(aside)
+        _save_full(network, aside, masters, pad)
+        loading = model_card.loading(reward, None)
+    network.tokenizer.save(aside, new_pad=reward)  # it reads which ends the model's files name
     licences = copy_licences(network.source, aside)
     links = "".join(f"\nLicence of the source: [{name}]({name})\n" for name in licences)
-    (aside / "README.md").write_text(card + links)
+    known = model_card.metadata(network.source, reward, adapter, licences) | dict(front)
+    (aside / "README.md").write_text(model_card.render(card, known, loading) + links, encoding="utf-8")
     for file in aside.iterdir():
+        files.share(file)
         with open(file, "rb") as written:
             os.fsync(written.fileno())
 
 
-def _save_full(network: Network, folder: Path, masters: Mapping[str, Tensor]) -> None:
+def _save_full(network: Network, folder: Path, masters: Mapping[str, Tensor], pad: int | None) -> None:
+    """Write weights and configuration; embeddings get a further row if the pad token that is named has none."""
     stored = getattr(read_config(network.source, network.world.trust_remote_code), "dtype", None) or torch.float32
     owners = {p.data_ptr(): masters[name] for name, p in network.body.named_parameters() if name in masters}
     state = network.body.state_dict()
@@ -67,32 +84,50 @@ def _save_full(network: Network, folder: Path, masters: Mapping[str, Tensor]) ->
         if tensor.data_ptr() not in cast:
             cast[tensor.data_ptr()] = owners.get(tensor.data_ptr(), tensor).detach().to("cpu", stored)
         state[name] = cast[tensor.data_ptr()]
+    table, more = _embeddings(network), {"pad_token_id": pad}
+    if pad is not None and pad >= len(table):
+        name = next(name for name, parameter in network.body.named_parameters() if parameter is table)
+        state[name] = torch.cat([state[name], state[name].new_zeros(pad + 1 - len(table), state[name].shape[1])])
+        more["vocab_size"] = pad + 1
     network.body.save_pretrained(folder, state_dict=state, max_shard_size="4GB")
-    config = files.read_json(folder / "config.json")
-    config["dtype"] = str(stored).removeprefix("torch.")
-    config["pad_token_id"] = network.tokenizer.pad_id
-    files.write_json(folder / "config.json", config)
+    config = files.read_json(folder / "config.json") | {"dtype": str(stored).removeprefix("torch.")}
+    nested = {"text_config": config["text_config"] | more} if "text_config" in config else more
+    files.write_json(folder / "config.json", config | {"pad_token_id": pad} | nested)
+    if (generation := folder / "generation_config.json").exists():
+        files.write_json(generation, files.read_json(generation) | {"pad_token_id": pad})
 
 
-def _save_adapter(network: Network, folder: Path, final: Path) -> None:
+def _embeddings(network: Network) -> Tensor:
+    table: Tensor = network.body.get_input_embeddings().get_parameter("weight")
+    return table
+
+
+def _save_adapter(network: Network, folder: Path, final: Path, pad: int | None) -> str:
+    """Write the adapter with the name of its base; return the lines that load it."""
     assert network.peft is not None and network.adapter is not None
     network.peft.save_pretrained(str(folder), selected_adapters=[network.adapter])
-    config = files.read_json(folder / "adapter_config.json")
     inside = final.resolve().parents[1] in network.source.resolve().parents
     beside = os.path.relpath(network.source, final.resolve())
-    config["base_model_name_or_path"], config["revision"] = (
-        (beside, None) if inside else model_reference.name_of(network.source)
-    )
-    files.write_json(folder / "adapter_config.json", config)
+    base = (beside, None) if inside else model_reference.name_of(network.source)
+    name_base(folder, base)
+    rows = pad + 1 if pad is not None and pad >= len(_embeddings(network)) else None
+    return model_card.loading(isinstance(network, Scorer), base, inside, rows)
 
 
-def save_merged(policy: Network, folder: Path, card: str) -> None:
+def name_base(folder: Path, base: model_card.Base) -> None:
+    """Write the base of an adapter into its configuration."""
+    path = folder / "adapter_config.json"
+    names = dict(zip(("base_model_name_or_path", "revision"), base, strict=True))
+    files.write_json(path, files.read_json(path) | names)
+
+
+def save_merged(policy: Network, folder: Path, card: str, front: Mapping[str, Any] = MappingProxyType({})) -> None:
     """Write the base of a policy with its adapter merged as one full model."""
     assert policy.peft is not None
     merged: Any = policy.peft.merge_and_unload()
     base = adapter_base(policy.source) if (policy.source / "adapter_config.json").exists() else policy.source
     full = dataclasses.replace(policy, source=base, body=merged, peft=None, adapter=None)
-    save(full, folder, dict(merged.named_parameters()), card)
+    save(full, folder, dict(merged.named_parameters()), card, front)
 
 
 def copy_licences(source: Path, folder: Path) -> list[str]:

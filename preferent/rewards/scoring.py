@@ -16,8 +16,8 @@ from preferent import randomness
 from preferent.config import model_reference, stage_graph
 from preferent.config.recipe import Recipe
 from preferent.config.sections import RewardPart
-from preferent.data.tokenizer import EncodedPrompt, Tokenizer
-from preferent.data.types import Message, Prompt, Rollout
+from preferent.data.tokenizer import Tokenizer
+from preferent.data.types import EncodedPrompt, Message, Prompt, Rollout
 from preferent.errors import PlatformError, UsageError
 from preferent.models import weight_averaging
 from preferent.models.language_models import Policy, Scorer, check_length, load_scorer

@@ -50,30 +50,35 @@ def clock(seconds: float) -> str:
 class PrintedProgress:
     """Progress as plain lines: the first and the last update, and between them one every ten seconds.
 
-    In a notebook each line takes the place of the one before it.
+    In a notebook it is one line, which each update overwrites.
     """
 
     def __init__(self, name: str, total: int, start: int, file: TextIO) -> None:
-        self._in_place, self._width = NOTEBOOK in os.environ, 0
         self._name, self._total, self._start, self._file = name, total, start, file
         self._began = time.monotonic()
         self._printed = float("-inf")
+        self._overwrites, self._width = NOTEBOOK in os.environ, 0
+        self._pause = 1.0 if self._overwrites else SECONDS_BETWEEN_LINES
 
     def update(self, done: int, **values: float) -> None:
         now = time.monotonic()
-        if done < self._total and now - self._printed < SECONDS_BETWEEN_LINES:
+        if done < self._total and now - self._printed < self._pause:
             return
         self._printed = now
         elapsed = now - self._began
         left = elapsed / max(1, done - self._start) * (self._total - done)
         times = f"{clock(elapsed)} gone, {clock(left)} left"
-        line = f"{self._name} {done}/{self._total}  {times}  {shown(values)}"
-        if self._in_place:
-            end = "\n" if done >= self._total else ""
-            print(f"\r{line.rstrip():{self._width}}", file=self._file, end=end, flush=True)
-            self._width = len(line.rstrip())
+        line = f"{self._name} {done}/{self._total}  {times}  {shown(values)}".rstrip()
+        if self._overwrites:
+            print(f"\r{line:<{self._width}}", end="", file=self._file, flush=True)
+            self._width = len(line)
         else:
-            print(line.rstrip(), file=self._file, flush=True)
+            print(line, file=self._file, flush=True)
+
+    def close(self) -> None:
+        """End the line that updates overwrite."""
+        if self._width:
+            print(file=self._file, flush=True)
 
 
 class DrawnBar:
@@ -92,11 +97,15 @@ def bar(name: str, total: int, start: int = 0, file: TextIO | None = None) -> It
     """Return a progress bar on standard error for a loop of `total` steps of which `start` are already done.
 
     `update(done, loss=…)` after each step. In a terminal a bar with the time left (without colour under `NO_COLOR`);
-    elsewhere plain lines, whatever `FORCE_COLOR` says.
+    elsewhere plain lines, whatever `FORCE_COLOR` says; in a notebook one line that is overwritten.
     """
-    console = Console(file=file or sys.stderr)
-    if not (file or sys.stderr).isatty():
-        yield PrintedProgress(name, total, start, file or sys.stderr)
+    stream = file or sys.stderr
+    if not stream.isatty() or NOTEBOOK in os.environ:
+        printed = PrintedProgress(name, total, start, stream)
+        try:
+            yield printed
+        finally:
+            printed.close()
         return
     columns = (
         TextColumn("{task.description}"),
@@ -106,5 +115,5 @@ def bar(name: str, total: int, start: int = 0, file: TextIO | None = None) -> It
         TimeRemainingColumn(),
         TextColumn("{task.fields[values]}"),
     )
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=Console(file=stream)) as progress:
         yield DrawnBar(name, total, start, progress)

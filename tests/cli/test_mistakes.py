@@ -430,11 +430,11 @@ def test_a_missing_extra_prints_its_install_line(preferent: Preferent, monkeypat
     Path("rows.parquet").write_bytes(b"PAR1")
     for name in ("datasets", "pyarrow", "pyarrow.parquet"):
         monkeypatch.setitem(sys.modules, name, None)
-    for path in ("rows.parquet", "hf://owner/name"):
+    for path, package in (("rows.parquet", "pyarrow"), ("hf://owner/name", "datasets")):
         code, said = preferent("data", "check", path)
         assert code == 3
         assert f"preferent: {path}: " in said
-        assert "pip install 'preferent[hub]'" in said
+        assert f"pip install {package}\n" in said
 
 
 # Run directories

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import quiet_recipe
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from preferent.cli import main
 from preferent.commands import chat_template_export
@@ -37,6 +38,12 @@ def logits(folder: Path) -> torch.Tensor:
         return policy.logits(policy.hidden(IDS)[0])
 
 
+def loading(folder: Path) -> str:
+    """The lines of a card that load the model, with its folder."""
+    text = (folder / "README.md").read_text()
+    return re.search(r"```python\n(.*?)```", text, re.S)[1].replace("PATH/OF/THIS/FOLDER", str(folder))
+
+
 @pytest.mark.parametrize(("rank", "sft"), [(0, False), (2, False), (2, True)])
 def test_merged_computes_the_same(make_run, tiny, tmp_path, rank, sft):
     folder = make_run(rank, sft, instruction="Be brief.")
@@ -47,16 +54,27 @@ def test_merged_computes_the_same(make_run, tiny, tmp_path, rank, sft):
     assert torch.allclose(found, logits(folder / "policy/model"), atol=1e-5)
     assert not torch.allclose(found, logits(tiny), atol=1e-2)
     card = (tmp_path / "out/README.md").read_text()
-    assert "Be brief." in card and "{" not in card
+    assert "Be brief." in card and "{" not in card and str(tmp_path) not in card
 
 
 @pytest.mark.parametrize("sft", [False, True])
 def test_adapter_knows_its_base(make_run, tmp_path, sft):
+    """Also when the export was moved, and the run that made its base is gone."""
     folder = make_run(2, sft)
+    expected = logits(folder / "policy/model")
     export.write(folder, tmp_path / "out", "adapter")
+    (tmp_path / "out").rename(tmp_path / "moved")
+    folder.rename(folder.with_name("gone"))
+    loaded: dict = {}
+    exec(loading(tmp_path / "moved"), loaded)
     with torch.no_grad():
-        found = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out")(IDS).logits[0]
-    assert torch.allclose(found, logits(folder / "policy/model"), atol=1e-5)
+        assert torch.allclose(loaded["model"](IDS).logits[0], expected, atol=1e-5)
+        if not sft:
+            found = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "moved")(IDS).logits[0]
+            assert torch.allclose(found, expected, atol=1e-5)
+    assert torch.allclose(logits(tmp_path / "moved"), expected, atol=1e-5)
+    assert (tmp_path / "moved/base/model.safetensors").exists() == sft
+    assert ("vllm serve PATH/OF/THIS/FOLDER/base" in (tmp_path / "moved/README.md").read_text()) == sft
 
 
 def test_every_member_of_an_ensemble_leaves(make_run, tmp_path):
@@ -76,9 +94,10 @@ def test_reward_scores_as_rewardbench_calls_it(make_run, tmp_path, rank, instruc
     if chat:
         (folder / "reward/model/chat_template.jinja").write_text(LLAMA2)
     export.write(folder, tmp_path / "out", "reward")
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
-    scorer = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
-    assert scorer.config.num_labels == 1
+    loaded: dict = {}
+    exec(loading(tmp_path / "out"), loaded)
+    tokenizer, scorer = loaded["tokenizer"], loaded["model"]
+    assert scorer.config.num_labels == 1 and '[{"role": "user"' in (tmp_path / "out/README.md").read_text()
     messages = [{"role": "user", "content": "the old dog"}, {"role": "assistant", "content": "It ran."}]
     if not chat:
         messages[1]["content"] = " It ran."
@@ -183,3 +202,31 @@ def test_the_card_holds_the_verdict(make_run, tmp_path):
     (folder / "comparison/metrics.json").write_text(json.dumps(verdict))
     export.write(folder, tmp_path / "out", "merged")
     assert "60.0% of 10 pairs" in (tmp_path / "out/README.md").read_text()
+
+
+def test_the_card_says_what_the_model_was_made_of(make_run, tmp_path):
+    values = {"kl_coeff": 0.25, "prompt_dataset": ["hf://own/prompts:small/train", "more.jsonl"]}
+    folder = make_run(**values)
+    (folder / "policy/stage.json").write_text(json.dumps({"facts": {"steps": 1200, "best_step": 900}}))
+    (folder / "comparison").mkdir()
+    sides = [{"name": "tuned"}, {"name": "base"}]
+    verdict = {"headline": None, "kl": {"mean": 1.25}, "sides": sides}
+    (folder / "comparison/metrics.json").write_text(json.dumps(verdict))
+    export.write(folder, tmp_path / "out", "merged")
+    card = (tmp_path / "out/README.md").read_text()
+    front = yaml.safe_load(card.split("---\n")[1])
+    assert front["library_name"] == "transformers" and front["tags"] == ["preferent", "ppo"]
+    assert front["datasets"] == ["own/prompts"] and "base_model" not in front, "a local folder is no name on the hub"
+    for line in (
+        "- preferences: `p.jsonl`",
+        "- prompts: `hf://own/prompts:small/train`, `more.jsonl`",
+        "- steps: 1,200, of which step 900 was kept",
+        "- kl_coeff: 0.25",
+        "- KL from the base: 1.25 nats per answer",
+    ):
+        assert line in card.splitlines()
+
+
+def test_a_small_folder_has_a_size(make_run, tmp_path):
+    said = export.write(make_run(), tmp_path / "out", "merged")
+    assert re.search(r"merged, [1-9][\d,]* kB; README.md says", said)

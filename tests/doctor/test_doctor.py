@@ -27,7 +27,7 @@ from preferent.doctor import (
     run_history,
 )
 from preferent.doctor.findings import SICK, SUSPICIOUS
-from preferent.errors import DataError, PlatformError
+from preferent.errors import DataError, UsageError
 from preferent.evaluation.comparison_summary import verdict as verdict_of
 from preferent.evaluation.inference import compare
 from preferent.evaluation.judge_results import by_scores
@@ -654,9 +654,9 @@ def test_exit_codes(tmp_path, monkeypatch, capsys):
     shown = capsys.readouterr()
     assert "sick: never-better" in shown.out
     assert "1 of 1 findings" in shown.err
-    assert ask(monkeypatch, str(tmp_path / "nowhere")) == PlatformError.exit_code == 3
+    assert ask(monkeypatch, str(tmp_path / "nowhere")) == UsageError.exit_code == 2
     (tmp_path / "empty").mkdir()
-    assert ask(monkeypatch, str(tmp_path / "empty")) == 4
+    assert ask(monkeypatch, str(tmp_path / "empty")) == 2
 
 
 def test_json_is_the_findings_and_nothing_else(tmp_path, monkeypatch, capsys):

@@ -434,7 +434,7 @@ except PlatformError as error:
 """
     rows = write_rows(tmp_path / "rows.jsonl", 2)
     said = subprocess.check_output([sys.executable, "-c", code, rows, tmp_path / "labels"], text=True)
-    assert "pip install 'preferent[ui]'" in said
+    assert "pip install starlette uvicorn" in said
 
 
 VOTER = """

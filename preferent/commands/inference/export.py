@@ -1,19 +1,25 @@
 """Export of a run's policy or reward model as a folder for other programs, with a README that says how to load it."""
 
+import contextlib
+import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from preferent import files
 from preferent.commands import chat_template_export
 from preferent.config import model_reference, stage_graph
+from preferent.config.gcpc_names import resolve_model
 from preferent.config.recipe import Recipe, tuned_by
+from preferent.config.sections import paths
 from preferent.data.tokenizer import Tokenizer
 from preferent.data.tokenizer.chat_templates import ChatOptions
 from preferent.errors import PreferentError, UsageError
 from preferent.evaluation import verdict_sentence
-from preferent.models import language_models, saving, weight_averaging
+from preferent.models import language_models, model_card, saving, weight_averaging
 from preferent.models.language_models import Network, Scorer
 from preferent.models.world import World
 from preferent.pipelines import finished_run
@@ -24,8 +30,8 @@ MERGED = """# {name}, tuned from human preferences
 
 {method} from {base}, by preferent. {verdict}
 
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    model = AutoModelForCausalLM.from_pretrained("{folder}")
+{facts}
+{{loading}}
 
 or `vllm serve {folder}`. {how_asked}
 """
@@ -33,8 +39,8 @@ ADAPTER = """# {name}, tuned from human preferences: a LoRA adapter
 
 {method} from {base}, by preferent. {verdict} The adapter holds only what changed; the model below it is needed too.
 
-    from peft import AutoPeftModelForCausalLM
-    model = AutoPeftModelForCausalLM.from_pretrained("{folder}")
+{facts}
+{{loading}}
 
 or `vllm serve {below} --enable-lora --lora-modules {name}={folder}`. {how_asked}
 """
@@ -43,12 +49,14 @@ REWARD = """# {name}: a reward model
 Trained on human preferences by preferent. It gives one number, the raw score of prompt and answer, read at the last
 token, which is the EOS that closes the answer. {template}
 
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-    tokenizer = AutoTokenizer.from_pretrained("{folder}")
-    model = AutoModelForSequenceClassification.from_pretrained("{folder}", num_labels=1)
-    chat = [{{"role": "user", "content": "..."}}, {{"role": "assistant", "content": "..."}}]
-    text = tokenizer.apply_chat_template(chat, tokenize=False)
-    score = model(**tokenizer(text, return_tensors="pt")).logits.item()
+{facts}
+{{loading}}
+
+```python
+chat = [{{"role": "user", "content": "..."}}, {{"role": "assistant", "content": "..."}}]
+text = tokenizer.apply_chat_template(chat, tokenize=False)
+score = model(**tokenizer(text, return_tensors="pt")).logits.item()
+```
 
 RewardBench reads it as it is:
 
@@ -61,6 +69,8 @@ OURS = """Its chat template writes that text, the instruction of the run include
 which the tokenizer puts in front."""
 THEIRS = """Its chat template is the model's own{context}; if it writes
 BOS too, encode its text with add_special_tokens=False."""
+BASE = "base"
+"""The folder of an exported adapter that has a copy of its base, if the run made that."""
 GGUF = """How to run this model with llama.cpp and Ollama. Start in this folder.
 
 1. Make a GGUF file (llama.cpp and its Python requirements at hand, as LLAMA_CPP):
@@ -103,28 +113,36 @@ def write(run_folder: Path, out: Path, what: str) -> str:
         raise UsageError(f"{out}: exists already and is not empty; name a new folder with --out")
     finished = finished_run.of(run_folder)
     {"merged": merged, "adapter": adapter, "reward": reward, "gguf": gguf}[what](finished, out)
-    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file()) / 1e6
-    return f"{out}: {what}, {size:,.1f} MB; {'GGUF.txt' if what == 'gguf' else 'README.md'} says how to use it"
+    count = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    size = f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count / 1e3:,.0f} kB"
+    return f"{out}: {what}, {size}; {'GGUF.txt' if what == 'gguf' else 'README.md'} says how to use it"
 
 
 def merged(finished: FinishedRun, out: Path) -> None:
     """Write the tuned policy as one full model in the Hugging Face layout, in the dtype of its base."""
     policy = language_models.load_policy(finished.tuned, _world(finished.recipe))
-    _save(policy, out, _card(MERGED, finished, out, policy.source))
+    _save(policy, out, _card(MERGED, finished), _front(finished))
 
 
 def adapter(finished: FinishedRun, out: Path) -> None:
-    """Write the tuned policy as its LoRA adapter, in PEFT's layout, which names its base model."""
+    """Write the tuned policy as its LoRA adapter, in PEFT's layout, which names its base model.
+
+    A base that the run made (`sft`) is copied into the folder, so that the two can go anywhere together.
+    """
     if not finished.adapter:
         raise UsageError(
             f"{finished.folder}: has no adapter, because every weight of its policy was trained; use --what merged"
         )
-    base = model_reference.adapter_base(finished.tuned)
-    shutil.copytree(finished.tuned, out, dirs_exist_ok=True)
-    config, (name, revision) = files.read_json(out / "adapter_config.json"), model_reference.name_of(base)
-    files.write_json(out / "adapter_config.json", config | {"base_model_name_or_path": name, "revision": revision})
-    saving.copy_licences(base, out)
-    files.write_atomic(out / "README.md", _card(ADAPTER, finished, out, finished.tuned))
+    below = model_reference.adapter_base(finished.tuned)
+    inside = finished.folder.resolve() in below.resolve().parents
+    shutil.copytree(finished.tuned, out, dirs_exist_ok=True, copy_function=shutil.copyfile)
+    if inside:
+        shutil.copytree(below, out / BASE, copy_function=shutil.copyfile)
+    base = (BASE, None) if inside else model_reference.name_of(below)
+    saving.name_base(out, base)
+    front = model_card.metadata(below, False, True, saving.copy_licences(below, out)) | _front(finished)
+    text = model_card.render(_card(ADAPTER, finished), front, model_card.loading(False, base, inside))
+    files.write_atomic(out / "README.md", text)
 
 
 def reward(finished: FinishedRun, out: Path) -> None:
@@ -157,7 +175,9 @@ def _member(finished: FinishedRun, scorer: Scorer, out: Path) -> None:
     ours = llama2 or not finished.converses()
     context = f", and the run's instruction is the system text: {instruction!r}" if instruction else ""
     template = OURS if ours else THEIRS.format(context=context)
-    _save(scorer, out, REWARD.format(name=name, folder=out, longest=longest, template=template))
+    card = {"longest": longest, "template": template, "facts": "".join(_data(finished))}
+    text = REWARD.format(name=name, folder=model_card.FOLDER, **card)
+    _save(scorer, out, text, _datasets(finished))
     if ours:
         files.write_atomic(out / "chat_template.jinja", chat_template_export.score_template(llama2, instruction))
 
@@ -196,29 +216,76 @@ def _world(recipe: Recipe) -> World:
     return World(0, 1, torch.device("cpu"), torch.float32, threads, recipe.trust_remote_code, chat=chat)
 
 
-def _save(network: Network, out: Path, card: str) -> None:
+def _save(network: Network, out: Path, card: str, front: dict[str, Any]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     if network.peft is None:
-        saving.save(network, out, {}, card)
+        saving.save(network, out, {}, card, front)
     else:
-        saving.save_merged(network, out, card)
+        saving.save_merged(network, out, card, front)
 
 
-def _card(text: str, finished: FinishedRun, out: Path, source: Path) -> str:
+def _card(text: str, finished: FinishedRun) -> str:
     return text.format(
         name=finished.folder.resolve().name,
-        folder=out,
+        folder=model_card.FOLDER,
         method=tuned_by(finished.recipe),
         base=_base_name(finished),
         below=_below(finished) if finished.adapter else "",
         verdict=_verdict(finished.folder),
+        facts="".join(_facts(finished)),
         how_asked=_how_asked(finished.recipe),
     )
 
 
+def _front(finished: FinishedRun) -> dict[str, Any]:
+    """Return the metadata of a policy that only the run knows."""
+    tags = ["preferent", tuned_by(finished.recipe).lower().replace(" ", "-")]
+    reference = resolve_model(finished.recipe.large_model_reference)
+    hub = {} if Path(reference).exists() else {"base_model": reference.partition("@")[0]}
+    return {"tags": [*tags, "lora"] if finished.adapter else tags} | hub | _datasets(finished)
+
+
+def _sources(finished: FinishedRun) -> dict[str, list[str]]:
+    """Return the data that the recipe names, by what they are."""
+    recipe = finished.recipe
+    named = {"preferences": recipe.preference_dataset, "prompts": recipe.prompt_dataset}
+    named |= {"demonstrations": None if recipe.sft is None else recipe.sft.dataset}
+    return {kind: paths(source) for kind, source in named.items() if source}
+
+
+def _datasets(finished: FinishedRun) -> dict[str, list[str]]:
+    """Return the data sets of the hub as metadata."""
+    every = [name for names in _sources(finished).values() for name in names]
+    named = [match[1] for name in every if (match := re.match(r"hf://([\w.-]+/[\w.-]+)", name))]
+    return {"datasets": list(dict.fromkeys(named))} if named else {}
+
+
+def _data(finished: FinishedRun) -> Iterator[str]:
+    for kind, names in _sources(finished).items():
+        yield f"- {kind}: {', '.join(f'`{name}`' for name in names)}\n"
+
+
+def _facts(finished: FinishedRun) -> Iterator[str]:
+    """Yield lines on data, steps, the coefficient of the KL penalty and the KL."""
+    yield from _data(finished)
+    directory, recipe = RunDirectory(finished.folder), finished.recipe
+    with contextlib.suppress(OSError, PreferentError):
+        facts = files.read_json(directory.policy.description)["facts"]
+        best = facts.get("best_step")
+        yield f"- steps: {facts['steps']:,}" + ("" if best is None else f", of which step {best:,} was kept") + "\n"
+    if not stage_graph.direct(recipe):
+        yield f"- kl_coeff: {recipe.kl_coeff}\n"
+    with contextlib.suppress(OSError, PreferentError):
+        if divergence := files.read_json(directory.comparison.metrics)["kl"]:
+            yield f"- KL from the base: {divergence['mean']:.2f} nats per answer\n"
+
+
 def _below(finished: FinishedRun) -> str:
     """Return the model that the adapter was trained on, as an argument of vLLM."""
-    name, revision = model_reference.name_of(model_reference.adapter_base(finished.tuned))
+    base = model_reference.adapter_base(finished.tuned)
+    if finished.folder.resolve() in base.resolve().parents:
+        return f"{model_card.FOLDER}/{BASE}"
+    name, revision = model_reference.name_of(base)
     return f"{name} --revision {revision}" if revision else name
 
 

@@ -7,7 +7,7 @@ treats the beginning of a text differently from its middle.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import tokenizers
 from preferent.data.tokenizer import chat_templates
 from preferent.data.tokenizer import tokenizer_files as files
 from preferent.data.tokenizer.chat_templates import ChatOptions, ChatTemplate
-from preferent.data.types import SEPARATOR, Message, Prompt, digest
+from preferent.data.types import SEPARATOR, EncodedPrompt, Message, Prompt, digest
 from preferent.errors import DataError, PlatformError
 
 _ANCHORS = ("\n", "a", ":", "0", ".")
@@ -31,19 +31,6 @@ OWN = ChatOptions()
 
 Ids = tuple[list[int], bool]
 """Token ids and whether something was cut off."""
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedPrompt:
-    """A prompt as a model reads it: text with instruction and template, and token ids. Only the ids are ever cut.
-
-    `end` is the id that closes a complete answer to it.
-    """
-
-    text: str
-    ids: list[int]
-    cut: bool
-    end: int
 
 
 class Tokenizer:
@@ -99,15 +86,29 @@ class Tokenizer:
             said = " ".join(str(error).split())[:200]
             raise PlatformError(f"{folder}/tokenizer.json: cannot be read: {said}; copy it again") from error
 
-    def save(self, folder: Path) -> None:
-        """Write the same files with the pad token set. A byte that serves as pad is not named, since it is not text."""
+    def save(self, folder: Path, new_pad: bool = False) -> None:
+        """Write the same files with the pad token set.
+
+        A byte that serves as pad is not named, since texts would lose its character. Then the files keep the pad token
+        of their source, or with `new_pad` get a new one.
+        """
         roles = {"bos": self.bos_id, "eos": self.eos_id, "unk": self._special("unk"), "pad": self.pad_id}
-        names = {role: self._token(id) for role, id in roles.items()}
+        named = {role: name for role, id in roles.items() if (name := self._token(id))}
         if "bos" not in self._files.names and "bos_token" in self._files.named_tokens:
-            del names["bos"]  # the configuration says that there is none, and templates must go on to see none
-        unnamed = ("", *_NEVER_IN_UTF8)
+            named.pop("bos", None)  # the configuration says that there is none, and templates must go on to see none
+        pad = None
+        if named["pad"] in _NEVER_IN_UTF8:
+            del named["pad"]
+            if new_pad:
+                pad, named["pad"] = self.named_pad(new_pad), files.PAD
         ends = [self.eos_id, *sorted(self.end_ids - {self.eos_id})]
-        files.write(self._files, {role: name for role, name in names.items() if name not in unnamed}, ends, folder)
+        files.write(self._files, named, ends, folder, pad)
+
+    def named_pad(self, new_pad: bool) -> int | None:
+        """Return the id of the pad token that saved files name; None if they name none."""
+        if self._token(self.pad_id) not in _NEVER_IN_UTF8:
+            return self.pad_id
+        return files.id_of_pad(self._files.backend) if new_pad else self._special("pad")
 
     @property
     def fingerprint(self) -> str:

@@ -1,9 +1,12 @@
 """The files of a tokenizer: read from a model's folder, and written with the pad token named."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import tokenizers
 
 from preferent.config import model_folder
 from preferent.config.model_reference import adapter_base
@@ -13,6 +16,9 @@ from preferent.files import write_atomic, write_json
 SPECIAL = ("bos", "eos", "unk", "pad")
 FOR_TOOLS = "tool_use"
 """The name of the template that is used where `chat_template_kwargs` has tools."""
+PAD = "<|pad|>"
+"""The token that a saved reward model pads with if its tokenizer has no other; it is left out where we read it."""
+_ADDED = re.compile(r'"added_tokens"\s*:\s*(?=\[)')
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +56,18 @@ def read(folder: Path, tools: bool = False) -> TokenizerFiles:
     model, generation = _object(base / "config.json"), _object(base / "generation_config.json")
     generation |= {} if alone else _object(folder / "generation_config.json")
     special = _object(folder / "special_tokens_map.json")
+    names, ids = _names(special) | _names(config), _ids(generation) | _ids(model)
+    backend = text = _backend(path, model.get("vocab_size"))
+    if names.get("pad") == PAD and (backend := without_pad(text)) != text:
+        names.pop("pad")
+        ids.pop("pad", None)
+        config, special = ({key: held[key] for key in held if key != "pad_token"} for held in (config, special))
     return TokenizerFiles(
         folder,
-        _backend(path, model.get("vocab_size")),
+        backend,
         config,
-        _names(special) | _names(config),
-        _ids(generation) | _ids(model),
+        names,
+        ids,
         _ends(generation) or _ends(model) or _ends(model.get("text_config")),
         named_tokens(config | ({} if "added_tokens_decoder" in config else special)),
         special,
@@ -89,6 +101,35 @@ def _backend(path: Path, rows: object) -> str:
         raise PlatformError(f"{path}: is not a tokenizer of the `tokenizers` library: it has no model; copy it again")
     text = model_folder.without_other_media(value, rows) if isinstance(rows, int) else value
     return path.read_text(encoding="utf-8") if text is value else json.dumps(text, ensure_ascii=False)
+
+
+def id_of_pad(text: str) -> int:
+    """Return the id that the token `PAD` has, or would get, in the tokenizer of a `tokenizer.json`."""
+    padded = tokenizers.Tokenizer.from_str(text)
+    padded.add_special_tokens([PAD])
+    id = padded.token_to_id(PAD)
+    assert id is not None, "it was added"
+    return id
+
+
+def with_pad(text: str, id: int) -> str:
+    """Return the text of a `tokenizer.json` with the special token `PAD`; `without_pad` gives the same text back."""
+    key = _ADDED.search(text)
+    assert key is not None, "the tokenizers library writes the key always"
+    tokens, end = json.JSONDecoder().raw_decode(text, key.end())
+    return text[: end - 1] + (", " if tokens else "") + _pad_entry(id) + text[end - 1 :]
+
+
+def without_pad(text: str) -> str:
+    """Return the text of a `tokenizer.json` without the token that `with_pad` added, if it did."""
+    added = json.loads(text).get("added_tokens") or [{}]
+    entry = _pad_entry(added[-1].get("id"))
+    return text.replace(", " + entry, "", 1).replace(entry, "", 1)
+
+
+def _pad_entry(id: int | None) -> str:
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return json.dumps({"id": id, "content": PAD, **flags, "special": True})
 
 
 def _names(config: dict[str, Any]) -> dict[str, str]:
@@ -141,15 +182,16 @@ def _template(folder: Path, config: dict[str, Any], tools: bool) -> tuple[str | 
     return text if isinstance(text, str) else None, str(places.get(name, folder / "tokenizer_config.json"))
 
 
-def write(files: TokenizerFiles, names: dict[str, str], ends: list[int], folder: Path) -> None:
+def write(files: TokenizerFiles, names: dict[str, str], ends: list[int], folder: Path, pad: int | None = None) -> None:
     """Write a tokenizer's files with the given special tokens named in its configuration, and the template in use.
 
-    `ends` are the ids that end an answer. They are written where the folder would otherwise name other ones.
+    `ends` are the ids that end an answer. They are written where the folder would otherwise name other ones. With `pad`
+    the tokenizer gets the token `PAD` of that id.
     """
     special = {f"{role}_token": text for role, text in names.items()}
     config = {"tokenizer_class": "PreTrainedTokenizerFast"} | files.config | special
     config.pop("chat_template", None)
-    write_atomic(folder / "tokenizer.json", files.backend)
+    write_atomic(folder / "tokenizer.json", files.backend if pad is None else with_pad(files.backend, pad))
     write_json(folder / "tokenizer_config.json", config)
     if (files.folder / "special_tokens_map.json").exists():
         write_json(folder / "special_tokens_map.json", files.special_tokens_map | special)
