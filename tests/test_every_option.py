@@ -133,6 +133,9 @@ class Bench:
             "openai",
             [{"input": turn, "preferred_output": sides[0], "non_preferred_output": sides[1]} for turn in asked],
         )
+        (folder / "turns.jinja").write_text(
+            "{% for turn in messages %}{{ turn.role }}: {{ turn.content }}\n{% endfor %}"
+        )
         world = World.of(self.parsed(self.values("reward")))
         for seed, name in enumerate(("reward", "reward-2", "judge"), start=1):
             scorer = language_models.load_scorer(base, world, 0, seed)
@@ -167,6 +170,7 @@ class Bench:
             "rejection": {"rounds": 2, "prompts": 4, "samples": 2, "train_steps": 2, "batch_size": 4, **training},
             "compare": {"judges": [judge]},
             "data": {"validation_share": 0.2, "test_share": 0.2, "max_dropped": 0.0},
+            "chat_template": str(self.folder / "turns.jinja") if stage == "data" else None,
         }
 
     def parsed(self, values: dict[str, Any]) -> Recipe:

@@ -183,8 +183,8 @@ BAD_ROWS: dict[str, tuple[Row, str]] = {
     },
     "equal candidates": (GOOD | {"candidate_1": GOOD["candidate_0"]}, "equal candidates: both are ' The a'"),
     "bad UTF-8": (b'{"input_text": "\xff"}', "not UTF-8: byte 0xff at position 16; save the file as UTF-8"),
-    "NUL bytes": (b'{"input_text": "\0"}', "NUL character: a byte 0x00 at position 16; if the file is UTF-16, save it"),
-    "NUL escaped": (b'{"input_text": "\\u0000"}', "NUL character: a text holds U+0000"),
+    "NUL bytes": (b'{"input_text": "\0"}', "NUL character: a byte 0x00 at position 16; if it is UTF-16, save it"),
+    "NUL escaped": (b'{"input_text": "\\u0000"}', "NUL character: input_text holds U+0000"),
     "array": (b"[1, 2]", "not an object: a JSON array, where each line should be one object"),
     "ten malformed megabytes": (GOOD | {"choice": "x" * 10_000_000}, "bad choice: 'xxx"),
     "a key of ten megabytes": ({"candidate_0": "a", "k" * 10_000_000: 1}, "missing key: candidate_1"),
@@ -296,7 +296,7 @@ def test_an_unknown_key_at_any_depth_names_the_nearest(preferent: Preferent, key
         ("reinforcement_learning_train_steps=0", "reinforcement_learning_train_steps: Input should be greater"),
         ("kl_coeff=.inf", "kl_coeff: Input should be a finite number (given: inf)"),
         ("ppo.learning_rate=.nan", "ppo.learning_rate: Input should be a finite number (given: nan)"),
-        ("ppo=[1", "--set ppo=[1: the value is not YAML; put a text in quotes"),
+        ("ppo=[1", "--set ppo=[1: not YAML: expected "),
     ],
 )
 def test_a_wrong_value_names_its_field_and_what_was_given(preferent: Preferent, setting: str, expected: str) -> None:

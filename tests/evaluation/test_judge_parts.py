@@ -65,7 +65,7 @@ def test_a_bad_row_is_named(tmp_path: Path, change: dict[str, object]) -> None:
     with pytest.raises(DataError, match=r"judgments\.jsonl:2: "):
         judgments.read(path)
     path.write_text(f"{json.dumps(good)}\n{{\n")
-    with pytest.raises(DataError, match=r"judgments\.jsonl:2: not JSON"):
+    with pytest.raises(DataError, match=r"judgments\.jsonl:2: malformed JSON"):
         judgments.read(path)
 
 

@@ -138,7 +138,7 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
     bad, empty = tmp_path / "bad.jsonl", tmp_path / "empty.txt"
     bad.write_bytes(b'{"text": "x"}\n{"text": \n')
     empty.write_text("")
-    with pytest.raises(DataError, match=r"bad\.jsonl:2: not JSON"):
+    with pytest.raises(DataError, match=r"bad\.jsonl:2: malformed JSON"):
         from_scratch.make([bad], tmp_path / "a")
     with pytest.raises(DataError, match="no text"):
         from_scratch.make([empty], tmp_path / "b")

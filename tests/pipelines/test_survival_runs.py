@@ -131,7 +131,7 @@ def test_data_changed_under_a_resume_is_refused_and_put_back_it_goes_on(
         code = main("run", "recipe.yaml", "--out", "half")
         said = capfd.readouterr().err
         assert expected in said, (name, said)
-        assert "Go back to the old values; or start again from here in a new directory" in said
+        assert "Go back to the old values; or start again in a new directory" in said
         differences += code != 2 or content("half") != half
         shutil.rmtree("model")
         Path("kept").rename("model")
@@ -228,9 +228,13 @@ def test_a_signal_at_the_very_end_is_not_lost(monkeypatch: pytest.MonkeyPatch) -
     assert main("env") == 143
 
 
-def test_a_finished_stage_without_its_stage_file_is_done_again(work: Path) -> None:
+def test_a_finished_stage_without_its_stage_file_is_not_touched_and_once_removed_done_again(work: Path) -> None:
     whole = results(Path("whole"))
     Path("whole/policy/stage.json").unlink()
+    before = content("whole/policy")
+    assert main("run", "recipe.yaml", "--out", "whole") == 2
+    assert content("whole/policy") == before
+    shutil.rmtree("whole/policy")
     assert main("run", "recipe.yaml", "--out", "whole") == 0
     assert results(Path("whole")) == whole
     assert stages.read_stage(Path("whole/policy"))["stage"] == "ppo"

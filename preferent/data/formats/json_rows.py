@@ -16,6 +16,7 @@ DIGITS = 300
 LONGEST = 64 << 20
 """Bytes of a line, and characters of a row of a list or of a cell of a table."""
 CHUNK = 1 << 20
+NUL = "NUL character"
 SPACE = re.compile(r"[ \t\r\n]*")
 Row = dict[str, Any]
 Rows = Iterator[tuple[int, Row | str]]
@@ -72,16 +73,17 @@ def fault(value: object, place: str = "", depth: int = 0) -> str:
 
 def _text_fault(text: str, place: str) -> str:
     if "\0" in text:
-        return f"NUL character: {place} holds U+0000"
+        return f"{NUL}: {place} holds U+0000"
     return f"not Unicode: {place} holds half of a surrogate pair" if re.search("[\ud800-\udfff]", text) else ""
 
 
-def _kept(value: object, text: str, unit: str) -> Row | str:
-    """Return a decoded value if it is an object that can be kept, or the reason why not."""
+def _kept(value: object, text: str, unit: str, nul: bool) -> Row | str:
+    """Return a decoded value if it is an object that can be kept, or the reason why not; U+0000 is kept if `nul`."""
     if not isinstance(value, dict):
         return f"not an object: a JSON {json_name(value)}, where each {unit} should be one object"
     suspect = "\\u" in text or text.count("{") + text.count("[") > DEPTH
-    return (fault(value) if suspect else "") or value
+    reason = fault(value) if suspect else ""
+    return value if not reason or (nul and reason.startswith(NUL)) else reason
 
 
 def json_name(value: object) -> str:
@@ -118,15 +120,15 @@ def _explained(text: str, reason: Unreadable) -> str:
         return str(reason)
 
 
-def parse(line: bytes) -> Row | str:
-    """Return the object in a line, or the reason why it is not one."""
+def parse(line: bytes, nul: bool = False) -> Row | str:
+    """Return the object in a line, or the reason why it is not one; its texts may hold U+0000 if `nul`."""
     try:
-        return _kept(value_of(line), line.decode(), "line")
+        return _kept(value_of(line), line.decode(), "line", nul)
     except Unreadable as reason:
         return str(reason)
 
 
-def lines(stream: IO[bytes]) -> Rows:
+def lines(stream: IO[bytes], nul: bool = False) -> Rows:
     """Yield the rows of JSON lines. Blank lines are skipped; a byte order mark and CRLF are accepted."""
     number = 0
     while raw := stream.readline(LONGEST + 1):
@@ -138,14 +140,14 @@ def lines(stream: IO[bytes]) -> Rows:
             continue
         line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
         if line.strip():
-            yield number, parse(line)
+            yield number, parse(line, nul)
 
 
 class JsonList:
     """The values of one JSON list, read through a window that moves over the text: each character is copied once."""
 
-    def __init__(self, source: TextIO, file: str) -> None:
-        self._source, self._file = source, file
+    def __init__(self, source: TextIO, file: str, nul: bool = False) -> None:
+        self._source, self._file, self._nul = source, file, nul
         self._window, self._at, self._line = "", 0, 1
         self._ended = False
 
@@ -177,7 +179,7 @@ class JsonList:
         text = self._window[self._at : end]
         self._line += text.count("\n")
         self._at = end
-        return reason or _kept(value, text, "row of the list")
+        return reason or _kept(value, text, "row of the list", self._nul)
 
     def _decode(self, decoder: json.JSONDecoder) -> tuple[Any, int]:
         """Return the next value and its end in the window, which grows until it holds the whole value."""

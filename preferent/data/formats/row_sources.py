@@ -60,15 +60,18 @@ def _matches(path: str) -> list[str]:
     return matches
 
 
-def rows(file: str) -> Rows:
-    """Iterate over the rows of a file with their line numbers: the object, or the reason why it is not one."""
+def rows(file: str, nul: bool = False) -> Rows:
+    """Iterate over the rows of a file with their line numbers: the object, or the reason why it is not one.
+
+    The texts of JSON may hold U+0000 if `nul`.
+    """
     if file.startswith(HUB):
         yield from _hub(file)
         return
     number = 0
     try:
         with opened(STDIN if file == "-" else file) as stream:
-            for number, row in _rows(stream, file):
+            for number, row in _rows(stream, file, nul):
                 yield number, row
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{file}:{number + 1}: the compressed data is damaged ({error}); copy the file again") from None
@@ -79,22 +82,25 @@ def rows(file: str) -> Rows:
         raise PlatformError(f"{file}: cannot be read: {error.strerror}; check the path and its permissions") from None
 
 
-def _rows(stream: IO[bytes], file: str) -> Rows:
+def _rows(stream: IO[bytes], file: str, nul: bool) -> Rows:
     """Return the rows of an open file, by its layout."""
     head = stream.read(HEAD)
     stream.seek(0)
     layout = layout_of(head, file)
     if layout == "lines":
-        return json_rows.lines(stream)
+        return json_rows.lines(stream, nul)
     if layout == "parquet":
         return table_rows.parquet(stream, file, seekable=not isinstance(stream, gzip.GzipFile))
     text = io.TextIOWrapper(cast(io.BufferedReader, stream), encoding="utf-8-sig", newline="")
-    return JsonList(text, file).rows() if layout == "list" else table_rows.delimited(text, file)
+    return JsonList(text, file, nul).rows() if layout == "list" else table_rows.delimited(text, file)
 
 
 def objects(file: str) -> Iterator[tuple[str, Row]]:
-    """Iterate over the rows of a file with their places; a row that is not an object raises `DataError`."""
-    for number, row in rows(file):
+    """Iterate over the rows of a file with their places; a row that is not an object raises `DataError`.
+
+    Answers of models may hold U+0000.
+    """
+    for number, row in rows(file, nul=True):
         if isinstance(row, str):
             raise DataError(f"{file}:{number}: {row}")
         yield f"{file}:{number}", row
@@ -106,7 +112,7 @@ def _hub(name: str) -> Rows:
     if match is None:
         raise UsageError(f"{name}: write a hub data set as hf://OWNER/NAME[@REVISION][:CONFIG][/SPLIT]")
     repository, revision, config, split = match.groups()
-    datasets = table_rows.package("datasets", "hub", f"{name}: a hub data set")
+    datasets = table_rows.package("datasets", f"{name}: a hub data set")
     try:
         table = datasets.load_dataset(repository, config, revision=revision, split=split or "train")
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:

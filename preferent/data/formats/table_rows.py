@@ -76,12 +76,12 @@ def _number(cell: str) -> int | str | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else text or None
 
 
-def package(name: str, extra: str, purpose: str) -> ModuleType:
+def package(name: str, purpose: str) -> ModuleType:
     """Return an optional package; raise `PlatformError` with the line that installs it."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError:
-        raise PlatformError(f"{purpose} needs a missing package: pip install 'preferent[{extra}]'") from None
+        raise PlatformError(f"{purpose} needs a missing package: pip install {name.partition('.')[0]}") from None
 
 
 def _plain(cell: object) -> object:
@@ -103,8 +103,8 @@ def columns(row: dict[str, object]) -> Row | str:
 
 def parquet(stream: IO[bytes], file: str, seekable: bool) -> Rows:
     """Yield the rows of a Parquet file; one that is compressed again is unpacked to a temporary file."""
-    reader = package("pyarrow.parquet", "hub", f"{file}: Parquet")
-    arrow = package("pyarrow", "hub", f"{file}: Parquet")
+    reader = package("pyarrow.parquet", f"{file}: Parquet")
+    arrow = package("pyarrow", f"{file}: Parquet")
     number = 0
     with tempfile.TemporaryFile() as whole:
         if not seekable:
