@@ -17,7 +17,7 @@ import pytest
 from cli.test_mistakes import content, here, main, pairs, write
 
 from preferent import files
-from preferent.cli import actions
+from preferent.cli import arguments
 from preferent.errors import Interrupted
 from preferent.pipelines.launchers import child_process
 from preferent.runs import interruption, stages
@@ -131,7 +131,7 @@ def test_data_changed_under_a_resume_is_refused_and_put_back_it_goes_on(
         code = main("run", "recipe.yaml", "--out", "half")
         said = capfd.readouterr().err
         assert expected in said, (name, said)
-        assert "Go back to the old values; or start again in a new directory" in said
+        assert "Go back to the old values; or start again" in said
         differences += code != 2 or content("half") != half
         shutil.rmtree("model")
         Path("kept").rename("model")
@@ -224,7 +224,9 @@ def test_a_signal_at_the_very_end_is_not_lost(monkeypatch: pytest.MonkeyPatch) -
         "import os, signal, time; signal.signal(15, lambda *_: os._exit(0)); os.kill(os.getppid(), 15); time.sleep(20)"
     )
     assert child_process.run_here([sys.executable, "-c", code]) == 143
-    monkeypatch.setattr(actions, "do_env", lambda given: setattr(interruption.stop(), "signal_number", signal.SIGTERM))
+    _, text, fill = arguments.VERBS["env"]
+    signalled = (lambda given: setattr(interruption.stop(), "signal_number", signal.SIGTERM), text, fill)
+    monkeypatch.setitem(arguments.VERBS, "env", signalled)
     assert main("env") == 143
 
 
