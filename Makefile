@@ -7,7 +7,7 @@ BROWSER := .venv/.browser
 SIDE_BY_SIDE := -n 2 --dist loadscope
 MEASURES := bench/help.py bench/optimum.py bench/algorithms.py bench/lesson.py bench/memory.py bench/survival.py bench/mutants.py bench/coverage.py bench/headlines.py bench/label.py bench/ppo_against_trl.py
 
-.PHONY: quickstart test exact mutants golden kills wheel acceptance measure docs clean
+.PHONY: quickstart test exact mutants golden fuzz kills wheel acceptance measure docs clean
 
 quickstart: $(READY)
 	$(BIN)/preferent quickstart runs/quickstart
@@ -32,6 +32,9 @@ golden: $(READY)
 acceptance: $(BROWSER)
 	$(BIN)/python -m pytest -q -rs --durations=12 $(SIDE_BY_SIDE) --no-loadscope-reorder -m 'acceptance and not slow'
 	PREFERENT_EXAMPLES=1000 $(BIN)/python -m pytest -q tests/data/test_formats.py -k breaks_the_reader
+
+fuzz: $(READY)
+	$(BIN)/python bench/fuzz.py
 
 kills: $(READY)
 	$(BIN)/python bench/kills.py $(KILLS)
