@@ -24,7 +24,7 @@ def number(*names: str) -> int:
 
 
 def _uniforms(seed: int, purpose: str, keys: Sequence[str], annotator: str) -> np.ndarray:
-    """Return a uniform number per question, [questions]. A key is sixteen hexadecimal digits: see `order_key`."""
+    """Return a uniform number per question, [questions]. A key is sixteen hexadecimal digits: see `pair_key`."""
     items = np.array([int(key, 16) for key in keys], dtype=U64)
     return randomness.uniforms(seed, purpose, items, np.array(number(annotator), dtype=U64))
 
@@ -79,12 +79,12 @@ def queues(
     The order differs between annotators. Wherever they stop, the answered questions are a fair sample.
     """
     seed, annotators = settings["seed"], settings["annotators"]
-    order_keys = {question.key: question.order_key for question in questions}
-    open_keys = {question.key: question.order_key for question in questions if question.gold is None}
+    pair_keys = {question.key: question.pair_key for question in questions}
+    open_keys = {question.key: question.pair_key for question in questions if question.gold is None}
     gold = [question.key for question in questions if question.gold is not None]
 
     def shuffled(keys: Sequence[str], purpose: str, name: str) -> list[str]:
-        uniforms = _uniforms(seed, purpose, [order_keys[key] for key in keys], name)
+        uniforms = _uniforms(seed, purpose, [pair_keys[key] for key in keys], name)
         return [keys[index] for index in np.argsort(uniforms, kind="stable")]
 
     orders = assigned(seed, open_keys, annotators, settings["overlap"], answered)
@@ -93,5 +93,5 @@ def queues(
         keys += controls[: gold_count(len(keys), settings["gold_share"], len(gold))]
         known = set(keys)
         keys += [key for key in gold if name in answered.get(key, frozenset()) and key not in known]
-        orders[name] = shuffled(sorted(keys, key=order_keys.__getitem__), "label order", name)
+        orders[name] = shuffled(sorted(keys, key=pair_keys.__getitem__), "label order", name)
     return orders

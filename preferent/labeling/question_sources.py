@@ -13,7 +13,7 @@ from preferent.data.types import SEPARATOR, Prompt, digest
 from preferent.errors import DataError, PlatformError
 from preferent.labeling import label_imports, questions
 from preferent.labeling.events import Event
-from preferent.labeling.questions import Question
+from preferent.labeling.questions import Question, other
 from preferent.runs.directory import RunDirectory
 
 PAIR = frozenset({"candidate_0", "candidate_1"})
@@ -21,15 +21,20 @@ PAIR = frozenset({"candidate_0", "candidate_1"})
 
 @dataclass(frozen=True, slots=True)
 class QuestionMaterial:
-    """Questions, the votes that came with them, and notes to the owner about both."""
+    """Questions, the votes that came with them, and notes to the owner about both.
+
+    `source` holds the questions of which these are the different ones, if there are others.
+    """
 
     questions: list[Question]
     votes: list[Event] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    source: list[Question] = field(default_factory=list)
 
     @property
     def fingerprint(self) -> str:
-        return digest(*(question.key for question in self.questions))
+        """A digest of the source, by which it is recognised when the same folder is opened again."""
+        return digest(*(question.key for question in self.source or self.questions))
 
 
 def from_file(path: Path, columns: tuple[str, str, str] | None = None) -> QuestionMaterial:
@@ -37,15 +42,32 @@ def from_file(path: Path, columns: tuple[str, str, str] | None = None) -> Questi
     if not label_imports.is_export(path):
         return from_rows(path)
     imported = label_imports.read(path, columns)
-    unique = list({question.key: question for question in imported.questions}.values())
+    source = list({question.key: question for question in imported.questions}.values())
+    unique = distinct(source)
+    votes = _votes_on(unique, source, imported.votes)
     people = {vote.annotator for vote in imported.votes}
-    notes = [f"votes imported: {len(imported.votes)} (annotators: {len(people)})"]
-    if imported.repeated:
-        notes.append(f"{imported.repeated} earlier votes of the same person on the same pair were left out")
+    notes = [f"votes imported: {len(votes)} (annotators: {len(people)})"]
+    if repeated := imported.repeated + len(imported.votes) - len(votes):
+        notes.append(f"{repeated} earlier votes of the same person on the same pair were left out")
     if imported.unread:
         values = ", ".join(f"{value} ({count})" for value, count in imported.unread.most_common(5))
         notes.append(f"{imported.unread.total()} answers are not votes and were left out: {values}")
-    return QuestionMaterial(unique, imported.votes, notes + _repeated(imported.questions, unique))
+    return QuestionMaterial(unique, votes, notes + _repeated(imported.questions, unique), source)
+
+
+def _votes_on(unique: Sequence[Question], source: Sequence[Question], votes: Sequence[Event]) -> list[Event]:
+    """Return the votes, those on a repeated pair as votes on the question that is kept; the latest of each person."""
+    kept = {question.pair_key: question for question in unique}
+    by_key = {question.key: question for question in source}
+    latest: dict[tuple[str, str], Event] = {}
+    for vote in votes:
+        question = by_key[vote.item]
+        target = kept[question.pair_key]
+        first = vote.body["first"] if question.a == target.a else other(vote.body["first"])
+        moved = dataclasses.replace(vote, item=target.key, body={**vote.body, "first": first})
+        earlier = latest.get((vote.annotator, target.key))
+        latest[vote.annotator, target.key] = earlier if earlier and earlier.at > vote.at else moved
+    return list(latest.values())
 
 
 def from_rows(path: Path, gold: bool = False) -> QuestionMaterial:
@@ -100,7 +122,9 @@ def from_predictions(
         sides["a"] = predictions.with_prompts(sides["a"], known)
     opening = instruction + SEPARATOR if instruction else ""
     pairs = zip(sides["a"], sides["b"], strict=True)
-    return QuestionMaterial([_question(first, second, models, opening) for first, second in pairs])
+    source = [_question(first, second, models, opening) for first, second in pairs]
+    unique = distinct(source)
+    return QuestionMaterial(unique, notes=_repeated(source, unique), source=source)
 
 
 def _question(a: Answer, b: Answer, models: tuple[str, str], opening: str) -> Question:
@@ -128,7 +152,7 @@ def distinct(questions: Sequence[Question]) -> list[Question]:
     """Return the questions without repetitions, which ask about an earlier pair in either order."""
     unique: dict[str, Question] = {}
     for question in questions:
-        unique.setdefault(digest(question.prompt.key, *sorted((question.a, question.b))), question)
+        unique.setdefault(question.pair_key, question)
     return list(unique.values())
 
 

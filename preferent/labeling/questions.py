@@ -55,10 +55,10 @@ class Question:
         return digest("gold" if self.gold else "question", self.id, self.prompt.key, self.a, self.b)
 
     @property
-    def order_key(self) -> str:
+    def pair_key(self) -> str:
         """A digest of prompt and answers that does not tell a from b, nor a control question from others: the key of
         selection, assignment and order."""
-        return digest("pair", self.id, self.prompt.key, *sorted((self.a, self.b)))
+        return digest(self.prompt.key, *sorted((self.a, self.b)))
 
     @property
     def identical(self) -> bool:

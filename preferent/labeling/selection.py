@@ -109,7 +109,7 @@ def _sample(questions: Sequence[Question], probabilities: np.ndarray, seed: int,
     """Return the selected questions by key. The selection depends on the set of questions, not on their order."""
     if not questions:
         return {}
-    keys = np.array([int(question.order_key, 16) for question in questions], dtype=np.uint64)
+    keys = np.array([int(question.pair_key, 16) for question in questions], dtype=np.uint64)
     order = np.argsort(randomness.uniforms(seed, purpose, keys, 0), kind="stable")
     places = systematic(probabilities, order, float(randomness.uniforms(seed, purpose, 0, 1)))
     drawn = [dataclasses.replace(questions[i], probability=float(probabilities[i])) for i in places]

@@ -11,10 +11,10 @@ from preferent import files
 from preferent.data import datasets, judgments
 from preferent.data.formats import row_reader, row_writer
 from preferent.data.judgments import write
-from preferent.data.types import Judgment
+from preferent.data.types import Judgment, digest
 from preferent.errors import DataError, PlatformError, UsageError
 from preferent.files import write_jsonl
-from preferent.labeling import access, question_sources, server
+from preferent.labeling import access, events, question_sources, server
 from preferent.labeling.database import Store
 from preferent.labeling.serving import serve
 
@@ -139,6 +139,41 @@ def test_two_files_of_answers_are_joined_by_id(tmp_path):
     )
     plain = question_sources.from_predictions(*files).questions
     assert plain[0].prompt.input_text == "p0"
+
+
+def test_a_pair_that_occurs_again_in_a_run_is_asked_once(tmp_path):
+    """Also with its answers in the other order; the folder is recognised by all rows."""
+    texts = [("p", "x", "y"), ("p", "x", "y"), ("p", "y", "x"), ("p", "x", "z"), ("q", "x", "y"), ("p", "s", "s")]
+    for place, side in enumerate("ab", start=1):
+        answers = [
+            {"id": f"r{i}", "inputs": {"inputs_pretokenized": each[0]}, "prediction": each[place]}
+            for i, each in enumerate(texts)
+        ]
+        write_jsonl(tmp_path / f"{side}.jsonl", answers)
+    material = question_sources.from_predictions(tmp_path / "a.jsonl", tmp_path / "b.jsonl")
+    assert [each.id for each in material.questions] == ["r0", "r3", "r4", "r5"]
+    assert material.notes == ["2 rows repeat an earlier pair, which is asked once"]
+    assert material.fingerprint == digest(*(each.key for each in material.source)) and len(material.source) == 6
+
+
+def test_votes_of_another_tool_on_a_pair_that_occurs_again_are_votes_on_the_first(tmp_path):
+    pairs_and_votes = [("x", "y", "response_1", "u"), ("y", "x", "response_1", "u"), ("y", "x", "response_1", "v")]
+    records = [
+        {
+            "id": f"r{i}",
+            "fields": {"prompt": "p", "response_1": a, "response_2": b},
+            "responses": {"q": [{"value": choice, "user_id": who}]},
+        }
+        for i, (a, b, choice, who) in enumerate(pairs_and_votes)
+    ]
+    (tmp_path / "export.json").write_text(json.dumps(records))
+    material = question_sources.from_file(tmp_path / "export.json")
+    assert [each.id for each in material.questions] == ["r0"]
+    votes = events.histories(material.votes)
+    assert {name: history.votes[material.questions[0].key].verdict for name, history in votes.items()} == {
+        "argilla u": "B", "argilla v": "B",
+    }  # fmt: skip
+    assert "1 earlier votes of the same person on the same pair were left out" in material.notes
 
 
 def test_an_informative_selection_is_asked_and_its_probabilities_kept(tmp_path):
