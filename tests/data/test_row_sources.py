@@ -165,6 +165,15 @@ def test_what_no_reader_keeps_is_placed_by_line_and_key(tmp_path, fault):
     assert datasets.read([str(lines)], "preference").dropped[0].line == 2
 
 
+def test_an_answer_may_hold_nul_and_nothing_else_that_is_no_text(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "q", "answer": "a\\u0000b"}\n')
+    assert predictions.read(path)[0].text == "a\0b"
+    path.write_text('{"prompt": "q\\u0000", "answer": "a \\ud800 b"}\n')
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: not Unicode: answer holds half of a surrogate pair"):
+        predictions.read(path)
+
+
 def test_a_bad_row_of_a_list_is_dropped_and_a_broken_list_is_refused(tmp_path):
     path = tmp_path / "rows.json"
     good = json.dumps(PAIRS[0])
