@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 BROWSER := .venv/.browser
 SIDE_BY_SIDE := -n 2 --dist loadscope
-MEASURES := bench/help.py bench/optimum.py bench/algorithms.py bench/lesson.py bench/memory.py bench/survival.py bench/mutants.py bench/coverage.py bench/headlines.py bench/label.py bench/ppo_against_trl.py
+MEASURES := bench/help.py bench/optimum.py bench/algorithms.py bench/lesson.py bench/memory.py bench/reading.py bench/survival.py bench/mutants.py bench/coverage.py bench/headlines.py bench/label.py bench/ppo_against_trl.py
 
 .PHONY: quickstart test exact mutants golden fuzz kills wheel acceptance measure docs clean
 

@@ -2,14 +2,16 @@
 
 python bench/fuzz.py [--inputs COUNT] [--processes COUNT] [--seed SEED]
 
-Valid files of every format are changed at random: bytes flipped, cut or doubled, keys renamed or repeated, values
-replaced by those of other types, texts by hostile ones. Each input goes to a verb in this process, and `--processes` of
-them through the command line. An answer is an exit code of 0 to 5 within 20 s. What is read must be what is kept, left
-out and dropped. Fails where one of that does not hold, and prints the input.
+Valid files of every format and layout are changed at random: bytes flipped, cut or doubled, keys renamed or repeated,
+values replaced by those of other types, texts by hostile ones; some are compressed. Each input goes to a verb in this
+process, and `--processes` of them through the command line. An answer is an exit code of 0 to 5 within 20 s. What is
+read must be what is kept, left out and dropped, and what is written is read again. Fails where one of that does not
+hold, and prints the input.
 """
 
 import argparse
 import contextlib
+import gzip
 import io
 import json
 import os
@@ -23,10 +25,15 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+import pyarrow
+import pyarrow.parquet
+
+from preferent import files
 from preferent.cli.arguments import parser
 from preferent.config import model_folder
 from preferent.data import check, convert, judgments, predictions
@@ -40,6 +47,14 @@ HOSTILE = (
     *("=1+1", "<script>", "\ufeff", "None", "0x1", "1e999"),
 )
 VALUES: tuple[Any, ...] = (None, True, 0, -1, 1e308, 10**400, [], {}, [None], {"a": {"b": []}}, *HOSTILE)
+NINE = "".join(f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in pairwise("abcdefghi"))
+YAML = (
+    "\nseed: 1\nseed: 2\n",
+    "\n" + "[" * 5000,
+    "\n" + "{a: " * 5000,
+    f"\na: &a [x]\n{NINE}",
+    "\nseed: " + "9" * 5000,
+)
 HEAD = "| verb | inputs | exit codes in this process | by the command line | tracebacks | no answer |"
 
 
@@ -55,9 +70,22 @@ def rows(place: random.Random, fitting: Sequence[int]) -> list[dict[str, Any]]:
         lambda i: {"instruction": f"{text} {i}", "input": "x", "output": "a", "generator": "m"},
         lambda i: {"instruction": f"{i}", "output_1": "a", "output_2": "b", "preference": 1.0 + i % 2},
         lambda i: {"inputs": {"inputs_pretokenized": f"{text} {i}"}, "prediction": "a", "id": str(i), "tokens": 3},
-        lambda i: {"id": str(i), "choice": "A", "judge": "j", "confidence": 1, "response_a": "a", "response_b": "b"},
+        lambda i: {
+            "id": str(i),
+            "inference_instruction": "",
+            "inference_context": text,
+            "judge": "j",
+            "choice": "A",
+            "confidence": 1,
+            "response_a": "a",
+            "response_b": "b",
+        },
         lambda i: {"id": str(i), "fields": {"prompt": text, "response_1": "a", "response_2": "b"}, "responses": {}},
-        lambda i: {"id": i, "data": {"prompt": text}, "annotations": [{"result": [{"value": {"choices": ["a"]}}]}]},
+        lambda i: {
+            "id": i,
+            "data": {"prompt": text, "text1": "a", "text2": "b"},
+            "annotations": [{"lead_time": 4.2, "result": [{"type": "pairwise", "value": {"selected": "left"}}]}],
+        },
     )
     make = kinds[place.choice(fitting) if place.random() < 0.8 else place.randrange(len(kinds))]
     return [make(i) for i in range(count)]
@@ -89,8 +117,10 @@ def file(fitting: Sequence[int], place: random.Random) -> bytes:
         at = place.randrange(len(changed))
         row = worse(changed[at], place)
         changed[at] = row if isinstance(row, dict) else {"input_text": row}
-    layout = place.randrange(4)
-    if layout == 0:
+    layout = place.randrange(5)
+    if layout == 4 and (content := parquet(changed)):
+        pass
+    elif layout == 0:
         names = list(dict.fromkeys(key for row in changed for key in row))
         lines = [",".join(json.dumps(str(row.get(name, ""))) for name in names) for row in changed]
         content = "\n".join([",".join(names), *lines]).encode(errors="surrogatepass")
@@ -98,7 +128,21 @@ def file(fitting: Sequence[int], place: random.Random) -> bytes:
         content = json.dumps(changed, indent=place.choice([None, 1])).encode()
     else:
         content = "".join(json.dumps(row) + "\n" for row in changed).encode()
-    return damaged(content, place) if place.random() < 0.5 else content
+        if place.random() < 0.2:
+            content = content.replace(b": ", place.choice((b': 1, "id": ', b": -", b": 1e999, ")), 1)
+    content = damaged(content, place) if place.random() < 0.5 else content
+    return gzip.compress(content, mtime=0) if place.random() < 0.1 else content
+
+
+def parquet(changed: list[dict[str, Any]]) -> bytes:
+    """Return rows as a Parquet file; nothing where they are not a table."""
+    whole = io.BytesIO()
+    names = list(dict.fromkeys(key for row in changed for key in row))
+    try:
+        pyarrow.parquet.write_table(pyarrow.table({name: [row.get(name) for row in changed] for name in names}), whole)
+    except (pyarrow.ArrowException, OverflowError, UnicodeError):
+        return b""
+    return whole.getvalue()
 
 
 def damaged(content: bytes, place: random.Random) -> bytes:
@@ -137,6 +181,8 @@ def recipe(place: random.Random) -> bytes:
         changed = worse(values, place)
         values = changed if isinstance(changed, dict) else values
     content = json.dumps(values, indent=1).encode()
+    if place.random() < 0.1:
+        content = place.choice(YAML).encode()
     return damaged(content, place) if place.random() < 0.6 else content
 
 
@@ -166,9 +212,23 @@ def converted(path: Path) -> None:
     for to in ("gcpc", "trl", "hh", "openai"):
         out = path.with_name(f"out-{to}.jsonl")
         done = convert.convert_files([str(path)], out, to)
-        left_out = done.ties + done.without_prompt + len(done.dropped) + getattr(done, "unreadable", 0)
+        left_out = done.ties + done.without_prompt + done.misread + len(done.dropped)
         assert done.read == done.written + left_out, f"{to}: counts do not add up"
-        assert len(out.read_bytes().splitlines()) == done.written, f"{to}: rows on disk"
+        again = check.check_files([str(out)]).files[0].kept if done.written else 0
+        assert again == done.written, f"{to}: {done.written} rows written, {again} of them read again"
+
+
+def compared(path: Path) -> None:
+    answers = predictions.read(path)
+    joined = predictions.join({"a": answers, "b": answers})
+    files.write_jsonl(path.with_name("side.jsonl"), [predictions.row(answer) for answer in joined["b"]])
+    assert len(predictions.read(path.with_name("side.jsonl"))) == len(answers), "rows on disk"
+
+
+def labelled(path: Path) -> None:
+    material = question_sources.from_file(path)
+    json.dumps([vote.body for vote in material.votes], allow_nan=False)
+    assert material.fingerprint
 
 
 def planned(path: Path) -> None:
@@ -180,9 +240,9 @@ ANSWERS, JUDGMENTS, EXPORTS, AGREEMENT = (5, 7), (8,), (0, 2, 9, 10), (0, 6, 8)
 VERBS: dict[str, tuple[Make, str, Callable[[Path], object], str, int]] = {
     "data check": (partial(file, DATA), "rows.jsonl", checked, "data check {}", 8),
     "data convert": (partial(file, DATA), "rows.jsonl", converted, "data convert {} --out {}.out", 6),
-    "agree": (partial(file, AGREEMENT), "rows.jsonl", lambda path: command("agree", path), "agree {}", 4),
-    "label --file": (partial(file, EXPORTS), "rows.json", question_sources.from_file, "label --file {} --number 0", 4),
-    "compare": (partial(file, ANSWERS), "rows.jsonl", predictions.read, "compare {} {} --out c", 4),
+    "agree": (partial(file, AGREEMENT), "rows.jsonl", lambda path: command("agree", path, path), "agree {}", 4),
+    "label --file": (partial(file, EXPORTS), "rows.json", labelled, "label --file {} --number 0", 4),
+    "compare": (partial(file, ANSWERS), "rows.jsonl", compared, "compare {} {} --out c", 4),
     "compare: judgments": (
         partial(file, JUDGMENTS),
         "rows.jsonl",
@@ -253,15 +313,15 @@ def main() -> None:
             content = make(place)
             path.write_bytes(content)
             began = time.monotonic()
-            end = attempt(call, path)
+            ends_here = [attempt(call, path)]
             slowest = max(slowest, time.monotonic() - began)
-            ends[name][end] += 1
+            ends[name][ends_here[0]] += 1
             if number % max(1, asked.inputs // max(1, asked.processes)) == 0 and asked.processes:
-                end = by_process(words, path)
-                ends[name][f"{end} (process)"] += 1
-            if end in ("traceback", "no answer"):
+                ends_here.append(by_process(words, path))
+                ends[name][f"{ends_here[1]} (process)"] += 1
+            if wrong_ends := {"traceback", "no answer"} & set(ends_here):
                 bad += 1
-                print(f"{name}, input {number}: {end}: {content[:600]!r}", flush=True)
+                print(f"{name}, input {number}: {', '.join(wrong_ends)}: {content[:600]!r}", flush=True)
     print(f"{HEAD}\n|---|---|---|---|---|---|")
     for name, counts in ends.items():
         codes = {end: count for end, count in sorted(counts.items()) if end.isdigit()}

@@ -1,5 +1,6 @@
 """The command line: `preferent VERB …`. A verb imports what it needs when it runs, so that help is instant."""
 
+import errno
 import os
 import select
 import signal
@@ -12,7 +13,7 @@ from typing import TextIO
 from preferent import files
 from preferent.cli.actions import Arguments
 from preferent.cli.arguments import STAGES, parser
-from preferent.errors import ERROR_FILE, PlatformError, PreferentError, smaller
+from preferent.errors import ERROR_FILE, PlatformError, PreferentError, UsageError, smaller
 from preferent.runs import interruption, stages
 
 __all__ = ["STAGES", "main", "parser"]
@@ -35,6 +36,8 @@ def _known(error: BaseException) -> PreferentError | None:
         stage = next((word for word in sys.argv[1:] if word in STAGES), "ppo")
         first = str(error).split("\n")[0][:200]
         return PlatformError(f"out of memory{f': {first}' if first else ''}\n{smaller(stage)}")
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return UsageError(f"{str(error.filename)[:100]}…: is too long for the name of a file")
     if why := files.refusal(error):
         named = isinstance(error, OSError) and error.filename
         return PlatformError(f"{named or 'disk'}: {why}; fix that, then run the same command again")

@@ -4,13 +4,13 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from preferent.config.sections import Count, NotNegative, Positive, Section, Share
+from preferent.config.sections import Count, NotNegative, Positive, Section, Share, nameable
 
 
 class JudgeSection(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w-]*$")]
     """What its verdicts are called."""
-    model: Annotated[str, Field(min_length=1)]
+    model: Annotated[str, Field(min_length=1), AfterValidator(nameable)]
     """The model's name at the endpoint; without `url` a causal model that judges here: a folder or hub id."""
     url: str | None = None
     """An OpenAI-compatible endpoint, as in http://localhost:8000/v1; null: the model runs here."""

@@ -37,6 +37,7 @@ from preferent.config.sections import (
     SamplerSection,
     Section,
     SftSection,
+    nameable,
 )
 from preferent.errors import PlatformError, UsageError
 
@@ -118,6 +119,7 @@ class Recipe(Section):
         if value is not None and not value.strip():
             raise ValueError("is empty")
         if value is not None:
+            nameable(value)
             try:
                 resolve_model(value)
             except UsageError as error:

@@ -29,10 +29,18 @@ def _mode(path: str) -> int:
         return 0
 
 
+def nameable(name: str) -> str:
+    """Return the name of a file or a model; refuse one that no file system can hold."""
+    if "\0" in name or any(len(part.encode(errors="replace")) > 255 for part in name.split("/")) or len(name) > 4000:
+        raise ValueError("is no name of a file or a model: it is too long, or holds U+0000")
+    return name
+
+
 def _local(value: Paths | None, info: ValidationInfo) -> Paths | None:
     for path in paths(value):
         if not path.strip():
             raise ValueError("a path is empty")
+        nameable(path)
         if path in ("-", "/dev/stdin") or stat.S_ISFIFO(_mode(path)):
             raise ValueError(f"{path} is a pipe, which can be read only once; write it to a file and name that")
         if path.startswith("gs://"):

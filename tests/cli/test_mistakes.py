@@ -320,6 +320,13 @@ def test_what_is_no_recipe_is_named(preferent: Preferent, text: str, code: int, 
     assert expected in preferent("run", "wrong.yaml", "--set", "ppo.epochs=2")[1]
 
 
+def test_a_word_that_is_too_long_for_a_name_is_refused(preferent: Preferent) -> None:
+    for words in (("agree", "x" * 300), ("compare", "x" * 300, "y"), ("run", "x" * 300), ("doctor", "x" * 300)):
+        code, said = preferent(*words)
+        assert code in (2, 3), said
+        assert "bug in preferent" not in said
+
+
 # Models
 
 

@@ -256,6 +256,19 @@ def test_a_recipe_is_bounded_and_says_nothing_twice(tmp_path, text, says):
     assert len(str(error.value)) < 2000
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "a/" * 3000, "a\0b"])
+def test_a_name_that_no_file_can_have_is_refused_by_its_key(name):
+    model = {"large_model_reference": "m"}
+    judge = {"name": "j", "model": name}
+    for key, values in {
+        "large_model_reference": {"large_model_reference": name},
+        "reward_model_reference": model | {"reward_model_reference": name},
+        "prompt_dataset": model | {"prompt_dataset": ["rows.jsonl", name]},
+        "compare.judges.0.model": model | {"compare": {"judges": [judge]}},
+    }.items():
+        assert f"r.yaml: {key}: is no name of a file or a model" in refused(values)
+
+
 def test_an_alias_and_a_merge_within_bounds_are_what_they_repeat(tmp_path):
     path = tmp_path / "r.yaml"
     path.write_text("a: &a {epochs: 2, minibatches: 3}\nb: *a\nc: {<<: *a, epochs: 4}\n")

@@ -165,6 +165,15 @@ def test_what_no_reader_keeps_is_placed_by_line_and_key(tmp_path, fault):
     assert datasets.read([str(lines)], "preference").dropped[0].line == 2
 
 
+def test_an_answer_may_hold_nul_and_nothing_else_that_is_no_text(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "q", "answer": "a\\u0000b"}\n')
+    assert predictions.read(path)[0].text == "a\0b"
+    path.write_text('{"prompt": "q\\u0000", "answer": "a \\ud800 b"}\n')
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: not Unicode: answer holds half of a surrogate pair"):
+        predictions.read(path)
+
+
 def test_a_bad_row_of_a_list_is_dropped_and_a_broken_list_is_refused(tmp_path):
     path = tmp_path / "rows.json"
     good = json.dumps(PAIRS[0])
@@ -216,12 +225,13 @@ def test_lines_rows_and_cells_have_a_longest(tmp_path, monkeypatch):
 @pytest.mark.parametrize("chunk", [1, 2, 7, 64])
 def test_a_window_of_any_size_reads_the_same_list(tmp_path, monkeypatch, chunk):
     monkeypatch.setattr(json_rows, "CHUNK", chunk)
-    values = [{"a": 12345, "b": [1.5e3, 'x\\"y', None, True]}, 12345, "te\u2028xt", [], {"n": -0.25}]
+    values = [12345, {"a": 12345, "b": [1.5e3, 'x\\"y', None, True]}, "te\u2028xt", [], {"n": -0.25}]
     path = tmp_path / "rows.json"
     path.write_text(json.dumps(values, indent=3))
     rows = [row for _, row in row_sources.rows(str(path))]
-    assert [rows[0], rows[4]] == [values[0], values[4]]
-    assert all(str(row).startswith("not an object") for row in rows[1:4])
+    assert [rows[1], rows[4]] == [values[1], values[4]]
+    assert len(rows) == 5
+    assert all(str(rows[place]).startswith("not an object") for place in (0, 2, 3))
 
 
 def seconds(path):

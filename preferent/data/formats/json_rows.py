@@ -16,7 +16,6 @@ DIGITS = 300
 LONGEST = 64 << 20
 """Bytes of a line, and characters of a row of a list or of a cell of a table."""
 CHUNK = 1 << 20
-NUL = "NUL character"
 SPACE = re.compile(r"[ \t\r\n]*")
 Row = dict[str, Any]
 Rows = Iterator[tuple[int, Row | str]]
@@ -53,27 +52,30 @@ TOLERANT = json.JSONDecoder(parse_int=lambda text: int(text) if len(text) <= DIG
 """Reads what `STRICT` refuses, so that `fault` can name the key; refused numbers are infinite or NaN."""
 
 
-def fault(value: object, place: str = "", depth: int = 0) -> str:
-    """Return why a JSON value cannot be kept (text that is not Unicode, NUL, a bad number, deep nesting), or ""."""
+def fault(value: object, place: str = "", depth: int = 0, nul: bool = False) -> str:
+    """Return why a JSON value cannot be kept (text that is not Unicode, a bad number, deep nesting, NUL), or "".
+
+    U+0000 is no fault if `nul`.
+    """
     if depth > DEPTH:
         return f"nested too deeply: more than {DEPTH} levels"
     if isinstance(value, str):
-        return _text_fault(value, place or "a text")
+        return _text_fault(value, place or "a text", nul)
     if isinstance(value, float) and not math.isfinite(value):
         return f"bad number: {place or 'a number'} is not finite or has more than {DIGITS} digits"
     inner: Iterator[tuple[str, object]] = iter(())
     if isinstance(value, dict):
-        if reason := next((reason for key in value if (reason := _text_fault(key, "a key"))), ""):
+        if reason := next((reason for key in value if (reason := _text_fault(key, "a key", nul))), ""):
             return reason
         inner = ((f"{place}.{key[:40]}" if place else key[:40], part) for key, part in value.items())
     elif isinstance(value, list):
         inner = ((f"{place}[{number}]", part) for number, part in enumerate(value))
-    return next((reason for name, part in inner if (reason := fault(part, name[-80:], depth + 1))), "")
+    return next((reason for name, part in inner if (reason := fault(part, name[-80:], depth + 1, nul))), "")
 
 
-def _text_fault(text: str, place: str) -> str:
-    if "\0" in text:
-        return f"{NUL}: {place} holds U+0000"
+def _text_fault(text: str, place: str, nul: bool) -> str:
+    if "\0" in text and not nul:
+        return f"NUL character: {place} holds U+0000"
     return f"not Unicode: {place} holds half of a surrogate pair" if re.search("[\ud800-\udfff]", text) else ""
 
 
@@ -82,8 +84,7 @@ def _kept(value: object, text: str, unit: str, nul: bool) -> Row | str:
     if not isinstance(value, dict):
         return f"not an object: a JSON {json_name(value)}, where each {unit} should be one object"
     suspect = "\\u" in text or text.count("{") + text.count("[") > DEPTH
-    reason = fault(value) if suspect else ""
-    return value if not reason or (nul and reason.startswith(NUL)) else reason
+    return (fault(value, nul=nul) if suspect else "") or value
 
 
 def json_name(value: object) -> str:
