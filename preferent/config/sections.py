@@ -60,7 +60,6 @@ CHAT_ARGUMENTS = {
     *("return_assistant_tokens_mask", "tokenizer_kwargs"),
 }
 """Names that are no variables of a chat template: those of the conversation, and of how transformers renders it."""
-
 COLUMNS = (
     *("prompt", "chosen", "rejected", "completion", "input_text", "candidate_0", "candidate_1", "choice"),
     *("output_text", "messages", "context", "text", "reference", "id", "group", "strength", "annotator", "extra"),
