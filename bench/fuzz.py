@@ -48,6 +48,7 @@ HOSTILE = (
 )
 VALUES: tuple[Any, ...] = (None, True, 0, -1, 1e308, 10**400, [], {}, [None], {"a": {"b": []}}, *HOSTILE)
 NINE = "".join(f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in pairwise("abcdefghi"))
+OPENINGS = (b'{"id": 1, "id": 2, ', b'{"kl": 1e999, ', b'{"tokens": -1, ', b'{"x": {"y": NaN}, ', b'{"x": "\\ud800", ')
 YAML = (
     "\nseed: 1\nseed: 2\n",
     "\n" + "[" * 5000,
@@ -61,15 +62,16 @@ HEAD = "| verb | inputs | exit codes in this process | by the command line | tra
 def rows(place: random.Random, fitting: Sequence[int]) -> list[dict[str, Any]]:
     """Return rows of one of the formats that people bring, mostly of those with the numbers in `fitting`."""
     count, text = place.randrange(1, 6), place.choice(["tea", "What is tea?", "Tee ist heiß."])
+    answer = place.choice(["a", "a", "a", "a\n\nHuman: why?", " b"])
     kinds: tuple[Callable[[int], dict[str, Any]], ...] = (
-        lambda i: {"input_text": f"{text} {i}", "candidate_0": "a", "candidate_1": "b", "choice": i % 2},
+        lambda i: {"input_text": f"{text} {i}", "candidate_0": answer, "candidate_1": "b", "choice": i % 2},
         lambda i: {"input_text": f"{text} {i}", "output_text": "a"},
-        lambda i: {"prompt": f"{text} {i}", "chosen": "yes", "rejected": "no"},
+        lambda i: {"prompt": f"{text} {i}", "chosen": answer, "rejected": "no"},
         lambda i: {"chosen": f"\n\nHuman: {i}\n\nAssistant: a", "rejected": f"\n\nHuman: {i}\n\nAssistant: b"},
         lambda i: {"messages": [{"role": "user", "content": f"{i}"}, {"role": "assistant", "content": "a"}]},
         lambda i: {"instruction": f"{text} {i}", "input": "x", "output": "a", "generator": "m"},
         lambda i: {"instruction": f"{i}", "output_1": "a", "output_2": "b", "preference": 1.0 + i % 2},
-        lambda i: {"inputs": {"inputs_pretokenized": f"{text} {i}"}, "prediction": "a", "id": str(i), "tokens": 3},
+        lambda i: {"inputs": {"inputs_pretokenized": f"{text} {i}"}, "prediction": answer, "id": str(i), "kl": 0.5},
         lambda i: {
             "id": str(i),
             "inference_instruction": "",
@@ -129,7 +131,7 @@ def file(fitting: Sequence[int], place: random.Random) -> bytes:
     else:
         content = "".join(json.dumps(row) + "\n" for row in changed).encode()
         if place.random() < 0.2:
-            content = content.replace(b": ", place.choice((b': 1, "id": ', b": -", b": 1e999, ")), 1)
+            content = content.replace(b'{"', place.choice(OPENINGS) + b'"', 1)
     content = damaged(content, place) if place.random() < 0.5 else content
     return gzip.compress(content, mtime=0) if place.random() < 0.1 else content
 

@@ -1,8 +1,6 @@
 """The sections of a recipe: what GCPC hid, each field with its type, its default and its meaning."""
 
-import os
 import re
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,14 +19,6 @@ def paths(value: Paths | None) -> list[str]:
     return [] if value is None else [value] if isinstance(value, str) else list(value)
 
 
-def _mode(path: str) -> int:
-    """Return the type and permissions of a file; 0 if there is none."""
-    try:
-        return os.stat(path).st_mode
-    except (OSError, ValueError):
-        return 0
-
-
 def nameable(name: str) -> str:
     """Return the name of a file or a model; refuse one that no file system can hold."""
     if "\0" in name or any(len(part.encode(errors="replace")) > 255 for part in name.split("/")) or len(name) > 4000:
@@ -41,7 +31,7 @@ def _local(value: Paths | None, info: ValidationInfo) -> Paths | None:
         if not path.strip():
             raise ValueError("a path is empty")
         nameable(path)
-        if path in ("-", "/dev/stdin") or stat.S_ISFIFO(_mode(path)):
+        if path in ("-", "/dev/stdin") or Path(path).is_fifo():
             raise ValueError(f"{path} is a pipe, which can be read only once; write it to a file and name that")
         if path.startswith("gs://"):
             folder = f"data/{'sft' if info.field_name == 'dataset' else str(info.field_name).removesuffix('_dataset')}"
