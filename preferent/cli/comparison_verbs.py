@@ -271,7 +271,7 @@ def _asking(verb: argparse.ArgumentParser) -> None:
         "--seed",
         type=int,
         metavar="N",
-        help="the seed of order and sides (default: a secret number, stored with the votes)",
+        help="the seed of selection and order (default: a random number, stored with the votes)",
     )
 
 

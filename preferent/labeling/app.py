@@ -34,7 +34,7 @@ class Site:
     folder: Path
     tokens: Mapping[str, str]
     secure: bool
-    recognise: Callable[[Any], None] = lambda client: None
+    recognise: Callable[[Any], None]
     """Told of the address and port from which a valid token came."""
 
     @property

@@ -50,9 +50,9 @@ def assigned(
 ) -> dict[str, list[str]]:
     """Return the keys of the questions for each annotator. Each question goes to `overlap` of them, or to all if fewer.
 
-    `keys` has the order key of each question by its key.
-    Those who have answered it already count first. The other places go to the annotators with the smallest keyed
-    numbers (rendezvous hashing), so that an annotator who joins or leaves moves as few questions as possible.
+    `keys` has the `pair_key` of each question by its key. Those who have answered it already count first. The other
+    places go to the annotators with the smallest keyed numbers (rendezvous hashing), so that an annotator who joins or
+    leaves moves as few questions as possible.
     """
     ranks = {name: _uniforms(seed, "label assignment", list(keys.values()), name) for name in annotators}
     shares: dict[str, list[str]] = {name: [] for name in annotators}

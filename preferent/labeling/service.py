@@ -167,8 +167,8 @@ class LabelingService:
         most = EVENTS + EVENTS_PER_QUESTION * len(self._queues[event.annotator])
         if self._counts[event.annotator] >= most:
             raise Refused(429, f"{most} events of yours are stored, which is the limit; ask the owner")
-        self._counts[event.annotator] += 1
         self._store.append(event)
+        self._counts[event.annotator] += 1
         self.histories[event.annotator].add(event)
         self._applied[event.annotator, event.key] = event.kind, event.item
 

@@ -73,8 +73,6 @@ def make(
         "initializer_range": hidden_size**-0.5 if initializer_range is None else initializer_range,
     }
     stage_files = StageDirectory(out)
-    if (out / "config.json").exists() and not stage_files.description.exists():
-        raise UsageError(f"{out}: already holds a model that was not made by this command; choose another --out")
     files = [Path(file) for file in row_sources.expand([str(path) for path in texts])]
     for file in files:
         if file_opening.is_pipe(str(file)):

@@ -90,7 +90,7 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path, sick: Sequence[str]
     if not root.is_dir():
         raise PlatformError(f"{root}: no such run directory; make one with `preferent run RECIPE`")
     page = RunDirectory(out).report if out.is_dir() else out
-    if page.exists() and not (ownership.is_run(page.parent) or MARK in page.read_bytes()):
+    if page.exists() and not (ownership.holds_run(page.parent) or MARK in page.read_bytes()):
         raise UsageError(f"{page}: is there already and is no report of preferent; choose another --out")
     files.write_atomic(page, render(recipe, root, sick))
     print(f"{page}: written; open it in a browser", flush=True)

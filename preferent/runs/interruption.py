@@ -53,9 +53,8 @@ def stop() -> Stop:
 def stoppable() -> Iterator[Stop]:
     """Turn SIGINT and SIGTERM into a wish that loops look at; leave anyway after 4 seconds, or at a second signal.
 
-    A process that is held up in C code for longer is ended by SIGALRM after 6 seconds.
-
-    Leaving at once is safe: whatever is on disk is whole, and the unfinished step is done again.
+    Leaving at once is safe: whatever is on disk is whole, and the unfinished step is done again. A process that is held
+    up in C code, where no Python can run, is ended by SIGALRM after 6 seconds.
     """
     wish = Stop()
 

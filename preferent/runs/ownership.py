@@ -124,7 +124,7 @@ def _is(folder: Path, kind: Kind) -> bool:
     """Return whether a folder holds what the kind says; labels lie in a run of their own answers, too."""
     if kind == "stage":
         return (folder / MARKS[kind]).is_file()
-    return is_run(folder) or (kind == "labels" and (folder / MARKS[kind]).is_file())
+    return holds_run(folder) or (kind == "labels" and (folder / MARKS[kind]).is_file())
 
 
 def _passing(path: Path) -> bool:
@@ -143,7 +143,7 @@ def _listed(names: Sequence[str]) -> str:
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
 
 
-def is_run(root: Path) -> bool:
+def holds_run(root: Path) -> bool:
     """Return whether a folder is a run's root: it has a `run.json` or a `recipe.yaml` that this package wrote."""
     from preferent.config import recipe  # slow to import, and help does not need it
 

@@ -60,6 +60,14 @@ def test_an_opaque_name_is_stable_and_needs_the_secret():
     )
 
 
+def test_the_name_of_a_question_says_nothing_of_its_side():
+    keys = [question.key for question in questions(2000)]
+    ones = [int(assignment.opaque(SECRET, key)[-1], 16) % 4 for key in keys]
+    left = [assignment.first(SECRET, key, "ann") == "a" for key in keys]
+    shares = [np.mean([side for side, one in zip(left, ones, strict=True) if one == end]) for end in range(4)]
+    assert all(0.4 < share < 0.6 for share in shares)
+
+
 def test_every_question_goes_to_as_many_as_overlap_says():
     asked = questions(400)
     for overlap in (1, 2, 4, 9):

@@ -193,13 +193,13 @@ def test_an_empty_folder_or_volume_is_taken(tmp_path, kind):
 @pytest.mark.parametrize("name", ["recipe.yaml", "run.json"])
 def test_a_run_is_told_by_the_files_that_we_wrote(tmp_path, name):
     (tmp_path / name).write_text('{"kl_coeff": 0.1, "stages": 3}')
-    assert not ownership.is_run(tmp_path)
+    assert not ownership.holds_run(tmp_path)
     shutil.copy(KEPT / "run" / name, tmp_path / name)
-    assert ownership.is_run(tmp_path)
+    assert ownership.holds_run(tmp_path)
     (tmp_path / name).write_text((name == "run.json" and '{"schema": 1, "stages": {}}') or recipe.dump(_recipe()))
-    assert ownership.is_run(tmp_path)
+    assert ownership.holds_run(tmp_path)
     (tmp_path / name).write_bytes(b"\xff{")
-    assert not ownership.is_run(tmp_path)
+    assert not ownership.holds_run(tmp_path)
 
 
 def _recipe() -> recipe.Recipe:

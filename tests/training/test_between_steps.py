@@ -171,36 +171,37 @@ def trained(name: str) -> Any:
     return SimpleNamespace(trainable=lambda: {"w": Parameter(torch.zeros(1))}, name=name)
 
 
+def recorded(
+    monkeypatch: pytest.MonkeyPatch, module: Any, figures: dict[str, float]
+) -> tuple[list[Any], list[tuple[int, Part]]]:
+    """Let a stage learn and validate nothing; the rows of its steps, and when it validates on which part."""
+    rows: list[Any] = []
+    validated: list[tuple[int, Part]] = []
+
+    def learn(recipe: Any, state: Any, network: Any, part: Any, chosen: np.ndarray) -> dict[str, float]:
+        rows.append(chosen.tolist())
+        return figures
+
+    def validate(recipe: Any, state: Any, network: Any, part: Part, out: Path) -> dict[str, float]:
+        validated.append((state.step, part))
+        return {}
+
+    monkeypatch.setattr(module, "learn", learn)
+    monkeypatch.setattr(module, "validate", validate)
+    return rows, validated
+
+
 def test_the_reward_models_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of every step; validation is on the validation pairs, at the steps that the recipe names and at the end."""
-    rows, validated = [], []
-
-    def learn(recipe: Any, state: Any, scorer: Any, pairs: Any, chosen: np.ndarray) -> dict[str, float]:
-        rows.append(chosen.tolist())
-        return {"rank_loss": 0.0, "accuracy": 0.0}
-
-    monkeypatch.setattr(reward_model, "learn", learn)
-    monkeypatch.setattr(
-        reward_model, "validate", lambda recipe, state, scorer, pairs, out: validated.append((state.step, pairs)) or {}
-    )
-    recipe = recipe_of()
+    rows, validated = recorded(monkeypatch, reward_model, {"rank_loss": 0.0, "accuracy": 0.0})
     parts = {"train": Part(range(ROWS)), "validation": Part([]), "test": Part([])}
-    state = reward_model.train(recipe, SimpleNamespace(folder=tmp_path), trained("reward"), parts)
+    state = reward_model.train(recipe_of(), SimpleNamespace(folder=tmp_path), trained("reward"), parts)
     used(rows)
     assert validated == [(4, parts["validation"]), (6, parts["validation"])] and state.scalars["kept_step"] == 6
 
 
 def test_dpos_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows, validated = [], []
-
-    def learn(recipe: Any, state: Any, policy: Any, part: Any, chosen: np.ndarray) -> dict[str, float]:
-        rows.append(chosen.tolist())
-        return {"loss": 0.0, "accuracy": 0.0}
-
-    monkeypatch.setattr(dpo, "learn", learn)
-    monkeypatch.setattr(
-        dpo, "validate", lambda recipe, state, policy, part, out: validated.append((state.step, part)) or {}
-    )
+    rows, validated = recorded(monkeypatch, dpo, {"loss": 0.0, "accuracy": 0.0})
     monkeypatch.setattr(dpo, "finish", lambda *rest: None)
     section = {"train_steps": 6, "batch_size": 4, "validation_every": 4, **RATES}
     parts = {"train": Part(range(ROWS)), "validation": Part([]), "test": Part([])}
