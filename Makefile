@@ -4,7 +4,7 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 READY := .venv/.ready
 BROWSER := .venv/.browser
-SIDE_BY_SIDE := -n 2 --dist loadscope
+SIDE_BY_SIDE := -n 2 --dist loadscope --no-loadscope-reorder
 MEASURES := bench/help.py bench/optimum.py bench/algorithms.py bench/lesson.py bench/memory.py bench/reading.py bench/survival.py bench/mutants.py bench/coverage.py bench/headlines.py bench/label.py bench/ppo_against_trl.py
 
 .PHONY: quickstart test exact mutants golden fuzz kills wheel acceptance measure docs clean
@@ -30,7 +30,7 @@ golden: $(READY)
 	$(BIN)/python bench/golden.py $(BASE)
 
 acceptance: $(BROWSER)
-	$(BIN)/python -m pytest -q -rs --durations=12 $(SIDE_BY_SIDE) --no-loadscope-reorder -m 'acceptance and not slow'
+	$(BIN)/python -m pytest -q -rs --durations=12 $(SIDE_BY_SIDE) -m 'acceptance and not slow'
 	PREFERENT_EXAMPLES=1000 $(BIN)/python -m pytest -q tests/data/test_formats.py -k breaks_the_reader
 
 fuzz: $(READY)

@@ -12,8 +12,11 @@ if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_seta
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
-LONGEST = ("test_rounds", "test_main_job", "test_optimum", "test_docs", "test_survival_stages", "test_label_page")
-"""The modules of acceptance tests that take minutes."""
+LONGEST = (
+    *("test_rounds", "test_main_job", "test_optimum", "test_docs", "test_survival_stages", "test_label_page"),
+    *("test_every_option", "test_mistakes", "test_language_models", "test_ppo", "test_server", "test_algorithms"),
+)
+"""The modules that take longest: those of acceptance minutes, the others half a minute."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
