@@ -126,10 +126,13 @@ def side_titles(metrics: ComparisonMetrics) -> list[str]:
 
 
 def sentence(judge: JudgeFigures, a: str = "the tuned model", b: str = "the base model") -> str:
-    """Return what the headline judge's figures mean about a and b, in one or two plain sentences."""
+    """Return what the headline judge's figures mean about a and b; counts alone if the judge cannot tell."""
     low, high = judge["interval"]
     ties = {0: "", 1: ", with one tie"}.get(judge["tie"], f", with {judge['tie']} ties")
     counts = f"Of {_verdicts(judge)}, {a}’s answer was preferred on {judge['win']}, {b}’s on {judge['loss']}{ties}."
+    ability = judge_quality.ability(judge)
+    if ability.measured and not ability.tells:
+        return counts
     if low > 0.5:
         meaning = f"The whole interval lies above one half: according to this judge {a} is better."
     elif high < 0.5:
@@ -170,8 +173,8 @@ def caution(metrics: ComparisonMetrics, judges: Judges) -> str:
     judge = metrics["judges"][name]
     if not judge["independent"]:
         return (
-            "Not independent: this is the reward that the policy was tuned to raise, so a high rate is expected and "
-            "says little about what people would prefer."
+            "Not independent: the policy was tuned to raise this reward, so a high rate is expected and says little "
+            "about what people prefer."
         )
     ability = judge_quality.ability(judge)
     if ability.tells:
@@ -183,7 +186,7 @@ def caution(metrics: ComparisonMetrics, judges: Judges) -> str:
         )
     others = [judges[other].name for other in judge_quality.able(metrics)]
     who = verdict_sentence.no_judge(others)
-    return f"{who[:1].upper()}{who[1:]}: the judge is right on {accuracy(judge)}, and {ability.why}."
+    return f"{who[:1].upper()}{who[1:]}: right on {accuracy(judge)}, and {ability.why}."
 
 
 def doubts(metrics: ComparisonMetrics, judges: Judges) -> list[str]:

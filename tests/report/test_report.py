@@ -280,7 +280,7 @@ def test_any_missing_part_is_named(tmp_path: Path, path: Path) -> None:
 def test_a_verdict_by_the_optimised_reward_is_marked(tmp_path: Path) -> None:
     make_comparison(tmp_path, ["a", "b", "c"], headline="reward")
     page = render(make_recipe(), tmp_path)
-    assert "Not independent: this is the reward that the policy was tuned to raise" in page
+    assert "Not independent: the policy was tuned to raise this reward" in page
     assert 'class="figure doubtful"' in page
     make_comparison(tmp_path, ["a", "b", "c"])
     assert "Not independent:" not in render(make_recipe(), tmp_path)
@@ -299,9 +299,10 @@ def test_a_headline_is_in_colour_only_if_the_judge_can_tell(tmp_path: Path) -> N
     shown = render(make_recipe(), tmp_path)
     assert DOUBTFUL in shown
     assert (
-        "No judge here can tell: the judge is right on 52.1\xa0% (47.1–57.0\xa0%) of 384 held-out pairs, and that may "
+        "No judge here can tell: right on 52.1\xa0% (47.1–57.0\xa0%) of 384 held-out pairs, and that may "
         "be chance." in shown
     )
+    assert "according to this judge" not in shown
     make_comparison(tmp_path, texts)
     shown = render(make_recipe(), tmp_path)
     assert DOUBTFUL in shown and "Accuracy not measured" in shown
@@ -351,7 +352,8 @@ def test_the_known_truth_stands_beside_the_judges(tmp_path: Path) -> None:
     ],
 )
 def test_the_sentence_follows_the_interval(interval: tuple[float, float], said: str) -> None:
-    found: dict[str, Any] = {"win": 3, "tie": 0, "loss": 2, "n": 5, "prompts": 5, "interval": interval}
+    found: dict[str, Any] = {"kind": "reward_model", "win": 3, "tie": 0, "loss": 2, "n": 5, "prompts": 5}
+    found |= {"interval": interval}
     assert said in verdict_section.sentence(found)
     assert "tie" not in verdict_section.sentence(found)
     assert "5 answers to 2 test prompts" in verdict_section.sentence(found | {"prompts": 2})
