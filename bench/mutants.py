@@ -141,7 +141,7 @@ def _perform(tests: Sequence[str], file: str, text: str, log: Path, said: Path) 
     first = First()
     code = 1
     try:
-        code = pytest.main(["-q", "-x", "-p", "no:cacheprovider", *tests], plugins=[first])
+        code = pytest.main(["-q", "-x", "-m", "", "-p", "no:cacheprovider", *tests], plugins=[first])
         said.write_text(first.failed)
     finally:
         os._exit(int(code))

@@ -14,7 +14,7 @@ if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_seta
 
 LONGEST = (
     *("test_rounds", "test_main_job", "test_optimum", "test_docs", "test_survival_stages", "test_label_page"),
-    *("test_every_option", "test_mistakes", "test_language_models", "test_ppo", "test_server", "test_algorithms"),
+    *("test_every_option", "test_mistakes", "test_ppo", "test_pipeline", "test_doctor", "test_compare_runs"),
 )
 """The modules that take longest: those of acceptance minutes, the others half a minute."""
 

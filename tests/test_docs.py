@@ -102,6 +102,7 @@ def test_blocks_are_marked_as_the_pages_say(name):
             json.loads(block.text)
 
 
+@pytest.mark.acceptance
 @pytest.mark.parametrize("name", NAMES)
 def test_blocks_run(name, tmp_path):
     write_data(tmp_path)

@@ -259,6 +259,7 @@ def alike(key: str, value: Any) -> bool:
     return key in ALIKE or (key, value) in BY_ALGORITHM
 
 
+@pytest.mark.acceptance
 @pytest.mark.parametrize(("key", "value", "stage"), RUN, ids=str)
 def test_a_value_works_and_changes_what_it_should(bench: Bench, key: str, value: Any, stage: str) -> None:
     values = companions(bench, key, value, stage)

@@ -700,6 +700,7 @@ def test_a_validation_group_of_three_rows_is_warned_of(preferent: Preferent) -> 
 # Signals
 
 
+@pytest.mark.acceptance
 def test_ctrl_c_twice_leaves_at_once_and_the_same_command_goes_on(preferent: Preferent) -> None:
     steps = ["--set", "reward_model_train_steps=100000", "--set", "reward.validation_every=100000"]
     process = subprocess.Popen(

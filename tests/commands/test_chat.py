@@ -108,6 +108,7 @@ def test_the_score_is_that_of_all_members(make_run):
     assert each[0] != each[1] and shown == pytest.approx(sum(each) / 2)
 
 
+@pytest.mark.acceptance
 def test_lines_in_answers_out(make_run):
     folder = make_run(2)
     done = call(folder, "the old man\n\n[bold]a key\n", "--tokens", "3", "--temperature", "2", "--seed", "5")
@@ -118,6 +119,7 @@ def test_lines_in_answers_out(make_run):
     assert call(folder, "the old man\n", "--tokens", "3", "--temperature", "2", "--seed", "6").stdout not in done.stdout
 
 
+@pytest.mark.acceptance
 def test_mistakes(make_run, tmp_path):
     folder = make_run(reward={"sources": "some:function"})
     assert pair_of(folder).reward is None, "a function needs no model"

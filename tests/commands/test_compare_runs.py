@@ -106,6 +106,7 @@ def test_two_files_of_answers(
     ]  # fmt: skip
 
 
+@pytest.mark.acceptance
 def test_people_judge_two_files_and_what_was_judged_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = answered(tmp_path / "a.jsonl", ["Tuned."] * 3, topic="law"), answered(tmp_path / "b.jsonl", ["Base."] * 3)
     files.write_jsonl(b, [row | {"id": row["prompt"]} for row in files.read_jsonl(b)])
@@ -211,6 +212,7 @@ def test_what_is_wrong_is_said_before_anything_is_made(
     assert not list(tmp_path.glob("runs/*"))
 
 
+@pytest.mark.acceptance
 def test_a_comparison_is_a_page_with_the_names_of_its_sides(tmp_path: Path) -> None:
     one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
     for path, text in ((one, "x"), (two, "y")):

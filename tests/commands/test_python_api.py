@@ -107,6 +107,7 @@ def test_an_error_carries_that_of_the_stage_that_failed(tmp_path: Path, monkeypa
     assert isinstance(cause, PreferentError) and "pairs.jsonl" in str(cause) and cause.exit_code == 4
 
 
+@pytest.mark.acceptance
 def test_a_comparison_carries_the_error_of_its_stage_too(old: preferent.Run) -> None:
     with pytest.raises(PreferentError, match="compare failed") as caught:
         old.compare("run/predictions/base", judges=["model"], out="there")

@@ -243,6 +243,7 @@ def seconds(path):
     return min(once() for _ in range(7))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["list", "lines", "table"])
 def test_twice_the_rows_take_twice_the_time(tmp_path, layout):
     row = {"instruction": "q" * 250, "output": "a" * 250, "generator": "m"}

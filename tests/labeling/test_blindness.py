@@ -138,6 +138,7 @@ ATTACKS = (
 )
 
 
+@pytest.mark.acceptance
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_an_attack_is_right_as_often_as_a_coin(
     shown: tuple[Seen, list[str]], attack: Callable[[Seen], Sequence[str]]
@@ -147,6 +148,7 @@ def test_an_attack_is_right_as_often_as_a_coin(
     assert 4850 <= right <= 5150
 
 
+@pytest.mark.acceptance
 def test_the_attack_by_seeds_tells_the_sides_that_come_from_a_seed(shown: tuple[Seen, list[str]]) -> None:
     seen, _ = shown
     old = Seen(seen.asked, f"preferent_{digest('cookie', '4711')[:8]}", seen.costs)

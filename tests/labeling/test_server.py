@@ -372,6 +372,7 @@ def person_again(server, person):
     return again
 
 
+@pytest.mark.acceptance
 def test_another_question_in_the_same_folder_is_refused(tmp_path):
     rows = write_rows(tmp_path / "rows.jsonl", 5)
     with serving(tmp_path / "labels", file=rows) as first:

@@ -103,6 +103,7 @@ def test_head_is_drawn_from_the_seed(tiny: Path, world: World) -> None:
     assert first.std().item() == pytest.approx(33**-0.5, rel=0.4)
 
 
+@pytest.mark.acceptance
 def test_full_policy_loads_without_us(tiny: Path, world: World, tmp_path: Path) -> None:
     policy = language_models.load_policy(tiny, world, lora_dim=0)
     nudge(policy.trainable())
@@ -121,6 +122,7 @@ print(json.dumps(policy(torch.tensor({IDS.tolist()})).logits[0, -1].tolist()))""
     assert torch.allclose(torch.tensor(plain), expected, atol=1e-5)
 
 
+@pytest.mark.acceptance
 def test_adapter_and_merged_load_without_us(tiny: Path, world: World, tmp_path: Path) -> None:
     policy = language_models.load_policy(tiny, world, lora_dim=2)
     nudge(policy.trainable())
@@ -144,6 +146,7 @@ def test_adapter_and_merged_load_without_us(tiny: Path, world: World, tmp_path: 
         assert torch.allclose(torch.tensor(plain)[keep], expected[keep], atol=1e-5)
 
 
+@pytest.mark.acceptance
 @pytest.mark.parametrize("rank", [0, 2])
 def test_reward_model_loads_without_us(tiny: Path, world: World, tmp_path: Path, rank: int) -> None:
     scorer = language_models.load_scorer(tiny, world, lora_dim=rank, seed=3)

@@ -149,6 +149,7 @@ def saved(bases: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> d
     return {case: (*made[case], answer) for case, answer in zip(CASES, told, strict=True)}
 
 
+@pytest.mark.acceptance
 @pytest.mark.parametrize("case", [case for case in CASES if case[2].startswith("policy")])
 def test_a_policy_loads_by_its_card(saved: dict[tuple[str, int, str], Any], case: tuple[str, int, str]) -> None:
     network, folder, told = saved[case]

@@ -61,6 +61,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
+@pytest.mark.acceptance
 @pytest.mark.parametrize("recipe", ["today.yaml", "run/recipe.yaml"])
 def test_its_finished_stages_are_recognised_without_starting_one(old: Path, recipe: str) -> None:
     (old / "run/report.html").unlink()
@@ -85,6 +86,7 @@ def test_doctor_reads_it(old: Path) -> None:
     assert {"no-better-than-trivial", "few-pairs", "past-its-best", "verdict-open", "judges-disagree"} <= names
 
 
+@pytest.mark.acceptance
 def test_compare_reads_it(old: Path) -> None:
     verdict = json.loads((KEPT / "run/comparison/metrics.json").read_text())
     assert VERDICT in preferent(old, "compare", "run").stdout
