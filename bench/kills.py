@@ -4,8 +4,9 @@ python bench/kills.py [--kills COUNT] [--minutes LIMIT] [--folder FOLDER]
 
 Each command is a process of its own. What it leaves is compared to the last byte with what the same command left that
 nobody disturbed: models, best weights, checkpoints' tensors, metrics, rollouts, samples, predictions, judgments, data.
-Counts are kept in FOLDER/kills.json after every kill, so that the next call goes on there; after LIMIT minutes it
-leaves. Prints the table when all kills are done; fails where a byte differs.
+Counts are kept in FOLDER/kills.json after every kill, so that the next call goes on there, or from the start if the
+code of preferent changed; after LIMIT minutes it leaves. Prints the table when all kills are done; fails where a byte
+differs.
 """
 
 import argparse
@@ -84,19 +85,31 @@ def outcome(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
+def code_digest() -> str:
+    """Return the hash of the code that is killed."""
+    paths = sorted((ROOT / "preferent").rglob("*.py"))
+    return hashlib.sha256(b"\0".join(path.read_bytes() for path in paths)).hexdigest()
+
+
 def begin(folder: Path) -> None:
-    """Make a small model, data and recipe, once."""
-    if (folder / "recipe.yaml").exists():
+    """Make a small model, data and recipe, once for each state of the code."""
+    code = folder / "code.sha256"
+    if code.exists() and code.read_text() == code_digest():
         return
     from preferent.models import from_scratch
 
-    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        if not (folder / "recipe.yaml").exists() or not (folder / "whole").exists():
+            sys.exit(f"{folder}: is no folder of this bench; name another one")
+        shutil.rmtree(folder)
     folder.mkdir(parents=True)
     text = folder / "text.txt"
     text.write_text("\n".join(SENTENCES))
     sizes: dict[str, Any] = {"vocab_size": 384, "hidden_size": 32, "layers": 2, "heads": 2, "seed": 5}
     from_scratch.make([text], folder / "made", max_position_embeddings=64, **sizes)
     prepare(folder, folder / "made")
+    (folder / "whole").mkdir()
+    code.write_text(code_digest())
 
 
 def whole(nursery: Nursery, folder: Path, name: str, job: Job) -> float:

@@ -516,6 +516,16 @@ def test_a_long_list_of_bad_rows_is_shown_in_part_and_counted_whole(tmp_path):
     assert "and 30 more bad rows" in text
 
 
+def test_a_converted_prompt_stays_a_prompt_whatever_keys_stand_beside_it(tmp_path):
+    source, out = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl"
+    rows = [{"input_text": "one", "topic": "x"}, {"prompt": "two", "chosen": "a", "rejected": "b"}]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert convert.convert_files([str(source)], out).written == 2
+    read = check.check_files([str(out)]).files[0]
+    assert (read.kind, read.kept) == ("prompt", 2)
+    assert json.loads(out.read_text().splitlines()[0]) == {"input_text": "one", "topic": "x"}
+
+
 def test_converting_accounts_for_every_row(tmp_path):
     source = write(tmp_path, "p.jsonl", [pair("Q"), pair("Q", choice="tie"), pair("", "C"), pair("Q", choice=3), "{"])
     for to in row_writer.FORMATS:

@@ -41,13 +41,18 @@ def _prompt_fields(prompt: Prompt) -> Row:
 
 
 def _with_rest(row: Row, record: Preference | Prompt | Demonstration) -> Row:
-    """Add the other fields of a record to its row; empty fields are left out, and no key is overwritten."""
+    """Add the other fields of a record to its row; empty fields are left out, and no key is overwritten.
+
+    Further keys get other names where the row would be read as another kind with them.
+    """
     prompt = record if isinstance(record, Prompt) else record.prompt
     values: Row = {"id": record.id, "group": prompt.group, "reference": prompt.reference}
     if isinstance(record, Preference):
         values |= {"strength": record.strength, "annotator": record.annotator}
-    rest = {key: value for key, value in values.items() if value not in ("", None)} | dict(record.extra)
-    return row | {f"extra.{key}" if key in row else key: value for key, value in rest.items()}
+    row = row | {key: value for key, value in values.items() if value not in ("", None)}
+    whole = dict(record.extra) | row
+    is_clear = all(of(whole) == of(row) for of in (layouts.kind, layouts.preference_format))
+    return row | {key if is_clear and key not in row else f"extra.{key}": value for key, value in record.extra.items()}
 
 
 def _gcpc(record: Preference | Prompt | Demonstration) -> Row:
