@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from preferent.config.comparison_sections import RESERVED_JUDGES
+from preferent.data.formats import file_opening
 from preferent.errors import PlatformError, UsageError
 from preferent.runs.directory import ComparisonDirectory
 
@@ -44,6 +45,8 @@ def of(words: Sequence[str], how: dict[str, Any]) -> JudgeSelection:
 
 def _existing(name: str, path: Path, word: str) -> Path:
     """Return the folder of a reward model, or the file of people's judgments, which may be in a folder."""
+    if file_opening.is_pipe(str(path)):
+        raise UsageError(f"--judge {word}: is a pipe, which can be read only once; write it to a file and name that")
     if not path.exists():
         raise PlatformError(f"--judge {word}: no such file or folder; a judge is {FORMS}")
     if name == "people" and path.is_dir():

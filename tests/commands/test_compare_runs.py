@@ -3,6 +3,7 @@ said before anything is made."""
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -298,6 +299,9 @@ def test_people_may_be_a_folder_that_holds_their_judgments(tmp_path: Path) -> No
         judge_selection.of([f"people={tmp_path}"], {})
     there = votes(tmp_path / "judgments.jsonl", "A")
     assert judge_selection.of([f"people={tmp_path}"], {}).inputs == {"people": there}
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="can be read only once"):
+        judge_selection.of([f"people={tmp_path / 'pipe'}"], {})
 
 
 FLAGS: list[list[str]] = [["--names", "x,y"], ["--out", "o"], ["--prompts", "p.jsonl"], ["--recipe", "r.yaml"]]
