@@ -329,7 +329,7 @@ def test_what_a_format_would_misread_is_left_out_and_counted(tmp_path):
     path, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
     rows = [*PAIRS, HH, PAIRS[0] | {"candidate_0": " B", "candidate_1": "B"}, PAIRS[0] | {"preferred_output": "x"}, {}]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for to, misread in (("hh", 3), ("trl", 1), ("openai", 0), ("trl-conversational", 1), ("gcpc", 0)):
+    for to, misread in (("hh", 2), ("trl", 0), ("openai", 0), ("trl-conversational", 0), ("gcpc", 0)):
         done = convert.convert_files([str(path)], out, to)
         assert (done.read, done.misread, len(done.dropped)) == (9, misread, 1)
         assert done.read == done.written + done.ties + done.without_prompt + done.misread + len(done.dropped)
