@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 
 try:
-    from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+    from playwright.sync_api import Browser, BrowserContext, Error, Page, sync_playwright
 except ImportError:  # the tests that ask for the fixture are skipped
     sync_playwright = None  # type: ignore[assignment]
+    Error = Exception  # type: ignore[assignment,misc]
 
 PROGRAM = "/usr/bin/chromium"
 FLAGS = [
