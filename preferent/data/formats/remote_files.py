@@ -9,6 +9,7 @@ import hashlib
 import logging
 import re
 import socket
+import ssl
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -188,11 +189,16 @@ def _copy(url: str, folder: Path) -> RemoteCopy:
             if _facts(system, url) != before or size not in (None, written):
                 raise _changed(url)
 
-    end = re.sub(r"[^\w.-]", "_", url.rpartition("/")[2], flags=re.ASCII)[-100:]
-    name = f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{end}"
+    name = _name(url)
     files.write_blocks(folder / name, blocks())
     version = {key: value for key, value in before.items() if key != "size"}
     return RemoteCopy(url, name, written, digest.hexdigest(), version)
+
+
+def _name(url: str) -> str:
+    """Return the name of a copy, the same whichever other files there are; its end tells the layout to people."""
+    end = re.sub(r"[^\w.-]", "_", url.rpartition("/")[2], flags=re.ASCII)[-100:]
+    return f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{end}"
 
 
 def _require_size(url: str, size: int) -> None:
@@ -234,7 +240,7 @@ async def _client(**options: Any) -> Any:
     watch = aiohttp.TraceConfig()
     watch.on_request_redirect.append(_check_redirect)
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(socket_factory=_socket),
+        connector=aiohttp.TCPConnector(ssl=ssl.create_default_context(), socket_factory=_socket),
         trace_configs=[watch],
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=SECONDS, sock_read=SECONDS),
         headers={"Accept-Encoding": "identity"},
