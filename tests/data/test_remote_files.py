@@ -1,24 +1,30 @@
 """Remote data through fsspec's memory, which is an address in these tests alone; stores are in test_remote_stores."""
 
+import asyncio
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import fsspec
 import pytest
 from conftest import quiet_recipe
 
 from preferent import files
+from preferent.cli.main import main
+from preferent.commands import plan
 from preferent.config import remote_names
 from preferent.data import prepare
 from preferent.data.formats import remote_files, row_reader, row_sources
 from preferent.errors import DataError, Interrupted, PlatformError, UsageError
 from preferent.pipelines import executor
+from preferent.report import page
 from preferent.runs import interruption, ownership
 from preferent.runs.digests import Digests
-from preferent.runs.directory import DataDirectory
+from preferent.runs.directory import DataDirectory, RunDirectory
 
 PAIRS = [{"input_text": f"a {n}", "candidate_0": " b", "candidate_1": " c", "choice": n % 2} for n in range(40)]
 
@@ -48,7 +54,8 @@ class Memory:
 
     def glob(self, path, detail):
         assert not self.offline
-        return self.system.glob(path, detail=detail)
+        found = self.system.glob(path, detail=detail)
+        return dict(reversed(found.items()))
 
 
 @pytest.fixture
@@ -137,6 +144,26 @@ def test_a_finished_stage_needs_no_network_and_is_not_read_again(memory, tmp_pat
         path.unlink()
     assert executor.finished(task, asked, tmp_path / "run", {}, Digests.read(tmp_path / "run"))
     assert memory.opened == [rows]
+
+
+def test_another_run_takes_the_copies_without_their_bytes(memory, tmp_path):
+    asked = of(memory.put("bucket/a.jsonl", PAIRS))
+    prepare.main(asked, {}, tmp_path / "old/data")
+    executor._take(tmp_path / "old/data", tmp_path / "new/data")
+    (copy,) = files.read_json(tmp_path / "new/data/counts.json")["remote"]
+    paths = [tmp_path / run / "data/remote" / copy["file"] for run in ("old", "new")]
+    assert paths[0].samefile(paths[1])
+    assert not (tmp_path / "old/data/counts.json").samefile(tmp_path / "new/data/counts.json")
+
+
+def test_plan_and_report_show_what_was_read(memory, tmp_path):
+    asked = of(memory.put("bucket/a.jsonl", PAIRS), large_model_reference="owner/name")
+    assert "40 rows (gcpc), 40 kept" in plan.describe(asked, [], tmp_path / "run")
+    prepare.main(asked, {}, tmp_path / "run/data")
+    (copy,) = files.read_json(tmp_path / "run/data/counts.json")["remote"]
+    shown = dict(page._counts(RunDirectory(tmp_path / "run")))["remote"]
+    assert shown == [("memory://bucket/a.jsonl", f"{copy['size']:,} bytes, SHA-256 {copy['sha256'][:16]}…")]
+    assert memory.opened == ["memory://bucket/a.jsonl"] * 2
 
 
 def test_what_was_copied_before_an_interruption_is_not_read_again(memory, tmp_path, monkeypatch):
@@ -319,6 +346,44 @@ def test_no_error_tells_a_signature(memory, monkeypatch):
     with pytest.raises(PlatformError, match=r"url='https://host/a' and$") as raised:
         remote_files.copied(["memory://bucket/a"]).__enter__()
     assert "SECRET" not in str(raised.value)
+
+
+@pytest.mark.parametrize("verb", [["check"], ["convert", "--out", "rows.jsonl"]])
+def test_the_secret_in_an_address_on_the_command_line_is_not_printed(tmp_path, monkeypatch, capsys, verb):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["preferent", "data", *verb, "https://host/a?X-Amz-Signature=SECRET"])
+    with pytest.raises(SystemExit) as error:
+        main()
+    printed = capsys.readouterr()
+    assert error.value.code == 2
+    assert printed.err.startswith("preferent: https://…: the address holds ? or #")
+    assert "SECRET" not in printed.err + printed.out
+
+
+@pytest.mark.parametrize(
+    "place", ["127.0.0.1", "::1", "169.254.169.254", "fe80::1%eth0", "::ffff:127.0.0.1", "0.0.0.0"]
+)
+def test_no_socket_is_made_for_this_machine_or_its_link(place):
+    address = socket.AF_INET, socket.SOCK_STREAM, 6, "", (place, 443)
+    with pytest.raises(PlatformError, match=r"is this machine, its link, or a metadata service; no data is read from"):
+        remote_files._socket(address)
+    with remote_files._socket((*address[:4], ("192.0.2.1", 443))) as made:
+        assert made.family == socket.AF_INET
+
+
+@pytest.mark.parametrize(
+    "target", ["http://host/b", "//169.254.169.254/b", "https://localhost/b", "https://a:SECRET@host/b", "ftp://host/b"]
+)
+def test_a_redirect_to_an_address_that_is_not_read(target):
+    for location in (target, "/b?sig=SECRET"):
+        response = SimpleNamespace(url="https://host/a", headers={"Location": location})
+        answer = SimpleNamespace(response=response, url=SimpleNamespace(host="host"))
+        if location == target:
+            with pytest.raises(PlatformError, match="host: redirects to an address that is not read") as error:
+                asyncio.run(remote_files._check_redirect(None, None, answer))
+            assert "SECRET" not in str(error.value)
+        else:
+            asyncio.run(remote_files._check_redirect(None, None, answer))
 
 
 def test_fsspec_is_imported_only_where_remote_data_is_read(tmp_path):
