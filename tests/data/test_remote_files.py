@@ -336,6 +336,16 @@ def test_errors_are_one_sentence(memory, monkeypatch, error, expected):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(("url", "package"), [("gs://b/a", "gcsfs"), ("s3://b/a", "s3fs"), ("https://h/a", "aiohttp")])
+def test_a_missing_package_is_named_by_the_extra(monkeypatch, url, package):
+    for name in (package, "fsspec.implementations.http"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, url.partition(":")[0], raising=False)
+    with pytest.raises(PlatformError, match=rf"\A{url}: needs a missing package: pip install 'preferent\[remote\]'\Z"):
+        remote_files.copied([url]).__enter__()
+
+
 def test_no_error_tells_a_signature(memory, monkeypatch):
     """A redirect may lead to a signed address, which the packages print."""
 
