@@ -24,6 +24,7 @@ from preferent.pipelines.launchers import child_process
 
 ROOT = Path(__file__).resolve().parent.parent
 HOSTILE = "tests/models/test_hostile_folders.py"
+REMOTE = "tests/data/test_remote"
 PROMISES = {
     "It reads no pickles": [
         "tests/test_security.py::test_no_module_can_read_a_pickle",
@@ -45,6 +46,34 @@ PROMISES = {
     "It reaches the network": [
         "tests/test_security.py::test_what_is_on_this_machine_is_read_without_network",
         f"{HOSTILE}::test_the_base_of_an_adapter_that_is_fetched_is_told",
+        "tests/config/test_recipe.py::test_the_three_fields_of_data_may_be_remote_and_no_others",
+        f"{REMOTE}_files.py::test_outside_of_the_block_no_address_is_read",
+        "tests/test_security.py::test_remote_data_is_reached_in_one_place",
+    ],
+    "Remote data is read once": [
+        f"{REMOTE}_files.py::test_the_stage_copies_once_and_counts_with_size_and_digest",
+        f"{REMOTE}_files.py::test_a_finished_stage_needs_no_network_and_is_not_read_again",
+        f"{REMOTE}_files.py::test_what_was_copied_before_an_interruption_is_not_read_again",
+        f"{REMOTE}_files.py::test_a_file_that_is_too_large_is_refused",
+        f"{REMOTE}_files.py::test_a_file_that_changes_while_it_is_read_is_refused",
+        f"{REMOTE}_files.py::test_archives_are_copied_as_they_are_and_refused_as_here",
+        f"{REMOTE}_stores.py::test_the_client_unpacks_nothing",
+    ],
+    "An address of remote data holds no secret": [
+        "tests/config/test_remote_names.py::test_what_is_refused",
+        "tests/config/test_recipe.py::test_the_secret_in_a_remote_address_is_not_printed",
+        f"{REMOTE}_files.py::test_the_secret_in_an_address_on_the_command_line_is_not_printed",
+        f"{REMOTE}_files.py::test_no_error_tells_a_signature",
+        f"{REMOTE}_stores.py::test_the_stage_reads_a_bucket_once",
+        f"{REMOTE}_stores.py::test_a_redirect_is_followed_where_it_may_lead",
+    ],
+    "Remote data is read by `https` alone": [
+        "tests/config/test_remote_names.py::test_what_is_refused",
+        "tests/config/test_remote_names.py::test_this_machine_its_link_and_metadata_services_are_refused",
+        f"{REMOTE}_files.py::test_no_socket_is_made_for_this_machine_or_its_link",
+        f"{REMOTE}_files.py::test_a_redirect_to_an_address_that_is_not_read",
+        f"{REMOTE}_stores.py::test_a_redirect_is_not_followed_elsewhere",
+        f"{REMOTE}_stores.py::test_a_name_that_leads_to_this_machine_or_its_link_is_not_connected_to",
     ],
     "`report.html` shows": ["tests/report/test_report_page.py::test_sixty_hostile_texts_everywhere"],
     "`preferent env` prints": ["tests/runs/test_environment.py::test_nothing_private_and_nothing_heavy"],
@@ -132,6 +161,16 @@ def test_a_template_reaches_no_python(tiny: Path, tmp_path: Path, template: str)
     (folder / "chat_template.jinja").write_text(template)
     with pytest.raises((DataError, TypeError)):  # there is nothing to include from: jinja2 says so by a TypeError
         Tokenizer.load(folder).text(Prompt(messages=(Message("user", "hello"),)), None)
+
+
+def test_remote_data_is_reached_in_one_place() -> None:
+    """No other module imports fsspec or the packages of the stores."""
+    for path in (ROOT / "preferent").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            reaches = {"fsspec", "aiohttp", "s3fs", "gcsfs", "boto3"} & {name.split(".")[0] for name in names}
+            assert not reaches or path.stem == "remote_files", path
 
 
 def test_what_is_on_this_machine_is_read_without_network(

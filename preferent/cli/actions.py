@@ -88,16 +88,17 @@ def do_env(arguments: Arguments) -> None:
 def do_check(arguments: Arguments) -> None:
     from preferent.config import model_reference
     from preferent.data import check
-    from preferent.data.formats import named_columns
+    from preferent.data.formats import named_columns, remote_files
     from preferent.data.tokenizer.chat_templates import ChatOptions
 
     chat = ChatOptions.read(arguments.chat_template, {})
     model = None if arguments.model is None else model_reference.resolve(arguments.model)
     lengths = arguments.prompt_sequence_length, arguments.target_sequence_length
     columns = named_columns.parse(arguments.columns)
-    summary = check.check_files(
-        arguments.paths, arguments.kind, arguments.format, model, arguments.instruction, *lengths, columns, chat
-    )
+    with remote_files.copied(arguments.paths):
+        summary = check.check_files(
+            arguments.paths, arguments.kind, arguments.format, model, arguments.instruction, *lengths, columns, chat
+        )
     print(check.render(summary))
     if not summary.ok:
         bad = sum(len(file.dropped) for file in summary.files)
@@ -109,10 +110,11 @@ def do_check(arguments: Arguments) -> None:
 
 def do_convert(arguments: Arguments) -> None:
     from preferent.data import convert
-    from preferent.data.formats import named_columns
+    from preferent.data.formats import named_columns, remote_files
 
     columns = named_columns.parse(arguments.columns)
-    done = convert.convert_files(arguments.paths, arguments.out, arguments.to, arguments.format, columns)
+    with remote_files.copied(arguments.paths):
+        done = convert.convert_files(arguments.paths, arguments.out, arguments.to, arguments.format, columns)
     for row in done.dropped:
         print(row, file=sys.stderr)
     left_out = {"ties": done.ties, "without a prompt": done.without_prompt, "bad rows": len(done.dropped)}

@@ -196,7 +196,12 @@ def _data(verb: argparse.ArgumentParser) -> None:
         verbs, "prepare", actions.do_stage, "read, check and split the data of a recipe into parts that share no prompt"
     )
     for reader in (check, convert):
-        reader.add_argument("paths", nargs="+", metavar="PATH", help="files, globs in quotes, or hf://OWNER/NAME")
+        reader.add_argument(
+            "paths",
+            nargs="+",
+            metavar="PATH",
+            help="files, globs in quotes, hf://OWNER/NAME, or gs://, s3:// and https:// addresses",
+        )
         reader.add_argument(
             "--format",
             default="auto",

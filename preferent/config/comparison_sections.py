@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from preferent.config.sections import Count, NotNegative, Positive, Section, Share, nameable
+from preferent.config.sections import Count, NotNegative, OneFile, Positive, Section, Share, nameable
 
 
 class JudgeSection(Section):
@@ -18,7 +18,7 @@ class JudgeSection(Section):
     """The environment variable that holds the endpoint's key; the key itself is written nowhere."""
     task: Literal["summarization", "question_answering", "helpfulness"] = "helpfulness"
     """The rubric: the criteria of AutoSxS for the first two."""
-    template: str | None = None
+    template: OneFile | None = None
     """A file with a rubric of your own, which replaces that of `task`."""
     explanation: bool = True
     """Ask for an explanation before the verdict. Without, a model that runs here writes nothing: the probabilities of

@@ -5,6 +5,7 @@ Source of the models: `resolve_reference_model_metadata` in its `function_based.
 
 from pathlib import Path
 
+from preferent.config import remote_names
 from preferent.errors import UsageError
 
 CLOUD_ONLY = (
@@ -41,6 +42,9 @@ def resolve_model(reference: str) -> str:
             f"{reference} is not a decoder-only model with public weights; name one of {', '.join(MODELS)}, "
             f"a hub id or a local path"
         )
-    if reference.startswith("gs://"):
-        raise UsageError(f"{reference} is in Google Cloud Storage; copy the model here and name the local folder")
+    if remote_names.is_remote(reference):
+        scheme = reference.partition("://")[0]
+        raise UsageError(
+            f"{scheme}://…: a model is a folder or a hub id; copy the model here and name the local folder"
+        )
     return MODELS[name][0] if name in MODELS else reference

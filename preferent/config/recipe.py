@@ -24,9 +24,9 @@ from preferent.config.sections import (
     ONE,
     SEVERAL,
     Count,
+    DataFiles,
     DataSection,
     DPOSection,
-    Files,
     InferSection,
     NotNegative,
     OneFile,
@@ -51,11 +51,11 @@ class Recipe(Section):
     """The model to tune: a GCPC alias, a hub id with optional @revision, or a local path."""
     reward_model_reference: str | None = None
     """What the reward model starts from; default: GCPC's pairing, else the model to tune."""
-    preference_dataset: Files | None = None
-    """Files of preferences; paths, globs, or `hf://` data sets."""
-    prompt_dataset: Files | None = None
+    preference_dataset: DataFiles | None = None
+    """Files of preferences; paths, globs, `hf://` data sets, or `gs://`, `s3://` and `https://` addresses."""
+    prompt_dataset: DataFiles | None = None
     """Files of prompts; default: the prompts of the preferences."""
-    eval_dataset: Files | None = None
+    eval_dataset: DataFiles | None = None
     """Files of held-out prompts or preferences; default: shares split off by prompt."""
     instruction: str | None = None
     """Put before every prompt (three newlines between), or as system text in a conversation."""
@@ -261,7 +261,8 @@ def _problems(error: ValidationError, place: str) -> str:
             lines.append(f"{place}: '{key}' is missing")
         else:
             message = item["msg"].removeprefix("Value error, ")
-            shown = "" if not key or isinstance(item["input"], dict) else f" (given: {_shown.repr(item['input'])})"
+            hidden = not key or isinstance(item["input"], dict) or "://" in str(item["input"])  # may hold a secret
+            shown = "" if hidden else f" (given: {_shown.repr(item['input'])})"
             lines.append(f"{place}: {key + ': ' if key else ''}{message[:500]}{shown}")
     lines = list(dict.fromkeys(lines))
     more = [f"{place}: and {len(lines) - MOST_PROBLEMS} more"] if len(lines) > MOST_PROBLEMS else []

@@ -2,10 +2,13 @@
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationInfo
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
+
+from preferent.config import remote_names
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -26,24 +29,24 @@ def nameable(name: str) -> str:
     return name
 
 
-def _local(value: Paths | None, info: ValidationInfo) -> Paths | None:
+def _checked(value: Paths, may_be_remote: bool = False) -> Paths:
     for path in paths(value):
         if not path.strip():
             raise ValueError("a path is empty")
         nameable(path)
         if path in ("-", "/dev/stdin") or Path(path).is_fifo():
             raise ValueError(f"{path} is a pipe, which can be read only once; write it to a file and name that")
-        if path.startswith("gs://"):
-            folder = f"data/{'sft' if info.field_name == 'dataset' else str(info.field_name).removesuffix('_dataset')}"
-            raise ValueError(
-                f"{path} is in Google Cloud Storage, which is not read from here; make the folder {folder}, copy the "
-                f"files (gcloud storage cp '{path}' {folder}/) and name the copies: {folder}/{Path(path).name}"
-            )
+        if remote_names.is_remote(path):
+            remote_names.require(path)
+            if not may_be_remote:
+                only = f"{remote_names.FIELDS} alone may be"
+                raise ValueError(f"{path} is remote, which {only}; copy it here and name the copy")
     return value
 
 
-Files = Annotated[Paths, AfterValidator(_local)]
-OneFile = Annotated[str, AfterValidator(_local)]
+DataFiles = Annotated[Paths, AfterValidator(partial(_checked, may_be_remote=True))]
+Files = Annotated[Paths, AfterValidator(_checked)]
+OneFile = Annotated[str, AfterValidator(_checked)]
 CHAT_ARGUMENTS = {
     *("messages", "conversation", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize"),
     *("sanitize_control_tokens", "padding", "truncation", "max_length", "return_tensors", "return_dict"),

@@ -16,14 +16,14 @@ from preferent.config.recipe import Recipe, pick
 from preferent.config.sections import paths
 from preferent.data import chat_refusals, datasets, requirements, splits
 from preferent.data.counts import count_preferences
-from preferent.data.formats import row_reader, row_sources, row_writer
+from preferent.data.formats import remote_files, row_reader, row_sources, row_writer
 from preferent.data.formats.row_reader import Dropped, RecordsRead
 from preferent.data.tokenizer import OWN, Tokenizer
 from preferent.data.tokenizer.chat_templates import ChatOptions
 from preferent.data.types import Preference, Prompt, digest
 from preferent.errors import UsageError
 from preferent.runs import stages
-from preferent.runs.directory import DataDirectory
+from preferent.runs.directory import DataDirectory, StageDirectory
 
 PARTS = ("validation", "test", "train")
 FEW = 10
@@ -66,20 +66,29 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path, offline: bool = Fal
 
     Raise `DataError` if more rows than `data.max_dropped` allows cannot be used, or if a later stage cannot use the
     parts. If there are conversations, the tokenizers of models on the hub are downloaded unless `offline` is set.
+    Remote files are copied to `out` first; a stage that was interrupted reads the copies that it has.
     """
     with stages.locked(out):
         files = inputs | _files(recipe)
-        stage = stages.open_stage("data", out, pick(recipe, *stage_graph.FIELDS["data"]), files)
+        folder, fields = DataDirectory(out), pick(recipe, *stage_graph.FIELDS["data"])
+        stage = stages.open_stage("data", out, fields, files, rerun=not StageDirectory(out).done.exists())
         if stage.done:
             return
-        sources = _read(recipe, offline)
+        with remote_files.copied(_named(recipe), folder) as copies:
+            sources = _read(recipe, offline)
+        sources.counts |= {"remote": copies} if copies else {}
         parts = _divide(recipe, sources)
         requirements.require(recipe, parts.pairs, parts.prompts, sources.tokenizers)
         stage.finish(_write(recipe, sources, parts, out))
 
 
+def _named(recipe: Recipe) -> list[str]:
+    """Return the names of the files that the data come from."""
+    return [name for source in SOURCES for name in paths(getattr(recipe, source))]
+
+
 def _files(recipe: Recipe) -> dict[str, Path]:
-    """Return the files that the data come from, by field and number; hub data sets are not files."""
+    """Return the files that the data come from, by field and number; hub data sets and remote files are none."""
     named = {source: paths(getattr(recipe, source)) for source in SOURCES}
     if not named["preference_dataset"] and not named["prompt_dataset"]:
         raise UsageError("recipe: preference_dataset is missing: name the files of preferences, or prompts to tune on")
@@ -88,10 +97,7 @@ def _files(recipe: Recipe) -> dict[str, Path]:
     if stage_graph.judged(recipe) and recipe.compare.judge_share == 0:
         raise UsageError("recipe: compare.judge_share: 0 leaves an independent judge no preferences; raise it")
     named["continues"] = stage_graph.dealt(recipe)
-    files = {
-        source: [name for name in row_sources.expand(patterns) if "://" not in name]
-        for source, patterns in named.items()
-    }
+    files = {source: row_sources.local_files(patterns) for source, patterns in named.items()}
     return {f"{source}.{i}": Path(name) for source, names in files.items() for i, name in enumerate(names)}
 
 
@@ -128,8 +134,7 @@ def _read(recipe: Recipe, offline: bool) -> DataSources:
     sources = DataSources([], [], None, None, cache(partial(chat_refusals.tokenizers, references, offline)))
     format, columns = recipe.data.format, recipe.data.named_columns
     texts = [] if recipe.sft is None else paths(recipe.sft.dataset)
-    named = [path for source in SOURCES for path in paths(getattr(recipe, source))]
-    row_reader.require_columns([*named, *texts, *stage_graph.pretraining(recipe)], columns)
+    row_reader.require_columns([*_named(recipe), *texts, *stage_graph.pretraining(recipe)], columns)
     if recipe.preference_dataset is not None:
         reading = datasets.read(paths(recipe.preference_dataset), "preference", format, columns)
         sources.pairs = _usable(recipe, "preference", reading, sources, recipe.preference_dataset)

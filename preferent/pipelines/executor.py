@@ -21,10 +21,11 @@ from preferent.errors import DataError, Interrupted, PreferentError, UsageError,
 from preferent.pipelines.launchers import child_process
 from preferent.runs import interruption, ownership, stages
 from preferent.runs.digests import Digests
-from preferent.runs.directory import RunDirectory, StageDirectory
+from preferent.runs.directory import DataDirectory, RunDirectory, StageDirectory
 from preferent.runs.stages import read_stage
 
 LINKED = (".safetensors",)
+REMOTE = DataDirectory(Path()).remote.name
 
 
 def execute(
@@ -43,7 +44,7 @@ def execute(
     model_reference.check(recipe)
     ChatOptions.of(recipe)
     for sources in (named for task in tasks for named in task.files.values()):
-        row_sources.expand(sources)
+        row_sources.local_files(sources)
     with stages.locked(out, "run"):
         index(tasks, out)
         if from_stage is not None:
@@ -116,8 +117,7 @@ def _inputs(task: Task, root: Path) -> dict[str, Path | None]:
     paths: dict[str, Path | None] = {name: root / path for name, path in task.inputs.items()}
     paths |= {name: model_reference.cached(reference) for name, reference in task.outside.items()}
     for name, sources in task.files.items():
-        local = [file for file in row_sources.expand(sources) if "://" not in file]
-        paths |= {f"{name}{i}": Path(file) for i, file in enumerate(local)}
+        paths |= {f"{name}{i}": Path(file) for i, file in enumerate(row_sources.local_files(sources))}
     return paths
 
 
@@ -219,8 +219,9 @@ def _take(source: Path, target: Path) -> None:
 
 
 def _link_or_copy(source: str, target: str) -> None:
-    """Link weights, which are never written in place; copy other files, and weights of another file system."""
-    if source.endswith(LINKED):
+    """Link weights and copies of remote files, which are never written in place; copy other files, and what is on
+    another file system."""
+    if source.endswith(LINKED) or Path(source).parent.name == REMOTE:
         with contextlib.suppress(OSError):
             os.link(source, target)
             return

@@ -255,11 +255,13 @@ def _fact(fact: Any) -> str:
 
 
 def _counts(run: RunDirectory) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Return the data counts, a row for each part; those that belong to no part are under `all`."""
+    """Return the data counts, a row for each part; those that belong to no part are under `all`, remote files last."""
     counts = _json(run.counts) or {}
+    copies = counts.pop("remote", [])
+    remote = [(copy["url"], f"{copy['size']:,} bytes, SHA-256 {copy['sha256'][:16]}…") for copy in copies]
     whole = {name: count for name, count in counts.items() if not isinstance(count, dict)}
     parts = [(name, facts(count)) for name, count in counts.items() if isinstance(count, dict)]
-    return parts + ([("all", facts(whole))] if whole else [])
+    return parts + ([("all", facts(whole))] if whole else []) + ([("remote", remote)] if remote else [])
 
 
 def _made(run: RunDirectory) -> dict[str, Any]:

@@ -113,6 +113,16 @@ class DataDirectory:
         """The rows that cannot be used, with the reasons."""
         return self.folder / "dropped.jsonl"
 
+    @property
+    def remote(self) -> Path:
+        """The folder of the copies of remote files."""
+        return self.folder / "remote"
+
+    @property
+    def remote_index(self) -> Path:
+        """The addresses of the copies, with sizes, digests and versions."""
+        return self.remote / "index.json"
+
     def rows(self, kind: str, part: str) -> Path:
         """Return the path of a part: `prompt` or `preference`; `train`, `validation`, `test` or `judge`."""
         return self.folder / kind / f"{part}.jsonl"

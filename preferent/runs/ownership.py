@@ -34,7 +34,11 @@ SAMPLING = (f"{HERE.rollouts}/*.safetensors", str(HERE.samples), HERE.score.name
 OF_DATA, OF_COMPARISON = DataDirectory(Path()), ComparisonDirectory(Path())
 PATTERNS: dict[str, tuple[str, ...]] = {
     "scratch": MODEL,
-    "data": (*(f"{kind}/*.jsonl" for kind in ("prompt", "preference")), OF_DATA.counts.name, OF_DATA.dropped.name),
+    "data": (
+        *(f"{kind}/*.jsonl" for kind in ("prompt", "preference")),
+        *(OF_DATA.counts.name, OF_DATA.dropped.name, str(OF_DATA.remote_index)),
+        f"{OF_DATA.remote}/{'[0-9a-f]' * 12}-*",
+    ),
     "sft": TRAINING,
     "reward": (*TRAINING, HERE.quality.name, HERE.mistakes.name, HERE.initial_answers.name),
     "ppo": (*TRAINING, *SAMPLING),

@@ -31,8 +31,8 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
     recipe, by_default = defaults.resolve(recipe, policy=model_reference.parameters(str(source)))
     assert recipe.sft is not None, "the stage graph has sft only if the recipe has it"
     with stages.locked(out):
-        names = row_sources.expand(paths(recipe.sft.dataset))
-        files = {f"dataset {i}": Path(name) for i, name in enumerate(names) if not name.startswith("hf://")}
+        names = row_sources.local_files(paths(recipe.sft.dataset))
+        files = {f"dataset {i}": Path(name) for i, name in enumerate(names)}
         fields = pick(recipe, *stage_graph.FIELDS["sft"])
         sources = {"model": source} | files | stage_graph.chat_template(recipe)
         stage = stages.open_stage("sft", out, fields, sources, stage_graph.EXTENDABLE["sft"], by_default=by_default)

@@ -119,14 +119,34 @@ def test_values_that_do_not_fit_together(change, expected):
     assert expected in refused(COURSE | change)
 
 
-@pytest.mark.parametrize("key", ["preference_dataset", "prompt_dataset", "eval_dataset"])
-def test_a_path_in_google_cloud_storage_names_the_way_to_a_local_one(key):
-    message = refused(COURSE | {key: "gs://bucket/text_small/train/*.jsonl"})
-    assert f"{key}: gs://bucket/text_small/train/*.jsonl is in Google Cloud Storage" in message
-    folder = f"data/{key.removesuffix('_dataset')}"
-    assert f"make the folder {folder}, copy the files" in message
-    assert f"copy the files (gcloud storage cp 'gs://bucket/text_small/train/*.jsonl' {folder}/)" in message
-    assert f"name the copies: {folder}/*.jsonl" in message
+@pytest.mark.parametrize("address", ["gs://bucket/text_small/train/*.jsonl", "s3://bucket/a.csv", "https://host/a"])
+def test_the_three_fields_of_data_may_be_remote_and_no_others(address):
+    for key in ("preference_dataset", "prompt_dataset", "eval_dataset"):
+        assert getattr(recipe.parse(COURSE | {key: [address]})[0], key) == [address]
+    for change in (
+        {"sft": {"dataset": address}},
+        {"ppo": {"ptx_dataset": [address]}},
+        {"chat_template": address},
+        {"compare": {"judges": [{"name": "a", "model": "b", "template": address}]}},
+    ):
+        message = refused(COURSE | change)
+        assert f"{address} is remote, which preference_dataset, prompt_dataset and eval_dataset alone may be" in message
+        assert "copy it here and name the copy" in message
+
+
+@pytest.mark.parametrize(
+    "address", ["https://me:SECRET@host/a", "https://host/a?sig=SECRET", "s3://key:SEC/RET@bucket/a", "gs://b/a#SECRET"]
+)
+def test_the_secret_in_a_remote_address_is_not_printed(address):
+    for change in (
+        {"preference_dataset": address},
+        {"preference_dataset": ["", address]},
+        {"sft": {"dataset": [address]}},
+        {"chat_template": address},
+        {"large_model_reference": address},
+    ):
+        message = refused(COURSE | change)
+        assert not {"SECRET", "SEC/", "RET@"} & {word for word in ("SECRET", "SEC/", "RET@") if word in message}
 
 
 def test_a_model_in_google_cloud_storage_is_refused():

@@ -1,4 +1,5 @@
-"""The bytes of a file, of a compressed file, or of a pipe, which is read once and kept until the process ends."""
+"""The bytes of a file, of a compressed file, of the copy of a remote file, or of a pipe, which is read once and kept
+until the process ends."""
 
 import contextlib
 import functools
@@ -9,6 +10,9 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from typing import IO
+
+from preferent.config.remote_names import is_remote
+from preferent.data.formats import remote_files
 
 STDIN = "/dev/stdin"
 DEVICES = (STDIN, "/dev/null")
@@ -38,6 +42,8 @@ def opened(file: str) -> Iterator[IO[bytes]]:
 
 
 def _raw(file: str) -> IO[bytes]:
+    if is_remote(file):
+        return open(remote_files.path_of(file), "rb")
     if not is_pipe(file):
         return open(file, "rb")
     about = os.stat(file)

@@ -1,5 +1,5 @@
 """Sources of rows, the one reader of files that people bring: JSON lines, a JSON list, CSV, TSV, Parquet, each plain or
-compressed by gzip; pipes; and hub data sets."""
+compressed by gzip; pipes; copies of remote files; and hub data sets."""
 
 import glob
 import gzip
@@ -11,27 +11,33 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, cast
 
-from preferent.data.formats import json_rows, table_rows
+from preferent.config.remote_names import HUB, is_remote
+from preferent.data.formats import json_rows, remote_files, table_rows
 from preferent.data.formats.file_opening import STDIN, is_pipe, opened
 from preferent.data.formats.file_recognition import HEAD, layout_of
 from preferent.data.formats.json_rows import JsonList, Row, Rows, parse
 from preferent.errors import DataError, PlatformError, UsageError
 
-__all__ = ["Row", "expand", "objects", "parse", "rows"]
+__all__ = ["Row", "expand", "local_files", "objects", "parse", "rows"]
 
-HUB = "hf://"
+
+def local_files(paths: Sequence[str]) -> list[str]:
+    """Return the files on this machine that paths and globs name; hub data sets and remote files are left out."""
+    return expand([path for path in paths if not path.startswith(HUB) and not is_remote(path)])
 
 
 def expand(paths: Sequence[str]) -> list[str]:
     """Return the files that paths and globs name, sorted within each glob, without repeats; keep `hf://` names.
 
-    `-` is standard input.
+    `-` is standard input. Remote files must have been copied (`remote_files.copied`).
     """
     files: list[str] = []
     for path in paths:
         name = STDIN if path == "-" else path
         if name.startswith(HUB) or os.path.isfile(name) or is_pipe(name):
             files.append(name)
+        elif is_remote(name):
+            files.extend(remote_files.matches(name))
         elif os.path.isdir(name):
             raise UsageError(f"{path}: is a directory; name the files in it, for example {path.rstrip('/')}/*.jsonl")
         else:

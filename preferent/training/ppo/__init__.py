@@ -44,7 +44,7 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
     recipe, by_default = defaults.resolve(recipe, policy=model_reference.parameters(str(source)))
     language_models.check_length(source, recipe)
     with stages.locked(out):
-        names = [name for name in row_sources.expand(stage_graph.pretraining(recipe)) if not name.startswith("hf://")]
+        names = row_sources.local_files(stage_graph.pretraining(recipe))
         files = {f"ptx {i}": Path(name) for i, name in enumerate(names)} | stage_graph.chat_template(recipe)
         fields = pick(recipe, *stage_graph.FIELDS["ppo"])
         inputs |= {"model": source}
