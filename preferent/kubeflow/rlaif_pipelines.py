@@ -44,7 +44,9 @@ def rlaif(pods: PodSettings) -> Any:
             side: inferrers[side](
                 **named(inferrers[side].pipeline_func, values)
                 | {"large_model_reference": model, "prompt_dataset": preference_prompt_dataset, "model_checkpoint": ""}
-            ).set_display_name(f"Inferrer {side.upper()}")
+            )
+            .set_display_name(f"Inferrer {side.upper()}")
+            .set_caching_options(False)
             for side, model in (("a", large_model_a_reference), ("b", large_model_b_reference))
         }
         feedback = pods.task(
@@ -56,9 +58,13 @@ def rlaif(pods: PodSettings) -> Any:
             answers_b=answers["b"].outputs["output_prediction_gcs_path"],
             prompts=preference_prompt_dataset,
         )
-        model = rlhf_pipeline(
-            **named(rlhf_pipeline.pipeline_func, values) | {"preference_dataset": feedback.outputs["Output"]}
-        ).set_display_name("Reinforcement Learning From AI Feedback")
+        model = (
+            rlhf_pipeline(
+                **named(rlhf_pipeline.pipeline_func, values) | {"preference_dataset": feedback.outputs["Output"]}
+            )
+            .set_display_name("Reinforcement Learning From AI Feedback")
+            .set_caching_options(False)
+        )
         return Outputs(model.outputs["model_resource_name"], model.outputs["endpoint_resource_name"])
 
     return rlaif_pipeline

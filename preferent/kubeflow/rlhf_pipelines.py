@@ -78,10 +78,17 @@ def rlhf(pods: PodSettings) -> Any:
         run = begun.output
         divided = pods.task(components.rlhf_preprocessor, "Preprocess Inputs", run=run)
         base = pods.task(components.supervised_fine_tuner, "Supervised Fine Tuner", run=run).after(divided)
-        reward = train_reward_model(run=run).after(base).set_display_name("Train Reward Model")
-        policy = reinforcement_learning(run=run).after(reward).set_display_name("Reinforcement Learning")
+        reward = (
+            train_reward_model(run=run).after(base).set_display_name("Train Reward Model").set_caching_options(False)
+        )
+        policy = (
+            reinforcement_learning(run=run)
+            .after(reward)
+            .set_display_name("Reinforcement Learning")
+            .set_caching_options(False)
+        )
         with dsl.If(divided.outputs["Output"] == True, name="Perform Inference"):  # noqa: E712
-            perform_inference(run=run).after(policy)
+            perform_inference(run=run).after(policy).set_caching_options(False)
         with dsl.Else(name="No Inference"):
             pods.task(components.run_report, "Report", run=run).after(policy)
         model = pods.task(components.refined_upload_llm_model, "Upload Model", run=run).after(policy)
