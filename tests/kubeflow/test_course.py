@@ -101,7 +101,8 @@ def test_the_answers_stand_side_by_side_in_a_table(job):
     results = pd.DataFrame(
         data={"prompt": prompts, "base_model": untuned_completions, "tuned_model": tuned_completions}
     )
-    assert len(results) == 8 and all(prompt.startswith("Go on.\n\n\n") for prompt in results["prompt"])
+    assert len(results) == 4, "half of the eight prompts of eval_dataset are the test part"
+    assert all(prompt.startswith("Go on.\n\n\n") for prompt in results["prompt"])
     assert all(prompt.count("Go on.") == 1 for prompt in results["prompt"]), "the instruction is applied once"
     assert (results["base_model"] != results["tuned_model"]).any()
 
