@@ -4,10 +4,12 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 READY := .venv/.ready
 BROWSER := .venv/.browser
+KFP := .venv-kubeflow/bin
+KUBEFLOW := .venv-kubeflow/.ready
 SIDE_BY_SIDE := -n 2 --dist loadscope --no-loadscope-reorder
 MEASURES := bench/help.py bench/optimum.py bench/algorithms.py bench/lesson.py bench/memory.py bench/reading.py bench/survival.py bench/mutants.py bench/coverage.py bench/headlines.py bench/label.py bench/ppo_against_trl.py
 
-.PHONY: quickstart test exact mutants golden fuzz kills wheel acceptance measure docs clean
+.PHONY: quickstart test exact mutants golden fuzz kills wheel acceptance kubeflow kubeflow-kill dockerfile measure docs clean
 
 quickstart: $(READY)
 	$(BIN)/preferent quickstart runs/quickstart
@@ -33,6 +35,17 @@ acceptance: $(BROWSER)
 	$(BIN)/python -m pytest -q -rs --durations=12 $(SIDE_BY_SIDE) -m 'acceptance and not slow'
 	PREFERENT_EXAMPLES=1000 $(BIN)/python -m pytest -q tests/data/test_formats.py -k breaks_the_reader
 
+# The pipelines, in an environment of their own: what kfp pins does not fit the other one.
+kubeflow: $(KUBEFLOW)
+	$(KFP)/python -m pytest -q -rs --durations=8 -m "" \
+		tests/kubeflow examples/kubeflow tests/data/test_remote_files.py tests/data/test_remote_stores.py
+
+kubeflow-kill: $(KUBEFLOW)
+	$(KFP)/python bench/kubeflow_kills.py
+
+dockerfile: $(READY)
+	$(BIN)/python bench/dockerfile.py
+
 fuzz: $(READY)
 	$(BIN)/python bench/fuzz.py
 
@@ -56,6 +69,13 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
 
+$(KUBEFLOW): pyproject.toml constraints-kubeflow.txt
+	@test -n "$(PYTHON)" || { echo "preferent needs Python 3.11 or newer; name one: make PYTHON=/path/to/python3"; exit 1; }
+	$(PYTHON) -m venv .venv-kubeflow
+	$(KFP)/python -m pip install --quiet --constraint constraints-kubeflow.txt --editable '.[kubeflow,remote]' \
+		google-cloud-pipeline-components 'moto[s3,server]' pandas pytest
+	touch $(KUBEFLOW)
+
 # What the tests of pages need: Chromium (a Debian package), axe-core, and the page of LLM Comparator.
 $(BROWSER): $(READY)
 	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } \
@@ -65,4 +85,4 @@ $(BROWSER): $(READY)
 	touch $(BROWSER)
 
 clean:
-	rm -rf .venv site build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-kubeflow site build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -13,6 +13,7 @@ from typing import Any
 
 from preferent import files
 from preferent.config import defaults, model_reference, run_schema, stage_graph
+from preferent.config import recipe as recipes
 from preferent.config.recipe import Recipe, assign, dump, parse, pick
 from preferent.config.stage_graph import Task
 from preferent.data.formats import row_sources
@@ -71,6 +72,31 @@ def execute(
         finally:
             index(tasks, out)
         digests.write()
+
+
+def perform(out: Path, chosen: Callable[[Task], bool]) -> list[Task]:
+    """Run the chosen stages of the recipe in the run directory `out`, and return them; finished ones are skipped.
+
+    Nothing but each stage's own folder is held, so that stages which do not need each other may run at the same time,
+    in other processes or on other machines that share the directory.
+    """
+    path = RunDirectory(out).recipe
+    asked = recipes.load(path)[0]
+    tasks = [task.at(out) for task in stage_graph.build(asked)]
+    done = [task for task in tasks if chosen(task)]
+    recipe, by_default = asked, dict[str, Any]()
+    if any(task.stage != "data" for task in done):
+        recipe, by_default = resolved(asked)
+        if (settled := dump(asked, by_default)) != path.read_text():
+            files.write_atomic(path, settled)
+    digests = Digests.read(out)
+    try:
+        for task in done:
+            _perform(task, recipe, by_default, out, task.name, lambda task: None, digests)
+    finally:
+        index(tasks, out)
+    digests.write()
+    return done
 
 
 def resolved(recipe: Recipe) -> tuple[Recipe, dict[str, Any]]:

@@ -1,0 +1,187 @@
+"""Inference with a checkpoint, AI feedback and side by side, whole; and what a job refuses."""
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("kfp")
+
+from work import LENGTHS, RECIPE, parameter_values, write_data
+
+from preferent import files
+from preferent.errors import PreferentError, UsageError
+
+SMALL = "threads: 1\nprecision: fp32\n"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("pipelines")
+    write_data(place)
+    with contextlib.chdir(place):
+        yield place
+
+
+@pytest.fixture(scope="module")
+def run(make_run):
+    """A run with a policy and a reward model that differ from the base."""
+    return make_run()
+
+
+def answers(job):
+    return files.read_jsonl(Path(job.outputs["output_prediction_gcs_path"]) / "text.jsonl")
+
+
+def test_inference_honours_the_checkpoint_and_answers_every_prompt(folder, tiny, run):
+    from preferent.kubeflow import PipelineJob, infer_pipeline
+
+    (folder / "twice.jsonl").write_text((folder / "eval.jsonl").read_text() * 2)
+    values = {"large_model_reference": str(tiny), "prompt_dataset": "twice.jsonl", "recipe": SMALL, **LENGTHS}
+    jobs = [
+        PipelineJob("infer", pipeline_root="bucket", pipeline_func=infer_pipeline, parameter_values=values | more)
+        for more in ({}, {"model_checkpoint": str(run / "policy/model")})
+    ]
+    rows = []
+    for job in jobs:
+        job.run()
+        rows.append(answers(job))
+    assert [len(each) for each in rows] == [16, 16], "repeated prompts do not collapse"
+    assert [row["prediction"] for row in rows[0]] != [row["prediction"] for row in rows[1]]
+
+
+def test_a_judge_that_prefers_makes_the_preferences_that_are_learnt_from(folder, tiny, run):
+    from preferent.kubeflow import PipelineJob, rlaif_pipeline
+
+    values = parameter_values(tiny, reward_model_train_steps=2, reinforcement_learning_train_steps=1)
+    del values["preference_dataset"]
+    values |= {
+        "preference_prompt_dataset": "prompts.jsonl",
+        "task_type": "summarization@001",
+        "large_model_a_reference": str(tiny),
+        "large_model_b_reference": str(run / "policy/model"),
+        "recipe": f"{RECIPE}autorater: {run / 'reward/model'}\n",
+    }
+    job = PipelineJob("feedback", pipeline_root="bucket", pipeline_func=rlaif_pipeline, parameter_values=values)
+    job.run()
+    details = {task.task_name: task for task in job.task_details}
+    counts = details["format-preference-data"].outputs["counts"].artifacts[0].metadata
+    assert counts["judgments"] == 32 == counts["preferences"] + counts["left out"]
+    rows = files.read_jsonl(Path(details["format-preference-data"].parameters["Output"]))
+    assert all("Go on." not in row["input_text"] for row in rows), "the instruction is applied once"
+    assert Path(job.outputs["model_resource_name"], "model.safetensors").exists()
+
+
+def test_two_columns_of_answers_side_by_side_with_peoples_choices(folder, run):
+    from preferent.kubeflow import PipelineJob, autosxs_pipeline
+
+    rows = [
+        {
+            "content": f"q{i}",
+            "prompt": f"what {i}",
+            "response_a": "yes " + "a" * i,
+            "response_b": "no",
+            "human": "AB"[i % 2],
+        }
+        for i in range(8)
+    ]
+    rows.append(
+        {"id_columns": {"content": "q8"}, "prompt": "what", "response_a": "x", "response_b": "y", "human": None}
+    )
+    rows.append({"content": "q9"})
+    (folder / "sxs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values = {
+        "evaluation_dataset": "sxs.jsonl",
+        "task": "summarization@001",
+        "id_columns": ["content"],
+        "autorater_prompt_parameters": {
+            "inference_instruction": {"template": "{{ default_instruction }} {{ prompt }}"},
+            "inference_context": {"column": "prompt"},
+        },
+        "human_preference_column": "human",
+        "recipe": f"{SMALL}autorater: {run / 'reward/model'}\n",
+    }
+    job = PipelineJob("sxs", pipeline_root="bucket", pipeline_func=autosxs_pipeline, parameter_values=values)
+    job.run()
+    assert int(job.outputs["evaluation_count"]) == 9
+    details = {task.task_name: task for task in job.task_details}
+    path = details["online-evaluation-pairwise"].outputs["judgments"].artifacts[0].uri
+    judgments = files.read_jsonl(Path(path))
+    assert {row["content"] for row in judgments} == {f"q{i}" for i in range(9)}
+    assert all(row["id_columns"] == {"content": row["content"]} for row in judgments)
+    assert judgments[0]["inference_instruction"] == "Summarize the text. what 0"
+    metrics = details["model-evaluation-text-generation-pairwise"].outputs["autosxs_metrics"].artifacts[0].metadata
+    wins = sum(row["choice"] == "A" for row in judgments) + sum(row["choice"] == "tie" for row in judgments) / 2
+    assert metrics["autosxs_model_a_win_rate"] == pytest.approx(wins / 9)
+    assert metrics["autosxs_model_a_win_rate_low"] < wins / 9 < metrics["autosxs_model_a_win_rate_high"]
+    votes = {row["content"]: row["human"] for row in rows[:8]}
+    right = sum(row["choice"] == votes.get(row["content"]) for row in judgments)
+    assert (metrics["n"], metrics["accuracy"]) == (8, pytest.approx(right / 8))
+    assert metrics["unusable_rows"] == 1 and "content" not in metrics
+
+
+def test_a_model_answers_where_there_is_no_column(folder, tiny, run):
+    from preferent.kubeflow import PipelineJob, autosxs_pipeline
+
+    values = {
+        "evaluation_dataset": "eval.jsonl",
+        "task": "question_answer",
+        "id_columns": ["input_text"],
+        "autorater_prompt_parameters": {"inference_context": {"column": "input_text"}},
+        "model_a": str(tiny),
+        "model_b": str(run / "policy/model"),
+        "model_a_prompt_parameters": {"prompt": {"template": "{{ default_instruction }}: {{ input_text }}"}},
+        "model_b_parameters": {"temperature": 1.0, "max_output_tokens": 5},
+        "recipe": f"{SMALL}autorater: {run / 'reward/model'}\n",
+    }
+    job = PipelineJob("models", pipeline_root="bucket", pipeline_func=autosxs_pipeline, parameter_values=values)
+    job.run()
+    assert int(job.outputs["evaluation_count"]) == 8
+
+
+def test_a_mistake_is_told_in_the_words_of_the_stage(folder, tiny):
+    from preferent.kubeflow import PipelineJob, rlhf_pipeline
+
+    values = parameter_values(tiny)
+    with pytest.raises(UsageError, match="unknown; the parameters are"):
+        PipelineJob("a", pipeline_func=rlhf_pipeline, parameter_values=values | {"learning_rate": 1})
+    with pytest.raises(UsageError, match="prompt_dataset: is missing"):
+        PipelineJob("a", pipeline_func=rlhf_pipeline, parameter_values={})
+    twice = PipelineJob("b", None, "bucket", values | {"recipe": "kl_coeff: 1"}, rlhf_pipeline)
+    with pytest.raises(PreferentError, match="kl_coeff: is a parameter of the pipeline"):
+        twice.run()
+    missing = PipelineJob("c", None, "bucket", values | {"preference_dataset": "none.jsonl"}, rlhf_pipeline)
+    with pytest.raises(PreferentError, match=r"failed: .*none\.jsonl"):
+        missing.run()
+    several = PipelineJob("d", None, "bucket", values | {"recipe": "processes: 2"}, rlhf_pipeline)
+    with pytest.raises(PreferentError, match="processes"):
+        several.run()
+
+
+def test_ctrl_c_stops_within_five_seconds_and_says_how_to_go_on(folder, tiny):
+    code = (
+        "import json, sys\nfrom preferent.kubeflow import PipelineJob, rlhf_pipeline\n"
+        "values = json.load(open('values.json'))\n"
+        "PipelineJob('stopped', None, 'bucket', values, rlhf_pipeline).run()\n"
+    )
+    (folder / "values.json").write_text(json.dumps(parameter_values(tiny, reward_model_train_steps=5000)))
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def steps() -> int:
+        paths = (folder / "bucket/stopped").glob("*/metrics.jsonl")
+        return sum(path.read_text().count("\n") for path in paths)
+
+    while steps() < 3:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)
+    assert "stopped; the same job goes on from here" in said[1] and "-model-trainer: running" in said[0]
+    made = steps()
+    time.sleep(1)
+    assert steps() == made, "nothing trains on"
