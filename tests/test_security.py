@@ -38,7 +38,7 @@ PROMISES = {
     ],
     "Nothing else in a recipe, a run, a data file, or the folder": [
         "tests/test_security.py::test_a_stage_imports_nothing_from_the_working_folder",
-        "tests/test_security.py::test_python_is_started_in_one_place",
+        "tests/test_security.py::test_python_is_started_with_a_safe_path",
         "tests/rewards/test_reward_sources.py::test_modules_beside_a_recipe_are_not_imported",
     ],
     "A model's chat template": ["tests/test_security.py::test_a_template_reaches_no_python"],
@@ -135,10 +135,12 @@ def test_a_stage_imports_nothing_from_the_working_folder(tmp_path: Path, monkeyp
     assert mark.exists(), "without PYTHONSAFEPATH they are imported"
 
 
-def test_python_is_started_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There with PYTHONSAFEPATH in the environment, which every process further down inherits."""
-    starts = [path for path in (ROOT / "preferent").rglob("*.py") if "[sys.executable" in path.read_text()]
-    assert starts == [Path(child_process.__file__)]
+def test_python_is_started_with_a_safe_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PYTHONSAFEPATH is in the environment, which every process further down inherits."""
+    starts = {path for path in (ROOT / "preferent").rglob("*.py") if "[sys.executable" in path.read_text()}
+    job = ROOT / "preferent/kubeflow/pipeline_job.py"
+    assert starts == {Path(child_process.__file__), job}
+    assert "environment = os.environ | child_process.SAFE" in job.read_text()
     environments: list[Any] = []
     monkeypatch.setattr(child_process, "run_here", lambda argv, cwd=None, env=None: environments.append(env) or 0)
     child_process.run_verb(["env"])

@@ -17,6 +17,7 @@ from preferent import files
 from preferent.errors import PlatformError, PreferentError, UsageError
 from preferent.kubeflow import local_execution
 from preferent.kubeflow.local_execution import TaskDetail
+from preferent.pipelines.launchers import child_process
 
 PATIENCE_SECONDS = 5.0
 """How long a job that is told to stop may take."""
@@ -169,7 +170,7 @@ class PipelineJob:
         job = {"root": str(root), "pipeline": str(self.template_path), "parameters": self.parameter_values}
         files.write_json(self._folder / "job.json", job)
         argv = [sys.executable, "-m", "preferent.kubeflow.local_execution", str(self._folder)]
-        environment = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "ignore"}
+        environment = os.environ | child_process.SAFE | {"PYTHONWARNINGS": "ignore"}
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 argv,

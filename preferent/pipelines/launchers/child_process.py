@@ -35,15 +35,16 @@ and 31.4 processor seconds, without this 1630 MiB and 31.4. A `mmap_threshold` o
 more page faults: 62 processor seconds in a longer run of 44."""
 
 
-def run_verb(words: Sequence[str]) -> PreferentError | None:
-    """Run `preferent WORDS`; return None, or the error of a command that failed, with its message and exit code.
+SAFE = {"PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}
+"""Environment of a Python that is started: PYTHONSAFEPATH keeps modules of the working folder from being imported in
+place of installed ones, by the command and by whatever it starts."""
 
-    PYTHONSAFEPATH keeps modules of the working folder from being imported in place of installed ones, by the command
-    and by whatever it starts.
-    """
+
+def run_verb(words: Sequence[str]) -> PreferentError | None:
+    """Run `preferent WORDS`; return None, or the error of a command that failed, with its message and exit code."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "error"
-        environment = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1", ERROR_FILE: str(path)}
+        environment = os.environ | SAFE | {ERROR_FILE: str(path)}
         code = run_here([sys.executable, "-m", "preferent", *words], env=environment)
         if code == 0:
             return None
