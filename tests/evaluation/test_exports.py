@@ -352,10 +352,15 @@ def opened(page: Any, origin: str, path: Path, rows: int) -> None:
 
 
 @pytest.mark.acceptance
-def test_llm_comparator_opens_every_result_set(served: tuple[str, Path], chromium: Any) -> None:  # noqa: F811
+@pytest.mark.parametrize("seeds", [range(50), pytest.param(range(50, 200), marks=pytest.mark.slow)], ids=str)
+def test_llm_comparator_opens_every_result_set(
+    served: tuple[str, Path],
+    chromium: Any,  # noqa: F811
+    seeds: range,
+) -> None:
     origin, folder = served
     with visit(chromium, origin) as page:
-        for seed in range(200):
+        for seed in seeds:
             rows, path = generated(seed, folder)
             opened(page, origin, path, rows)
             assert page.evaluate("window.hostile") is None, path

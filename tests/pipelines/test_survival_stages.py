@@ -18,7 +18,7 @@ from nursery import Nursery, outcome, prepare, words_of
 
 pytestmark = pytest.mark.acceptance
 
-NUMBER_OF_PHASES = int(os.environ.get("PREFERENT_PHASES", "4"))
+NUMBER_OF_PHASES = int(os.environ.get("PREFERENT_PHASES", "2"))
 FULL_DISKS = int(os.environ.get("PREFERENT_FULL_DISKS", "3"))
 Record = Callable[[str, object], None]
 LATER = [pytest.param(stage, marks=pytest.mark.slow) for stage in ("dpo", "rejection")]
