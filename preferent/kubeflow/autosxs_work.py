@@ -10,6 +10,7 @@ import jinja2.sandbox
 
 from preferent import files
 from preferent.config import recipe as recipes
+from preferent.data import judgment_outcomes, judgments
 from preferent.data.formats import remote_files, row_sources
 from preferent.data.types import SEPARATOR
 from preferent.errors import UsageError
@@ -59,7 +60,15 @@ def preferences(
     rows = files.read_jsonl(comparison.folder / "preferences.jsonl")
     judged = len(files.read_jsonl(comparison.judgments))
     ties = sum(row["choice"] == "tie" for row in rows)
-    counts = {"judgments": judged, "preferences": len(rows), "ties": ties, "left out": judged - len(rows)}
+    counts: dict[str, float] = {
+        "judgments": judged,
+        "preferences": len(rows),
+        "ties": ties,
+        "left out": judged - len(rows),
+    }
+    metrics = files.read_json(comparison.metrics)
+    order = metrics["judges"][metrics["headline"]].get("order", {})
+    counts |= {name: order[name] for name in ("unparsable", "consistent") if order.get(name) is not None}
     place = object_store.kept(run, comparison.folder / "preferences.jsonl")
     return Feedback(comparison.judgments, place, counts)
 
@@ -238,15 +247,15 @@ def judge(run: str) -> str:
     rows = {row["id"]: row for row in files.read_jsonl(folder / ROWS)}
     judged: list[dict[str, Any]] = []
     unjudged: list[dict[str, Any]] = []
-    for judgment in files.read_jsonl(comparison.judgments):
-        if judgment["judge"] == "people":
+    for judgment in judgments.read(comparison.judgments):
+        if judgment.judge == "people":
             continue
-        row = rows[judgment["id"]]
+        row = rows[judgment.id]
         ids = {key: row[key] for key in values["id_columns"]}
         named = ("inference_instruction", "inference_context", "response_a", "response_b")
         line = ids | {name: row[name] for name in named}
-        line |= {name: judgment.get(name) for name in ("choice", "confidence", "explanation", "judge")}
-        (judged if judgment.get("parsed", True) else unjudged).append(line | {"id_columns": ids})
+        line |= {name: getattr(judgment, name) for name in ("choice", "confidence", "explanation", "judge")}
+        (judged if judgment_outcomes.parsed(judgment) else unjudged).append(line | {"id_columns": ids})
     files.write_jsonl(folder / UNJUDGED, unjudged)
     path = judgments_of(run)
     if values["judgments_format"] == "json":

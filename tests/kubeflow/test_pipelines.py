@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import fake_endpoint
 import pytest
 
 pytest.importorskip("kfp")
@@ -123,6 +124,40 @@ def test_two_columns_of_answers_side_by_side_with_peoples_choices(folder, run):
     right = sum(row["choice"] == votes.get(row["content"]) for row in judgments)
     assert (metrics["n"], metrics["accuracy"]) == (8, pytest.approx(right / 8))
     assert metrics["unusable_rows"] == 1 and "content" not in metrics
+
+
+def longer_unless_muddled(request):
+    """A judge that likes the longer answer; to answers with the word muddle it says nothing that can be read."""
+    if any("muddle" in response for response in request.responses):
+        return fake_endpoint.completion("Well, who knows.")
+    choice = fake_endpoint.prefers(request, lambda first, second: len(first) > len(second))
+    return fake_endpoint.completion(f"It is longer.\nVerdict: {choice}")
+
+
+def test_a_language_model_judges_in_both_orders_and_what_cannot_be_read_is_counted(folder):
+    from preferent.kubeflow import PipelineJob, autosxs_pipeline
+
+    rows = [{"content": f"q{i}", "prompt": "p", "response_a": "yes" * (i + 1), "response_b": "no"} for i in range(5)]
+    rows[4]["response_a"] = "a muddle"
+    (folder / "spoken.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with fake_endpoint.serving(longer_unless_muddled) as endpoint:
+        values = {
+            "evaluation_dataset": "spoken.jsonl",
+            "task": "question_answering@001",
+            "id_columns": ["content"],
+            "autorater_prompt_parameters": {"inference_context": {"column": "prompt"}},
+            "experimental_args": {"autorater": f"{endpoint.url}#judge"},
+            "recipe": SMALL,
+        }
+        job = PipelineJob("spoken", pipeline_root="bucket", pipeline_func=autosxs_pipeline, parameter_values=values)
+        job.run()
+    details = {task.task_name: task for task in job.task_details}
+    outputs = details["online-evaluation-pairwise"].outputs
+    judgments = files.read_jsonl(Path(outputs["judgments"].artifacts[0].uri))
+    assert [(row["content"], row["choice"]) for row in judgments] == [(f"q{i}", "A") for i in range(4)]
+    assert [row["content"] for row in files.read_jsonl(Path(outputs["error_messages"].artifacts[0].uri))] == ["q4"]
+    metrics = details["model-evaluation-text-generation-pairwise"].outputs["autosxs_metrics"].artifacts[0].metadata
+    assert metrics["unreadable_verdicts"] == 1 and metrics["autosxs_model_a_win_rate"] == pytest.approx(1.0)
 
 
 def test_a_model_answers_where_there_is_no_column(folder, tiny, run):
