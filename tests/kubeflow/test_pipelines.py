@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import fake_endpoint
 import pytest
@@ -220,3 +221,62 @@ def test_ctrl_c_stops_within_five_seconds_and_says_how_to_go_on(folder, tiny):
     made = steps()
     time.sleep(1)
     assert steps() == made, "nothing trains on"
+
+
+def test_a_job_is_handed_to_kubeflow_with_its_parameters_and_without_cache(folder, monkeypatch):
+    import kfp
+
+    from preferent.kubeflow import PipelineJob, PipelineState, infer_pipeline
+
+    calls = []
+
+    class Client:
+        def __init__(self, host):
+            calls.append(host)
+
+        def create_run_from_pipeline_package(self, path, **options):
+            calls.append(options)
+            return SimpleNamespace(run_id="r1")
+
+        def wait_for_run_completion(self, run_id, timeout):
+            return SimpleNamespace(state="SUCCEEDED" if run_id == "r1" else "FAILED")
+
+        def get_run(self, run_id):
+            tasks = [SimpleNamespace(display_name="Bulk Inferrer", state="SUCCEEDED")]
+            return SimpleNamespace(run_details=SimpleNamespace(task_details=tasks))
+
+    monkeypatch.setattr(kfp, "Client", Client)
+    values = {"large_model_reference": "m", "prompt_dataset": "p.jsonl"}
+    job = PipelineJob("far", None, "s3://bucket/runs", values, infer_pipeline, host="http://127.0.0.1:1")
+    job.run(service_account="preferent")
+    assert calls[0] == "http://127.0.0.1:1" and calls[1]["service_account"] == "preferent"
+    assert calls[1]["enable_caching"] is False and calls[1]["pipeline_root"] == "s3://bucket/runs"
+    assert calls[1]["arguments"] == values | {"model_checkpoint": "", "instruction": ""}
+    assert job.state is PipelineState.PIPELINE_STATE_SUCCEEDED
+    assert [task.task_name for task in job.task_details] == ["Bulk Inferrer"]
+
+
+def test_a_job_is_handed_to_vertex(folder, monkeypatch):
+    aiplatform = pytest.importorskip("google.cloud.aiplatform")
+    from preferent.kubeflow import PipelineJob, infer_pipeline
+
+    calls = []
+
+    class Job:
+        task_details = ()
+
+        def __init__(self, **options):
+            calls.append(options)
+
+        def submit(self, service_account):
+            calls.append(service_account)
+
+        def wait(self):
+            calls.append("waited")
+
+    monkeypatch.setattr(aiplatform, "PipelineJob", Job)
+    values = {"large_model_reference": "m", "prompt_dataset": "p.jsonl"}
+    job = PipelineJob("far", None, "gs://bucket", values, infer_pipeline, where="vertex", project="p", location="l")
+    job.run()
+    assert calls[0]["enable_caching"] is False and (calls[0]["project"], calls[0]["location"]) == ("p", "l")
+    assert calls[0]["parameter_values"]["model_checkpoint"] == "" and calls[1:] == [None, "waited"]
