@@ -10,10 +10,11 @@ import jinja2.sandbox
 
 from preferent import files
 from preferent.config import recipe as recipes
-from preferent.data.formats import row_sources
+from preferent.data import judgment_outcomes, judgments
+from preferent.data.formats import remote_files, row_sources
 from preferent.data.types import SEPARATOR
 from preferent.errors import UsageError
-from preferent.kubeflow import component_work, parameters
+from preferent.kubeflow import component_work, object_store, parameters
 from preferent.runs.directory import ComparisonDirectory, RunDirectory
 
 TASKS = {"question_answer": "question_answering"}
@@ -37,7 +38,7 @@ class Feedback:
     """What a judge said of two models' answers: its judgments, the preferences made of them, and how many there are."""
 
     judgments: Path
-    preferences: Path
+    preferences: str
     counts: Mapping[str, float]
 
 
@@ -50,15 +51,26 @@ def preferences(
     answers change places makes a tie.
     """
     key = {"sides": [answers_a, answers_b], "prompts": prompts, "task_type": task_type, "recipe": recipe}
-    out = parameters.root_folder(pipeline_root) / parameters.run_name("", "feedback", key)
-    judge = parameters.autorater(recipe)
-    further = ("--prompts", prompts, "--write", "preferences")
-    comparison = _compare([answers_a, answers_b], task_type, judge, out, further)
+    run = parameters.run_place(pipeline_root, parameters.run_name("", "feedback", key))
+    out, judge = object_store.local(run), parameters.autorater(recipe)
+    source = component_work.prompt_rows(prompts, parameters.artifacts_folder(out) / "prompts.jsonl")
+    further = ("--prompts", str(source), "--write", "preferences")
+    sides = [str(object_store.local(answers)) for answers in (answers_a, answers_b)]
+    comparison = _compare(sides, task_type, judge, out, further)
     rows = files.read_jsonl(comparison.folder / "preferences.jsonl")
     judged = len(files.read_jsonl(comparison.judgments))
     ties = sum(row["choice"] == "tie" for row in rows)
-    counts = {"judgments": judged, "preferences": len(rows), "ties": ties, "left out": judged - len(rows)}
-    return Feedback(comparison.judgments, comparison.folder / "preferences.jsonl", counts)
+    counts: dict[str, float] = {
+        "judgments": judged,
+        "preferences": len(rows),
+        "ties": ties,
+        "left out": judged - len(rows),
+    }
+    metrics = files.read_json(comparison.metrics)
+    order = metrics["judges"][metrics["headline"]].get("order", {})
+    counts |= {name: order[name] for name in ("unparsable", "consistent") if order.get(name) is not None}
+    place = object_store.kept(run, comparison.folder / "preferences.jsonl")
+    return Feedback(comparison.judgments, place, counts)
 
 
 def task_name(task: str) -> str:
@@ -86,7 +98,7 @@ def _compare(
     return RunDirectory(out).comparison
 
 
-def begin(values: Mapping[str, Any]) -> Path:
+def begin(values: Mapping[str, Any]) -> str:
     """Read the rows of an evaluation dataset into a run of their own; models answer where there are no answers."""
     if values["judgments_format"] not in ("jsonl", "json"):
         raise UsageError(
@@ -95,17 +107,12 @@ def begin(values: Mapping[str, Any]) -> Path:
     task_name(values["task"])
     named = {key: value for key, value in values.items() if key not in ("pipeline_root", "recipe")}
     model = {"large_model_reference": values["model_a"] or values["model_b"] or "none", "prompt_dataset": "none"}
-    run = parameters.root_folder(values["pipeline_root"]) / parameters.run_name("", "autosxs", named)
+    place = parameters.run_place(values["pipeline_root"], parameters.run_name("", "autosxs", named))
+    run = object_store.local(place)
     further = parameters.merged(model, values["recipe"])
     files.write_json(run / "parameters.json", dict(values))
     files.write_atomic(RunDirectory(run).recipe, recipes.dump(recipes.parse(further)[0]))
-    places = [path for name in values["evaluation_dataset"].split(",") for path in row_sources.expand([name.strip()])]
-    rows, errors = [], []
-    for place, row in (pair for path in places for pair in row_sources.objects(path)):
-        try:
-            rows.append(_row(row, values))
-        except (KeyError, jinja2.TemplateError) as error:
-            errors.append({"row": place, "error": f"{type(error).__name__}: {error}"})
+    rows, errors = _rows(values)
     if not rows:
         raise UsageError(
             f"{values['evaluation_dataset']}: no row can be used; {errors[0]['row']}: {errors[0]['error']}"
@@ -118,7 +125,20 @@ def begin(values: Mapping[str, Any]) -> Path:
         _answer(run, side, rows, values)
     files.write_jsonl(run / ROWS, rows)
     _write_votes(run, rows, values["human_preference_column"])
-    return run
+    return object_store.kept(place, run)
+
+
+def _rows(values: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """Return the rows of the dataset, which may be remote, and those that cannot be used, with the reasons."""
+    names = [name.strip() for name in values["evaluation_dataset"].split(",")]
+    rows, errors = [], []
+    with remote_files.copied(names):
+        for place, row in (pair for path in row_sources.expand(names) for pair in row_sources.objects(path)):
+            try:
+                rows.append(_row(row, values))
+            except (KeyError, jinja2.TemplateError) as error:
+                errors.append({"row": place, "error": f"{type(error).__name__}: {error}"})
+    return rows, errors
 
 
 def _row(row: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -216,9 +236,9 @@ def _write_votes(run: Path, rows: Sequence[Mapping[str, Any]], column: str) -> N
         files.write_jsonl(run / PEOPLE, votes)
 
 
-def judge(run: str) -> Path:
+def judge(run: str) -> str:
     """Have the judge choose in both orders; return the file of judgments in the columns of AutoSxS."""
-    folder = Path(run)
+    folder = object_store.local(run)
     values = files.read_json(folder / "parameters.json")
     autorater = str(values["experimental_args"].get("autorater", "")) or parameters.autorater(values["recipe"])
     people = ["--judge", f"people={folder / PEOPLE}"] if (folder / PEOPLE).exists() else []
@@ -227,27 +247,27 @@ def judge(run: str) -> Path:
     rows = {row["id"]: row for row in files.read_jsonl(folder / ROWS)}
     judged: list[dict[str, Any]] = []
     unjudged: list[dict[str, Any]] = []
-    for judgment in files.read_jsonl(comparison.judgments):
-        if judgment["judge"] == "people":
+    for judgment in judgments.read(comparison.judgments):
+        if judgment.judge == "people":
             continue
-        row = rows[judgment["id"]]
+        row = rows[judgment.id]
         ids = {key: row[key] for key in values["id_columns"]}
         named = ("inference_instruction", "inference_context", "response_a", "response_b")
         line = ids | {name: row[name] for name in named}
-        line |= {name: judgment.get(name) for name in ("choice", "confidence", "explanation", "judge")}
-        (judged if judgment.get("parsed", True) else unjudged).append(line | {"id_columns": ids})
+        line |= {name: getattr(judgment, name) for name in ("choice", "confidence", "explanation", "judge")}
+        (judged if judgment_outcomes.parsed(judgment) else unjudged).append(line | {"id_columns": ids})
     files.write_jsonl(folder / UNJUDGED, unjudged)
     path = judgments_of(run)
     if values["judgments_format"] == "json":
         files.write_json(path, judged)
     else:
         files.write_jsonl(path, judged)
-    return path
+    return object_store.kept(run, path)
 
 
 def figures(run: str) -> dict[str, float]:
     """Return the figures of the judge under the names of AutoSxS, and ours with the limits of their intervals."""
-    metrics = files.read_json(RunDirectory(Path(run) / "comparison-of-sides").comparison.metrics)
+    metrics = files.read_json(RunDirectory(object_store.local(run) / "comparison-of-sides").comparison.metrics)
     name = next(name for name in metrics["judges"] if name != "people")
     judged = metrics["judges"][name]
     low, high = judged["interval"]
@@ -258,8 +278,8 @@ def figures(run: str) -> dict[str, float]:
         "autosxs_model_a_win_rate_high": high,
         "evaluation_count": judged["n"],
         "ties": judged["tie"],
-        "unusable_rows": len(files.read_jsonl(Path(run) / ERRORS)),
-        "unreadable_verdicts": len(files.read_jsonl(Path(run) / UNJUDGED)),
+        "unusable_rows": len(files.read_jsonl(object_store.local(run) / ERRORS)),
+        "unreadable_verdicts": len(files.read_jsonl(object_store.local(run) / UNJUDGED)),
     }
     people = dict(metrics.get("against_people", {}).get(name, {}))
     limits = {of: pair for of, pair in people.pop("intervals", {}).items() if pair is not None}
@@ -268,22 +288,27 @@ def figures(run: str) -> dict[str, float]:
     return shown | {f"{of}_high": pair[1] for of, pair in limits.items()}
 
 
-def rows_of(run: Path) -> Path:
+def rows_of(run: str) -> Path:
     """Return the rows that are compared."""
-    return run / ROWS
+    return object_store.local(run) / ROWS
 
 
-def errors_of(run: Path) -> Path:
+def errors_of(run: str) -> Path:
     """Return the rows that could not be used, with the reasons."""
-    return run / ERRORS
+    return object_store.local(run) / ERRORS
 
 
 def unjudged_of(run: str) -> Path:
     """Return the rows of which the judge's verdict could not be read."""
-    return Path(run) / UNJUDGED
+    return object_store.local(run) / UNJUDGED
 
 
 def judgments_of(run: str) -> Path:
     """Return the file of judgments in the columns of AutoSxS."""
-    format = files.read_json(Path(run) / "parameters.json")["judgments_format"]
-    return Path(run) / f"judgments.{format}"
+    format = files.read_json(object_store.local(run) / "parameters.json")["judgments_format"]
+    return object_store.local(run) / f"judgments.{format}"
+
+
+def place_of_judgments(run: str) -> str:
+    """Return where the file of judgments lies for other tasks."""
+    return object_store.kept(run, judgments_of(run))

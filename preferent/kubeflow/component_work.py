@@ -1,7 +1,6 @@
 """What the components do: stages of a run, and copies of what they made where users of GCPC look for it."""
 
 import contextlib
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,13 +8,13 @@ from typing import Any
 
 from preferent import files
 from preferent.config import stage_graph
-from preferent.config.recipe import Recipe, load
+from preferent.config.recipe import Recipe, dump, load, parse
 from preferent.config.stage_graph import Task
 from preferent.data import datasets
-from preferent.data.formats import row_reader, row_writer
+from preferent.data.formats import remote_files, row_reader, row_writer
 from preferent.errors import PreferentError
 from preferent.evaluation import verdict_sentence
-from preferent.kubeflow import parameters
+from preferent.kubeflow import object_store, parameters
 from preferent.pipelines import executor
 from preferent.pipelines.launchers import child_process
 from preferent.runs import metrics
@@ -39,10 +38,29 @@ def told() -> Iterator[None]:
         raise SystemExit(f"preferent: {error}") from None
 
 
+def begin(pipeline_root: str, name: str, kind: str, values: Mapping[str, Any], further: str) -> str:
+    """Write the recipe of a run, and return where the run lies; refuse the place of another run.
+
+    The same parameters again go on with the run, and so do more training steps.
+    """
+    merged = parameters.merged(values, further)
+    run = parameters.run_place(pipeline_root, parameters.run_name(name, kind, merged))
+    folder = object_store.local(run)
+    known, recipe = parameters.artifacts_folder(folder) / "parameters.json", RunDirectory(folder).recipe
+    if known.exists():
+        parameters.refuse_changes(files.read_json(known), merged, run)
+    if not known.exists() or not recipe.exists() or files.read_json(known) != merged:
+        files.write_atomic(recipe, dump(parse(merged)[0]))
+        files.write_json(known, merged)
+    return object_store.kept(run, folder)
+
+
 def stages(run: str, chosen: Callable[[Task], bool]) -> None:
     """Run the chosen stages of a run; finished ones are skipped."""
     with told():
-        executor.perform(Path(run), chosen)
+        folder = object_store.local(run)
+        executor.perform(folder, chosen)
+        object_store.kept(run, folder)
 
 
 def verb(*words: str) -> None:
@@ -61,12 +79,17 @@ def infer(run: Path, model: str, prompts: Path, name: str, settings: Sequence[st
 
 def recipe_of(run: str) -> Recipe:
     """Return the recipe of a run."""
-    return load(RunDirectory(Path(run)).recipe)[0]
+    return load(RunDirectory(object_store.local(run)).recipe)[0]
 
 
 def trained_rewards(run: str) -> tuple[str, ...]:
     """Return the names of the reward models that a run trains to tune against."""
     return tuple(stage_graph.rewards(recipe_of(run)))
+
+
+def _beside(run: str) -> Path:
+    """Return the folder beside a run where users of GCPC look for what it made."""
+    return parameters.artifacts_folder(object_store.local(run))
 
 
 def publish(source: Path, target: str | Path) -> str:
@@ -76,22 +99,11 @@ def publish(source: Path, target: str | Path) -> str:
         shutil.rmtree(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.is_dir():
-        shutil.copytree(source, target, copy_function=_link_or_copy, ignore=shutil.ignore_patterns(".*"))
+        shutil.copytree(source, target, copy_function=executor.link_or_copy, ignore=shutil.ignore_patterns(".*"))
     elif source.exists():
         target.unlink(missing_ok=True)
-        _link_or_copy(str(source), str(target))
+        executor.link_or_copy(str(source), str(target))
     return str(target)
-
-
-def _link_or_copy(source: str, target: str) -> None:
-    """Link weights, which are never written in place; copy other files, and weights of another file system."""
-    if source.endswith(".safetensors"):
-        try:
-            os.link(source, target)
-            return
-        except OSError:
-            pass
-    shutil.copy2(source, target)
 
 
 def publish_stage(run: str, folder: str, task: str, model: str | Path, events: str | Path) -> str:
@@ -99,16 +111,19 @@ def publish_stage(run: str, folder: str, task: str, model: str | Path, events: s
 
     Curves lie below `train`, as GCPC puts them.
     """
-    stage, beside = StageDirectory(Path(run) / folder), parameters.artifacts_folder(Path(run)) / task
+    stage, beside = (
+        StageDirectory(object_store.local(run) / folder),
+        _beside(run) / task,
+    )
     for place in (Path(events), beside / "tensorboard_metrics"):
         publish(stage.tensorboard, place / "train")
     publish(stage.model, model)
-    return publish(stage.model, beside / "model")
+    return object_store.kept(run, publish(stage.model, beside / "model"))
 
 
 def last_values(run: str, folder: str) -> dict[str, float]:
     """Return the last value of each curve of a stage that a page of Kubeflow shows."""
-    path = RunDirectory(Path(run)).stage(folder).metrics
+    path = RunDirectory(object_store.local(run)).stage(folder).metrics
     shown: dict[str, float] = {}
     for row in metrics.read(path) if path.exists() else []:
         shown |= {name: row[name] for name in CURVES[folder] if row.get(name) is not None}  # type: ignore[misc]
@@ -117,7 +132,7 @@ def last_values(run: str, folder: str) -> dict[str, float]:
 
 def verdict(run: str) -> tuple[str, dict[str, float]]:
     """Return the verdict of a run in a sentence, and its figures as a page of Kubeflow shows them."""
-    figures = files.read_json(RunDirectory(Path(run)).comparison.metrics)
+    figures = files.read_json(RunDirectory(object_store.local(run)).comparison.metrics)
     return verdict_sentence.verdict_sentence(figures), headline_figures(figures)
 
 
@@ -137,45 +152,45 @@ def headline_figures(figures: Mapping[str, Any]) -> dict[str, float]:
 
 def publish_data(run: str, prompts: str, preferences: str) -> None:
     """Publish the rows of a run, divided, as artifacts."""
-    folder = RunDirectory(Path(run)).data.folder
+    folder = RunDirectory(object_store.local(run)).data.folder
     publish(folder / "prompt", prompts)
     publish(folder / "preference", preferences)
 
 
 def preferences_of(run: str) -> str:
     """Return the folder of the preferences of a run, divided by prompt."""
-    return str(RunDirectory(Path(run)).data.folder / "preference")
+    return object_store.kept(run, RunDirectory(object_store.local(run)).data.folder / "preference")
 
 
 def row_counts(run: str) -> dict[str, float]:
     """Return the number of rows in each part of the data."""
-    parts = files.read_json(RunDirectory(Path(run)).counts)["parts"]
+    parts = files.read_json(RunDirectory(object_store.local(run)).counts)["parts"]
     return {f"{kind} {part}": float(count) for kind, by_part in parts.items() for part, count in by_part.items()}
 
 
 def publish_model(run: str, folder: str, target: str) -> None:
     """Publish the model of a stage as an artifact; nothing if the run has no such stage."""
-    publish(StageDirectory(Path(run) / folder).model, target)
+    publish(StageDirectory(object_store.local(run) / folder).model, target)
 
 
 def whole_model(run: str) -> str:
     """Return the path of the tuned model with its adapter, if it is one, merged into the base."""
-    model = RunDirectory(Path(run)).policy.model
+    model = RunDirectory(object_store.local(run)).policy.model
     if not (model / "adapter_config.json").exists():
-        return str(model)
-    merged = parameters.artifacts_folder(Path(run)) / "reinforcer" / "merged"
+        return object_store.kept(run, model)
+    merged = _beside(run) / "reinforcer" / "merged"
     if not (merged / "config.json").exists():
         with told():
-            verb("export", run, "--out", str(merged))
-    return str(merged)
+            verb("export", str(object_store.local(run)), "--out", str(merged))
+    return object_store.kept(run, merged)
 
 
 def publish_judgments(run: str, target: str) -> None:
-    publish(RunDirectory(Path(run)).comparison.judgments, target)
+    publish(RunDirectory(object_store.local(run)).comparison.judgments, target)
 
 
 def publish_report(run: str, target: str) -> None:
-    publish(RunDirectory(Path(run)).report, target)
+    publish(RunDirectory(object_store.local(run)).report, target)
 
 
 def write_text(path: str, text: str) -> None:
@@ -189,14 +204,17 @@ def publish_predictions(run: str, tuned: str, untuned: str) -> str:
     That folder, beside the run, holds the one file `text.jsonl`; beside it lie both files under the names of the
     course, `eval_results_tuned.jsonl` and `eval_results_untuned.jsonl`.
     """
-    directory, beside = RunDirectory(Path(run)), parameters.artifacts_folder(Path(run)) / "bulk-inferrer"
+    directory, beside = (
+        RunDirectory(object_store.local(run)),
+        _beside(run) / "bulk-inferrer",
+    )
     for model, name, artifact in (("tuned", "tuned", tuned), ("base", "untuned", untuned)):
         path = directory.predictions(model)
         publish(path, beside / f"eval_results_{name}.jsonl")
         publish(path, Path(artifact) / path.name)
     answers = directory.predictions("tuned")
     publish(answers, beside / "output_prediction_gcs_path" / answers.name)
-    return str(beside / "output_prediction_gcs_path")
+    return object_store.kept(run, beside / "output_prediction_gcs_path")
 
 
 def answer(run: str, model: str, prompts: str, side: str) -> Path:
@@ -204,18 +222,24 @@ def answer(run: str, model: str, prompts: str, side: str) -> Path:
 
     Side b draws other answers than side a where both are the same model.
     """
-    folder = Path(run)
+    folder = object_store.local(run)
     settings = [f"seed={2 * recipe_of(run).seed + (side == 'b')}"] if side else []
-    source = folder / "prompts.jsonl"
     with told():
+        source = prompt_rows(prompts, folder / "prompts.jsonl")
+        return infer(folder, str(object_store.local(model)), source, "answers", settings)
+
+
+def prompt_rows(prompts: str, target: Path) -> Path:
+    """Write the prompts of a dataset, which may be remote, as rows to a file; return its path."""
+    with remote_files.copied([prompts]):
         rows: Sequence[Any] = row_reader.kept(datasets.read([prompts], "prompt"))
-        row_writer.write(rows, source)
-        return infer(folder, model, source, "answers", settings)
+    row_writer.write(rows, target)
+    return target
 
 
 def publish_answers(run: str, answers: Path, target: str) -> str:
     """Publish a file of answers as an artifact; return the folder `output_prediction_gcs_path` beside the run."""
     publish(answers, Path(target) / answers.name)
-    beside = parameters.artifacts_folder(Path(run)) / "output_prediction_gcs_path"
+    beside = _beside(run) / "output_prediction_gcs_path"
     publish(answers, beside / answers.name)
-    return str(beside)
+    return object_store.kept(run, beside)

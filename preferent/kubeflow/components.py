@@ -36,8 +36,7 @@ def validate_pipeline(
     with component_work.told():
         fields = {name: value for name, value in values.items() if name in parameters.FIELDS}
         fields |= parameters.tuning_fields(kind, reward_model, batch_size, lora_dim)
-        run = parameters.begin(pipeline_root, model_display_name, kind, fields, recipe)
-    return str(run)
+        return component_work.begin(pipeline_root, model_display_name, kind, fields, recipe)
 
 
 def rlhf_preprocessor(
@@ -175,8 +174,7 @@ def infer_preprocessor(
     values = {name: value for name, value in locals().items() if name in parameters.FIELDS}
     values["infer"] = {"sampling_strategy": sampling_strategy}
     with component_work.told():
-        run = parameters.begin(pipeline_root, "", f"infer{side}", values, recipe)
-    return str(run)
+        return component_work.begin(pipeline_root, "", f"infer{side}", values, recipe)
 
 
 def prompt_inferrer(
@@ -214,7 +212,7 @@ def format_preference_data(
     component_work.publish(feedback.judgments, judgments.path)
     for name, number in feedback.counts.items():
         counts.log_metric(name, number)
-    return str(feedback.preferences)
+    return feedback.preferences
 
 
 def batch_prediction_pairwise(
@@ -246,7 +244,7 @@ def batch_prediction_pairwise(
         run = autosxs_work.begin(values)
     component_work.publish(autosxs_work.rows_of(run), preprocessed_evaluation_dataset.path)
     component_work.publish(autosxs_work.errors_of(run), error_messages.path)
-    return str(run)
+    return run
 
 
 def online_evaluation_pairwise(run: str, judgments: Output[Dataset], error_messages: Output[Dataset]) -> str:
@@ -254,10 +252,10 @@ def online_evaluation_pairwise(run: str, judgments: Output[Dataset], error_messa
     from preferent.kubeflow import autosxs_work, component_work
 
     with component_work.told():
-        path = autosxs_work.judge(run)
-    component_work.publish(path, judgments.path)
+        place = autosxs_work.judge(run)
+    component_work.publish(autosxs_work.judgments_of(run), judgments.path)
     component_work.publish(autosxs_work.unjudged_of(run), error_messages.path)
-    return str(path)
+    return place
 
 
 def model_evaluation_text_generation_pairwise(
@@ -275,7 +273,7 @@ def model_evaluation_text_generation_pairwise(
     for name, number in figures.items():
         autosxs_metrics.log_metric(name, number)
     component_work.write_text(evaluation_count, str(int(figures["evaluation_count"])))
-    component_work.write_text(evaluation_dataset_path, str(autosxs_work.judgments_of(run)))
+    component_work.write_text(evaluation_dataset_path, autosxs_work.place_of_judgments(run))
     for path in (model_a_evaluation_path, model_b_evaluation_path):
         component_work.write_text(path, "")
 

@@ -8,12 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from preferent import files
 from preferent.config import recipe as recipes
 from preferent.config import recipe_yaml
 from preferent.config.gcpc_names import CLOUD_ONLY
 from preferent.errors import UsageError
-from preferent.runs.directory import RunDirectory
 
 ROOT = "PREFERENT_ROOT"
 """The environment variable that names the folder of the runs in a pod: where a volume is mounted."""
@@ -69,20 +67,19 @@ def autorater(text: str) -> str:
     return str(further(text).get("autorater", ""))
 
 
-def root_folder(pipeline_root: str) -> Path:
-    """Return the folder of the runs: a mounted volume, a bucket where Vertex AI mounts it, or `pipeline_root`."""
-    if folder := os.environ.get(ROOT):
-        return Path(folder)
-    scheme, mark, rest = pipeline_root.partition("://")
-    if not mark:
-        return Path(pipeline_root)
-    mounted = BUCKETS / rest
-    if scheme == "gs" and BUCKETS.is_dir():
-        return mounted
-    raise UsageError(
-        f"{pipeline_root}: is an object store, in which a run can't be resumed; mount a volume and name its folder in "
-        f"{ROOT} (preferent.kubeflow.PodSettings(volume=…) does it)"
-    )
+def run_place(pipeline_root: str, name: str) -> str:
+    """Return where a run lies: in a mounted volume, in a bucket where Vertex AI mounts it, or below `pipeline_root`,
+    which may be the address of an object store."""
+    root = os.environ.get(ROOT) or pipeline_root
+    scheme, mark, rest = root.partition("://")
+    if mark and scheme == "gs" and BUCKETS.is_dir():
+        root = str(BUCKETS / rest)
+    elif mark and scheme not in ("gs", "s3"):
+        raise UsageError(
+            f"{scheme}://…: runs lie in folders, gs:// and s3://; mount a volume and name its folder in {ROOT} "
+            "(preferent.kubeflow.PodSettings(volume=…) does it)"
+        )
+    return f"{root.rstrip('/')}/{name}"
 
 
 def run_name(name: str, kind: str, values: Mapping[str, Any]) -> str:
@@ -96,28 +93,13 @@ def run_name(name: str, kind: str, values: Mapping[str, Any]) -> str:
     return f"{kind}-{digest[:10]}"
 
 
-def begin(pipeline_root: str, name: str, kind: str, parameters: Mapping[str, Any], text: str) -> Path:
-    """Write the recipe of a run to its directory and return the directory; refuse that of another run.
-
-    The same parameters again go on with the run, and so do more training steps.
-    """
-    values = merged(parameters, text)
-    run = root_folder(pipeline_root) / run_name(name, kind, values)
-    known, recipe = artifacts_folder(run) / "parameters.json", RunDirectory(run).recipe
-    if known.exists():
-        _refuse_changes(files.read_json(known), values, run)
-    if not known.exists() or not recipe.exists() or files.read_json(known) != values:
-        files.write_atomic(recipe, recipes.dump(recipes.parse(values)[0]))
-        files.write_json(known, values)
-    return run
-
-
 def artifacts_folder(run: Path) -> Path:
     """Return the folder beside a run directory that holds what the run made where users of GCPC look for it."""
     return run.with_name(f"{run.name}-artifacts")
 
 
-def _refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any], run: Path) -> None:
+def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any], run: str) -> None:
+    """Raise `UsageError` if a run was made from other parameters; more training steps go on with it."""
     changes = [
         f"  {key}: was {old.get(key)!r}, is now {new.get(key)!r}"
         for key in sorted(old.keys() | new.keys())

@@ -14,8 +14,9 @@ from typing import Any, Literal
 import yaml
 
 from preferent import files
+from preferent.config import remote_names
 from preferent.errors import PlatformError, PreferentError, UsageError
-from preferent.kubeflow import local_execution
+from preferent.kubeflow import local_execution, parameters
 from preferent.kubeflow.local_execution import TaskDetail
 from preferent.pipelines.launchers import child_process
 
@@ -64,9 +65,7 @@ class PipelineJob:
                 raise UsageError(f"PipelineJob: {', '.join(sorted(vertex))}: has a meaning on Vertex AI only")
         self.display_name, self.host, self.where, self.vertex = display_name, host, where, vertex
         self.pipeline_root = str(pipeline_root)
-        self._folder = (
-            Path(self.pipeline_root if "://" not in self.pipeline_root else "runs") / f"{_plain(display_name)}-job"
-        )
+        self._folder = self._root() / f"{_plain(display_name)}-job"
         self.template_path = self._compiled(pipeline_func) if pipeline_func is not None else Path(str(template_path))
         self.parameter_values = self._filled(dict(parameter_values or {}))
         self._process: subprocess.Popen[bytes] | None = None
@@ -93,7 +92,7 @@ class PipelineJob:
         """The tasks that have begun, with their artifacts: `details.outputs["judgments"].artifacts[0].uri`."""
         if self._remote is not None:
             return list(self._remote.task_details)
-        return local_execution.task_details(self._said(), Path(self.pipeline_root).absolute())
+        return local_execution.task_details(self._said(), self._root())
 
     @property
     def outputs(self) -> dict[str, Any]:
@@ -163,14 +162,20 @@ class PipelineJob:
             except subprocess.TimeoutExpired:
                 continue
 
+    def _root(self) -> Path:
+        """Return the folder of logs and artifacts here, which is that of the runs where these lie here."""
+        return Path("runs" if "://" in self.pipeline_root else self.pipeline_root).absolute()
+
     def _start(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         (self._folder / "outcome.json").unlink(missing_ok=True)
-        root = Path(self.pipeline_root).absolute()
+        root = self._root()
         job = {"root": str(root), "pipeline": str(self.template_path), "parameters": self.parameter_values}
         files.write_json(self._folder / "job.json", job)
         argv = [sys.executable, "-m", "preferent.kubeflow.local_execution", str(self._folder)]
         environment = os.environ | child_process.SAFE | {"PYTHONWARNINGS": "ignore"}
+        if "://" in self.pipeline_root:
+            environment[parameters.ROOT] = self.pipeline_root
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 argv,
@@ -216,6 +221,10 @@ class PipelineJob:
             )
         if missing := sorted(key for key, of in known.items() if not of.get("isOptional") and key not in values):
             raise UsageError(f"parameter_values: {', '.join(missing)}: is missing; the pipeline needs it")
+        for key, text in values.items():
+            for name in str(text).split(",") if key.endswith("_dataset") else ():
+                if remote_names.is_remote(name.strip()):
+                    _require(key, name.strip())
         if "model_display_name" in known and not values.get("model_display_name"):
             values["model_display_name"] = _plain(self.display_name)
         empty = {key: "" for key, of in known.items() if of.get("isOptional") and "defaultValue" not in of}
@@ -275,3 +284,11 @@ class _KubeflowRun:
 
 def _plain(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "job"
+
+
+def _require(key: str, name: str) -> None:
+    """Refuse an address that holds a secret, before it is written anywhere."""
+    try:
+        remote_names.require(name)
+    except ValueError as error:
+        raise UsageError(f"parameter_values: {key}: {error}") from None

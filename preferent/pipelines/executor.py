@@ -239,12 +239,12 @@ def _take(source: Path, target: Path) -> None:
     ownership.check(target, "stage")
     unfinished = target.with_name(f".{target.name}.taken")
     shutil.rmtree(unfinished, ignore_errors=True)
-    shutil.copytree(source, unfinished, copy_function=_link_or_copy, ignore=shutil.ignore_patterns(".*"))
+    shutil.copytree(source, unfinished, copy_function=link_or_copy, ignore=shutil.ignore_patterns(".*"))
     shutil.rmtree(target, ignore_errors=True)
     os.replace(unfinished, target)
 
 
-def _link_or_copy(source: str, target: str) -> None:
+def link_or_copy(source: str, target: str) -> None:
     """Link weights and copies of remote files, which are never written in place; copy other files, and what is on
     another file system."""
     if source.endswith(LINKED) or Path(source).parent.name == REMOTE:

@@ -63,7 +63,7 @@ def memory(monkeypatch):
     memory = Memory()
     monkeypatch.setattr(remote_names, "STORES", (*remote_names.STORES, "memory"))
     monkeypatch.setattr(remote_names, "SCHEMES", (*remote_names.SCHEMES, "memory"))
-    monkeypatch.setattr(remote_files, "_system", lambda url: memory)
+    monkeypatch.setattr(remote_files, "file_system", lambda url: memory)
     yield memory
     memory.system.rm("/", recursive=True)
 

@@ -110,7 +110,7 @@ def test_the_stage_reads_a_bucket_once(s3, tmp_path, monkeypatch):
     assert copies[0]["version"]["ETag"] == head["ETag"]
     for path in out.rglob("*"):
         assert path.is_dir() or b"SECRET" not in path.read_bytes(), path
-    monkeypatch.setattr(remote_files, "_system", None)
+    monkeypatch.setattr(remote_files, "file_system", None)
     prepare.main(recipe, {}, out)
 
 

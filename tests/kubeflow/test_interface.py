@@ -9,6 +9,8 @@ pytest.importorskip("kfp")
 
 from interfaces import NAMES, gcpc, ours, specification
 
+from preferent.errors import UsageError
+
 FILE = Path(__file__).parent / "gcpc_2_22_0.json"
 COURSE = (
     *("prompt_dataset", "preference_dataset", "large_model_reference", "model_display_name", "prompt_sequence_length"),
@@ -81,6 +83,7 @@ def test_pods_get_what_is_asked_for():
     settings = PodSettings(
         image="registry/preferent:1", volume="runs", memory="40G", cpu="8", accelerators=2,
         node_selector={"pool": "gpu"}, retries=3,
+        components={"reward_model_trainer": {"accelerators": 1}, "rlhf_preprocessor": {"memory": "8G"}},
     )  # fmt: skip
     compiled = specification(rlhf(settings))
     executors = compiled["deploymentSpec"]["executors"]
@@ -90,5 +93,10 @@ def test_pods_get_what_is_asked_for():
     resources = trainer["resources"]
     assert resources["accelerator"]["resourceCount"] == "2" and resources["resourceMemoryLimit"] == "40G"
     assert "resources" not in executors["exec-run-report"]["container"]
+    single = executors["exec-reward-model-trainer"]["container"]["resources"]
+    assert single["accelerator"]["resourceCount"] == "1" and single["resourceMemoryLimit"] == "40G"
+    assert executors["exec-rlhf-preprocessor"]["container"]["resources"]["resourceMemoryLimit"] == "8G"
+    with pytest.raises(UsageError, match="no such component"):
+        PodSettings(components={"trainer": {}})
     tasks = compiled["components"]["comp-reinforcement-learning-graph"]["dag"]["tasks"]
     assert tasks["reinforcer"]["retryPolicy"]["maxRetryCount"] == 3

@@ -7,7 +7,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import fake_endpoint
 import pytest
 
 pytest.importorskip("kfp")
@@ -125,6 +127,40 @@ def test_two_columns_of_answers_side_by_side_with_peoples_choices(folder, run):
     assert metrics["unusable_rows"] == 1 and "content" not in metrics
 
 
+def longer_unless_muddled(request):
+    """A judge that likes the longer answer; to answers with the word muddle it says nothing that can be read."""
+    if any("muddle" in response for response in request.responses):
+        return fake_endpoint.completion("Well, who knows.")
+    choice = fake_endpoint.prefers(request, lambda first, second: len(first) > len(second))
+    return fake_endpoint.completion(f"It is longer.\nVerdict: {choice}")
+
+
+def test_a_language_model_judges_in_both_orders_and_what_cannot_be_read_is_counted(folder):
+    from preferent.kubeflow import PipelineJob, autosxs_pipeline
+
+    rows = [{"content": f"q{i}", "prompt": "p", "response_a": "yes" * (i + 1), "response_b": "no"} for i in range(5)]
+    rows[4]["response_a"] = "a muddle"
+    (folder / "spoken.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with fake_endpoint.serving(longer_unless_muddled) as endpoint:
+        values = {
+            "evaluation_dataset": "spoken.jsonl",
+            "task": "question_answering@001",
+            "id_columns": ["content"],
+            "autorater_prompt_parameters": {"inference_context": {"column": "prompt"}},
+            "experimental_args": {"autorater": f"{endpoint.url}#judge"},
+            "recipe": SMALL,
+        }
+        job = PipelineJob("spoken", pipeline_root="bucket", pipeline_func=autosxs_pipeline, parameter_values=values)
+        job.run()
+    details = {task.task_name: task for task in job.task_details}
+    outputs = details["online-evaluation-pairwise"].outputs
+    judgments = files.read_jsonl(Path(outputs["judgments"].artifacts[0].uri))
+    assert [(row["content"], row["choice"]) for row in judgments] == [(f"q{i}", "A") for i in range(4)]
+    assert [row["content"] for row in files.read_jsonl(Path(outputs["error_messages"].artifacts[0].uri))] == ["q4"]
+    metrics = details["model-evaluation-text-generation-pairwise"].outputs["autosxs_metrics"].artifacts[0].metadata
+    assert metrics["unreadable_verdicts"] == 1 and metrics["autosxs_model_a_win_rate"] == pytest.approx(1.0)
+
+
 def test_a_model_answers_where_there_is_no_column(folder, tiny, run):
     from preferent.kubeflow import PipelineJob, autosxs_pipeline
 
@@ -185,3 +221,62 @@ def test_ctrl_c_stops_within_five_seconds_and_says_how_to_go_on(folder, tiny):
     made = steps()
     time.sleep(1)
     assert steps() == made, "nothing trains on"
+
+
+def test_a_job_is_handed_to_kubeflow_with_its_parameters_and_without_cache(folder, monkeypatch):
+    import kfp
+
+    from preferent.kubeflow import PipelineJob, PipelineState, infer_pipeline
+
+    calls = []
+
+    class Client:
+        def __init__(self, host):
+            calls.append(host)
+
+        def create_run_from_pipeline_package(self, path, **options):
+            calls.append(options)
+            return SimpleNamespace(run_id="r1")
+
+        def wait_for_run_completion(self, run_id, timeout):
+            return SimpleNamespace(state="SUCCEEDED" if run_id == "r1" else "FAILED")
+
+        def get_run(self, run_id):
+            tasks = [SimpleNamespace(display_name="Bulk Inferrer", state="SUCCEEDED")]
+            return SimpleNamespace(run_details=SimpleNamespace(task_details=tasks))
+
+    monkeypatch.setattr(kfp, "Client", Client)
+    values = {"large_model_reference": "m", "prompt_dataset": "p.jsonl"}
+    job = PipelineJob("far", None, "s3://bucket/runs", values, infer_pipeline, host="http://127.0.0.1:1")
+    job.run(service_account="preferent")
+    assert calls[0] == "http://127.0.0.1:1" and calls[1]["service_account"] == "preferent"
+    assert calls[1]["enable_caching"] is False and calls[1]["pipeline_root"] == "s3://bucket/runs"
+    assert calls[1]["arguments"] == values | {"model_checkpoint": "", "instruction": ""}
+    assert job.state is PipelineState.PIPELINE_STATE_SUCCEEDED
+    assert [task.task_name for task in job.task_details] == ["Bulk Inferrer"]
+
+
+def test_a_job_is_handed_to_vertex(folder, monkeypatch):
+    aiplatform = pytest.importorskip("google.cloud.aiplatform")
+    from preferent.kubeflow import PipelineJob, infer_pipeline
+
+    calls = []
+
+    class Job:
+        task_details = ()
+
+        def __init__(self, **options):
+            calls.append(options)
+
+        def submit(self, service_account):
+            calls.append(service_account)
+
+        def wait(self):
+            calls.append("waited")
+
+    monkeypatch.setattr(aiplatform, "PipelineJob", Job)
+    values = {"large_model_reference": "m", "prompt_dataset": "p.jsonl"}
+    job = PipelineJob("far", None, "gs://bucket", values, infer_pipeline, where="vertex", project="p", location="l")
+    job.run()
+    assert calls[0]["enable_caching"] is False and (calls[0]["project"], calls[0]["location"]) == ("p", "l")
+    assert calls[0]["parameter_values"]["model_checkpoint"] == "" and calls[1:] == [None, "waited"]

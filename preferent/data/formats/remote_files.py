@@ -142,7 +142,7 @@ def _fetch(name: str, copies: RemoteCopies) -> list[str]:
     """Copy the files that a name stands for, except those that are there; return their addresses."""
     _require(name)
     if name not in copies.matches:
-        with _explained(name):
+        with explained(name):
             copies.matches[name] = _find(name)
     for url in copies.matches[name]:
         if not copies.is_whole(url):
@@ -156,7 +156,7 @@ def _find(name: str) -> list[str]:
     scheme, _, path = name.partition("://")
     if scheme == "https" or not re.search(r"[*\[]", path):
         return [name]
-    found = _system(name).glob(path, detail=True)
+    found = file_system(name).glob(path, detail=True)
     urls = sorted(f"{scheme}://{key.lstrip('/')}" for key, facts in found.items() if facts["type"] == "file")
     if not urls:
         raise FileNotFoundError(name)
@@ -168,8 +168,8 @@ def _find(name: str) -> list[str]:
 
 def _copy(url: str, folder: Path) -> RemoteCopy:
     """Copy a remote file, which must stay the same until the last byte is read."""
-    with _explained(url):
-        system = _system(url)
+    with explained(url):
+        system = file_system(url)
         before = _facts(system, url)
     size = before["size"]
     _require_size(url, size or 0)
@@ -178,7 +178,7 @@ def _copy(url: str, folder: Path) -> RemoteCopy:
 
     def blocks() -> Iterator[bytes]:
         nonlocal written
-        with _explained(url):
+        with explained(url):
             with system.open(url, "rb") as stream:
                 while block := stream.read(BLOCK):
                     interruption.stop().check()
@@ -222,7 +222,7 @@ def _facts(system: Any, url: str) -> dict[str, Any]:
     return {"size": info["size"]} | {key: str(info[key]) for key in VERSION if info.get(key)}
 
 
-def _system(url: str) -> Any:
+def file_system(url: str) -> Any:
     """Return fsspec's file system for the scheme of an address."""
     import fsspec  # slow to import, and few need it
 
@@ -267,7 +267,7 @@ def _socket(address: tuple[Any, ...]) -> socket.socket:
 
 
 @contextlib.contextmanager
-def _explained(url: str) -> Iterator[None]:
+def explained(url: str) -> Iterator[None]:
     """Turn an error of fsspec or of the packages of the stores into one sentence."""
     try:
         yield
