@@ -105,7 +105,7 @@ def begin(values: Mapping[str, Any]) -> str:
             f"judgments_format: {values['judgments_format']}: write jsonl or json; there is no BigQuery here"
         )
     task_name(values["task"])
-    named = {key: value for key, value in values.items() if key not in ("pipeline_root", "recipe")}
+    named = {key: value for key, value in values.items() if key != "pipeline_root"}
     model = {"large_model_reference": values["model_a"] or values["model_b"] or "none", "prompt_dataset": "none"}
     place = parameters.run_place(values["pipeline_root"], parameters.run_name("", "autosxs", named))
     run = object_store.local(place)
@@ -197,7 +197,8 @@ def _answer(run: Path, side: str, rows: list[dict[str, Any]], values: Mapping[st
                 settings.append("infer.sampling_strategy=temperature_sampling")
         prompts = run / f"prompts-{side}.jsonl"
         files.write_jsonl(prompts, [{"id": row["id"], "input_text": row[f"prompt_{side}"]} for row in rows])
-        path = component_work.infer(run, values[f"model_{side}"], prompts, f"answers-{side}", settings)
+        model = str(object_store.local(values[f"model_{side}"]))
+        path = component_work.infer(run, model, prompts, f"answers-{side}", settings)
         by_id = {answer["id"]: answer["prediction"] for answer in files.read_jsonl(path)}
         for row in rows:
             row[f"response_{side}"] = by_id[row["id"]]
@@ -214,7 +215,7 @@ def _prompt(row: Mapping[str, Any]) -> str:
 
 
 def _write_votes(run: Path, rows: Sequence[Mapping[str, Any]], column: str) -> None:
-    """Write people's choices as judgments; a row without one, or with another word, is no vote."""
+    """Write people's choices as judgments; a row without one is no vote, and other words are counted (`figures`)."""
     votes = [
         {
             "id": row["id"],
@@ -268,6 +269,7 @@ def judge(run: str) -> str:
 def figures(run: str) -> dict[str, float]:
     """Return the figures of the judge under the names of AutoSxS, and ours with the limits of their intervals."""
     metrics = files.read_json(RunDirectory(object_store.local(run) / "comparison-of-sides").comparison.metrics)
+    rows = files.read_jsonl(rows_of(run))
     name = next(name for name in metrics["judges"] if name != "people")
     judged = metrics["judges"][name]
     low, high = judged["interval"]
@@ -278,8 +280,9 @@ def figures(run: str) -> dict[str, float]:
         "autosxs_model_a_win_rate_high": high,
         "evaluation_count": judged["n"],
         "ties": judged["tie"],
-        "unusable_rows": len(files.read_jsonl(object_store.local(run) / ERRORS)),
-        "unreadable_verdicts": len(files.read_jsonl(object_store.local(run) / UNJUDGED)),
+        "unusable_rows": len(files.read_jsonl(errors_of(run))),
+        "unreadable_votes": sum(row.get("human_preference") not in (None, *VOTES) for row in rows),
+        "unreadable_verdicts": len(files.read_jsonl(unjudged_of(run))),
     }
     people = dict(metrics.get("against_people", {}).get(name, {}))
     limits = {of: pair for of, pair in people.pop("intervals", {}).items() if pair is not None}

@@ -107,14 +107,14 @@ def publish(source: Path, target: str | Path) -> str:
 
 
 def publish_stage(run: str, folder: str, task: str, model: str | Path, events: str | Path) -> str:
-    """Publish the model and the curves of a stage as artifacts, and beside the run; return the path of its model.
+    """Publish the model and the curves of a stage as artifacts, and beside the run; return the path of its model, or an
+    empty text if the run has no such stage.
 
     Curves lie below `train`, as GCPC puts them.
     """
-    stage, beside = (
-        StageDirectory(object_store.local(run) / folder),
-        _beside(run) / task,
-    )
+    stage, beside = StageDirectory(object_store.local(run) / folder), _beside(run) / task
+    if not stage.model.exists():
+        return ""
     for place in (Path(events), beside / "tensorboard_metrics"):
         publish(stage.tensorboard, place / "train")
     publish(stage.model, model)
@@ -128,6 +128,12 @@ def last_values(run: str, folder: str) -> dict[str, float]:
     for row in metrics.read(path) if path.exists() else []:
         shown |= {name: row[name] for name in CURVES[folder] if row.get(name) is not None}  # type: ignore[misc]
     return shown
+
+
+def log(shown: Any, figures: Mapping[str, float]) -> None:
+    """Put figures into an artifact of metrics."""
+    for name, number in figures.items():
+        shown.log_metric(name, number)
 
 
 def verdict(run: str) -> tuple[str, dict[str, float]]:
@@ -178,10 +184,13 @@ def whole_model(run: str) -> str:
     model = RunDirectory(object_store.local(run)).policy.model
     if not (model / "adapter_config.json").exists():
         return object_store.kept(run, model)
-    merged = _beside(run) / "reinforcer" / "merged"
-    if not (merged / "config.json").exists():
+    merged = _beside(run) / "reinforcer" / f"merged-{files.fingerprint(model)[-8:]}"
+    if not merged.exists():
+        unfinished = merged.with_name(".merged.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
         with told():
-            verb("export", str(object_store.local(run)), "--out", str(merged))
+            verb("export", str(object_store.local(run)), "--out", str(unfinished))
+        unfinished.rename(merged)
     return object_store.kept(run, merged)
 
 
@@ -204,10 +213,7 @@ def publish_predictions(run: str, tuned: str, untuned: str) -> str:
     That folder, beside the run, holds the one file `text.jsonl`; beside it lie both files under the names of the
     course, `eval_results_tuned.jsonl` and `eval_results_untuned.jsonl`.
     """
-    directory, beside = (
-        RunDirectory(object_store.local(run)),
-        _beside(run) / "bulk-inferrer",
-    )
+    directory, beside = RunDirectory(object_store.local(run)), _beside(run) / "bulk-inferrer"
     for model, name, artifact in (("tuned", "tuned", tuned), ("base", "untuned", untuned)):
         path = directory.predictions(model)
         publish(path, beside / f"eval_results_{name}.jsonl")

@@ -47,8 +47,7 @@ def rlhf_preprocessor(
 
     component_work.stages(run, lambda task: task.stage == "data")
     component_work.publish_data(run, prompts.path, preferences.path)
-    for name, number in component_work.row_counts(run).items():
-        counts.log_metric(name, number)
+    component_work.log(counts, component_work.row_counts(run))
     return component_work.recipe_of(run).eval_dataset is not None
 
 
@@ -78,8 +77,7 @@ def reward_model_trainer(
     )
     component_work.write_text(output_adapter_path, path)
     component_work.write_text(reward_dataset_path, component_work.preferences_of(run))
-    for name, number in component_work.last_values(run, "reward").items():
-        metrics.log_metric(name, number)
+    component_work.log(metrics, component_work.last_values(run, "reward"))
 
 
 def judge_model_trainer(run: str, judge: Output[Model], metrics: Output[Metrics]) -> None:
@@ -88,8 +86,7 @@ def judge_model_trainer(run: str, judge: Output[Model], metrics: Output[Metrics]
 
     component_work.stages(run, lambda task: task.name == "judge")
     component_work.publish_model(run, "judge", judge.path)
-    for name, number in component_work.last_values(run, "judge").items():
-        metrics.log_metric(name, number)
+    component_work.log(metrics, component_work.last_values(run, "judge"))
 
 
 def reinforcer(
@@ -107,8 +104,7 @@ def reinforcer(
     path = component_work.publish_stage(run, "policy", "reinforcer", policy.path, tensorboard_metrics.path)
     component_work.write_text(output_adapter_path, path)
     component_work.write_text(output_model_path, component_work.whole_model(run))
-    for name, number in component_work.last_values(run, "policy").items():
-        metrics.log_metric(name, number)
+    component_work.log(metrics, component_work.last_values(run, "policy"))
 
 
 def bulk_inferrer(
@@ -132,8 +128,7 @@ def side_by_side(run: str, judgments: Output[Dataset], metrics: Output[Metrics])
     component_work.stages(run, lambda task: task.stage == "compare")
     component_work.publish_judgments(run, judgments.path)
     sentence, figures = component_work.verdict(run)
-    for name, number in figures.items():
-        metrics.log_metric(name, number)
+    component_work.log(metrics, figures)
     return sentence
 
 
@@ -210,8 +205,7 @@ def format_preference_data(
     with component_work.told():
         feedback = autosxs_work.preferences(pipeline_root, answers_a, answers_b, prompts, task_type, recipe)
     component_work.publish(feedback.judgments, judgments.path)
-    for name, number in feedback.counts.items():
-        counts.log_metric(name, number)
+    component_work.log(counts, feedback.counts)
     return feedback.preferences
 
 
@@ -270,8 +264,7 @@ def model_evaluation_text_generation_pairwise(
     from preferent.kubeflow import autosxs_work, component_work
 
     figures = autosxs_work.figures(run)
-    for name, number in figures.items():
-        autosxs_metrics.log_metric(name, number)
+    component_work.log(autosxs_metrics, figures)
     component_work.write_text(evaluation_count, str(int(figures["evaluation_count"])))
     component_work.write_text(evaluation_dataset_path, autosxs_work.place_of_judgments(run))
     for path in (model_a_evaluation_path, model_b_evaluation_path):

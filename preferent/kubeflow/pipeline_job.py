@@ -121,6 +121,7 @@ class PipelineJob:
         Ctrl-C stops the job within five seconds; what is done is kept.
         """
         if self._remote is not None:
+            self._state = PipelineState.PIPELINE_STATE_FAILED  # unless the next line returns
             self._remote.wait()
             self._state = PipelineState.PIPELINE_STATE_SUCCEEDED
             return

@@ -4,7 +4,6 @@ Two kills lie between its cells, in the training of the reward model and of the 
 of `preferent run`.
 """
 
-import contextlib
 import json
 import os
 import signal
@@ -17,18 +16,9 @@ import pytest
 
 pytest.importorskip("kfp")
 
-from work import parameter_values, write_data
+from work import folder, parameter_values  # noqa: F401
 
 from preferent import files
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """The folder that everything happens in, as a notebook's."""
-    place = tmp_path_factory.mktemp("course")
-    write_data(place)
-    with contextlib.chdir(place):
-        yield place
 
 
 @pytest.fixture(scope="module")

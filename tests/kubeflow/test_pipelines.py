@@ -1,6 +1,5 @@
 """Inference with a checkpoint, AI feedback and side by side, whole; and what a job refuses."""
 
-import contextlib
 import json
 import signal
 import subprocess
@@ -14,7 +13,7 @@ import pytest
 
 pytest.importorskip("kfp")
 
-from work import LENGTHS, RECIPE, parameter_values, write_data
+from work import LENGTHS, RECIPE, folder, parameter_values  # noqa: F401
 
 from preferent import files
 from preferent.errors import PreferentError, UsageError
@@ -23,17 +22,24 @@ SMALL = "threads: 1\nprecision: fp32\n"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    place = tmp_path_factory.mktemp("pipelines")
-    write_data(place)
-    with contextlib.chdir(place):
-        yield place
-
-
-@pytest.fixture(scope="module")
 def run(make_run):
     """A run with a policy and a reward model that differ from the base."""
     return make_run()
+
+
+def test_an_adapter_is_merged_whole_and_again_when_it_changes(make_run):
+    from preferent.kubeflow import component_work
+
+    run = make_run(2)
+    unfinished = run.with_name(f"{run.name}-artifacts") / "reinforcer/.merged.unfinished"
+    files.write_atomic(unfinished / "config.json", "{}")
+    first = Path(component_work.whole_model(str(run)))
+    assert (first / "model.safetensors").exists() and not (first / "adapter_config.json").exists()
+    assert not unfinished.exists() and component_work.whole_model(str(run)) == str(first)
+    weights = run / "policy/model/adapter_model.safetensors"
+    weights.write_bytes((make_run(2, seed=1) / "policy/model/adapter_model.safetensors").read_bytes())
+    weights.with_name("README.md").write_text("changed")
+    assert component_work.whole_model(str(run)) != str(first)
 
 
 def answers(job):
@@ -92,9 +98,7 @@ def test_two_columns_of_answers_side_by_side_with_peoples_choices(folder, run):
         }
         for i in range(8)
     ]
-    rows.append(
-        {"id_columns": {"content": "q8"}, "prompt": "what", "response_a": "x", "response_b": "y", "human": None}
-    )
+    rows.append({"id_columns": {"content": "q8"}, "prompt": "what", "response_a": "x", "response_b": "y", "human": "?"})
     rows.append({"content": "q9"})
     (folder / "sxs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     values = {
@@ -124,7 +128,7 @@ def test_two_columns_of_answers_side_by_side_with_peoples_choices(folder, run):
     votes = {row["content"]: row["human"] for row in rows[:8]}
     right = sum(row["choice"] == votes.get(row["content"]) for row in judgments)
     assert (metrics["n"], metrics["accuracy"]) == (8, pytest.approx(right / 8))
-    assert metrics["unusable_rows"] == 1 and "content" not in metrics
+    assert metrics["unusable_rows"] == 1 and metrics["unreadable_votes"] == 1 and "content" not in metrics
 
 
 def longer_unless_muddled(request):

@@ -1,9 +1,11 @@
 """A small piece of work for pipelines: data, and parameters as the course fills them in."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from conftest import SENTENCES
 
 RECIPE = """
@@ -28,6 +30,15 @@ def write_data(folder: Path) -> None:
     rows["eval"] = [{"input_text": text} for text in texts[:8]]
     for name, lines in rows.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The folder that everything happens in, as a notebook's, with the data."""
+    place = tmp_path_factory.mktemp("work")
+    write_data(place)
+    with contextlib.chdir(place):
+        yield place
 
 
 def parameter_values(model: Path, **more: Any) -> dict[str, Any]:
