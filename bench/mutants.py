@@ -5,8 +5,8 @@ python bench/mutants.py [--strict] [--only NAME ...] [--drawn COUNT]
 The named ones are in tests/mutants.yaml. The drawn ones are single changes of a syntax tree (bench/mutate.py), of the
 modules in TESTED; those that change nothing one could observe are argued in tests/equivalent.yaml. This process
 imports what is heavy and computes nothing; every mutant is a fork of it, which imports preferent afresh through a
-loader that replaces the text of one file. No file is touched. Fails where a mutant survives; refuses to begin where the
-text of one is not in its file exactly once.
+loader that replaces the text of one file; there is a fork for every core. No file is touched. Fails where a mutant
+survives; refuses to begin where the text of one is not in its file exactly once.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,31 +113,57 @@ class First:
             self.failed = report.nodeid
 
 
-def tried(tests: Sequence[str], file: str = "", text: str = "", log: Path = Path(os.devnull)) -> Verdict:
-    """Run tests in a fork, with a file of the source replaced by a text."""
-    began = time.perf_counter()
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A fork that runs tests on a mutant (None: the unchanged source); it writes the test that failed to `said`."""
+
+    mutant: Mutant | None
+    said: Path
+    began: float
+
+
+def started(tests: Sequence[str], mutant: Mutant | None, said: Path, log: Path) -> tuple[int, Trial]:
+    """Start a fork that runs tests, with a file of the source replaced by a mutant's text; return its process id."""
+    trial = Trial(mutant, said, time.perf_counter())
+    child = os.fork()
+    if child == 0:
+        _perform(tests, mutant, log, said)
+    return child, trial
+
+
+def ended(running: dict[int, Trial]) -> tuple[Mutant | None, Verdict]:
+    """Wait for one of the forks and take it out; return its mutant and verdict."""
+    child, status = os.wait()
+    trial, code = running.pop(child), os.waitstatus_to_exitcode(status)
+    killer = trial.said.read_text() if trial.said.exists() else f"no end ({code})"
+    return trial.mutant, Verdict(killer, code, time.perf_counter() - trial.began)
+
+
+def tried(trials: Sequence[tuple[Mutant | None, Sequence[str]]], log: Path) -> Iterator[tuple[Mutant | None, Verdict]]:
+    """Run the tests of every trial in a fork of its own, as many at once as there are cores; yield what has ended."""
+    running: dict[int, Trial] = {}
     with tempfile.TemporaryDirectory() as folder:
-        said = Path(folder) / "failed"
-        child = os.fork()
-        if child == 0:
-            _perform(tests, file, text, log, said)
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        killer = said.read_text() if said.exists() else f"no end ({code})"
-    return Verdict(killer, code, time.perf_counter() - began)
+        for number, (mutant, tests) in enumerate(trials):
+            if len(running) == len(os.sched_getaffinity(0)):
+                yield ended(running)
+            child, trial = started(tests, mutant, Path(folder, str(number)), log)
+            running[child] = trial
+        while running:
+            yield ended(running)
 
 
-def _perform(tests: Sequence[str], file: str, text: str, log: Path, said: Path) -> None:
+def _perform(tests: Sequence[str], mutant: Mutant | None, log: Path, said: Path) -> None:
     """What the fork does; it leaves the name of the test that failed in `said`, and never returns.
 
     A mutant that goes on for ever is stopped by time or by memory, which is a failure too.
     """
-    signal.alarm(LIMIT_SECONDS if file else 10 * LIMIT_SECONDS)
+    signal.alarm(LIMIT_SECONDS if mutant else 10 * LIMIT_SECONDS)
     resource.setrlimit(resource.RLIMIT_AS, (LIMIT_BYTES, LIMIT_BYTES))
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(output, stream)
-    if file:
-        sys.meta_path.insert(0, Finder(file, text))
+    if mutant:
+        sys.meta_path.insert(0, Finder(mutant.file, mutant.text))
     first = First()
     code = 1
     try:
@@ -177,10 +203,10 @@ def drawn(count: int, path: Path) -> list[Mutant]:
 
 
 def survivors(mutants: Sequence[Mutant], log: Path) -> list[str]:
-    """Try every mutant and print a line each; the names of those that no test noticed."""
+    """Try every mutant and print a line each; return the names of those that no test noticed."""
     alive = []
-    for mutant in mutants:
-        verdict = tried(mutant.tests, mutant.file, mutant.text, log)
+    for mutant, verdict in tried([(mutant, mutant.tests) for mutant in mutants], log):
+        assert mutant is not None
         print(f"{mutant.name:<26} {verdict.killer or 'SURVIVES'}  {verdict.seconds:.1f} s", flush=True)
         if not verdict.killer:
             alive.append(mutant.name)
@@ -195,6 +221,7 @@ def main() -> None:
     words.add_argument("--log", type=Path, default=Path(os.devnull), help="where pytest's own words go")
     given = words.parse_args()
     os.chdir(ROOT)
+    os.environ["OMP_NUM_THREADS"] = "1"
     mutants, bare, wrong = named(ROOT / "tests/mutants.yaml")
     known = {mutant.name for mutant in mutants}
     wrong += [f"{name}: is no named mutant that has a place" for name in given.only or () if name not in known]
@@ -205,7 +232,7 @@ def main() -> None:
         importlib.import_module(name)
     assert not any(name.startswith("preferent") for name in sys.modules)
     tests = dict.fromkeys(test for mutant in mutants for test in mutant.tests)
-    whole = tried([*tests], log=given.log)
+    ((_, whole),) = tried([(None, [*tests])], given.log)
     if whole.killer or whole.code:
         sys.exit(f"on the unchanged source: {whole.killer or 'pytest could not run them'} ({whole.code})")
     print(f"{len(tests)} tests pass on the unchanged source  {whole.seconds:.1f} s")
