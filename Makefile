@@ -29,7 +29,7 @@ mutants: $(READY)
 
 golden: $(READY)
 	@test -n "$(BASE)" || { echo "name the commit to compare the working tree with: make golden BASE=COMMIT"; exit 2; }
-	$(BIN)/python bench/golden.py $(BASE)
+	$(BIN)/python bench/golden.py $(BASE) $(GOLDEN)
 
 acceptance: $(BROWSER)
 	$(BIN)/python -m pytest -q -rs --durations=12 $(SIDE_BY_SIDE) -m 'acceptance and not slow'

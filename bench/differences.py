@@ -8,6 +8,9 @@ values:
 - *moments*: tensors of a best checkpoint that are not weights, where HEAD has none;
 - *scipy*: Wilson's interval, the sign test and Spearman's correlation, to 1e-12.
 
+With a bound above 0, floats are equal too where they are no further apart than the bound times the larger of 1 and the
+largest magnitude in BASE's tensor (or of the figure); how far they are apart is shown per stage folder.
+
 A comparison's figures are exempt only where a judgment of it is. Timings, TensorBoard's files, reports, recipes and
 `stage.json` are not compared. Files that only HEAD has and columns of rollouts that only one side has are shown, and
 are no difference.
@@ -54,11 +57,14 @@ class Count:
     figures: int = 0
     equal: int = 0
     exempt: int = 0
+    bound: float = 0.0
+    apart: float = 0.0
     notes: list[str] = field(default_factory=list)
     differences: list[str] = field(default_factory=list)
 
     def add(self, place: str, leaves: Sequence[tuple[str, Any, Any, str | None]]) -> None:
         """Count one thing with its unequal leaves: (name, BASE's, HEAD's, why it is exempt)."""
+        leaves = [leaf for leaf in leaves if not self.near(leaf[1], leaf[2])]
         for name, base, head, why in leaves:
             line = f"{place} {name}: BASE {short(base)}  HEAD {short(head)}"
             self.notes.append(f"exempt, {why}: {line}") if why else self.differences.append(line)
@@ -66,6 +72,14 @@ class Count:
             self.equal += 1
         elif all(why for *_, why in leaves):
             self.exempt += 1
+
+    def near(self, base: Any, head: Any) -> bool:
+        """Whether two floats, or tensors of floats, are within the bound; keep the largest relative distance."""
+        distance = apart(base, head)
+        if not self.bound or distance is None or not distance <= self.bound:
+            return False
+        self.apart = max(self.apart, distance)
+        return True
 
 
 @dataclass(frozen=True)
@@ -79,13 +93,26 @@ class Tensor:
     def __str__(self) -> str:
         return f"{self.dtype} {list(self.shape)} {hashlib.sha256(self.content).hexdigest()[:8]}"
 
-    def apart(self, other: object) -> str:
-        """How far another tensor of floats is from this one, in words; nothing where that has no meaning."""
-        floats = {"F32": np.float32, "F64": np.float64}.get(self.dtype)
-        if floats is None or not isinstance(other, Tensor) or (self.dtype, self.shape) != (other.dtype, other.shape):
-            return ""
-        distance = np.abs(np.frombuffer(self.content, floats) - np.frombuffer(other.content, floats)).max()
-        return f" (up to {distance:.2g} apart)"
+    def floats(self) -> np.ndarray | None:
+        """The entries, if they are floats that numpy knows."""
+        kind = {"F32": np.float32, "F64": np.float64}.get(self.dtype)
+        return None if kind is None else np.frombuffer(self.content, kind)
+
+
+def apart(base: Any, head: Any) -> float | None:
+    """The largest distance of two floats or tensors of floats over the larger of 1 and BASE's largest magnitude; None
+    where that has no meaning."""
+    if isinstance(base, Tensor) and isinstance(head, Tensor) and (base.dtype, base.shape) == (head.dtype, head.shape):
+        sides = base.floats(), head.floats()
+    elif isinstance(base, float) and isinstance(head, float):
+        sides = np.array([base]), np.array([head])
+    else:
+        return None
+    if sides[0] is None or sides[1] is None or not len(sides[0]):
+        return None
+    scale = max(1.0, float(np.abs(sides[0][np.isfinite(sides[0])]).max(initial=0.0)))
+    equal = sides[0] == sides[1]
+    return float(np.abs(np.where(equal, 0.0, sides[0] - sides[1])).max()) / scale
 
 
 def short(value: object) -> str:
@@ -130,23 +157,23 @@ def by_scipy(name: str, base: Any, head: Any) -> str | None:
     return "scipy" if SCIPY.search(name) and numbers and abs(base - head) <= 1e-12 else None
 
 
-def compared(base: Path, head: Path) -> bool:
+def compared(base: Path, head: Path, bound: float = 0.0) -> bool:
     """Compare two folders, print the table and what it counts as exempt or different; whether anything differs."""
     counts: dict[str, Count] = {}
     for path in sorted({path for side in (base, head) for path in relevant(side)}):
         place = stage_of(path, base, head)
-        count = counts.setdefault(place, Count())
+        count = counts.setdefault(place, Count(bound=bound))
         if not (head / path).exists():
             count.differences.append(f"{path}: BASE there  HEAD {ABSENT}")
         elif not (base / path).exists():
             count.notes.append(f"only in HEAD: {path}")
         else:
             compare(path, base, head, count)
-    print("| stage folder | tensors | columns | metric lines | rows | figures | equal | exempt | differences |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("| stage folder | tensors | columns | metric lines | rows | figures | equal | exempt | apart | differences |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for place, count in counts.items():
         sizes = (count.tensors, count.columns, count.lines, count.rows, count.figures, count.equal, count.exempt)
-        print(f"| {place} | {' | '.join(map(str, sizes))} | {len(count.differences)} |")
+        print(f"| {place} | {' | '.join(map(str, sizes))} | {count.apart:.1g} | {len(count.differences)} |")
     for count in counts.values():
         left_out = len(count.differences) - SHOWN
         more = [f"… and {left_out} more there"] if left_out > 0 else []
@@ -205,8 +232,9 @@ def compare_tensors(path: Path, base: Path, head: Path, count: Count) -> None:
             continue
         count.columns, count.tensors = count.columns + rollouts, count.tensors + (not rollouts)
         if name not in moments:
-            distance = one.apart(other) if isinstance(one, Tensor) else ""
-            count.add(str(path), [] if one == other else [(name + distance, one, other, None)])
+            distance = apart(one, other)
+            words = "" if distance is None else f" (up to {distance:.2g} apart)"
+            count.add(str(path), [] if one == other else [(name + words, one, other, None)])
     if moments:
         size = sum(len(tensor.content) for tensor in moments.values())
         count.exempt += len(moments)

@@ -1,6 +1,6 @@
 """Whether the working tree computes what another commit computes: equal to the last bit, by the command line alone.
 
-python bench/golden.py COMMIT [--keep FOLDER]        (make golden BASE=COMMIT)
+python bench/golden.py COMMIT [--keep FOLDER] [--within BOUND] [--kinds full lora]        (make golden BASE=COMMIT)
 
 Both sides, COMMIT in a temporary `git worktree` (BASE) and the working tree (HEAD), run the same commands on the same
 small data, side by side, one thread each, in this interpreter's environment: a run of all stages with full tuning and
@@ -9,7 +9,7 @@ DPO, KTO, rejection sampling, infer with the best of two, sft on plain text, and
 and of answers that all ended. Each side is given the recipe in its own spelling of keys that moved.
 
 Prints what was compared per stage folder, every exempt difference with both values, and every other difference; exits
-with 1 where there is one. `differences.py` says what is exempt. A few minutes.
+with 1 where there is one. `differences.py` says what is exempt, and what a bound above 0 lets pass. A few minutes.
 """
 
 import argparse
@@ -287,7 +287,7 @@ def commands(kind: str) -> list[list[str]]:
     ]
 
 
-def work(side: Side) -> None:
+def work(side: Side, kinds: Sequence[str]) -> None:
     """Do everything that is compared, in the side's folder."""
     prepare(side.folder)
     where = side.python("-c", "import preferent; print(preferent.__path__[0])").stdout.strip()
@@ -298,7 +298,7 @@ def work(side: Side) -> None:
     print(
         f"{side.name} spells otherwise: {', '.join(side.spelling.values()) or 'nothing'}", file=sys.stderr, flush=True
     )
-    for kind in KINDS:
+    for kind in kinds:
         for variant, settings in VARIANTS.items():
             path = side.folder / f"{kind}-{variant}.yaml"
             write_recipe(path, COMMON | BY_KIND[kind] | settings, side.spelling)
@@ -321,14 +321,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("commit", help="the commit to compare the working tree with")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="a new folder in which the runs of both sides stay")
+    parser.add_argument("--within", type=float, default=0.0, metavar="BOUND", help="how far floats may be apart")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="the kinds of tuning to compare")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.keep or Path(temporary, "runs")
         with worktree(arguments.commit, Path(temporary, "tree")) as tree:
             sides = [Side("BASE", tree, folder / "base"), Side("HEAD", ROOT, folder / "head")]
             with ThreadPoolExecutor(len(sides)) as pool:
-                list(pool.map(work, sides))
-        differ = compared(sides[0].folder, sides[1].folder)
+                list(pool.map(work, sides, [arguments.kinds] * len(sides)))
+        differ = compared(sides[0].folder, sides[1].folder, arguments.within)
     sys.exit(1 if differ else 0)
 
 

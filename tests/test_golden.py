@@ -168,3 +168,25 @@ def test_the_spelling_of_a_tree_is_found(accepted: set[str], tmp_path: Path, mon
     side = golden.Side("HEAD", tmp_path, tmp_path)
     side.learn_spelling()
     assert set(side.spelling.values()) == accepted
+
+
+@pytest.mark.parametrize(
+    ("change", "differs"),
+    [
+        (in_tensors(BEST, master__w=np.full(3, 1 + 9e-6, np.float32)), False),
+        (in_tensors(BEST, master__w=np.full(3, 1 + 3e-5, np.float32)), True),
+        (in_tensors(BEST, master__w=np.array([1, 1, np.nan], np.float32)), True),
+        (in_tensors(ROLLOUTS, ids=np.array([0, 1, 2, 4])), True),
+        (in_row(METRICS, 0, "rank_loss", 0.500004), False),
+        (in_row(METRICS, 0, "rank_loss", 0.50002), True),
+        (in_row(METRICS, 0, "step", 2), True),
+    ],
+)
+def test_a_bound_lets_floats_alone_be_as_far_apart(
+    tmp_path: Path, change: Callable[[Path], None], differs: bool
+) -> None:
+    for side in ("base", "head"):
+        write_side(tmp_path / side)
+    change(tmp_path / "head")
+    assert differences.compared(tmp_path / "base", tmp_path / "head", 1e-5) == differs
+    assert differences.compared(tmp_path / "base", tmp_path / "head")
