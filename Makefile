@@ -37,7 +37,7 @@ acceptance: $(BROWSER)
 
 # The pipelines, in an environment of their own: what kfp pins does not fit the other one.
 kubeflow: $(KUBEFLOW)
-	$(KFP)/python -m pytest -q -rs --durations=8 -m "" \
+	$(KFP)/python -m pytest -q -rs --durations=8 $(SIDE_BY_SIDE) -m "" \
 		tests/kubeflow examples/kubeflow tests/data/test_remote_files.py tests/data/test_remote_stores.py
 
 kubeflow-kill: $(KUBEFLOW)
@@ -73,7 +73,7 @@ $(KUBEFLOW): pyproject.toml constraints-kubeflow.txt
 	@test -n "$(PYTHON)" || { echo "preferent needs Python 3.11 or newer; name one: make PYTHON=/path/to/python3"; exit 1; }
 	$(PYTHON) -m venv .venv-kubeflow
 	$(KFP)/python -m pip install --quiet --constraint constraints-kubeflow.txt --editable '.[kubeflow,remote]' \
-		google-cloud-pipeline-components 'moto[s3,server]' pandas pytest
+		google-cloud-pipeline-components 'moto[s3,server]' pandas pytest pytest-xdist
 	touch $(KUBEFLOW)
 
 # What the tests of pages need: Chromium (a Debian package), axe-core, and the page of LLM Comparator.
