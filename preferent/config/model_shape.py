@@ -101,6 +101,8 @@ LLAMA_2 = {
     "meta-llama/Llama-2-13b-hf": Shape(32000, 5120, 40, 40, 40, 128, 13824),
     "meta-llama/Llama-2-7b-chat-hf": Shape(32000, 4096, 32, 32, 32, 128, 11008),
     "meta-llama/Llama-2-13b-chat-hf": Shape(32000, 5120, 40, 40, 40, 128, 13824),
+    "meta-llama/Llama-2-70b-hf": Shape(32000, 8192, 80, 64, 8, 128, 28672),
+    "meta-llama/Llama-2-70b-chat-hf": Shape(32000, 8192, 80, 64, 8, 128, 28672),
 }
 """The shapes of the models that have a name of their own."""
 
@@ -127,7 +129,7 @@ def kept_activations(
     return tokens * layers + passing_activations(shape, tokens, b)
 
 
-def passing_activations(shape: Shape, tokens: int, b: int) -> int:
+def passing_activations(shape: Shape, tokens: int, b: int, lora: bool = False) -> int:
     """Return what a forward pass without gradients holds at its widest, inside one MLP: b (3 I + 2 D) a token."""
     return tokens * b * (3 * shape.intermediate_size + 2 * shape.hidden_size)
 
@@ -158,8 +160,9 @@ def kv_cache(shape: Shape, rows: int, tokens: int, b: int) -> int:
     return 2 * b * shape.layers * shape.key_value * rows * tokens
 
 
-def sampling(shape: Shape, rows: int, prompt: int, b: int) -> int:
-    """Return what decoding needs besides the cache: the widest layer over the prompts and the mask of their lengths
-    (rows P^2 (1 + b)), or, once a token is chosen, 28 V a row (fp32 logits and log-probs, fp64 sums)."""
-    prompts = passing_activations(shape, rows * prompt, b) + rows * prompt * prompt * (1 + b)
-    return max(prompts, 28 * rows * shape.vocab_size)
+def sampling(shape: Shape, rows: int, prompts: int, length: int, b: int, lora: bool) -> int:
+    """Return what decoding needs besides the cache: the widest layer over the `prompts` read at once and the mask of
+    their lengths (P^2 (1 + b) a prompt), or, once a token is chosen, 28 V a row (fp32 logits and log-probs, fp64
+    sums)."""
+    read = passing_activations(shape, prompts * length, b, lora) + prompts * length * length * (1 + b)
+    return max(read, 28 * rows * shape.vocab_size)

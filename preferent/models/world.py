@@ -11,7 +11,8 @@ from preferent.config.recipe import Recipe
 from preferent.data.tokenizer import OWN
 from preferent.data.tokenizer.chat_templates import ChatOptions
 from preferent.errors import PlatformError
-from preferent.runs import environment
+from preferent.runs import environment, memory_choice
+from preferent.runs.stages import Stage
 
 # A team of threads that shrinks under load changes the order of additions. Set before torch starts.
 os.environ.setdefault("OMP_DYNAMIC", "FALSE")
@@ -53,6 +54,18 @@ class World:
     def with_own_templates(self) -> "World":
         """Return the same process for models that the recipe does not train: they read in their own template."""
         return replace(self, chat=OWN)
+
+    @property
+    def memory(self) -> int:
+        """Total bytes of the device's memory, used or not: of the GPU, or main memory."""
+        if self.device.type == "cuda":
+            return int(torch.cuda.get_device_properties(self.device).total_memory)
+        return environment.memory()
+
+    def settled(self, recipe: Recipe, stage: Stage) -> Recipe:
+        """Return the recipe with how much the stage computes at once, chosen for this device when it began."""
+        machine = memory_choice.Machine(self.memory, self.dtype.itemsize, self.device.type != "cpu")
+        return memory_choice.settled(recipe, stage, machine)
 
     def facts(self) -> dict[str, object]:
         """Return what bit equality of two runs depends on besides versions, for `stage.json`."""

@@ -28,11 +28,15 @@ COMPACT_BELOW = 0.9
 
 @dataclass(frozen=True)
 class LocalSampler:
-    """A sampler that decodes with the policy in this process, `rows` answers at once, shorter prompts first."""
+    """A sampler that decodes with the policy in this process, `rows` answers at once, shorter prompts first.
+
+    It reads `prefill_tokens` padded tokens of their prompts in one pass.
+    """
 
     policy: Policy
     seed: int
     rows: int = 256
+    prefill_tokens: int = 16384
 
     @torch.no_grad()
     def sample(

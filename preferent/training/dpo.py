@@ -69,6 +69,7 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
         stage = stages.open_stage("dpo", out, fields, sources, stage_graph.EXTENDABLE["dpo"], by_default=by_default)
         if stage.done:
             return
+        recipe = world.settled(recipe, stage)
         rank = defaults.decided(recipe.dpo.lora_dim)
         policy = language_models.load_policy(source, world, rank, recipe.gradient_checkpointing)
         names = ("train", "validation", "test")
@@ -146,7 +147,7 @@ def answer_log_probs(recipe: Recipe, policy: Policy, ids: list[np.ndarray], toke
 def measure_log_probs(recipe: Recipe, policy: Policy, ids: list[np.ndarray], tokens: np.ndarray) -> Tensor:
     """Return `answer_log_probs` [n] of any number of sequences, without a gradient, on the CPU."""
     log_probs = torch.zeros(len(ids))
-    for rows in batching.plan([len(row) for row in ids], recipe.dpo.micro_batch_tokens):
+    for rows in batching.plan([len(row) for row in ids], defaults.decided(recipe.dpo.micro_batch_tokens)):
         log_probs[rows] = answer_log_probs(recipe, policy, [ids[i] for i in rows], tokens[rows]).float().cpu()
     return log_probs
 
@@ -183,7 +184,7 @@ def learn(recipe: Recipe, state: TrainingState, policy: Policy, part: PairSubset
     """Make one optimizer step on the mean loss of the pairs at `rows`."""
     anchor = batch_anchor(recipe, policy, part, rows)
     totals: dict[str, float] = {}
-    for places in part.pairs.plan(rows, recipe.dpo.micro_batch_tokens):
+    for places in part.pairs.plan(rows, defaults.decided(recipe.dpo.micro_batch_tokens)):
         sides = [[side.ids[i] for i in places] for side in (part.chosen, part.rejected)]
         tokens = np.concatenate([part.chosen.tokens[places], part.rejected.tokens[places]])
         log_probs = answer_log_probs(recipe, policy, sides[0] + sides[1], tokens).view(2, len(places))

@@ -53,6 +53,7 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
         )
         if stage.done:
             return
+        recipe = world.settled(recipe, stage)
         rows = {name: datasets.load_preferences(inputs[name]) for name in ("train", "validation", "test")}
         sample = partial(sampled, recipe, world, source, without_ties(rows["validation"]))
         answers = sample_once(StageDirectory(out).initial_answers, sample)
@@ -127,7 +128,7 @@ def learn(
 ) -> dict[str, float]:
     """Make one optimizer step on the mean loss of the pairs at `rows`."""
     loss_sum, right, margin, center = 0.0, 0.0, 0.0, 0.0
-    for part in pairs.plan(rows, recipe.reward.micro_batch_tokens):
+    for part in pairs.plan(rows, defaults.decided(recipe.reward.micro_batch_tokens)):
         chosen, rejected = scores(scorer, [pairs.chosen[i] for i in part], [pairs.rejected[i] for i in part])
         wrong, margins = (torch.from_numpy(values[part]).to(chosen) for values in (pairs.wrong, pairs.margins))
         loss = losses.pair_loss(chosen, rejected, wrong, margins)
@@ -171,7 +172,9 @@ def validate(
 
 def measured(recipe: Recipe, scorer: Scorer, pairs: PreferencePairs) -> tuple[np.ndarray, np.ndarray]:
     """Return raw scores, float64 [n], of the chosen and of the rejected answers."""
-    both = measurement.last_scores(scorer, [*pairs.chosen, *pairs.rejected], recipe.reward.micro_batch_tokens)
+    both = measurement.last_scores(
+        scorer, [*pairs.chosen, *pairs.rejected], defaults.decided(recipe.reward.micro_batch_tokens)
+    )
     return both[: len(pairs)].astype(np.float64), both[len(pairs) :].astype(np.float64)
 
 
@@ -228,7 +231,9 @@ def compare_samples(
     if pairs is None or not answers:
         return {}
     rows = [i for i, _ in answers]
-    scores = measurement.last_scores(scorer, [ids for _, ids in answers], recipe.reward.micro_batch_tokens)
+    scores = measurement.last_scores(
+        scorer, [ids for _, ids in answers], defaults.decided(recipe.reward.micro_batch_tokens)
+    )
     return {"samples": reward_quality.beside(scores.astype(np.float64), pairs.chosen[rows], pairs.rejected[rows])}
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from preferent import files, randomness
 from preferent.config.comparison_sections import JudgeSection
+from preferent.config.defaults import decided
 from preferent.config.recipe import Recipe
 from preferent.data.types import Message, Prompt, Rollout
 from preferent.evaluation.judges import chat_completion, reply_cache, verdict_parsing
@@ -56,10 +57,10 @@ class LocalModelJudge:
             "explanation": judge.explanation,
         }
         policy = language_models.load_policy(folder, world.with_own_templates())
-        positions = recipe.sampler.rows * (recipe.prompt_sequence_length + recipe.target_sequence_length)
+        positions = decided(recipe.sampler.rows) * (recipe.prompt_sequence_length + recipe.target_sequence_length)
         identity |= chat_completion.parameters(judge)
         engine = sampler.make(recipe, policy, rows=positions)
-        return cls(judge, policy, engine, recipe.seed, positions, recipe.compare.micro_batch_tokens, identity)
+        return cls(judge, policy, engine, recipe.seed, positions, decided(recipe.compare.micro_batch_tokens), identity)
 
     def ask(self, calls: Sequence[Call]) -> Generator[tuple[Call, Reply], None, None]:
         """Yield the calls with their replies, in batches."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from preferent import randomness
 from preferent.config.algorithms import Algorithm, algorithm
+from preferent.config.defaults import decided
 from preferent.config.recipe import Recipe
 from preferent.data.types import Rollout
 from preferent.errors import DivergedError
@@ -82,7 +83,7 @@ def assemble(
     ppo, policy, how = recipe.ppo, networks.policy, algorithm(recipe.ppo)
     device = policy.world.device
     lengths = [len(r.prompt_ids) + len(r.ids) for r in rollouts]
-    plan = batching.minibatches(lengths, ppo.minibatches, ppo.micro_batch_tokens, recipe.seed, state.step)
+    plan = batching.minibatches(lengths, ppo.minibatches, decided(ppo.micro_batch_tokens), recipe.seed, state.step)
     pad_id = policy.tokenizer.pad_id
     minibatches = [[measurement.micro_batch(rollouts, rows, pad_id, device) for rows in part] for part in plan]
     micros = [micro for part in minibatches for micro in part]
@@ -231,7 +232,9 @@ def pretraining_gradients(recipe: Recipe, networks: PPONetworks, number: int) ->
     assert text is not None
     size = max(1, ppo.batch_size // ppo.minibatches)
     chosen = text.part(randomness.rows(recipe.seed, "ptx", number, size, len(text)))
-    parts = [chosen.part(rows) for rows in batching.plan([len(ids) for ids in chosen.ids], ppo.micro_batch_tokens)]
+    parts = [
+        chosen.part(rows) for rows in batching.plan([len(ids) for ids in chosen.ids], decided(ppo.micro_batch_tokens))
+    ]
     tokens, total = sequences.target_count(policy, chosen), 0.0
     for part in parts:
         loss = sequences.loss_sum(policy, part) / tokens
