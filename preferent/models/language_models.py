@@ -56,7 +56,7 @@ class Network:
     world: World
 
     @contextlib.contextmanager
-    def _adapted(self) -> Iterator[None]:
+    def adapted(self) -> Iterator[None]:
         if self.peft is None:
             yield
         elif self.adapter is None:
@@ -97,7 +97,7 @@ class Network:
         backward pass can follow.
         """
         learns = torch.is_grad_enabled() and cache is None
-        with self._adapted(), contextlib.nullcontext() if learns else self._without_checkpoints():
+        with self.adapted(), contextlib.nullcontext() if learns else self._without_checkpoints():
             hidden: Tensor = self.body.base_model(
                 input_ids=ids,
                 attention_mask=attention_mask,
@@ -109,7 +109,7 @@ class Network:
 
     def trainable(self) -> dict[str, Parameter]:
         """Return the trainable parameters by name."""
-        with self._adapted():
+        with self.adapted():
             return {name: p for name, p in self.body.named_parameters() if p.requires_grad}
 
     def freeze(self) -> None:
@@ -156,7 +156,7 @@ class Scorer(Network):
 
     def scores(self, hidden: Tensor) -> Tensor:
         """Return raw scores [...] of hidden states [..., D]."""
-        with self._adapted():
+        with self.adapted():
             scores: Tensor = self.body.get_submodule("score")(hidden.float()).squeeze(-1)
         return scores
 
