@@ -166,11 +166,12 @@ class Scorer(Network):
             return dataclasses.replace(self, body=copy.deepcopy(self.body).requires_grad_(True))
         assert self.adapter is not None, "a reward model with LoRA has an adapter"
         config = self.peft.peft_config[self.adapter]
-        self.peft.add_adapter(CRITIC, dataclasses.replace(config, inference_mode=False))
+        config = dataclasses.replace(config, inference_mode=False)
+        self.peft.add_adapter(CRITIC, config, autocast_adapter_dtype=False)
         state = dict(self.body.named_parameters())
         for name, parameter in state.items():
             if f".{CRITIC}." in name:
-                parameter.data = state[name.replace(f".{CRITIC}.", f".{self.adapter}.")].detach().float().clone()
+                parameter.data = state[name.replace(f".{CRITIC}.", f".{self.adapter}.")].detach().clone()
         critic = dataclasses.replace(self, adapter=CRITIC)
         self.peft.set_adapter(CRITIC)
         return critic
@@ -320,11 +321,7 @@ def _adapt(body: PreTrainedModel, rank: int, task: TaskType, heads: list[str] | 
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        peft = get_peft_model(body, config)
-    for parameter in body.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-    return peft
+        return get_peft_model(body, config, autocast_adapter_dtype=False)
 
 
 def _checkpoint(body: PreTrainedModel, checkpointing: bool) -> None:

@@ -92,6 +92,6 @@ def finish(stage: stages.Stage, state: TrainingState, policy: Policy) -> None:
     if policy.peft is None:
         saving.save(policy, model, state.optimizer.masters, card)
     else:
-        saving.save_merged(policy, model, card)
+        saving.save_merged(policy, model, state.optimizer.masters, card)
     stage.record(steps=state.step)
     stage.finish([model.name, StageDirectory(stage.folder).metrics.name])
