@@ -128,11 +128,14 @@ class Policy(Network):
         return int(self.body.config.get_text_config().vocab_size)
 
     def logits(self, hidden: Tensor, temperature: float = 1.0) -> Tensor:
-        """Return logits [n, V] of hidden states [n, D], divided by the temperature (then fp32), -inf at masked ids.
+        """Return logits [n, V] of hidden states [n, D], divided by the temperature (then fp32), -inf at masked ids."""
+        return self.tempered(raw_logits(self.body, hidden), temperature)
+
+    def tempered(self, logits: Tensor, temperature: float) -> Tensor:
+        """Divide raw logits [n, V] by the temperature (then fp32) and set masked ids to -inf.
 
         Logits are masked in place under no_grad: the gradient of a logit of -inf is zero.
         """
-        logits = raw_logits(self.body, hidden)
         if temperature != 1:
             logits = logits.float() / temperature
         with torch.no_grad():

@@ -51,6 +51,10 @@ class CachedDecoder:
         self.mask = torch.nn.functional.pad(self.mask, (0, 1), value=1)
         return self._hidden(self.ids, self.mask, self.positions)[self.live]
 
+    def logits(self, hidden: Tensor, temperature: float) -> Tensor:
+        """Return logits [L, V] of hidden states [L, D]."""
+        return self.policy.logits(hidden, temperature)
+
     def keep(self, order: np.ndarray) -> None:
         """Keep the rows `order` of the live ones; row i becomes row order[i].
 

@@ -18,13 +18,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from preferent.models.language_models import Policy
+from preferent.models.world import has_bf16
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 STATIC_ROPE = frozenset({"default", "linear", "llama3", "yarn"})
-BLOCK = 32
+BLOCK = 64
 """Key-value blocks grow by this many columns."""
 COPIED_BYTES = 2**30
 """The weights of layers are copied, to compute projections of one input together, up to this size."""
+
+ROWS = 64
+"""Packed weights are laid out for products of about this many rows."""
 
 Linear = Callable[[Tensor], Tensor]
 
@@ -101,6 +105,7 @@ class LlamaDecoder:
         plain = all(type(module) is nn.Linear for module in linears) and policy.peft is None
         copied = plain and sum(module.weight.nbytes for module in linears) <= COPIED_BYTES
         self.embed, self.norm = base.embed_tokens, _norm(base.norm)
+        self.head = _joined([policy.body.get_output_embeddings()], copied)
         self.layers = [Layer.of(layer, copied) for layer in base.layers]
         self.device, self.dtype = policy.world.device, base.norm.weight.dtype
         self.kv_heads = int(policy.body.config.num_key_value_heads)
@@ -139,6 +144,10 @@ class LlamaDecoder:
                 attended = attend(queries, block[0, :count, :, :used], block[1, :count, :, :used], bias, layer.scaling)
                 x = layer.after_attention(x, attended)
             return self.norm(x)
+
+    def logits(self, hidden: Tensor, temperature: float) -> Tensor:
+        """Return logits [L, V] of hidden states [L, D], as the policy does."""
+        return self.policy.tempered(self.head(hidden), temperature)
 
     def keep(self, order: np.ndarray) -> None:
         """Keep the rows `order` of the present ones; row i becomes row order[i]. Rows that stay are not copied."""
@@ -184,12 +193,12 @@ class LlamaDecoder:
         return self.norm(x)
 
     def _block(self, columns: int) -> Tensor:
-        """Return keys and values of a layer, [2, rows, K, columns, E]; zeros, since masked columns are still read."""
+        """Return room for keys and values of a layer, [2, rows, K, columns, E]."""
         shape = 2, self.rows, self.kv_heads, columns, self.cos.shape[-1]
-        return torch.zeros(shape, dtype=self.dtype, device=self.device)
+        return torch.empty(shape, dtype=self.dtype, device=self.device)
 
     def _grow(self, columns: int) -> None:
-        """Make room for `columns` tokens in a row."""
+        """Make room for `columns` tokens in a row; new room holds zeros, since masked columns are read too."""
         present = self.blocks[0].shape[3]
         if columns <= present:
             return
@@ -198,6 +207,8 @@ class LlamaDecoder:
         for index, block in enumerate(self.blocks):
             self.blocks[index] = self._block(columns)
             self.blocks[index][:, :count, :, :present] = block[:, :count]
+            self.blocks[index][:, count:, :, :present] = 0
+            self.blocks[index][:, :, :, present:] = 0
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, scaling: float) -> Tensor:
@@ -235,12 +246,16 @@ def _joined(linears: Sequence[nn.Module], copied: bool) -> Linear:
     """Return linear layers of one input as one function, whose outputs [T, ...] stand side by side."""
     if not copied:
         return lambda x: torch.cat([linear(x) for linear in linears], -1) if len(linears) > 1 else linears[0](x)
-    weight = torch.cat([linear.get_parameter("weight") for linear in linears]).t().contiguous()
-    if all(linear.bias is None for linear in linears):
-        return lambda x: x @ weight
-    biases = [linear.bias if linear.bias is not None else weight.new_zeros(linear.out_features) for linear in linears]
-    bias = torch.cat(biases)
-    return lambda x: torch.addmm(bias, x, weight)
+    whole = torch.cat([linear.get_parameter("weight") for linear in linears])
+    zeros = whole.new_zeros
+    biases = [zeros(len(linear.weight)) if linear.bias is None else linear.bias for linear in linears]
+    bias = None if all(linear.bias is None for linear in linears) else torch.cat(biases)
+    if whole.dtype == torch.bfloat16 and whole.device.type == "cpu" and has_bf16(whole.device):
+        # The layout that the processor's matrix unit reads; a product of a plain matrix makes it every time.
+        packed = torch.ops.mkldnn._reorder_linear_weight(whole, ROWS)
+        return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+    weight = whole.t().contiguous()
+    return lambda x: x @ weight if bias is None else torch.addmm(bias, x, weight)
 
 
 def _parts(prompts: Sequence[np.ndarray], tokens: int) -> list[Sequence[np.ndarray]]:

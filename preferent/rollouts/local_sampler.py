@@ -67,7 +67,7 @@ class LocalSampler:
                 hidden = decoder.step(torch.from_numpy(ids_NA[rows_B, lengths_N[rows_B] - 1]).long().to(device))
             places_B = lengths_N[rows_B]
             uniforms_B = torch.from_numpy(uniforms_NA[rows_B, places_B]).to(device)
-            chosen_B, log_probs_B = choose(policy.logits(hidden, params.temperature), uniforms_B, params)
+            chosen_B, log_probs_B = choose(decoder.logits(hidden, params.temperature), uniforms_B, params)
             ids_NA[rows_B, places_B], log_probs_NA[rows_B, places_B] = chosen_B.cpu(), log_probs_B.cpu()
             lengths_N[rows_B] += 1
             ended_N[rows_B] = np.isin(ids_NA[rows_B, places_B], ends)
