@@ -166,7 +166,9 @@ def ctranslate2_worker(folder: Path, precision: str, threads: int) -> None:
     prompts = json.loads((folder / "prompts.json").read_text())
     words = {job: [[word(id) for id in prompt] for prompt in rows] for job, rows in prompts.items()}
     ends = [word(id) for id in json.loads((folder / "generation_config.json").read_text())["eos_token_id"]]
-    print(json.dumps({"version": ctranslate2.__version__, "computes": generator.compute_type}), file=replies, flush=True)
+    print(
+        json.dumps({"version": ctranslate2.__version__, "computes": generator.compute_type}), file=replies, flush=True
+    )
     for line in sys.stdin:
         job = line.strip()
         began, cpu_began = time.perf_counter(), time.process_time()

@@ -161,6 +161,9 @@ def networks(facts: ModelFacts) -> FakeNetworks:
         second.requires_grad_(True)
         critic = Scorer(Path("reward"), second, None, None, tokenizer, world)
     for each in (policy, critic):
+        for name, parameter in each.body.named_parameters():
+            if ".lora_" in name:  # peft leaves the precision of what is on the meta device
+                parameter.data = parameter.data.to(dtype)
         language_models._checkpoint(each.body, recipe.gradient_checkpointing)
     return FakeNetworks(policy, reference, scorer, critic)
 

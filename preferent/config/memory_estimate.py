@@ -16,6 +16,7 @@ from preferent.config.model_shape import (
     HEAP_BELOW,
     LLAMA_2,
     Shape,
+    copied_weights,
     head_gradient,
     keeps_attention,
     kept_activations,
@@ -137,16 +138,16 @@ class ModelFacts:
         tokens = self.tokens(decided(self.recipe.reward.micro_batch_tokens), MOST_SCORED)
         return {"activations": passing_activations(self.reward_shape, tokens, self.bytes)}
 
-    def measuring(self, rows: int, limit: int | None) -> dict[str, int]:
+    def measuring(self, rows: int, limit: int | None, lora: bool) -> dict[str, int]:
         """Return what the log-probabilities of `rows` answers take, a micro-batch of `limit` tokens at a time."""
         tokens = self.tokens(decided(limit), rows)
         answers = tokens // self.length * self.recipe.target_sequence_length
-        return {"activations": measuring(self.shape, tokens, answers, self.bytes)}
+        return {"activations": measuring(self.shape, tokens, answers, self.bytes, lora)}
 
 
-def optimizer(trained: int, b: int, lora: bool) -> int:
-    """Moments of AdamW (8 t), and fp32 masters (4 t) of what computes in bf16; LoRA weights are fp32 themselves."""
-    return trained * (8 if lora or b == 4 else 12)
+def optimizer(trained: int, b: int) -> int:
+    """Moments of AdamW (8 t), and fp32 masters (4 t) of what computes in bf16."""
+    return trained * (8 if b == 4 else 12)
 
 
 def decoding(facts: ModelFacts, answers: int, lora: bool) -> dict[str, int]:
@@ -155,7 +156,8 @@ def decoding(facts: ModelFacts, answers: int, lora: bool) -> dict[str, int]:
     rows = min(decided(sampler.rows), answers)
     prompts = max(1, min(decided(sampler.prefill_tokens) // facts.prompt, rows))
     cache = kv_cache(shape, rows, facts.length, b)
-    return {"KV cache": cache, "activations": sampling(shape, rows, prompts, facts.prompt, b, lora)}
+    copies = 0 if lora else copied_weights(shape, b)
+    return {"KV cache": cache, "activations": sampling(shape, rows, prompts * facts.prompt, b) + copies}
 
 
 def sft(facts: ModelFacts) -> MemoryNeed:
@@ -168,7 +170,7 @@ def sft(facts: ModelFacts) -> MemoryNeed:
     rows = max(1, min(decided(section.micro_batch_tokens) // length, section.batch_size))
     targets = rows * (length if facts.packed else facts.recipe.target_sequence_length)
     kept = kept_activations(shape, rows * length, b, rank > 0, facts.recipe.gradient_checkpointing, facts.whole)
-    parts = {"policy": shape.policy * b + (4 * trained if rank else 0), "optimizer": optimizer(trained, b, rank > 0)}
+    parts = {"policy": shape.policy * b + (b * trained if rank else 0), "optimizer": optimizer(trained, b)}
     earlier = 4 * trained if rows < section.batch_size else 0
     learn = {
         "gradients": earlier + head_gradient(shape, b, rank > 0),
@@ -187,7 +189,7 @@ def reward(facts: ModelFacts) -> MemoryNeed:
     trained = shape.lora(rank) + shape.hidden_size if rank else shape.scorer
     tokens = facts.tokens(decided(section.micro_batch_tokens), 2 * section.batch_size)
     kept = kept_activations(shape, tokens, b, rank > 0, facts.recipe.gradient_checkpointing, facts.whole)
-    parts = {"reward": shape.scorer * b + (4 * trained if rank else 0), "optimizer": optimizer(trained, b, rank > 0)}
+    parts = {"reward": shape.scorer * b + (b * trained if rank else 0), "optimizer": optimizer(trained, b)}
     earlier = 4 * trained if tokens < 2 * section.batch_size * facts.length else 0
     learn = {"gradients": earlier, "activations": facts.held(shape, tokens, kept)}
     before = decoding(replace(facts, shape=shape), REWARD_SAMPLES, lora=False)
@@ -212,12 +214,12 @@ def ppo(facts: ModelFacts) -> MemoryNeed:
     with_critic = algorithm(section).critic
     critic = 0 if not with_critic else scorer.lora(critic_rank) + scorer.hidden_size if critic_rank else scorer.scorer
     parts = {
-        "policy": shape.policy * b + (4 * trained if rank else 0),
+        "policy": shape.policy * b + (b * trained if rank else 0),
         "reference": shape.policy * b if reference(recipe, "ppo") == "copy" else 0,
         "reward": facts.rewards(),
         "critic": with_critic * (0 if critic_rank and has_reward else scorer.scorer * b)
-        + (4 * critic if critic_rank else 0),
-        "optimizer": optimizer(trained, b, rank > 0) + optimizer(critic, b, critic_rank > 0),
+        + (b * critic if critic_rank else 0),
+        "optimizer": optimizer(trained, b) + optimizer(critic, b),
         "average": 4 * trained if section.ema_decay is not None else 0,
     }
     rows = max(1, section.batch_size // section.minibatches)
@@ -233,7 +235,7 @@ def ppo(facts: ModelFacts) -> MemoryNeed:
     gradients = 4 * (trained + critic) + head_gradient(shape, b, rank > 0)
     phases = {
         "learn": {"gradients": gradients, "activations": held},
-        "measure": facts.measuring(section.batch_size, section.micro_batch_tokens),
+        "measure": facts.measuring(section.batch_size, section.micro_batch_tokens, rank > 0),
         "sample": decoding(facts, max(section.batch_size, *prompt_counts), rank > 0),
         "finish": {"best": MASTER * trained},
     }
@@ -249,7 +251,7 @@ def dpo(facts: ModelFacts) -> MemoryNeed:
     tokens = facts.tokens(decided(section.micro_batch_tokens), 2 * section.batch_size)
     answers = tokens // facts.length * facts.recipe.target_sequence_length
     kept = kept_activations(shape, tokens, b, rank > 0, facts.recipe.gradient_checkpointing, facts.whole)
-    parts = {"policy": shape.policy * b + (4 * trained if rank else 0), "optimizer": optimizer(trained, b, rank > 0)}
+    parts = {"policy": shape.policy * b + (b * trained if rank else 0), "optimizer": optimizer(trained, b)}
     earlier = 4 * trained if tokens < 2 * section.batch_size * facts.length else 0
     learn = {
         "gradients": earlier + head_gradient(shape, b, rank > 0),
@@ -273,16 +275,16 @@ def rejection(facts: ModelFacts) -> MemoryNeed:
             "activations": facts.held(shape, tokens, kept) + logits(shape, answers, b),
         },
         "measure": facts.measuring(
-            min(recipe.ppo.validation_prompts, facts.prompts["validation"]), section.micro_batch_tokens
+            min(recipe.ppo.validation_prompts, facts.prompts["validation"]), section.micro_batch_tokens, rank > 0
         ),
         "sample": decoding(facts, section.samples * min(section.prompts, facts.prompts["train"]), rank > 0),
         "finish": {"best": MASTER * trained},
     }
     parts = {
-        "policy": shape.policy * b + (4 * trained if rank else 0),
+        "policy": shape.policy * b + (b * trained if rank else 0),
         "reference": shape.policy * b if reference(recipe, "rejection") == "copy" else 0,
         "reward": facts.rewards(),
-        "optimizer": optimizer(trained, b, rank > 0),
+        "optimizer": optimizer(trained, b),
     }
     return MemoryNeed("rejection", parts, phases)
 
@@ -308,7 +310,7 @@ def infer(facts: ModelFacts) -> MemoryNeed:
         parts["reward"] = facts.rewards()
     phases = {
         "sample": decoding(facts, answers, lora),
-        "measure": facts.measuring(answers, recipe.ppo.micro_batch_tokens),
+        "measure": facts.measuring(answers, recipe.ppo.micro_batch_tokens, lora),
     }
     return MemoryNeed("infer", parts, phases)
 
@@ -323,7 +325,7 @@ def compare(facts: ModelFacts) -> MemoryNeed:
         asked = replace(facts, shape=shape)
         tokens = decided(recipe.compare.micro_batch_tokens)
         spoken = {"policy": shape.policy * b} | decoding(asked, decided(recipe.sampler.rows), lora=False)
-        spoken["activations"] = max(spoken["activations"], measuring(shape, tokens, tokens, b))
+        spoken["activations"] = max(spoken["activations"], measuring(shape, tokens, tokens, b, lora=False))
         phases["judge"] = max(phases.get("judge", {}), spoken, key=lambda phase: sum(phase.values()))
     return MemoryNeed("compare", {}, phases)
 

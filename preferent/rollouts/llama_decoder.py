@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from preferent.config.model_shape import COPIED_BYTES
 from preferent.models.language_models import Policy
 from preferent.models.world import has_bf16
 
@@ -24,8 +25,6 @@ FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 STATIC_ROPE = frozenset({"default", "linear", "llama3", "yarn"})
 BLOCK = 64
 """Key-value blocks grow by this many columns."""
-COPIED_BYTES = 2**30
-"""The weights of layers are copied, to compute projections of one input together, up to this size."""
 
 ROWS = 64
 """Packed weights are laid out for products of about this many rows."""
@@ -234,7 +233,11 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, s
 
 def _bias(keep: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """Return 0 where `keep` is true and -inf elsewhere."""
-    return None if keep is None else torch.zeros(keep.shape, dtype=dtype, device=keep.device).masked_fill_(~keep, -torch.inf)
+    return (
+        None
+        if keep is None
+        else torch.zeros(keep.shape, dtype=dtype, device=keep.device).masked_fill_(~keep, -torch.inf)
+    )
 
 
 def _norm(module: Any) -> Linear:

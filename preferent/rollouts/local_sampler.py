@@ -45,9 +45,7 @@ class LocalSampler:
         policy, device = self.policy, self.policy.world.device
         ends = np.array(sorted(policy.tokenizer.end_ids)) if params.stop_at_eos else np.zeros(0, np.int64)
         # The uniform number of every token is drawn in advance, keyed by the row's item and the token's position.
-        uniforms_NA = randomness.uniforms(
-            self.seed, purpose, np.asarray(items)[:, None], np.arange(params.max_tokens)
-        )
+        uniforms_NA = randomness.uniforms(self.seed, purpose, np.asarray(items)[:, None], np.arange(params.max_tokens))
         ids_NA = np.zeros((len(prompts), params.max_tokens), np.int32)
         log_probs_NA = np.zeros((len(prompts), params.max_tokens), np.float32)
         lengths_N = np.zeros(len(prompts), np.int64)

@@ -13,7 +13,7 @@ from preferent.config.memory_estimate import ModelFacts
 from preferent.config.model_shape import Shape
 from preferent.models import checkpoint, language_models
 from preferent.models.world import World
-from preferent.rollouts import local_sampler
+from preferent.rollouts import cached_decoder
 from preferent.training.optimizer import Optimizer, Schedule
 
 PROMPTS = {"train": 100, "validation": 10, "test": 10}
@@ -79,7 +79,7 @@ def test_checkpointing_keeps_less():
 
 def test_kv_cache(tiny):
     policy = language_models.load_policy(tiny, World.of(quiet_recipe()))
-    cache = local_sampler._cache(policy, 20)
+    cache = cached_decoder.new_cache(policy, 20)
     with torch.no_grad():
         policy.hidden(torch.full((3, 5), 9), cache=cache)
     found = sum(t.untyped_storage().nbytes() for layer in cache.layers for t in (layer.all_keys, layer.all_values))
@@ -93,7 +93,7 @@ def test_optimizer_and_checkpoint(tiny, tmp_path):
     optimizer.step(0)
     held = sum(t.numel() * t.element_size() for t in optimizer.tensors().values())
     shape = shape_of(tiny)
-    assert held == pytest.approx(memory_estimate.optimizer(shape.scorer, 2, lora=False), rel=0.01)
+    assert held == pytest.approx(memory_estimate.optimizer(shape.scorer, 2), rel=0.01)
     for step in range(4):
         checkpoint.save(tmp_path / "checkpoints", step, optimizer.tensors(), {}, keep=2)
         checkpoint.save(tmp_path / "best", step, optimizer.weights(), {}, keep=2)
