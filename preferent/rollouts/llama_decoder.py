@@ -2,8 +2,8 @@
 
 A row has its own length, its keys and values begin at the first column, and rows are kept dense: attention, layers and
 head are computed for live rows and real tokens only. Projections of one input are one product, over copies of the
-weights that are made when decoding starts; large models, and linear layers that are not plain (LoRA, quantised), are
-called as they are.
+weights that are made when decoding starts; linear layers of large models, and those that are not plain (LoRA,
+quantised), are called as they are.
 
 Shapes: L live rows, T tokens, D hidden size, H heads and K key-value heads of size E, N columns of the blocks.
 """
@@ -25,7 +25,7 @@ STATIC_ROPE = frozenset({"default", "linear", "llama3", "yarn"})
 BLOCK = 64
 """Key-value blocks grow by this many columns."""
 COPIED_BYTES = 2**30
-"""The weights of layers are copied, to compute projections of one input together, up to this size."""
+"""Models up to this size are copied, so that projections of one input are computed together."""
 
 ROWS = 64
 """Packed weights are laid out for products of about this many rows."""
@@ -33,16 +33,20 @@ ROWS = 64
 Linear = Callable[[Tensor], Tensor]
 
 
-def reads(policy: Policy, length: int) -> bool:
-    """Return whether rows of `length` tokens of this policy can be decoded here, with the same hidden states."""
-    config = policy.body.config
-    if config.model_type not in FAMILIES or config.hidden_act != "silu":
-        return False
-    window = getattr(config, "sliding_window", None)
-    windowed = window is not None and set(getattr(config, "layer_types", None) or ["sliding"]) != {"full_attention"}
+def obstacle(policy: Policy, length: int) -> str | None:
+    """Return why rows of `length` tokens cannot be decoded here with the hidden states of the model itself, or None."""
+    config, kind = policy.body.config, policy.body.config.model_type
+    if kind not in FAMILIES or type(policy.body).__module__ != f"transformers.models.{kind}.modeling_{kind}":
+        return f"{type(policy.body).__name__} is not built as Llama is"
+    if config.hidden_act != "silu":
+        return f"its activation is {config.hidden_act}"
     rope = config.rope_parameters
-    static = rope["rope_type"] in STATIC_ROPE and rope.get("partial_rotary_factor", 1.0) == 1.0
-    return static and not (windowed and length > window)
+    if rope["rope_type"] not in STATIC_ROPE or rope.get("partial_rotary_factor", 1.0) != 1:
+        return f"its positions are turned by {rope['rope_type']}"
+    window = getattr(config, "sliding_window", None)
+    if window and length > window and set(getattr(config, "layer_types", None) or [""]) != {"full_attention"}:
+        return f"it attends to a window of {window} tokens, and rows are longer"
+    return None
 
 
 @dataclass(frozen=True)
@@ -101,12 +105,11 @@ class LlamaDecoder:
     def __init__(self, policy: Policy, rows: int, length: int, prefill_tokens: int) -> None:
         self.policy, self.rows, self.length, self.prefill_tokens = policy, rows, length, prefill_tokens
         base: Any = policy.body.base_model
-        linears = [module for layer in base.layers for module in layer.modules() if isinstance(module, nn.Linear)]
-        plain = all(type(module) is nn.Linear for module in linears) and policy.peft is None
-        copied = plain and sum(module.weight.nbytes for module in linears) <= COPIED_BYTES
+        copied = sum(parameter.nbytes for parameter in policy.body.parameters()) <= COPIED_BYTES
         self.embed, self.norm = base.embed_tokens, _norm(base.norm)
         self.head = _joined([policy.body.get_output_embeddings()], copied)
         self.layers = [Layer.of(layer, copied) for layer in base.layers]
+        self.joined = copied and all(type(layer.self_attn.q_proj) is nn.Linear for layer in base.layers)
         self.device, self.dtype = policy.world.device, base.norm.weight.dtype
         self.kv_heads = int(policy.body.config.num_key_value_heads)
         cos, sin = base.rotary_emb(base.norm.weight, torch.arange(length, device=self.device)[None])
@@ -146,7 +149,7 @@ class LlamaDecoder:
             return self.norm(x)
 
     def logits(self, hidden: Tensor, temperature: float) -> Tensor:
-        """Return logits [L, V] of hidden states [L, D], as the policy does."""
+        """Return logits [L, V] of hidden states [L, D], as the policy does it."""
         return self.policy.tempered(self.head(hidden), temperature)
 
     def keep(self, order: np.ndarray) -> None:
@@ -234,7 +237,11 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, s
 
 def _bias(keep: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """Return 0 where `keep` is true and -inf elsewhere."""
-    return None if keep is None else torch.zeros(keep.shape, dtype=dtype, device=keep.device).masked_fill_(~keep, -torch.inf)
+    return (
+        None
+        if keep is None
+        else torch.zeros(keep.shape, dtype=dtype, device=keep.device).masked_fill_(~keep, -torch.inf)
+    )
 
 
 def _norm(module: Any) -> Linear:
@@ -244,7 +251,7 @@ def _norm(module: Any) -> Linear:
 
 def _joined(linears: Sequence[nn.Module], copied: bool) -> Linear:
     """Return linear layers of one input as one function, whose outputs [T, ...] stand side by side."""
-    if not copied:
+    if not (copied and all(type(linear) is nn.Linear for linear in linears)):
         return lambda x: torch.cat([linear(x) for linear in linears], -1) if len(linears) > 1 else linears[0](x)
     whole = torch.cat([linear.get_parameter("weight") for linear in linears])
     zeros = whole.new_zeros

@@ -5,6 +5,8 @@ A token depends on (seed, purpose, item, position) and the policy, not on which 
 Shapes: N prompts, A tokens of an answer at most, L live rows, B of them that get a token now.
 """
 
+import functools
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,7 +21,7 @@ from preferent.rollouts.cached_decoder import CachedDecoder
 from preferent.rollouts.decoding import Params, choose
 from preferent.rollouts.llama_decoder import LlamaDecoder
 
-REFILL_AT = 8
+REFILL_AT = 4
 """Ended rows are replaced when they are at least one in this many: prompts are read faster together."""
 
 
@@ -45,9 +47,7 @@ class LocalSampler:
         policy, device = self.policy, self.policy.world.device
         ends = np.array(sorted(policy.tokenizer.end_ids)) if params.stop_at_eos else np.zeros(0, np.int64)
         # The uniform number of every token is drawn in advance, keyed by the row's item and the token's position.
-        uniforms_NA = randomness.uniforms(
-            self.seed, purpose, np.asarray(items)[:, None], np.arange(params.max_tokens)
-        )
+        uniforms_NA = randomness.uniforms(self.seed, purpose, np.asarray(items)[:, None], np.arange(params.max_tokens))
         ids_NA = np.zeros((len(prompts), params.max_tokens), np.int32)
         log_probs_NA = np.zeros((len(prompts), params.max_tokens), np.float32)
         lengths_N = np.zeros(len(prompts), np.int64)
@@ -90,11 +90,15 @@ class LocalSampler:
         ]
 
     def decoder(self, prompts: Sequence[np.ndarray], params: Params) -> LlamaDecoder | CachedDecoder:
-        """Return what computes the hidden states of the rows."""
+        """Return what computes the hidden states of the rows; say it where that is not the fastest."""
         length = max(len(prompt) for prompt in prompts) + params.max_tokens
-        if llama_decoder.reads(self.policy, length):
-            return LlamaDecoder(self.policy, min(self.rows, len(prompts)), length, self.prefill_tokens)
-        return CachedDecoder(self.policy, params.max_tokens, self.prefill_tokens)
+        if reason := llama_decoder.obstacle(self.policy, length):
+            _say(f"{self.policy.source}: decoding goes through transformers' own forward pass, because {reason}")
+            return CachedDecoder(self.policy, params.max_tokens, self.prefill_tokens)
+        decoder = LlamaDecoder(self.policy, min(self.rows, len(prompts)), length, self.prefill_tokens)
+        if not decoder.joined:
+            _say(f"{self.policy.source}: decoding calls linear layers one by one, because they are large or adapted")
+        return decoder
 
     def refresh(self, policy: Policy) -> None:
         """Do nothing: weights are read when `sample` begins, and no cache outlives a call."""
@@ -106,3 +110,9 @@ def _dense(goes_on: np.ndarray) -> np.ndarray:
     order = np.arange(int(goes_on.sum()))
     order[~goes_on[: len(order)]] = np.flatnonzero(goes_on[len(order) :]) + len(order)
     return order
+
+
+@functools.cache
+def _say(sentence: str) -> None:
+    """Print a sentence to standard error, once in a process."""
+    print(sentence, file=sys.stderr)
