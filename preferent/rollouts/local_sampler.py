@@ -20,7 +20,8 @@ from preferent import randomness
 from preferent.data.types import Rollout
 from preferent.models import batching
 from preferent.models.language_models import Policy
-from preferent.rollouts.decoding import Params, choose
+from preferent.models.world import to_device
+from preferent.rollouts.decoding import Params, choose, draws
 
 COMPACT_BELOW = 0.9
 """Ended rows are dropped when less than this share of the computed rows is unfinished."""
@@ -64,15 +65,14 @@ def _decode(
     ends = np.array(sorted(tokenizer.end_ids))
     # The uniform number of every token is drawn in advance, keyed by the row's item and the token's position.
     uniforms = randomness.uniforms(seed, purpose, np.asarray(items)[:, None], np.arange(params.max_tokens))
-    uniforms_BA = torch.from_numpy(uniforms).to(device)
+    draws_BA = to_device(draws(uniforms), device)
     ids_BA = torch.zeros(len(prompts), params.max_tokens, dtype=torch.long, device=device)
     log_probs_BA = torch.zeros(len(prompts), params.max_tokens, device=device)
     lengths_B = np.full(len(prompts), params.max_tokens)
     ended_B = np.zeros(len(prompts), dtype=bool)
 
     # Prompts are padded on the left, so that the last column of every row is the one to continue.
-    tokens_LP, mask_LP = _padded(prompts, tokenizer.pad_id)
-    tokens, mask = tokens_LP.to(device), mask_LP.to(device)
+    tokens, mask = _padded(prompts, tokenizer.pad_id, device)
     positions = (mask.cumsum(-1) - 1).clamp_min(0)
     padded = bool((mask == 0).any())
     cache = _cache(policy, tokens.shape[1] + params.max_tokens)
@@ -80,8 +80,8 @@ def _decode(
     for t in range(params.max_tokens):
         # The first pass reads whole prompts [L, P] into the cache, each later one the last token [L, 1].
         hidden = policy.hidden(tokens, mask if padded else None, positions, cache)
-        chosen_L, log_probs_L = choose(policy.logits(hidden[:, -1], params.temperature), uniforms_BA[live_L, t], params)
-        rows_L = torch.from_numpy(live_L).to(device)
+        chosen_L, log_probs_L = choose(policy.logits(hidden[:, -1], params.temperature), draws_BA[live_L, t], params)
+        rows_L = to_device(live_L, device)
         ids_BA[rows_L, t], log_probs_BA[rows_L, t] = chosen_L, log_probs_L
         if params.stop_at_eos:
             stops_L = np.isin(chosen_L.cpu().numpy(), ends)
@@ -94,7 +94,7 @@ def _decode(
         mask = torch.nn.functional.pad(mask, (0, 1), value=1)
         # An ended row costs a little until it is dropped; dropping it copies the whole cache.
         if goes_on_L.mean() < COMPACT_BELOW:
-            kept = torch.from_numpy(np.flatnonzero(goes_on_L)).to(device)
+            kept = to_device(np.flatnonzero(goes_on_L), device)
             cache.batch_select_indices(kept)
             tokens, positions, mask, live_L = tokens[kept], positions[kept], mask[kept], live_L[goes_on_L]
     # Tokens after the end of a row are cut off.
@@ -102,11 +102,11 @@ def _decode(
     return [(ids[:length].copy(), log_probs[:length].copy()) for ids, log_probs, length in columns]
 
 
-def _padded(prompts: Sequence[np.ndarray], pad_id: int) -> tuple[Tensor, Tensor]:
+def _padded(prompts: Sequence[np.ndarray], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return prompts as tokens [B, P], padded on the left, and a mask [B, P] that keeps what is not padding."""
     tokens = batching.pad([np.asarray(prompt, np.int64) for prompt in prompts], pad_id, left=True)
     mask = batching.pad([np.ones(len(prompt), np.int64) for prompt in prompts], 0, left=True)
-    return torch.from_numpy(tokens), torch.from_numpy(mask)
+    return to_device(tokens, device), to_device(mask, device)
 
 
 def _cache(policy: Policy, length: int) -> DynamicCache:
