@@ -1,15 +1,15 @@
-"""Sampling, ours against transformers' `generate` and CTranslate2: `python bench/sampling.py` (under four minutes on
+"""Sampling, ours against transformers' `generate` and CTranslate2: `python bench/sampling.py` (about three minutes on
 an idle machine; `--models 5m,30m,135m` for more).
 
 All sides answer the same prompts with the same weights at temperature 1 from the whole vocabulary, 64 rows at once, and
-take turns, in an order that changes. Ours and `generate` share a process; CTranslate2 has its own environment,
-`.venv-ctranslate2`, made on first use with venv and pip, and a process that waits for its turn (without it, or with
-`--sides preferent,generate`, it is left out; on a CPU it computes in fp32 only). Two jobs: `equal`, 64 prompts of 64 tokens with 64 answer tokens
-each and no stop; and `ragged`, 192 prompts of 8 to 64 tokens, answers of up to 64 that end at any of 1/32 of the
-vocabulary, where a row that ends makes room for the next prompt if the engine can do that.
+take turns, in an order that changes. Ours and `generate` share a process. CTranslate2 has an environment of its own,
+`.venv-ctranslate2`, made on first use with venv and pip, and a process that waits for its turn; it computes in fp32,
+since it has no bf16 on a CPU, and is left out where it does not install.
 
-Counted are answer tokens, the end included, by processor second of all threads and by second of wall clock; the ratio
-is the median over pairs of turns.
+Two jobs: `equal`, 64 prompts of 64 tokens with 64 answer tokens each and no stop; and `ragged`, 192 prompts of 8 to 64
+tokens, answers of up to 64 that end at any of 1/32 of the vocabulary, where a row that ends makes room for the next
+prompt if the engine can do that. Counted are answer tokens, the end included, by processor second of all threads and by
+second of wall clock; the ratio is the median over pairs of turns.
 """
 
 import argparse
@@ -93,14 +93,13 @@ def make_model(folder: Path, shape: dict[str, Any]) -> None:
 
 def ours(folder: Path, precision: str, job: str, prompts: list[list[int]]) -> Turn:
     import numpy as np
+    import torch
 
     from preferent.config import defaults, recipe
     from preferent.models import language_models
     from preferent.models.world import World
     from preferent.rollouts.decoding import Params
     from preferent.rollouts.local_sampler import LocalSampler
-
-    import torch
 
     threads = torch.get_num_threads()
     wanted, _ = defaults.resolve(

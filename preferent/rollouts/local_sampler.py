@@ -16,9 +16,10 @@ import torch
 from preferent import randomness
 from preferent.data.types import Rollout
 from preferent.models.language_models import Policy
+from preferent.models.world import to_device
 from preferent.rollouts import llama_decoder
 from preferent.rollouts.cached_decoder import CachedDecoder
-from preferent.rollouts.decoding import Params, choose
+from preferent.rollouts.decoding import Params, choose, draws
 from preferent.rollouts.llama_decoder import LlamaDecoder
 
 REFILL_AT = 4
@@ -46,8 +47,9 @@ class LocalSampler:
             return []
         policy, device = self.policy, self.policy.world.device
         ends = np.array(sorted(policy.tokenizer.end_ids)) if params.stop_at_eos else np.zeros(0, np.int64)
-        # The uniform number of every token is drawn in advance, keyed by the row's item and the token's position.
+        # The number that draws each token is fixed in advance, keyed by the row's item and the token's position.
         uniforms_NA = randomness.uniforms(self.seed, purpose, np.asarray(items)[:, None], np.arange(params.max_tokens))
+        draws_NA = draws(uniforms_NA)
         ids_NA = np.zeros((len(prompts), params.max_tokens), np.int32)
         log_probs_NA = np.zeros((len(prompts), params.max_tokens), np.float32)
         lengths_N = np.zeros(len(prompts), np.int64)
@@ -64,10 +66,10 @@ class LocalSampler:
                 hidden = decoder.admit([prompts[i] for i in rows_B])
             else:
                 rows_B = live_L
-                hidden = decoder.step(torch.from_numpy(ids_NA[rows_B, lengths_N[rows_B] - 1]).long().to(device))
+                hidden = decoder.step(to_device(ids_NA[rows_B, lengths_N[rows_B] - 1], device))
             places_B = lengths_N[rows_B]
-            uniforms_B = torch.from_numpy(uniforms_NA[rows_B, places_B]).to(device)
-            chosen_B, log_probs_B = choose(decoder.logits(hidden, params.temperature), uniforms_B, params)
+            draws_B = to_device(draws_NA[rows_B, places_B], device)
+            chosen_B, log_probs_B = choose(decoder.logits(hidden, params.temperature), draws_B, params)
             ids_NA[rows_B, places_B], log_probs_NA[rows_B, places_B] = chosen_B.cpu(), log_probs_B.cpu()
             lengths_N[rows_B] += 1
             ended_N[rows_B] = np.isin(ids_NA[rows_B, places_B], ends)
