@@ -229,8 +229,8 @@ def _decode(facts: ModelFacts, policy: Policy) -> None:
     params = Params(recipe.target_sequence_length)
     prompts = [np.ones(facts.prompt, np.int32)] * rows
     decoder = LocalSampler(policy, 0, rows, prefill).decoder(prompts, params)
-    uniforms = torch.zeros(rows, dtype=torch.float64)
-    chosen, _ = choose(policy.logits(decoder.admit(prompts)), uniforms, params)
+    numbers = torch.zeros(rows, dtype=torch.long)
+    chosen, _ = choose(decoder.logits(decoder.admit(prompts), 1.0), numbers, params)
     for _ in range(2):
         decoder.lengths[:] = facts.length - 1
-        chosen, _ = choose(policy.logits(decoder.step(chosen)), uniforms, params)
+        chosen, _ = choose(decoder.logits(decoder.step(chosen), 1.0), numbers, params)

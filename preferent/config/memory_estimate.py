@@ -156,8 +156,8 @@ def decoding(facts: ModelFacts, answers: int, lora: bool) -> dict[str, int]:
     rows = min(decided(sampler.rows), answers)
     prompts = max(1, min(decided(sampler.prefill_tokens) // facts.prompt, rows))
     cache = kv_cache(shape, rows, facts.length, b)
-    copies = 0 if lora else copied_weights(shape, b)
-    return {"KV cache": cache, "activations": sampling(shape, rows, prompts * facts.prompt, b) + copies}
+    held = sampling(shape, rows, prompts * facts.prompt, b) + copied_weights(shape, b, lora)
+    return {"KV cache": cache, "activations": held}
 
 
 def sft(facts: ModelFacts) -> MemoryNeed:

@@ -10,7 +10,7 @@ from preferent.config.recipe import Recipe
 CHUNK_ELEMENTS = 1 << 25
 """Logits kept at once for the backward pass; more are computed again."""
 COPIED_BYTES = 1 << 30
-"""Linear layers of at most this size are copied for decoding, which computes those of one input together."""
+"""Models up to this size are copied for decoding, so that projections of one input are computed together."""
 HEAP_BELOW = 8 << 20
 """Bytes below which a stage's allocator takes a tensor from its heap; larger ones it takes from the system one by
 one."""
@@ -174,9 +174,7 @@ def sampling(shape: Shape, rows: int, tokens: int, b: int) -> int:
     return max(b * tokens * inside, 28 * rows * shape.vocab_size)
 
 
-def copied_weights(shape: Shape, b: int) -> int:
-    """Return the weights that are copied while a small model without adapters decodes: its linear layers, up to
-    `COPIED_BYTES`, and its head."""
-    if b * shape.linear > COPIED_BYTES:
-        return 0
-    return b * (shape.linear + shape.vocab_size * shape.hidden_size)
+def copied_weights(shape: Shape, b: int, lora: bool) -> int:
+    """Return what is copied of a small model while it decodes: its head and, without adapters, its linear layers."""
+    head = shape.vocab_size * shape.hidden_size
+    return 0 if b * shape.policy > COPIED_BYTES else b * (head if lora else head + shape.linear)

@@ -4,7 +4,9 @@ import os
 import warnings
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from preferent.config.model_shape import keeps_attention
 from preferent.config.recipe import Recipe
@@ -18,6 +20,9 @@ from preferent.runs.stages import Stage
 os.environ.setdefault("OMP_DYNAMIC", "FALSE")
 os.environ.setdefault("MKL_DYNAMIC", "FALSE")
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+# Batches differ in size. Segments that grow leave no gaps between them. Set before CUDA starts.
+if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,9 @@ class World:
         warnings.filterwarnings("ignore", message=".*pin_memory.*")
         device = _device(recipe.device)
         dtype = _dtype(recipe.precision, device)
+        # In a bf16 run only adapters, masters and score heads are fp32.
+        rounds = dtype == torch.bfloat16 and not recipe.deterministic
+        torch.backends.cuda.matmul.fp32_precision = "tf32" if rounds else "ieee"
         whole = keeps_attention(recipe, device.type == "cpu", dtype == torch.bfloat16)
         attention = "eager" if whole else None
         return cls(0, 1, device, dtype, threads, recipe.trust_remote_code, attention, ChatOptions.of(recipe))
@@ -69,7 +77,7 @@ class World:
 
     def facts(self) -> dict[str, object]:
         """Return what bit equality of two runs depends on besides versions, for `stage.json`."""
-        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
         return {
             "device": name,
             "threads": self.threads,
@@ -78,10 +86,20 @@ class World:
         }
 
 
+def to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """Return the array as a tensor on the device; the copy to a GPU is pinned and does not wait for its arrival."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 def _device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise PlatformError("device: cuda is set, but torch finds no GPU; use device: cpu, or install torch for CUDA")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise PlatformError("device: mps is set, but torch finds no Apple GPU; use device: cpu")
+    if name == "mps":
+        return torch.device("mps")
+    return torch.device("cuda", 0) if name != "cpu" and torch.cuda.is_available() else torch.device("cpu")
 
 
 def _dtype(precision: str, device: torch.device) -> torch.dtype:
@@ -91,7 +109,9 @@ def _dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Return whether the processor multiplies bfloat16 natively (AVX512-BF16 or AMX on a CPU)."""
+    """Return whether the processor multiplies bfloat16 natively (AVX512-BF16 or AMX on a CPU); not known of MPS."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "mps":
+        return False
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

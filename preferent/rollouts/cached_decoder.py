@@ -15,6 +15,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from preferent.models import batching
 from preferent.models.language_models import Policy
+from preferent.models.world import to_device
 
 COMPACT_BELOW = 0.9
 """Rows that are not kept are dropped when less than this share of the computed rows is live."""
@@ -30,12 +31,12 @@ class CachedDecoder:
 
     def admit(self, prompts: Sequence[np.ndarray]) -> Tensor:
         """Read prompts into a new cache, some columns at a time; return the hidden states [B, D] of their ends."""
-        tokens, mask = (torch.from_numpy(array) for array in _padded(prompts, self.policy.tokenizer.pad_id))
-        self.ids, self.mask = tokens.to(self.policy.world.device), mask.to(self.policy.world.device)
+        device = self.policy.world.device
+        self.ids, self.mask = (to_device(array, device) for array in _padded(prompts, self.policy.tokenizer.pad_id))
         self.positions = (self.mask.cumsum(-1) - 1).clamp_min(0)
         self.padded = bool((self.mask == 0).any())
         self.cache = new_cache(self.policy, self.ids.shape[1] + self.tokens)
-        self.live = torch.arange(len(prompts), device=self.ids.device)
+        self.live = torch.arange(len(prompts), device=device)
         width = self.ids.shape[1]
         if all(isinstance(layer, (DynamicLayer, DynamicSlidingWindowLayer)) for layer in self.cache.layers):
             width = max(1, self.prefill_tokens // len(prompts))
@@ -46,7 +47,7 @@ class CachedDecoder:
 
     def step(self, ids: Tensor) -> Tensor:
         """Append one token to every live row; return their hidden states [L, D]."""
-        self.ids = self.ids[:, -1:].index_put((self.live,), ids[:, None])
+        self.ids = self.ids[:, -1:].index_put((self.live,), ids[:, None].long())
         self.positions = self.positions[:, -1:] + 1
         self.mask = torch.nn.functional.pad(self.mask, (0, 1), value=1)
         return self._hidden(self.ids, self.mask, self.positions)[self.live]
@@ -60,7 +61,7 @@ class CachedDecoder:
 
         A row that is not kept costs a little until it is dropped; dropping it copies the whole cache.
         """
-        self.live = self.live[torch.from_numpy(order).to(self.live.device)]
+        self.live = self.live[to_device(order, self.live.device)]
         if len(self.live) < COMPACT_BELOW * len(self.ids):
             self.cache.batch_select_indices(self.live)
             self.ids, self.positions, self.mask = self.ids[self.live], self.positions[self.live], self.mask[self.live]

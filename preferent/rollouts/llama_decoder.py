@@ -2,8 +2,8 @@
 
 A row has its own length, its keys and values begin at the first column, and rows are kept dense: attention, layers and
 head are computed for live rows and real tokens only. Projections of one input are one product, over copies of the
-weights that are made when decoding starts; large models, and linear layers that are not plain (LoRA, quantised), are
-called as they are.
+weights that are made when decoding starts; linear layers of large models, and those that are not plain (LoRA,
+quantised), are called as they are.
 
 Shapes: L live rows, T tokens, D hidden size, H heads and K key-value heads of size E, N columns of the blocks.
 """
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from preferent.config.model_shape import COPIED_BYTES
 from preferent.models.language_models import Policy
-from preferent.models.world import has_bf16
+from preferent.models.world import has_bf16, to_device
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 STATIC_ROPE = frozenset({"default", "linear", "llama3", "yarn"})
@@ -32,16 +32,20 @@ ROWS = 64
 Linear = Callable[[Tensor], Tensor]
 
 
-def reads(policy: Policy, length: int) -> bool:
-    """Return whether rows of `length` tokens of this policy can be decoded here, with the same hidden states."""
-    config = policy.body.config
-    if config.model_type not in FAMILIES or config.hidden_act != "silu":
-        return False
-    window = getattr(config, "sliding_window", None)
-    windowed = window is not None and set(getattr(config, "layer_types", None) or ["sliding"]) != {"full_attention"}
+def obstacle(policy: Policy, length: int) -> str | None:
+    """Return why rows of `length` tokens cannot be decoded here with the hidden states of the model itself, or None."""
+    config, kind = policy.body.config, policy.body.config.model_type
+    if kind not in FAMILIES or type(policy.body).__module__ != f"transformers.models.{kind}.modeling_{kind}":
+        return f"{type(policy.body).__name__} is not built as Llama is"
+    if config.hidden_act != "silu":
+        return f"its activation is {config.hidden_act}"
     rope = config.rope_parameters
-    static = rope["rope_type"] in STATIC_ROPE and rope.get("partial_rotary_factor", 1.0) == 1.0
-    return static and not (windowed and length > window)
+    if rope["rope_type"] not in STATIC_ROPE or rope.get("partial_rotary_factor", 1.0) != 1:
+        return f"its positions are turned by {rope['rope_type']}"
+    window = getattr(config, "sliding_window", None)
+    if window and length > window and set(getattr(config, "layer_types", None) or [""]) != {"full_attention"}:
+        return f"it attends to a window of {window} tokens, and rows are longer"
+    return None
 
 
 @dataclass(frozen=True)
@@ -62,11 +66,12 @@ class Layer:
     def of(cls, layer: Any, copied: bool) -> "Layer":
         """Read a Hugging Face layer."""
         attention, mlp = layer.self_attn, layer.mlp
-        norms = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
+        query_norm, key_norm = (getattr(attention, name, None) for name in ("q_norm", "k_norm"))
         return cls(
             _norm(layer.input_layernorm),
             _joined([attention.q_proj, attention.k_proj, attention.v_proj], copied),
-            *(norm and _norm(norm) for norm in norms),
+            query_norm and _norm(query_norm),
+            key_norm and _norm(key_norm),
             _joined([attention.o_proj], copied),
             _norm(layer.post_attention_layernorm),
             _joined([mlp.gate_proj, mlp.up_proj], copied),
@@ -75,7 +80,7 @@ class Layer:
         )
 
     def heads(self, x: Tensor, kv_heads: int, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries [T, H, E] (scaled), keys and values [T, K, E] of hidden states [T, D]."""
+        """Return queries [T, H, E], keys and values [T, K, E] of hidden states [T, D]."""
         cos, sin = rotation
         qkv = self.qkv(self.attention_norm(x)).unflatten(-1, (-1, cos.shape[-1]))
         rotated, values = qkv[:, :-kv_heads], qkv[:, -kv_heads:]
@@ -100,12 +105,11 @@ class LlamaDecoder:
     def __init__(self, policy: Policy, rows: int, length: int, prefill_tokens: int) -> None:
         self.policy, self.rows, self.length, self.prefill_tokens = policy, rows, length, prefill_tokens
         base: Any = policy.body.base_model
-        linears = [module for layer in base.layers for module in layer.modules() if isinstance(module, nn.Linear)]
-        plain = all(type(module) is nn.Linear for module in linears) and policy.peft is None
-        copied = plain and sum(module.weight.nbytes for module in linears) <= COPIED_BYTES
+        copied = sum(parameter.nbytes for parameter in policy.body.parameters()) <= COPIED_BYTES
         self.embed, self.norm = base.embed_tokens, _norm(base.norm)
         self.head = _joined([policy.body.get_output_embeddings()], copied)
         self.layers = [Layer.of(layer, copied) for layer in base.layers]
+        self.joined = copied and all(type(layer.self_attn.q_proj) is nn.Linear for layer in base.layers)
         self.device, self.dtype = policy.world.device, base.norm.weight.dtype
         self.kv_heads = int(policy.body.config.num_key_value_heads)
         cos, sin = base.rotary_emb(base.norm.weight, torch.arange(length, device=self.device)[None])
@@ -125,13 +129,9 @@ class LlamaDecoder:
         with self.policy.adapted():
             count, kv_heads = len(self.lengths), self.kv_heads
             self._grow(int(self.lengths.max()) + 1)
-            places = torch.from_numpy(self.lengths).to(self.device)
+            places = to_device(self.lengths, self.device)
             self.lengths = self.lengths + 1
-            used = int(self.lengths.max())
-            keep = None
-            if self.lengths.min() < used:
-                keep = torch.arange(used, device=self.device) <= places[:, None]
-            bias = _bias(keep, self.dtype)
+            used, bias = int(self.lengths.max()), self._bias(self.lengths)
             first = torch.arange(count * kv_heads, device=self.device) * self.blocks[0].shape[3]
             columns = first + places.repeat_interleave(kv_heads)
             rotation = self.cos[places], self.sin[places]
@@ -145,14 +145,14 @@ class LlamaDecoder:
             return self.norm(x)
 
     def logits(self, hidden: Tensor, temperature: float) -> Tensor:
-        """Return logits [L, V] of hidden states [L, D], as the policy does."""
+        """Return logits [L, V] of hidden states [L, D], as the policy does it."""
         return self.policy.tempered(self.head(hidden), temperature)
 
     def keep(self, order: np.ndarray) -> None:
         """Keep the rows `order` of the present ones; row i becomes row order[i]. Rows that stay are not copied."""
         moved = np.flatnonzero(order != np.arange(len(order)))
         if len(moved):
-            to, source = torch.from_numpy(moved).to(self.device), torch.from_numpy(order[moved]).to(self.device)
+            to, source = to_device(moved, self.device), to_device(order[moved], self.device)
             used = int(self.lengths.max())
             for block in self.blocks:
                 block[:, to, :, :used] = block[:, source, :, :used]
@@ -163,33 +163,42 @@ class LlamaDecoder:
         lengths, first = np.array([len(prompt) for prompt in prompts]), len(self.lengths)
         width, count = int(lengths.max()), len(prompts)
         self._grow(width + 1)
-        rows_T = torch.from_numpy(np.repeat(np.arange(count), lengths)).to(self.device)
-        places_T = torch.from_numpy(np.concatenate([np.arange(length) for length in lengths])).to(self.device)
-        ends = torch.from_numpy(np.cumsum(lengths) - 1).to(self.device)
-        keep = torch.arange(width, device=self.device) <= places_T[ends][:, None]
-        bias = _bias(keep if lengths.min() < width else None, self.dtype)
+        rows_T = to_device(np.repeat(np.arange(count), lengths), self.device)
+        places_T = to_device(np.concatenate([np.arange(length) for length in lengths]), self.device)
+        ends = to_device(np.cumsum(lengths) - 1, self.device)
+        bias = self._bias(lengths)
         rotation = self.cos[places_T], self.sin[places_T]
-        x = self.embed(torch.from_numpy(np.concatenate(prompts).astype(np.int64)).to(self.device))
+        x = self.embed(to_device(np.concatenate(prompts).astype(np.int64), self.device))
         for index, (layer, block) in enumerate(zip(self.layers, self.blocks, strict=True)):
             queries, keys, values = layer.heads(x, self.kv_heads, rotation)
             block[0, first + rows_T, :, places_T], block[1, first + rows_T, :, places_T] = keys, values
-            block = block[:, first : first + count, :, :width]
+            all_keys, all_values = block[:, first : first + count, :, :width]
             if index + 1 == len(self.layers):
                 # Behind the last layer only the last token of a prompt is read.
-                x = layer.after_attention(x[ends], attend(queries[ends], *block, bias, layer.scaling))
+                x = layer.after_attention(x[ends], attend(queries[ends], all_keys, all_values, bias, layer.scaling))
             else:
                 padded = queries.new_zeros(count, width, *queries.shape[1:])
                 padded[rows_T, places_T] = queries
+                gqa = queries.shape[1] != self.kv_heads
                 attended = F.scaled_dot_product_attention(
                     padded.transpose(1, 2),
-                    *block,
+                    all_keys,
+                    all_values,
                     is_causal=True,
                     scale=layer.scaling,
-                    enable_gqa=queries.shape[1] != self.kv_heads,
+                    enable_gqa=gqa,
                 )
                 x = layer.after_attention(x, attended.transpose(1, 2)[rows_T, places_T].flatten(1))
         self.lengths = np.concatenate([self.lengths, lengths])
         return self.norm(x)
+
+    def _bias(self, lengths: np.ndarray) -> Tensor | None:
+        """Return 0 at the columns of each row and -inf behind them, [L, N], or None for rows of one length."""
+        width = int(lengths.max())
+        if lengths.min() == width:
+            return None
+        kept = torch.arange(width, device=self.device) < to_device(lengths, self.device)[:, None]
+        return torch.zeros(kept.shape, dtype=self.dtype, device=self.device).masked_fill_(~kept, -torch.inf)
 
     def _block(self, columns: int) -> Tensor:
         """Return room for keys and values of a layer, [2, rows, K, columns, E]."""
@@ -231,15 +240,6 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, s
     return attended.reshape(rows, heads * size)
 
 
-def _bias(keep: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """Return 0 where `keep` is true and -inf elsewhere."""
-    return (
-        None
-        if keep is None
-        else torch.zeros(keep.shape, dtype=dtype, device=keep.device).masked_fill_(~keep, -torch.inf)
-    )
-
-
 def _norm(module: Any) -> Linear:
     """Return a root mean square norm over the last dimension, in fp32 inside as in transformers."""
     return lambda x: torch.rms_norm(x, module.weight.shape, module.weight, module.variance_epsilon)
@@ -247,12 +247,11 @@ def _norm(module: Any) -> Linear:
 
 def _joined(linears: Sequence[nn.Module], copied: bool) -> Linear:
     """Return linear layers of one input as one function, whose outputs [T, ...] stand side by side."""
-    if not copied:
-        return lambda x: torch.cat([linear(x) for linear in linears], -1) if len(linears) > 1 else linears[0](x)
+    if not (copied and all(type(linear) is nn.Linear for linear in linears)):
+        return linears[0] if len(linears) == 1 else lambda x: torch.cat([linear(x) for linear in linears], -1)
     whole = torch.cat([linear.get_parameter("weight") for linear in linears])
-    zeros = whole.new_zeros
-    biases = [zeros(len(linear.weight)) if linear.bias is None else linear.bias for linear in linears]
-    bias = None if all(linear.bias is None for linear in linears) else torch.cat(biases)
+    biases = [linear.bias for linear in linears if isinstance(linear.bias, Tensor)]
+    bias = torch.cat(biases) if biases else None
     if whole.dtype == torch.bfloat16 and whole.device.type == "cpu" and has_bf16(whole.device):
         # The layout that the processor's matrix unit reads; a product of a plain matrix makes it every time.
         packed = torch.ops.mkldnn._reorder_linear_weight(whole, ROWS)

@@ -5,6 +5,8 @@ A token depends on (seed, purpose, item, position) and the policy, not on which 
 Shapes: N prompts, A tokens of an answer at most, L live rows, B of them that get a token now.
 """
 
+import functools
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,12 +16,13 @@ import torch
 from preferent import randomness
 from preferent.data.types import Rollout
 from preferent.models.language_models import Policy
+from preferent.models.world import to_device
 from preferent.rollouts import llama_decoder
 from preferent.rollouts.cached_decoder import CachedDecoder
-from preferent.rollouts.decoding import Params, choose
+from preferent.rollouts.decoding import Params, choose, draws
 from preferent.rollouts.llama_decoder import LlamaDecoder
 
-REFILL_AT = 8
+REFILL_AT = 4
 """Ended rows are replaced when they are at least one in this many: prompts are read faster together."""
 
 
@@ -44,8 +47,9 @@ class LocalSampler:
             return []
         policy, device = self.policy, self.policy.world.device
         ends = np.array(sorted(policy.tokenizer.end_ids)) if params.stop_at_eos else np.zeros(0, np.int64)
-        # The uniform number of every token is drawn in advance, keyed by the row's item and the token's position.
+        # The number that draws each token is fixed in advance, keyed by the row's item and the token's position.
         uniforms_NA = randomness.uniforms(self.seed, purpose, np.asarray(items)[:, None], np.arange(params.max_tokens))
+        draws_NA = draws(uniforms_NA)
         ids_NA = np.zeros((len(prompts), params.max_tokens), np.int32)
         log_probs_NA = np.zeros((len(prompts), params.max_tokens), np.float32)
         lengths_N = np.zeros(len(prompts), np.int64)
@@ -62,10 +66,10 @@ class LocalSampler:
                 hidden = decoder.admit([prompts[i] for i in rows_B])
             else:
                 rows_B = live_L
-                hidden = decoder.step(torch.from_numpy(ids_NA[rows_B, lengths_N[rows_B] - 1]).long().to(device))
+                hidden = decoder.step(to_device(ids_NA[rows_B, lengths_N[rows_B] - 1], device))
             places_B = lengths_N[rows_B]
-            uniforms_B = torch.from_numpy(uniforms_NA[rows_B, places_B]).to(device)
-            chosen_B, log_probs_B = choose(decoder.logits(hidden, params.temperature), uniforms_B, params)
+            draws_B = to_device(draws_NA[rows_B, places_B], device)
+            chosen_B, log_probs_B = choose(decoder.logits(hidden, params.temperature), draws_B, params)
             ids_NA[rows_B, places_B], log_probs_NA[rows_B, places_B] = chosen_B.cpu(), log_probs_B.cpu()
             lengths_N[rows_B] += 1
             ended_N[rows_B] = np.isin(ids_NA[rows_B, places_B], ends)
@@ -88,11 +92,15 @@ class LocalSampler:
         ]
 
     def decoder(self, prompts: Sequence[np.ndarray], params: Params) -> LlamaDecoder | CachedDecoder:
-        """Return what computes the hidden states of the rows."""
+        """Return what computes the hidden states of the rows; say it where that is not the fastest."""
         length = max(len(prompt) for prompt in prompts) + params.max_tokens
-        if llama_decoder.reads(self.policy, length):
-            return LlamaDecoder(self.policy, min(self.rows, len(prompts)), length, self.prefill_tokens)
-        return CachedDecoder(self.policy, params.max_tokens, self.prefill_tokens)
+        if reason := llama_decoder.obstacle(self.policy, length):
+            _say(f"{self.policy.source}: decoding goes through transformers' own forward pass, because {reason}")
+            return CachedDecoder(self.policy, params.max_tokens, self.prefill_tokens)
+        decoder = LlamaDecoder(self.policy, min(self.rows, len(prompts)), length, self.prefill_tokens)
+        if not decoder.joined:
+            _say(f"{self.policy.source}: decoding calls linear layers one by one, because they are large or adapted")
+        return decoder
 
     def refresh(self, policy: Policy) -> None:
         """Do nothing: weights are read when `sample` begins, and no cache outlives a call."""
@@ -104,3 +112,9 @@ def _dense(goes_on: np.ndarray) -> np.ndarray:
     order = np.arange(int(goes_on.sum()))
     order[~goes_on[: len(order)]] = np.flatnonzero(goes_on[len(order) :]) + len(order)
     return order
+
+
+@functools.cache
+def _say(sentence: str) -> None:
+    """Print a sentence to standard error, once in a process."""
+    print(sentence, file=sys.stderr)

@@ -20,7 +20,7 @@ from preferent.data import datasets
 from preferent.errors import DataError, DivergedError
 from preferent.models import batching, language_models, saving, vocabulary
 from preferent.models.language_models import Policy
-from preferent.models.world import World
+from preferent.models.world import World, to_device
 from preferent.runs import progress, stages
 from preferent.runs.directory import StageDirectory
 from preferent.training import loop
@@ -135,8 +135,7 @@ def answer_log_probs(recipe: Recipe, policy: Policy, ids: list[np.ndarray], toke
     lengths = np.array([len(row) for row in ids])
     columns = np.arange(padded.shape[1])
     kept = (columns < lengths[:, None]) & (columns >= (lengths - tokens)[:, None]) & (padded != pad_id)
-    rows, places = (torch.from_numpy(indices).to(device) for indices in np.nonzero(kept))
-    inputs = torch.from_numpy(padded).to(device)
+    rows, places, inputs = (to_device(array, device) for array in (*np.nonzero(kept), padded))
     hidden = policy.hidden(inputs)[rows, places - 1]
     head = policy.head(recipe.sampler.temperature)
     log_probs = vocabulary.chunked_log_probs(hidden, inputs[rows, places], head, policy.vocab_size)

@@ -23,7 +23,7 @@ from preferent.data.types import Preference
 from preferent.errors import DataError, DivergedError
 from preferent.evaluation import reward_quality
 from preferent.evaluation.reward_quality import Scored
-from preferent.models import batching, language_models, saving
+from preferent.models import language_models, saving
 from preferent.models.language_models import Scorer
 from preferent.models.world import World
 from preferent.rollouts import measurement, sampler
@@ -150,11 +150,7 @@ def scores(
     scorer: Scorer, chosen: Sequence[np.ndarray], rejected: Sequence[np.ndarray]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return scores [b] of chosen and of rejected sequences at their last tokens, from one forward pass."""
-    sequences = [*chosen, *rejected]
-    device = scorer.world.device
-    tokens = torch.from_numpy(batching.pad([s.astype(np.int64) for s in sequences], scorer.tokenizer.pad_id)).to(device)
-    last = torch.tensor([len(s) - 1 for s in sequences], device=device)
-    both = scorer.scores(scorer.hidden(tokens)[torch.arange(len(sequences), device=device), last])
+    both = measurement.scores_at_end(scorer, [*chosen, *rejected])
     return both[: len(chosen)], both[len(chosen) :]
 
 

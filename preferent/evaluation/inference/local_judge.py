@@ -149,7 +149,7 @@ class LocalModelJudge:
             rollouts, self.micro_batch_tokens, tokenizer.pad_id, self.policy.world.device
         )
         shape = len(rows), max(len(row) for row in rows)
-        log_probs = measurement.measure(self.policy, None, micros, shape, 1.0).log_probs.double().cpu().numpy()
+        log_probs = measurement.measure(self.policy, None, micros, shape, 1.0).log_probs.cpu().double().numpy()
         starts = np.repeat([_common(rows[at : at + count]) for at in range(0, len(rows), count)], count)
         own = np.arange(shape[1]) >= starts[:, None]
         return shares_of((log_probs * own).sum(-1).reshape(-1, count))

@@ -20,6 +20,7 @@ from preferent.config.recipe import Recipe
 from preferent.data.types import Rollout
 from preferent.errors import DivergedError
 from preferent.models import batching, vocabulary
+from preferent.models.world import to_device
 from preferent.rewards import scoring
 from preferent.rewards.normalization import Normalizer
 from preferent.rollouts import measurement
@@ -130,7 +131,7 @@ def final_scores(recipe: Recipe, rollouts: Sequence[Rollout], networks: PPONetwo
     """Return normalised scores [B] on the device."""
     if not rollouts:
         return torch.zeros(0, device=device)
-    return torch.from_numpy(scoring.final_scores(rollouts, networks.reward.scale, recipe)).to(device)
+    return to_device(scoring.final_scores(rollouts, networks.reward.scale, recipe), device)
 
 
 def normalize_values(raw: Tensor, normalizer: Normalizer) -> Tensor:
