@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from preferent import files
-from preferent.commands import memory_fit
-from preferent.config import defaults, memory_estimate, model_folder, model_reference, model_shape, stage_graph
+from preferent.commands import disk_estimate, memory_fit
+from preferent.config import defaults, model_folder, model_reference, model_shape, stage_graph
 from preferent.config.algorithms import algorithm
 from preferent.config.defaults import reward_reference
 from preferent.config.gcpc_names import resolve_model
@@ -219,8 +219,8 @@ def _sizes(recipe: Recipe, folder: Path, memory: int | None) -> Iterator[str]:
     yield from memory_fit.table([stage.need for stage in fits])
     yield from memory_fit.verdict(fits, device if memory is None else "as given")
     if not stage_graph.direct(recipe):
-        yield f"rollouts: {memory_estimate.rollout_tokens(facts):,} tokens, prompts included"
-    stored = memory_estimate.disk(facts, [task.name for task in tasks])
+        yield f"rollouts: {disk_estimate.rollout_tokens(facts):,} tokens, prompts included"
+    stored = disk_estimate.disk(facts, [task.name for task in tasks])
     yield (
         "disk: "
         + ", ".join(f"{name} {memory_fit.size(count)}" for name, count in stored.items())

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from preferent.config.algorithms import algorithm
-from preferent.config.defaults import decided, reference
+from preferent.config.defaults import decided, reference, reward_reference
+from preferent.config.gcpc_names import resolve_model
 from preferent.config.model_shape import (
     HEAP_BELOW,
     LLAMA_2,
@@ -27,7 +28,7 @@ from preferent.config.model_shape import (
     sampling,
 )
 from preferent.config.recipe import Recipe
-from preferent.config.stage_graph import judged
+from preferent.config.stage_graph import judged, trains
 
 __all__ = [
     "BASELINE",
@@ -48,8 +49,12 @@ BASELINE = 430 << 20
 HEAP_LOSS = 1.25
 """What activations on that heap take of their size, since freed tensors leave gaps that others do not fit (measured,
 under `cluster.ALLOCATOR`: 1.2 to 1.35)."""
-MASTER_AND_MOMENTS = 12
-"""Bytes that a checkpoint keeps of a parameter that learns: fp32 master and the two moments of AdamW."""
+ONE_BACKBONE = False
+"""Whether all networks that start from one model are adapters on one backbone."""
+NF4 = 0.53
+"""Bytes of a weight of a linear layer in 4 bits with its scales (QLoRA, Dettmers 2023)."""
+BITS_8 = 2 * (1 + 4 / 256)
+"""Bytes of a weight's two moments in 8 bits, whose blocks of 256 have an fp32 scale each (Dettmers 2022)."""
 REWARD_SAMPLES = 64
 """Prompts that the model from which a reward model starts answers, for comparison."""
 MOST_SCORED = 256
@@ -125,13 +130,33 @@ class ModelFacts:
         large = tokens * shape.hidden_size * self.bytes >= HEAP_BELOW
         return count if self.on_gpu or large else round(HEAP_LOSS * count)
 
+    @property
+    def one_backbone(self) -> bool:
+        """Whether reward models and critic are adapters on the policy's frozen backbone: all start from one model."""
+        recipe, start = self.recipe, reward_reference(self.recipe)
+        alike = self.shape == self.reward_shape and resolve_model(start) == resolve_model(recipe.large_model_reference)
+        return ONE_BACKBONE and alike and bool(recipe.reward.lora_dim) and tuned_rank(self) > 0
+
+    def frozen(self, shape: Shape, count: int) -> int:
+        """Return the bytes of `count` weights that do not learn, the linear layers of a shape among them."""
+        quantized = getattr(self.recipe, "quantize", None) is not None
+        return round(NF4 * shape.linear) + self.bytes * (count - shape.linear) if quantized else self.bytes * count
+
+    def optimizer(self, trained: int) -> int:
+        """Return the two moments of AdamW (8 t, or 2 t and the scales of their blocks in 8 bits), and fp32 masters
+        (4 t) of what computes in bf16."""
+        moments = BITS_8 if getattr(self.recipe, "optimizer", "adamw") == "adamw8bit" else 8.0
+        return round(trained * (moments + (0 if self.bytes == 4 else 4)))
+
     def rewards(self) -> int:
         """Return the weights of what is optimised: the members of the ensemble, or one of their weights averaged, and
         the models that the recipe names."""
         section = self.recipe.reward
         trained = any(part.kind == "reward" for part in self.recipe.reward.parts)
         members = 1 if section.combine == "weights" else section.members
-        return self.bytes * (trained * members * self.reward_shape.scorer + sum(o.scorer for o in self.others))
+        own, rank = self.reward_shape, decided(section.lora_dim)
+        each = self.bytes * own.adapter(rank) if self.one_backbone else self.frozen(own, own.scorer)
+        return trained * members * each + sum(self.frozen(other, other.scorer) for other in self.others)
 
     def scoring(self) -> dict[str, int]:
         """Return what scores of answers take, a micro-batch at a time."""
@@ -143,11 +168,6 @@ class ModelFacts:
         tokens = self.tokens(decided(limit), rows)
         answers = tokens // self.length * self.recipe.target_sequence_length
         return {"activations": measuring(self.shape, tokens, answers, self.bytes, lora)}
-
-
-def optimizer(trained: int, b: int) -> int:
-    """Moments of AdamW (8 t), and fp32 masters (4 t) of what computes in bf16."""
-    return trained * (8 if b == 4 else 12)
 
 
 def decoding(facts: ModelFacts, answers: int, lora: bool) -> dict[str, int]:
@@ -170,7 +190,10 @@ def sft(facts: ModelFacts) -> MemoryNeed:
     rows = max(1, min(decided(section.micro_batch_tokens) // length, section.batch_size))
     targets = rows * (length if facts.packed else facts.recipe.target_sequence_length)
     kept = kept_activations(shape, rows * length, b, rank > 0, facts.recipe.gradient_checkpointing, facts.whole)
-    parts = {"policy": shape.policy * b + (b * trained if rank else 0), "optimizer": optimizer(trained, b)}
+    parts = {
+        "policy": facts.frozen(shape, shape.policy) + (b * trained if rank else 0),
+        "optimizer": facts.optimizer(trained),
+    }
     earlier = 4 * trained if rows < section.batch_size else 0
     learn = {
         "gradients": earlier + head_gradient(shape, b, rank > 0),
@@ -186,16 +209,19 @@ def reward(facts: ModelFacts) -> MemoryNeed:
     """
     section, shape, b = facts.recipe.reward, facts.reward_shape, facts.bytes
     rank = decided(section.lora_dim)
-    trained = shape.lora(rank) + shape.hidden_size if rank else shape.scorer
+    trained = shape.adapter(rank) if rank else shape.scorer
     tokens = facts.tokens(decided(section.micro_batch_tokens), 2 * section.batch_size)
     kept = kept_activations(shape, tokens, b, rank > 0, facts.recipe.gradient_checkpointing, facts.whole)
-    parts = {"reward": shape.scorer * b + (b * trained if rank else 0), "optimizer": optimizer(trained, b)}
+    parts = {
+        "reward": facts.frozen(shape, shape.scorer) + (b * trained if rank else 0),
+        "optimizer": facts.optimizer(trained),
+    }
     earlier = 4 * trained if tokens < 2 * section.batch_size * facts.length else 0
     learn = {"gradients": earlier, "activations": facts.held(shape, tokens, kept)}
     before = decoding(replace(facts, shape=shape), REWARD_SAMPLES, lora=False)
     step = {"gradients": 4 * trained}
     phases = {"learn": learn, "step": step, "finish": {"best": MASTER * trained}}
-    return MemoryNeed("reward", parts, phases, {"sample": {"policy": shape.policy * b} | before})
+    return MemoryNeed("reward", parts, phases, {"sample": {"policy": facts.frozen(shape, shape.policy)} | before})
 
 
 def ppo(facts: ModelFacts) -> MemoryNeed:
@@ -212,14 +238,14 @@ def ppo(facts: ModelFacts) -> MemoryNeed:
     critic_rank *= recipe.reward.members if recipe.reward.combine == "weights" and has_reward else 1
     trained = shape.lora(rank) if rank else shape.policy
     with_critic = algorithm(section).critic
-    critic = 0 if not with_critic else scorer.lora(critic_rank) + scorer.hidden_size if critic_rank else scorer.scorer
+    critic = 0 if not with_critic else scorer.adapter(critic_rank) if critic_rank else scorer.scorer
     parts = {
-        "policy": shape.policy * b + (b * trained if rank else 0),
-        "reference": shape.policy * b if reference(recipe, "ppo") == "copy" else 0,
+        "policy": facts.frozen(shape, shape.policy) + (b * trained if rank else 0),
+        "reference": facts.frozen(shape, shape.policy) if reference(recipe, "ppo") == "copy" else 0,
         "reward": facts.rewards(),
-        "critic": with_critic * (0 if critic_rank and has_reward else scorer.scorer * b)
+        "critic": with_critic * (0 if critic_rank and (has_reward or ONE_BACKBONE) else scorer.scorer * b)
         + (b * critic if critic_rank else 0),
-        "optimizer": optimizer(trained, b) + optimizer(critic, b),
+        "optimizer": facts.optimizer(trained) + facts.optimizer(critic),
         "average": 4 * trained if section.ema_decay is not None else 0,
     }
     rows = max(1, section.batch_size // section.minibatches)
@@ -251,7 +277,10 @@ def dpo(facts: ModelFacts) -> MemoryNeed:
     tokens = facts.tokens(decided(section.micro_batch_tokens), 2 * section.batch_size)
     answers = tokens // facts.length * facts.recipe.target_sequence_length
     kept = kept_activations(shape, tokens, b, rank > 0, facts.recipe.gradient_checkpointing, facts.whole)
-    parts = {"policy": shape.policy * b + (b * trained if rank else 0), "optimizer": optimizer(trained, b)}
+    parts = {
+        "policy": facts.frozen(shape, shape.policy) + (b * trained if rank else 0),
+        "optimizer": facts.optimizer(trained),
+    }
     earlier = 4 * trained if tokens < 2 * section.batch_size * facts.length else 0
     learn = {
         "gradients": earlier + head_gradient(shape, b, rank > 0),
@@ -281,10 +310,10 @@ def rejection(facts: ModelFacts) -> MemoryNeed:
         "finish": {"best": MASTER * trained},
     }
     parts = {
-        "policy": shape.policy * b + (b * trained if rank else 0),
-        "reference": shape.policy * b if reference(recipe, "rejection") == "copy" else 0,
+        "policy": facts.frozen(shape, shape.policy) + (b * trained if rank else 0),
+        "reference": facts.frozen(shape, shape.policy) if reference(recipe, "rejection") == "copy" else 0,
         "reward": facts.rewards(),
-        "optimizer": optimizer(trained, b),
+        "optimizer": facts.optimizer(trained),
     }
     return MemoryNeed("rejection", parts, phases)
 
@@ -300,12 +329,13 @@ def tuned_rank(facts: ModelFacts) -> int:
 def infer(facts: ModelFacts) -> MemoryNeed:
     """Return the need of the tuned policy, the base (with LoRA the same backbone) and what chooses among answers, while
     they sample and then measure the KL."""
-    recipe, shape, b = facts.recipe, facts.shape, facts.bytes
+    recipe, shape = facts.recipe, facts.shape
     prompts = min(recipe.infer.max_prompts or facts.prompts["test"], facts.prompts["test"])
     answers = min(decided(recipe.sampler.rows), 256, prompts * recipe.infer.best_of)
     lora = tuned_rank(facts) > 0
     shared = lora and not recipe.continues
-    parts = {"policy": shape.policy * b, "reference": 0 if shared else shape.policy * b}
+    base = facts.frozen(shape, shape.policy)
+    parts = {"policy": base, "reference": 0 if shared else base}
     if recipe.infer.best_of > 1:
         parts["reward"] = facts.rewards()
     phases = {
@@ -319,12 +349,15 @@ def compare(facts: ModelFacts) -> MemoryNeed:
     """Return the need of the reward models that judge, which are loaded beside each other, or of the largest language
     model that does."""
     b, recipe = facts.bytes, facts.recipe
-    scorers = b * facts.reward_shape.scorer * judged(recipe)
+    own, one = facts.reward_shape, ONE_BACKBONE and recipe.reward.lora_dim and trains(recipe)
+    scorers = 0 if one else facts.frozen(own, own.scorer) * judged(recipe)
     phases = {"score": {"reward": scorers + facts.rewards(), **facts.scoring()}}
     for shape in facts.judges:
         asked = replace(facts, shape=shape)
         tokens = decided(recipe.compare.micro_batch_tokens)
-        spoken = {"policy": shape.policy * b} | decoding(asked, decided(recipe.sampler.rows), lora=False)
+        spoken = {"policy": facts.frozen(shape, shape.policy)} | decoding(
+            asked, decided(recipe.sampler.rows), lora=False
+        )
         spoken["activations"] = max(spoken["activations"], measuring(shape, tokens, tokens, b, lora=False))
         phases["judge"] = max(phases.get("judge", {}), spoken, key=lambda phase: sum(phase.values()))
     return MemoryNeed("compare", {}, phases)
@@ -345,40 +378,3 @@ NEEDS: Mapping[str, Callable[[ModelFacts], MemoryNeed]] = {
 def need(facts: ModelFacts, stage: str) -> MemoryNeed:
     """Return what a stage needs of the memory of its device."""
     return NEEDS[stage](facts)
-
-
-def disk(facts: ModelFacts, stages: list[str]) -> dict[str, int]:
-    """Return the most bytes on disk: checkpoints (12 t each, of all that learns) and the best that each knows (4 t, of
-    the model alone), one more of both while they are written; models in their stored dtype; rollouts (25 bytes per
-    token in columns and in plain words)."""
-    recipe, shape, scorer = facts.recipe, facts.shape, facts.reward_shape
-    ranks = {
-        "sft": 0 if recipe.sft is None else decided(recipe.sft.lora_dim),
-        "reward": decided(recipe.reward.lora_dim),
-        "ppo": decided(recipe.ppo.lora_dim),
-        "dpo": decided(recipe.dpo.lora_dim),
-        "rejection": decided(recipe.rejection.lora_dim),
-    }
-    kept = {"checkpoints": 0, "models": 0}
-    for stage in stages:
-        scores = stage == "judge" or stage.startswith("reward")
-        if not scores and stage not in ("sft", "ppo", "dpo", "rejection"):
-            continue
-        rank, model_shape = ranks["reward" if scores else stage], scorer if scores else shape
-        full = model_shape.scorer if scores else model_shape.policy
-        trained = model_shape.lora(rank) if rank else full
-        has_critic = stage == "ppo" and algorithm(recipe.ppo).critic
-        critic = 0 if not has_critic else scorer.lora(ranks["reward"]) if ranks["reward"] else scorer.scorer
-        copies = recipe.keep_checkpoints + 1
-        best = 0 if stage == "sft" else MASTER * trained
-        kept["checkpoints"] += copies * (MASTER_AND_MOMENTS * (trained + critic) + best)
-        kept["models"] += 4 * trained if rank and stage != "sft" else full * model_shape.stored
-    return kept | ({"rollouts": 25 * rollout_tokens(facts)} if "ppo" in stages else {})
-
-
-def rollout_tokens(facts: ModelFacts) -> int:
-    """Return an upper bound on the tokens of prompts and answers in all rollouts."""
-    recipe, section = facts.recipe, facts.recipe.rejection
-    if recipe.method == "rejection_sampling":
-        return section.rounds * min(section.prompts, facts.prompts["train"]) * section.samples * facts.length
-    return recipe.reinforcement_learning_train_steps * recipe.ppo.batch_size * facts.length

@@ -102,6 +102,10 @@ class Shape:
         attention = 2 * (self.hidden_size + self.query) + 2 * (self.hidden_size + self.key_value)
         return rank * self.layers * (attention + 3 * (self.hidden_size + self.intermediate_size))
 
+    def adapter(self, rank: int) -> int:
+        """Parameters of a reward model's or critic's adapter, its head included."""
+        return self.lora(rank) + self.hidden_size
+
 
 LLAMA_2 = {
     "meta-llama/Llama-2-7b-hf": Shape(32000, 4096, 32, 32, 32, 128, 11008),

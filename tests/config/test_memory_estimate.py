@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import quiet_recipe
 
+from preferent.commands import disk_estimate
 from preferent.config import defaults, memory_estimate, model_shape
 from preferent.config.memory_estimate import ModelFacts
 from preferent.config.model_shape import Shape
@@ -93,12 +94,12 @@ def test_optimizer_and_checkpoint(tiny, tmp_path):
     optimizer.step(0)
     held = sum(t.numel() * t.element_size() for t in optimizer.tensors().values())
     shape = shape_of(tiny)
-    assert held == pytest.approx(memory_estimate.optimizer(shape.scorer, 2), rel=0.01)
+    assert held == pytest.approx(given_of(shape, 2).optimizer(shape.scorer), rel=0.01)
     for step in range(4):
         checkpoint.save(tmp_path / "checkpoints", step, optimizer.tensors(), {}, keep=2)
         checkpoint.save(tmp_path / "best", step, optimizer.weights(), {}, keep=2)
     stored = sum(path.stat().st_size for path in tmp_path.rglob("*.safetensors"))
-    told = memory_estimate.disk(given_of(shape, reward={"lora_dim": 0}), ["reward"])["checkpoints"]
+    told = disk_estimate.disk(given_of(shape, reward={"lora_dim": 0}), ["reward"])["checkpoints"]
     assert told == pytest.approx(stored * 3 / 2, rel=0.05), "one more of each while one is written"
     best = sum(path.stat().st_size for path in (tmp_path / "best").rglob("*.safetensors"))
     assert best == pytest.approx(stored / 4, rel=0.05), "no moments"
@@ -120,7 +121,7 @@ def test_every_member_of_an_ensemble_is_held_and_stored():
     shape = model_shape.LLAMA_2["meta-llama/Llama-2-7b-hf"]
     one, three = (given_of(shape, 2, reward={"lora_dim": 0, "members": k}) for k in (1, 3))
     assert memory_estimate.ppo(three).parts["reward"] == 3 * memory_estimate.ppo(one).parts["reward"]
-    stored = memory_estimate.disk(three, ["reward", "reward-2", "reward-3"]), memory_estimate.disk(one, ["reward"])
+    stored = disk_estimate.disk(three, ["reward", "reward-2", "reward-3"]), disk_estimate.disk(one, ["reward"])
     assert all(stored[0][kind] == 3 * stored[1][kind] for kind in ("checkpoints", "models"))
 
 
@@ -158,7 +159,7 @@ def test_no_more_rows_than_there_are():
     assert given.tokens(10 * given.length + 3, 100) == 10 * given.length
     assert given.tokens(10 * given.length, 4) == 4 * given.length
     assert given.tokens(1, 4) == given.length
-    assert np.isclose(memory_estimate.rollout_tokens(given), 1000 * 64 * 44)
+    assert np.isclose(disk_estimate.rollout_tokens(given), 1000 * 64 * 44)
 
 
 def test_what_the_allocator_loses():
