@@ -12,13 +12,13 @@ import random
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from preferent import files
 from preferent.commands import plan
-from preferent.config import memory_estimate, recipe, stage_graph
+from preferent.config import defaults, memory_estimate, recipe, stage_graph
 from preferent.pipelines.launchers import child_process
 
 LIMIT = 0.15
@@ -95,12 +95,13 @@ def compare(name: str, configuration: Configuration, folder: Path) -> Iterator[t
     """Run the stages of a configuration; print a line and give planned / measured for each that holds models."""
     found, given = prepare(name, configuration, folder)
     tasks = stage_graph.build(found)
-    needs = {need.stage: need for need in memory_estimate.needs(given, [task.name for task in tasks])}
+    chosen, _ = defaults.filled(given.recipe, defaults.AT_ONCE)
+    given = replace(given, recipe=chosen)
     for task in tasks:
         if task.name not in ("sft", "reward", "ppo", "infer-tuned"):
             continue
         peak = perform(task.command(str(folder / name)), folder / f"{name}-{task.name}.log")
-        need = needs[task.stage]
+        need = memory_estimate.need(given, task.stage)
         title = f"{given.shape.policy / 1e6:.1f}M, {configuration.title}"
         ratio = need.peak / peak
         print(f"| {title} | {task.name} | {peak >> 20} | {need.peak >> 20} | {ratio:.2f} | {need.phase} |", flush=True)

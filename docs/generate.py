@@ -66,6 +66,11 @@ learns. *By algorithm*:
 | `ppo.algorithm` | `samples_per_prompt` | `epochs` | `kl_in` | `whiten_advantages` |
 |---|---|---|---|---|
 {algorithms}
+
+*By the device's memory*: each stage chooses when it begins, and writes what it chose to its `stage.json`. It takes the
+most, {most}, and halves what saves most until it needs three quarters of the device's total memory, as
+`preferent plan` would say for prompts and answers of the longest lengths. A resume takes the values from `stage.json`,
+on another machine too, so its bits are the same. Models that are not built as Llama is take the most.
 """
 
 CLI = """# Command line
@@ -96,6 +101,7 @@ def recipe_page() -> str:
         f"| `{each.name}` | {each.samples} | {each.epochs} | {each.kl_in} | {str(each.whiten).lower()} |"
         for each in ALGORITHMS.values()
     )
+    most = {key.rpartition(".")[2]: count for key, count in defaults.AT_ONCE.items()}
     text = RECIPE.format(
         models=models,
         large=f"{defaults.LARGE // 1_000_000} million",
@@ -103,6 +109,7 @@ def recipe_page() -> str:
         critic_lora=_number(defaults.LORA_RATE),
         critic_full=_number(defaults.CRITIC_RATE),
         algorithms=algorithms,
+        most=", ".join(f"{count:,} {name}" for name, count in most.items()),
     )
     tables = "\n".join(_sections(Recipe, ""))
     return f"{text}\n{tables}"

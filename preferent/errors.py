@@ -4,16 +4,6 @@ ERROR_FILE = "PREFERENT_ERROR_FILE"
 """Environment variable: where a stage that fails leaves its message for the process that started it."""
 
 
-def smaller(stage: str) -> str:
-    """Return advice for a stage that ran out of memory."""
-    section = stage if stage in ("sft", "reward", "ppo", "dpo", "rejection") else "ppo"
-    return f"""Make it smaller; with these the result is the same, and the same command goes on from here:
-  --set {section}.micro_batch_tokens=1024   tokens computed at once (default: 4096)
-  --set sampler.rows=64                 answers decoded at once (default: 256)
-  --set gradient_checkpointing=true     activations computed twice instead of kept
-Or start again with fewer trained weights: --set {section}.lora_dim=4"""
-
-
 class PreferentError(Exception):
     """A message for the user; the command line prints it without a traceback and exits with `exit_code`."""
 

@@ -36,8 +36,8 @@ SENTENCES = [
 
 
 def quiet_recipe(**values: Any) -> Any:
-    """A recipe for tests: one thread, fp32, small sequences, and what the test asks for."""
-    from preferent.config import recipe
+    """A recipe for tests: one thread, fp32, small sequences, what the test asks for, and as much at once as may be."""
+    from preferent.config import defaults, recipe
 
     base = {
         "large_model_reference": "model",
@@ -47,7 +47,7 @@ def quiet_recipe(**values: Any) -> Any:
         "precision": "fp32",
         "device": "cpu",
     }
-    return recipe.parse(base | values)[0]
+    return defaults.filled(recipe.parse(base | values)[0], defaults.AT_ONCE)[0]
 
 
 @pytest.fixture(scope="session")

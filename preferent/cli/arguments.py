@@ -1,6 +1,7 @@
 """The verbs of the command line, and the arguments of each."""
 
 import argparse
+import re
 import shutil
 import textwrap
 from collections.abc import Callable
@@ -146,7 +147,19 @@ def _plan(verb: argparse.ArgumentParser) -> None:
     verb.formatter_class, verb.epilog = argparse.RawDescriptionHelpFormatter, RECIPE
     verb.add_argument("recipe", type=Path, metavar="RECIPE", help="the recipe, a YAML file")
     _settings(verb)
+    verb.add_argument(
+        "--memory", type=_bytes, metavar="SIZE", help="a GPU's memory, as 80GiB (default: this machine's device)"
+    )
     verb.add_argument("--verbose", action="store_true", help="print the command of each stage too")
+
+
+def _bytes(text: str) -> int:
+    """Read a size of memory: a number with GiB or GB, MiB or MB."""
+    match = re.fullmatch(r"([\d.]+) ?([GM])(i?)B?", text, re.IGNORECASE)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text} is no size of memory; write it as 80GiB")
+    unit = (1024 if match[3] else 1000) ** (3 if match[2].upper() == "G" else 2)
+    return round(float(match[1]) * unit)
 
 
 def _try(verb: argparse.ArgumentParser) -> None:

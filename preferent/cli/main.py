@@ -13,7 +13,7 @@ from typing import TextIO
 from preferent import files
 from preferent.cli.actions import Arguments
 from preferent.cli.arguments import STAGES, parser
-from preferent.errors import ERROR_FILE, PlatformError, PreferentError, UsageError, smaller
+from preferent.errors import ERROR_FILE, PlatformError, PreferentError, UsageError
 from preferent.runs import interruption, stages
 
 __all__ = ["STAGES", "main", "parser"]
@@ -33,9 +33,13 @@ def _known(error: BaseException) -> PreferentError | None:
     if isinstance(error, PreferentError):
         return error
     if _out_of_memory(error):
+        from preferent.runs.memory_choice import smaller
+
         stage = next((word for word in sys.argv[1:] if word in STAGES), "ppo")
+        after = dict(zip(sys.argv, sys.argv[1:], strict=False)).get("--out")
+        out = None if after is None else Path(after)
         first = str(error).split("\n")[0][:200]
-        return PlatformError(f"out of memory{f': {first}' if first else ''}\n{smaller(stage)}")
+        return PlatformError(f"out of memory{f': {first}' if first else ''}\n{smaller(stage, out)}")
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         return UsageError(f"{str(error.filename)[:100]}…: is too long for the name of a file")
     if why := files.refusal(error):

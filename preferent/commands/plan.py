@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 from preferent import files
-from preferent.config import defaults, memory_estimate, model_folder, model_reference, model_shape, stage_graph
+from preferent.commands import disk_estimate, memory_fit
+from preferent.config import defaults, model_folder, model_reference, model_shape, stage_graph
 from preferent.config.algorithms import algorithm
 from preferent.config.defaults import reward_reference
 from preferent.config.gcpc_names import resolve_model
-from preferent.config.memory_estimate import MemoryNeed, ModelFacts
+from preferent.config.memory_estimate import ModelFacts
 from preferent.config.model_shape import Shape
 from preferent.config.recipe import Recipe
 from preferent.config.sections import RewardPart, SftSection, paths
@@ -27,16 +28,20 @@ from preferent.runs.directory import DataDirectory, Part, RunDirectory
 LENGTHS = "token lengths, and so how much is truncated (needs the tokenizer: preferent data check FILES --model MODEL)"
 SIZE = "the model's size, and so what lora_dim and learning_rate left open become"
 
-PARTS = ("policy", "reference", "reward", "critic", "optimizer", "gradients", "activations", "KV cache")
-"""The columns of the memory table; beside them the baseline of any stage, and its peak."""
 
-
-def describe(recipe: Recipe, ignored: Sequence[str], out: Path, sizes: bool = False, commands: bool = False) -> str:
+def describe(
+    recipe: Recipe,
+    ignored: Sequence[str],
+    out: Path,
+    sizes: bool = False,
+    commands: bool = False,
+    memory: int | None = None,
+) -> str:
     """Return the stages of a recipe with rows, steps and epochs, and what is ignored or not known yet.
 
     The data are read, checked and split in a temporary folder: counts are exact, and errors are those of the run. With
-    `sizes` the text also has memory, tokens and disk, if the shapes of the models are known. With `commands` it ends
-    with the command of each stage.
+    `sizes` the text also has memory, tokens and disk, if the shapes of the models are known, and whether that fits this
+    machine or a GPU of `memory` bytes. With `commands` it ends with the command of each stage.
     """
     tasks = stage_graph.build(recipe)
     model_reference.check(recipe)
@@ -46,7 +51,7 @@ def describe(recipe: Recipe, ignored: Sequence[str], out: Path, sizes: bool = Fa
     with tempfile.TemporaryDirectory() as folder:
         prepare.main(recipe, {}, Path(folder), offline=True)
         counts = files.read_json(DataDirectory(Path(folder)).counts)
-        needed = list(_sizes(recipe, Path(folder))) if sizes else []
+        needed = list(_sizes(recipe, Path(folder), memory)) if sizes else []
     sections = [
         ("models", _models(recipe)),
         ("data", _data(counts)),
@@ -194,13 +199,13 @@ def _judge(recipe: Recipe) -> str:
     return f"{what} that was optimised (not independent)"
 
 
-def _sizes(recipe: Recipe, folder: Path) -> Iterator[str]:
-    """Yield memory by stage and part, tokens and disk; `folder` has the prepared data."""
+def _sizes(recipe: Recipe, folder: Path, memory: int | None) -> Iterator[str]:
+    """Yield memory by stage and part, whether it fits, tokens and disk; `folder` has the prepared data."""
     references = recipe.large_model_reference, reward_reference(recipe), *stage_graph.foreign(recipe).values()
     for reference in dict.fromkeys(name for name in references if shape(name) is None):
         yield f"not known: the shape of {_named(reference)}; give a folder with its config.json (of Llama's kind)"
     longest = longest_prompt(recipe, folder)
-    facts = model_facts(recipe, folder, longest)
+    facts = model_facts(recipe, folder, longest, memory is not None)
     if facts is None:
         return
     allowed = "" if longest else " (the limit in the recipe: there is no tokenizer here to count them)"
@@ -208,29 +213,41 @@ def _sizes(recipe: Recipe, folder: Path) -> Iterator[str]:
         f"{facts.shape.policy:,} parameters, computed in {'bf16' if facts.bytes == 2 else 'fp32'}; prompts of at most "
         f"{facts.prompt} tokens{allowed}"
     )
-    stages = [task.name for task in stage_graph.build(recipe)]
-    yield from table(memory_estimate.needs(facts, stages))
+    tasks = stage_graph.build(recipe)
+    device, total = environment.device(recipe.device)
+    fits = memory_fit.fits(facts, tasks, memory or total)
+    yield from memory_fit.table([stage.need for stage in fits])
+    yield from memory_fit.verdict(fits, device if memory is None else "as given")
     if not stage_graph.direct(recipe):
-        yield f"rollouts: {memory_estimate.rollout_tokens(facts):,} tokens, prompts included"
-    stored = memory_estimate.disk(facts, stages)
-    yield "disk: " + ", ".join(f"{name} {size(count)}" for name, count in stored.items()) + "; before what is freed"
+        yield f"rollouts: {disk_estimate.rollout_tokens(facts):,} tokens, prompts included"
+    stored = disk_estimate.disk(facts, [task.name for task in tasks])
+    yield (
+        "disk: "
+        + ", ".join(f"{name} {memory_fit.size(count)}" for name, count in stored.items())
+        + "; before what is freed"
+    )
 
 
-def model_facts(recipe: Recipe, folder: Path, longest: int | None) -> ModelFacts | None:
+def model_facts(recipe: Recipe, folder: Path, longest: int | None, elsewhere: bool = False) -> ModelFacts | None:
     """Return the facts that the needs of a recipe depend on; None if the shape of a model is not known.
 
-    `folder` has the prepared data, and `longest` is the length of its longest prompt, if that is known.
+    `folder` has the prepared data, and `longest` is the length of its longest prompt, if that is known. The models are
+    on this machine, or `elsewhere`: on a GPU unless the recipe says otherwise.
     """
     policy, reward = shape(recipe.large_model_reference), shape(reward_reference(recipe))
     if policy is None or reward is None:
         return None
-    on_gpu = recipe.device != "cpu" and bool(environment.describe()["gpus"])
+    on_gpu = recipe.device != "cpu" and (elsewhere or environment.has_gpu())
     bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and (on_gpu or environment.cpu_has_bf16()))
     prompts = files.read_json(DataDirectory(folder).counts)["parts"]["prompt"]
     length = longest or recipe.prompt_sequence_length
     others = tuple(known for name in stage_graph.foreign(recipe).values() if (known := shape(name)) is not None)
+    judges = [judge.model for judge in recipe.compare.judges if judge.url is None]
+    judging = tuple(known for name in judges if (known := shape(name)) is not None)
     recipe, _ = defaults.resolve(recipe, policy.policy, reward.policy)
-    return ModelFacts(recipe, policy, reward, 2 if bf16 else 4, length, prompts, _packs(recipe), on_gpu, others)
+    return ModelFacts(
+        recipe, policy, reward, 2 if bf16 else 4, length, prompts, _packs(recipe), on_gpu, others, judging
+    )
 
 
 def _packs(recipe: Recipe) -> bool:
@@ -238,21 +255,6 @@ def _packs(recipe: Recipe) -> bool:
     if recipe.sft is None:
         return False
     return row_reader.detect(paths(recipe.sft.dataset), recipe.data.named_columns)[0] == "text"
-
-
-def table(needs: Sequence[MemoryNeed]) -> Iterator[str]:
-    """Return one line per stage: its parts, the baseline before any model, and the peak with its phase."""
-    yield f"{'':<7}" + "".join(f"{name:>12}" for name in (*PARTS, "baseline", "peak"))
-    for need in needs:
-        cells = [*(need.most(name) for name in PARTS), memory_estimate.BASELINE, need.peak]
-        yield (
-            f"{need.stage:<7}" + "".join(f"{size(cell) if cell else '-':>12}" for cell in cells) + f"  in {need.phase}"
-        )
-
-
-def size(count: int) -> str:
-    """Return a number of bytes as MiB or GiB."""
-    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"
 
 
 def shape(reference: str) -> Shape | None:

@@ -135,12 +135,15 @@ class LoadedRecipe:
     ignored: Sequence[str] = field(default_factory=list)
     """The keys that have a meaning on Google Cloud only."""
 
-    def plan(self, out: str | Path = "runs/plan", sizes: bool = True, commands: bool = False) -> str:
+    def plan(
+        self, out: str | Path = "runs/plan", sizes: bool = True, commands: bool = False, memory: int | None = None
+    ) -> str:
         """Return what a run in `out` would do and need, as `preferent plan` prints it.
 
-        Without `sizes` it has no memory; with `commands` it has the command of each stage.
+        Without `sizes` it has no memory; with `commands` it has the command of each stage. `memory` is that of a GPU in
+        bytes; default: that of this machine's device.
         """
-        return plan.describe(self.recipe, self.ignored, Path(out), sizes, commands)
+        return plan.describe(self.recipe, self.ignored, Path(out), sizes, commands, memory)
 
     def with_labels(self, earlier: str | Path) -> "LoadedRecipe":
         """Return the recipe of the round after the run `earlier`: it also learns from the labels of that run."""

@@ -65,9 +65,9 @@ class CompareSection(Section):
     """Seed of the judge's head and data order; default: seed + 1."""
     judges: Annotated[tuple[JudgeSection, ...], AfterValidator(_told_apart)] = ()
     """Language models that judge besides."""
-    micro_batch_tokens: Count = 4096
+    micro_batch_tokens: Count | None = None
     """Padded tokens that a language model which judges here computes at once; changes memory and speed, not the
-    result."""
+    result; default: by the device's memory."""
 
 
 class ReportSection(Section):

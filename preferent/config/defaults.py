@@ -4,6 +4,7 @@ A field that is null in a recipe and means "choose for me" is open. `resolve` gi
 reads values only.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -38,22 +39,36 @@ TUNING = {
 }
 """The sections that train, by their names in the recipe."""
 
+AT_ONCE = {
+    **{f"{section}.micro_batch_tokens": 4096 for section in (*TUNING, "compare")},
+    "sampler.rows": 256,
+    "sampler.prefill_tokens": 16384,
+}
+"""How much is computed at once, and the most that is chosen: each stage chooses by its device's memory when it begins
+(`preferent.runs.memory_choice`)."""
+
 
 def resolve(recipe: Recipe, policy: int | None = None, reward: int | None = None) -> tuple[Recipe, dict[str, Any]]:
     """Return the recipe with its open fields filled in, and the values that were filled in, by dotted key.
 
     `policy` and `reward` count the parameters of the model to tune and of the one that the reward model starts from.
-    Where one is None, the LoRA ranks of its sections, and learning rates that follow from them, stay open.
+    Where one is None, the LoRA ranks of its sections, and learning rates that follow from them, stay open. So does
+    `AT_ONCE`, which each stage chooses for itself.
     """
+    return filled(recipe, _defaults(recipe, policy, reward))
+
+
+def filled(recipe: Recipe, defaults: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:
+    """Return the recipe with those of its fields that are open and in `defaults` filled in, and what was filled in."""
     values = recipe.model_dump(mode="json")
     by_default: dict[str, Any] = {}
-    for key, value in _defaults(recipe, policy, reward).items():
+    for key, default in defaults.items():
         *sections, name = key.split(".")
         section = values
         for part in sections:
-            section = section[part]
-        if section[name] is None and value is not None:
-            section[name] = by_default[key] = value
+            section = section[part] or {}
+        if default is not None and section.get(name, default) is None:
+            section[name] = by_default[key] = default
     return parse(values)[0], by_default
 
 

@@ -24,8 +24,11 @@ MODELS = {
     "llama-2-13b": ("meta-llama/Llama-2-13b-hf", "llama-2-7b"),
     "llama-2-7b-chat": ("meta-llama/Llama-2-7b-chat-hf", "llama-2-7b"),
     "llama-2-13b-chat": ("meta-llama/Llama-2-13b-chat-hf", "llama-2-7b"),
+    "llama-2-70b": ("meta-llama/Llama-2-70b-hf", "llama-2-7b"),
+    "llama-2-70b-chat": ("meta-llama/Llama-2-70b-chat-hf", "llama-2-7b"),
 }
-"""Names of models: the hub repository of each, and the name of what its reward model starts from."""
+"""Names of models: the hub repository of each, and the name of what its reward model starts from. GCPC has none of 70B;
+they are paired as those of 13B are."""
 
 CLOSED_MODELS = ("t5-small", "t5-large", "t5-xl", "t5-xxl", "text-bison@001", "text-bison@002", "chat-bison@001")
 """Names of models that are not decoder-only or whose weights were never public."""

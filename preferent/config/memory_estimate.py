@@ -6,15 +6,18 @@ of a prompt and of an answer. All results are bytes or counts. A stage's peak is
 largest of its phases, which do not overlap. The formulas are those of Llama's architecture.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 from preferent.config.algorithms import algorithm
-from preferent.config.defaults import decided, reference
+from preferent.config.defaults import decided, reference, reward_reference
+from preferent.config.gcpc_names import resolve_model
 from preferent.config.model_shape import (
     HEAP_BELOW,
     LLAMA_2,
     Shape,
+    copied_weights,
     head_gradient,
     keeps_attention,
     kept_activations,
@@ -25,6 +28,7 @@ from preferent.config.model_shape import (
     sampling,
 )
 from preferent.config.recipe import Recipe
+from preferent.config.stage_graph import judged, trains
 
 __all__ = [
     "BASELINE",
@@ -45,40 +49,56 @@ BASELINE = 430 << 20
 HEAP_LOSS = 1.25
 """What activations on that heap take of their size, since freed tensors leave gaps that others do not fit (measured,
 under `cluster.ALLOCATOR`: 1.2 to 1.35)."""
-MASTER_AND_MOMENTS = 12
-"""Bytes that a checkpoint keeps of a parameter that learns: fp32 master and the two moments of AdamW."""
+ONE_BACKBONE = False
+"""Whether all networks that start from one model are adapters on one backbone."""
+NF4 = 0.53
+"""Bytes of a weight of a linear layer in 4 bits with its scales (QLoRA, Dettmers 2023)."""
+BITS_8 = 2 * (1 + 4 / 256)
+"""Bytes of a weight's two moments in 8 bits, whose blocks of 256 have an fp32 scale each (Dettmers 2022)."""
+REWARD_SAMPLES = 64
+"""Prompts that the model from which a reward model starts answers, for comparison."""
+MOST_SCORED = 256
+"""Answers that are scored at once, at most."""
 MASTER = 4
 """Bytes that the best checkpoint keeps of it: nothing learns from it again."""
 
 
 @dataclass(frozen=True)
 class MemoryNeed:
-    """The memory of one stage: `parts` stay, `phases` come one at a time. Bytes."""
+    """The memory of one stage: `parts` stay, `phases` come one at a time; what comes `before` is gone when the parts
+    are there. Bytes."""
 
     stage: str
     parts: Mapping[str, int]
     phases: Mapping[str, Mapping[str, int]]
+    before: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @property
     def phase(self) -> str:
-        """The name of the largest phase."""
-        return max(self.phases, key=lambda name: sum(self.phases[name].values()))
+        """The name of the largest phase, the parts beside it counted."""
+        return max(self._whole, key=lambda name: sum(self._whole[name].values()))
+
+    @property
+    def _whole(self) -> dict[str, Mapping[str, int]]:
+        """All that is there in each phase."""
+        return {**self.before, **{name: Counter(self.parts) + Counter(held) for name, held in self.phases.items()}}
 
     @property
     def peak(self) -> int:
-        """Baseline, all parts, and the largest phase."""
-        return BASELINE + sum(self.parts.values()) + sum(self.phases[self.phase].values())
+        """Baseline and the largest phase, the parts beside it counted."""
+        return BASELINE + sum(self._whole[self.phase].values())
 
     def most(self, name: str) -> int:
-        """Return a part, or the most that any phase has of something."""
-        return self.parts.get(name, 0) + max(phase.get(name, 0) for phase in self.phases.values())
+        """Return the most that there ever is of something."""
+        return max(phase.get(name, 0) for phase in self._whole.values())
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
     """What the needs of a recipe with its defaults resolved depend on: shapes of policy and reward model, `bytes` a
     number in computation, the longest prompt in tokens, how many prompts there are in each part, whether `sft` packs
-    plain text, whether a GPU computes, and the shapes of further reward models that the recipe names."""
+    plain text, whether a GPU computes, the shapes of further reward models that the recipe names, and of
+    language models that judge here."""
 
     recipe: Recipe
     shape: Shape
@@ -89,6 +109,7 @@ class ModelFacts:
     packed: bool = False
     on_gpu: bool = False
     others: tuple[Shape, ...] = ()
+    judges: tuple[Shape, ...] = ()
 
     @property
     def length(self) -> int:
@@ -109,30 +130,54 @@ class ModelFacts:
         large = tokens * shape.hidden_size * self.bytes >= HEAP_BELOW
         return count if self.on_gpu or large else round(HEAP_LOSS * count)
 
+    @property
+    def one_backbone(self) -> bool:
+        """Whether reward models and critic are adapters on the policy's frozen backbone: all start from one model."""
+        recipe, start = self.recipe, reward_reference(self.recipe)
+        alike = self.shape == self.reward_shape and resolve_model(start) == resolve_model(recipe.large_model_reference)
+        return ONE_BACKBONE and alike and bool(recipe.reward.lora_dim) and tuned_rank(self) > 0
+
+    def frozen(self, shape: Shape, count: int) -> int:
+        """Return the bytes of `count` weights that do not learn, the linear layers of a shape among them."""
+        quantized = getattr(self.recipe, "quantize", None) is not None
+        return round(NF4 * shape.linear) + self.bytes * (count - shape.linear) if quantized else self.bytes * count
+
+    def optimizer(self, trained: int) -> int:
+        """Return the two moments of AdamW (8 t, or 2 t and the scales of their blocks in 8 bits), and fp32 masters
+        (4 t) of what computes in bf16."""
+        moments = BITS_8 if getattr(self.recipe, "optimizer", "adamw") == "adamw8bit" else 8.0
+        return round(trained * (moments + (0 if self.bytes == 4 else 4)))
+
     def rewards(self) -> int:
         """Return the weights of what is optimised: the members of the ensemble, or one of their weights averaged, and
         the models that the recipe names."""
         section = self.recipe.reward
         trained = any(part.kind == "reward" for part in self.recipe.reward.parts)
         members = 1 if section.combine == "weights" else section.members
-        return self.bytes * (trained * members * self.reward_shape.scorer + sum(o.scorer for o in self.others))
+        own, rank = self.reward_shape, decided(section.lora_dim)
+        each = self.bytes * own.adapter(rank) if self.one_backbone else self.frozen(own, own.scorer)
+        return trained * members * each + sum(self.frozen(other, other.scorer) for other in self.others)
 
-    def measuring(self, rows: int) -> dict[str, int]:
-        """Return what the log-probabilities of `rows` answers take, a micro-batch at a time."""
-        tokens = self.tokens(self.recipe.ppo.micro_batch_tokens, rows)
+    def scoring(self) -> dict[str, int]:
+        """Return what scores of answers take, a micro-batch at a time."""
+        tokens = self.tokens(decided(self.recipe.reward.micro_batch_tokens), MOST_SCORED)
+        return {"activations": passing_activations(self.reward_shape, tokens, self.bytes)}
+
+    def measuring(self, rows: int, limit: int | None, lora: bool) -> dict[str, int]:
+        """Return what the log-probabilities of `rows` answers take, a micro-batch of `limit` tokens at a time."""
+        tokens = self.tokens(decided(limit), rows)
         answers = tokens // self.length * self.recipe.target_sequence_length
-        return {"activations": measuring(self.shape, tokens, answers, self.bytes)}
+        return {"activations": measuring(self.shape, tokens, answers, self.bytes, lora)}
 
 
-def optimizer(trained: int, b: int, lora: bool) -> int:
-    """Moments of AdamW (8 t), and fp32 masters (4 t) of what computes in bf16; LoRA weights are fp32 themselves."""
-    return trained * (8 if lora or b == 4 else 12)
-
-
-def decoding(facts: ModelFacts, rows: int) -> dict[str, int]:
-    """Return what sampling `rows` answers at once takes."""
-    cache = kv_cache(facts.shape, rows, facts.length, facts.bytes)
-    return {"KV cache": cache, "activations": sampling(facts.shape, rows, facts.prompt, facts.bytes)}
+def decoding(facts: ModelFacts, answers: int, lora: bool) -> dict[str, int]:
+    """Return what sampling so many answers takes, `sampler.rows` at once, whose prompts are read some at a time."""
+    sampler, shape, b = facts.recipe.sampler, facts.shape, facts.bytes
+    rows = min(decided(sampler.rows), answers)
+    prompts = max(1, min(decided(sampler.prefill_tokens) // facts.prompt, rows))
+    cache = kv_cache(shape, rows, facts.length, b)
+    held = sampling(shape, rows, prompts * facts.prompt, b) + copied_weights(shape, b, lora)
+    return {"KV cache": cache, "activations": held}
 
 
 def sft(facts: ModelFacts) -> MemoryNeed:
@@ -142,10 +187,13 @@ def sft(facts: ModelFacts) -> MemoryNeed:
     rank = decided(section.lora_dim)
     trained = shape.lora(rank) if rank else shape.policy
     length = decided(section.sequence_length) if facts.packed else facts.length
-    rows = max(1, min(section.micro_batch_tokens // length, section.batch_size))
+    rows = max(1, min(decided(section.micro_batch_tokens) // length, section.batch_size))
     targets = rows * (length if facts.packed else facts.recipe.target_sequence_length)
     kept = kept_activations(shape, rows * length, b, rank > 0, facts.recipe.gradient_checkpointing, facts.whole)
-    parts = {"policy": shape.policy * b + (4 * trained if rank else 0), "optimizer": optimizer(trained, b, rank > 0)}
+    parts = {
+        "policy": facts.frozen(shape, shape.policy) + (b * trained if rank else 0),
+        "optimizer": facts.optimizer(trained),
+    }
     earlier = 4 * trained if rows < section.batch_size else 0
     learn = {
         "gradients": earlier + head_gradient(shape, b, rank > 0),
@@ -154,18 +202,26 @@ def sft(facts: ModelFacts) -> MemoryNeed:
     return MemoryNeed("sft", parts, {"learn": learn, "step": {"gradients": 4 * trained}})
 
 
-def reward(facts: ModelFacts, stage: str) -> MemoryNeed:
-    """Reward model, optimizer; a batch's activations, or at the end the best checkpoint (4 t) beside the weights."""
+def reward(facts: ModelFacts) -> MemoryNeed:
+    """Reward model, optimizer; a batch's activations, or at the end the best checkpoint (4 t) beside the weights.
+
+    Before them the language model from which it starts samples answers.
+    """
     section, shape, b = facts.recipe.reward, facts.reward_shape, facts.bytes
     rank = decided(section.lora_dim)
-    trained = shape.lora(rank) + shape.hidden_size if rank else shape.scorer
-    tokens = facts.tokens(section.micro_batch_tokens, 2 * section.batch_size)
+    trained = shape.adapter(rank) if rank else shape.scorer
+    tokens = facts.tokens(decided(section.micro_batch_tokens), 2 * section.batch_size)
     kept = kept_activations(shape, tokens, b, rank > 0, facts.recipe.gradient_checkpointing, facts.whole)
-    parts = {"reward": shape.scorer * b + (4 * trained if rank else 0), "optimizer": optimizer(trained, b, rank > 0)}
+    parts = {
+        "reward": facts.frozen(shape, shape.scorer) + (b * trained if rank else 0),
+        "optimizer": facts.optimizer(trained),
+    }
     earlier = 4 * trained if tokens < 2 * section.batch_size * facts.length else 0
     learn = {"gradients": earlier, "activations": facts.held(shape, tokens, kept)}
+    before = decoding(replace(facts, shape=shape), REWARD_SAMPLES, lora=False)
     step = {"gradients": 4 * trained}
-    return MemoryNeed(stage, parts, {"learn": learn, "step": step, "finish": {"best": MASTER * trained}})
+    phases = {"learn": learn, "step": step, "finish": {"best": MASTER * trained}}
+    return MemoryNeed("reward", parts, phases, {"sample": {"policy": facts.frozen(shape, shape.policy)} | before})
 
 
 def ppo(facts: ModelFacts) -> MemoryNeed:
@@ -182,18 +238,18 @@ def ppo(facts: ModelFacts) -> MemoryNeed:
     critic_rank *= recipe.reward.members if recipe.reward.combine == "weights" and has_reward else 1
     trained = shape.lora(rank) if rank else shape.policy
     with_critic = algorithm(section).critic
-    critic = 0 if not with_critic else scorer.lora(critic_rank) + scorer.hidden_size if critic_rank else scorer.scorer
+    critic = 0 if not with_critic else scorer.adapter(critic_rank) if critic_rank else scorer.scorer
     parts = {
-        "policy": shape.policy * b + (4 * trained if rank else 0),
-        "reference": shape.policy * b if reference(recipe, "ppo") == "copy" else 0,
+        "policy": facts.frozen(shape, shape.policy) + (b * trained if rank else 0),
+        "reference": facts.frozen(shape, shape.policy) if reference(recipe, "ppo") == "copy" else 0,
         "reward": facts.rewards(),
-        "critic": with_critic * (0 if critic_rank and has_reward else scorer.scorer * b)
-        + (4 * critic if critic_rank else 0),
-        "optimizer": optimizer(trained, b, rank > 0) + optimizer(critic, b, critic_rank > 0),
+        "critic": with_critic * (0 if critic_rank and (has_reward or ONE_BACKBONE) else scorer.scorer * b)
+        + (b * critic if critic_rank else 0),
+        "optimizer": facts.optimizer(trained) + facts.optimizer(critic),
         "average": 4 * trained if section.ema_decay is not None else 0,
     }
     rows = max(1, section.batch_size // section.minibatches)
-    tokens = facts.tokens(section.micro_batch_tokens, rows)
+    tokens = facts.tokens(decided(section.micro_batch_tokens), rows)
     answers = tokens // facts.length * recipe.target_sequence_length
     kept = max(
         kept_activations(s, tokens, b, r > 0, recipe.gradient_checkpointing, facts.whole)
@@ -201,13 +257,12 @@ def ppo(facts: ModelFacts) -> MemoryNeed:
     )
     limits = {"train": recipe.reward.normalize_prompts, "validation": section.validation_prompts}
     prompt_counts = [min(limit, facts.prompts[part]) for part, limit in limits.items()]
-    decoded = min(recipe.sampler.rows, max(section.batch_size, *prompt_counts))
     held = facts.held(shape, tokens, kept) + logits(shape, answers, b)
     gradients = 4 * (trained + critic) + head_gradient(shape, b, rank > 0)
     phases = {
         "learn": {"gradients": gradients, "activations": held},
-        "measure": facts.measuring(section.batch_size),
-        "sample": decoding(facts, decoded),
+        "measure": facts.measuring(section.batch_size, section.micro_batch_tokens, rank > 0),
+        "sample": decoding(facts, max(section.batch_size, *prompt_counts), rank > 0),
         "finish": {"best": MASTER * trained},
     }
     return MemoryNeed("ppo", parts, phases)
@@ -219,10 +274,13 @@ def dpo(facts: ModelFacts) -> MemoryNeed:
     section, shape, b = facts.recipe.dpo, facts.shape, facts.bytes
     rank = decided(section.lora_dim)
     trained = shape.lora(rank) if rank else shape.policy
-    tokens = facts.tokens(section.micro_batch_tokens, 2 * section.batch_size)
+    tokens = facts.tokens(decided(section.micro_batch_tokens), 2 * section.batch_size)
     answers = tokens // facts.length * facts.recipe.target_sequence_length
     kept = kept_activations(shape, tokens, b, rank > 0, facts.recipe.gradient_checkpointing, facts.whole)
-    parts = {"policy": shape.policy * b + (4 * trained if rank else 0), "optimizer": optimizer(trained, b, rank > 0)}
+    parts = {
+        "policy": facts.frozen(shape, shape.policy) + (b * trained if rank else 0),
+        "optimizer": facts.optimizer(trained),
+    }
     earlier = 4 * trained if tokens < 2 * section.batch_size * facts.length else 0
     learn = {
         "gradients": earlier + head_gradient(shape, b, rank > 0),
@@ -237,7 +295,7 @@ def rejection(facts: ModelFacts) -> MemoryNeed:
     recipe, shape, b = facts.recipe, facts.shape, facts.bytes
     section, rank = recipe.rejection, decided(recipe.rejection.lora_dim)
     trained = shape.lora(rank) if rank else shape.policy
-    tokens = facts.tokens(section.micro_batch_tokens, section.batch_size)
+    tokens = facts.tokens(decided(section.micro_batch_tokens), section.batch_size)
     answers = tokens // facts.length * recipe.target_sequence_length
     kept = kept_activations(shape, tokens, b, rank > 0, recipe.gradient_checkpointing, facts.whole)
     phases = {
@@ -245,17 +303,17 @@ def rejection(facts: ModelFacts) -> MemoryNeed:
             "gradients": 4 * trained + head_gradient(shape, b, rank > 0),
             "activations": facts.held(shape, tokens, kept) + logits(shape, answers, b),
         },
-        "measure": facts.measuring(min(recipe.ppo.validation_prompts, facts.prompts["validation"])),
-        "sample": decoding(
-            facts, min(recipe.sampler.rows, section.samples * min(section.prompts, facts.prompts["train"]))
+        "measure": facts.measuring(
+            min(recipe.ppo.validation_prompts, facts.prompts["validation"]), section.micro_batch_tokens, rank > 0
         ),
+        "sample": decoding(facts, section.samples * min(section.prompts, facts.prompts["train"]), rank > 0),
         "finish": {"best": MASTER * trained},
     }
     parts = {
-        "policy": shape.policy * b + (4 * trained if rank else 0),
-        "reference": shape.policy * b if reference(recipe, "rejection") == "copy" else 0,
+        "policy": facts.frozen(shape, shape.policy) + (b * trained if rank else 0),
+        "reference": facts.frozen(shape, shape.policy) if reference(recipe, "rejection") == "copy" else 0,
         "reward": facts.rewards(),
-        "optimizer": optimizer(trained, b, rank > 0),
+        "optimizer": facts.optimizer(trained),
     }
     return MemoryNeed("rejection", parts, phases)
 
@@ -271,65 +329,52 @@ def tuned_rank(facts: ModelFacts) -> int:
 def infer(facts: ModelFacts) -> MemoryNeed:
     """Return the need of the tuned policy, the base (with LoRA the same backbone) and what chooses among answers, while
     they sample and then measure the KL."""
-    recipe, shape, b = facts.recipe, facts.shape, facts.bytes
+    recipe, shape = facts.recipe, facts.shape
     prompts = min(recipe.infer.max_prompts or facts.prompts["test"], facts.prompts["test"])
-    rows = min(recipe.sampler.rows, 256, prompts * recipe.infer.best_of)
-    shared = tuned_rank(facts) > 0 and not recipe.continues
-    parts = {"policy": shape.policy * b, "reference": 0 if shared else shape.policy * b}
+    answers = min(decided(recipe.sampler.rows), 256, prompts * recipe.infer.best_of)
+    lora = tuned_rank(facts) > 0
+    shared = lora and not recipe.continues
+    base = facts.frozen(shape, shape.policy)
+    parts = {"policy": base, "reference": 0 if shared else base}
     if recipe.infer.best_of > 1:
         parts["reward"] = facts.rewards()
-    return MemoryNeed("infer", parts, {"sample": decoding(facts, rows), "measure": facts.measuring(rows)})
-
-
-def needs(facts: ModelFacts, stages: list[str]) -> list[MemoryNeed]:
-    """Return the needs of those of the stages that hold models, by the names that a run gives them."""
-    needed = []
-    for stage in stages:
-        if stage == "sft":
-            needed.append(sft(facts))
-        elif stage in ("reward", "judge"):
-            needed.append(reward(facts, stage))
-        elif stage == "ppo":
-            needed.append(ppo(facts))
-        elif stage == "dpo":
-            needed.append(dpo(facts))
-        elif stage == "rejection":
-            needed.append(rejection(facts))
-    return [*needed, infer(facts)]
-
-
-def disk(facts: ModelFacts, stages: list[str]) -> dict[str, int]:
-    """Return the most bytes on disk: checkpoints (12 t each, of all that learns) and the best that each knows (4 t, of
-    the model alone), one more of both while they are written; models in their stored dtype; rollouts (25 bytes per
-    token in columns and in plain words)."""
-    recipe, shape, scorer = facts.recipe, facts.shape, facts.reward_shape
-    ranks = {
-        "sft": 0 if recipe.sft is None else decided(recipe.sft.lora_dim),
-        "reward": decided(recipe.reward.lora_dim),
-        "ppo": decided(recipe.ppo.lora_dim),
-        "dpo": decided(recipe.dpo.lora_dim),
-        "rejection": decided(recipe.rejection.lora_dim),
+    phases = {
+        "sample": decoding(facts, answers, lora),
+        "measure": facts.measuring(answers, recipe.ppo.micro_batch_tokens, lora),
     }
-    kept = {"checkpoints": 0, "models": 0}
-    for stage in stages:
-        scores = stage == "judge" or stage.startswith("reward")
-        if not scores and stage not in ("sft", "ppo", "dpo", "rejection"):
-            continue
-        rank, model_shape = ranks["reward" if scores else stage], scorer if scores else shape
-        full = model_shape.scorer if scores else model_shape.policy
-        trained = model_shape.lora(rank) if rank else full
-        has_critic = stage == "ppo" and algorithm(recipe.ppo).critic
-        critic = 0 if not has_critic else scorer.lora(ranks["reward"]) if ranks["reward"] else scorer.scorer
-        copies = recipe.keep_checkpoints + 1
-        best = 0 if stage == "sft" else MASTER * trained
-        kept["checkpoints"] += copies * (MASTER_AND_MOMENTS * (trained + critic) + best)
-        kept["models"] += 4 * trained if rank and stage != "sft" else full * model_shape.stored
-    return kept | ({"rollouts": 25 * rollout_tokens(facts)} if "ppo" in stages else {})
+    return MemoryNeed("infer", parts, phases)
 
 
-def rollout_tokens(facts: ModelFacts) -> int:
-    """Return an upper bound on the tokens of prompts and answers in all rollouts."""
-    recipe, section = facts.recipe, facts.recipe.rejection
-    if recipe.method == "rejection_sampling":
-        return section.rounds * min(section.prompts, facts.prompts["train"]) * section.samples * facts.length
-    return recipe.reinforcement_learning_train_steps * recipe.ppo.batch_size * facts.length
+def compare(facts: ModelFacts) -> MemoryNeed:
+    """Return the need of the reward models that judge, which are loaded beside each other, or of the largest language
+    model that does."""
+    b, recipe = facts.bytes, facts.recipe
+    own, one = facts.reward_shape, ONE_BACKBONE and recipe.reward.lora_dim and trains(recipe)
+    scorers = 0 if one else facts.frozen(own, own.scorer) * judged(recipe)
+    phases = {"score": {"reward": scorers + facts.rewards(), **facts.scoring()}}
+    for shape in facts.judges:
+        asked = replace(facts, shape=shape)
+        tokens = decided(recipe.compare.micro_batch_tokens)
+        spoken = {"policy": facts.frozen(shape, shape.policy)} | decoding(
+            asked, decided(recipe.sampler.rows), lora=False
+        )
+        spoken["activations"] = max(spoken["activations"], measuring(shape, tokens, tokens, b, lora=False))
+        phases["judge"] = max(phases.get("judge", {}), spoken, key=lambda phase: sum(phase.values()))
+    return MemoryNeed("compare", {}, phases)
+
+
+NEEDS: Mapping[str, Callable[[ModelFacts], MemoryNeed]] = {
+    "sft": sft,
+    "reward": reward,
+    "ppo": ppo,
+    "dpo": dpo,
+    "rejection": rejection,
+    "infer": infer,
+    "compare": compare,
+}
+"""The stages that hold models, each with the formula of what it needs."""
+
+
+def need(facts: ModelFacts, stage: str) -> MemoryNeed:
+    """Return what a stage needs of the memory of its device."""
+    return NEEDS[stage](facts)

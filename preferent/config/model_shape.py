@@ -9,6 +9,8 @@ from preferent.config.recipe import Recipe
 
 CHUNK_ELEMENTS = 1 << 25
 """Logits kept at once for the backward pass; more are computed again."""
+COPIED_BYTES = 1 << 30
+"""Models up to this size are copied for decoding, so that projections of one input are computed together."""
 HEAP_BELOW = 8 << 20
 """Bytes below which a stage's allocator takes a tensor from its heap; larger ones it takes from the system one by
 one."""
@@ -77,8 +79,13 @@ class Shape:
     @property
     def backbone(self) -> int:
         """Parameters without output head: V D + L (2 D Q + 2 D K + 3 D I + 2 D) + D."""
-        matrices = 2 * self.query + 2 * self.key_value + 3 * self.intermediate_size + 2
-        return self.vocab_size * self.hidden_size + self.layers * self.hidden_size * matrices + self.hidden_size
+        norms = (2 * self.layers + 1) * self.hidden_size
+        return self.vocab_size * self.hidden_size + self.linear + norms
+
+    @property
+    def linear(self) -> int:
+        """Weights of the linear layers: L (2 D Q + 2 D K + 3 D I)."""
+        return self.layers * self.hidden_size * (2 * self.query + 2 * self.key_value + 3 * self.intermediate_size)
 
     @property
     def policy(self) -> int:
@@ -95,12 +102,18 @@ class Shape:
         attention = 2 * (self.hidden_size + self.query) + 2 * (self.hidden_size + self.key_value)
         return rank * self.layers * (attention + 3 * (self.hidden_size + self.intermediate_size))
 
+    def adapter(self, rank: int) -> int:
+        """Parameters of a reward model's or critic's adapter, its head included."""
+        return self.lora(rank) + self.hidden_size
+
 
 LLAMA_2 = {
     "meta-llama/Llama-2-7b-hf": Shape(32000, 4096, 32, 32, 32, 128, 11008),
     "meta-llama/Llama-2-13b-hf": Shape(32000, 5120, 40, 40, 40, 128, 13824),
     "meta-llama/Llama-2-7b-chat-hf": Shape(32000, 4096, 32, 32, 32, 128, 11008),
     "meta-llama/Llama-2-13b-chat-hf": Shape(32000, 5120, 40, 40, 40, 128, 13824),
+    "meta-llama/Llama-2-70b-hf": Shape(32000, 8192, 80, 64, 8, 128, 28672),
+    "meta-llama/Llama-2-70b-chat-hf": Shape(32000, 8192, 80, 64, 8, 128, 28672),
 }
 """The shapes of the models that have a name of their own."""
 
@@ -111,25 +124,24 @@ def kept_activations(
     """Return what the backward pass needs of `tokens`: each layer's inputs, norms, attention and MLP.
 
     Per token and layer: 2 (4 + 2 b) D for the norms; b 4 Q for attention, whose keys and values are repeated for every
-    head; b 4 I for the MLP. Under LoRA the norms need b D less each, and bf16 trades b (2 D + I) for fp32 copies of
-    what goes into adapters: 4 (5 D + Q + I). Where attention weights are kept whole, over sequences of `whole` tokens,
-    (4 + b) T a head besides, in fp32 and rounded. With checkpointing one layer of these and b D of every layer. On top
-    what one MLP's backward holds: b (3 I + 2 D).
+    head; b 4 I for the MLP. Under LoRA the norms need b D less each. Where attention weights are kept whole, over
+    sequences of `whole` tokens, (4 + b) T a head besides, in fp32 and rounded. With checkpointing one layer of these
+    and b D of every layer. On top what one MLP's backward holds: b (3 I + 2 D).
     """
     hidden, inner = shape.hidden_size, shape.intermediate_size
     layer = 2 * (4 + 2 * b) * hidden + b * (4 * shape.query + 4 * inner)
     if lora:
         layer -= 2 * b * hidden
-    if lora and b < 4:
-        layer += 4 * (5 * hidden + shape.query + inner) - b * (2 * hidden + inner)
     layer += (4 + b) * whole * shape.heads
     layers = layer + shape.layers * b * hidden if checkpointing else shape.layers * layer
     return tokens * layers + passing_activations(shape, tokens, b)
 
 
-def passing_activations(shape: Shape, tokens: int, b: int) -> int:
-    """Return what a forward pass without gradients holds at its widest, inside one MLP: b (3 I + 2 D) a token."""
-    return tokens * b * (3 * shape.intermediate_size + 2 * shape.hidden_size)
+def passing_activations(shape: Shape, tokens: int, b: int, lora: bool = False) -> int:
+    """Return what a forward pass without gradients holds at its widest, inside one MLP: b (3 I + 2 D) a token; with
+    adapters beside the linear layers b (4 I + 4 D)."""
+    inner, hidden = (4, 4) if lora else (3, 2)
+    return tokens * b * (inner * shape.intermediate_size + hidden * shape.hidden_size)
 
 
 def logits(shape: Shape, tokens: int, b: int) -> int:
@@ -145,12 +157,12 @@ def head_gradient(shape: Shape, b: int, lora: bool) -> int:
     return 0 if lora else b * shape.vocab_size * shape.hidden_size
 
 
-def measuring(shape: Shape, tokens: int, answers: int, b: int) -> int:
+def measuring(shape: Shape, tokens: int, answers: int, b: int, lora: bool) -> int:
     """Return what log-probabilities and KL under policy and reference take: a forward pass over `tokens`, both logits
     of the `answers` among them, and of 256 rows five fp32 numbers per logit."""
     rows = min(answers, LOGIT_ROWS)
     both = 2 * b * min(answers * shape.vocab_size, CHUNK_ELEMENTS)
-    return passing_activations(shape, tokens, b) + both + 5 * 4 * rows * shape.vocab_size
+    return passing_activations(shape, tokens, b, lora) + both + 5 * 4 * rows * shape.vocab_size
 
 
 def kv_cache(shape: Shape, rows: int, tokens: int, b: int) -> int:
@@ -158,8 +170,15 @@ def kv_cache(shape: Shape, rows: int, tokens: int, b: int) -> int:
     return 2 * b * shape.layers * shape.key_value * rows * tokens
 
 
-def sampling(shape: Shape, rows: int, prompt: int, b: int) -> int:
-    """Return what decoding needs besides the cache: the widest layer over the prompts and the mask of their lengths
-    (rows P^2 (1 + b)), or, once a token is chosen, 28 V a row (fp32 logits and log-probs, fp64 sums)."""
-    prompts = passing_activations(shape, rows * prompt, b) + rows * prompt * prompt * (1 + b)
-    return max(prompts, 28 * rows * shape.vocab_size)
+def sampling(shape: Shape, rows: int, tokens: int, b: int) -> int:
+    """Return what decoding needs besides the cache: the widest place of a layer over the `tokens` of prompts that are
+    read at once, b (4 I + 4 D + 4 Q + 3 K) a token, or, once a token is chosen, 28 V a row (fp32 logits and log-probs,
+    fp64 sums)."""
+    inside = 4 * shape.intermediate_size + 4 * shape.hidden_size + 4 * shape.query + 3 * shape.key_value
+    return max(b * tokens * inside, 28 * rows * shape.vocab_size)
+
+
+def copied_weights(shape: Shape, b: int, lora: bool) -> int:
+    """Return what is copied of a small model while it decodes: its head and, without adapters, its linear layers."""
+    head = shape.vocab_size * shape.hidden_size
+    return 0 if b * shape.policy > COPIED_BYTES else b * (head if lora else head + shape.linear)

@@ -88,8 +88,8 @@ class Recipe(Section):
     """All randomness is a function of it."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the models; trained weights are kept in fp32. auto: bf16 where the processor has it."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the models run."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where the models run. auto: on a CUDA GPU if torch finds one, else on the CPU."""
     threads: Count | None = None
     """CPU threads; default: one a core."""
     deterministic: bool = False

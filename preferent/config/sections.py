@@ -115,8 +115,8 @@ class SftSection(Section):
     """Global gradient norm above which the gradient is scaled down."""
     validation_every: Count = 100
     """Steps between evaluations on validation rows."""
-    micro_batch_tokens: Count = 4096
-    """Padded tokens computed at once; changes memory and speed, not the result."""
+    micro_batch_tokens: Count | None = None
+    """Padded tokens computed at once; changes memory and speed, not the result; default: by the device's memory."""
 
 
 class RewardSource(Section):
@@ -238,8 +238,8 @@ class RewardSection(Section):
     """Score units that an answer as long as target_sequence_length loses."""
     missing_eos_score: float | None = -1.0
     """Replaces the score of an answer that did not end, after everything else; null: off."""
-    micro_batch_tokens: Count = 4096
-    """Padded tokens computed at once; changes memory and speed, not the result."""
+    micro_batch_tokens: Count | None = None
+    """Padded tokens computed at once; changes memory and speed, not the result; default: by the device's memory."""
 
     @property
     def parts(self) -> tuple[RewardPart, ...]:
@@ -313,8 +313,8 @@ class PPOSection(Section):
     """Validation prompts used, at most."""
     early_stopping_patience: Count | None = None
     """Stop after this many evaluations in a row without a better score - kl_coeff * KL; default: never."""
-    micro_batch_tokens: Count = 4096
-    """Padded tokens computed at once; changes memory and speed, not the result."""
+    micro_batch_tokens: Count | None = None
+    """Padded tokens computed at once; changes memory and speed, not the result; default: by the device's memory."""
 
 
 class DPOSection(Section):
@@ -347,8 +347,8 @@ class DPOSection(Section):
     """Steps between evaluations on validation pairs; the checkpoint of least validation loss is kept."""
     early_stopping_patience: Count | None = None
     """Stop after this many evaluations in a row without a better validation loss; default: never."""
-    micro_batch_tokens: Count = 4096
-    """Padded tokens computed at once; changes memory and speed, not the result."""
+    micro_batch_tokens: Count | None = None
+    """Padded tokens computed at once; changes memory and speed, not the result; default: by the device's memory."""
 
 
 class RejectionSection(Section):
@@ -368,8 +368,8 @@ class RejectionSection(Section):
     """Peak learning rate; default: by lora_dim."""
     max_grad_norm: Positive = 1.0
     """Global gradient norm above which the gradient is scaled down."""
-    micro_batch_tokens: Count = 4096
-    """Padded tokens computed at once; changes memory and speed, not the result."""
+    micro_batch_tokens: Count | None = None
+    """Padded tokens computed at once; changes memory and speed, not the result; default: by the device's memory."""
 
 
 class SamplerSection(Section):
@@ -379,8 +379,11 @@ class SamplerSection(Section):
     """Keep the fewest tokens that hold this probability; 1 is off. Rollouts always sample the full distribution."""
     top_k: NotNegative = 0
     """Keep this many tokens; 0 is off. Rollouts always sample the full distribution."""
-    rows: Count = 256
-    """Answers decoded at once."""
+    rows: Count | None = None
+    """Answers decoded at once; changes memory and speed, not the result; default: by the device's memory."""
+    prefill_tokens: Count | None = None
+    """Padded prompt tokens read in one pass before answers are decoded; changes memory and speed, not the result;
+    default: by the device's memory."""
 
 
 class InferSection(Section):

@@ -6,22 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from preferent.config.defaults import judge_seed, reward_reference
+from preferent.config.defaults import AT_ONCE, judge_seed, reward_reference
 from preferent.config.gcpc_names import resolve_model
 from preferent.config.recipe import Recipe, names
 from preferent.config.sections import SftSection, paths
 from preferent.errors import UsageError
 
-FREE = (
-    "data.max_dropped",
-    "sft.micro_batch_tokens",
-    "reward.micro_batch_tokens",
-    "ppo.micro_batch_tokens",
-    "dpo.micro_batch_tokens",
-    "rejection.micro_batch_tokens",
-    "compare.micro_batch_tokens",
-    "sampler.rows",
-)
+FREE = ("data.max_dropped", *AT_ONCE)
 """Fields that change memory, speed or patience and no result: no stage depends on them, a run goes on with others."""
 
 

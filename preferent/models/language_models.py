@@ -56,7 +56,7 @@ class Network:
     world: World
 
     @contextlib.contextmanager
-    def _adapted(self) -> Iterator[None]:
+    def adapted(self) -> Iterator[None]:
         if self.peft is None:
             yield
         elif self.adapter is None:
@@ -97,7 +97,7 @@ class Network:
         backward pass can follow.
         """
         learns = torch.is_grad_enabled() and cache is None
-        with self._adapted(), contextlib.nullcontext() if learns else self._without_checkpoints():
+        with self.adapted(), contextlib.nullcontext() if learns else self._without_checkpoints():
             hidden: Tensor = self.body.base_model(
                 input_ids=ids,
                 attention_mask=attention_mask,
@@ -109,7 +109,7 @@ class Network:
 
     def trainable(self) -> dict[str, Parameter]:
         """Return the trainable parameters by name."""
-        with self._adapted():
+        with self.adapted():
             return {name: p for name, p in self.body.named_parameters() if p.requires_grad}
 
     def freeze(self) -> None:
@@ -128,11 +128,14 @@ class Policy(Network):
         return int(self.body.config.get_text_config().vocab_size)
 
     def logits(self, hidden: Tensor, temperature: float = 1.0) -> Tensor:
-        """Return logits [n, V] of hidden states [n, D], divided by the temperature (then fp32), -inf at masked ids.
+        """Return logits [n, V] of hidden states [n, D], divided by the temperature (then fp32), -inf at masked ids."""
+        return self.tempered(raw_logits(self.body, hidden), temperature)
+
+    def tempered(self, logits: Tensor, temperature: float) -> Tensor:
+        """Divide raw logits [n, V] by the temperature (then fp32) and set masked ids to -inf.
 
         Logits are masked in place under no_grad: the gradient of a logit of -inf is zero.
         """
-        logits = raw_logits(self.body, hidden)
         if temperature != 1:
             logits = logits.float() / temperature
         with torch.no_grad():
@@ -156,7 +159,7 @@ class Scorer(Network):
 
     def scores(self, hidden: Tensor) -> Tensor:
         """Return raw scores [...] of hidden states [..., D]."""
-        with self._adapted():
+        with self.adapted():
             scores: Tensor = self.body.get_submodule("score")(hidden.float()).squeeze(-1)
         return scores
 
@@ -166,11 +169,12 @@ class Scorer(Network):
             return dataclasses.replace(self, body=copy.deepcopy(self.body).requires_grad_(True))
         assert self.adapter is not None, "a reward model with LoRA has an adapter"
         config = self.peft.peft_config[self.adapter]
-        self.peft.add_adapter(CRITIC, dataclasses.replace(config, inference_mode=False))
+        config = dataclasses.replace(config, inference_mode=False)
+        self.peft.add_adapter(CRITIC, config, autocast_adapter_dtype=False)
         state = dict(self.body.named_parameters())
         for name, parameter in state.items():
             if f".{CRITIC}." in name:
-                parameter.data = state[name.replace(f".{CRITIC}.", f".{self.adapter}.")].detach().float().clone()
+                parameter.data = state[name.replace(f".{CRITIC}.", f".{self.adapter}.")].detach().clone()
         critic = dataclasses.replace(self, adapter=CRITIC)
         self.peft.set_adapter(CRITIC)
         return critic
@@ -320,11 +324,7 @@ def _adapt(body: PreTrainedModel, rank: int, task: TaskType, heads: list[str] | 
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        peft = get_peft_model(body, config)
-    for parameter in body.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-    return peft
+        return get_peft_model(body, config, autocast_adapter_dtype=False)
 
 
 def _checkpoint(body: PreTrainedModel, checkpointing: bool) -> None:

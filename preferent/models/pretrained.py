@@ -124,7 +124,7 @@ def open_adapter(body: PreTrainedModel, source: Path, base: Path) -> PeftModel |
     names = set(model_folder.header(source / model_folder.ADAPTER_WEIGHTS))
     with limited(source), opening(source), warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*missing adapter keys")
-        peft = PeftModel.from_pretrained(body, source, is_trainable=False)
+        peft = PeftModel.from_pretrained(body, source, is_trainable=False, autocast_adapter_dtype=False)
         read = {*get_peft_model_state_dict(peft, save_embedding_layers=False), *peft.state_dict()}
     if unread := sorted(names - read):
         raise PlatformError(f"{source}: {len(unread)} of its weights fit nothing in {base}, for example {unread[0]}")

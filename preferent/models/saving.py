@@ -18,6 +18,9 @@ from preferent.models import model_card
 from preferent.models.language_models import Network, Scorer, read_config
 from preferent.runs import ownership
 
+PEFT_PREFIX = "base_model.model."
+"""What PEFT puts before the names of a model's parameters."""
+
 
 def save(
     network: Network,
@@ -59,7 +62,7 @@ def _fill(
     reward, adapter = isinstance(network, Scorer), network.peft is not None
     pad = network.tokenizer.named_pad(new_pad=reward)
     if adapter:
-        loading = _save_adapter(network, aside, folder, pad)
+        loading = _save_adapter(network, aside, folder, masters, pad)
     else:
         _save_full(network, aside, masters, pad)
         loading = model_card.loading(reward, None)
@@ -102,10 +105,12 @@ def _embeddings(network: Network) -> Tensor:
     return table
 
 
-def _save_adapter(network: Network, folder: Path, final: Path, pad: int | None) -> str:
-    """Write the adapter with the name of its base; return the lines that load it."""
+def _save_adapter(network: Network, folder: Path, final: Path, masters: Mapping[str, Tensor], pad: int | None) -> str:
+    """Write the adapter in fp32 with the name of its base; return the lines that load it."""
     assert network.peft is not None and network.adapter is not None
-    network.peft.save_pretrained(str(folder), selected_adapters=[network.adapter])
+    trained = {f"{PEFT_PREFIX}{name}": master.detach() for name, master in masters.items()}
+    state = network.peft.state_dict() | trained
+    network.peft.save_pretrained(str(folder), selected_adapters=[network.adapter], state_dict=state)
     inside = final.resolve().parents[1] in network.source.resolve().parents
     beside = os.path.relpath(network.source, final.resolve())
     base = (beside, None) if inside else model_reference.name_of(network.source)
@@ -121,9 +126,18 @@ def name_base(folder: Path, base: model_card.Base) -> None:
     files.write_json(path, files.read_json(path) | names)
 
 
-def save_merged(policy: Network, folder: Path, card: str, front: Mapping[str, Any] = MappingProxyType({})) -> None:
-    """Write the base of a policy with its adapter merged as one full model."""
+def save_merged(
+    policy: Network,
+    folder: Path,
+    masters: Mapping[str, Tensor],
+    card: str,
+    front: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Write the base of a policy with its adapter merged as one full model; `masters` are as in `save`."""
     assert policy.peft is not None
+    for name, parameter in policy.body.named_parameters():
+        if name in masters:
+            parameter.data = masters[name].detach()
     merged: Any = policy.peft.merge_and_unload()
     base = adapter_base(policy.source) if (policy.source / "adapter_config.json").exists() else policy.source
     full = dataclasses.replace(policy, source=base, body=merged, peft=None, adapter=None)

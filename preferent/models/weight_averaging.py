@@ -62,7 +62,7 @@ def _adapters(scorer: Scorer, sources: Sequence[Path]) -> Scorer:
     config, count = scorer.peft.peft_config[scorer.adapter], len(sources)
     assert isinstance(config, LoraConfig), "preferent trains no other adapters"
     wider = dataclasses.replace(config, r=count * config.r, lora_alpha=count * config.lora_alpha)
-    scorer.peft.add_adapter(MEAN, wider)
+    scorer.peft.add_adapter(MEAN, wider, autocast_adapter_dtype=False)
     set_peft_model_state_dict(scorer.peft, joined, adapter_name=MEAN)
     scorer.peft.set_adapter(MEAN)
     scorer.freeze()

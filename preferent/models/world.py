@@ -4,19 +4,25 @@ import os
 import warnings
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from preferent.config.model_shape import keeps_attention
 from preferent.config.recipe import Recipe
 from preferent.data.tokenizer import OWN
 from preferent.data.tokenizer.chat_templates import ChatOptions
 from preferent.errors import PlatformError
-from preferent.runs import environment
+from preferent.runs import environment, memory_choice
+from preferent.runs.stages import Stage
 
 # A team of threads that shrinks under load changes the order of additions. Set before torch starts.
 os.environ.setdefault("OMP_DYNAMIC", "FALSE")
 os.environ.setdefault("MKL_DYNAMIC", "FALSE")
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+# Batches differ in size. Segments that grow leave no gaps between them. Set before CUDA starts.
+if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +52,9 @@ class World:
         warnings.filterwarnings("ignore", message=".*pin_memory.*")
         device = _device(recipe.device)
         dtype = _dtype(recipe.precision, device)
+        # In a bf16 run only adapters, masters and score heads are fp32.
+        rounds = dtype == torch.bfloat16 and not recipe.deterministic
+        torch.backends.cuda.matmul.fp32_precision = "tf32" if rounds else "ieee"
         whole = keeps_attention(recipe, device.type == "cpu", dtype == torch.bfloat16)
         attention = "eager" if whole else None
         return cls(0, 1, device, dtype, threads, recipe.trust_remote_code, attention, ChatOptions.of(recipe))
@@ -54,9 +63,21 @@ class World:
         """Return the same process for models that the recipe does not train: they read in their own template."""
         return replace(self, chat=OWN)
 
+    @property
+    def memory(self) -> int:
+        """Total bytes of the device's memory, used or not: of the GPU, or main memory."""
+        if self.device.type == "cuda":
+            return int(torch.cuda.get_device_properties(self.device).total_memory)
+        return environment.memory()
+
+    def settled(self, recipe: Recipe, stage: Stage) -> Recipe:
+        """Return the recipe with how much the stage computes at once, chosen for this device when it began."""
+        machine = memory_choice.Machine(self.memory, self.dtype.itemsize, self.device.type != "cpu")
+        return memory_choice.settled(recipe, stage, machine)
+
     def facts(self) -> dict[str, object]:
         """Return what bit equality of two runs depends on besides versions, for `stage.json`."""
-        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
         return {
             "device": name,
             "threads": self.threads,
@@ -65,10 +86,20 @@ class World:
         }
 
 
+def to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """Return the array as a tensor on the device; the copy to a GPU is pinned and does not wait for its arrival."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 def _device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise PlatformError("device: cuda is set, but torch finds no GPU; use device: cpu, or install torch for CUDA")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise PlatformError("device: mps is set, but torch finds no Apple GPU; use device: cpu")
+    if name == "mps":
+        return torch.device("mps")
+    return torch.device("cuda", 0) if name != "cpu" and torch.cuda.is_available() else torch.device("cpu")
 
 
 def _dtype(precision: str, device: torch.device) -> torch.dtype:
@@ -78,7 +109,9 @@ def _dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Return whether the processor multiplies bfloat16 natively (AVX512-BF16 or AMX on a CPU)."""
+    """Return whether the processor multiplies bfloat16 natively (AVX512-BF16 or AMX on a CPU); not known of MPS."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "mps":
+        return False
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

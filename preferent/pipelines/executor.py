@@ -18,11 +18,12 @@ from preferent.config.recipe import Recipe, assign, dump, parse, pick
 from preferent.config.stage_graph import Task
 from preferent.data.formats import row_sources
 from preferent.data.tokenizer.chat_templates import ChatOptions
-from preferent.errors import DataError, Interrupted, PreferentError, UsageError, smaller
+from preferent.errors import DataError, Interrupted, PreferentError, UsageError
 from preferent.pipelines.launchers import child_process
 from preferent.runs import interruption, ownership, stages
 from preferent.runs.digests import Digests
 from preferent.runs.directory import DataDirectory, RunDirectory, StageDirectory
+from preferent.runs.memory_choice import smaller
 from preferent.runs.stages import read_stage
 
 LINKED = (".safetensors",)
@@ -172,7 +173,8 @@ def _perform(
         code = error.exit_code
         if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
             raise Interrupted(f"stopped in {task.name}; the same command goes on from here", code - 128)
-        killed = f" It was killed from outside, as happens when memory runs out.\n{smaller(task.stage)}\n"
+        advice = smaller(task.stage, root / task.folder)
+        killed = f" It was killed from outside, as happens when memory runs out.\n{advice}\n"
         failure = PreferentError(
             f"{task.name} failed (exit code {code}); what is done is kept in {root}."
             f"{killed if code == 128 + signal.SIGKILL else ' '}Once the cause is gone, "

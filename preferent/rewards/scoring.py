@@ -14,6 +14,7 @@ import numpy as np
 
 from preferent import randomness
 from preferent.config import model_reference, stage_graph
+from preferent.config.defaults import decided
 from preferent.config.recipe import Recipe
 from preferent.config.sections import RewardPart
 from preferent.data.tokenizer import Tokenizer
@@ -71,7 +72,7 @@ class RewardModel:
     def of(cls, scorer: Scorer, recipe: Recipe) -> "RewardModel":
         """Return a reward model with the recipe's lengths and instruction."""
         tokens = recipe.prompt_sequence_length, recipe.target_sequence_length
-        return cls(scorer, recipe.instruction, *tokens, recipe.reward.micro_batch_tokens)
+        return cls(scorer, recipe.instruction, *tokens, decided(recipe.reward.micro_batch_tokens))
 
     def score_ids(self, prompts: Sequence[np.ndarray], answers: Sequence[np.ndarray]) -> np.ndarray:
         """Return raw scores, float32 [n], of answers as ids of this model's tokenizer."""

@@ -1,13 +1,21 @@
 """The choice of a token from logits: temperature, top-k, top-p or greedy.
 
 A keyed uniform number is inverted through the cumulative distribution, so the token depends only on the number and the
-logits.
+logits. The inversion computes in integers: their sums are exact in any order, no device needs float64, and torch has no
+deterministic cumulative sum of floats on CUDA.
 """
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
+
+ONE = 2.0**62
+"""Probability 1 as an integer. A probability is rounded down by less than 2^-62."""
+
+CACHED_LOGITS = 1 << 17
+"""Logits of the rows that a CPU inverts together, so that all passes over them stay in its cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +30,13 @@ class Params:
     stop_at_eos: bool = True
 
 
-def choose(logits: Tensor, uniforms: Tensor, params: Params) -> tuple[Tensor, Tensor]:
-    """Return ids [n] and log-probs [n] of the tokens at which the cumulative distribution passes the uniforms [n].
+def draws(uniforms: np.ndarray) -> np.ndarray:
+    """Return uniform numbers, float64 in [0, 1) with 53 bits, as int64 multiples of 2^-53."""
+    return (uniforms * 2.0**53).astype(np.int64)
+
+
+def choose(logits: Tensor, draws: Tensor, params: Params) -> tuple[Tensor, Tensor]:
+    """Return ids [n] and log-probs [n] of the tokens at which the cumulative distribution passes the `draws` [n].
 
     `logits` are [n, V]. Greedy returns the most probable token. Log-probabilities are those of the distribution that is
     sampled.
@@ -32,11 +45,32 @@ def choose(logits: Tensor, uniforms: Tensor, params: Params) -> tuple[Tensor, Te
     if params.greedy:
         chosen = logits.argmax(-1)
         return chosen, logits.log_softmax(-1).gather(-1, chosen[:, None]).squeeze(-1)
-    log_probs = _filtered(logits, params).log_softmax(-1)
-    cumulative = log_probs.exp().cumsum(-1, dtype=torch.double)
-    target = uniforms[:, None] * cumulative[:, -1:]
-    chosen = torch.searchsorted(cumulative, target, right=True).squeeze(-1).clamp_max(logits.shape[-1] - 1)
-    return chosen, log_probs.gather(-1, chosen[:, None]).squeeze(-1)
+    rows = max(1, CACHED_LOGITS // logits.shape[-1]) if logits.device.type == "cpu" else len(logits)
+    parts = zip(logits.split(rows), draws.split(rows), strict=True)
+    columns = zip(*(_inverted(_filtered(part, params), numbers) for part, numbers in parts), strict=True)
+    chosen, log_probs = (torch.cat(column) for column in columns)
+    return chosen, log_probs
+
+
+def _inverted(logits: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the first id of each row whose cumulative probability exceeds the draw, and its log-prob, both [n]."""
+    log_probs = logits.log_softmax(-1)
+    cumulative = _cumulative(log_probs.exp())
+    target = _product(cumulative[:, -1], draws)[:, None]
+    chosen = torch.searchsorted(cumulative, target, right=True).clamp_max(logits.shape[-1] - 1)
+    return chosen.squeeze(-1), log_probs.gather(-1, chosen).squeeze(-1)
+
+
+def _cumulative(probabilities: Tensor) -> Tensor:
+    """Return the cumulative sums of probabilities [n, V], int64 [n, V], in units of 1 / ONE."""
+    return (probabilities * ONE).long().cumsum(-1)
+
+
+def _product(total: Tensor, draws: Tensor) -> Tensor:
+    """Return total * draws / 2^53 rounded down to at most 2 less, all int64, by halves that do not overflow."""
+    total_high, total_low = total >> 31, total & (1 << 31) - 1
+    high, low = draws >> 26, draws & (1 << 26) - 1
+    return (high * total_high << 4) + (high * total_low >> 27) + (low * total_high >> 22)
 
 
 def _filtered(logits: Tensor, params: Params) -> Tensor:
@@ -46,7 +80,8 @@ def _filtered(logits: Tensor, params: Params) -> Tensor:
         logits = logits.masked_fill(logits < threshold, -torch.inf)
     if params.top_p < 1:
         ordered, order = logits.sort(-1, descending=True)
-        before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
+        probabilities = ordered.softmax(-1)
+        before = _cumulative(probabilities).float() / ONE - probabilities
         drop = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, before >= params.top_p)
         logits = logits.masked_fill(drop, -torch.inf)
     return logits

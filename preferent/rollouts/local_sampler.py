@@ -1,142 +1,120 @@
-"""The sampler that decodes in this process: with a KV cache, prompts of unequal length together, ended rows dropped.
+"""The sampler that decodes in this process: prompts of unequal length together, ended rows replaced by the next ones.
 
 A token depends on (seed, purpose, item, position) and the policy, not on which rows share a batch.
 
-Shapes: B rows decoded together, L of them still computed, P tokens of their padded prompts, A tokens of an answer at
-most.
+Shapes: N prompts, A tokens of an answer at most, L live rows, B of them that get a token now.
 """
 
+import functools
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
 from preferent import randomness
 from preferent.data.types import Rollout
-from preferent.models import batching
 from preferent.models.language_models import Policy
-from preferent.rollouts.decoding import Params, choose
+from preferent.models.world import to_device
+from preferent.rollouts import llama_decoder
+from preferent.rollouts.cached_decoder import CachedDecoder
+from preferent.rollouts.decoding import Params, choose, draws
+from preferent.rollouts.llama_decoder import LlamaDecoder
 
-COMPACT_BELOW = 0.9
-"""Ended rows are dropped when less than this share of the computed rows is unfinished."""
+REFILL_AT = 4
+"""Ended rows are replaced when they are at least one in this many: prompts are read faster together."""
 
 
 @dataclass(frozen=True)
 class LocalSampler:
-    """A sampler that decodes with the policy in this process, `rows` answers at once, shorter prompts first."""
+    """A sampler that decodes with the policy in this process, `rows` answers at once, shorter prompts first.
+
+    It reads `prefill_tokens` padded tokens of their prompts in one pass.
+    """
 
     policy: Policy
     seed: int
     rows: int = 256
+    prefill_tokens: int = 16384
 
     @torch.no_grad()
     def sample(
         self, prompts: Sequence[np.ndarray], items: Sequence[int], purpose: str, step: int, params: Params
     ) -> list[Rollout]:
         """Return one answer per prompt; its `prompt_index` is the row's item, its `policy_step` is `step`."""
-        order = np.argsort([len(prompt) for prompt in prompts], kind="stable")
-        rollouts: dict[int, Rollout] = {}
-        for start in range(0, len(order), self.rows):
-            part = order[start : start + self.rows]
-            decoded = _decode(
-                self.policy, [prompts[i] for i in part], [items[i] for i in part], self.seed, purpose, params
+        if not len(prompts):
+            return []
+        policy, device = self.policy, self.policy.world.device
+        ends = np.array(sorted(policy.tokenizer.end_ids)) if params.stop_at_eos else np.zeros(0, np.int64)
+        # The number that draws each token is fixed in advance, keyed by the row's item and the token's position.
+        uniforms_NA = randomness.uniforms(self.seed, purpose, np.asarray(items)[:, None], np.arange(params.max_tokens))
+        draws_NA = draws(uniforms_NA)
+        ids_NA = np.zeros((len(prompts), params.max_tokens), np.int32)
+        log_probs_NA = np.zeros((len(prompts), params.max_tokens), np.float32)
+        lengths_N = np.zeros(len(prompts), np.int64)
+        ended_N = np.zeros(len(prompts), bool)
+
+        waiting = np.argsort([len(prompt) for prompt in prompts], kind="stable")
+        decoder = self.decoder(prompts, params)
+        live_L = waiting[:0]
+        while len(live_L) or len(waiting):
+            free = self.rows - len(live_L)
+            if len(waiting) and (not len(live_L) or (decoder.refills and free * REFILL_AT >= self.rows)):
+                rows_B, waiting = waiting[:free], waiting[free:]
+                live_L = np.concatenate([live_L, rows_B])
+                hidden = decoder.admit([prompts[i] for i in rows_B])
+            else:
+                rows_B = live_L
+                hidden = decoder.step(to_device(ids_NA[rows_B, lengths_N[rows_B] - 1], device))
+            places_B = lengths_N[rows_B]
+            draws_B = to_device(draws_NA[rows_B, places_B], device)
+            chosen_B, log_probs_B = choose(decoder.logits(hidden, params.temperature), draws_B, params)
+            ids_NA[rows_B, places_B], log_probs_NA[rows_B, places_B] = chosen_B.cpu(), log_probs_B.cpu()
+            lengths_N[rows_B] += 1
+            ended_N[rows_B] = np.isin(ids_NA[rows_B, places_B], ends)
+            goes_on_L = ~ended_N[live_L] & (lengths_N[live_L] < params.max_tokens)
+            if not goes_on_L.all():
+                order = _dense(goes_on_L)
+                decoder.keep(order)
+                live_L = live_L[order]
+        return [
+            Rollout(
+                int(items[i]),
+                0,
+                step,
+                np.asarray(prompts[i], np.int32),
+                ids_NA[i, : lengths_N[i]].copy(),
+                log_probs_NA[i, : lengths_N[i]].copy(),
+                bool(ended_N[i]),
             )
-            for i, (ids, log_probs) in zip(part, decoded, strict=True):
-                ended = params.stop_at_eos and len(ids) > 0 and int(ids[-1]) in self.policy.tokenizer.end_ids
-                rollouts[i] = Rollout(int(items[i]), 0, step, np.asarray(prompts[i], np.int32), ids, log_probs, ended)
-        return [rollouts[i] for i in range(len(prompts))]
+            for i in range(len(prompts))
+        ]
+
+    def decoder(self, prompts: Sequence[np.ndarray], params: Params) -> LlamaDecoder | CachedDecoder:
+        """Return what computes the hidden states of the rows; say it where that is not the fastest."""
+        length = max(len(prompt) for prompt in prompts) + params.max_tokens
+        if reason := llama_decoder.obstacle(self.policy, length):
+            _say(f"{self.policy.source}: decoding goes through transformers' own forward pass, because {reason}")
+            return CachedDecoder(self.policy, params.max_tokens, self.prefill_tokens)
+        decoder = LlamaDecoder(self.policy, min(self.rows, len(prompts)), length, self.prefill_tokens)
+        if not decoder.joined:
+            _say(f"{self.policy.source}: decoding calls linear layers one by one, because they are large or adapted")
+        return decoder
 
     def refresh(self, policy: Policy) -> None:
-        """Do nothing: the weights are the policy's own, and no cache outlives a call of `sample`."""
+        """Do nothing: weights are read when `sample` begins, and no cache outlives a call."""
         assert policy is self.policy, "a local sampler decodes with the policy that it was made with"
 
 
-def _decode(
-    policy: Policy, prompts: Sequence[np.ndarray], items: Sequence[int], seed: int, purpose: str, params: Params
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the answer ids and the sampler's log-probs of B rows that are decoded together."""
-    device, tokenizer = policy.world.device, policy.tokenizer
-    ends = np.array(sorted(tokenizer.end_ids))
-    # The uniform number of every token is drawn in advance, keyed by the row's item and the token's position.
-    uniforms = randomness.uniforms(seed, purpose, np.asarray(items)[:, None], np.arange(params.max_tokens))
-    uniforms_BA = torch.from_numpy(uniforms).to(device)
-    ids_BA = torch.zeros(len(prompts), params.max_tokens, dtype=torch.long, device=device)
-    log_probs_BA = torch.zeros(len(prompts), params.max_tokens, device=device)
-    lengths_B = np.full(len(prompts), params.max_tokens)
-    ended_B = np.zeros(len(prompts), dtype=bool)
-
-    # Prompts are padded on the left, so that the last column of every row is the one to continue.
-    tokens_LP, mask_LP = _padded(prompts, tokenizer.pad_id)
-    tokens, mask = tokens_LP.to(device), mask_LP.to(device)
-    positions = (mask.cumsum(-1) - 1).clamp_min(0)
-    padded = bool((mask == 0).any())
-    cache = _cache(policy, tokens.shape[1] + params.max_tokens)
-    live_L = np.arange(len(prompts))
-    for t in range(params.max_tokens):
-        # The first pass reads whole prompts [L, P] into the cache, each later one the last token [L, 1].
-        hidden = policy.hidden(tokens, mask if padded else None, positions, cache)
-        chosen_L, log_probs_L = choose(policy.logits(hidden[:, -1], params.temperature), uniforms_BA[live_L, t], params)
-        rows_L = torch.from_numpy(live_L).to(device)
-        ids_BA[rows_L, t], log_probs_BA[rows_L, t] = chosen_L, log_probs_L
-        if params.stop_at_eos:
-            stops_L = np.isin(chosen_L.cpu().numpy(), ends)
-            lengths_B[live_L[stops_L & ~ended_B[live_L]]] = t + 1
-            ended_B[live_L[stops_L]] = True
-        goes_on_L = ~ended_B[live_L]
-        if not goes_on_L.any() or t + 1 == params.max_tokens:
-            break
-        tokens, positions = chosen_L[:, None], positions[:, -1:] + 1
-        mask = torch.nn.functional.pad(mask, (0, 1), value=1)
-        # An ended row costs a little until it is dropped; dropping it copies the whole cache.
-        if goes_on_L.mean() < COMPACT_BELOW:
-            kept = torch.from_numpy(np.flatnonzero(goes_on_L)).to(device)
-            cache.batch_select_indices(kept)
-            tokens, positions, mask, live_L = tokens[kept], positions[kept], mask[kept], live_L[goes_on_L]
-    # Tokens after the end of a row are cut off.
-    columns = zip(ids_BA.int().cpu().numpy(), log_probs_BA.cpu().numpy(), lengths_B, strict=True)
-    return [(ids[:length].copy(), log_probs[:length].copy()) for ids, log_probs, length in columns]
+def _dense(goes_on: np.ndarray) -> np.ndarray:
+    """Return the order that keeps the rows that go on: the last ones move to the places of those that ended."""
+    order = np.arange(int(goes_on.sum()))
+    order[~goes_on[: len(order)]] = np.flatnonzero(goes_on[len(order) :]) + len(order)
+    return order
 
 
-def _padded(prompts: Sequence[np.ndarray], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Return prompts as tokens [B, P], padded on the left, and a mask [B, P] that keeps what is not padding."""
-    tokens = batching.pad([np.asarray(prompt, np.int64) for prompt in prompts], pad_id, left=True)
-    mask = batching.pad([np.ones(len(prompt), np.int64) for prompt in prompts], 0, left=True)
-    return torch.from_numpy(tokens), torch.from_numpy(mask)
-
-
-def _cache(policy: Policy, length: int) -> DynamicCache:
-    """Return a KV cache whose full-attention layers are allocated once, at the maximum length of decoding."""
-    cache = DynamicCache(config=policy.body.config)
-    if cache.layers and all(type(layer) is DynamicLayer for layer in cache.layers):
-        cache.layers = [Preallocated(length) for _ in cache.layers]
-    return cache
-
-
-class Preallocated(DynamicLayer):
-    """A cache layer that writes new keys and values in place instead of copying all of them for every token."""
-
-    def __init__(self, length: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.length, self.used = length, 0
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            batch_size, heads, _, _ = key_states.shape
-            self.all_keys = key_states.new_empty(batch_size, heads, self.length, key_states.shape[-1])
-            self.all_values = value_states.new_empty(batch_size, heads, self.length, value_states.shape[-1])
-        end = self.used + key_states.shape[-2]
-        self.all_keys[:, :, self.used : end] = key_states
-        self.all_values[:, :, self.used : end] = value_states
-        self.used = end
-        self.keys, self.values = self.all_keys[:, :, :end], self.all_values[:, :, :end]
-        return self.keys, self.values
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        self.all_keys, self.all_values = self.all_keys[indices], self.all_values[indices]
-        self.keys, self.values = self.all_keys[:, :, : self.used], self.all_values[:, :, : self.used]
+@functools.cache
+def _say(sentence: str) -> None:
+    """Print a sentence to standard error, once in a process."""
+    print(sentence, file=sys.stderr)

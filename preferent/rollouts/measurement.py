@@ -16,6 +16,7 @@ from torch import Tensor
 from preferent.data.types import Rollout
 from preferent.models import batching, vocabulary
 from preferent.models.language_models import Network, Policy, Scorer
+from preferent.models.world import to_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ def micro_batch(rollouts: Sequence[Rollout], batch_rows: np.ndarray, pad_id: int
     starts = np.repeat([len(r.prompt_ids) - 1 for r in chosen], lengths)
     ids = np.concatenate([r.ids for r in chosen]).astype(np.int64)
     arrays = (tokens, batch_rows[rows], answer_positions, rows, starts + answer_positions, ids)
-    return MicroBatch(*(torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in arrays))
+    return MicroBatch(*(to_device(array, device) for array in arrays))
 
 
 def micro_batches(rollouts: Sequence[Rollout], max_tokens: int, pad_id: int, device: torch.device) -> list[MicroBatch]:
@@ -115,7 +116,7 @@ def sampler_gap(rollouts: Sequence[Rollout], log_probs: Tensor) -> Tensor:
 
     `log_probs` [B, A] are those of the pass that trains, zero off the mask; the gap is [B].
     """
-    sampled = torch.from_numpy(batching.pad([r.sampler_log_probs for r in rollouts], 0.0)).to(log_probs)
+    sampled = to_device(batching.pad([r.sampler_log_probs for r in rollouts], 0.0), log_probs.device)
     return (sampled - log_probs).abs().amax(-1)
 
 
@@ -147,14 +148,18 @@ def last_scores(scorer: Scorer, sequences: Sequence[np.ndarray], max_tokens: int
     """Return raw scores, float32 [n], at the last token of each sequence of token ids."""
     scores = np.zeros(len(sequences), np.float32)
     for rows in batching.plan([len(s) for s in sequences], max_tokens):
-        chosen = [np.asarray(sequences[i], np.int64) for i in rows]
-        tokens = torch.from_numpy(batching.pad(chosen, scorer.tokenizer.pad_id)).to(scorer.world.device)
-        hidden = scorer.hidden(tokens)
-        last = torch.tensor([len(s) - 1 for s in chosen], device=tokens.device)
-        scores[rows] = scorer.scores(hidden[torch.arange(len(rows), device=tokens.device), last]).float().cpu().numpy()
+        scores[rows] = scores_at_end(scorer, [sequences[i] for i in rows]).float().cpu().numpy()
     return scores
+
+
+def scores_at_end(scorer: Scorer, sequences: Sequence[np.ndarray]) -> Tensor:
+    """Return raw scores [b] at the last token of each sequence, from one forward pass."""
+    tokens = batching.pad([np.asarray(s, np.int64) for s in sequences], scorer.tokenizer.pad_id)
+    rows, last = np.arange(len(sequences)), np.array([len(s) - 1 for s in sequences])
+    ids, rows_b, last_b = (to_device(array, scorer.world.device) for array in (tokens, rows, last))
+    return scorer.scores(scorer.hidden(ids)[rows_b, last_b])
 
 
 def answer_mask(rollouts: Sequence[Rollout], device: torch.device) -> Tensor:
     """Return a mask [B, A], True at the tokens of each answer."""
-    return torch.from_numpy(batching.pad([np.ones(len(r.ids), np.bool_) for r in rollouts], False)).to(device)
+    return to_device(batching.pad([np.ones(len(r.ids), np.bool_) for r in rollouts], False), device)

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from preferent.config.defaults import decided
 from preferent.config.recipe import Recipe
 from preferent.data.tokenizer import Tokenizer
 from preferent.data.types import Prompt, Rollout
@@ -32,7 +33,9 @@ class Sampler(Protocol):
 
 def make(recipe: Recipe, policy: Policy, rows: int | None = None) -> Sampler:
     """Return the engine that samples from a policy, at most `rows` answers at once (default: `sampler.rows`)."""
-    return LocalSampler(policy, recipe.seed, recipe.sampler.rows if rows is None else rows)
+    settings = recipe.sampler
+    most = decided(settings.rows) if rows is None else rows
+    return LocalSampler(policy, recipe.seed, most, decided(settings.prefill_tokens))
 
 
 def rollout_params(recipe: Recipe) -> Params:

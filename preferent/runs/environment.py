@@ -69,6 +69,19 @@ def memory() -> int:
     return total
 
 
+def has_gpu() -> bool:
+    """Return whether the driver lists a GPU."""
+    return bool(_gpus())
+
+
+def device(name: str) -> tuple[str, int]:
+    """Return what `device` of a recipe means here, and the total bytes of its memory."""
+    gpus = [] if name == "cpu" else _gpus()
+    if gpus:
+        return gpus[0]["name"], round(gpus[0]["memory_gib"] * 2**30)
+    return "this machine", memory()
+
+
 def cpu_has_bf16() -> bool:
     """Return whether the processor multiplies bfloat16 natively (AVX512-BF16, AMX); False where Linux does not say."""
     with suppress(OSError):

@@ -20,7 +20,7 @@ from preferent.data import datasets
 from preferent.errors import DataError, DivergedError
 from preferent.models import batching, language_models, saving, vocabulary
 from preferent.models.language_models import Policy
-from preferent.models.world import World
+from preferent.models.world import World, to_device
 from preferent.runs import progress, stages
 from preferent.runs.directory import StageDirectory
 from preferent.training import loop
@@ -69,6 +69,7 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
         stage = stages.open_stage("dpo", out, fields, sources, stage_graph.EXTENDABLE["dpo"], by_default=by_default)
         if stage.done:
             return
+        recipe = world.settled(recipe, stage)
         rank = defaults.decided(recipe.dpo.lora_dim)
         policy = language_models.load_policy(source, world, rank, recipe.gradient_checkpointing)
         names = ("train", "validation", "test")
@@ -134,8 +135,7 @@ def answer_log_probs(recipe: Recipe, policy: Policy, ids: list[np.ndarray], toke
     lengths = np.array([len(row) for row in ids])
     columns = np.arange(padded.shape[1])
     kept = (columns < lengths[:, None]) & (columns >= (lengths - tokens)[:, None]) & (padded != pad_id)
-    rows, places = (torch.from_numpy(indices).to(device) for indices in np.nonzero(kept))
-    inputs = torch.from_numpy(padded).to(device)
+    rows, places, inputs = (to_device(array, device) for array in (*np.nonzero(kept), padded))
     hidden = policy.hidden(inputs)[rows, places - 1]
     head = policy.head(recipe.sampler.temperature)
     log_probs = vocabulary.chunked_log_probs(hidden, inputs[rows, places], head, policy.vocab_size)
@@ -146,7 +146,7 @@ def answer_log_probs(recipe: Recipe, policy: Policy, ids: list[np.ndarray], toke
 def measure_log_probs(recipe: Recipe, policy: Policy, ids: list[np.ndarray], tokens: np.ndarray) -> Tensor:
     """Return `answer_log_probs` [n] of any number of sequences, without a gradient, on the CPU."""
     log_probs = torch.zeros(len(ids))
-    for rows in batching.plan([len(row) for row in ids], recipe.dpo.micro_batch_tokens):
+    for rows in batching.plan([len(row) for row in ids], defaults.decided(recipe.dpo.micro_batch_tokens)):
         log_probs[rows] = answer_log_probs(recipe, policy, [ids[i] for i in rows], tokens[rows]).float().cpu()
     return log_probs
 
@@ -183,7 +183,7 @@ def learn(recipe: Recipe, state: TrainingState, policy: Policy, part: PairSubset
     """Make one optimizer step on the mean loss of the pairs at `rows`."""
     anchor = batch_anchor(recipe, policy, part, rows)
     totals: dict[str, float] = {}
-    for places in part.pairs.plan(rows, recipe.dpo.micro_batch_tokens):
+    for places in part.pairs.plan(rows, defaults.decided(recipe.dpo.micro_batch_tokens)):
         sides = [[side.ids[i] for i in places] for side in (part.chosen, part.rejected)]
         tokens = np.concatenate([part.chosen.tokens[places], part.rejected.tokens[places]])
         log_probs = answer_log_probs(recipe, policy, sides[0] + sides[1], tokens).view(2, len(places))

@@ -41,10 +41,13 @@ def gae(rewards: Tensor, values: Tensor, answer_mask: Tensor, gamma: float, gae_
 
 
 def whiten(x: Tensor, keep_mask: Tensor) -> Tensor:
-    """Return (x - mean) / sqrt(var + 1e-8) over kept entries, biased variance (Ziegler et al. 2019); zero elsewhere."""
-    kept = x[keep_mask].double()
-    mean, variance = kept.mean(), kept.var(unbiased=False)
-    return torch.where(keep_mask, (x.double() - mean) * (variance + 1e-8).rsqrt(), 0.0).to(x.dtype)
+    """Return (x - mean) / sqrt(var + 1e-8) over kept entries, biased variance (Ziegler et al. 2019); zero elsewhere.
+
+    The sums are float64 on the CPU, because some devices have none.
+    """
+    wide, kept = x.cpu().double(), x[keep_mask].cpu().double()
+    whitened = (wide - kept.mean()) * (kept.var(unbiased=False) + 1e-8).rsqrt()
+    return torch.where(keep_mask, whitened.to(x.dtype).to(x.device), 0.0)
 
 
 def policy_loss(
@@ -97,10 +100,11 @@ def value_loss(values: Tensor, old: Tensor, returns: Tensor, clip_range: float |
 
 def explained_variance(values: Tensor, returns: Tensor) -> float:
     """Return 1 - var(returns - values) / var(returns), all [N]; NaN where the returns are constant."""
-    variance = returns.double().var(unbiased=False)
+    values, returns = values.cpu().double(), returns.cpu().double()
+    variance = returns.var(unbiased=False)
     if variance <= 1e-12:
         return float("nan")
-    return float(1 - (returns.double() - values.double()).var(unbiased=False) / variance)
+    return float(1 - (returns - values).var(unbiased=False) / variance)
 
 
 def pair_loss(chosen: Tensor, rejected: Tensor, wrong: Tensor | float = 0.0, margins: Tensor | float = 0.0) -> Tensor:

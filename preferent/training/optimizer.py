@@ -95,9 +95,7 @@ class Optimizer:
         """Restore the masters, the parameters, and the moments if there are any."""
         for name, master in self.masters.items():
             keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}.{name}" in tensors]
-            self._adam.state[master] = {
-                key: tensors[f"{key}.{name}"].to(master.device if key != "step" else "cpu").clone() for key in keys
-            }
+            self._adam.state[master] = {key: tensors[f"{key}.{name}"].to(master.device, copy=True) for key in keys}
         self.put({name: tensors[f"master.{name}"] for name in self.masters})
 
 

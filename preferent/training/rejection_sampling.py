@@ -84,6 +84,7 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
         )
         if stage.done:
             return
+        recipe = world.settled(recipe, stage)
         stage.place(**world.facts())
         rank = defaults.decided(recipe.rejection.lora_dim)
         policy = language_models.load_policy(source, world, rank, recipe.gradient_checkpointing)
@@ -217,7 +218,7 @@ def learn(recipe: Recipe, state: TrainingState, number: int, policy: Policy, seq
     within = state.step - number * section.train_steps
     rows = randomness.rows(recipe.seed, f"kept {number}", within, section.batch_size, len(sequences))
     part = sequences.part(rows)
-    loss = accumulate_gradients(policy, part, section.micro_batch_tokens, recipe.sampler.temperature)
+    loss = accumulate_gradients(policy, part, defaults.decided(section.micro_batch_tokens), recipe.sampler.temperature)
     if not math.isfinite(loss):
         raise DivergedError(f"step {state.step}: the loss is not finite; lower rejection.learning_rate")
     rate, norm = state.optimizer.step(state.step)
@@ -230,7 +231,7 @@ def validate(
     """Return score and KL on validation prompts; save the best policy so far."""
     figures = scoring.validate(
         recipe, networks.reward, networks.policy, networks.reference, networks.sampler, prompts, state.step, store,
-        recipe.rejection.micro_batch_tokens,
+        defaults.decided(recipe.rejection.micro_batch_tokens),
     )  # fmt: skip
     loop.keep_best(state, state.optimizer, out, "objective", figures["validation/objective"], highest=True)
     return figures

@@ -23,7 +23,7 @@ from preferent.data.types import Preference
 from preferent.errors import DataError, DivergedError
 from preferent.evaluation import reward_quality
 from preferent.evaluation.reward_quality import Scored
-from preferent.models import batching, language_models, saving
+from preferent.models import language_models, saving
 from preferent.models.language_models import Scorer
 from preferent.models.world import World
 from preferent.rollouts import measurement, sampler
@@ -53,6 +53,7 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
         )
         if stage.done:
             return
+        recipe = world.settled(recipe, stage)
         rows = {name: datasets.load_preferences(inputs[name]) for name in ("train", "validation", "test")}
         sample = partial(sampled, recipe, world, source, without_ties(rows["validation"]))
         answers = sample_once(StageDirectory(out).initial_answers, sample)
@@ -127,7 +128,7 @@ def learn(
 ) -> dict[str, float]:
     """Make one optimizer step on the mean loss of the pairs at `rows`."""
     loss_sum, right, margin, center = 0.0, 0.0, 0.0, 0.0
-    for part in pairs.plan(rows, recipe.reward.micro_batch_tokens):
+    for part in pairs.plan(rows, defaults.decided(recipe.reward.micro_batch_tokens)):
         chosen, rejected = scores(scorer, [pairs.chosen[i] for i in part], [pairs.rejected[i] for i in part])
         wrong, margins = (torch.from_numpy(values[part]).to(chosen) for values in (pairs.wrong, pairs.margins))
         loss = losses.pair_loss(chosen, rejected, wrong, margins)
@@ -149,11 +150,7 @@ def scores(
     scorer: Scorer, chosen: Sequence[np.ndarray], rejected: Sequence[np.ndarray]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return scores [b] of chosen and of rejected sequences at their last tokens, from one forward pass."""
-    sequences = [*chosen, *rejected]
-    device = scorer.world.device
-    tokens = torch.from_numpy(batching.pad([s.astype(np.int64) for s in sequences], scorer.tokenizer.pad_id)).to(device)
-    last = torch.tensor([len(s) - 1 for s in sequences], device=device)
-    both = scorer.scores(scorer.hidden(tokens)[torch.arange(len(sequences), device=device), last])
+    both = measurement.scores_at_end(scorer, [*chosen, *rejected])
     return both[: len(chosen)], both[len(chosen) :]
 
 
@@ -171,7 +168,9 @@ def validate(
 
 def measured(recipe: Recipe, scorer: Scorer, pairs: PreferencePairs) -> tuple[np.ndarray, np.ndarray]:
     """Return raw scores, float64 [n], of the chosen and of the rejected answers."""
-    both = measurement.last_scores(scorer, [*pairs.chosen, *pairs.rejected], recipe.reward.micro_batch_tokens)
+    both = measurement.last_scores(
+        scorer, [*pairs.chosen, *pairs.rejected], defaults.decided(recipe.reward.micro_batch_tokens)
+    )
     return both[: len(pairs)].astype(np.float64), both[len(pairs) :].astype(np.float64)
 
 
@@ -228,7 +227,9 @@ def compare_samples(
     if pairs is None or not answers:
         return {}
     rows = [i for i, _ in answers]
-    scores = measurement.last_scores(scorer, [ids for _, ids in answers], recipe.reward.micro_batch_tokens)
+    scores = measurement.last_scores(
+        scorer, [ids for _, ids in answers], defaults.decided(recipe.reward.micro_batch_tokens)
+    )
     return {"samples": reward_quality.beside(scores.astype(np.float64), pairs.chosen[rows], pairs.rejected[rows])}
 
 

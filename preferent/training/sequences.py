@@ -16,6 +16,7 @@ from preferent.data.types import Demonstration
 from preferent.errors import DataError
 from preferent.models import batching, vocabulary
 from preferent.models.language_models import Policy
+from preferent.models.world import to_device
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,8 @@ def target_count(policy: Policy, sequences: Sequences) -> int:
 def loss_sum(policy: Policy, sequences: Sequences, temperature: float = 1.0) -> torch.Tensor:
     """Return the negative log-likelihood at a temperature, in nats, summed over the target tokens."""
     device, pad_id = policy.world.device, policy.tokenizer.pad_id
-    tokens = torch.from_numpy(batching.pad([row.astype(np.int64) for row in sequences.ids], pad_id)).to(device)
-    rows, columns, ids = (torch.from_numpy(a).to(device) for a in targets(policy, sequences))
+    padded = batching.pad([row.astype(np.int64) for row in sequences.ids], pad_id)
+    tokens, rows, columns, ids = (to_device(a, device) for a in (padded, *targets(policy, sequences)))
     hidden = policy.hidden(tokens)[rows, columns]
     return -vocabulary.chunked_log_probs(hidden, ids, policy.head(temperature), policy.vocab_size).sum()
 

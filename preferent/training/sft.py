@@ -38,6 +38,8 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
         stage = stages.open_stage("sft", out, fields, sources, stage_graph.EXTENDABLE["sft"], by_default=by_default)
         if stage.done:
             return
+        recipe = world.settled(recipe, stage)
+        assert recipe.sft is not None
         rank = defaults.decided(recipe.sft.lora_dim)
         policy = language_models.load_policy(source, world, rank, recipe.gradient_checkpointing)
         sequences = read(recipe, policy, paths(recipe.sft.dataset), defaults.decided(recipe.sft.sequence_length))
@@ -66,7 +68,7 @@ def train(
                 values = learn(sft, state, policy, sequences.part(rows))
             state.step += 1
             if loop.due(state, sft.validation_every, total):
-                values |= {"validation/loss": mean_loss(policy, held_out, sft.micro_batch_tokens)}
+                values |= {"validation/loss": mean_loss(policy, held_out, defaults.decided(sft.micro_batch_tokens))}
             log.append(state.step, values)
             if loop.due(state, recipe.checkpoint_every, total):
                 loop.save(recipe, state, out)
@@ -76,7 +78,7 @@ def train(
 
 def learn(sft: SftSection, state: TrainingState, policy: Policy, sequences: Sequences) -> dict[str, float]:
     """Make one optimizer step on the mean loss of the batch's target tokens."""
-    loss = accumulate_gradients(policy, sequences, sft.micro_batch_tokens)
+    loss = accumulate_gradients(policy, sequences, defaults.decided(sft.micro_batch_tokens))
     if not math.isfinite(loss):
         raise DivergedError(f"step {state.step}: the loss is not finite; lower sft.learning_rate")
     rate, norm = state.optimizer.step(state.step)
@@ -90,6 +92,6 @@ def finish(stage: stages.Stage, state: TrainingState, policy: Policy) -> None:
     if policy.peft is None:
         saving.save(policy, model, state.optimizer.masters, card)
     else:
-        saving.save_merged(policy, model, card)
+        saving.save_merged(policy, model, state.optimizer.masters, card)
     stage.record(steps=state.step)
     stage.finish([model.name, StageDirectory(stage.folder).metrics.name])

@@ -24,7 +24,7 @@ from conftest import SENTENCES
 
 from preferent import files
 from preferent.cli.main import main as command_line
-from preferent.config import recipe
+from preferent.config import defaults, recipe
 from preferent.pipelines.launchers import child_process
 from preferent.runs import progress, stages
 
@@ -576,10 +576,10 @@ def smaller_settings(said: str) -> set[str]:
     """The fields that a message tells to set, each to a value that is smaller than the default."""
     settings = re.findall(r"--set (\S+)", said)
     default, asked = (
-        recipe.parse(recipe.assign({"large_model_reference": "model"}, given))[0].model_dump()
+        defaults.filled(recipe.parse(recipe.assign({"large_model_reference": "model"}, given))[0], defaults.AT_ONCE)[0]
         for given in ([], settings)
     )
-    before, after = stages.flatten(default), stages.flatten(asked)
+    before, after = stages.flatten(default.model_dump()), stages.flatten(asked.model_dump())
     names = [setting.partition("=")[0] for setting in settings]
     numbers = [name for name in names if isinstance(before[name], int) and not isinstance(before[name], bool)]
     assert all(after[name] < before[name] for name in numbers)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from preferent.commands import plan
+from preferent.commands import memory_fit, plan
 from preferent.config import memory_estimate, recipe
 from preferent.config.model_shape import Shape
 
@@ -97,10 +97,10 @@ def test_the_table_adds_up():
     need = memory_estimate.MemoryNeed(
         "ppo", {"policy": 3 << 30}, {"learn": {"gradients": 1 << 30}, "finish": {"best": 1 << 20}}
     )
-    header, line = plan.table([need])
-    assert len(header.split()) == len(plan.PARTS) + 2 + 1  # "KV cache" is two words
+    header, line = memory_fit.table([need])
+    assert len(header.split()) == len(memory_fit.PARTS) + 2 + 1  # "KV cache" is two words
     assert line.split()[:3] == ["ppo", "3.0", "GiB"] and line.endswith("in learn")
-    assert plan.size(need.peak) in line
+    assert memory_fit.size(need.peak) in line
 
 
 def test_the_verb_imports_no_torch(rows, tiny):

@@ -82,7 +82,9 @@ def test_the_constants_of_the_papers_are_the_defaults() -> None:
     assert [reward[name] for name in names] == [64, 1.0, 0.0, 0.0, 0.0, 1]
     assert (reward["normalize"], reward["combine"], reward["ties"], reward["clip"]) == ("bias", "mean", "drop", None)
     assert [dpo[name] for name in ("batch_size", "desirable_weight", "undesirable_weight")] == [64, 1.0, 1.0]
-    assert values["sampler"] == {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "rows": 256}
+    most = {"rows": 256, "prefill_tokens": 16384}
+    assert values["sampler"] == {"temperature": 1.0, "top_p": 1.0, "top_k": 0} | most
+    assert {values[section]["micro_batch_tokens"] for section in ("reward", "ppo", "dpo", "rejection")} == {4096}
     names = ("kl_coeff", "reward_model_learning_rate_multiplier", "reinforcement_learning_rate_multiplier")
     assert [values[name] for name in names] == [0.1, 1.0, 1.0]
     assert values["data"]["validation_share"] == values["data"]["test_share"] == 0.05

@@ -8,12 +8,13 @@ import pytest
 import torch
 from conftest import quiet_recipe
 
+from preferent.commands import disk_estimate
 from preferent.config import defaults, memory_estimate, model_shape
 from preferent.config.memory_estimate import ModelFacts
 from preferent.config.model_shape import Shape
 from preferent.models import checkpoint, language_models
 from preferent.models.world import World
-from preferent.rollouts import local_sampler
+from preferent.rollouts import cached_decoder
 from preferent.training.optimizer import Optimizer, Schedule
 
 PROMPTS = {"train": 100, "validation": 10, "test": 10}
@@ -79,7 +80,7 @@ def test_checkpointing_keeps_less():
 
 def test_kv_cache(tiny):
     policy = language_models.load_policy(tiny, World.of(quiet_recipe()))
-    cache = local_sampler._cache(policy, 20)
+    cache = cached_decoder.new_cache(policy, 20)
     with torch.no_grad():
         policy.hidden(torch.full((3, 5), 9), cache=cache)
     found = sum(t.untyped_storage().nbytes() for layer in cache.layers for t in (layer.all_keys, layer.all_values))
@@ -93,12 +94,12 @@ def test_optimizer_and_checkpoint(tiny, tmp_path):
     optimizer.step(0)
     held = sum(t.numel() * t.element_size() for t in optimizer.tensors().values())
     shape = shape_of(tiny)
-    assert held == pytest.approx(memory_estimate.optimizer(shape.scorer, 2, lora=False), rel=0.01)
+    assert held == pytest.approx(given_of(shape, 2).optimizer(shape.scorer), rel=0.01)
     for step in range(4):
         checkpoint.save(tmp_path / "checkpoints", step, optimizer.tensors(), {}, keep=2)
         checkpoint.save(tmp_path / "best", step, optimizer.weights(), {}, keep=2)
     stored = sum(path.stat().st_size for path in tmp_path.rglob("*.safetensors"))
-    told = memory_estimate.disk(given_of(shape, reward={"lora_dim": 0}), ["reward"])["checkpoints"]
+    told = disk_estimate.disk(given_of(shape, reward={"lora_dim": 0}), ["reward"])["checkpoints"]
     assert told == pytest.approx(stored * 3 / 2, rel=0.05), "one more of each while one is written"
     best = sum(path.stat().st_size for path in (tmp_path / "best").rglob("*.safetensors"))
     assert best == pytest.approx(stored / 4, rel=0.05), "no moments"
@@ -120,7 +121,7 @@ def test_every_member_of_an_ensemble_is_held_and_stored():
     shape = model_shape.LLAMA_2["meta-llama/Llama-2-7b-hf"]
     one, three = (given_of(shape, 2, reward={"lora_dim": 0, "members": k}) for k in (1, 3))
     assert memory_estimate.ppo(three).parts["reward"] == 3 * memory_estimate.ppo(one).parts["reward"]
-    stored = memory_estimate.disk(three, ["reward", "reward-2", "reward-3"]), memory_estimate.disk(one, ["reward"])
+    stored = disk_estimate.disk(three, ["reward", "reward-2", "reward-3"]), disk_estimate.disk(one, ["reward"])
     assert all(stored[0][kind] == 3 * stored[1][kind] for kind in ("checkpoints", "models"))
 
 
@@ -135,13 +136,14 @@ def test_a_peak_is_what_stays_and_the_largest_phase():
 def test_smaller_pieces_need_less():
     shape = model_shape.LLAMA_2["meta-llama/Llama-2-7b-hf"]
     small = {"ppo": {"micro_batch_tokens": 256}, "sampler": {"rows": 1}}
-    stages = ["sft", "reward", "judge", "ppo"]
+    stages = ["sft", "dpo", "ppo", "infer"]
     lots, little = (
-        memory_estimate.needs(given_of(shape, 2, sft={"dataset": "t"}, **values), stages) for values in ({}, small)
+        [memory_estimate.need(given_of(shape, 2, sft={"dataset": "t"}, **values), stage) for stage in stages]
+        for values in ({}, small)
     )
-    assert [need.stage for need in lots] == ["sft", "reward", "judge", "ppo", "infer"]
+    assert [need.stage for need in lots] == stages
     assert lots[0].peak == little[0].peak and lots[1].peak == little[1].peak
-    assert lots[3].peak > little[3].peak and lots[4].peak > little[4].peak
+    assert lots[2].peak > little[2].peak and lots[3].peak > little[3].peak
 
 
 def test_no_more_rows_than_there_are():
@@ -157,7 +159,7 @@ def test_no_more_rows_than_there_are():
     assert given.tokens(10 * given.length + 3, 100) == 10 * given.length
     assert given.tokens(10 * given.length, 4) == 4 * given.length
     assert given.tokens(1, 4) == given.length
-    assert np.isclose(memory_estimate.rollout_tokens(given), 1000 * 64 * 44)
+    assert np.isclose(disk_estimate.rollout_tokens(given), 1000 * 64 * 44)
 
 
 def test_what_the_allocator_loses():
@@ -200,7 +202,7 @@ def test_measuring_the_kl_is_a_phase_of_its_own(tiny):
 
 def test_gradients_are_beside_activations_only_of_later_micro_batches():
     shape = model_shape.LLAMA_2["meta-llama/Llama-2-7b-hf"]
-    for stage, one in (("sft", memory_estimate.sft), ("reward", lambda given: memory_estimate.reward(given, "reward"))):
+    for stage, one in (("sft", memory_estimate.sft), ("reward", memory_estimate.reward)):
         needs = []
         for limit in (10**9, 1):
             section = {"lora_dim": 0, "micro_batch_tokens": limit} | ({"dataset": "t"} if stage == "sft" else {})

@@ -169,6 +169,7 @@ WITHOUT_STAGE = {
     "rejection.micro_batch_tokens",
     "compare.micro_batch_tokens",
     "sampler.rows",
+    "sampler.prefill_tokens",
     "chat_template",  # its content counts, as that of data does
 }
 

@@ -72,7 +72,7 @@ def test_the_merged_model_is_the_adapted_one(tiny: Path, world: World, tmp_path:
     policy = adapted(tiny, world, moved=True)
     parts = micros(policy, answered(policy))
     before = measurement.measure(policy, policy.reference(), parts, SHAPE, 1.0)
-    saving.save_merged(policy, tmp_path / "merged", "# test\n")
+    saving.save_merged(policy, tmp_path / "merged", {}, "# test\n")
     merged, plain = language_models.load_policy(tmp_path / "merged", world), language_models.load_policy(tiny, world)
     after = measurement.measure(merged, plain, parts, SHAPE, 1.0)
     assert merged.peft is None
@@ -92,7 +92,7 @@ def test_an_adapter_adds_twice_b_times_a_at_every_rank(tiny: Path, world: World,
     config = files.read_json(tmp_path / "model/adapter_config.json")
     assert (config["r"], config["lora_alpha"]) == (rank, 2 * rank)
     state = {name: p.detach().clone() for name, p in policy.body.named_parameters()}
-    saving.save_merged(policy, tmp_path / "merged", "# test\n")
+    saving.save_merged(policy, tmp_path / "merged", {}, "# test\n")
     merged = language_models.load_policy(tmp_path / "merged", world).body
     names = [name for name in state if ".base_layer." in name]
     assert len(names) == 2 * 7

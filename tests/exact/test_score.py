@@ -175,7 +175,7 @@ def test_adapters_average_to_the_mean_of_their_merged_weights(tiny: Path, tmp_pa
             saved(nudged(language_models.load_scorer(tiny, world, 2, seed), seed), tmp_path / f"adapter-{seed}")
         )
         full.append(tmp_path / f"full-{seed}")
-        saving.save_merged(language_models.load_scorer(adapters[-1], world), full[-1], "# test\n")
+        saving.save_merged(language_models.load_scorer(adapters[-1], world), full[-1], {}, "# test\n")
     mean = weight_averaging.load(adapters, world)
     expected = scores(weight_averaging.load(full, world))
     assert np.abs(scores(language_models.load_scorer(full[0], world)) - expected).max() > 1e-2
@@ -185,7 +185,7 @@ def test_adapters_average_to_the_mean_of_their_merged_weights(tiny: Path, tmp_pa
     with torch.no_grad():
         next(iter(critic.trainable().values())).add_(1.0)
     assert np.allclose(scores(mean), expected, atol=1e-5), "critic and reward model share weights"
-    saving.save_merged(mean, tmp_path / "out", "# test\n")
+    saving.save_merged(mean, tmp_path / "out", {}, "# test\n")
     assert np.allclose(scores(language_models.load_scorer(tmp_path / "out", world)), expected, atol=1e-5)
 
 

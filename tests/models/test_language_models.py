@@ -132,7 +132,7 @@ def test_adapter_and_merged_load_without_us(tiny: Path, world: World, tmp_path: 
     again = language_models.load_policy(tmp_path / "adapter", world)
     with torch.no_grad():
         assert torch.allclose(again.logits(again.hidden(IDS)[0, -1:])[0], expected, atol=1e-5)
-    saving.save_merged(again, tmp_path / "merged", "# test\n")
+    saving.save_merged(again, tmp_path / "merged", {}, "# test\n")
     keep = torch.isfinite(expected)
     for lines in (
         f"from peft import PeftModel\nbase = AutoModelForCausalLM.from_pretrained({str(tiny)!r})\n"

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,31 +31,86 @@ def prompts(policy: language_models.Policy, count: int = 7) -> list[np.ndarray]:
     return [np.array([1, *range(270, 270 + 1 + 3 * i % 11)], np.int32) for i in range(count)]
 
 
+def numbers(*uniforms: float) -> torch.Tensor:
+    return torch.from_numpy(decoding.draws(np.array(uniforms)))
+
+
+def by_float64(logits: torch.Tensor, uniforms: torch.Tensor, params: Params) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same inversion by cumulative sums of floats, which torch has not deterministic on CUDA."""
+    if params.top_k:
+        threshold = logits.topk(min(params.top_k, logits.shape[-1]), dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < threshold, -torch.inf)
+    if params.top_p < 1:
+        ordered, order = logits.sort(-1, descending=True)
+        before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
+        drop = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, before >= params.top_p)
+        logits = logits.masked_fill(drop, -torch.inf)
+    log_probs = logits.log_softmax(-1)
+    cumulative = log_probs.exp().cumsum(-1, dtype=torch.double)
+    target = uniforms[:, None] * cumulative[:, -1:]
+    chosen = torch.searchsorted(cumulative, target, right=True).squeeze(-1).clamp_max(logits.shape[-1] - 1)
+    return chosen, log_probs.gather(-1, chosen[:, None]).squeeze(-1)
+
+
+CASES = [
+    (5, {}),
+    (384, {}),
+    (384, {"top_k": 7}),
+    (384, {"top_p": 0.9}),
+    (2049, {"top_k": 300, "top_p": 0.5}),
+    (4099, {}),
+]
+
+
+@pytest.mark.parametrize(("size", "filters"), CASES)
+def test_integers_give_the_draws_of_float64(size: int, filters: dict[str, Any]) -> None:
+    """Bit for bit in ids and log-probs; a sum of doubles rounds too, so that about one draw in 10^10 may differ."""
+    generator, params = torch.Generator().manual_seed(size), Params(1, **filters)
+    count = (1 << 19) // size
+    for temperature in (0.1, 1.0, 3.0):
+        logits = 4 * torch.randn(count, size, generator=generator) / temperature
+        logits[torch.rand(count, size, generator=generator) < 0.2] = -torch.inf
+        logits[:, 1] = 0.0
+        uniforms = randomness.uniforms(size, "test", np.arange(count), 0)
+        uniforms[:2] = 0.0, 1 - 2.0**-53
+        found = decoding.choose(logits, numbers(*uniforms), params)
+        for left, right in zip(found, by_float64(logits, torch.from_numpy(uniforms), params), strict=True):
+            assert torch.equal(left, right)
+
+
+def test_the_product_of_a_total_and_a_draw_is_that_of_whole_numbers() -> None:
+    totals = [1, 2**31, 2**62, 2**62 + 12_345_678_901_234, 2**62 + 2**40]
+    parts = [0, 1, 2**26 - 1, 2**26, 2**53 - 1, 6_004_799_503_160_661]
+    for total in totals:
+        for draw in parts:
+            product = int(decoding._product(torch.tensor(total), torch.tensor(draw)))
+            assert 0 <= (total * draw >> 53) - product <= 2
+
+
 def test_choose_inverts_the_cumulative_distribution() -> None:
     logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().expand(6, 4)
-    uniforms = torch.tensor([0.0, 0.49, 0.51, 0.79, 0.81, 0.999], dtype=torch.float64)
-    chosen, log_probs = decoding.choose(logits, uniforms, Params(1))
+    chosen, log_probs = decoding.choose(logits, numbers(0.0, 0.49, 0.51, 0.79, 0.81, 0.999), Params(1))
     assert chosen.tolist() == [0, 0, 1, 1, 2, 3]
     assert log_probs.exp().tolist() == pytest.approx([0.5, 0.5, 0.3, 0.3, 0.15, 0.05], abs=1e-6)
 
 
 def test_choose_never_takes_what_is_masked() -> None:
     logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]]).expand(3, 5)
-    chosen, _ = decoding.choose(logits, torch.tensor([0.0, 0.5, 1 - 2**-53], dtype=torch.float64), Params(1))
+    chosen, _ = decoding.choose(logits, numbers(0.0, 0.5, 1 - 2**-53), Params(1))
     assert chosen.tolist() == [1, 3, 3]
 
 
 def test_frequencies_follow_the_distribution() -> None:
     p = torch.tensor([0.5, 0.3, 0.15, 0.05])
-    uniforms = torch.from_numpy(randomness.uniforms(0, "test", np.arange(20_000), 0))
-    chosen, _ = decoding.choose(p.log().expand(20_000, 4), uniforms, Params(1))
+    uniforms = randomness.uniforms(0, "test", np.arange(20_000), 0)
+    chosen, _ = decoding.choose(p.log().expand(20_000, 4), numbers(*uniforms), Params(1))
     share = torch.bincount(chosen, minlength=4) / 20_000
     assert (share - p).abs().max() < 4 * (0.25 / 20_000) ** 0.5
 
 
 def test_top_k_and_top_p_and_greedy() -> None:
     logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
-    late = torch.tensor([0.999], dtype=torch.float64)
+    late = numbers(0.999)
     assert decoding.choose(logits, late, Params(1, top_k=2))[0].item() == 1
     assert decoding.choose(logits, late, Params(1, top_p=0.75))[0].item() == 1
     assert decoding.choose(logits, late, Params(1, top_p=0.85))[0].item() == 2

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from preferent.config import defaults
 from preferent.config.recipe import Recipe
 from preferent.data.formats import row_reader
 from preferent.data.types import Message, Prompt
@@ -97,7 +98,7 @@ def load(finished: FinishedRun, recipe: Recipe, params: Params) -> ChatTurn:
 
     With LoRA, base and tuned model share one backbone.
     """
-    world = World.of(recipe)
+    world, recipe = World.of(recipe), defaults.filled(recipe, defaults.AT_ONCE)[0]
     tuned = language_models.load_policy(finished.tuned, world)
     base = tuned.reference() if tuned.peft is not None else language_models.load_policy(finished.base(), world)
     reward = None

@@ -221,7 +221,7 @@ def _save(network: Network, out: Path, card: str, front: dict[str, Any]) -> None
     if network.peft is None:
         saving.save(network, out, {}, card, front)
     else:
-        saving.save_merged(network, out, card, front)
+        saving.save_merged(network, out, {}, card, front)
 
 
 def _card(text: str, finished: FinishedRun) -> str:

@@ -57,6 +57,10 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path, names: Sequence[str
         stage = stages.open_stage("compare", out, fields=fields, inputs=files | models | beside, rerun=True)
         if stage.done:
             return
+        if models:
+            from preferent.models.world import World
+
+            recipe = World.of(recipe).settled(recipe, stage)
         prompts = datasets.load_prompts(inputs["prompts"]) if "prompts" in inputs else []
         unjoined = {side: predictions.read(path) for side, path in files.items()}
         answers = predictions.join(unjoined, prompts=prompts, names=called)

@@ -11,6 +11,7 @@ import numpy as np
 
 from preferent import files
 from preferent.config import model_reference, stage_graph
+from preferent.config.defaults import decided
 from preferent.config.recipe import Recipe, pick
 from preferent.data import datasets
 from preferent.data.tokenizer import Tokenizer
@@ -46,6 +47,7 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
         )
         if stage.done:
             return
+        recipe = world.settled(recipe, stage)
         stage.place(**world.facts())
         prompts = datasets.load_prompts(inputs["prompts"])[: recipe.infer.max_prompts]
         policy = language_models.load_policy(sources["model"], world)
@@ -76,7 +78,7 @@ def answer(
 ) -> None:
     """Answer all prompts, one part at a time; a part that is on disk is not answered again."""
     parts, engine = StageDirectory(out).parts, sampler.make(recipe, policy)
-    size = max(1, min(recipe.sampler.rows, ROWS_AT_ONCE) // recipe.infer.best_of)
+    size = max(1, min(decided(recipe.sampler.rows), ROWS_AT_ONCE) // recipe.infer.best_of)
     rows: list[dict[str, Any]] = []
     with progress.bar(out.name, len(prompts), 0) as bar:
         for start in range(0, len(prompts), size):
@@ -120,7 +122,7 @@ def answered(
         rollouts = batch.rollouts
         if params != plain or reward is not None:
             rollouts = engine.sample(questions.ids, items, "infer", 0, plain)
-        limit = recipe.ppo.micro_batch_tokens
+        limit = decided(recipe.ppo.micro_batch_tokens)
         kl, k1, _ = measurement.divergence(policy, reference, rollouts, limit, settings.temperature)
         for row, row_kl, row_k1 in zip(rows, kl.tolist(), k1.tolist(), strict=True):
             row |= {"kl": row_kl, "kl_k1": row_k1}

@@ -16,6 +16,7 @@ import numpy as np
 
 from preferent import files, randomness
 from preferent.config.comparison_sections import JudgeSection
+from preferent.config.defaults import decided
 from preferent.config.recipe import Recipe
 from preferent.data.types import Message, Prompt, Rollout
 from preferent.evaluation.judges import chat_completion, reply_cache, verdict_parsing
@@ -56,10 +57,10 @@ class LocalModelJudge:
             "explanation": judge.explanation,
         }
         policy = language_models.load_policy(folder, world.with_own_templates())
-        positions = recipe.sampler.rows * (recipe.prompt_sequence_length + recipe.target_sequence_length)
+        positions = decided(recipe.sampler.rows) * (recipe.prompt_sequence_length + recipe.target_sequence_length)
         identity |= chat_completion.parameters(judge)
         engine = sampler.make(recipe, policy, rows=positions)
-        return cls(judge, policy, engine, recipe.seed, positions, recipe.compare.micro_batch_tokens, identity)
+        return cls(judge, policy, engine, recipe.seed, positions, decided(recipe.compare.micro_batch_tokens), identity)
 
     def ask(self, calls: Sequence[Call]) -> Generator[tuple[Call, Reply], None, None]:
         """Yield the calls with their replies, in batches."""
@@ -148,7 +149,7 @@ class LocalModelJudge:
             rollouts, self.micro_batch_tokens, tokenizer.pad_id, self.policy.world.device
         )
         shape = len(rows), max(len(row) for row in rows)
-        log_probs = measurement.measure(self.policy, None, micros, shape, 1.0).log_probs.double().cpu().numpy()
+        log_probs = measurement.measure(self.policy, None, micros, shape, 1.0).log_probs.cpu().double().numpy()
         starts = np.repeat([_common(rows[at : at + count]) for at in range(0, len(rows), count)], count)
         own = np.arange(shape[1]) >= starts[:, None]
         return shares_of((log_probs * own).sum(-1).reshape(-1, count))

@@ -53,6 +53,7 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
         )
         if stage.done:
             return
+        recipe = world.settled(recipe, stage)
         stage.place(**world.facts())
         networks, prompts = load(recipe, source, inputs, out, world)
         train(recipe, stage, networks, prompts)
@@ -173,7 +174,7 @@ def validate(
     recipe: Recipe, state: PPOState, networks: PPONetworks, prompts: Prompts, store: RolloutStore, out: Path
 ) -> dict[str, float]:
     """Return score and KL on validation prompts; save the best policy so far, and record a reason to stop."""
-    limit = recipe.ppo.micro_batch_tokens
+    limit = defaults.decided(recipe.ppo.micro_batch_tokens)
     with averaged(state, networks):
         figures = scoring.validate(
             recipe, networks.reward, networks.policy, networks.reference, networks.sampler, prompts, state.step, store,

@@ -15,10 +15,12 @@ from torch import Tensor
 
 from preferent import randomness
 from preferent.config.algorithms import Algorithm, algorithm
+from preferent.config.defaults import decided
 from preferent.config.recipe import Recipe
 from preferent.data.types import Rollout
 from preferent.errors import DivergedError
 from preferent.models import batching, vocabulary
+from preferent.models.world import to_device
 from preferent.rewards import scoring
 from preferent.rewards.normalization import Normalizer
 from preferent.rollouts import measurement
@@ -82,7 +84,7 @@ def assemble(
     ppo, policy, how = recipe.ppo, networks.policy, algorithm(recipe.ppo)
     device = policy.world.device
     lengths = [len(r.prompt_ids) + len(r.ids) for r in rollouts]
-    plan = batching.minibatches(lengths, ppo.minibatches, ppo.micro_batch_tokens, recipe.seed, state.step)
+    plan = batching.minibatches(lengths, ppo.minibatches, decided(ppo.micro_batch_tokens), recipe.seed, state.step)
     pad_id = policy.tokenizer.pad_id
     minibatches = [[measurement.micro_batch(rollouts, rows, pad_id, device) for rows in part] for part in plan]
     micros = [micro for part in minibatches for micro in part]
@@ -129,7 +131,7 @@ def final_scores(recipe: Recipe, rollouts: Sequence[Rollout], networks: PPONetwo
     """Return normalised scores [B] on the device."""
     if not rollouts:
         return torch.zeros(0, device=device)
-    return torch.from_numpy(scoring.final_scores(rollouts, networks.reward.scale, recipe)).to(device)
+    return to_device(scoring.final_scores(rollouts, networks.reward.scale, recipe), device)
 
 
 def normalize_values(raw: Tensor, normalizer: Normalizer) -> Tensor:
@@ -231,7 +233,9 @@ def pretraining_gradients(recipe: Recipe, networks: PPONetworks, number: int) ->
     assert text is not None
     size = max(1, ppo.batch_size // ppo.minibatches)
     chosen = text.part(randomness.rows(recipe.seed, "ptx", number, size, len(text)))
-    parts = [chosen.part(rows) for rows in batching.plan([len(ids) for ids in chosen.ids], ppo.micro_batch_tokens)]
+    parts = [
+        chosen.part(rows) for rows in batching.plan([len(ids) for ids in chosen.ids], decided(ppo.micro_batch_tokens))
+    ]
     tokens, total = sequences.target_count(policy, chosen), 0.0
     for part in parts:
         loss = sequences.loss_sum(policy, part) / tokens
