@@ -11,6 +11,7 @@ from preferent.config.algorithms import algorithm
 from preferent.config.gcpc_names import MODELS
 from preferent.config.recipe import Recipe, parse
 from preferent.config.sections import DPOSection, PPOSection, RejectionSection, RewardSection, SftSection
+from preferent.errors import UsageError
 
 Value = TypeVar("Value")
 
@@ -54,7 +55,26 @@ def resolve(recipe: Recipe, policy: int | None = None, reward: int | None = None
             section = section[part]
         if section[name] is None and value is not None:
             section[name] = by_default[key] = value
-    return parse(values)[0], by_default
+    resolved = parse(values)[0]
+    _refuse_full_tuning(resolved)
+    return resolved, by_default
+
+
+def _refuse_full_tuning(recipe: Recipe) -> None:
+    """Refuse 4-bit weights where a section of this run trains every weight."""
+    tuning = {"reinforcement_learning": "ppo", "rejection_sampling": "rejection"}.get(recipe.method, "dpo")
+    learns = recipe.preference_dataset is not None and (tuning != "dpo" or recipe.compare.judge == "independent")
+    ranks = {
+        "sft": recipe.sft and recipe.sft.lora_dim,
+        "reward": recipe.reward.lora_dim if learns else None,
+        tuning: getattr(recipe, tuning).lora_dim,
+    }
+    full = [f"{name}.lora_dim" for name, rank in ranks.items() if rank == 0]
+    if recipe.quantize and full:
+        raise UsageError(
+            f"quantize: {recipe.quantize} is for frozen weights, but with {' and '.join(full)} 0 (the default below "
+            f"{LARGE // 10**6}M parameters) every weight is trained; set {full[0]} above 0, or drop quantize"
+        )
 
 
 def _defaults(recipe: Recipe, policy: int | None, reward: int | None) -> dict[str, Any]:
