@@ -54,7 +54,8 @@ class Optimizer:
         self.schedule = schedule
         self.max_grad_norm = max_grad_norm
         self.masters = {name: _master(parameter) for name, parameter in self.parameters.items()}
-        masters, settings = list(self.masters.values()), {"eps": 1e-5, "weight_decay": weight_decay}
+        masters = list(self.masters.values())
+        settings: dict[str, Any] = {"eps": 1e-5, "weight_decay": weight_decay}
         self._adam: torch.optim.Optimizer = (
             torch.optim.AdamW(masters, schedule.learning_rate, **settings, fused=True)
             if kind == "adamw"

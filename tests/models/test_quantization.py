@@ -1,19 +1,21 @@
 """Backbones in 4 bits: what is quantized and how far off it is, gradients, saving, and what is refused."""
 
+import math
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import SENTENCES, quiet_recipe
+from conftest import quiet_recipe
 from torch import Tensor
 
 from preferent import files
 from preferent.config import defaults, recipe
 from preferent.errors import PlatformError, UsageError
-from preferent.models import from_scratch, language_models, quantization, saving, weight_averaging
+from preferent.models import language_models, quantization, saving, weight_averaging
 from preferent.models.language_models import Network, Policy
 from preferent.models.world import World
 
@@ -23,15 +25,9 @@ IDS = torch.tensor([[1, 270, 280, 290, 300, 310, 320, 330]])
 
 
 @pytest.fixture(scope="session")
-def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wide(make_model: Callable[..., Path]) -> Path:
     """A small model whose rows are whole blocks of 64 weights."""
-    folder = tmp_path_factory.mktemp("wide")
-    (folder / "text.txt").write_text("\n".join(SENTENCES))
-    from_scratch.make(
-        [folder / "text.txt"], folder / "model", vocab_size=384, hidden_size=64, layers=2, heads=4, key_value_heads=2,
-        intermediate_size=128, max_position_embeddings=128, seed=0,
-    )  # fmt: skip
-    return folder / "model"
+    return make_model(hidden_size=64)
 
 
 def world(**values: Any) -> World:
@@ -69,7 +65,10 @@ def test_linear_layers_are_nf4_and_nothing_else_is(wide: Path, precision: str, r
         exact = weights[name.replace(".base_layer", "") + ".weight"].detach()
         scale = exact.float().flatten().reshape(-1, 64).abs().amax(1).repeat_interleave(64).view_as(exact)
         error = (restored(layer).float() - exact.float()).abs() / scale
-        assert 0.01 < error.max() < 0.17, "half the widest gap between two codes of nf4 is 0.152 of a block's largest"
+        assert 0.08 < (restored(layer).float() - exact.float()).norm() / exact.float().norm() < 0.105, (
+            "9.2 % for normal"
+        )
+        assert error.max() < 0.17, "half the widest gap between two codes of nf4 is 0.152 of a block's largest"
     others = {name: p for name, p in network.body.named_parameters() if p.dtype != torch.uint8}
     assert all(torch.equal(p, dict(plain.body.named_parameters())[name]) for name, p in others.items())
     assert set(network.trainable()) == set(plain.trainable()), "PEFT puts adapters where it puts them on plain layers"
@@ -83,7 +82,8 @@ def test_logits_are_those_of_the_restored_weights(wide: Path) -> None:
     same = plain.logits(plain.hidden(IDS))
     finite = same.isfinite()
     assert torch.allclose(near[finite], same[finite], atol=1e-6)
-    assert 0 < float((near - exact)[finite].norm() / exact[finite].norm()) < 0.15
+    error = float((near - exact)[finite].norm() / exact[finite].norm())
+    assert 0.092 < error < 0.092 * math.sqrt(14), "errors of 14 layers that do not know each other"
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -125,9 +125,8 @@ def test_an_adapter_is_merged_into_the_base_as_it_is_stored(wide: Path, tmp_path
     plain = moved(language_models.load_policy(wide, World.of(quiet_recipe()), 2))
     for name, network in (("quantized", policy), ("plain", plain)):
         saving.save_merged(network, tmp_path / name, "# test\n")
-    assert [files.sha256(tmp_path / name / "model.safetensors") for name in ("quantized",)] == [
-        files.sha256(tmp_path / "plain/model.safetensors")
-    ]
+    merged, expected = (files.sha256(tmp_path / name / "model.safetensors") for name in ("quantized", "plain"))
+    assert merged == expected
     assert "quantization_config" not in files.read_json(tmp_path / "quantized/config.json")
 
 
@@ -188,6 +187,7 @@ class Closed(socket.socket):
     def __init__(self, *args, **kwargs): raise SystemExit("a socket was opened")
 socket.socket = Closed
 import sys, torch
+from collections.abc import Callable
 from pathlib import Path
 sys.path[:0] = [{tests!r}]
 from conftest import quiet_recipe
