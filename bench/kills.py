@@ -57,6 +57,7 @@ class Job:
 
 MEMBERS = ("reward=whole/reward/model", "reward-2=whole/reward, second member/model")
 SHARES = ("data.test_share=0.2", "data.validation_share=0.2")
+QUANTIZED = ("quantize=nf4", "sft.lora_dim=2", "reward.lora_dim=2", "ppo.lora_dim=2")
 JOBS: dict[str, Job] = {
     "data": Job(
         "data prepare", (), ("preference_dataset=pairs.jsonl", "data.test_share=0.2", "data.validation_share=0.2")
@@ -69,6 +70,10 @@ JOBS: dict[str, Job] = {
     "ppo": Job("ppo", ("model=model", MEMBERS[0], *PROMPTS)),
     "ppo, two members": Job("ppo", ("model=model", *MEMBERS, *PROMPTS), ("reward.members=2",)),
     "ppo, LoRA": Job("ppo", ("model=model", "reward=whole/reward, LoRA/model", *PROMPTS), ("ppo.lora_dim=2",)),
+    "reward, nf4": Job("reward", ("model=model", *PAIRS), QUANTIZED),
+    "ppo, nf4": Job("ppo", ("model=model", "reward=whole/reward, nf4/model", *PROMPTS), QUANTIZED),
+    "reward, adamw8bit": Job("reward", ("model=model", *PAIRS), ("optimizer=adamw8bit",)),
+    "ppo, adamw8bit": Job("ppo", ("model=model", MEMBERS[0], *PROMPTS), ("optimizer=adamw8bit",)),
     "dpo": Job("dpo", ("model=model", *PAIRS)),
     "dpo, LoRA": Job("dpo", ("model=model", *PAIRS), ("dpo.lora_dim=2",)),
     "rejection": Job("rejection", ("model=model", MEMBERS[0], *PROMPTS)),
@@ -105,7 +110,7 @@ def begin(folder: Path) -> None:
     folder.mkdir(parents=True)
     text = folder / "text.txt"
     text.write_text("\n".join(SENTENCES))
-    sizes: dict[str, Any] = {"vocab_size": 384, "hidden_size": 32, "layers": 2, "heads": 2, "seed": 5}
+    sizes: dict[str, Any] = {"vocab_size": 384, "hidden_size": 64, "layers": 2, "heads": 2, "seed": 5}
     from_scratch.make([text], folder / "made", max_position_embeddings=64, **sizes)
     prepare(folder, folder / "made")
     (folder / "whole").mkdir()
@@ -149,7 +154,7 @@ def kill(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--kills", type=int, default=29, help="kills of each of the jobs (default: 29, 406 in all)")
+    parser.add_argument("--kills", type=int, default=29, help="kills of each of the jobs (default: 29, 522 in all)")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="leave after so many minutes")
     parser.add_argument("--folder", type=Path, default=Path("build/kills"))
     arguments = parser.parse_args()

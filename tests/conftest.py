@@ -59,11 +59,11 @@ def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     text = tmp_path_factory.mktemp("text") / "text.txt"
     text.write_text("\n".join(SENTENCES))
 
-    def make(seed: int = 0, vocab_size: int = 384) -> Path:
+    def make(seed: int = 0, vocab_size: int = 384, hidden_size: int = 32) -> Path:
         folder = tmp_path_factory.mktemp("models") / f"model-{seed}"
         from_scratch.make(
-            [text], folder, vocab_size=vocab_size, hidden_size=32, layers=2, heads=4, key_value_heads=2,
-            intermediate_size=64, max_position_embeddings=128, seed=seed,
+            [text], folder, vocab_size=vocab_size, hidden_size=hidden_size, layers=2, heads=4, key_value_heads=2,
+            intermediate_size=2 * hidden_size, max_position_embeddings=128, seed=seed,
         )  # fmt: skip
         return folder
 

@@ -232,8 +232,8 @@ def sound(stage: str, asked: Recipe, out: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def bench(tiny: Path, make_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(tmp_path_factory.mktemp("bench"), tiny, make_model(seed=3))
+def bench(make_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench(tmp_path_factory.mktemp("bench"), make_model(hidden_size=64), make_model(seed=3, hidden_size=64))
 
 
 @pytest.fixture(autouse=True)
@@ -247,6 +247,10 @@ def companions(bench: Bench, key: str, value: Any, stage: str) -> dict[str, Any]
     values = bench.values(stage)
     if key == "data.format" and value not in ("auto", "gcpc"):
         return put(values, "preference_dataset", str(bench.file(value)))
+    if key == "quantize":  # the reward models of the bench are no adapters, from which a critic could start
+        for section in ("sft", "reward", "ppo", "dpo", "rejection"):
+            values = put(values, f"{section}.lora_dim", 2)
+        return put(values, "ppo.algorithm", "reinforce_plus_plus")
     if key == "reward.combine" and stage == "infer":
         return put(put(values, "infer.best_of", 2), "infer.sampling_strategy", "temperature_sampling")
     return values

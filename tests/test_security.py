@@ -49,6 +49,7 @@ PROMISES = {
         "tests/config/test_recipe.py::test_the_three_fields_of_data_may_be_remote_and_no_others",
         f"{REMOTE}_files.py::test_outside_of_the_block_no_address_is_read",
         "tests/test_security.py::test_remote_data_is_reached_in_one_place",
+        "tests/models/test_quantization.py::test_where_kernels_is_installed_nothing_is_fetched",
         "tests/kubeflow/test_object_store.py::test_stages_are_kept_whole_and_another_machine_goes_on",
     ],
     "Remote data is read once": [

@@ -12,6 +12,7 @@ from preferent.config.algorithms import algorithm
 from preferent.config.gcpc_names import MODELS
 from preferent.config.recipe import Recipe, parse
 from preferent.config.sections import DPOSection, PPOSection, RejectionSection, RewardSection, SftSection
+from preferent.errors import UsageError
 
 Value = TypeVar("Value")
 
@@ -55,7 +56,9 @@ def resolve(recipe: Recipe, policy: int | None = None, reward: int | None = None
     Where one is None, the LoRA ranks of its sections, and learning rates that follow from them, stay open. So does
     `AT_ONCE`, which each stage chooses for itself.
     """
-    return filled(recipe, _defaults(recipe, policy, reward))
+    resolved, by_default = filled(recipe, _defaults(recipe, policy, reward))
+    _refuse_full_tuning(resolved)
+    return resolved, by_default
 
 
 def filled(recipe: Recipe, defaults: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:
@@ -70,6 +73,23 @@ def filled(recipe: Recipe, defaults: Mapping[str, Any]) -> tuple[Recipe, dict[st
         if default is not None and section.get(name, default) is None:
             section[name] = by_default[key] = default
     return parse(values)[0], by_default
+
+
+def _refuse_full_tuning(recipe: Recipe) -> None:
+    """Refuse 4-bit weights where a section of this run trains every weight."""
+    tuning = {"reinforcement_learning": "ppo", "rejection_sampling": "rejection"}.get(recipe.method, "dpo")
+    learns = recipe.preference_dataset is not None and (tuning != "dpo" or recipe.compare.judge == "independent")
+    ranks = {
+        "sft": recipe.sft and recipe.sft.lora_dim,
+        "reward": recipe.reward.lora_dim if learns else None,
+        tuning: getattr(recipe, tuning).lora_dim,
+    }
+    full = [f"{name}.lora_dim" for name, rank in ranks.items() if rank == 0]
+    if recipe.quantize and full:
+        raise UsageError(
+            f"quantize: {recipe.quantize} is for frozen weights, but with {' and '.join(full)} 0 (the default below "
+            f"{LARGE // 10**6}M parameters) every weight is trained; set {full[0]} above 0, or drop quantize"
+        )
 
 
 def _defaults(recipe: Recipe, policy: int | None, reward: int | None) -> dict[str, Any]:

@@ -94,6 +94,12 @@ class Recipe(Section):
     """CPU threads; default: one a core."""
     deterministic: bool = False
     """On a GPU: only kernels that give the same bits every time."""
+    quantize: Literal["nf4"] | None = None
+    """Hold frozen weights of linear layers in 4 bits (QLoRA, Dettmers 2023) wherever the run loads a model: a quarter
+    of their memory in bf16. Only adapters train: every lora_dim must be above 0. Needs `preferent[bits]`; null: off."""
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+    """AdamW; adamw8bit holds its moments in 8 bits (Dettmers 2022), 2 bytes a weight instead of 8, except those of
+    tensors below 4,096 weights. Needs `preferent[bits]`."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory, a third more time."""
     trust_remote_code: bool = False

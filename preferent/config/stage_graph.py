@@ -27,7 +27,7 @@ def _expand(*keys: str) -> tuple[str, ...]:
 
 _TEXT = (
     *("seed", "instruction", "chat_template_kwargs", "prompt_sequence_length", "target_sequence_length"),
-    "precision",
+    *("precision", "quantize"),
 )
 
 _LIMITS = ("reward.clip", "reward.overlong_tokens", "reward.overlong_penalty", "reward.missing_eos_score")
@@ -55,25 +55,27 @@ FIELDS: dict[str, tuple[str, ...]] = {
         "compare.judge",
         "compare.judge_share",
     ),
-    "sft": _expand(*_TEXT, "sft", "data.columns"),
+    "sft": _expand(*_TEXT, "optimizer", "sft", "data.columns"),
     "reward": tuple(
         name
-        for name in _expand(*_TEXT, "reward_model_train_steps", "reward_model_learning_rate_multiplier", "reward")
+        for name in _expand(
+            *_TEXT, "optimizer", "reward_model_train_steps", "reward_model_learning_rate_multiplier", "reward"
+        )
         if name not in (*_SCORE, "reward.members")
     ),
     "ppo": _expand(
         *_TEXT,
-        "kl_coeff",
+        *("optimizer", "kl_coeff"),
         "reinforcement_learning_train_steps",
         "reinforcement_learning_rate_multiplier",
         *_SCORE,
         "ppo",
         "sampler.temperature",
     ),
-    "dpo": _expand(*_TEXT, "method", "kl_coeff", "dpo", "sampler.temperature"),
+    "dpo": _expand(*_TEXT, "optimizer", "method", "kl_coeff", "dpo", "sampler.temperature"),
     "rejection": _expand(
         *_TEXT,
-        "kl_coeff",
+        *("optimizer", "kl_coeff"),
         *_SCORE,
         "rejection",
         "ppo.validation_prompts",

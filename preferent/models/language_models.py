@@ -19,7 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft import (
+    LoraConfig,
+    PeftModel,
+    TaskType,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
 from torch import Tensor
 from torch.nn import Parameter
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
@@ -166,6 +173,12 @@ class Scorer(Network):
     def critic(self) -> "Scorer":
         """Return a critic that starts as a copy of this reward model: a second adapter, or a second full copy."""
         if self.peft is None:
+            if self.world.quantize:
+                raise UsageError(
+                    f"quantize: {self.world.quantize} is for frozen weights, but a critic that starts from "
+                    f"{self.source} would train every weight, because that reward model is no LoRA adapter; drop "
+                    "quantize, or set a ppo.algorithm without a critic"
+                )
             return dataclasses.replace(self, body=copy.deepcopy(self.body).requires_grad_(True))
         assert self.adapter is not None, "a reward model with LoRA has an adapter"
         config = self.peft.peft_config[self.adapter]
@@ -283,6 +296,19 @@ def read_config(source: Path, trust_remote_code: bool = False) -> Any:
         if "dropout" in name or name.endswith("_pdrop"):
             setattr(config.get_text_config(), name, 0.0)
     return config
+
+
+def unquantized(network: Network) -> Policy:
+    """Return a policy with the trained adapter of a quantized one, on its base as it is stored, on the CPU."""
+    assert network.peft is not None and network.adapter is not None
+    world = dataclasses.replace(network.world, quantize=None, device=torch.device("cpu"))
+    config = network.peft.peft_config[network.adapter]
+    assert isinstance(config, LoraConfig), "preferent trains no other adapters"
+    policy = load_policy(network.source, world, config.r)
+    assert policy.peft is not None
+    state = get_peft_model_state_dict(network.peft, adapter_name=network.adapter)
+    set_peft_model_state_dict(policy.peft, state, adapter_name=REWARD)
+    return policy
 
 
 def has_base(policy: Policy, source: Path) -> bool:

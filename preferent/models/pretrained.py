@@ -20,6 +20,7 @@ from transformers import AutoConfig, DynamicCache, PreTrainedModel, cache_utils
 
 from preferent.config import model_folder, model_reference
 from preferent.errors import PlatformError, PreferentError
+from preferent.models import quantization
 from preferent.models.world import World
 
 DAMAGED = "the model is damaged, or of a kind that does not fit; copy it again, or use another model"
@@ -89,6 +90,7 @@ def open_model(kind: Any, base: Path, config: Any, world: World) -> PreTrainedMo
                 trust_remote_code=world.trust_remote_code,
                 ignore_mismatched_sizes=True,
                 use_safetensors=True,
+                **quantization.loading(world),
             )
     missing = {name for name in info["missing_keys"] if not name.startswith("score.")}
     missing |= {name for name, *_ in info["mismatched_keys"]}
@@ -97,7 +99,11 @@ def open_model(kind: Any, base: Path, config: Any, world: World) -> PreTrainedMo
             f"{base}: {len(missing)} weights are missing or have another shape than config.json says, "
             f"for example {sorted(missing)[0]}; the model is incomplete: copy it again"
         )
-    return body.to(world.device).eval()  # type: ignore[no-any-return]
+    if world.quantize:
+        quantization.settle(body, base)
+    else:
+        body.to(world.device)
+    return body.eval()  # type: ignore[no-any-return]
 
 
 def _plan(kind: Any, base: Path, config: Any, world: World, stored: int) -> None:

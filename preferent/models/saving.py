@@ -14,8 +14,9 @@ from torch import Tensor
 from preferent import files
 from preferent.config import model_reference
 from preferent.config.model_reference import adapter_base
-from preferent.models import model_card
+from preferent.models import language_models, model_card
 from preferent.models.language_models import Network, Scorer, read_config
+from preferent.models.world import QUANTIZATION
 from preferent.runs import ownership
 
 PEFT_PREFIX = "base_model.model."
@@ -60,6 +61,7 @@ def _fill(
     network: Network, aside: Path, folder: Path, masters: Mapping[str, Tensor], card: str, front: Mapping[str, Any]
 ) -> None:
     reward, adapter = isinstance(network, Scorer), network.peft is not None
+    quantized = adapter and network.world.quantize is not None
     pad = network.tokenizer.named_pad(new_pad=reward)
     if adapter:
         loading = _save_adapter(network, aside, folder, masters, pad)
@@ -70,7 +72,8 @@ def _fill(
     licences = copy_licences(network.source, aside)
     links = "".join(f"\nLicence of the source: [{name}]({name})\n" for name in licences)
     known = model_card.metadata(network.source, reward, adapter, licences) | dict(front)
-    (aside / "README.md").write_text(model_card.render(card, known, loading) + links, encoding="utf-8")
+    trained = f"\nThe adapter was trained on {QUANTIZATION}; the base itself is as it was.\n" if quantized else ""
+    (aside / "README.md").write_text(model_card.render(card, known, loading) + trained + links, encoding="utf-8")
     for file in aside.iterdir():
         files.share(file)
         with open(file, "rb") as written:
@@ -133,11 +136,12 @@ def save_merged(
     card: str,
     front: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """Write the base of a policy with its adapter merged as one full model; `masters` are as in `save`."""
+    """Write the base of a policy, as it is stored, with its adapter merged as one full model; `masters` are as in `save`."""
+    policy = language_models.unquantized(policy) if policy.world.quantize else policy
     assert policy.peft is not None
     for name, parameter in policy.body.named_parameters():
         if name in masters:
-            parameter.data = masters[name].detach()
+            parameter.data = masters[name].detach().to(parameter.device)
     merged: Any = policy.peft.merge_and_unload()
     base = adapter_base(policy.source) if (policy.source / "adapter_config.json").exists() else policy.source
     full = dataclasses.replace(policy, source=base, body=merged, peft=None, adapter=None)

@@ -30,6 +30,7 @@ def load(sources: Sequence[Path], world: World, checkpointing: bool = False) -> 
             "others did not; "
             "use reward.combine: mean"
         )
+    world = world if all(adapters) else dataclasses.replace(world, quantize=None)  # 4-bit weights have no mean
     scorer = language_models.load_scorer(sources[0], world, checkpointing=checkpointing)
     return _adapters(scorer, sources) if all(adapters) else _full(scorer, sources)
 

@@ -3,6 +3,7 @@
 import os
 import warnings
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,12 +25,14 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
+QUANTIZATION = "a backbone in 4 bits (nf4 with double quantization, by bitsandbytes)"
+
 
 @dataclass(frozen=True, slots=True)
 class World:
     """One process of `size`: device, threads, dtype and attention implementation (None: transformers chooses).
 
-    `chat` is how the models that it loads read conversations.
+    `chat` is how the models that it loads read conversations; `quantize` is how it holds their frozen weights.
     """
 
     rank: int
@@ -40,6 +43,7 @@ class World:
     trust_remote_code: bool = False
     attention: str | None = None
     chat: ChatOptions = OWN
+    quantize: Literal["nf4"] | None = None
 
     @classmethod
     def of(cls, recipe: Recipe) -> "World":
@@ -57,7 +61,10 @@ class World:
         torch.backends.cuda.matmul.fp32_precision = "tf32" if rounds else "ieee"
         whole = keeps_attention(recipe, device.type == "cpu", dtype == torch.bfloat16)
         attention = "eager" if whole else None
-        return cls(0, 1, device, dtype, threads, recipe.trust_remote_code, attention, ChatOptions.of(recipe))
+        if device.type not in ("cpu", "cuda") and (recipe.quantize or recipe.optimizer == "adamw8bit"):
+            raise PlatformError(f"quantize: nf4 and optimizer: adamw8bit run on cpu and cuda, not on {device.type}")
+        chat = ChatOptions.of(recipe)
+        return cls(0, 1, device, dtype, threads, recipe.trust_remote_code, attention, chat, recipe.quantize)
 
     def with_own_templates(self) -> "World":
         """Return the same process for models that the recipe does not train: they read in their own template."""
@@ -78,12 +85,13 @@ class World:
     def facts(self) -> dict[str, object]:
         """Return what bit equality of two runs depends on besides versions, for `stage.json`."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
-        return {
+        facts: dict[str, object] = {
             "device": name,
             "threads": self.threads,
             "precision": str(self.dtype).removeprefix("torch."),
             "size": self.size,
         }
+        return facts | ({"quantization": QUANTIZATION} if self.quantize else {})
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:

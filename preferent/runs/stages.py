@@ -47,7 +47,7 @@ def versions() -> dict[str, str]:
     from importlib import metadata  # slow to import, and help does not need it
 
     packages = {"python": platform.python_version(), "machine": platform.machine()}
-    for package in ("preferent", "numpy", "torch", "transformers", "peft", "tokenizers", "safetensors"):
+    for package in ("preferent", "numpy", "torch", "transformers", "peft", "tokenizers", "safetensors", "bitsandbytes"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             packages[package] = metadata.version(package)
     return packages

@@ -176,7 +176,7 @@ def optimizer(recipe: Recipe, policy: Policy) -> Optimizer:
     """Return AdamW with the recipe's learning rate."""
     dpo = recipe.dpo
     schedule = Schedule(defaults.decided(dpo.learning_rate), dpo.warmup_steps, dpo.schedule, dpo.train_steps)
-    return Optimizer(policy.trainable(), schedule, dpo.max_grad_norm)
+    return Optimizer(policy.trainable(), schedule, dpo.max_grad_norm, kind=recipe.optimizer)
 
 
 def learn(recipe: Recipe, state: TrainingState, policy: Policy, part: PairSubset, rows: np.ndarray) -> dict[str, float]:

@@ -3,13 +3,17 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
 from preferent.errors import DivergedError
+from preferent.models import quantization
+
+STATE = ("step", "exp_avg", "exp_avg_sq", "state1", "state2", "qmap1", "qmap2", "absmax1", "absmax2")
+"""What AdamW keeps of a parameter, then what AdamW of 8 bits does: moments, their code books and scales."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +43,23 @@ class Optimizer:
     """
 
     def __init__(
-        self, parameters: Mapping[str, Parameter], schedule: Schedule, max_grad_norm: float, weight_decay: float = 0.0
+        self,
+        parameters: Mapping[str, Parameter],
+        schedule: Schedule,
+        max_grad_norm: float,
+        weight_decay: float = 0.0,
+        kind: Literal["adamw", "adamw8bit"] = "adamw",
     ) -> None:
         self.parameters = dict(parameters)
         self.schedule = schedule
         self.max_grad_norm = max_grad_norm
         self.masters = {name: _master(parameter) for name, parameter in self.parameters.items()}
-        self._adam = torch.optim.AdamW(
-            self.masters.values(), lr=schedule.learning_rate, eps=1e-5, weight_decay=weight_decay, fused=True
+        masters = list(self.masters.values())
+        settings: dict[str, Any] = {"eps": 1e-5, "weight_decay": weight_decay}
+        self._adam: torch.optim.Optimizer = (
+            torch.optim.AdamW(masters, schedule.learning_rate, **settings, fused=True)
+            if kind == "adamw"
+            else quantization.bitsandbytes().optim.AdamW8bit(masters, schedule.learning_rate, **settings)
         )
 
     def step(self, step: int) -> tuple[float, float]:
@@ -88,14 +101,17 @@ class Optimizer:
         tensors = self.weights()
         for name, master in self.masters.items():
             for key, moment in self._adam.state[master].items():
-                tensors[f"{key}.{name}"] = moment
+                tensors[f"{key}.{name}"] = moment.clone() if key.startswith("qmap") else torch.as_tensor(moment)
         return tensors
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore the masters, the parameters, and the moments if there are any."""
         for name, master in self.masters.items():
-            keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}.{name}" in tensors]
-            self._adam.state[master] = {key: tensors[f"{key}.{name}"].to(master.device, copy=True) for key in keys}
+            keys = [key for key in STATE if f"{key}.{name}" in tensors]
+            moments: dict[str, Any] = {key: tensors[f"{key}.{name}"].to(master.device, copy=True) for key in keys}
+            if "state1" in moments:  # bitsandbytes counts in Python
+                moments["step"] = int(moments["step"])
+            self._adam.state[master] = moments
         self.put({name: tensors[f"master.{name}"] for name in self.masters})
 
 

@@ -134,7 +134,7 @@ def optimizer(recipe: Recipe, policy: Policy) -> Optimizer:
     """Return AdamW with the recipe's learning rate, which is constant."""
     section = recipe.rejection
     schedule = Schedule(defaults.decided(section.learning_rate), 0, "constant", section.rounds * section.train_steps)
-    return Optimizer(policy.trainable(), schedule, section.max_grad_norm)
+    return Optimizer(policy.trainable(), schedule, section.max_grad_norm, kind=recipe.optimizer)
 
 
 def collect(

@@ -120,7 +120,7 @@ def optimizer(recipe: Recipe, scorer: Scorer) -> Optimizer:
     reward = recipe.reward
     rate = defaults.decided(reward.learning_rate) * recipe.reward_model_learning_rate_multiplier
     schedule = Schedule(rate, reward.warmup_steps, reward.schedule, recipe.reward_model_train_steps)
-    return Optimizer(scorer.trainable(), schedule, reward.max_grad_norm, reward.weight_decay)
+    return Optimizer(scorer.trainable(), schedule, reward.max_grad_norm, reward.weight_decay, recipe.optimizer)
 
 
 def learn(

@@ -58,7 +58,7 @@ def train(
     """Train on batches of sequences; validate and save at intervals; write the model."""
     out = stage.folder
     schedule = Schedule(defaults.decided(sft.learning_rate), sft.warmup_steps, sft.schedule, sft.train_steps)
-    state = TrainingState(0, Optimizer(policy.trainable(), schedule, sft.max_grad_norm))
+    state = TrainingState(0, Optimizer(policy.trainable(), schedule, sft.max_grad_norm, kind=recipe.optimizer))
     log, total = loop.resume(state, out), sft.train_steps
     with progress.bar("sft", total, state.step) as bar:
         while loop.unfinished(state, total):

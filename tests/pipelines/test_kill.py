@@ -37,8 +37,19 @@ def nursery(work: Path) -> Iterator[Nursery]:
 def test_killed_and_started_again_gives_the_same_bits(
     work: Path, nursery: Nursery, stage: str, record_property: Callable[[str, object], None]
 ) -> None:
+    survive(work, nursery, stage, (), record_property)
+
+
+def survive(
+    work: Path,
+    nursery: Nursery,
+    stage: str,
+    settings: tuple[str, ...],
+    record_property: Callable[[str, object], None],
+) -> None:
+    """Kill a stage until it has ended at least once; what it made is what it makes undisturbed."""
     started = time.monotonic()
-    code, said = nursery.run(*words_of(stage, "whole"))
+    code, said = nursery.run(*words_of(stage, "whole"), *settings)
     assert code == 0, said
     seconds = time.monotonic() - started
     whole = outcome(work / "whole" / stage)
@@ -46,7 +57,7 @@ def test_killed_and_started_again_gives_the_same_bits(
     kills = before = ends = differences = 0
     while kills < KILLS or not ends:
         moment = seconds * moments.random() if kills < KILLS else None
-        nursery.start(*words_of(stage, f"killed-{ends}"), kill_after=moment)
+        nursery.start(*words_of(stage, f"killed-{ends}"), *settings, kill_after=moment)
         code = nursery.wait()
         assert code in (0, -signal.SIGKILL), nursery.log.read_text()
         kills += code != 0
@@ -60,3 +71,28 @@ def test_killed_and_started_again_gives_the_same_bits(
     record_property("survival", [f"SIGKILL at random moments of `{stage}`", kills, differences])
     assert kills >= 1
     assert differences == 0
+
+
+QUANTIZED = ("quantize=nf4", "sft.lora_dim=2", "reward.lora_dim=2", "ppo.lora_dim=2")
+
+
+@pytest.mark.parametrize(
+    ("settings", "stages"),
+    [(QUANTIZED, ("reward", "ppo")), (("optimizer=adamw8bit",), ("reward",))],
+    ids=["nf4", "adamw8bit"],
+)
+def test_so_it_does_with_the_bits_of_bitsandbytes(
+    make_model: Callable[..., Path],
+    tmp_path: Path,
+    settings: tuple[str, ...],
+    stages: tuple[str, ...],
+    record_property: Callable[[str, object], None],
+) -> None:
+    """A resume quantizes the same weights to the same bits, and goes on from 8-bit moments as they were."""
+    pytest.importorskip("bitsandbytes", reason="pip install 'preferent[bits]'")
+    work = prepare(tmp_path, make_model(seed=5, hidden_size=64))
+    nursery = Nursery(work)
+    words = tuple(word for setting in settings for word in ("--set", setting))
+    for stage in stages:
+        survive(work, nursery, stage, words, record_property)
+    nursery.close()

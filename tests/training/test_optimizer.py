@@ -1,10 +1,14 @@
 """AdamW on masters: first steps in closed form, bf16 parameters, clipping, schedules, restoring."""
 
+from pathlib import Path
+from typing import Literal
+
 import pytest
 import torch
 from torch.nn import Parameter
 
 from preferent.errors import DivergedError
+from preferent.models import checkpoint
 from preferent.training.optimizer import Optimizer, Schedule
 from preferent.training.ppo.moving_average import MovingAverage
 from preferent.training.ppo.update import PPOState
@@ -67,6 +71,41 @@ def test_restored_optimizer_goes_on_bit_by_bit() -> None:
         resumed.grad = torch.tensor([0.3, -0.7]) * (step + 1)
         other.step(step)
     assert torch.equal(straight, resumed)
+
+
+def test_moments_of_8_bits_go_on_bit_by_bit_and_stay_beside_those_of_32(tmp_path: Path) -> None:
+    """A master has two bytes of moments a weight, and their scales; a small tensor keeps 32 bits."""
+    pytest.importorskip("bitsandbytes", reason="pip install 'preferent[bits]'")
+    kinds: tuple[Literal["adamw", "adamw8bit"], ...] = ("adamw8bit", "adamw8bit", "adamw8bit", "adamw")
+    generator = torch.Generator().manual_seed(1)
+    start = {"large": torch.randn(96, 64, generator=generator), "small": torch.randn(10, generator=generator)}
+    gradients = [{name: torch.randn(w.shape, generator=generator) for name, w in start.items()} for _ in range(6)]
+    whole, stopped, resumed, plain = (
+        Optimizer({name: Parameter(w.bfloat16()) for name, w in start.items()}, Schedule(0.01), 1e9, 0.1, kind)
+        for kind in kinds
+    )
+
+    def learn(optimizer: Optimizer, steps: range) -> None:
+        for step in steps:
+            for name, parameter in optimizer.parameters.items():
+                (parameter * gradients[step][name]).sum().backward()
+            optimizer.step(step)
+
+    learn(whole, range(6))
+    learn(plain, range(6))
+    learn(stopped, range(3))
+    checkpoint.save(tmp_path, 3, stopped.tensors(), {}, keep=None)
+    resumed.restore(checkpoint.read(tmp_path, 3).tensors)
+    learn(resumed, range(3, 6))
+    expected, tensors = whole.tensors(), resumed.tensors()
+    assert expected.keys() == tensors.keys()
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in expected.items())
+    moments = [name for name in expected if name.startswith(("state", "absmax")) and name.endswith("large")]
+    assert sum(expected[name].nbytes for name in moments) == (2 + 2 * 4 / 256) * 96 * 64
+    assert {expected[f"state{i}.{name}"].dtype for i in (1, 2) for name in ("small",)} == {torch.float32}
+    assert torch.allclose(whole.masters["small"], plain.masters["small"], atol=1e-6), "AdamW itself below 4,096 weights"
+    moved = plain.masters["large"] - start["large"].bfloat16().float()
+    assert 0 < (whole.masters["large"] - plain.masters["large"]).norm() / moved.norm() < 0.1
 
 
 def test_a_checkpoint_of_ppo_holds_all_that_a_step_changes() -> None:

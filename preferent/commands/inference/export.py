@@ -21,7 +21,7 @@ from preferent.errors import PreferentError, UsageError
 from preferent.evaluation import verdict_sentence
 from preferent.models import language_models, model_card, saving, weight_averaging
 from preferent.models.language_models import Network, Scorer
-from preferent.models.world import World
+from preferent.models.world import QUANTIZATION, World
 from preferent.pipelines import finished_run
 from preferent.pipelines.finished_run import FinishedRun
 from preferent.runs.directory import RunDirectory
@@ -263,10 +263,12 @@ def _datasets(finished: FinishedRun) -> dict[str, list[str]]:
 def _data(finished: FinishedRun) -> Iterator[str]:
     for kind, names in _sources(finished).items():
         yield f"- {kind}: {', '.join(f'`{name}`' for name in names)}\n"
+    if finished.recipe.quantize:
+        yield f"- adapters were trained on {QUANTIZATION}; the base here is as it was\n"
 
 
 def _facts(finished: FinishedRun) -> Iterator[str]:
-    """Yield lines on data, steps, the coefficient of the KL penalty and the KL."""
+    """Yield lines on data, quantization, steps, the coefficient of the KL penalty and the KL."""
     yield from _data(finished)
     directory, recipe = RunDirectory(finished.folder), finished.recipe
     with contextlib.suppress(OSError, PreferentError):

@@ -105,10 +105,10 @@ def start(recipe: Recipe, networks: PPONetworks) -> PPOState:
     rates = defaults.decided(ppo.learning_rate), defaults.decided(ppo.critic_learning_rate)
     steps = recipe.reinforcement_learning_train_steps
     schedules = [Schedule(rate * multiplier, ppo.warmup_steps, ppo.schedule, steps) for rate in rates]
-    policy = Optimizer(networks.policy.trainable(), schedules[0], ppo.max_grad_norm)
+    policy = Optimizer(networks.policy.trainable(), schedules[0], ppo.max_grad_norm, kind=recipe.optimizer)
     critic = None
     if networks.critic is not None:
-        critic = Optimizer(networks.critic.trainable(), schedules[1], ppo.max_grad_norm)
+        critic = Optimizer(networks.critic.trainable(), schedules[1], ppo.max_grad_norm, kind=recipe.optimizer)
     average = None if ppo.ema_decay is None else MovingAverage(policy.masters, ppo.ema_decay)
     return PPOState(0, policy, critic, {"kl_coeff": recipe.kl_coeff}, average)
 
