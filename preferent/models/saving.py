@@ -136,7 +136,7 @@ def save_merged(
     card: str,
     front: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """Write the base of a policy, as it is stored, with its adapter merged as one full model; `masters` are as in `save`."""
+    """Write the base of a policy, as it is stored, with its adapter merged; `masters` are as in `save`."""
     policy = language_models.unquantized(policy) if policy.world.quantize else policy
     assert policy.peft is not None
     for name, parameter in policy.body.named_parameters():
