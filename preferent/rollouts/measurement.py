@@ -35,7 +35,7 @@ class MicroBatch:
 
     def states(self, network: Network) -> Tensor:
         """Return the hidden states [N, D] that predict the answer tokens."""
-        return network.hidden(self.tokens)[self.rows, self.columns]
+        return network.states(self.tokens, self.rows, self.columns)
 
     def take(self, values: Tensor) -> Tensor:
         """Return the entries [N] of a step's array [B, A] that belong to this micro-batch."""
@@ -149,9 +149,9 @@ def last_scores(scorer: Scorer, sequences: Sequence[np.ndarray], max_tokens: int
     for rows in batching.plan([len(s) for s in sequences], max_tokens):
         chosen = [np.asarray(sequences[i], np.int64) for i in rows]
         tokens = torch.from_numpy(batching.pad(chosen, scorer.tokenizer.pad_id)).to(scorer.world.device)
-        hidden = scorer.hidden(tokens)
         last = torch.tensor([len(s) - 1 for s in chosen], device=tokens.device)
-        scores[rows] = scorer.scores(hidden[torch.arange(len(rows), device=tokens.device), last]).float().cpu().numpy()
+        states = scorer.states(tokens, torch.arange(len(rows), device=tokens.device), last)
+        scores[rows] = scorer.scores(states).float().cpu().numpy()
     return scores
 
 

@@ -153,7 +153,7 @@ def scores(
     device = scorer.world.device
     tokens = torch.from_numpy(batching.pad([s.astype(np.int64) for s in sequences], scorer.tokenizer.pad_id)).to(device)
     last = torch.tensor([len(s) - 1 for s in sequences], device=device)
-    both = scorer.scores(scorer.hidden(tokens)[torch.arange(len(sequences), device=device), last])
+    both = scorer.scores(scorer.states(tokens, torch.arange(len(sequences), device=device), last))
     return both[: len(chosen)], both[len(chosen) :]
 
 
