@@ -90,7 +90,7 @@ def measure(
         for state, reference_state, ids in zip(*chunks, strict=True):
             logits = policy.logits(state, temperature)
             reference_logits = reference.logits(reference_state, temperature) if reference else None
-            parts.append(_measure(logits, reference_logits, ids))
+            parts.append(vocabulary.measures(logits, reference_logits, ids))
         at = micro.batch_rows, micro.batch_columns
         log_probs[at], k1[at], kl[at], entropy[at] = (torch.cat(column) for column in zip(*parts, strict=True))
     return Measured(log_probs, k1, kl, entropy)
@@ -117,20 +117,6 @@ def sampler_gap(rollouts: Sequence[Rollout], log_probs: Tensor) -> Tensor:
     """
     sampled = torch.from_numpy(batching.pad([r.sampler_log_probs for r in rollouts], 0.0)).to(log_probs)
     return (sampled - log_probs).abs().amax(-1)
-
-
-def _measure(logits: Tensor, reference_logits: Tensor | None, ids: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return log-prob, k1, KL and entropy, all [n]; the log-prob is computed as in the training pass."""
-    log_probs = vocabulary.log_probs_of(logits, ids)
-    k1 = torch.zeros_like(log_probs)
-    reference_parts: Sequence[Tensor | None] = [None] * len(logits.split(vocabulary.ROWS))
-    if reference_logits is not None:
-        k1 = log_probs - vocabulary.log_probs_of(reference_logits, ids)
-        reference_parts = reference_logits.split(vocabulary.ROWS)
-    pairs = zip(logits.split(vocabulary.ROWS), reference_parts, strict=True)
-    columns = zip(*(vocabulary.entropy_and_kl(part, reference_part) for part, reference_part in pairs), strict=True)
-    entropy, kl = (torch.cat(column) for column in columns)
-    return log_probs, k1, kl, entropy
 
 
 @torch.no_grad()
