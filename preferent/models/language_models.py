@@ -37,7 +37,7 @@ from preferent.config.model_reference import adapter_base
 from preferent.config.recipe import Recipe
 from preferent.data.tokenizer import Tokenizer
 from preferent.errors import PlatformError, UsageError
-from preferent.models import pretrained
+from preferent.models import llama, pretrained
 from preferent.models.world import World, to_device
 
 CRITIC = "critic"
@@ -113,6 +113,17 @@ class Network:
                 use_cache=cache is not None,
             ).last_hidden_state
         return hidden
+
+    def states(self, ids: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """Return the hidden states [N, D] at `rows` and `columns` [N] of token ids [B, T], padded on the right.
+
+        A decoder of Llama's shape is computed by `models.llama`, which leaves out what no chosen state depends on.
+        """
+        if not llama.applies(self.body.base_model):
+            return self.hidden(ids)[rows, columns]
+        checkpointed = torch.is_grad_enabled() and bool(self._checkpointed)
+        with self.adapted():
+            return llama.states(self.body.base_model, ids, rows, columns, checkpointed)
 
     def trainable(self) -> dict[str, Parameter]:
         """Return the trainable parameters by name."""

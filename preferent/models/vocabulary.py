@@ -11,7 +11,11 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 CHUNK_ELEMENTS = 1 << 25
-ROWS = 256
+CACHED_ELEMENTS = 1 << 17
+"""Logits that are taken through a softmax at once: few enough that their exponentials stay in a processor's cache."""
+
+LOWEST = -1e30
+"""Stands for a logit of -inf where it is multiplied with its probability of 0."""
 
 
 def wide(x: Tensor) -> Tensor:
@@ -19,28 +23,57 @@ def wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+def _rows(logits: Tensor) -> int:
+    return max(1, CACHED_ELEMENTS // logits.shape[-1])
+
+
+def _buffers(logits: Tensor, count: int) -> Tensor:
+    """Return room for some rows of logits, [count, n, V], fp32 at least; fresh memory would cost more than it holds."""
+    rows = min(_rows(logits), len(logits))
+    return logits.new_empty(count, rows, logits.shape[-1], dtype=wide(logits[:0]).dtype)
+
+
+def _exponentials(logits: Tensor, buffers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return logits less their maximum and the exponentials of these [n, V], in two buffers, and the maximum [n, 1]."""
+    shifted, exponentials = buffers[:2, : len(logits)]
+    most = shifted.copy_(logits).amax(-1, keepdim=True)
+    torch.exp(shifted.sub_(most), out=exponentials)
+    return shifted, exponentials, most
+
+
 class _LogProbs(torch.autograd.Function):
-    """log softmax(logits)[ids], computed `ROWS` rows at a time; only the logits are saved, in their own dtype.
+    """log softmax(logits)[ids], computed some rows at a time; only the logits are saved, in their own dtype.
 
     The derivative is (1[id] - softmax) times the incoming gradient; that of a logit of -inf is zero.
     """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, ids: Tensor) -> Tensor:
-        normalizer = torch.cat([wide(part).logsumexp(-1) for part in logits.split(ROWS)])
-        ctx.save_for_backward(logits, normalizer, ids)
-        return wide(logits.gather(-1, ids[:, None]).squeeze(-1)) - normalizer
+        buffers = _buffers(logits, 2)
+        log_probs = torch.empty_like(ids, dtype=buffers.dtype)
+        normalizers = torch.empty_like(log_probs)
+        columns = (logits, ids, log_probs, normalizers)
+        for part, id, log_prob, normalizer in zip(*(column.split(_rows(logits)) for column in columns), strict=True):
+            shifted, exponentials, most = _exponentials(part, buffers)
+            log_sum = exponentials.sum(-1).log_()
+            torch.sub(_at(shifted, id), log_sum, out=log_prob)
+            torch.add(most[:, 0], log_sum, out=normalizer)
+        ctx.save_for_backward(logits, normalizers, ids)
+        return log_probs
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         logits, normalizer, ids = ctx.saved_tensors
-        slopes = torch.empty_like(logits)
+        slopes, (buffer,) = torch.empty_like(logits), _buffers(logits, 1)
         columns = (logits, normalizer, ids, gradient, slopes)
-        for part, norm, id, incoming, out in zip(*(column.split(ROWS) for column in columns), strict=True):
-            probabilities = (wide(part) - norm[:, None]).exp_()
-            slope = probabilities.mul_(-incoming[:, None]).scatter_add_(-1, id[:, None], incoming[:, None])
-            out.copy_(slope)
+        for part, norm, id, incoming, out in zip(*(column.split(_rows(logits)) for column in columns), strict=True):
+            probabilities = buffer[: len(part)].copy_(part).sub_(norm[:, None]).exp_()
+            out.copy_(probabilities.mul_(-incoming[:, None]).scatter_add_(-1, id[:, None], incoming[:, None]))
         return slopes, None
+
+
+def _at(values: Tensor, ids: Tensor) -> Tensor:
+    return values.gather(-1, ids[:, None]).squeeze(-1)
 
 
 def log_probs_of(logits: Tensor, ids: Tensor) -> Tensor:
@@ -48,18 +81,38 @@ def log_probs_of(logits: Tensor, ids: Tensor) -> Tensor:
     return _LogProbs.apply(logits, ids)  # type: ignore[no-any-return,no-untyped-call]
 
 
-def entropy_and_kl(logits: Tensor, reference_logits: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the entropy of softmax(logits) and KL(softmax(logits) || softmax(reference_logits)) in nats, both [N].
+def measures(logits: Tensor, reference_logits: Tensor | None, ids: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return log-prob, k1, KL and entropy in nats, all [N] and fp32 at least, in one pass over the vocabulary.
 
-    Logits are [N, V]; an id with a logit of -inf in both has probability 0. Without a reference the KL is 0.
+    The log-prob is that of `log_probs_of`, to the last bit; k1 is what it has over the reference's. The KL is
+    KL(softmax(logits) || softmax(reference_logits)). Logits are [N, V]; an id with a logit of -inf in both has
+    probability 0. Without a reference k1 and KL are 0.
     """
-    log_probs = wide(logits).log_softmax(-1)
-    probabilities = log_probs.exp()
-    negative_entropy = torch.linalg.vecdot(probabilities, log_probs.nan_to_num_(neginf=0.0))
+    rows, buffers = _rows(logits), _buffers(logits, 4)
+    references = [None] * -(-len(ids) // rows) if reference_logits is None else reference_logits.split(rows)
+    columns = zip(logits.split(rows), references, ids.split(rows), strict=True)
+    log_probs, k1, kl, entropy = zip(*(_measures(*part, buffers) for part in columns), strict=True)
+    return torch.cat(log_probs), torch.cat(k1), torch.cat(kl), torch.cat(entropy)
+
+
+def _measures(
+    logits: Tensor, reference_logits: Tensor | None, ids: Tensor, buffers: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    shifted, weights, _ = _exponentials(logits, buffers)
+    reference, products = buffers[2:, : len(logits)]
+    total = weights.sum(-1)
+    log_sum = total.log()
+    log_prob = _at(shifted, ids) - log_sum
+    shifted.clamp_(min=LOWEST)
+    entropy = log_sum - torch.mul(weights, shifted, out=products).sum(-1) / total
     if reference_logits is None:
-        return -negative_entropy, torch.zeros_like(negative_entropy)
-    reference = wide(reference_logits).log_softmax(-1).nan_to_num_(neginf=0.0)
-    return -negative_entropy, torch.linalg.vecdot(probabilities, log_probs - reference)
+        return log_prob, torch.zeros_like(log_prob), torch.zeros_like(log_prob), entropy
+    _exponentials(reference_logits, buffers[2:])
+    reference_sum = products.sum(-1).log_()
+    k1 = log_prob - (_at(reference, ids) - reference_sum)
+    gaps = shifted.sub_(reference.clamp_(min=LOWEST))
+    kl = gaps.mul_(weights).sum(-1) / total - (log_sum - reference_sum)
+    return log_prob, k1, kl, entropy
 
 
 def chunked_log_probs(hidden: Tensor, ids: Tensor, head: Callable[[Tensor], Tensor], vocab_size: int) -> Tensor:

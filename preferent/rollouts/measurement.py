@@ -36,7 +36,7 @@ class MicroBatch:
 
     def states(self, network: Network) -> Tensor:
         """Return the hidden states [N, D] that predict the answer tokens."""
-        return network.hidden(self.tokens)[self.rows, self.columns]
+        return network.states(self.tokens, self.rows, self.columns)
 
     def take(self, values: Tensor) -> Tensor:
         """Return the entries [N] of a step's array [B, A] that belong to this micro-batch."""
@@ -91,7 +91,7 @@ def measure(
         for state, reference_state, ids in zip(*chunks, strict=True):
             logits = policy.logits(state, temperature)
             reference_logits = reference.logits(reference_state, temperature) if reference else None
-            parts.append(_measure(logits, reference_logits, ids))
+            parts.append(vocabulary.measures(logits, reference_logits, ids))
         at = micro.batch_rows, micro.batch_columns
         log_probs[at], k1[at], kl[at], entropy[at] = (torch.cat(column) for column in zip(*parts, strict=True))
     return Measured(log_probs, k1, kl, entropy)
@@ -120,20 +120,6 @@ def sampler_gap(rollouts: Sequence[Rollout], log_probs: Tensor) -> Tensor:
     return (sampled - log_probs).abs().amax(-1)
 
 
-def _measure(logits: Tensor, reference_logits: Tensor | None, ids: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return log-prob, k1, KL and entropy, all [n]; the log-prob is computed as in the training pass."""
-    log_probs = vocabulary.log_probs_of(logits, ids)
-    k1 = torch.zeros_like(log_probs)
-    reference_parts: Sequence[Tensor | None] = [None] * len(logits.split(vocabulary.ROWS))
-    if reference_logits is not None:
-        k1 = log_probs - vocabulary.log_probs_of(reference_logits, ids)
-        reference_parts = reference_logits.split(vocabulary.ROWS)
-    pairs = zip(logits.split(vocabulary.ROWS), reference_parts, strict=True)
-    columns = zip(*(vocabulary.entropy_and_kl(part, reference_part) for part, reference_part in pairs), strict=True)
-    entropy, kl = (torch.cat(column) for column in columns)
-    return log_probs, k1, kl, entropy
-
-
 @torch.no_grad()
 def values_of(critic: Scorer, micros: Sequence[MicroBatch], shape: tuple[int, int]) -> Tensor:
     """Return raw values [B, A] of the states before each answer token."""
@@ -157,7 +143,7 @@ def scores_at_end(scorer: Scorer, sequences: Sequence[np.ndarray]) -> Tensor:
     tokens = batching.pad([np.asarray(s, np.int64) for s in sequences], scorer.tokenizer.pad_id)
     rows, last = np.arange(len(sequences)), np.array([len(s) - 1 for s in sequences])
     ids, rows_b, last_b = (to_device(array, scorer.world.device) for array in (tokens, rows, last))
-    return scorer.scores(scorer.hidden(ids)[rows_b, last_b])
+    return scorer.scores(scorer.states(ids, rows_b, last_b))
 
 
 def answer_mask(rollouts: Sequence[Rollout], device: torch.device) -> Tensor:

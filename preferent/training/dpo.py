@@ -136,7 +136,7 @@ def answer_log_probs(recipe: Recipe, policy: Policy, ids: list[np.ndarray], toke
     columns = np.arange(padded.shape[1])
     kept = (columns < lengths[:, None]) & (columns >= (lengths - tokens)[:, None]) & (padded != pad_id)
     rows, places, inputs = (to_device(array, device) for array in (*np.nonzero(kept), padded))
-    hidden = policy.hidden(inputs)[rows, places - 1]
+    hidden = policy.states(inputs, rows, places - 1)
     head = policy.head(recipe.sampler.temperature)
     log_probs = vocabulary.chunked_log_probs(hidden, inputs[rows, places], head, policy.vocab_size)
     return log_probs.new_zeros(padded.shape).index_put((rows, places), log_probs).sum(-1)

@@ -94,7 +94,7 @@ def loss_sum(policy: Policy, sequences: Sequences, temperature: float = 1.0) -> 
     device, pad_id = policy.world.device, policy.tokenizer.pad_id
     padded = batching.pad([row.astype(np.int64) for row in sequences.ids], pad_id)
     tokens, rows, columns, ids = (to_device(a, device) for a in (padded, *targets(policy, sequences)))
-    hidden = policy.hidden(tokens)[rows, columns]
+    hidden = policy.states(tokens, rows, columns)
     return -vocabulary.chunked_log_probs(hidden, ids, policy.head(temperature), policy.vocab_size).sum()
 
 

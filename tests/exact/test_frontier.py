@@ -18,7 +18,7 @@ def test_the_optimum_lies_on_the_line(beta: float, deviation: float) -> None:
     worth = 0.3 + deviation * torch.linspace(-14, 14, 4001, dtype=F64)
     reference = -(((worth - 0.3) / deviation) ** 2) / 2
     tilted = reference + worth / beta
-    _, kl = vocabulary.entropy_and_kl(tilted[None], reference[None])
+    _, _, kl, _ = vocabulary.measures(tilted[None], reference[None], torch.tensor([0]))
     gain = (tilted.softmax(-1) * worth).sum().item() - 0.3
     assert gain == pytest.approx(deviation**2 / beta, rel=1e-8)
     assert kl.item() == pytest.approx(deviation**2 / (2 * beta**2), rel=1e-8)
@@ -35,6 +35,6 @@ def test_gold_follows_the_proxy_by_the_square_of_their_correlation(noise: float)
     for beta in (4.0, 2.0, 1.0):
         tilted = reference + proxy / beta
         chance = tilted.softmax(-1)
-        _, kl = vocabulary.entropy_and_kl(tilted[None], reference[None])
+        _, _, kl, _ = vocabulary.measures(tilted[None], reference[None], torch.tensor([0]))
         assert (chance * gold).sum().item() == pytest.approx(share * (chance * proxy).sum().item(), rel=1e-6)
         assert (chance * gold).sum().item() == pytest.approx((2 * share * kl.item()) ** 0.5, rel=1e-6)

@@ -30,13 +30,13 @@ def test_k1_between_gaussians_is_unbiased_with_the_known_deviation(mean: float) 
     deviation = (log_p.exp() * (k1 - expected) ** 2).sum().sqrt()
     assert expected.item() == pytest.approx(mean**2 / 2, rel=1e-9)
     assert (deviation / expected).item() == pytest.approx(2 / mean, rel=1e-9)
-    _, kl = vocabulary.entropy_and_kl(here[None], there[None])
+    _, _, kl, _ = vocabulary.measures(here[None], there[None], torch.tensor([0]))
     assert kl.item() == pytest.approx(mean**2 / 2, rel=1e-9)
 
 
 def test_entropy_of_a_gaussian() -> None:
     grid = torch.linspace(-12, 12, 4001, dtype=F64)
-    entropy, _ = vocabulary.entropy_and_kl(-(grid[None] ** 2) / 2, None)
+    _, _, _, entropy = vocabulary.measures(-(grid[None] ** 2) / 2, None, torch.tensor([0]))
     wanted = 0.5 * math.log(2 * math.pi * math.e) - math.log(24 / 4000)
     assert entropy.item() == pytest.approx(wanted, abs=1e-10)
 
@@ -48,7 +48,7 @@ def test_k1_of_public_tests() -> None:
         return torch.stack([found, torch.log(-torch.expm1(found))], dim=1)
 
     logits, reference = log_odds([-1.0] * 3), log_odds([0.0, -15.0, -30.0])
-    log_probs, k1, *_ = measurement._measure(logits, reference, torch.zeros(3, dtype=torch.long))
+    log_probs, k1, *_ = vocabulary.measures(logits, reference, torch.zeros(3, dtype=torch.long))
     assert log_probs.tolist() == pytest.approx([-1] * 3)
     assert k1.tolist() == pytest.approx([-1, 14, 29])
 
@@ -60,7 +60,7 @@ def test_the_kl_of_an_answer_is_the_expected_sum_over_its_tokens(seed: int) -> N
     logits, _ = mdp.optimum(0.5)
     k1 = mdp.log_probs(logits) - mdp.log_probs(mdp.reference)
     chance = mdp.log_probs(logits).sum(-1).exp()
-    _, kl = vocabulary.entropy_and_kl(logits, mdp.reference)
+    _, _, kl, _ = vocabulary.measures(logits, mdp.reference, torch.zeros(len(logits), dtype=torch.long))
     sums = torch.where(mdp.mask, kl[mdp.states], 0.0).sum(-1)
     exact = (chance * k1.sum(-1)).sum()
     assert (chance * sums).sum().item() == pytest.approx(exact.item(), abs=1e-12)

@@ -41,7 +41,7 @@ def test_a_bandit_with_known_numbers(beta: float, reward: float, kl: float, best
     mask = torch.ones(4, 1, dtype=torch.bool)
     rewards = losses.shaped_rewards(worth, k1, mask, beta)
     advantages, _ = losses.gae(rewards, torch.full((4, 1), best, dtype=torch.float64), mask, 1.0, 0.95)
-    _, found = vocabulary.entropy_and_kl(logits, reference)
+    _, _, found, _ = vocabulary.measures(logits, reference, drawn)
     assert found.tolist() == pytest.approx([kl] * 4, abs=1e-9)
     assert (log_probs.exp() * worth).sum().item() == pytest.approx(reward, abs=1e-9)
     assert rewards[:, 0].tolist() == pytest.approx([best] * 4, abs=1e-9)

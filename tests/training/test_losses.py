@@ -98,15 +98,16 @@ def test_kl_and_entropy_over_the_vocabulary() -> None:
     p, q = t(0.5, 0.3, 0.15, 0.05), t(0.25, 0.25, 0.25, 0.25)
     masked = [torch.cat([x.log(), t(-math.inf)])[None] for x in (p, q)]
     for logits, reference in ((p.log()[None], q.log()[None]), masked):
-        entropy, kl = vocabulary.entropy_and_kl(logits, reference)
+        _, k1, kl, entropy = vocabulary.measures(logits, reference, torch.tensor([1]))
+        assert k1.item() == pytest.approx(math.log(0.3 / 0.25), abs=1e-12)
         assert kl.item() == pytest.approx(float((p * (p / q).log()).sum()), abs=1e-12)
         assert entropy.item() == pytest.approx(float(-(p * p.log()).sum()), abs=1e-12)
-        assert vocabulary.entropy_and_kl(logits, None)[1].item() == 0
+        assert [x.item() for x in vocabulary.measures(logits, None, torch.tensor([1]))[1:3]] == [0, 0]
 
 
 def test_log_probs_and_their_derivative(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    monkeypatch.setattr(vocabulary, "ROWS", 3)
+    monkeypatch.setattr(vocabulary, "CACHED_ELEMENTS", 15)
     logits, ids = torch.randn(7, 5, dtype=F64), torch.tensor([0, 1, 2, 3, 0, 1, 2])
     logits[:, 4] = -math.inf
     weights = torch.randn(7, dtype=F64)
