@@ -20,6 +20,8 @@ MOVED = {
     "ppo.normalize_prompts": "reward.normalize_prompts",
 }
 """Keys of a recipe of schema 1, and what they are called now."""
+ADDED = {"optimizer": "adamw"}
+"""Fields that came later, and what stages did that do not know them; without a line here it is null."""
 
 
 def check(number: Any, path: Path) -> None:
@@ -38,9 +40,10 @@ def translated(
 
     A null of schema 1 stands for the value that its field has by default.
     """
+    known = {key: value for key, value in ADDED.items() if key in (fields or {})} | stage.get("fields", {})
     if stage.get("schema", 1) != 1:
-        return dict(stage)
-    moved = {MOVED.get(key, key): value for key, value in stage.get("fields", {}).items()}
+        return {**stage, "fields": known}
+    moved = {MOVED.get(key, key): value for key, value in known.items()}
     filled = {key: value for key, value in (fields or {}).items() if key in by_default and moved.get(key, 0) is None}
     return {**stage, "fields": moved | filled}
 
