@@ -1,6 +1,7 @@
 """The proof for the day that a graphics card is there: `python bench/gpu.py [--only N ...]`, at most 5 minutes.
 
-It needs a CUDA machine with Python 3.12, torch 2.11 or later and transformers 5.17 or later, no network and no `make`.
+It needs a CUDA machine with Python 3.12, torch 2.11 or later and transformers 5.17 or later, no network, no `make` and no
+scipy.
 What else preferent imports is carried in a folder of at most 64 MiB, prepared where there is a network:
 
     pip install --no-deps --target build/wheels --python-version 3.12 --only-binary=:all: \\
@@ -21,6 +22,7 @@ Without CUDA, or with `--small`, the shapes are cut down. Every line is a JSON o
 import argparse
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import os
 import signal
@@ -30,8 +32,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -52,7 +56,7 @@ from preferent.rollouts import sampler
 from preferent.rollouts.decoding import Params
 from preferent.rollouts.sampler import Prompts
 from preferent.runs import metrics
-from preferent.training import ppo, reward_model
+from preferent.training import ppo
 from preferent.training.optimizer import TrainingState
 from preferent.training.preference_pairs import PreferencePairs
 
@@ -202,8 +206,16 @@ def large_recipe(sizes: Sizes, source: Path) -> Recipe:
     return defaults.resolve(recipe.parse(values)[0])[0]
 
 
+def reward_stage() -> Any:
+    """Import the stage `reward`, also where scipy is missing: nothing here asks for its statistics."""
+    modules = ("", ".optimize", ".sparse", ".sparse.csgraph", ".special", ".stats")
+    absent = [] if importlib.util.find_spec("scipy") else [f"scipy{module}" for module in modules]
+    with mock.patch.dict(sys.modules, {name: mock.MagicMock() for name in absent}):
+        return importlib.import_module("preferent.training.reward_model")
+
+
 def reward_steps(phases: Phases, sizes: Sizes, wanted: Recipe, scorer: language_models.Scorer) -> None:
-    draw = np.random.default_rng(0)
+    reward_model, draw = reward_stage(), np.random.default_rng(0)
     ids = [draw.integers(3, 384, sizes.prompt + sizes.answer, np.int32) for _ in range(2 * sizes.batch)]
     tokens, none = np.full(sizes.batch, sizes.answer), np.zeros(sizes.batch, np.float32)
     pairs = PreferencePairs(ids[::2], ids[1::2], tokens, tokens, none, none, 0, 0)
@@ -275,11 +287,11 @@ def bandwidth(lines: Lines, sizes: Sizes, wanted: Recipe, policy: language_model
     cached = 2 * width * config.num_hidden_layers * heads
     for rows in sizes.decoded:
         engine, ids = sampler.make(wanted, policy, rows), prompts_of(sizes, rows)
-        one, all_of_them = (
-            once(lambda: engine.sample(ids, range(rows), "rollout", 0, Params(length, stop_at_eos=False)))
+        one, whole = (
+            once(partial(engine.sample, ids, range(rows), "rollout", 0, Params(length, stop_at_eos=False)))
             for length in (1, sizes.answer)
         )
-        step = (all_of_them - one) / (sizes.answer - 1)
+        step = (whole - one) / (sizes.answer - 1)
         read = weights + rows * (sizes.prompt + sizes.answer / 2) * cached
         share = read / step / rate
         lines.write(3, rows=rows, tokens_per_second=rows / step, share_of_bandwidth=share, prefill_seconds=one)
@@ -341,7 +353,9 @@ def quantized(lines: Lines, sizes: Sizes, folder: Path) -> None:
         outs.append(run(folder, words, name, device=device, deterministic=True, quantize="nf4"))
         seconds.append(time.perf_counter() - began)
     last = metrics.read(outs[0] / "metrics.jsonl")[-1]
-    lines.write(5, seconds=seconds[1], sampler_gap_nats=last["val/sampler_gap"], same_bits=bits(outs[0]) == bits(outs[1]))
+    lines.write(
+        5, seconds=seconds[1], sampler_gap_nats=last["val/sampler_gap"], same_bits=bits(outs[0]) == bits(outs[1])
+    )
 
 
 def prepare(sizes: Sizes, folder: Path) -> list[str]:
