@@ -1,7 +1,7 @@
 """The proof for the day that a graphics card is there: `python bench/gpu.py [--only N ...]`, at most 5 minutes.
 
-It needs a CUDA machine with Python 3.12, torch 2.11 or later and transformers 5.17 or later, no network, no `make` and no
-scipy.
+It needs a CUDA machine with Python 3.12, torch 2.11 or later and transformers 5.17 or later, no network, no
+`make` and no scipy.
 What else preferent imports is carried in a folder of at most 64 MiB, prepared where there is a network:
 
     pip install --no-deps --target build/wheels --python-version 3.12 --only-binary=:all: \\
