@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 ONE = 2.0**62
-"""Probability 1 as an integer. A probability is rounded down by less than 2^-62; one below that is never drawn."""
+"""Probability 1 as an integer. Probabilities are rounded down to multiples of 2^-62; what is below is never drawn."""
 
 CACHED_LOGITS = 1 << 17
 """Logits of the rows that a CPU inverts together, so that all passes over them stay in its cache."""
@@ -70,7 +70,7 @@ def _product(total: Tensor, draws: Tensor) -> Tensor:
     """Return total * draws / 2^53 rounded down to at most 2 less, all int64, by halves that do not overflow."""
     total_high, total_low = total >> 31, total & (1 << 31) - 1
     high, low = draws >> 26, draws & (1 << 26) - 1
-    return (high * total_high << 4) + (high * total_low >> 27) + (low * total_high >> 22)
+    return (high * total_high << 4) + (high * total_low >> 27) + (low * total_high >> 22) + (low * total_low >> 53)
 
 
 def _filtered(logits: Tensor, params: Params) -> Tensor:
