@@ -55,7 +55,7 @@ def measure(size: str, vocabulary_size: int, precision: str, pairs: int) -> str:
     rollouts = parts.sampler.sample(
         ids, np.arange(len(ids)).tolist(), "rollout", 0, Params(harness.ANSWER, stop_at_eos=False)
     )
-    rollouts = scoring.scored(parts.reward, RolloutBatch(rollouts, prompts, policy.tokenizer))
+    rollouts = scoring.score_rollouts(parts.reward, RolloutBatch(rollouts, prompts, policy.tokenizer))
     batch = ppo.assemble(wanted, state, rollouts, parts)
     micros = [micro for part in batch.minibatches for micro in part]
     shape = tuple(batch.mask.shape)

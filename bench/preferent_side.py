@@ -88,7 +88,7 @@ def main() -> None:
         with line.phase("generation"):
             rollouts = parts.sampler.sample(ids, items, "rollout", state.step, params)
         with line.phase("scoring"):
-            rollouts = scoring.scored(parts.reward, RolloutBatch(rollouts, prompts, policy.tokenizer))
+            rollouts = scoring.score_rollouts(parts.reward, RolloutBatch(rollouts, prompts, policy.tokenizer))
             batch = ppo.assemble(wanted, state, rollouts, parts)
         with line.phase("training"):
             ppo.learn(wanted, state, batch, parts)
