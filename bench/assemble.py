@@ -3,8 +3,8 @@
 
 A bare pass is the policy's logits at the answers, from transformers' own decoder without a gradient: `model(tokens)`,
 then the output head. `assemble` has to make two of them, policy and reference; the critic's pass is measured beside
-it. *Vocabulary* is the share of `assemble` that takes logits to log-probabilities, k1, KL and entropy. All are
-processor seconds of one thread, in one process, in turns.
+it. *Vocabulary* is the share of `assemble`, the critic left out, that takes logits to log-probabilities, k1, KL and
+entropy. All are processor seconds of one thread, in one process, in turns.
 """
 
 import argparse
