@@ -14,6 +14,7 @@ import transformers
 from worker import Line
 
 from preferent.config import defaults, recipe
+from preferent.config.recipe import Recipe
 from preferent.data.types import Prompt
 from preferent.models import language_models
 from preferent.models.world import World
@@ -24,6 +25,40 @@ from preferent.rollouts import sampler
 from preferent.rollouts.decoding import Params
 from preferent.rollouts.sampler import Prompts
 from preferent.training import ppo
+
+
+def load(
+    folder: Path, precision: str, threads: int, answer: int, epochs: int, micro_batch_tokens: int
+) -> tuple[Recipe, ppo.PPONetworks, list[np.ndarray], Prompts]:
+    """Return the recipe, the networks and the prompts of the folder that `ppo_against_trl.make_models` wrote."""
+    ids = [np.array(row, np.int32) for row in json.loads((folder / "prompts.json").read_text())]
+    section = {
+        "batch_size": len(ids),
+        "epochs": epochs,
+        "micro_batch_tokens": micro_batch_tokens,
+        "lora_dim": 0,
+        "learning_rate": 1e-5,
+    }
+    values = {"large_model_reference": str(folder / "policy"), "precision": precision, "threads": threads}
+    values |= {
+        "prompt_sequence_length": max(map(len, ids)),
+        "target_sequence_length": answer,
+        "ppo": section,
+        "reward": {"missing_eos_score": None},
+    }
+    wanted, _ = defaults.resolve(recipe.parse(values)[0])
+    world = World.of(wanted)
+    policy = language_models.load_policy(folder / "policy", world, lora_dim=0)
+    scorer = language_models.load_scorer(folder / "reward", world)
+    parts = ppo.PPONetworks(
+        policy,
+        policy.reference(),
+        scorer.critic(),
+        CombinedReward({"reward": RewardModel.of(scorer, wanted)}, ScoreNormalization.of(wanted, 1)),
+        Normalizer(),
+        sampler.make(wanted, policy),
+    )
+    return wanted, parts, ids, Prompts(ids, [""] * len(ids), [Prompt()] * len(ids))
 
 
 def main() -> None:
@@ -37,40 +72,11 @@ def main() -> None:
     parser.add_argument("--micro-batch-tokens", type=int, default=2048)
     asked = parser.parse_args()
 
-    ids = [np.array(row, np.int32) for row in json.loads((asked.folder / "prompts.json").read_text())]
-    section = {
-        "batch_size": len(ids),
-        "epochs": asked.epochs,
-        "micro_batch_tokens": asked.micro_batch_tokens,
-        "lora_dim": 0,
-        "learning_rate": 1e-5,
-    }
-    values = {
-        "large_model_reference": str(asked.folder / "policy"),
-        "precision": asked.precision,
-        "threads": asked.threads,
-    }
-    values |= {
-        "prompt_sequence_length": max(map(len, ids)),
-        "target_sequence_length": asked.answer,
-        "ppo": section,
-        "reward": {"missing_eos_score": None},
-    }
-    wanted, _ = defaults.filled(defaults.resolve(recipe.parse(values)[0])[0], defaults.AT_ONCE)
-    world = World.of(wanted)
-    policy = language_models.load_policy(asked.folder / "policy", world, lora_dim=0)
-    scorer = language_models.load_scorer(asked.folder / "reward", world)
-    parts = ppo.PPONetworks(
-        policy,
-        policy.reference(),
-        scorer.critic(),
-        CombinedReward({"reward": RewardModel.of(scorer, wanted)}, ScoreNormalization.of(wanted, 1)),
-        Normalizer(),
-        sampler.make(wanted, policy),
+    wanted, parts, ids, prompts = load(
+        asked.folder, asked.precision, asked.threads, asked.answer, asked.epochs, asked.micro_batch_tokens
     )
-    state = ppo.start(wanted, parts)
+    policy, state = parts.policy, ppo.start(wanted, parts)
     params = Params(asked.answer, stop_at_eos=False)
-    prompts = Prompts(ids, [""] * len(ids), [Prompt()] * len(ids))
     line.ready(
         versions={"torch": torch.__version__, "transformers": transformers.__version__},
         precision=f"{asked.precision} compute, fp32 master weights",
