@@ -31,7 +31,7 @@ from preferent.config.recipe import Recipe
 from preferent.data.tokenizer import Tokenizer
 from preferent.errors import PlatformError, UsageError
 from preferent.models import pretrained
-from preferent.models.world import World
+from preferent.models.world import World, to_device
 
 CRITIC = "critic"
 REWARD = "default"
@@ -211,7 +211,7 @@ def load_policy(source: Path, world: World, lora_dim: int | None = None, checkpo
             body.requires_grad_(True)
     _checkpoint(body, checkpointing)
     size = body.config.get_text_config().vocab_size
-    masked = torch.tensor(sorted({tokenizer.pad_id, *range(tokenizer.vocab_size, size)}), device=world.device)
+    masked = to_device(np.array(sorted({tokenizer.pad_id, *range(tokenizer.vocab_size, size)})), world.device)
     return Policy(source, body, peft, REWARD if peft else None, tokenizer, world, masked_ids=masked)
 
 

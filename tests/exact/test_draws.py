@@ -39,7 +39,7 @@ def test_each_token_is_drawn_by_its_own_uniform(ending: Path) -> None:
 
 def test_top_p_keeps_no_token_that_is_not_needed() -> None:
     """Two tokens of probability 1/2 each: the first alone holds 1/2."""
-    logits, late = torch.zeros(1, 2), torch.tensor([0.999], dtype=torch.float64)
+    logits, late = torch.zeros(1, 2), torch.from_numpy(decoding.draws(np.array([0.999])))
     assert decoding.choose(logits, late, Params(1, top_p=0.5))[0].item() == 0
     assert decoding.choose(logits, late, Params(1, top_p=0.51))[0].item() == 1
 

@@ -52,7 +52,14 @@ def by_float64(logits: torch.Tensor, uniforms: torch.Tensor, params: Params) -> 
     return chosen, log_probs.gather(-1, chosen[:, None]).squeeze(-1)
 
 
-CASES = [(5, {}), (384, {}), (384, {"top_k": 7}), (384, {"top_p": 0.9}), (2049, {"top_k": 300, "top_p": 0.5}), (4099, {})]
+CASES = [
+    (5, {}),
+    (384, {}),
+    (384, {"top_k": 7}),
+    (384, {"top_p": 0.9}),
+    (2049, {"top_k": 300, "top_p": 0.5}),
+    (4099, {}),
+]
 
 
 @pytest.mark.parametrize(("size", "filters"), CASES)
