@@ -203,7 +203,7 @@ def large_recipe(sizes: Sizes, source: Path) -> Recipe:
         "reward": {"lora_dim": 4, "batch_size": sizes.batch, "missing_eos_score": None},
         "ppo": {"lora_dim": 1, "batch_size": sizes.batch},
     }
-    return defaults.resolve(recipe.parse(values)[0])[0]
+    return defaults.filled(defaults.resolve(recipe.parse(values)[0])[0], defaults.AT_ONCE)[0]
 
 
 def reward_stage() -> Any:

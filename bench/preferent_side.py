@@ -46,7 +46,7 @@ def load(
         "ppo": section,
         "reward": {"missing_eos_score": None},
     }
-    wanted, _ = defaults.resolve(recipe.parse(values)[0])
+    wanted, _ = defaults.filled(defaults.resolve(recipe.parse(values)[0])[0], defaults.AT_ONCE)
     world = World.of(wanted)
     policy = language_models.load_policy(folder / "policy", world, lora_dim=0)
     scorer = language_models.load_scorer(folder / "reward", world)

@@ -46,7 +46,7 @@ def run_preferent(line: Line, asked: argparse.Namespace, pairs: list[list[list[i
         "target_sequence_length": 128,
         "reward": {"batch_size": asked.pairs, "lora_dim": 0, "learning_rate": 1e-5},
     }
-    wanted, _ = defaults.resolve(recipe.parse(values)[0])
+    wanted, _ = defaults.filled(defaults.resolve(recipe.parse(values)[0])[0], defaults.AT_ONCE)
     scorer = language_models.load_scorer(asked.folder / "policy", World.of(wanted), lora_dim=0, seed=0)
     chosen, rejected = ([np.array(pair[side], np.int32) for pair in pairs] for side in (0, 1))
     none = np.zeros(len(pairs))

@@ -14,7 +14,7 @@ from torch import Tensor
 ONE = 2.0**62
 """Probability 1 as an integer. Probabilities are rounded down to multiples of 2^-62; what is below is never drawn."""
 
-CACHED_LOGITS = 1 << 17
+CACHED_LOGITS = 1 << 15
 """Logits of the rows that a CPU inverts together, so that all passes over them stay in its cache."""
 
 

@@ -15,6 +15,7 @@ from preferent.config.model_shape import Shape
 from preferent.models import checkpoint, language_models
 from preferent.models.world import World
 from preferent.rollouts import cached_decoder
+from preferent.rollouts.llama_decoder import LlamaDecoder
 from preferent.training.optimizer import Optimizer, Schedule
 
 PROMPTS = {"train": 100, "validation": 10, "test": 10}
@@ -80,10 +81,12 @@ def test_checkpointing_keeps_less():
 
 def test_kv_cache(tiny):
     policy = language_models.load_policy(tiny, World.of(quiet_recipe()))
-    cache = cached_decoder.new_cache(policy, 20)
+    cache, decoder = cached_decoder.new_cache(policy, 20), LlamaDecoder(policy, 3, 20, 100)
     with torch.no_grad():
         policy.hidden(torch.full((3, 5), 9), cache=cache)
+        decoder.admit([np.full(5, 9)] * 3)
     found = sum(t.untyped_storage().nbytes() for layer in cache.layers for t in (layer.all_keys, layer.all_values))
+    assert found == sum(block.nbytes for block in decoder.blocks)
     assert found == model_shape.kv_cache(shape_of(tiny), 3, 20, 4)
 
 
