@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import TaskType
+from peft import LoraConfig, TaskType
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from preferent.config.memory_estimate import ModelFacts
 from preferent.config.model_shape import Shape
 from preferent.data.types import Rollout
-from preferent.models import language_models
+from preferent.models import adapters, language_models
 from preferent.models.language_models import Policy, Scorer
 from preferent.models.world import World
 from preferent.rewards.normalization import Normalizer
@@ -145,11 +145,19 @@ def networks(facts: ModelFacts) -> FakeNetworks:
     causal, scoring = AutoModelForCausalLM, AutoModelForSequenceClassification
     body, reward, other, second = bodies(shape, dtype, causal, scoring, causal, scoring)
     peft = language_models._adapt(body, rank, TaskType.CAUSAL_LM, None) if rank else None
-    peft_reward = language_models._adapt(reward, reward_rank, TaskType.SEQ_CLS, ["score"]) if reward_rank else None
-    names = ("default" if rank else None), ("default" if reward_rank else None)
     masked = torch.zeros(1, dtype=torch.long, device=CPU)
-    policy = Policy(Path("policy"), body, peft, names[0], tokenizer, world, masked_ids=masked)
-    scorer = Scorer(Path("reward"), reward, peft_reward, names[1], tokenizer, world)
+    policy = Policy(Path("policy"), body, peft, "default" if rank else None, tokenizer, world, masked_ids=masked)
+    if facts.one_backbone:
+        adapters.add_head(body)
+        head = LoraConfig(
+            r=reward_rank, target_modules="all-linear", modules_to_save=[adapters.HEAD], task_type="SEQ_CLS"
+        )
+        adapters.add(policy.peft, "reward", head)
+        scorer = Scorer(Path("reward"), body, policy.peft, "reward", tokenizer, world)
+    else:
+        adapter = "default" if reward_rank else None
+        peft_reward = language_models._adapt(reward, reward_rank, TaskType.SEQ_CLS, ["score"]) if reward_rank else None
+        scorer = Scorer(Path("reward"), reward, peft_reward, adapter, tokenizer, world)
     if rank:
         reference = policy.reference()
     else:

@@ -49,8 +49,6 @@ BASELINE = 430 << 20
 HEAP_LOSS = 1.25
 """What activations on that heap take of their size, since freed tensors leave gaps that others do not fit (measured,
 under `cluster.ALLOCATOR`: 1.2 to 1.35)."""
-ONE_BACKBONE = False
-"""Whether all networks that start from one model are adapters on one backbone."""
 NF4 = 0.53
 """Bytes of a weight of a linear layer in 4 bits with its scales (QLoRA, Dettmers 2023)."""
 BITS_8 = 2 * (1 + 4 / 256)
@@ -135,7 +133,7 @@ class ModelFacts:
         """Whether reward models and critic are adapters on the policy's frozen backbone: all start from one model."""
         recipe, start = self.recipe, reward_reference(self.recipe)
         alike = self.shape == self.reward_shape and resolve_model(start) == resolve_model(recipe.large_model_reference)
-        return ONE_BACKBONE and alike and bool(recipe.reward.lora_dim) and tuned_rank(self) > 0
+        return alike and bool(recipe.reward.lora_dim) and tuned_rank(self) > 0
 
     def frozen(self, shape: Shape, count: int) -> int:
         """Return the bytes of `count` weights that do not learn, the linear layers of a shape among them."""
@@ -164,10 +162,14 @@ class ModelFacts:
         return {"activations": passing_activations(self.reward_shape, tokens, self.bytes)}
 
     def measuring(self, rows: int, limit: int | None, lora: bool) -> dict[str, int]:
-        """Return what the log-probabilities of `rows` answers take, a micro-batch of `limit` tokens at a time."""
+        """Return what the log-probabilities of `rows` answers take, a micro-batch of `limit` tokens at a time.
+
+        It is a forward pass, and then the logits, for which a CPU's heap has no room in the gaps that the pass leaves.
+        """
         tokens = self.tokens(decided(limit), rows)
         answers = tokens // self.length * self.recipe.target_sequence_length
-        return {"activations": measuring(self.shape, tokens, answers, self.bytes, lora)}
+        passes = passing_activations(self.shape, tokens, self.bytes, lora), measuring(self.shape, answers, self.bytes)
+        return {"activations": max(passes) if self.on_gpu else sum(passes)}
 
 
 def decoding(facts: ModelFacts, answers: int, lora: bool) -> dict[str, int]:
@@ -243,7 +245,7 @@ def ppo(facts: ModelFacts) -> MemoryNeed:
         "policy": facts.frozen(shape, shape.policy) + (b * trained if rank else 0),
         "reference": facts.frozen(shape, shape.policy) if reference(recipe, "ppo") == "copy" else 0,
         "reward": facts.rewards(),
-        "critic": with_critic * (0 if critic_rank and (has_reward or ONE_BACKBONE) else scorer.scorer * b)
+        "critic": with_critic * (0 if critic_rank and (has_reward or rank) else scorer.scorer * b)
         + (b * critic if critic_rank else 0),
         "optimizer": facts.optimizer(trained) + facts.optimizer(critic),
         "average": 4 * trained if section.ema_decay is not None else 0,
@@ -346,19 +348,23 @@ def infer(facts: ModelFacts) -> MemoryNeed:
 
 
 def compare(facts: ModelFacts) -> MemoryNeed:
-    """Return the need of the reward models that judge, which are loaded beside each other, or of the largest language
-    model that does."""
-    b, recipe = facts.bytes, facts.recipe
-    own, one = facts.reward_shape, ONE_BACKBONE and recipe.reward.lora_dim and trains(recipe)
-    scorers = 0 if one else facts.frozen(own, own.scorer) * judged(recipe)
-    phases = {"score": {"reward": scorers + facts.rewards(), **facts.scoring()}}
+    """Return the need of the reward models that judge, which are loaded beside each other and with LoRA share one
+    backbone, or of the largest language model that does."""
+    b, recipe, own = facts.bytes, facts.recipe, facts.reward_shape
+    members = recipe.reward.members if recipe.reward.combine != "weights" else 1
+    scorers = judged(recipe) + trains(recipe) * members
+    weights = facts.frozen(own, own.scorer) * (min(scorers, 1) if recipe.reward.lora_dim else scorers)
+    weights += sum(facts.frozen(other, other.scorer) for other in facts.others)
+    phases = {"score": {"reward": weights, **facts.scoring()}}
     for shape in facts.judges:
         asked = replace(facts, shape=shape)
         tokens = decided(recipe.compare.micro_batch_tokens)
         spoken = {"policy": facts.frozen(shape, shape.policy)} | decoding(
             asked, decided(recipe.sampler.rows), lora=False
         )
-        spoken["activations"] = max(spoken["activations"], measuring(shape, tokens, tokens, b, lora=False))
+        spoken["activations"] = max(
+            spoken["activations"], passing_activations(shape, tokens, b) + measuring(shape, tokens, b)
+        )
         phases["judge"] = max(phases.get("judge", {}), spoken, key=lambda phase: sum(phase.values()))
     return MemoryNeed("compare", {}, phases)
 

@@ -157,12 +157,11 @@ def head_gradient(shape: Shape, b: int, lora: bool) -> int:
     return 0 if lora else b * shape.vocab_size * shape.hidden_size
 
 
-def measuring(shape: Shape, tokens: int, answers: int, b: int, lora: bool) -> int:
-    """Return what log-probabilities and KL under policy and reference take: a forward pass over `tokens`, both logits
-    of the `answers` among them, and of 256 rows five fp32 numbers per logit."""
+def measuring(shape: Shape, answers: int, b: int) -> int:
+    """Return what log-probabilities and KL under policy and reference take once the states are there: both logits of
+    the `answers`, and of 256 rows five fp32 numbers per logit."""
     rows = min(answers, LOGIT_ROWS)
-    both = 2 * b * min(answers * shape.vocab_size, CHUNK_ELEMENTS)
-    return passing_activations(shape, tokens, b, lora) + both + 5 * 4 * rows * shape.vocab_size
+    return 2 * b * min(answers * shape.vocab_size, CHUNK_ELEMENTS) + 5 * 4 * rows * shape.vocab_size
 
 
 def kv_cache(shape: Shape, rows: int, tokens: int, b: int) -> int:

@@ -1,8 +1,8 @@
 """Policy, reference, reward model and critic: Hugging Face models in and out, LoRA by PEFT.
 
 A `Policy` is a causal language model, a `Scorer` a sequence classifier with one label. Both return hidden states, and
-apply their head only on request. Dropout is off everywhere. With LoRA one frozen backbone serves two networks: policy
-and reference, or reward model and critic.
+apply their head only on request. Dropout is off everywhere. With LoRA one frozen backbone serves all networks that
+start from one model: policy, reference, reward models and critic.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import copy
 import dataclasses
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,13 +31,13 @@ from torch import Tensor
 from torch.nn import Parameter
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
-from preferent import files, randomness
+from preferent import randomness
 from preferent.config import model_folder, model_reference
 from preferent.config.model_reference import adapter_base
 from preferent.config.recipe import Recipe
 from preferent.data.tokenizer import Tokenizer
 from preferent.errors import PlatformError, UsageError
-from preferent.models import llama, pretrained
+from preferent.models import adapters, llama, pretrained
 from preferent.models.world import World, to_device
 
 CRITIC = "critic"
@@ -62,17 +62,10 @@ class Network:
     tokenizer: Tokenizer
     world: World
 
-    @contextlib.contextmanager
-    def adapted(self) -> Iterator[None]:
-        if self.peft is None:
-            yield
-        elif self.adapter is None:
-            with self.peft.disable_adapter():
-                yield
-        else:
-            if self.peft.active_adapter != self.adapter:
-                self.peft.set_adapter(self.adapter)
-            yield
+    def activate(self) -> None:
+        """Make this network's adapter the one that its backbone computes with."""
+        if self.peft is not None:
+            adapters.activate(self.peft, self.adapter)
 
     @cached_property
     def _checkpointed(self) -> list[Any]:
@@ -104,7 +97,8 @@ class Network:
         backward pass can follow.
         """
         learns = torch.is_grad_enabled() and cache is None
-        with self.adapted(), contextlib.nullcontext() if learns else self._without_checkpoints():
+        self.activate()
+        with contextlib.nullcontext() if learns else self._without_checkpoints():
             hidden: Tensor = self.body.base_model(
                 input_ids=ids,
                 attention_mask=attention_mask,
@@ -126,13 +120,12 @@ class Network:
             return llama.states(self.body.base_model, ids, rows, columns, checkpointed)
 
     def trainable(self) -> dict[str, Parameter]:
-        """Return the trainable parameters by name."""
-        with self.adapted():
-            return {name: p for name, p in self.body.named_parameters() if p.requires_grad}
-
-    def freeze(self) -> None:
-        """Make no parameter trainable."""
-        self.body.requires_grad_(False)
+        """Return the trainable parameters by name; of a backbone that networks share, those of this one's adapter."""
+        if self.peft is None:
+            own = dict(self.body.named_parameters())
+        else:
+            own = {} if self.adapter is None else adapters.parameters(self.body, self.adapter)
+        return {name: parameter for name, parameter in own.items() if parameter.requires_grad}
 
 
 @dataclass(frozen=True)
@@ -177,8 +170,8 @@ class Scorer(Network):
 
     def scores(self, hidden: Tensor) -> Tensor:
         """Return raw scores [...] of hidden states [..., D]."""
-        with self.adapted():
-            scores: Tensor = self.body.get_submodule("score")(hidden.float()).squeeze(-1)
+        self.activate()
+        scores: Tensor = self.body.get_submodule(adapters.HEAD)(hidden.float()).squeeze(-1)
         return scores
 
     def critic(self) -> "Scorer":
@@ -192,16 +185,9 @@ class Scorer(Network):
                 )
             return dataclasses.replace(self, body=copy.deepcopy(self.body).requires_grad_(True))
         assert self.adapter is not None, "a reward model with LoRA has an adapter"
-        config = self.peft.peft_config[self.adapter]
-        config = dataclasses.replace(config, inference_mode=False)
-        self.peft.add_adapter(CRITIC, config, autocast_adapter_dtype=False)
-        state = dict(self.body.named_parameters())
-        for name, parameter in state.items():
-            if f".{CRITIC}." in name:
-                parameter.data = state[name.replace(f".{CRITIC}.", f".{self.adapter}.")].detach().clone()
-        critic = dataclasses.replace(self, adapter=CRITIC)
-        self.peft.set_adapter(CRITIC)
-        return critic
+        adapters.add(self.peft, CRITIC, self.peft.peft_config[self.adapter], trainable=True)
+        adapters.start_equal(self.peft, CRITIC, self.adapter)
+        return dataclasses.replace(self, adapter=CRITIC)
 
 
 def raw_logits(body: PreTrainedModel, hidden: Tensor) -> Tensor:
@@ -247,8 +233,9 @@ def load_scorer(
     seed: int | None = None,
     trainable: bool = False,
     checkpointing: bool = False,
+    beside: Sequence[Network] = (),
 ) -> Scorer:
-    """Load a reward model from a folder.
+    """Load a reward model from a folder; only its adapter and head if one of the networks `beside` has its base.
 
     With a `seed` the folder holds a causal language model. It gets a new head, drawn from N(0, 1 / sqrt(D + 1))
     (Stiennon et al. 2020 as in their code); `lora_dim` is the rank of its adapter (0: every weight is trainable).
@@ -258,6 +245,9 @@ def load_scorer(
     if seed is None:
         labels = 1 if (source / "adapter_config.json").exists() else config.num_labels
         model_reference.require_scorer(source, config.architectures, labels)
+        for network in beside:
+            if network.peft and network.adapter and network.world.dtype == world.dtype and _joins(network, source):
+                return _joined(network, source, world)
     else:
         model_reference.require_full(source, "training")
     config.num_labels = 1
@@ -281,14 +271,44 @@ def load_scorer(
     return Scorer(source, body, peft, REWARD if peft else None, tokenizer, world)
 
 
-def critic_from_policy(source: Path, world: World, lora_dim: int, checkpointing: bool = False) -> Scorer:
-    """Return a critic without a reward model: the policy's backbone with a head of zeros (Ziegler et al. 2019)."""
-    critic = load_scorer(source, world, lora_dim=lora_dim, seed=0, checkpointing=checkpointing)
-    with torch.no_grad():
-        for name, parameter in critic.body.named_parameters():
-            if name.startswith("score."):
-                parameter.zero_()
-    return critic
+def _joins(network: Network, source: Path) -> bool:
+    """Return whether the reward model in a folder is an adapter on the backbone of a network."""
+    assert network.peft is not None and network.adapter is not None
+    return adapters.joins(network.peft, network.adapter, model_reference.examine(network.source), source)
+
+
+def _joined(network: Network, source: Path, world: World) -> Scorer:
+    """Put a reward model's adapter and head on the backbone of a network."""
+    assert network.peft is not None
+    tokenizer = _tokenizer(source, model_reference.adapter_base(source), world)
+    pretrained.require_rows(network.body, source, tokenizer.vocab_size)
+    adapter = f"{REWARD}-{len(network.peft.peft_config)}"
+    adapters.add_head(network.body)
+    pretrained.join_adapter(network.peft, adapter, source)
+    return Scorer(source, network.body, network.peft, adapter, tokenizer, world)
+
+
+def scorer_from_policy(policy: Policy, lora_dim: int, seed: int) -> Scorer:
+    """Return a reward model to train: a new adapter, and a new head as in `load_scorer`, on a frozen policy."""
+    adapters.add_head(policy.body)
+    _draw_head(policy.body.get_parameter("score.weight"), seed)
+    peft = _adapt(policy.body, lora_dim, TaskType.SEQ_CLS, [adapters.HEAD])
+    return Scorer(policy.source, policy.body, peft, REWARD, policy.tokenizer, policy.world)
+
+
+def critic_from_policy(policy: Policy, checkpointing: bool = False) -> Scorer:
+    """Return a critic without a reward model: the policy's start with a head of zeros (Ziegler et al. 2019)."""
+    if policy.peft is None or policy.adapter is None:
+        critic = load_scorer(policy.source, policy.world, lora_dim=0, seed=0, checkpointing=checkpointing)
+        torch.nn.init.zeros_(critic.body.get_parameter("score.weight"))
+        return critic
+    adapters.add_head(policy.body)
+    config: Any = policy.peft.peft_config[policy.adapter]
+    config = dataclasses.replace(config, modules_to_save=[adapters.HEAD])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        adapters.add(policy.peft, CRITIC, config, trainable=True)
+    return Scorer(policy.source, policy.body, policy.peft, CRITIC, policy.tokenizer, policy.world)
 
 
 def check_length(source: Path, recipe: Recipe) -> None:
@@ -328,15 +348,10 @@ def has_base(policy: Policy, source: Path) -> bool:
     It does if its base has the same fingerprint and tokenizer, and the adapter changes neither biases nor the weights
     of the base.
     """
-    if policy.peft is None or policy.adapter is None:
-        return False
-    config = policy.peft.peft_config[policy.adapter]
     return (
-        isinstance(config, LoraConfig)
-        and config.bias == "none"
-        and config.init_lora_weights is True
-        and not config.layer_replication
-        and files.fingerprint(adapter_base(policy.source)) == files.fingerprint(source)
+        policy.peft is not None
+        and policy.adapter is not None
+        and adapters.rests_on(policy.peft, policy.adapter, adapter_base(policy.source), source)
         and Tokenizer.load(source, policy.world.chat).fingerprint == policy.tokenizer.fingerprint
     )
 
@@ -344,10 +359,14 @@ def has_base(policy: Policy, source: Path) -> bool:
 def _opened(kind: Any, source: Path, config: Any, world: World) -> tuple[Path, PreTrainedModel, Tokenizer]:
     """Return the folder of the full model, the model itself, and the tokenizer, which has no ids beyond the model's."""
     base = pretrained.base_of(source)
-    tokenizer = Tokenizer.load(source if (source / "tokenizer.json").exists() else base, world.chat)
+    tokenizer = _tokenizer(source, base, world)
     body = pretrained.open_model(kind, base, config, world)
     pretrained.require_rows(body, source, tokenizer.vocab_size)
     return base, body, tokenizer
+
+
+def _tokenizer(source: Path, base: Path, world: World) -> Tokenizer:
+    return Tokenizer.load(source if (source / "tokenizer.json").exists() else base, world.chat)
 
 
 def _adapt(body: PreTrainedModel, rank: int, task: TaskType, heads: list[str] | None) -> PeftModel:
@@ -361,7 +380,10 @@ def _adapt(body: PreTrainedModel, rank: int, task: TaskType, heads: list[str] | 
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return get_peft_model(body, config, autocast_adapter_dtype=False)
+        peft = get_peft_model(body, config, autocast_adapter_dtype=False)
+    assert isinstance(config.target_modules, set)
+    config.target_modules.discard(adapters.HEAD)  # a causal language model's linear layers include it
+    return peft
 
 
 def _checkpoint(body: PreTrainedModel, checkpointing: bool) -> None:

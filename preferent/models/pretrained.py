@@ -10,17 +10,19 @@ import signal
 import threading
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.utils import load_peft_weights
 from transformers import AutoConfig, DynamicCache, PreTrainedModel, cache_utils
 
 from preferent.config import model_folder, model_reference
 from preferent.errors import PlatformError, PreferentError
-from preferent.models import quantization
+from preferent.models import adapters, quantization
 from preferent.models.world import World
 
 DAMAGED = "the model is damaged, or of a kind that does not fit; copy it again, or use another model"
@@ -135,6 +137,20 @@ def open_adapter(body: PreTrainedModel, source: Path, base: Path) -> PeftModel |
     if unread := sorted(names - read):
         raise PlatformError(f"{source}: {len(unread)} of its weights fit nothing in {base}, for example {unread[0]}")
     return peft
+
+
+def join_adapter(peft: PeftModel, adapter: str, source: Path) -> None:
+    """Put the adapter of a folder, with its head for scores, beside those that a backbone has."""
+    model_folder.require_weights(source)
+    with limited(source), opening(source):
+        config: Any = PeftConfig.from_pretrained(str(source))
+        adapters.add(peft, adapter, replace(config, modules_to_save=[adapters.HEAD], inference_mode=True))
+        weights = load_peft_weights(str(source), device="cpu")
+        set_peft_model_state_dict(peft, weights, adapter_name=adapter)
+        own = get_peft_model_state_dict(peft, adapter_name=adapter, save_embedding_layers=False)
+    if different := sorted(set(own) ^ set(weights)):
+        first = different[0]
+        raise PlatformError(f"{source}: {len(different)} of its weights are missing or fit nothing, such as {first}")
 
 
 def require_rows(body: PreTrainedModel, source: Path, size: int) -> None:

@@ -14,13 +14,10 @@ from torch import Tensor
 from preferent import files
 from preferent.config import model_reference
 from preferent.config.model_reference import adapter_base
-from preferent.models import language_models, model_card
+from preferent.models import adapters, language_models, model_card
 from preferent.models.language_models import Network, Scorer, read_config
 from preferent.models.world import QUANTIZATION
 from preferent.runs import ownership
-
-PEFT_PREFIX = "base_model.model."
-"""What PEFT puts before the names of a model's parameters."""
 
 
 def save(
@@ -111,7 +108,7 @@ def _embeddings(network: Network) -> Tensor:
 def _save_adapter(network: Network, folder: Path, final: Path, masters: Mapping[str, Tensor], pad: int | None) -> str:
     """Write the adapter in fp32 with the name of its base; return the lines that load it."""
     assert network.peft is not None and network.adapter is not None
-    trained = {f"{PEFT_PREFIX}{name}": master.detach() for name, master in masters.items()}
+    trained = {f"{adapters.PREFIX}{name}": master.detach() for name, master in masters.items()}
     state = network.peft.state_dict() | trained
     network.peft.save_pretrained(str(folder), selected_adapters=[network.adapter], state_dict=state)
     inside = final.resolve().parents[1] in network.source.resolve().parents
@@ -142,6 +139,7 @@ def save_merged(
     for name, parameter in policy.body.named_parameters():
         if name in masters:
             parameter.data = masters[name].detach().to(parameter.device)
+    adapters.activate(policy.peft, policy.adapter)
     merged: Any = policy.peft.merge_and_unload()
     base = adapter_base(policy.source) if (policy.source / "adapter_config.json").exists() else policy.source
     full = dataclasses.replace(policy, source=base, body=merged, peft=None, adapter=None)

@@ -12,27 +12,30 @@ from torch import Tensor
 from preferent.config import model_folder
 from preferent.config.model_reference import adapter_base
 from preferent.errors import UsageError
-from preferent.models import language_models
-from preferent.models.language_models import Scorer
+from preferent.models import adapters, language_models
+from preferent.models.language_models import Network, Scorer
 from preferent.models.world import World
 
 MEAN = "mean"
 
 
-def load(sources: Sequence[Path], world: World, checkpointing: bool = False) -> Scorer:
-    """Load the reward model whose weights, including the head, are the mean of those in the folders."""
+def load(sources: Sequence[Path], world: World, checkpointing: bool = False, beside: Sequence[Network] = ()) -> Scorer:
+    """Load the reward model whose weights, including the head, are the mean of those in the folders.
+
+    Adapters sit on the backbone of a network `beside` that has their base.
+    """
     if len(sources) == 1:
-        return language_models.load_scorer(sources[0], world, checkpointing=checkpointing)
-    adapters = [(source / "adapter_config.json").exists() for source in sources]
-    if any(adapters) and (not all(adapters) or len({adapter_base(source) for source in sources}) > 1):
+        return language_models.load_scorer(sources[0], world, checkpointing=checkpointing, beside=beside)
+    are_adapters = [model_folder.is_adapter(source) for source in sources]
+    if any(are_adapters) and (not all(are_adapters) or len({adapter_base(source) for source in sources}) > 1):
         raise UsageError(
             f"reward.combine: weights averages models that started from the same model, but {sources[0]} and the "
             "others did not; "
             "use reward.combine: mean"
         )
-    world = world if all(adapters) else dataclasses.replace(world, quantize=None)  # 4-bit weights have no mean
-    scorer = language_models.load_scorer(sources[0], world, checkpointing=checkpointing)
-    return _adapters(scorer, sources) if all(adapters) else _full(scorer, sources)
+    world = world if all(are_adapters) else dataclasses.replace(world, quantize=None)  # 4-bit weights have no mean
+    scorer = language_models.load_scorer(sources[0], world, checkpointing=checkpointing, beside=beside)
+    return _adapters(scorer, sources) if all(are_adapters) else _full(scorer, sources)
 
 
 @torch.no_grad()
@@ -58,15 +61,13 @@ def _adapters(scorer: Scorer, sources: Sequence[Path]) -> Scorer:
     assert scorer.peft is not None and scorer.adapter is not None
     for source in sources:
         model_folder.require_weights(source)
-    adapters = [load_peft_weights(str(source), device="cpu") for source in sources]
-    joined = {name: _join(name, [weights[name] for weights in adapters]) for name in adapters[0]}
+    stored = [load_peft_weights(str(source), device="cpu") for source in sources]
+    joined = {name: _join(name, [weights[name] for weights in stored]) for name in stored[0]}
     config, count = scorer.peft.peft_config[scorer.adapter], len(sources)
     assert isinstance(config, LoraConfig), "preferent trains no other adapters"
     wider = dataclasses.replace(config, r=count * config.r, lora_alpha=count * config.lora_alpha)
-    scorer.peft.add_adapter(MEAN, wider, autocast_adapter_dtype=False)
+    adapters.add(scorer.peft, MEAN, wider)
     set_peft_model_state_dict(scorer.peft, joined, adapter_name=MEAN)
-    scorer.peft.set_adapter(MEAN)
-    scorer.freeze()
     return dataclasses.replace(scorer, adapter=MEAN)
 
 

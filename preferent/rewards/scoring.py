@@ -21,7 +21,7 @@ from preferent.data.tokenizer import Tokenizer
 from preferent.data.types import EncodedPrompt, Message, Prompt, Rollout
 from preferent.errors import PlatformError, UsageError
 from preferent.models import weight_averaging
-from preferent.models.language_models import Policy, Scorer, check_length, load_scorer
+from preferent.models.language_models import Network, Policy, Scorer, check_length, load_scorer
 from preferent.models.world import World
 from preferent.rewards.normalization import Raw, ScoreNormalization, overlong
 from preferent.rollouts import measurement
@@ -64,9 +64,10 @@ class RewardModel:
     encoded: dict[Content, EncodedPrompt] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def load(cls, folder: Path, recipe: Recipe, world: World) -> "RewardModel":
-        """Load a reward model from a folder."""
-        return cls.of(load_scorer(folder, world, checkpointing=recipe.gradient_checkpointing), recipe)
+    def load(cls, folder: Path, recipe: Recipe, world: World, beside: Sequence[Network] = ()) -> "RewardModel":
+        """Load a reward model from a folder, on the backbone of a network `beside` if they share one."""
+        scorer = load_scorer(folder, world, checkpointing=recipe.gradient_checkpointing, beside=beside)
+        return cls.of(scorer, recipe)
 
     @classmethod
     def of(cls, scorer: Scorer, recipe: Recipe) -> "RewardModel":
@@ -197,25 +198,36 @@ class CombinedReward:
 
     @classmethod
     def load(
-        cls, recipe: Recipe, inputs: Mapping[str, Path], world: World, scale: ScoreNormalization | None = None
+        cls,
+        recipe: Recipe,
+        inputs: Mapping[str, Path],
+        world: World,
+        scale: ScoreNormalization | None = None,
+        beside: Sequence[Network] = (),
     ) -> "CombinedReward":
-        """Load the recipe's `reward.sources`, reward models from `inputs`; without `scale` it is unfitted."""
+        """Load the recipe's `reward.sources`, reward models from `inputs`; without `scale` it is unfitted.
+
+        Reward models share a backbone with each other and with the networks `beside` where they can.
+        """
         members = [inputs[name] for name in stage_graph.members(inputs)]
         if stage_graph.trains(recipe) and not members:
             raise UsageError("the reward model is missing: give --in reward=FOLDER, or reward.sources: module:function")
         sources: dict[str, RewardModel | UserFunction] = {}
-        unfitted = ScoreNormalization.of(recipe, len(members))
+        unfitted, loaded = ScoreNormalization.of(recipe, len(members)), list(beside)
         for part, term in zip(recipe.reward.parts, unfitted.terms, strict=True):
             if part.kind == "reward" and recipe.reward.combine == "weights":
-                scorer = weight_averaging.load(members, world, recipe.gradient_checkpointing)
+                scorer = weight_averaging.load(members, world, recipe.gradient_checkpointing, loaded)
                 sources[part.name] = RewardModel.of(scorer, recipe)
+                loaded.append(scorer)
             elif part.kind == "reward":
-                models = (RewardModel.load(folder, recipe, world) for folder in members)
-                sources |= dict(zip(term.members, models, strict=True))
+                for name, folder in zip(term.members, members, strict=True):
+                    sources[name] = model = RewardModel.load(folder, recipe, world, loaded)
+                    loaded.append(model.scorer)
             elif part.kind == "function":
                 sources[part.name] = UserFunction.load(part.source, part.place)
             else:
-                sources[part.name] = _load_named(part, recipe, inputs, world)
+                sources[part.name] = model = _load_named(part, recipe, inputs, world, loaded)
+                loaded.append(model.scorer)
         return cls(sources, unfitted if scale is None else scale)
 
     def raw(self, batch: RolloutBatch) -> Raw:
@@ -244,14 +256,16 @@ class CombinedReward:
         return next(same, None)
 
 
-def _load_named(part: RewardPart, recipe: Recipe, inputs: Mapping[str, Path], world: World) -> RewardModel:
+def _load_named(
+    part: RewardPart, recipe: Recipe, inputs: Mapping[str, Path], world: World, beside: Sequence[Network]
+) -> RewardModel:
     """Load a reward model that the recipe names; it reads conversations in its own template."""
     name = f"reward.{part.name}"
     if name not in inputs:
         raise UsageError(f"{part.place}: give its folder: --in {name}={part.source}")
     with model_reference.placed(part.place):
         check_length(inputs[name], recipe)
-        return RewardModel.load(inputs[name], recipe, world.with_own_templates())
+        return RewardModel.load(inputs[name], recipe, world.with_own_templates(), beside)
 
 
 def resolve_models(recipe: Recipe, inputs: Mapping[str, Path]) -> dict[str, Path]:

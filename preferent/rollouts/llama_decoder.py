@@ -121,28 +121,28 @@ class LlamaDecoder:
 
     def admit(self, prompts: Sequence[np.ndarray]) -> Tensor:
         """Read prompts into new rows behind the others; return the hidden states [len(prompts), D] of their ends."""
-        with self.policy.adapted():
-            return torch.cat([self._read(part) for part in _parts(prompts, self.prefill_tokens)])
+        self.policy.activate()
+        return torch.cat([self._read(part) for part in _parts(prompts, self.prefill_tokens)])
 
     def step(self, ids: Tensor) -> Tensor:
         """Append one token to every row; return their hidden states [L, D]."""
-        with self.policy.adapted():
-            count, kv_heads = len(self.lengths), self.kv_heads
-            self._grow(int(self.lengths.max()) + 1)
-            places = to_device(self.lengths, self.device)
-            self.lengths = self.lengths + 1
-            used, bias = int(self.lengths.max()), self._bias(self.lengths)
-            first = torch.arange(count * kv_heads, device=self.device) * self.blocks[0].shape[3]
-            columns = first + places.repeat_interleave(kv_heads)
-            rotation = self.cos[places], self.sin[places]
-            x = self.embed(ids)
-            for layer, block in zip(self.layers, self.blocks, strict=True):
-                queries, keys, values = layer.heads(x, kv_heads, rotation)
-                block[0].view(-1, block.shape[-1]).index_copy_(0, columns, keys.reshape(-1, block.shape[-1]))
-                block[1].view(-1, block.shape[-1]).index_copy_(0, columns, values.reshape(-1, block.shape[-1]))
-                attended = attend(queries, block[0, :count, :, :used], block[1, :count, :, :used], bias, layer.scaling)
-                x = layer.after_attention(x, attended)
-            return self.norm(x)
+        self.policy.activate()
+        count, kv_heads = len(self.lengths), self.kv_heads
+        self._grow(int(self.lengths.max()) + 1)
+        places = to_device(self.lengths, self.device)
+        self.lengths = self.lengths + 1
+        used, bias = int(self.lengths.max()), self._bias(self.lengths)
+        first = torch.arange(count * kv_heads, device=self.device) * self.blocks[0].shape[3]
+        columns = first + places.repeat_interleave(kv_heads)
+        rotation = self.cos[places], self.sin[places]
+        x = self.embed(ids)
+        for layer, block in zip(self.layers, self.blocks, strict=True):
+            queries, keys, values = layer.heads(x, kv_heads, rotation)
+            block[0].view(-1, block.shape[-1]).index_copy_(0, columns, keys.reshape(-1, block.shape[-1]))
+            block[1].view(-1, block.shape[-1]).index_copy_(0, columns, values.reshape(-1, block.shape[-1]))
+            attended = attend(queries, block[0, :count, :, :used], block[1, :count, :, :used], bias, layer.scaling)
+            x = layer.after_attention(x, attended)
+        return self.norm(x)
 
     def logits(self, hidden: Tensor, temperature: float) -> Tensor:
         """Return logits [L, V] of hidden states [L, D], as the policy does it."""

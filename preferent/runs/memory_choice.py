@@ -78,7 +78,12 @@ def chosen(facts: ModelFacts, stage: str, memory: int) -> dict[str, int]:
 
 def peak(facts: ModelFacts, stage: str, values: Mapping[str, int]) -> int:
     """Return what a stage needs with these values in fields that are open."""
-    return memory_estimate.need(replace(facts, recipe=defaults.filled(facts.recipe, values)[0]), stage).peak
+    recipe = facts.recipe
+    for key, value in values.items():
+        name, _, field = key.partition(".")
+        section = getattr(recipe, name).model_copy(update={field: value})
+        recipe = recipe.model_copy(update={name: section})
+    return memory_estimate.need(replace(facts, recipe=recipe), stage).peak
 
 
 def _halved(facts: ModelFacts, stage: str, values: dict[str, int], key: str, now: int) -> dict[str, int] | None:

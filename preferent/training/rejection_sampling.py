@@ -92,7 +92,8 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
         if not prompts.ids:
             raise DataError(f"{inputs['train']}: holds no prompt to train on")
         reference = None if defaults.reference(recipe, "rejection") == "none" else policy.reference()
-        reward, engine = CombinedReward.load(recipe, inputs, world), sampler.make(recipe, policy)
+        reward = CombinedReward.load(recipe, inputs, world, beside=[policy])
+        engine = sampler.make(recipe, policy)
         reward = scoring.fit_scale(recipe, policy, reward, engine, prompts, out)
         train(recipe, stage, RejectionNetworks(policy, reference, reward, engine), prompts)
 

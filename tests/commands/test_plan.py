@@ -1,6 +1,7 @@
 """`plan`: the table of memory where the shape of the model is at hand, and what it says where it is not."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,22 @@ def test_without_sizes_it_is_the_dry_run(rows, tiny):
     )[0]
     assert "not known yet" in plan.describe(given, [], Path("runs/x"))
     assert "peak" not in plan.describe(given, [], Path("runs/x"))
+
+
+def test_it_says_whether_a_run_fits_and_what_makes_it_fit(rows):
+    def lines(memory: int, **values) -> list[str]:
+        given = {"large_model_reference": "llama-2-7b", "preference_dataset": "p.jsonl", "device": "auto"} | values
+        text = plan.describe(recipe.parse(given)[0], [], Path("runs/x"), sizes=True, memory=memory << 30)
+        return [line.strip() for line in text.splitlines()]
+
+    assert any(line.startswith("fits: at most ") and "of 80.0 GiB (as given)" in line for line in lines(80))
+    reading = {"reward": {"normalize_prompts": 256}, "ppo": {"batch_size": 256}, "sampler": {"rows": 256}}
+    (told,) = [line for line in lines(40, **reading) if line.startswith("ppo: does not fit in 40.0 GiB")]
+    setting, peak = re.search(r"`--set (sampler.rows=\d+)` makes it ([\d.]+) GiB", told).groups()
+    again = lines(40, **(reading | {"sampler": {"rows": int(setting.partition("=")[2])}}))
+    assert any(line.startswith("ppo") and f"{peak} GiB" in line for line in again)
+    assert not any("does not fit" in line for line in again)
+    assert any(line.startswith("ppo: does not fit in 8.0 GiB (as given): no setting") for line in lines(8))
 
 
 def test_the_table_adds_up():

@@ -46,9 +46,9 @@ def check(facts: ModelFacts) -> None:
 
 
 @pytest.mark.parametrize(("rank", "bytes", "checkpointing"), [(0, 2, False), (0, 4, True), (4, 2, True), (4, 4, False)])
-def test_two_layers_of_llama_2_7b(rank, bytes, checkpointing):
+def test_three_layers_of_llama_2_7b(rank, bytes, checkpointing):
     sections = {"ppo": {"lora_dim": rank}, "reward": {"lora_dim": rank}}
-    check(facts_of(dataclasses.replace(LLAMA, layers=2), bytes=bytes, gradient_checkpointing=checkpointing, **sections))
+    check(facts_of(dataclasses.replace(LLAMA, layers=3), bytes=bytes, gradient_checkpointing=checkpointing, **sections))
 
 
 def test_two_layers_of_llama_2_70b_whose_heads_share_keys():

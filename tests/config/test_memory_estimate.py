@@ -225,3 +225,26 @@ def test_the_head_gradient_comes_on_top_where_the_head_learns(tiny):
     shape = shape_of(tiny)
     assert model_shape.head_gradient(shape, 2, lora=False) == 2 * shape.vocab_size * shape.hidden_size
     assert model_shape.head_gradient(shape, 2, lora=True) == 0
+
+
+def test_one_backbone_carries_all_that_start_from_one_model():
+    shape = model_shape.LLAMA_2["meta-llama/Llama-2-7b-hf"]
+    one, smaller = given_of(shape, 2), dataclasses.replace(shape, layers=16)
+    other = dataclasses.replace(one, reward_shape=smaller)
+    full = given_of(shape, 2, reward={"lora_dim": 0})
+    base = 2 * shape.policy
+    parts = memory_estimate.ppo(one).parts
+    assert parts["policy"] + parts["reward"] + parts["critic"] + parts["reference"] < 1.01 * base
+    assert memory_estimate.ppo(other).parts["reward"] == 2 * smaller.scorer
+    assert memory_estimate.ppo(full).parts["reward"] == memory_estimate.ppo(full).parts["critic"] == 2 * shape.scorer
+    assert [memory_estimate.compare(given).most("reward") for given in (one, full)] == [
+        2 * shape.scorer,
+        4 * shape.scorer,
+    ]
+
+
+def test_what_is_held_in_4_and_in_8_bits():
+    shape = model_shape.LLAMA_2["meta-llama/Llama-2-7b-hf"]
+    given = given_of(shape, 2)
+    assert given.frozen(shape, shape.policy) == 2 * shape.policy
+    assert given.optimizer(1000) == 12_000 and given_of(shape, 4).optimizer(1000) == 8_000

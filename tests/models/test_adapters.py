@@ -9,7 +9,7 @@ from conftest import quiet_recipe
 from safetensors.torch import load_file
 from torch import Tensor
 
-from preferent.models import language_models, saving, vocabulary, weight_averaging
+from preferent.models import adapters, language_models, saving, vocabulary, weight_averaging
 from preferent.models.language_models import Network, Policy, Scorer
 from preferent.models.world import World
 from preferent.training.optimizer import Optimizer, Schedule
@@ -116,7 +116,7 @@ def test_masters_are_fp32_and_so_is_what_is_saved(tiny: Path, bf16: World, tmp_p
     written = load_file(tmp_path / "policy" / "adapter_model.safetensors")
     assert len(written) == len(masters)
     for name, master in masters.items():
-        assert torch.equal(written[saving.PEFT_PREFIX + name.replace(".default.", ".")], master.detach())
+        assert torch.equal(written[adapters.PREFIX + name.replace(".default.", ".")], master.detach())
     assert any(not torch.equal(m, m.bfloat16().float()) for m in masters.values())
     again = language_models.load_policy(tmp_path / "policy", bf16)
     assert torch.equal(again.hidden(IDS), policy.hidden(IDS))

@@ -13,6 +13,7 @@ import pytest
 from conftest import SENTENCES, quiet_recipe
 
 from preferent import files
+from preferent.commands import disk_estimate
 from preferent.commands.python_api import Run
 from preferent.config import defaults, memory_estimate, model_shape
 from preferent.data.types import Rollout
@@ -215,7 +216,7 @@ def test_what_it_needs() -> None:
     assert lora.peak < full.peak and full.parts["reward"] == 2 * shape.scorer
     two = quiet_recipe(method="rejection_sampling", rejection={"rounds": 3, "prompts": 5000, "samples": 2})
     facts = facts_of(two)
-    assert memory_estimate.rollout_tokens(facts) == 3 * 1000 * 2 * facts.length
+    assert disk_estimate.rollout_tokens(facts) == 3 * 1000 * 2 * facts.length
     several = quiet_recipe(infer={"best_of": 4, "sampling_strategy": "temperature_sampling"})
     assert memory_estimate.infer(facts_of(several)).parts["reward"] == 2 * shape.scorer
 

@@ -105,7 +105,7 @@ def load(finished: FinishedRun, recipe: Recipe, params: Params) -> ChatTurn:
     if finished.rewards and all(part.kind != "function" for part in recipe.reward.parts):
         scale = ScoreNormalization.read(RunDirectory(finished.folder).policy.score)
         inputs = scoring.resolve_models(recipe, finished.rewards)
-        reward = CombinedReward.load(recipe, inputs, world, scale)
+        reward = CombinedReward.load(recipe, inputs, world, scale, [tuned])
     samplers = sampler.make(recipe, base), sampler.make(recipe, tuned)
     return ChatTurn(base, tuned, samplers, reward, recipe, params, finished.converses())
 

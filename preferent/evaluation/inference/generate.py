@@ -53,7 +53,7 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
         policy = language_models.load_policy(sources["model"], world)
         reference = reference_of(policy, sources["reference"]) if "reference" in sources else None
         scale = ScoreNormalization.read(inputs["score"]) if "score" in inputs else None
-        reward = CombinedReward.load(recipe, inputs, world, scale) if several else None
+        reward = CombinedReward.load(recipe, inputs, world, scale, [policy]) if several else None
         answer(recipe, policy, reference, prompts, out, reward)
         stage.finish([StageDirectory(out).answers.name])
 

@@ -40,12 +40,14 @@ def scored(recipe: Recipe, inputs: Mapping[str, Path], answers: Answers) -> dict
 
     here = world.World.of(recipe)
     scores: dict[str, Scores] = {}
+    loaded = []
     if "judge" in inputs:
         judging = scoring.RewardModel.load(inputs["judge"], recipe, here)
+        loaded.append(judging.scorer)
         scores["judge"] = ask(judging.score_texts, answers, "judge")
     if rewarded:
         scale = ScoreNormalization.read(inputs["score"]) if "score" in inputs else None
-        optimised = scoring.CombinedReward.load(recipe, inputs, here, scale)
+        optimised = scoring.CombinedReward.load(recipe, inputs, here, scale, loaded)
         scores["reward"] = ask(optimised.score_texts, answers, "reward")
     return scores
 

@@ -49,8 +49,8 @@ def load(recipe: Recipe, source: Path, inputs: dict[str, Path], out: Path, world
             "ppo.kl_budget: with kl_coeff: 0 no reference is loaded, so the KL is not measured; remove one of the two"
         )
     reference = policy.reference() if has_reference else None
-    reward = CombinedReward.load(recipe, inputs, world)
-    critic = load_critic(recipe, source, policy, reward, rank) if algorithm(recipe.ppo).critic else None
+    reward = CombinedReward.load(recipe, inputs, world, beside=[policy])
+    critic = load_critic(recipe, policy, reward) if algorithm(recipe.ppo).critic else None
     engine = sampler.make(recipe, policy)
     prompts = Prompts.of(datasets.load_prompts(inputs["train"]), policy.tokenizer, recipe)
     if not prompts.ids:
@@ -63,14 +63,14 @@ def load(recipe: Recipe, source: Path, inputs: dict[str, Path], out: Path, world
     return PPONetworks(policy, reference, critic, reward, normalizer, engine, text), prompts
 
 
-def load_critic(recipe: Recipe, source: Path, policy: Policy, reward: CombinedReward, rank: int) -> Scorer:
+def load_critic(recipe: Recipe, policy: Policy, reward: CombinedReward) -> Scorer:
     """Return a critic that starts from the first reward model with the policy's tokenizer.
 
     If there is none, it starts from the policy's backbone.
     """
     name = reward.critic_name(policy.tokenizer)
     if name is None:
-        return language_models.critic_from_policy(source, policy.world, rank, recipe.gradient_checkpointing)
+        return language_models.critic_from_policy(policy, recipe.gradient_checkpointing)
     model = reward.sources[name]
     assert isinstance(model, RewardModel), "a function has no weights to start from"
     return model.scorer.critic()
