@@ -190,7 +190,7 @@ def test_a_policy_beside_others_is_saved_alone(tiny: Path, world: World, rewards
 
 def test_a_reward_model_is_trained_on_the_policy_that_answered(tiny: Path, world: World, tmp_path: Path) -> None:
     policy = language_models.load_policy(tiny, world)
-    ours = language_models.scorer_from_policy(policy, lora_dim=2, seed=3)
+    ours = language_models.load_scorer(tiny, world, lora_dim=2, seed=3, on=policy)
     own = language_models.load_scorer(tiny, world, lora_dim=2, seed=3)
     for name, scorer in (("ours", ours), ("own", own)):
         moved(scorer)
