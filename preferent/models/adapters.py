@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel
@@ -18,6 +19,9 @@ HEAD = "score"
 PREFIX = "base_model.model."
 """What PEFT puts before the names of a model's parameters."""
 
+_switched: WeakKeyDictionary[PeftModel, list[Any]] = WeakKeyDictionary()
+"""The modules of a model that hold adapters: to look for them takes ten times as long as to switch them."""
+
 
 def activate(peft: PeftModel, adapter: str | None) -> None:
     """Make one adapter active, or none; which parameters are trainable stays as it is."""
@@ -28,12 +32,13 @@ def activate(peft: PeftModel, adapter: str | None) -> None:
 def _set_active(peft: PeftModel, adapter: str | None) -> None:
     tuner: Any = peft.base_model
     tuner.active_adapter = [] if adapter is None else adapter
-    for module in tuner.modules():
+    if peft not in _switched:
+        _switched[peft] = [m for m in tuner.modules() if isinstance(m, (BaseTunerLayer, AuxiliaryTrainingWrapper))]
+    for module in _switched[peft]:
         if isinstance(module, BaseTunerLayer):
             module._active_adapter = tuner.active_adapter
-        elif isinstance(module, AuxiliaryTrainingWrapper):
-            wrapper: Any = module
-            wrapper._active_adapter = adapter if adapter in wrapper._adapters else []
+        else:
+            module._active_adapter = adapter if adapter in module._adapters else []
 
 
 def add(peft: PeftModel, adapter: str, config: PeftConfig, trainable: bool = False) -> None:
@@ -44,6 +49,7 @@ def add(peft: PeftModel, adapter: str, config: PeftConfig, trainable: bool = Fal
     own = parameters(peft, adapter)
     for name, parameter in peft.named_parameters():
         parameter.requires_grad_(trainable if name in own else id(parameter) in learning)
+    _switched.pop(peft, None)
     _set_active(peft, adapter)
 
 

@@ -116,8 +116,8 @@ class Network:
         if not llama.applies(self.body.base_model):
             return self.hidden(ids)[rows, columns]
         checkpointed = torch.is_grad_enabled() and bool(self._checkpointed)
-        with self.adapted():
-            return llama.states(self.body.base_model, ids, rows, columns, checkpointed)
+        self.activate()
+        return llama.states(self.body.base_model, ids, rows, columns, checkpointed)
 
     def trainable(self) -> dict[str, Parameter]:
         """Return the trainable parameters by name; of a backbone that networks share, those of this one's adapter."""
@@ -234,11 +234,13 @@ def load_scorer(
     trainable: bool = False,
     checkpointing: bool = False,
     beside: Sequence[Network] = (),
+    on: Policy | None = None,
 ) -> Scorer:
     """Load a reward model from a folder; only its adapter and head if one of the networks `beside` has its base.
 
     With a `seed` the folder holds a causal language model. It gets a new head, drawn from N(0, 1 / sqrt(D + 1))
-    (Stiennon et al. 2020 as in their code); `lora_dim` is the rank of its adapter (0: every weight is trainable).
+    (Stiennon et al. 2020 as in their code); `lora_dim` is the rank of its adapter (0: every weight is trainable). With
+    LoRA it takes over the frozen backbone of the same model `on` which answers were sampled, if there is one.
     Without a `seed` the folder holds a reward model, which is frozen unless `trainable`.
     """
     config = read_config(source, world.trust_remote_code)
@@ -251,6 +253,9 @@ def load_scorer(
     else:
         model_reference.require_full(source, "training")
     config.num_labels = 1
+    if on is not None and seed is not None and lora_dim and pretrained.classifies_alike(on.body, source, config, world):
+        _checkpoint(on.body, checkpointing)
+        return _on_policy(on, lora_dim, seed)
     base, body, tokenizer = _opened(AutoModelForSequenceClassification, source, config, world)
     if "score" not in dict(body.named_children()):
         raise UsageError(
@@ -288,8 +293,7 @@ def _joined(network: Network, source: Path, world: World) -> Scorer:
     return Scorer(source, network.body, network.peft, adapter, tokenizer, world)
 
 
-def scorer_from_policy(policy: Policy, lora_dim: int, seed: int) -> Scorer:
-    """Return a reward model to train: a new adapter, and a new head as in `load_scorer`, on a frozen policy."""
+def _on_policy(policy: Policy, lora_dim: int, seed: int) -> Scorer:
     adapters.add_head(policy.body)
     _draw_head(policy.body.get_parameter("score.weight"), seed)
     peft = _adapt(policy.body, lora_dim, TaskType.SEQ_CLS, [adapters.HEAD])

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.utils import load_peft_weights
-from transformers import AutoConfig, DynamicCache, PreTrainedModel, cache_utils
+from transformers import AutoConfig, AutoModelForSequenceClassification, DynamicCache, PreTrainedModel, cache_utils
 
 from preferent.config import model_folder, model_reference
 from preferent.errors import PlatformError, PreferentError
@@ -122,6 +122,20 @@ def _plan(kind: Any, base: Path, config: Any, world: World, stored: int) -> None
             f"{base}: config.json describes a model of {described:,} numbers, but its weights are {stored:,}; one of "
             "them is damaged or of another model: copy it again"
         )
+
+
+def classifies_alike(body: PreTrainedModel, base: Path, config: Any, world: World) -> bool:
+    """Return whether the sequence classifier of a causal language model's family has its backbone, and our head."""
+    with limited(base), opening(base), torch.device("meta"):
+        plan = AutoModelForSequenceClassification.from_config(
+            copy.deepcopy(config), trust_remote_code=world.trust_remote_code
+        )
+    below = dict(body.base_model.named_parameters())
+    own = dict(plan.base_model.named_parameters())
+    same = plan.base_model_prefix == body.base_model_prefix and own.keys() == below.keys()
+    return same and {name for name, _ in plan.named_parameters()} - {
+        f"{plan.base_model_prefix}.{name}" for name in own
+    } == {f"{adapters.HEAD}.weight"}
 
 
 def open_adapter(body: PreTrainedModel, source: Path, base: Path) -> PeftModel | None:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from preferent.config.recipe import Recipe
+from preferent.errors import DataError
 from preferent.evaluation import verdict_sentence
 from preferent.models import checkpoint
 from preferent.runs import interruption
@@ -35,6 +36,11 @@ def resume(state: LoopState, out: Path) -> Log:
     """Restore the newest checkpoint of a stage, if it has one; return its log, truncated to that checkpoint."""
     saved = checkpoint.resume(out)
     if saved is not None:
+        if missing := sorted(state.tensors().keys() - saved.tensors.keys()):
+            raise DataError(
+                f"{StageDirectory(out).checkpoints}: step {saved.step} has no {missing[0]}, so another version of "
+                f"preferent wrote it; go on with that version, or remove {out} to do this stage again"
+            )
         state.step, state.scalars = saved.step, dict(saved.scalars)
         state.restore(saved.tensors)
     log = Log(out)

@@ -24,7 +24,7 @@ from preferent.errors import DataError, DivergedError
 from preferent.evaluation import reward_quality
 from preferent.evaluation.reward_quality import Scored
 from preferent.models import language_models, saving
-from preferent.models.language_models import Scorer
+from preferent.models.language_models import Policy, Scorer
 from preferent.models.world import World
 from preferent.rollouts import measurement, sampler
 from preferent.rollouts.decoding import Params
@@ -55,11 +55,12 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
             return
         recipe = world.settled(recipe, stage)
         rows = {name: datasets.load_preferences(inputs[name]) for name in ("train", "validation", "test")}
-        sample = partial(sampled, recipe, world, source, without_ties(rows["validation"]))
-        answers = sample_once(StageDirectory(out).initial_answers, sample)
         rank = defaults.decided(recipe.reward.lora_dim)
+        policy = language_models.load_policy(source, world) if rank and writes(recipe, source) else None
+        sample = partial(sampled, recipe, world, source, without_ties(rows["validation"]), policy)
+        answers = sample_once(StageDirectory(out).initial_answers, sample)
         scorer = language_models.load_scorer(
-            source, world, rank, recipe.seed, checkpointing=recipe.gradient_checkpointing
+            source, world, rank, recipe.seed, checkpointing=recipe.gradient_checkpointing, on=policy
         )
         if recipe.reward.margin and not strengths(rows["train"]).any():
             raise DataError(
@@ -184,20 +185,25 @@ def without_ties(preferences: Sequence[Preference]) -> list[Preference]:
     return [preference for preference in preferences if preference.choice != "tie"]
 
 
+def writes(recipe: Recipe, source: Path) -> bool:
+    """Return whether the model from which the reward model starts can generate text."""
+    architectures = language_models.read_config(source, recipe.trust_remote_code).architectures or ()
+    return "SequenceClassification" not in " ".join(architectures)
+
+
 @torch.no_grad()
 def sampled(
-    recipe: Recipe, world: World, source: Path, preferences: Sequence[Preference]
+    recipe: Recipe, world: World, source: Path, preferences: Sequence[Preference], policy: Policy | None = None
 ) -> list[tuple[int, np.ndarray]]:
-    """Sample answers of the untrained model at temperature 1 to prompts of `preferences`.
+    """Sample answers of the untrained model, which is `policy` where it is loaded, at temperature 1 to prompts of
+    `preferences`.
 
     Return row numbers, each with prompt and answer as token ids; none if the model cannot generate text.
     """
     with_prompt = [i for i, preference in enumerate(preferences) if not preference.prompt.is_empty]
-    if not with_prompt or "SequenceClassification" in " ".join(
-        language_models.read_config(source, recipe.trust_remote_code).architectures or ()
-    ):
+    if not with_prompt or not writes(recipe, source):
         return []
-    policy = language_models.load_policy(source, world)
+    policy = policy or language_models.load_policy(source, world)
     rows = [with_prompt[i] for i in randomness.permutation(recipe.seed, "samples", 0, len(with_prompt))[:SAMPLES]]
     prompts = Prompts.of([preferences[i].prompt for i in rows], policy.tokenizer, recipe)
     engine, params = sampler.make(recipe, policy), Params(recipe.target_sequence_length)

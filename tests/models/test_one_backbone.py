@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import quiet_recipe
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from peft import TaskType
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig
 
 from preferent.models import adapters, language_models, saving, weight_averaging
 from preferent.models.language_models import Network, Policy, Scorer
@@ -190,7 +191,7 @@ def test_a_policy_beside_others_is_saved_alone(tiny: Path, world: World, rewards
 
 def test_a_reward_model_is_trained_on_the_policy_that_answered(tiny: Path, world: World, tmp_path: Path) -> None:
     policy = language_models.load_policy(tiny, world)
-    ours = language_models.scorer_from_policy(policy, lora_dim=2, seed=3)
+    ours = language_models.load_scorer(tiny, world, lora_dim=2, seed=3, on=policy)
     own = language_models.load_scorer(tiny, world, lora_dim=2, seed=3)
     for name, scorer in (("ours", ours), ("own", own)):
         moved(scorer)
@@ -213,3 +214,31 @@ def test_an_average_sits_beside_a_policy(tiny: Path, world: World, rewards: list
     assert shared.body is policy.body and torch.equal(outputs(shared), outputs(alone))
     assert torch.equal(outputs(critic), outputs(other)) and not shared.trainable()
     assert adapters.parameters(policy.body, "mean").keys() == adapters.parameters(alone.body, "mean").keys()
+
+
+@pytest.mark.acceptance
+def test_a_7b_run_holds_one_backbone() -> None:
+    """Without storage: policy, reference, reward model and critic take the weights of one model, and adapters."""
+    width, layers = 4096, 32
+    config = LlamaConfig(
+        vocab_size=32000,
+        hidden_size=width,
+        intermediate_size=11008,
+        num_hidden_layers=layers,
+        num_attention_heads=32,
+    )
+    with torch.device("meta"):
+        body = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        backbone = [parameter.numel() for parameter in body.parameters()]
+        peft = language_models._adapt(body, 1, TaskType.CAUSAL_LM, None)
+        adapters.add_head(body)
+        reward: Any = peft.peft_config["default"]
+        reward = dataclasses.replace(reward, r=4, lora_alpha=8, modules_to_save=[adapters.HEAD])
+        adapters.add(peft, "reward", reward)
+        adapters.add(peft, "critic", reward, trainable=True)
+    a_rank = layers * (4 * 2 * width + 3 * (width + 11008))
+    whole = sum(parameter.numel() for parameter in body.parameters())
+    assert 2 * sum(backbone) <= 12.6 * 2**30
+    assert whole - sum(backbone) == (1 + 4 + 4) * a_rank + 3 * width
+    trained = {name for name, p in body.named_parameters() if p.requires_grad}
+    assert trained == {*adapters.parameters(body, "default"), *adapters.parameters(body, "critic")}

@@ -17,6 +17,8 @@ from preferent.files import read_jsonl, read_sealed, stamp
 
 pytestmark = pytest.mark.acceptance
 
+COUNTED = str(Path(__file__).parents[1] / "counted.py")
+
 RECIPE = """
 large_model_reference: model
 preference_dataset: pairs.jsonl
@@ -51,12 +53,14 @@ def work(make_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFacto
     answers = [{"input_text": text, "output_text": f" {words[i + 7]} {words[i + 8]}"} for i, text in enumerate(texts)]
     for name, lines in {"sft": answers, "pairs": pairs, "prompts": [{"input_text": text} for text in texts]}.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    preferent(folder, "run", "recipe.yaml", "--out", "run")
+    preferent(folder, "run", "recipe.yaml", "--out", "run", counted="first.jsonl")
     return folder
 
 
-def preferent(folder: Path, *words: str) -> str:
-    done = subprocess.run([sys.executable, "-m", "preferent", *words], cwd=folder, capture_output=True, text=True)
+def preferent(folder: Path, *words: str, counted: str | None = None) -> str:
+    """Run a command; with `counted`, a file gets a line for each load and hash of a whole model."""
+    ours = ["-m", "preferent"] if counted is None else [COUNTED, counted]
+    done = subprocess.run([sys.executable, *ours, *words], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 
@@ -88,12 +92,34 @@ def test_everything_is_there(work: Path) -> None:
     assert "terms of the model" in (run / "policy/model/LICENSE.txt").read_text()
 
 
+def counts(path: Path, what: str) -> dict[str, list[str]]:
+    """Return which models each command loaded or hashed whole, by its folder."""
+    found: dict[str, list[str]] = {}
+    for row in read_jsonl(path):
+        if what in row:
+            folder = row["command"][row["command"].index("--out") + 1]
+            found.setdefault(folder, []).append(Path(row[what]).relative_to(path.parent.resolve()).as_posix())
+    return found
+
+
+def test_each_stage_loads_one_model_once_and_hashes_it_once(work: Path) -> None:
+    """Without sft there are six of these: no sft and no original."""
+    loaded, hashed = (counts(work / "first.jsonl", what) for what in ("loaded", "hashed"))
+    tuned = {"reward", "judge", "policy", "predictions/base", "predictions/tuned", "comparison"}
+    expected = {f"run/{name}": ["run/sft/model"] for name in tuned}
+    assert loaded == expected | {"run/sft": ["model"], "run/predictions/original": ["model"]}
+    for folder, weights in hashed.items():
+        assert len(weights) == len(set(weights)), folder
+
+
 def test_the_same_command_does_nothing_twice(work: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (work / "run").rglob("*.safetensors")}
     known = read_sealed(work / "run/.digests.json")["digests"]
     models = [work / "model", *(work / "run" / name / "model" for name in ("sft", "reward", "judge", "policy"))]
     assert all(stamp(folder) in known for folder in models), "no weights are read again"
-    assert preferent(work, "run", "recipe.yaml", "--out", "run").count("done already") == 9
+    said = preferent(work, "run", "recipe.yaml", "--out", "run", counted="second.jsonl")
+    assert said.count("done already") == 9
+    assert not (work / "second.jsonl").exists(), "nothing is loaded or hashed again"
     assert before == {path: path.stat().st_mtime_ns for path in (work / "run").rglob("*.safetensors")}
 
 

@@ -8,6 +8,7 @@ import torch
 from conftest import quiet_recipe
 from torch.nn import Parameter
 
+from preferent.errors import DataError
 from preferent.models import checkpoint
 from preferent.runs import metrics
 from preferent.training import loop
@@ -54,6 +55,16 @@ def test_nothing_is_kept_that_is_no_number(tmp_path: Path) -> None:
         loop.keep_best(state, state.optimizer, tmp_path, "loss", value, highest=highest)
     assert state.scalars == {"evaluations_since_best": 4} and not (tmp_path / "best").exists()
     assert loop.restore_best(state, state.optimizer, tmp_path) == state.step == 0
+
+
+def test_a_checkpoint_of_other_weights_is_refused(tmp_path: Path) -> None:
+    other = learner()
+    other.optimizer = Optimizer({"other": Parameter(torch.zeros(2, 3))}, Schedule(0.1), 1.0)
+    checkpoint.save(tmp_path / "checkpoints", 3, other.tensors(), {}, keep=None)
+    state = learner()
+    with pytest.raises(DataError, match=r"step 3 has no master\.weight, so another version .* remove "):
+        loop.resume(state, tmp_path)
+    assert state.step == 0
 
 
 def test_patience(tmp_path: Path) -> None:
