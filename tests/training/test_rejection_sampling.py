@@ -217,7 +217,8 @@ def test_what_it_needs() -> None:
     two = quiet_recipe(method="rejection_sampling", rejection={"rounds": 3, "prompts": 5000, "samples": 2})
     facts = facts_of(two)
     assert disk_estimate.rollout_tokens(facts) == 3 * 1000 * 2 * facts.length
-    several = quiet_recipe(infer={"best_of": 4, "sampling_strategy": "temperature_sampling"})
+    choice = {"best_of": 4, "sampling_strategy": "temperature_sampling"}
+    several = quiet_recipe(infer=choice, reward={"lora_dim": 0})
     assert memory_estimate.infer(facts_of(several)).parts["reward"] == 2 * shape.scorer
 
 
