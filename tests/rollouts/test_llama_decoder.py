@@ -30,7 +30,7 @@ SIZES = {
     "max_position_embeddings": 128,
     "bos_token_id": 1,
     "eos_token_id": [2, *range(3, 384, 9)],
-    "initializer_range": 0.3,
+    "initializer_range": 0.2,
 }
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -185,6 +185,12 @@ def test_blocks_hold_the_rows_and_columns_that_are_needed(tiny: Path, tmp_path: 
     assert decoder.blocks[0].shape == (2, 4, 2, 121, 8), "no longer than the longest prompt and its answer"
     other = local_sampler.LocalSampler(policy, 0, rows=400).decoder(PROMPTS, Params(100))
     assert isinstance(other, LlamaDecoder) and other.rows == len(PROMPTS)
+
+
+def test_blocks_grow_with_what_they_hold(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = language_models.load_policy(made(tmp_path, tiny, "llama", {}), World.of(quiet_recipe()))
+    monkeypatch.setattr(llama_decoder, "BLOCK", 4)
+    assert error(policy, sampled(policy, rows=4)) <= 1e-5
 
 
 def test_the_last_rows_move_to_the_places_of_those_that_ended() -> None:
