@@ -66,10 +66,10 @@ def advice(facts: ModelFacts, stage: str, memory: int) -> tuple[tuple[str, ...],
 def _settings(recipe: Recipe, stage: str) -> Iterator[str]:
     """Yield settings that need less memory, those that cost least first: less at once, where the recipe says how much;
     activations computed twice; less precise numbers; fewer weights that learn."""
-    for key, value in pick(recipe, *reversed(memory_choice.FIELDS[stage])).items():
-        while value is not None and value > 1:
-            value //= 2
-            yield f"{key}={value}"
+    for key, amount in pick(recipe, *reversed(memory_choice.FIELDS[stage])).items():
+        while amount is not None and amount > 1:
+            amount //= 2
+            yield f"{key}={amount}"
     section = stage if stage in defaults.TUNING else None
     if section is not None and not recipe.gradient_checkpointing:
         yield "gradient_checkpointing=true"

@@ -353,7 +353,7 @@ def compare(facts: ModelFacts) -> MemoryNeed:
     b, recipe, own = facts.bytes, facts.recipe, facts.reward_shape
     members = recipe.reward.members if recipe.reward.combine != "weights" else 1
     scorers = judged(recipe) + trains(recipe) * members
-    weights = facts.frozen(own, own.scorer) * (min(scorers, 1) if recipe.reward.lora_dim else scorers)
+    weights = facts.frozen(own, own.scorer) * (min(scorers, 1) if decided(recipe.reward.lora_dim) > 0 else scorers)
     weights += sum(facts.frozen(other, other.scorer) for other in facts.others)
     phases = {"score": {"reward": weights, **facts.scoring()}}
     for shape in facts.judges:

@@ -19,14 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from peft import (
-    LoraConfig,
-    PeftModel,
-    TaskType,
-    get_peft_model,
-    get_peft_model_state_dict,
-    set_peft_model_state_dict,
-)
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from torch import Tensor
 from torch.nn import Parameter
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
@@ -331,19 +324,6 @@ def read_config(source: Path, trust_remote_code: bool = False) -> Any:
         if "dropout" in name or name.endswith("_pdrop"):
             setattr(config.get_text_config(), name, 0.0)
     return config
-
-
-def unquantized(network: Network) -> Policy:
-    """Return a policy with the trained adapter of a quantized one, on its base as it is stored, on the CPU."""
-    assert network.peft is not None and network.adapter is not None
-    world = dataclasses.replace(network.world, quantize=None, device=torch.device("cpu"))
-    config = network.peft.peft_config[network.adapter]
-    assert isinstance(config, LoraConfig), "preferent trains no other adapters"
-    policy = load_policy(network.source, world, config.r)
-    assert policy.peft is not None
-    state = get_peft_model_state_dict(network.peft, adapter_name=network.adapter)
-    set_peft_model_state_dict(policy.peft, state, adapter_name=REWARD)
-    return policy
 
 
 def has_base(policy: Policy, source: Path) -> bool:

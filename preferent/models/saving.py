@@ -9,13 +9,14 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
 
 from preferent import files
 from preferent.config import model_reference
 from preferent.config.model_reference import adapter_base
 from preferent.models import adapters, language_models, model_card
-from preferent.models.language_models import Network, Scorer, read_config
+from preferent.models.language_models import Network, Policy, Scorer, read_config
 from preferent.models.world import QUANTIZATION
 from preferent.runs import ownership
 
@@ -134,7 +135,7 @@ def save_merged(
     front: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Write the base of a policy, as it is stored, with its adapter merged; `masters` are as in `save`."""
-    policy = language_models.unquantized(policy) if policy.world.quantize else policy
+    policy = _unquantized(policy) if policy.world.quantize else policy
     assert policy.peft is not None
     for name, parameter in policy.body.named_parameters():
         if name in masters:
@@ -144,6 +145,19 @@ def save_merged(
     base = adapter_base(policy.source) if (policy.source / "adapter_config.json").exists() else policy.source
     full = dataclasses.replace(policy, source=base, body=merged, peft=None, adapter=None)
     save(full, folder, dict(merged.named_parameters()), card, front)
+
+
+def _unquantized(network: Network) -> Policy:
+    """Return a policy with the trained adapter of a quantized one, on its base as it is stored, on the CPU."""
+    assert network.peft is not None and network.adapter is not None
+    world = dataclasses.replace(network.world, quantize=None, device=torch.device("cpu"))
+    config = network.peft.peft_config[network.adapter]
+    assert isinstance(config, LoraConfig), "preferent trains no other adapters"
+    policy = language_models.load_policy(network.source, world, config.r)
+    assert policy.peft is not None and policy.adapter is not None
+    state = get_peft_model_state_dict(network.peft, adapter_name=network.adapter)
+    set_peft_model_state_dict(policy.peft, state, adapter_name=policy.adapter)
+    return policy
 
 
 def copy_licences(source: Path, folder: Path) -> list[str]:
