@@ -71,7 +71,8 @@ class _Places:
     @classmethod
     def of(cls, tokens: Tensor, rows: Tensor, columns: Tensor) -> "_Places":
         shape = tokens.shape[0], tokens.shape[1]
-        lengths = torch.zeros_like(tokens[:, 0]).scatter_reduce_(0, rows, columns + 1, "amax")
+        ends = torch.zeros_like(tokens).index_put_((rows, columns), columns + 1)
+        lengths = ends.amax(-1)
         if int(lengths.sum()) >= WORTH_PACKING * tokens.numel():
             return cls(torch.arange(tokens.numel(), device=tokens.device), rows * shape[1] + columns, shape, False)
         counted = torch.arange(shape[1], device=tokens.device) < lengths[:, None]
