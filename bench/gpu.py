@@ -82,13 +82,13 @@ class Sizes:
 CARD = Sizes(
     {"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32}
     | {"num_attention_heads": 32, "num_key_value_heads": 32},
-    {"hidden_size": 1024, "layers": 2, "heads": 8},
+    {"hidden_size": 1024, "intermediate_size": 2816, "layers": 2, "heads": 8},
     512, 64, 64, (64, 256), 1 << 30, 8192,
 )  # fmt: skip
 SMALL = Sizes(
     {"vocab_size": 2048, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
     | {"num_attention_heads": 4, "num_key_value_heads": 4},
-    {"hidden_size": 32, "layers": 2, "heads": 4},
+    {"hidden_size": 64, "intermediate_size": 128, "layers": 2, "heads": 4},
     24, 8, 8, (4, 8), 1 << 24, 512,
 )  # fmt: skip
 
@@ -342,9 +342,6 @@ def cut(lines: Lines, sizes: Sizes, folder: Path, **fields: Any) -> None:
 
 def quantized(lines: Lines, sizes: Sizes, folder: Path) -> None:
     """Run stage ppo with a backbone of 4 bits, twice."""
-    if "quantize" not in Recipe.model_fields:
-        lines.write(5, note="this version has no recipe field `quantize`")
-        return
     words = prepare(sizes, folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     seconds, outs = [], []
