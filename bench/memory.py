@@ -43,7 +43,15 @@ FULL = {"reward": {"lora_dim": 0}, "ppo": {"lora_dim": 0}, "sft": {"lora_dim": 0
 LORA = {"reward": {"lora_dim": 4}, "ppo": {"lora_dim": 4}, "sft": {"lora_dim": 4}}
 CONFIGURATIONS = {
     "small": Configuration("full, fp32", SMALL, {"precision": "fp32"} | FULL, packs=True),
-    "lora": Configuration("LoRA, fp32", MIDDLE, {"precision": "fp32"} | LORA),
+    "lora": Configuration("LoRA on one backbone, fp32", MIDDLE, {"precision": "fp32"} | LORA),
+    "checkpointed": Configuration(
+        "LoRA on one backbone, fp32, gradient checkpointing",
+        MIDDLE,
+        {"precision": "fp32", "gradient_checkpointing": True} | LORA,
+    ),
+    "nf4": Configuration(
+        "LoRA on one backbone in 4 bits (nf4), fp32", LARGE, {"precision": "fp32", "quantize": "nf4"} | LORA
+    ),
     "bf16": Configuration("full, bf16", MIDDLE, {"precision": "bf16"} | FULL, packs=True),
     "wide": Configuration(
         "full, fp32, gradient checkpointing, sequences of at most 96 tokens",

@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from preferent.config.memory_estimate import ModelFacts
 from preferent.config.model_shape import Shape
 from preferent.data.types import Rollout
-from preferent.models import adapters, language_models
+from preferent.models import adapters, language_models, llama
 from preferent.models.language_models import Policy, Scorer
 from preferent.models.world import World
 from preferent.rewards.normalization import Normalizer
@@ -62,6 +62,13 @@ class LiveBytes(TorchDispatchMode):
 
     def gone(self, key: int) -> None:
         self.now -= self.storages.pop(key, 0)
+
+
+def every_token(tokens: Tensor, rows: Tensor, columns: Tensor) -> llama._Places:
+    """The places of sequences of one length; how many tokens count in others is not known of fake tensors."""
+    counted = torch.arange(tokens.numel(), device=tokens.device)
+    shape = tokens.shape[0], tokens.shape[1]
+    return llama._Places(counted, rows * tokens.shape[1] + columns, shape, False)
 
 
 @dataclass

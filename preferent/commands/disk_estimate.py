@@ -5,14 +5,11 @@ from preferent.config.algorithms import algorithm
 from preferent.config.defaults import decided
 from preferent.config.memory_estimate import MASTER, ModelFacts
 
-MASTER_AND_MOMENTS = 12
-"""Bytes that a checkpoint keeps of a parameter that learns: fp32 master and the two moments of AdamW."""
-
 
 def disk(facts: ModelFacts, stages: list[str]) -> dict[str, int]:
-    """Return the most bytes on disk: checkpoints (12 t each, of all that learns) and the best that each knows (4 t, of
-    the model alone), one more of both while they are written; models in their stored dtype; rollouts (25 bytes per
-    token in columns and in plain words)."""
+    """Return the most bytes on disk: checkpoints (master and moments of all that learns, 12 t each with AdamW) and the
+    best that each knows (4 t, of the model alone), one more of both while they are written; models in their stored
+    dtype; rollouts (25 bytes per token in columns and in plain words)."""
     recipe, shape, scorer = facts.recipe, facts.shape, facts.reward_shape
     ranks = {
         "sft": 0 if recipe.sft is None else decided(recipe.sft.lora_dim),
@@ -33,7 +30,7 @@ def disk(facts: ModelFacts, stages: list[str]) -> dict[str, int]:
         critic = 0 if not has_critic else scorer.lora(ranks["reward"]) if ranks["reward"] else scorer.scorer
         copies = recipe.keep_checkpoints + 1
         best = 0 if stage == "sft" else MASTER * trained
-        kept["checkpoints"] += copies * (MASTER_AND_MOMENTS * (trained + critic) + best)
+        kept["checkpoints"] += copies * (round((MASTER + facts.moments) * (trained + critic)) + best)
         kept["models"] += 4 * trained if rank and stage != "sft" else full * model_shape.stored
     return kept | ({"rollouts": 25 * rollout_tokens(facts)} if "ppo" in stages else {})
 

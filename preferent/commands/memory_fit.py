@@ -65,7 +65,7 @@ def advice(facts: ModelFacts, stage: str, memory: int) -> tuple[tuple[str, ...],
 
 def _settings(recipe: Recipe, stage: str) -> Iterator[str]:
     """Yield settings that need less memory, those that cost least first: less at once, where the recipe says how much;
-    activations computed twice; less precise numbers; fewer weights that learn."""
+    activations computed twice; less precise numbers; fewer weights that learn; frozen weights in 4 bits."""
     for key, amount in pick(recipe, *reversed(memory_choice.FIELDS[stage])).items():
         while amount is not None and amount > 1:
             amount //= 2
@@ -76,7 +76,11 @@ def _settings(recipe: Recipe, stage: str) -> Iterator[str]:
     if recipe.precision == "fp32":
         yield "precision=bf16"
     if section is not None and pick(recipe, f"{section}.lora_dim")[f"{section}.lora_dim"] == 0:
+        if recipe.optimizer == "adamw":
+            yield "optimizer=adamw8bit"
         yield f"{section}.lora_dim={defaults.TUNING[section].rank}"
+    if recipe.quantize is None and not defaults.fully_tuned(recipe):
+        yield "quantize=nf4"
 
 
 def _peak(facts: ModelFacts, stage: str, settings: Sequence[str], memory: int) -> int:

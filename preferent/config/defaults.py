@@ -75,8 +75,8 @@ def filled(recipe: Recipe, defaults: Mapping[str, Any]) -> tuple[Recipe, dict[st
     return parse(values)[0], by_default
 
 
-def _refuse_full_tuning(recipe: Recipe) -> None:
-    """Refuse 4-bit weights where a section of this run trains every weight."""
+def fully_tuned(recipe: Recipe) -> list[str]:
+    """Return the fields of this run's sections that train every weight."""
     tuning = {"reinforcement_learning": "ppo", "rejection_sampling": "rejection"}.get(recipe.method, "dpo")
     learns = recipe.preference_dataset is not None and (tuning != "dpo" or recipe.compare.judge == "independent")
     ranks = {
@@ -84,7 +84,12 @@ def _refuse_full_tuning(recipe: Recipe) -> None:
         "reward": recipe.reward.lora_dim if learns else None,
         tuning: getattr(recipe, tuning).lora_dim,
     }
-    full = [f"{name}.lora_dim" for name, rank in ranks.items() if rank == 0]
+    return [f"{name}.lora_dim" for name, rank in ranks.items() if rank == 0]
+
+
+def _refuse_full_tuning(recipe: Recipe) -> None:
+    """Refuse 4-bit weights where a section of this run trains every weight."""
+    full = fully_tuned(recipe)
     if recipe.quantize and full:
         raise UsageError(
             f"quantize: {recipe.quantize} is for frozen weights, but with {' and '.join(full)} 0 (the default below "

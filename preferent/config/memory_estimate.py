@@ -15,7 +15,6 @@ from preferent.config.defaults import decided, reference, reward_reference
 from preferent.config.gcpc_names import resolve_model
 from preferent.config.model_shape import (
     HEAP_BELOW,
-    LLAMA_2,
     Shape,
     copied_weights,
     head_gradient,
@@ -30,27 +29,14 @@ from preferent.config.model_shape import (
 from preferent.config.recipe import Recipe
 from preferent.config.stage_graph import judged, trains
 
-__all__ = [
-    "BASELINE",
-    "HEAP_BELOW",
-    "LLAMA_2",
-    "ModelFacts",
-    "MemoryNeed",
-    "Shape",
-    "head_gradient",
-    "keeps_attention",
-    "kept_activations",
-    "kv_cache",
-    "passing_activations",
-]
-
 BASELINE = 430 << 20
 """What a stage holds before any weight is there: interpreter, torch, transformers, peft (measured, CPU build)."""
 HEAP_LOSS = 1.25
 """What activations on that heap take of their size, since freed tensors leave gaps that others do not fit (measured,
 under `cluster.ALLOCATOR`: 1.2 to 1.35)."""
-NF4 = 0.53
-"""Bytes of a weight of a linear layer in 4 bits with its scales (QLoRA, Dettmers 2023)."""
+NF4 = (1 + (1 + 4 / 256) / 32) / 2
+"""Bytes of a weight of a linear layer in 4 bits: blocks of 64 have a scale of 8 bits, 256 scales one of fp32 (Dettmers
+2023)."""
 BITS_8 = 2 * (1 + 4 / 256)
 """Bytes of a weight's two moments in 8 bits, whose blocks of 256 have an fp32 scale each (Dettmers 2022)."""
 REWARD_SAMPLES = 64
@@ -123,10 +109,17 @@ class ModelFacts:
         """Padded tokens of a micro-batch: whole sequences within the limit, and no more than there are rows."""
         return self.length * max(1, min(limit // self.length, rows))
 
-    def held(self, shape: Shape, tokens: int, count: int) -> int:
-        """Return activations of `count` bytes with what the allocator loses: on a CPU, of small tensors."""
+    def learning(self, shape: Shape, tokens: int, states: int, rank: int) -> int:
+        """Return the activations of a micro-batch of `tokens` that learns from `states`, with what the allocator loses:
+        on a CPU, of small tensors."""
+        checkpointing = self.recipe.gradient_checkpointing
+        count = kept_activations(shape, tokens, states, self.bytes, rank > 0, checkpointing, self.whole)
         large = tokens * shape.hidden_size * self.bytes >= HEAP_BELOW
-        return count if self.on_gpu or large else round(HEAP_LOSS * count)
+        return self.restored(shape) + (count if self.on_gpu or large else round(HEAP_LOSS * count))
+
+    def restored(self, shape: Shape) -> int:
+        """Return the bytes of the largest linear layer, which is restored from 4 bits for each product."""
+        return self.bytes * shape.hidden_size * shape.intermediate_size if self.quantized else 0
 
     @property
     def one_backbone(self) -> bool:
@@ -137,14 +130,21 @@ class ModelFacts:
 
     def frozen(self, shape: Shape, count: int) -> int:
         """Return the bytes of `count` weights that do not learn, the linear layers of a shape among them."""
-        quantized = getattr(self.recipe, "quantize", None) is not None
-        return round(NF4 * shape.linear) + self.bytes * (count - shape.linear) if quantized else self.bytes * count
+        linear = NF4 if self.quantized else self.bytes
+        return round(linear * shape.linear) + self.bytes * (count - shape.linear)
+
+    @property
+    def quantized(self) -> bool:
+        return self.recipe.quantize is not None
+
+    @property
+    def moments(self) -> float:
+        """Bytes of a weight's two moments in AdamW: 8, or 2 and the scales of their blocks."""
+        return BITS_8 if self.recipe.optimizer == "adamw8bit" else 8.0
 
     def optimizer(self, trained: int) -> int:
-        """Return the two moments of AdamW (8 t, or 2 t and the scales of their blocks in 8 bits), and fp32 masters
-        (4 t) of what computes in bf16."""
-        moments = BITS_8 if getattr(self.recipe, "optimizer", "adamw") == "adamw8bit" else 8.0
-        return round(trained * (moments + (0 if self.bytes == 4 else 4)))
+        """Return the moments of AdamW, and fp32 masters (4 t) of what computes in bf16."""
+        return round(trained * (self.moments + (0 if self.bytes == 4 else 4)))
 
     def rewards(self) -> int:
         """Return the weights of what is optimised: the members of the ensemble, or one of their weights averaged, and
@@ -159,7 +159,8 @@ class ModelFacts:
     def scoring(self) -> dict[str, int]:
         """Return what scores of answers take, a micro-batch at a time."""
         tokens = self.tokens(decided(self.recipe.reward.micro_batch_tokens), MOST_SCORED)
-        return {"activations": passing_activations(self.reward_shape, tokens, self.bytes)}
+        passing = passing_activations(self.reward_shape, tokens, self.bytes)
+        return {"activations": passing + self.restored(self.reward_shape)}
 
     def measuring(self, rows: int, limit: int | None, lora: bool) -> dict[str, int]:
         """Return what the log-probabilities of `rows` answers take, a micro-batch of `limit` tokens at a time.
@@ -169,7 +170,7 @@ class ModelFacts:
         tokens = self.tokens(decided(limit), rows)
         answers = tokens // self.length * self.recipe.target_sequence_length
         passes = passing_activations(self.shape, tokens, self.bytes, lora), measuring(self.shape, answers, self.bytes)
-        return {"activations": max(passes) if self.on_gpu else sum(passes)}
+        return {"activations": self.restored(self.shape) + (max(passes) if self.on_gpu else sum(passes))}
 
 
 def decoding(facts: ModelFacts, answers: int, lora: bool) -> dict[str, int]:
@@ -178,8 +179,8 @@ def decoding(facts: ModelFacts, answers: int, lora: bool) -> dict[str, int]:
     rows = min(decided(sampler.rows), answers)
     prompts = max(1, min(decided(sampler.prefill_tokens) // facts.prompt, rows))
     cache = kv_cache(shape, rows, facts.length, b)
-    held = sampling(shape, rows, prompts * facts.prompt, b) + copied_weights(shape, b, lora)
-    return {"KV cache": cache, "activations": held}
+    held = sampling(shape, rows, prompts * facts.prompt, b) + copied_weights(shape, b, lora or facts.quantized)
+    return {"KV cache": cache, "activations": held + facts.restored(shape)}
 
 
 def sft(facts: ModelFacts) -> MemoryNeed:
@@ -191,7 +192,6 @@ def sft(facts: ModelFacts) -> MemoryNeed:
     length = decided(section.sequence_length) if facts.packed else facts.length
     rows = max(1, min(decided(section.micro_batch_tokens) // length, section.batch_size))
     targets = rows * (length if facts.packed else facts.recipe.target_sequence_length)
-    kept = kept_activations(shape, rows * length, b, rank > 0, facts.recipe.gradient_checkpointing, facts.whole)
     parts = {
         "policy": facts.frozen(shape, shape.policy) + (b * trained if rank else 0),
         "optimizer": facts.optimizer(trained),
@@ -199,7 +199,7 @@ def sft(facts: ModelFacts) -> MemoryNeed:
     earlier = 4 * trained if rows < section.batch_size else 0
     learn = {
         "gradients": earlier + head_gradient(shape, b, rank > 0),
-        "activations": facts.held(shape, rows * length, kept) + logits(shape, targets, b),
+        "activations": facts.learning(shape, rows * length, targets, rank) + logits(shape, targets, b),
     }
     return MemoryNeed("sft", parts, {"learn": learn, "step": {"gradients": 4 * trained}})
 
@@ -213,13 +213,12 @@ def reward(facts: ModelFacts) -> MemoryNeed:
     rank = decided(section.lora_dim)
     trained = shape.adapter(rank) if rank else shape.scorer
     tokens = facts.tokens(decided(section.micro_batch_tokens), 2 * section.batch_size)
-    kept = kept_activations(shape, tokens, b, rank > 0, facts.recipe.gradient_checkpointing, facts.whole)
     parts = {
         "reward": facts.frozen(shape, shape.scorer) + (b * trained if rank else 0),
         "optimizer": facts.optimizer(trained),
     }
     earlier = 4 * trained if tokens < 2 * section.batch_size * facts.length else 0
-    learn = {"gradients": earlier, "activations": facts.held(shape, tokens, kept)}
+    learn = {"gradients": earlier, "activations": facts.learning(shape, tokens, tokens // facts.length, rank)}
     before = decoding(replace(facts, shape=shape), REWARD_SAMPLES, lora=False)
     step = {"gradients": 4 * trained}
     phases = {"learn": learn, "step": step, "finish": {"best": MASTER * trained}}
@@ -253,16 +252,12 @@ def ppo(facts: ModelFacts) -> MemoryNeed:
     rows = max(1, section.batch_size // section.minibatches)
     tokens = facts.tokens(decided(section.micro_batch_tokens), rows)
     answers = tokens // facts.length * recipe.target_sequence_length
-    kept = max(
-        kept_activations(s, tokens, b, r > 0, recipe.gradient_checkpointing, facts.whole)
-        for s, r in ((shape, rank), (scorer, critic_rank))
-    )
+    kept = max(facts.learning(s, tokens, answers, r) for s, r in ((shape, rank), (scorer, critic_rank)))
     limits = {"train": recipe.reward.normalize_prompts, "validation": section.validation_prompts}
     prompt_counts = [min(limit, facts.prompts[part]) for part, limit in limits.items()]
-    held = facts.held(shape, tokens, kept) + logits(shape, answers, b)
     gradients = 4 * (trained + critic) + head_gradient(shape, b, rank > 0)
     phases = {
-        "learn": {"gradients": gradients, "activations": held},
+        "learn": {"gradients": gradients, "activations": kept + logits(shape, answers, b)},
         "measure": facts.measuring(section.batch_size, section.micro_batch_tokens, rank > 0),
         "sample": decoding(facts, max(section.batch_size, *prompt_counts), rank > 0),
         "finish": {"best": MASTER * trained},
@@ -278,7 +273,6 @@ def dpo(facts: ModelFacts) -> MemoryNeed:
     trained = shape.lora(rank) if rank else shape.policy
     tokens = facts.tokens(decided(section.micro_batch_tokens), 2 * section.batch_size)
     answers = tokens // facts.length * facts.recipe.target_sequence_length
-    kept = kept_activations(shape, tokens, b, rank > 0, facts.recipe.gradient_checkpointing, facts.whole)
     parts = {
         "policy": facts.frozen(shape, shape.policy) + (b * trained if rank else 0),
         "optimizer": facts.optimizer(trained),
@@ -286,7 +280,7 @@ def dpo(facts: ModelFacts) -> MemoryNeed:
     earlier = 4 * trained if tokens < 2 * section.batch_size * facts.length else 0
     learn = {
         "gradients": earlier + head_gradient(shape, b, rank > 0),
-        "activations": facts.held(shape, tokens, kept) + logits(shape, answers, b),
+        "activations": facts.learning(shape, tokens, answers, rank) + logits(shape, answers, b),
     }
     step = {"gradients": 4 * trained}
     return MemoryNeed("dpo", parts, {"learn": learn, "step": step, "finish": {"best": MASTER * trained}})
@@ -299,11 +293,10 @@ def rejection(facts: ModelFacts) -> MemoryNeed:
     trained = shape.lora(rank) if rank else shape.policy
     tokens = facts.tokens(decided(section.micro_batch_tokens), section.batch_size)
     answers = tokens // facts.length * recipe.target_sequence_length
-    kept = kept_activations(shape, tokens, b, rank > 0, recipe.gradient_checkpointing, facts.whole)
     phases = {
         "learn": {
             "gradients": 4 * trained + head_gradient(shape, b, rank > 0),
-            "activations": facts.held(shape, tokens, kept) + logits(shape, answers, b),
+            "activations": facts.learning(shape, tokens, answers, rank) + logits(shape, answers, b),
         },
         "measure": facts.measuring(
             min(recipe.ppo.validation_prompts, facts.prompts["validation"]), section.micro_batch_tokens, rank > 0

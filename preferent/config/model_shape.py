@@ -14,8 +14,8 @@ COPIED_BYTES = 1 << 30
 HEAP_BELOW = 8 << 20
 """Bytes below which a stage's allocator takes a tensor from its heap; larger ones it takes from the system one by
 one."""
-LOGIT_ROWS = 256
-"""Rows of logits that are taken through a softmax at once."""
+CACHED_ELEMENTS = 1 << 17
+"""Logits that are taken through a softmax at once, whole rows of them."""
 SIZES = {"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"}
 """What a config.json must say of a model."""
 WHOLE_ATTENTION_TOKENS = 256
@@ -30,7 +30,8 @@ def keeps_attention(recipe: Recipe, on_cpu: bool, bf16: bool) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The sizes of a decoder-only model of Llama's architecture; `stored` is the bytes of a number in its files."""
+    """The sizes of a decoder-only model of Llama's architecture; `stored` is the bytes of a number in its files, and
+    `own_pass` says whether `preferent.models.llama` trains it, which keeps less than transformers."""
 
     vocab_size: int
     hidden_size: int
@@ -41,6 +42,7 @@ class Shape:
     intermediate_size: int
     tied: bool = False
     stored: int = 2
+    own_pass: bool = True
 
     @classmethod
     def of(cls, config: Any) -> "Shape | None":
@@ -64,6 +66,7 @@ class Shape:
             intermediate_size=config["intermediate_size"],
             tied=bool(config.get("tie_word_embeddings")),
             stored=4 if dtype == "float32" else 2,
+            own_pass=_own_pass(config),
         )
 
     @property
@@ -107,6 +110,15 @@ class Shape:
         return self.lora(rank) + self.hidden_size
 
 
+def _own_pass(config: Mapping[str, Any]) -> bool:
+    """Return whether the decoder of a config.json has the shape that `preferent.models.llama` computes; what the file
+    leaves out is as in transformers."""
+    windows = "use_sliding_window", "sliding_window"
+    windowed = {"llama": False, "mistral": config.get(windows[1], 4096), "qwen2": config.get(windows[0])}
+    kind = config.get("model_type")
+    return kind in windowed and not windowed[kind] and config.get("hidden_act", "silu") == "silu"
+
+
 LLAMA_2 = {
     "meta-llama/Llama-2-7b-hf": Shape(32000, 4096, 32, 32, 32, 128, 11008),
     "meta-llama/Llama-2-13b-hf": Shape(32000, 5120, 40, 40, 40, 128, 13824),
@@ -119,14 +131,35 @@ LLAMA_2 = {
 
 
 def kept_activations(
-    shape: Shape, tokens: int, b: int, lora: bool = False, checkpointing: bool = False, whole: int = 0
+    shape: Shape, tokens: int, states: int, b: int, lora: bool = False, checkpointing: bool = False, whole: int = 0
 ) -> int:
-    """Return what the backward pass needs of `tokens`: each layer's inputs, norms, attention and MLP.
+    """Return what the backward pass of `tokens` holds at most, from whose last layer `states` are asked for.
 
-    Per token and layer: 2 (4 + 2 b) D for the norms; b 4 Q for attention, whose keys and values are repeated for every
-    head; b 4 I for the MLP. Under LoRA the norms need b D less each. Where attention weights are kept whole, over
-    sequences of `whole` tokens, (4 + b) T a head besides, in fp32 and rounded. With checkpointing one layer of these
-    and b D of every layer. On top what one MLP's backward holds: b (3 I + 2 D).
+    Per token and layer b (2 D + 3 Q + 2 K + 3 I): two norms; queries, keys, values, and what was attended to, by heads
+    and by token; the MLP. The last layer keeps the second norm and the MLP of the states only. Under LoRA the inputs of
+    linear layers come on top, b (2 D + I), and where attention weights are kept whole, over sequences of `whole`
+    tokens, b T a head. With checkpointing there is one layer of these and b D of every layer. Beside the other layers
+    one layer's backward holds b (3 I + 5 D) a token and the gradients of its MLP and output, b D (3 I + Q); under LoRA
+    2 b I a token.
+    """
+    if not shape.own_pass:
+        return _kept_by_transformers(shape, tokens, b, lora, checkpointing, whole)
+    hidden, query, inner = shape.hidden_size, shape.query, shape.intermediate_size
+    attention = (1 + lora) * hidden + 2 * query + 2 * shape.key_value + whole * shape.heads
+    after = (1 + lora) * hidden + query + (3 + lora) * inner
+    backward = 2 * tokens * inner if lora else tokens * (3 * inner + 5 * hidden) + hidden * (3 * inner + query)
+    if checkpointing:
+        return b * (tokens * (shape.layers * hidden + attention + after) + backward)
+    last = tokens * (attention + 3 * hidden) + states * after
+    return b * ((shape.layers - 1) * tokens * (attention + after) + max(last, backward))
+
+
+def _kept_by_transformers(shape: Shape, tokens: int, b: int, lora: bool, checkpointing: bool, whole: int) -> int:
+    """Return what the backward pass holds of a decoder that `models.llama` leaves to transformers.
+
+    Per token and layer: 2 (4 + 2 b) D for the norms, less b D each under LoRA; b 4 Q for attention, whose keys and
+    values are repeated for every head; b 4 I for the MLP; (4 + b) T a head for whole attention weights, in fp32 and
+    rounded. On top what one MLP's backward holds: b (3 I + 2 D).
     """
     hidden, inner = shape.hidden_size, shape.intermediate_size
     layer = 2 * (4 + 2 * b) * hidden + b * (4 * shape.query + 4 * inner)
@@ -134,21 +167,20 @@ def kept_activations(
         layer -= 2 * b * hidden
     layer += (4 + b) * whole * shape.heads
     layers = layer + shape.layers * b * hidden if checkpointing else shape.layers * layer
-    return tokens * layers + passing_activations(shape, tokens, b)
+    return tokens * (layers + b * (3 * inner + 2 * hidden))
 
 
 def passing_activations(shape: Shape, tokens: int, b: int, lora: bool = False) -> int:
-    """Return what a forward pass without gradients holds at its widest, inside one MLP: b (3 I + 2 D) a token; with
-    adapters beside the linear layers b (4 I + 4 D)."""
-    inner, hidden = (4, 4) if lora else (3, 2)
-    return tokens * b * (inner * shape.intermediate_size + hidden * shape.hidden_size)
+    """Return what a forward pass without gradients holds at its widest, inside one MLP: b (4 I + 5 D + 2 Q + 2 K) a
+    token; two D less with adapters beside the linear layers."""
+    outside = (3 if lora else 5) * shape.hidden_size + 2 * shape.query + 2 * shape.key_value
+    return tokens * b * (4 * shape.intermediate_size + outside)
 
 
 def logits(shape: Shape, tokens: int, b: int) -> int:
-    """Logits of `tokens` and their gradient, at most `CHUNK_ELEMENTS` at once: 2 b min(tokens V, 2^25); and a softmax
-    of 256 rows of them with what went in, in fp32: 8 V a row."""
-    rows = min(tokens, LOGIT_ROWS)
-    return 2 * b * min(tokens * shape.vocab_size, CHUNK_ELEMENTS) + 8 * rows * shape.vocab_size
+    """Logits of `tokens` and their gradient, at most `CHUNK_ELEMENTS` at once: 2 b min(tokens V, 2^25); and those that
+    are taken through a softmax at once, two fp32 numbers each."""
+    return 2 * b * min(tokens * shape.vocab_size, CHUNK_ELEMENTS) + 2 * 4 * max(CACHED_ELEMENTS, shape.vocab_size)
 
 
 def head_gradient(shape: Shape, b: int, lora: bool) -> int:
@@ -159,9 +191,8 @@ def head_gradient(shape: Shape, b: int, lora: bool) -> int:
 
 def measuring(shape: Shape, answers: int, b: int) -> int:
     """Return what log-probabilities and KL under policy and reference take once the states are there: both logits of
-    the `answers`, and of 256 rows five fp32 numbers per logit."""
-    rows = min(answers, LOGIT_ROWS)
-    return 2 * b * min(answers * shape.vocab_size, CHUNK_ELEMENTS) + 5 * 4 * rows * shape.vocab_size
+    the `answers`, and of those that are taken through a softmax at once four fp32 numbers each."""
+    return 2 * b * min(answers * shape.vocab_size, CHUNK_ELEMENTS) + 4 * 4 * max(CACHED_ELEMENTS, shape.vocab_size)
 
 
 def kv_cache(shape: Shape, rows: int, tokens: int, b: int) -> int:

@@ -107,7 +107,21 @@ def test_it_says_whether_a_run_fits_and_what_makes_it_fit(rows):
     again = lines(40, **(reading | {"sampler": {"rows": int(setting.partition("=")[2])}}))
     assert any(line.startswith("ppo") and f"{peak} GiB" in line for line in again)
     assert not any("does not fit" in line for line in again)
-    assert any(line.startswith("ppo: does not fit in 8.0 GiB (as given): no setting") for line in lines(8))
+    assert any(
+        line.startswith("ppo: does not fit in 8.0 GiB (as given): `--set quantize=nf4` makes it ") for line in lines(8)
+    )
+
+
+def test_settings_are_advised_where_they_help():
+    def settings(**values) -> set[str]:
+        given = {"large_model_reference": "m", "preference_dataset": "p", "ppo": {"lora_dim": 4}} | values
+        found = recipe.parse({"reward": {"lora_dim": 4}} | given)[0]
+        return {setting.partition("=")[0] for setting in memory_fit._settings(found, "ppo")}
+
+    assert settings() == {"gradient_checkpointing", "quantize"}
+    assert settings(quantize="nf4") == {"gradient_checkpointing"}
+    assert settings(reward={"lora_dim": 0}) == {"gradient_checkpointing"}, "a stage trains every weight"
+    assert settings(ppo={"lora_dim": 0}) == {"gradient_checkpointing", "optimizer", "ppo.lora_dim"}
 
 
 def test_the_table_adds_up():

@@ -47,6 +47,22 @@ def test_llama_2_7b_with_nothing_set_fits_a_card_of_80_gib():
     )
 
 
+@pytest.mark.parametrize(
+    ("limit", "values"),
+    [
+        (60, {}),
+        (40, {"sampler": {"rows": 64}}),
+        (16, {"sampler": {"rows": 16}, "gradient_checkpointing": True, "quantize": "nf4"}),
+    ],
+)
+def test_ppo_on_llama_2_7b_with_one_backbone(limit, values):
+    """Prompts of 512 tokens and answers of 64: with nothing set, with fewer rows, and in 4 bits."""
+    given = facts(prompt_sequence_length=512, target_sequence_length=64, **values)
+    needed = memory_choice.peak(given, "ppo", memory_choice.chosen(given, "ppo", 80 * GIB))
+    print(f"{needed / GIB:.1f} GiB")
+    assert given.one_backbone and 0.5 * limit < needed / GIB <= limit
+
+
 def test_with_memory_for_it_the_most_is_chosen_and_what_the_recipe_says_stays():
     assert all(
         memory_choice.chosen(facts(), stage, 1 << 50) == {key: AT_ONCE[key] for key in FIELDS[stage]}
