@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--answer", type=int, required=True)
     parser.add_argument("--epochs", type=int, required=True)
     parser.add_argument("--precision", choices=["fp32", "bf16"], required=True)
-    parser.add_argument("--micro-batch-tokens", type=int, default=2048)
+    parser.add_argument("--micro-batch-tokens", type=int, default=4096)
     asked = parser.parse_args()
 
     wanted, parts, ids, prompts = load(

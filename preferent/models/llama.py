@@ -19,6 +19,8 @@ from torch.nn.functional import linear, scaled_dot_product_attention, silu
 from torch.utils.checkpoint import checkpoint
 from transformers import LlamaModel, MistralModel, Qwen2Model
 
+from preferent.models import vocabulary
+
 WORTH_PACKING = 0.95
 """Share of tokens that count from which the others are computed too, because that takes less than leaving them out."""
 
@@ -132,10 +134,10 @@ def _fed_forward(layer: Any, x: Tensor, attended: Tensor) -> Tensor:
 
 def _normed(x: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     """Return x / rms(x) [n, D] in its own dtype, and 1 / rms(x) [n, 1] in fp32 at least (Zhang and Sennrich 2019)."""
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide)
+    wide = vocabulary.wide(x)  # once: operations on two dtypes convert element by element
+    norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
     scale = norm.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
-    return (x * scale).to(x.dtype), scale
+    return (wide * scale).to(x.dtype), scale
 
 
 def _norm_gradients(gradient: Tensor, normed: Tensor, scale: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

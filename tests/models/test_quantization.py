@@ -198,6 +198,7 @@ policy.hidden(torch.tensor([[1, 270, 280]])).sum().backward()
 assert "bitsandbytes" in sys.modules
 import kernels
 assert kernels.FETCHED == [], kernels.FETCHED
+assert "torch._inductor.compile_fx" not in sys.modules
 """
 
 
