@@ -50,7 +50,9 @@ CONFIGURATIONS = {
         {"precision": "fp32", "gradient_checkpointing": True} | LORA,
     ),
     "nf4": Configuration(
-        "LoRA on one backbone in 4 bits (nf4), fp32", LARGE, {"precision": "fp32", "quantize": "nf4"} | LORA
+        "LoRA on one backbone in 4 bits (nf4), fp32",
+        LARGE | {"intermediate-size": 1408},
+        {"precision": "fp32", "quantize": "nf4"} | LORA,
     ),
     "bf16": Configuration("full, bf16", MIDDLE, {"precision": "bf16"} | FULL, packs=True),
     "wide": Configuration(

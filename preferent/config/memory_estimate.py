@@ -29,7 +29,7 @@ from preferent.config.model_shape import (
 from preferent.config.recipe import Recipe
 from preferent.config.stage_graph import judged, trains
 
-BASELINE = 430 << 20
+BASELINE = 450 << 20
 """What a stage holds before any weight is there: interpreter, torch, transformers, peft (measured, CPU build)."""
 HEAP_LOSS = 1.25
 """What activations on that heap take of their size, since freed tensors leave gaps that others do not fit (measured,
@@ -40,7 +40,7 @@ NF4 = (1 + (1 + 4 / 256) / 32) / 2
 BITS_8 = 2 * (1 + 4 / 256)
 """Bytes of a weight's two moments in 8 bits, whose blocks of 256 have an fp32 scale each (Dettmers 2022)."""
 REWARD_SAMPLES = 64
-"""Prompts that the model from which a reward model starts answers, for comparison."""
+"""Prompts of held-out preferences that the model from which a reward model starts answers, at most."""
 MOST_SCORED = 256
 """Answers that are scored at once, at most."""
 MASTER = 4
@@ -219,7 +219,9 @@ def reward(facts: ModelFacts) -> MemoryNeed:
     }
     earlier = 4 * trained if tokens < 2 * section.batch_size * facts.length else 0
     learn = {"gradients": earlier, "activations": facts.learning(shape, tokens, tokens // facts.length, rank)}
-    before = decoding(replace(facts, shape=shape), REWARD_SAMPLES, lora=False)
+    own = facts.recipe.prompt_dataset is None
+    samples = min(REWARD_SAMPLES, facts.prompts["validation"]) if own else REWARD_SAMPLES
+    before = decoding(replace(facts, shape=shape), samples, lora=False)
     step = {"gradients": 4 * trained}
     phases = {"learn": learn, "step": step, "finish": {"best": MASTER * trained}}
     return MemoryNeed("reward", parts, phases, {"sample": {"policy": facts.frozen(shape, shape.policy)} | before})
