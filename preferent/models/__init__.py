@@ -7,8 +7,6 @@ import os
 import sys
 from typing import Any
 
-import torch
-
 os.environ.setdefault("USE_HUB_KERNELS", "NO")  # read by transformers
 
 
@@ -21,17 +19,18 @@ def _import_bitsandbytes() -> None:
     """Import bitsandbytes, as PEFT would, if it is installed; without the package `kernels`, by which it fetches.
 
     It also gives `torch.compile` four functions for devices without kernels of its own, and that alone loads torch's
-    compiler, 1.5 to 3 s in each command: they stay as they are.
+    compiler, 1.5 s of processor time in each command: they stay as they are.
     """
     if importlib.util.find_spec("bitsandbytes") is None:
         return
+    torch: Any = importlib.import_module("torch")
     compiler = torch.compile
     kernels = sys.modules.get("kernels")
     log = logging.getLogger("bitsandbytes.backends.cpu.ops")
     level = log.level
     sys.modules["kernels"] = None  # type: ignore[assignment]  # an import of it fails
     log.setLevel(logging.ERROR)  # which it would say
-    torch.compile = _uncompiled  # type: ignore[assignment]
+    torch.compile = _uncompiled
     try:
         importlib.import_module("bitsandbytes")
     finally:
