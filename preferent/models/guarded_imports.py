@@ -21,7 +21,7 @@ def _import_bitsandbytes() -> None:
     """Import bitsandbytes, as PEFT would, if it is installed; without the package `kernels`, by which it fetches.
 
     It also gives `torch.compile` four functions for devices without kernels of its own, and that alone loads torch's
-    compiler, 1.5 to 3 s in each command: they stay as they are.
+    compiler, 1.5 s of processor time in each command: they stay as they are.
     """
     if importlib.util.find_spec("bitsandbytes") is None:
         return
