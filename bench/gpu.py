@@ -47,7 +47,7 @@ from preferent.config.memory_estimate import ModelFacts
 from preferent.config.model_shape import Shape
 from preferent.config.recipe import Recipe
 from preferent.data.types import Prompt
-from preferent.models import from_scratch, language_models, pretrained
+from preferent.models import from_scratch, language_models, pretrained, saving
 from preferent.models.world import World
 from preferent.rewards import scoring
 from preferent.rewards.normalization import Normalizer, ScoreNormalization
@@ -157,11 +157,11 @@ def measure(lines: Lines, sizes: Sizes, only: Sequence[int], folder: Path) -> No
     source = random_folder(sizes, folder / "model")
     wanted = large_recipe(sizes, source)
     phases = Phases(lines)
-    with phases.phase("load reward"):
-        scorer = language_models.load_scorer(source, World.of(wanted), defaults.decided(wanted.reward.lora_dim), seed=0)
-    reward_steps(phases, sizes, wanted, scorer)
-    with phases.phase("load policy"):
-        policy = language_models.load_policy(source, scorer.world, defaults.decided(wanted.ppo.lora_dim))
+    world = World.of(wanted)
+    reward_steps(phases, sizes, wanted, source, world)
+    with phases.phase("load policy and reward"):
+        policy = language_models.load_policy(source, world, defaults.decided(wanted.ppo.lora_dim))
+        scorer = language_models.load_scorer(folder / "reward", world, beside=[policy])
     if {1, 2, 6} & set(only):
         step = ppo_step(phases, sizes, wanted, policy, scorer)
         if 2 in only:
@@ -200,6 +200,7 @@ def large_recipe(sizes: Sizes, source: Path) -> Recipe:
         "prompt_sequence_length": sizes.prompt,
         "target_sequence_length": sizes.answer,
         "threads": 1 if sizes is SMALL else None,
+        "precision": "fp32" if sizes is SMALL else "bf16",
         "reward": {"lora_dim": 4, "batch_size": sizes.batch, "missing_eos_score": None},
         "ppo": {"lora_dim": 1, "batch_size": sizes.batch},
     }
@@ -214,7 +215,10 @@ def reward_stage() -> Any:
         return importlib.import_module("preferent.training.reward_model")
 
 
-def reward_steps(phases: Phases, sizes: Sizes, wanted: Recipe, scorer: language_models.Scorer) -> None:
+def reward_steps(phases: Phases, sizes: Sizes, wanted: Recipe, source: Path, world: World) -> None:
+    """Train a reward model for two steps, and write it beside the large model."""
+    with phases.phase("load reward"):
+        scorer = language_models.load_scorer(source, world, defaults.decided(wanted.reward.lora_dim), seed=0)
     reward_model, draw = reward_stage(), np.random.default_rng(0)
     ids = [draw.integers(3, 384, sizes.prompt + sizes.answer, np.int32) for _ in range(2 * sizes.batch)]
     tokens, none = np.full(sizes.batch, sizes.answer), np.zeros(sizes.batch, np.float32)
@@ -223,13 +227,13 @@ def reward_steps(phases: Phases, sizes: Sizes, wanted: Recipe, scorer: language_
     for state.step in range(2):
         with phases.phase(f"reward step {state.step + 1}", tokens=sum(map(len, ids))):
             reward_model.learn(wanted, state, scorer, pairs, np.arange(sizes.batch))
+    saving.save(scorer, source.with_name("reward"), state.optimizer.masters, "# A reward model of two steps\n")
 
 
 def ppo_step(
     phases: Phases, sizes: Sizes, wanted: Recipe, policy: language_models.Policy, scorer: language_models.Scorer
 ) -> dict[str, float]:
     """Do one step of PPO by the functions of the stage; return its metrics."""
-    scorer.freeze()
     networks = ppo.PPONetworks(
         policy,
         policy.reference(),
@@ -265,7 +269,7 @@ def beside_plan(phases: Phases, sizes: Sizes, wanted: Recipe, source: Path) -> N
     on_card = torch.cuda.is_available()
     counts = {"train": sizes.batch, "validation": 0, "test": 0}
     facts = ModelFacts(wanted, shape, shape, 2 if on_card else 4, sizes.prompt, counts, on_gpu=on_card)
-    for need in memory_estimate.needs(facts, ["reward", "ppo"]):
+    for need in (memory_estimate.need(facts, stage) for stage in ("reward", "ppo")):
         for name, parts in need.phases.items():
             planned = sum(need.parts.values()) + sum(parts.values())
             phases.lines.write(2, stage=need.stage, planned=name, gib=planned / 2**30)

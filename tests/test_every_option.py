@@ -268,8 +268,9 @@ def alike(key: str, value: Any) -> bool:
 def test_a_value_works_and_changes_what_it_should(bench: Bench, key: str, value: Any, stage: str) -> None:
     values = companions(bench, key, value, stage)
     varied = put(values, key, value)
-    if value == "cuda" and not torch.cuda.is_available():
-        with pytest.raises(PlatformError, match="device: cuda is set, but torch finds no GPU"):
+    absent = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}
+    if key == "device" and absent.get(value):
+        with pytest.raises(PlatformError, match=f"device: {value} is set, but torch finds no"):
             bench.run(stage, varied)
         return
     plain, made = bench.run(stage, values), bench.run(stage, varied)

@@ -21,4 +21,4 @@ def test_the_proof_for_a_card_runs_small_on_a_cpu(tmp_path: Path) -> None:
     by_part = {part: [line for line in lines if line["part"] == part] for part in (4, 5, 6)}
     assert by_part[5][0]["same_bits"] and by_part[5][0]["sampler_gap_nats"] < 1e-2
     assert by_part[4][0]["equal"] and by_part[4][1]["resumed_has_the_same_bits"]
-    assert by_part[6][0]["first_ratio"] == 1.0 and by_part[6][0]["sampler_gap_nats"] < 1e-2
+    assert by_part[6][0]["first_ratio"] == 1.0 and by_part[6][0]["sampler_gap_nats"] < 1e-4
