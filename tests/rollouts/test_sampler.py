@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from preferent import randomness
 from preferent.models import batching, language_models
 from preferent.models.world import World
-from preferent.rollouts import decoding, sampler
+from preferent.rollouts import decoding, llama_decoder, sampler
 from preferent.rollouts.decoding import Params
 from preferent.rollouts.local_sampler import LocalSampler
 from preferent.rollouts.sampler import Sampler
@@ -195,9 +195,13 @@ def test_a_local_sampler_answers_with_the_weights_as_they_are(tiny: Path) -> Non
         engine.refresh(language_models.load_policy(tiny, World.of(quiet_recipe())))
 
 
-@pytest.mark.parametrize("rank", [0, 2])
-def test_a_checkpointed_policy_samples_with_its_context(policy: language_models.Policy, tiny: Path, rank: int) -> None:
+@pytest.mark.parametrize(("rank", "own"), [(0, False), (2, False), (2, True)])
+def test_a_checkpointed_policy_samples_with_its_context(
+    policy: language_models.Policy, tiny: Path, monkeypatch: pytest.MonkeyPatch, rank: int, own: bool
+) -> None:
     """Transformers takes the KV cache from layers that it checkpoints; what is only sampled is not checkpointed."""
+    if not own:
+        monkeypatch.setattr(llama_decoder, "obstacle", lambda *_: "a test asks for it")
     learning = language_models.load_policy(tiny, World.of(quiet_recipe()), rank, checkpointing=True)
     questions = prompts(learning)
     rollouts = LocalSampler(learning, 0).sample(questions, range(7), "rollout", 0, Params(12))
