@@ -7,7 +7,7 @@ BROWSER := .venv/.browser
 KFP := .venv-kubeflow/bin
 KUBEFLOW := .venv-kubeflow/.ready
 SIDE_BY_SIDE := -n 2 --dist loadscope --no-loadscope-reorder
-MEASURES := bench/help.py bench/optimum.py bench/algorithms.py bench/lesson.py bench/memory.py bench/reading.py bench/survival.py bench/mutants.py bench/coverage.py bench/headlines.py bench/label.py bench/ppo_against_trl.py
+MEASURES := bench/help.py bench/optimum.py bench/algorithms.py bench/lesson.py bench/memory.py bench/reading.py bench/survival.py bench/mutants.py bench/coverage.py bench/headlines.py bench/label.py bench/sampling.py bench/assemble.py bench/ppo_against_trl.py bench/reward_against_trl.py
 
 .PHONY: quickstart test exact mutants golden fuzz kills wheel acceptance kubeflow kubeflow-kill dockerfile measure docs clean
 

@@ -40,6 +40,7 @@ from unittest import mock
 import numpy as np
 import torch
 import transformers
+from preferent_side import networks_of
 
 from preferent import files
 from preferent.config import defaults, memory_estimate, recipe
@@ -50,8 +51,7 @@ from preferent.data.types import Prompt
 from preferent.models import from_scratch, language_models, pretrained, saving
 from preferent.models.world import World
 from preferent.rewards import scoring
-from preferent.rewards.normalization import Normalizer, ScoreNormalization
-from preferent.rewards.scoring import CombinedReward, RewardModel, RolloutBatch
+from preferent.rewards.scoring import RolloutBatch
 from preferent.rollouts import sampler
 from preferent.rollouts.decoding import Params
 from preferent.rollouts.sampler import Prompts
@@ -234,14 +234,7 @@ def ppo_step(
     phases: Phases, sizes: Sizes, wanted: Recipe, policy: language_models.Policy, scorer: language_models.Scorer
 ) -> dict[str, float]:
     """Do one step of PPO by the functions of the stage; return its metrics."""
-    networks = ppo.PPONetworks(
-        policy,
-        policy.reference(),
-        scorer.critic(),
-        CombinedReward({"reward": RewardModel.of(scorer, wanted)}, ScoreNormalization.of(wanted, 1)),
-        Normalizer(),
-        sampler.make(wanted, policy),
-    )
+    networks = networks_of(wanted, policy, scorer)
     state = ppo.start(wanted, networks)
     ids = prompts_of(sizes, sizes.batch)
     prompts = Prompts(ids, [""] * len(ids), [Prompt()] * len(ids))

@@ -50,15 +50,15 @@ def load(
     world = World.of(wanted)
     policy = language_models.load_policy(folder / "policy", world, lora_dim=0)
     scorer = language_models.load_scorer(folder / "reward", world)
-    parts = ppo.PPONetworks(
-        policy,
-        policy.reference(),
-        scorer.critic(),
-        CombinedReward({"reward": RewardModel.of(scorer, wanted)}, ScoreNormalization.of(wanted, 1)),
-        Normalizer(),
-        sampler.make(wanted, policy),
+    return wanted, networks_of(wanted, policy, scorer), ids, Prompts(ids, [""] * len(ids), [Prompt()] * len(ids))
+
+
+def networks_of(wanted: Recipe, policy: language_models.Policy, scorer: language_models.Scorer) -> ppo.PPONetworks:
+    """Return the networks of PPO with a reward of one model, from which the critic starts."""
+    reward = CombinedReward({"reward": RewardModel.of(scorer, wanted)}, ScoreNormalization.of(wanted, 1))
+    return ppo.PPONetworks(
+        policy, policy.reference(), scorer.critic(), reward, Normalizer(), sampler.make(wanted, policy)
     )
-    return wanted, parts, ids, Prompts(ids, [""] * len(ids), [Prompt()] * len(ids))
 
 
 def main() -> None:

@@ -18,6 +18,18 @@ LONGEST = (
 )
 """The modules that take longest: those of acceptance minutes, the others half a minute."""
 
+SMALL_SIZES = {
+    "vocab_size": 384,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+"""The configuration of a small model of any family."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest modules, so that no worker waits at the end while another one works."""

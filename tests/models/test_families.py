@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import quiet_recipe
+from conftest import SMALL_SIZES, quiet_recipe
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from preferent.models import language_models
@@ -15,16 +15,6 @@ from preferent.rollouts import measurement
 from preferent.rollouts.decoding import Params
 from preferent.rollouts.local_sampler import LocalSampler
 
-SIZES = {
-    "vocab_size": 384,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 128,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
 GROUPED = {"num_key_value_heads": 2}
 FAMILIES = {
     "llama": GROUPED,
@@ -41,7 +31,7 @@ FAMILIES = {
 @pytest.fixture(params=FAMILIES)
 def source(request: pytest.FixtureRequest, tiny: Path, tmp_path: Path) -> Path:
     """A random model of a family with the tokenizer of the others."""
-    config = AutoConfig.for_model(request.param, **SIZES, **FAMILIES[request.param])
+    config = AutoConfig.for_model(request.param, **SMALL_SIZES, **FAMILIES[request.param])
     with torch.random.fork_rng():
         torch.manual_seed(0)
         AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(tmp_path)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import quiet_recipe
+from conftest import SMALL_SIZES, quiet_recipe
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -20,18 +20,7 @@ from preferent.rollouts.decoding import Params
 from preferent.rollouts.llama_decoder import LlamaDecoder
 from preferent.rollouts.local_sampler import LocalSampler
 
-SIZES = {
-    "vocab_size": 384,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "bos_token_id": 1,
-    "eos_token_id": [2, *range(3, 384, 9)],
-    "initializer_range": 0.2,
-}
+SIZES = SMALL_SIZES | {"num_key_value_heads": 2, "eos_token_id": [2, *range(3, 384, 9)], "initializer_range": 0.2}
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {"num_key_value_heads": 4}),
