@@ -147,8 +147,14 @@ def _plan(verb: argparse.ArgumentParser) -> None:
     verb.formatter_class, verb.epilog = argparse.RawDescriptionHelpFormatter, RECIPE
     verb.add_argument("recipe", type=Path, metavar="RECIPE", help="the recipe, a YAML file")
     _settings(verb)
-    verb.add_argument(
+    where = verb.add_mutually_exclusive_group()
+    where.add_argument(
         "--memory", type=_bytes, metavar="SIZE", help="a GPU's memory, as 80GiB (default: this machine's device)"
+    )
+    where.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="time this machine for half a minute, and say how long stages take",
     )
     verb.add_argument("--verbose", action="store_true", help="print the command of each stage too")
 

@@ -2,12 +2,13 @@
 
 import shlex
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from preferent import files
-from preferent.commands import disk_estimate, memory_fit
+from preferent.commands import disk_estimate, memory_fit, time_estimate
+from preferent.commands.time_estimate import Speeds, Work
 from preferent.config import defaults, model_folder, model_reference, model_shape, stage_graph
 from preferent.config.algorithms import algorithm
 from preferent.config.defaults import reward_reference
@@ -36,12 +37,14 @@ def describe(
     sizes: bool = False,
     commands: bool = False,
     memory: int | None = None,
+    measure: Callable[[ModelFacts, Work], Speeds] | None = None,
 ) -> str:
     """Return the stages of a recipe with rows, steps and epochs, and what is ignored or not known yet.
 
     The data are read, checked and split in a temporary folder: counts are exact, and errors are those of the run. With
     `sizes` the text also has memory, tokens and disk, if the shapes of the models are known, and whether that fits this
-    machine or a GPU of `memory` bytes. With `commands` it ends with the command of each stage.
+    machine or a GPU of `memory` bytes; with `measure`, which returns the speeds of this machine, also the time. With
+    `commands` it ends with the command of each stage.
     """
     tasks = stage_graph.build(recipe)
     model_reference.check(recipe)
@@ -52,12 +55,14 @@ def describe(
         prepare.main(recipe, {}, Path(folder), offline=True)
         counts = files.read_json(DataDirectory(Path(folder)).counts)
         needed = list(_sizes(recipe, Path(folder), memory)) if sizes else []
+        taken = list(_times(recipe, Path(folder), measure)) if measure is not None else []
     sections = [
         ("models", _models(recipe)),
         ("data", _data(counts)),
         ("stages", _stages(recipe, counts["parts"])),
         ("defaults, where the recipe leaves the value open", _defaults(recipe, tasks, by_default)),
         ("memory, tokens and disk (upper bounds)", needed),
+        ("time on this machine, as fast as it is now", taken),
         ("ignored: means something only on Google Cloud", ignored),
         ("not known yet", (*_hub(recipe), LENGTHS, *([] if None not in sizes_known else [SIZE]))),
         ("commands", [f"preferent {shlex.join(task.command(str(out)))}" for task in tasks if commands]),
@@ -226,6 +231,49 @@ def _sizes(recipe: Recipe, folder: Path, memory: int | None) -> Iterator[str]:
         + ", ".join(f"{name} {memory_fit.size(count)}" for name, count in stored.items())
         + "; before what is freed"
     )
+
+
+def _times(recipe: Recipe, folder: Path, measure: Callable[[ModelFacts, Work], Speeds]) -> Iterator[str]:
+    """Yield the time by stage, and for which lengths that is; `folder` has the prepared data."""
+    facts = model_facts(recipe, folder, None)
+    if facts is None or recipe.quantize is not None:
+        why = "the shape of a model is" if facts is None else "the speed of quantize: nf4 is"
+        yield f"not known: {why}"
+        return
+    work = mean_lengths(recipe, folder)
+    found = list(time_estimate.times(facts.recipe, stage_graph.build(recipe), work, measure(facts, work)))
+    yield from time_estimate.lines(found)
+    yield (
+        f"for prompts of {work.prompt} tokens and answers of {work.answer}, the means of the data; models are read and "
+        "written beside that"
+    )
+
+
+def mean_lengths(recipe: Recipe, folder: Path) -> Work:
+    """Return how long the first thousand prompts and answers of the prepared data are on average, and the rows of data.
+
+    Without the model's tokenizer, and for answers without preferences, it is the limit in the recipe.
+    """
+    source, prepared = Path(recipe.large_model_reference), DataDirectory(folder)
+    rows = files.read_json(prepared.counts)["parts"]
+    prompt, answer = recipe.prompt_sequence_length, recipe.target_sequence_length
+    if not (source / "tokenizer.json").is_file():
+        return Work(prompt, answer, rows)
+    tokenizer = Tokenizer.load(source, ChatOptions.of(recipe))
+    prompts = datasets.load_prompts(prepared.rows("prompt", "train"))[:1000]
+    encoded = tokenizer.encode_prompts(prompts, recipe.instruction, prompt)
+    lengths = [len(one.ids) for one in encoded]
+    pairs = datasets.load_preferences(prepared.rows("preference", "train"))[:1000] if "preference" in rows else []
+    if pairs:
+        asked = tokenizer.encode_prompts([pair.prompt for pair in pairs], recipe.instruction, prompt)
+        texts, ends = [one.text for one in asked], [one.end for one in asked]
+        answers = [
+            len(ids)
+            for candidates in ([pair.candidate_0 for pair in pairs], [pair.candidate_1 for pair in pairs])
+            for ids, _ in tokenizer.encode_answers(texts, candidates, answer, ends)
+        ]
+        answer = round(sum(answers) / len(answers))
+    return Work(round(sum(lengths) / len(lengths)), max(1, answer), rows)
 
 
 def model_facts(recipe: Recipe, folder: Path, longest: int | None, elsewhere: bool = False) -> ModelFacts | None:

@@ -5,14 +5,16 @@ the one of the command line, and its `__cause__` is the error of the stage that 
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from preferent import files
 from preferent.commands import compare_runs, plan
+from preferent.commands.time_estimate import Speeds, Work
 from preferent.config import recipe as recipes
+from preferent.config.memory_estimate import ModelFacts
 from preferent.config.recipe import Recipe
 from preferent.doctor import examination, run_history
 from preferent.doctor.findings import Finding
@@ -136,14 +138,25 @@ class LoadedRecipe:
     """The keys that have a meaning on Google Cloud only."""
 
     def plan(
-        self, out: str | Path = "runs/plan", sizes: bool = True, commands: bool = False, memory: int | None = None
+        self,
+        out: str | Path = "runs/plan",
+        sizes: bool = True,
+        commands: bool = False,
+        memory: int | None = None,
+        calibrate: bool = False,
     ) -> str:
         """Return what a run in `out` would do and need, as `preferent plan` prints it.
 
         Without `sizes` it has no memory; with `commands` it has the command of each stage. `memory` is that of a GPU in
-        bytes; default: that of this machine's device.
+        bytes; default: that of this machine's device. To `calibrate` times this machine for half a minute, and adds how
+        long each stage would take on it.
         """
-        return plan.describe(self.recipe, self.ignored, Path(out), sizes, commands, memory)
+        measure: Callable[[ModelFacts, Work], Speeds] | None = None
+        if calibrate:
+            from preferent.commands.inference import machine_speed  # imports torch
+
+            measure = machine_speed.measure
+        return plan.describe(self.recipe, self.ignored, Path(out), sizes, commands, memory, measure)
 
     def with_labels(self, earlier: str | Path) -> "LoadedRecipe":
         """Return the recipe of the round after the run `earlier`: it also learns from the labels of that run."""

@@ -210,9 +210,7 @@ def load_policy(source: Path, world: World, lora_dim: int | None = None, checkpo
     body.requires_grad_(False)
     if lora_dim is not None:
         model_reference.require_full(source, "training")
-        peft = _adapt(body, lora_dim, TaskType.CAUSAL_LM, None) if lora_dim else None
-        if not lora_dim:
-            body.requires_grad_(True)
+        peft = make_trainable(body, lora_dim, TaskType.CAUSAL_LM)
     _checkpoint(body, checkpointing)
     size = body.config.get_text_config().vocab_size
     masked = to_device(np.array(sorted({tokenizer.pad_id, *range(tokenizer.vocab_size, size)})), world.device)
@@ -262,9 +260,7 @@ def load_scorer(
     peft = pretrained.open_adapter(body, source, base)
     body.requires_grad_(trainable)
     if seed is not None:
-        peft = _adapt(body, lora_dim or 0, TaskType.SEQ_CLS, ["score"]) if lora_dim else None
-        if not lora_dim:
-            body.requires_grad_(True)
+        peft = make_trainable(body, lora_dim or 0, TaskType.SEQ_CLS)
     _checkpoint(body, checkpointing)
     return Scorer(source, body, peft, REWARD if peft else None, tokenizer, world)
 
@@ -289,7 +285,7 @@ def _joined(network: Network, source: Path, world: World) -> Scorer:
 def _on_policy(policy: Policy, lora_dim: int, seed: int) -> Scorer:
     adapters.add_head(policy.body)
     _draw_head(policy.body.get_parameter("score.weight"), seed)
-    peft = _adapt(policy.body, lora_dim, TaskType.SEQ_CLS, [adapters.HEAD])
+    peft = make_trainable(policy.body, lora_dim, TaskType.SEQ_CLS)
     return Scorer(policy.source, policy.body, peft, REWARD, policy.tokenizer, policy.world)
 
 
@@ -353,14 +349,19 @@ def _tokenizer(source: Path, base: Path, world: World) -> Tokenizer:
     return Tokenizer.load(source if (source / "tokenizer.json").exists() else base, world.chat)
 
 
-def _adapt(body: PreTrainedModel, rank: int, task: TaskType, heads: list[str] | None) -> PeftModel:
+def make_trainable(body: PreTrainedModel, rank: int, task: TaskType) -> PeftModel | None:
+    """Let every weight learn if `rank` is 0; else freeze them, and return the model with a new adapter of that rank on
+    all linear layers, and with a score head that learns where the task has one."""
+    body.requires_grad_(not rank)
+    if not rank:
+        return None
     config = LoraConfig(
         task_type=task,
         r=rank,
         lora_alpha=2 * rank,
         lora_dropout=0.0,
         target_modules="all-linear",
-        modules_to_save=heads,
+        modules_to_save=[adapters.HEAD] if task is TaskType.SEQ_CLS else None,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
