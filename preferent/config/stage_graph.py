@@ -16,12 +16,14 @@ FREE = ("data.max_dropped", *AT_ONCE)
 """Fields that change memory, speed or patience and no result: no stage depends on them, a run goes on with others."""
 
 
+_SECTIONS = {name.rpartition(".")[0] for name in names()}
+_LEAVES = [name for name in names() if name not in _SECTIONS]
+
+
 def _expand(*keys: str) -> tuple[str, ...]:
     """Return every field of the named sections, dotted, without those that are free."""
-    every = list(names())
-    leaves = [name for name in every if not any(other.startswith(name + ".") for other in every)]
     return tuple(
-        name for name in leaves if name not in FREE and any(name == key or name.startswith(key + ".") for key in keys)
+        name for name in _LEAVES if name not in FREE and any(name == key or name.startswith(key + ".") for key in keys)
     )
 
 

@@ -1,8 +1,9 @@
 """Averages of the weights of reward models that started from the same model (WARM, Ramé et al. 2024)."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, set_peft_model_state_dict
@@ -62,19 +63,36 @@ def _adapters(scorer: Scorer, sources: Sequence[Path]) -> Scorer:
     for source in sources:
         model_folder.require_weights(source)
     stored = [load_peft_weights(str(source), device="cpu") for source in sources]
-    joined = {name: _join(name, [weights[name] for weights in stored]) for name in stored[0]}
-    config, count = scorer.peft.peft_config[scorer.adapter], len(sources)
+    described = [model_folder.check_adapter(source) for source in sources]
+    for source, weights, other in zip(sources, stored, described, strict=True):
+        if weights.keys() != stored[0].keys() or other.get("rank_pattern") or other.get("alpha_pattern"):
+            raise UsageError(
+                f"reward.combine: weights averages adapters of the same layers, each of one rank, but {sources[0]} and "
+                f"{source} are not; use reward.combine: mean"
+            )
+    ranks, scales = [int(one["r"]) for one in described], [_scale(one) for one in described]
+    config = scorer.peft.peft_config[scorer.adapter]
     assert isinstance(config, LoraConfig), "preferent trains no other adapters"
-    wider = dataclasses.replace(config, r=count * config.r, lora_alpha=count * config.lora_alpha)
+    settings: dict[str, Any] = {"r": sum(ranks), "lora_alpha": scales[0] * sum(ranks), "use_rslora": False}
+    wider = dataclasses.replace(config, **settings)
+    relative = [scale / scales[0] for scale in scales]
+    joined = {name: _join(name, [weights[name] for weights in stored], relative) for name in stored[0]}
     adapters.add(scorer.peft, MEAN, wider)
     set_peft_model_state_dict(scorer.peft, joined, adapter_name=MEAN)
     return dataclasses.replace(scorer, adapter=MEAN)
 
 
-def _join(name: str, weights: Sequence[Tensor]) -> Tensor:
-    """Stack A [r, in] vertically and B [out, r], divided by their number, horizontally; take the mean of the head."""
+def _scale(config: Mapping[str, Any]) -> float:
+    """Return what an adapter's product is multiplied by."""
+    rank = float(config["r"])
+    return float(config["lora_alpha"]) / (rank**0.5 if config.get("use_rslora") else rank)
+
+
+def _join(name: str, weights: Sequence[Tensor], scales: Sequence[float]) -> Tensor:
+    """Stack A [r, in] vertically and B [out, r], scaled and divided by their number, horizontally; take the mean of the
+    head."""
     if ".lora_A." in name:
         return torch.cat(list(weights), dim=0)
     if ".lora_B." in name:
-        return torch.cat(list(weights), dim=1) / len(weights)
+        return torch.cat([weight * scale for weight, scale in zip(weights, scales, strict=True)], dim=1) / len(weights)
     return torch.stack(list(weights)).mean(0)

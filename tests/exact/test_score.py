@@ -1,6 +1,7 @@
 """The reward by worked numbers: normaliser, ensembles, averaged weights, sums, clip, length, missing ends."""
 
 import dataclasses
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -167,13 +168,20 @@ def test_equal_members_average_to_themselves(tiny: Path, tmp_path: Path, rank: i
     assert np.allclose(scores(mean), scores(alone), atol=1e-6)
 
 
-def test_adapters_average_to_the_mean_of_their_merged_weights(tiny: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("rank", "changes"), [(2, {}), (3, {}), (2, {"lora_alpha": 7}), (4, {"use_rslora": True})], ids=str
+)
+def test_adapters_average_to_the_mean_of_their_merged_weights(
+    tiny: Path, tmp_path: Path, rank: int, changes: dict[str, Any]
+) -> None:
     world = World.of(ASKED)
     adapters, full = [], []
     for seed in (1, 2):
-        adapters.append(
-            saved(nudged(language_models.load_scorer(tiny, world, 2, seed), seed), tmp_path / f"adapter-{seed}")
-        )
+        scorer = nudged(language_models.load_scorer(tiny, world, rank if seed == 2 else 2, seed), seed)
+        adapters.append(saved(scorer, tmp_path / f"adapter-{seed}"))
+        if seed == 2:
+            config = adapters[-1] / "adapter_config.json"
+            config.write_text(json.dumps(json.loads(config.read_text()) | changes))
         full.append(tmp_path / f"full-{seed}")
         saving.save_merged(language_models.load_scorer(adapters[-1], world), full[-1], {}, "# test\n")
     mean = weight_averaging.load(adapters, world)
@@ -194,6 +202,11 @@ def test_only_models_that_started_from_one_are_averaged(tiny: Path, tmp_path: Pa
     folders = [saved(language_models.load_scorer(tiny, world, rank, 1), tmp_path / str(rank)) for rank in (0, 2)]
     with pytest.raises(UsageError, match=r"reward\.combine: weights averages models that started from the same model"):
         weight_averaging.load(folders, world)
+    other = saved(language_models.load_scorer(tiny, world, 2, 2), tmp_path / "pattern")
+    config = other / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"alpha_pattern": {"q_proj": 3}}))
+    with pytest.raises(UsageError, match=r"reward\.combine: weights averages adapters of the same layers"):
+        weight_averaging.load([folders[1], other], world)
 
 
 CONVERSATION = Prompt(messages=(Message("user", "Mary found"),), context="Be kind.")
