@@ -4,10 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
+from torch.utils.flop_counter import FlopCounterMode
 
 from preferent.commands import plan, time_estimate
+from preferent.commands.inference import machine_speed
 from preferent.commands.time_estimate import Speeds, Work
 from preferent.config import recipe, stage_graph
+from preferent.config.memory_estimate import ModelFacts
+from preferent.config.model_shape import Shape
+from preferent.models.world import World
 
 SPEEDS = Speeds(
     learn_policy=2.0,
@@ -111,25 +116,52 @@ def test_lengths_are_those_of_the_data(tmp_path, tiny, monkeypatch):
     assert "not known: the speed of quantize: nf4" in plan.describe(quantized, [], Path("x"), measure=measure)
 
 
-@pytest.mark.acceptance
-@pytest.mark.parametrize("large", [False, True], ids=["whole", "by-layers"])
-def test_speeds_of_this_machine(tiny, monkeypatch, large):
-    """More layers and longer sequences take longer; a model that is timed by its layers as long as the whole one."""
-    from preferent.commands.inference import machine_speed
-    from preferent.config.memory_estimate import ModelFacts
-    from preferent.config.model_shape import Shape
+def counted(monkeypatch, large: bool, rank: int, layers: int, prompt: int = 30) -> Speeds:
+    """What is timed, in floating-point operations; of a model that is `large`, and so timed by its layers, or not."""
 
-    values = {"large_model_reference": str(tiny), "preference_dataset": "p", "precision": "fp32", "threads": 1}
-    found = recipe.parse(values | {"ppo": {"lora_dim": 4 * large}, "reward": {"lora_dim": 4 * large}})[0]
-    monkeypatch.setattr(machine_speed, "SECONDS", 0.05)
+    def operations(run, world, networks) -> float:
+        with FlopCounterMode(display=False) as counter:
+            run()
+        for network in networks:
+            network.body.zero_grad(set_to_none=True)
+        return 1e-15 * counter.get_total_flops()
+
+    monkeypatch.setattr(machine_speed, "_seconds", operations)
     monkeypatch.setattr(machine_speed, "LARGE", 0 if large else 1 << 40)
+    values = {"large_model_reference": "m", "preference_dataset": "p", "precision": "fp32", "threads": 1}
+    sections = {"ppo": {"lora_dim": rank, "batch_size": 8}, "reward": {"lora_dim": rank}}
+    shape = Shape(64, 32, layers, 4, 2, 8, 48)
+    facts = ModelFacts(recipe.parse(values | sections)[0], shape, shape, 4, 40, WORK.rows["prompt"])
+    return machine_speed.measure(facts, Work(prompt, 10, WORK.rows))
 
-    def speeds(layers: int) -> Speeds:
-        shape = Shape(2048, 128, layers, 4, 2, 32, 384)
-        facts = ModelFacts(found, shape, shape, 4, 40, WORK.rows["prompt"])
-        return machine_speed.measure(facts, Work(30, 10, WORK.rows))
 
-    few, many = speeds(2), speeds(16)
-    assert min(few[:-1]) > 0 and min(many[:-1]) > 0
-    for name in ("learn_policy", "learn_critic", "learn_reward", "measure", "value", "score", "read", "token"):
-        assert getattr(many, name) > 2 * getattr(few, name), name
+COUNTED = [name for name in Speeds._fields if not name.startswith("st")]
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_a_large_model_is_timed_by_its_layers(monkeypatch, rank):
+    whole, layered = (counted(monkeypatch, large, rank, layers=7) for large in (False, True))
+    for name in COUNTED:
+        assert getattr(layered, name) == pytest.approx(getattr(whole, name), rel=1e-9), name
+        assert getattr(whole, name) > 0, name
+
+
+def test_a_sequence_that_takes_too_long_is_cut(monkeypatch):
+    whole = counted(monkeypatch, False, 0, 3, prompt=300)
+    monkeypatch.setattr(machine_speed, "MOST", whole.learn_policy / 4)
+    cut = counted(monkeypatch, False, 0, 3, prompt=300)
+    assert cut != whole
+    for name in set(COUNTED) - {"token"}:  # it attends to a prompt that is not scaled up
+        assert getattr(cut, name) == pytest.approx(getattr(whole, name), rel=0.3), name
+
+
+def test_this_machine_is_timed(monkeypatch):
+    """Each speed is a time: of a call, and not of nothing."""
+    monkeypatch.setattr(machine_speed, "SECONDS", 0.01)
+    began = []
+    clock = iter(range(1 << 20))
+    monkeypatch.setattr(machine_speed.time, "perf_counter", lambda: began.append(1) or float(next(clock)))
+    world = World.of(recipe.parse({"large_model_reference": "m", "preference_dataset": "p", "device": "cpu"})[0])
+    calls = []
+    assert machine_speed._seconds(lambda: calls.append(1), world, ()) == 1.0
+    assert len(calls) >= 2 and len(began) == 2 * len(calls)
