@@ -70,6 +70,11 @@ JOBS: dict[str, Job] = {
     "ppo": Job("ppo", ("model=model", MEMBERS[0], *PROMPTS)),
     "ppo, two members": Job("ppo", ("model=model", *MEMBERS, *PROMPTS), ("reward.members=2",)),
     "ppo, LoRA": Job("ppo", ("model=model", "reward=whole/reward, LoRA/model", *PROMPTS), ("ppo.lora_dim=2",)),
+    "ppo, one backbone, checkpointing": Job(
+        "ppo",
+        ("model=model", "reward=whole/reward, LoRA/model", *PROMPTS),
+        ("reward.lora_dim=2", "ppo.lora_dim=2", "gradient_checkpointing=true"),
+    ),
     "reward, nf4": Job("reward", ("model=model", *PAIRS), QUANTIZED),
     "ppo, nf4": Job("ppo", ("model=model", "reward=whole/reward, nf4/model", *PROMPTS), QUANTIZED),
     "reward, adamw8bit": Job("reward", ("model=model", *PAIRS), ("optimizer=adamw8bit",)),

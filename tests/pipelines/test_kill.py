@@ -73,15 +73,19 @@ def survive(
     assert differences == 0
 
 
-QUANTIZED = ("quantize=nf4", "sft.lora_dim=2", "reward.lora_dim=2", "ppo.lora_dim=2")
+ADAPTERS = ("sft.lora_dim=2", "reward.lora_dim=2", "ppo.lora_dim=2")
 
 
 @pytest.mark.parametrize(
     ("settings", "stages"),
-    [(QUANTIZED, ("reward", "ppo")), (("optimizer=adamw8bit",), ("reward",))],
-    ids=["nf4", "adamw8bit"],
+    [
+        ((*ADAPTERS, "gradient_checkpointing=true"), ("reward", "ppo")),
+        ((*ADAPTERS, "quantize=nf4"), ("reward", "ppo")),
+        (("optimizer=adamw8bit",), ("reward",)),
+    ],
+    ids=["one backbone, checkpointing", "nf4", "adamw8bit"],
 )
-def test_so_it_does_with_the_bits_of_bitsandbytes(
+def test_so_it_does_with_less_memory(
     make_model: Callable[..., Path],
     tmp_path: Path,
     settings: tuple[str, ...],
@@ -89,7 +93,8 @@ def test_so_it_does_with_the_bits_of_bitsandbytes(
     record_property: Callable[[str, object], None],
 ) -> None:
     """A resume quantizes the same weights to the same bits, and goes on from 8-bit moments as they were."""
-    pytest.importorskip("bitsandbytes", reason="pip install 'preferent[bits]'")
+    if "gradient_checkpointing=true" not in settings:
+        pytest.importorskip("bitsandbytes", reason="pip install 'preferent[bits]'")
     work = prepare(tmp_path, make_model(seed=5, hidden_size=64))
     nursery = Nursery(work)
     words = tuple(word for setting in settings for word in ("--set", setting))
