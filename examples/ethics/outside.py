@@ -15,7 +15,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from preferent import files
-from preferent.config import recipe, stage_graph
+from preferent.config import defaults, recipe, stage_graph
 from preferent.data import datasets
 from preferent.data.formats import row_reader
 from preferent.data.types import Preference
@@ -59,7 +59,7 @@ def pairs(path: Path) -> list[Preference]:
 
 def optimised(folder: Path) -> CombinedReward:
     """The reward that PPO raised in a run: the mean of its reward models."""
-    asked, _ = recipe.load(folder / "recipe.yaml")
+    asked, _ = defaults.filled(recipe.load(folder / "recipe.yaml")[0], defaults.AT_ONCE)
     models = {name: folder / path for name, path in stage_graph.rewards(asked).items()}
     return CombinedReward.load(asked, models, World.of(asked), ScoreNormalization.read(folder / "policy/score.json"))
 

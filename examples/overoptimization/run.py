@@ -24,7 +24,7 @@ import soup
 from curve import Fit, best_of_n
 
 from preferent import files
-from preferent.config import recipe
+from preferent.config import defaults, recipe
 from preferent.evaluation.statistics import best_of
 from preferent.models.world import World
 from preferent.rewards.scoring import RewardModel
@@ -196,7 +196,7 @@ def measure(study: Study) -> dict[str, Any]:
     """Every curve: best-of-n by each reward and by the ensemble's combinations, and PPO against each."""
     rows = files.read_jsonl(study.out / "base" / "text.jsonl")
     asked, answers = [row["inputs"]["inputs_pretokenized"] for row in rows], [row["prediction"] for row in rows]
-    settings, _ = recipe.load(HERE / "recipe.yaml", study.asked())
+    settings, _ = defaults.filled(recipe.load(HERE / "recipe.yaml", study.asked())[0], defaults.AT_ONCE)
     gold = soup.taste(asked, answers)
     zero = float(gold.mean())
     gold = gold.reshape(-1, study.samples) - zero
