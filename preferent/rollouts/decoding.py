@@ -49,26 +49,31 @@ def choose(logits: Tensor, draws: Tensor, params: Params) -> tuple[Tensor, Tenso
         return chosen, logits.float().log_softmax(-1).gather(-1, chosen[:, None]).squeeze(-1)
     rows = max(1, CACHED_LOGITS // logits.shape[-1]) if logits.device.type == "cpu" else len(logits)
     blocks = -(-logits.shape[-1] // BLOCK)
-    masses, sums = logits.new_zeros(len(logits), blocks * BLOCK, dtype=torch.float32), []
-    for part, room in zip(logits.split(rows), masses.split(rows), strict=True):
-        torch.exp(_filtered(part.float(), params).log_softmax(-1), out=room[:, : logits.shape[-1]]).mul_(ONE)
-        sums.append(room.long().unflatten(-1, (blocks, BLOCK)).sum(-1))
-    return _inverted(masses.unflatten(-1, (blocks, BLOCK)), torch.cat(sums), draws)
+    log_probs, sums = logits.new_empty(len(logits), blocks * BLOCK, dtype=torch.float32), []
+    log_probs[:, logits.shape[-1] :] = -torch.inf
+    for part, room in zip(logits.split(rows), log_probs.split(rows), strict=True):
+        torch.log_softmax(_filtered(part.float(), params), -1, out=room[:, : logits.shape[-1]])
+        sums.append(_masses(room).unflatten(-1, (blocks, BLOCK)).sum(-1))
+    return _inverted(log_probs.unflatten(-1, (blocks, BLOCK)), torch.cat(sums), draws)
 
 
-def _inverted(masses: Tensor, sums: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+def _inverted(log_probs: Tensor, sums: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
     """Return the first id of each row whose cumulative probability exceeds the draw, and its log-prob, both [n].
 
-    Masses [n, blocks, BLOCK] are probabilities in units of 1 / ONE. Their sums [n, blocks], rounded down one by one,
-    tell the block, and the block alone the id.
+    Of log-probs [n, blocks, BLOCK] the sums of their masses [n, blocks] tell the block, and the block alone the id.
     """
     ends = sums.cumsum(-1)
     target = _product(ends[:, -1], draws)[:, None]
     block = torch.searchsorted(ends, target, right=True).clamp_max_(sums.shape[-1] - 1)
-    inside = masses.take_along_dim(block[:, :, None], 1).squeeze(1)
+    inside = log_probs.take_along_dim(block[:, :, None], 1).squeeze(1)
     rest = target - (ends - sums).gather(-1, block)
-    place = torch.searchsorted(inside.long().cumsum(-1), rest, right=True).clamp_max_(BLOCK - 1)
-    return (block * BLOCK + place).squeeze(-1), (inside.gather(-1, place) / ONE).log_().squeeze(-1)
+    place = torch.searchsorted(_masses(inside).cumsum(-1), rest, right=True).clamp_max_(BLOCK - 1)
+    return (block * BLOCK + place).squeeze(-1), inside.gather(-1, place).squeeze(-1)
+
+
+def _masses(log_probs: Tensor) -> Tensor:
+    """Return probabilities as int64, in units of 1 / ONE."""
+    return log_probs.exp().mul_(ONE).long()
 
 
 def _product(total: Tensor, draws: Tensor) -> Tensor:
