@@ -202,10 +202,10 @@ def kv_cache(shape: Shape, rows: int, tokens: int, b: int) -> int:
 
 def sampling(shape: Shape, rows: int, tokens: int, b: int) -> int:
     """Return what decoding needs besides the cache: the widest place of a layer over the `tokens` of prompts that are
-    read at once, b (4 I + 4 D + 4 Q + 3 K) a token, or, once a token is chosen, 28 V a row (fp32 logits, log-probs
-    and probabilities, and two int64 numbers: the draw is inverted in integers)."""
+    read at once, b (4 I + 4 D + 4 Q + 3 K) a token, or, once a token is chosen, 20 V a row (fp32 logits, log-probs
+    and probabilities, and these as int64)."""
     inside = 4 * shape.intermediate_size + 4 * shape.hidden_size + 4 * shape.query + 3 * shape.key_value
-    return max(b * tokens * inside, 28 * rows * shape.vocab_size)
+    return max(b * tokens * inside, 20 * rows * shape.vocab_size)
 
 
 def copied_weights(shape: Shape, b: int, lora: bool) -> int:

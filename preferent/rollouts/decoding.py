@@ -14,7 +14,10 @@ from torch import Tensor
 ONE = 2.0**62
 """Probability 1 as an integer. Probabilities are rounded down to multiples of 2^-62; what is below is never drawn."""
 
-CACHED_LOGITS = 1 << 15
+BLOCK = 64
+"""Ids whose probabilities are summed before the cumulative distribution is, which is then short."""
+
+CACHED_LOGITS = 1 << 16
 """Logits of the rows that a CPU inverts together, so that all passes over them stay in its cache."""
 
 
@@ -41,29 +44,36 @@ def choose(logits: Tensor, draws: Tensor, params: Params) -> tuple[Tensor, Tenso
     `logits` are [n, V]. Greedy returns the most probable token. Log-probabilities are those of the distribution that is
     sampled.
     """
-    logits = logits.float()
     if params.greedy:
         chosen = logits.argmax(-1)
-        return chosen, logits.log_softmax(-1).gather(-1, chosen[:, None]).squeeze(-1)
+        return chosen, logits.float().log_softmax(-1).gather(-1, chosen[:, None]).squeeze(-1)
     rows = max(1, CACHED_LOGITS // logits.shape[-1]) if logits.device.type == "cpu" else len(logits)
-    parts = zip(logits.split(rows), draws.split(rows), strict=True)
-    columns = zip(*(_inverted(_filtered(part, params), numbers) for part, numbers in parts), strict=True)
-    chosen, log_probs = (torch.cat(column) for column in columns)
-    return chosen, log_probs
+    blocks = -(-logits.shape[-1] // BLOCK)
+    log_probs, sums = logits.new_empty(len(logits), blocks * BLOCK, dtype=torch.float32), []
+    log_probs[:, logits.shape[-1] :] = -torch.inf
+    for part, room in zip(logits.split(rows), log_probs.split(rows), strict=True):
+        torch.log_softmax(_filtered(part.float(), params), -1, out=room[:, : logits.shape[-1]])
+        sums.append(_masses(room).unflatten(-1, (blocks, BLOCK)).sum(-1))
+    return _inverted(log_probs.unflatten(-1, (blocks, BLOCK)), torch.cat(sums), draws)
 
 
-def _inverted(logits: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the first id of each row whose cumulative probability exceeds the draw, and its log-prob, both [n]."""
-    log_probs = logits.log_softmax(-1)
-    cumulative = _cumulative(log_probs.exp())
-    target = _product(cumulative[:, -1], draws)[:, None]
-    chosen = torch.searchsorted(cumulative, target, right=True).clamp_max(logits.shape[-1] - 1)
-    return chosen.squeeze(-1), log_probs.gather(-1, chosen).squeeze(-1)
+def _inverted(log_probs: Tensor, sums: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the first id of each row whose cumulative probability exceeds the draw, and its log-prob, both [n].
+
+    Of log-probs [n, blocks, BLOCK] the sums of their masses [n, blocks] tell the block, and the block alone the id.
+    """
+    ends = sums.cumsum(-1)
+    target = _product(ends[:, -1], draws)[:, None]
+    block = torch.searchsorted(ends, target, right=True).clamp_max_(sums.shape[-1] - 1)
+    inside = log_probs.take_along_dim(block[:, :, None], 1).squeeze(1)
+    rest = target - (ends - sums).gather(-1, block)
+    place = torch.searchsorted(_masses(inside).cumsum(-1), rest, right=True).clamp_max_(BLOCK - 1)
+    return (block * BLOCK + place).squeeze(-1), inside.gather(-1, place).squeeze(-1)
 
 
-def _cumulative(probabilities: Tensor) -> Tensor:
-    """Return the cumulative sums of probabilities [n, V], int64 [n, V], in units of 1 / ONE."""
-    return (probabilities * ONE).long().cumsum(-1)
+def _masses(log_probs: Tensor) -> Tensor:
+    """Return probabilities as int64, in units of 1 / ONE."""
+    return log_probs.exp().mul_(ONE).long()
 
 
 def _product(total: Tensor, draws: Tensor) -> Tensor:
@@ -81,7 +91,7 @@ def _filtered(logits: Tensor, params: Params) -> Tensor:
     if params.top_p < 1:
         ordered, order = logits.sort(-1, descending=True)
         probabilities = ordered.softmax(-1)
-        before = _cumulative(probabilities).float() / ONE - probabilities
+        before = (probabilities * ONE).long().cumsum(-1).float() / ONE - probabilities
         drop = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, before >= params.top_p)
         logits = logits.masked_fill(drop, -torch.inf)
     return logits

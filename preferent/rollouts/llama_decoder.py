@@ -26,6 +26,9 @@ STATIC_ROPE = frozenset({"default", "linear", "llama3", "yarn"})
 BLOCK = 64
 """Key-value blocks grow by this many columns."""
 
+CACHED_TOKENS = 1024
+"""Prompt tokens that a CPU reads in one pass at most where a model is small, so that its states stay in the cache."""
+
 ROWS = 64
 """Packed weights are laid out for products of about this many rows."""
 
@@ -103,9 +106,11 @@ class LlamaDecoder:
     refills = True
 
     def __init__(self, policy: Policy, rows: int, length: int, prefill_tokens: int) -> None:
-        self.policy, self.rows, self.length, self.prefill_tokens = policy, rows, length, prefill_tokens
+        self.policy, self.rows, self.length = policy, rows, length
         base: Any = policy.body.base_model
         copied = sum(parameter.nbytes for parameter in policy.body.parameters()) <= COPIED_BYTES
+        in_cache = copied and policy.world.device.type == "cpu"
+        self.prefill_tokens = min(prefill_tokens, CACHED_TOKENS) if in_cache else prefill_tokens
         self.embed, self.norm = base.embed_tokens, _norm(base.norm)
         self.head = _joined([policy.body.get_output_embeddings()], copied)
         self.layers = [Layer.of(layer, copied) for layer in base.layers]
@@ -201,12 +206,11 @@ class LlamaDecoder:
         return torch.zeros(kept.shape, dtype=self.dtype, device=self.device).masked_fill_(~kept, -torch.inf)
 
     def _block(self, columns: int) -> Tensor:
-        """Return room for keys and values of a layer, [2, rows, K, columns, E]."""
-        shape = 2, self.rows, self.kv_heads, columns, self.cos.shape[-1]
-        return torch.empty(shape, dtype=self.dtype, device=self.device)
+        """Return zeros for keys and values of a layer, [2, rows, K, columns, E]: masked columns are read too."""
+        return _zeros((2, self.rows, self.kv_heads, columns, self.cos.shape[-1]), self.dtype, self.device)
 
     def _grow(self, columns: int) -> None:
-        """Make room for `columns` tokens in a row; new room holds zeros, since masked columns are read too."""
+        """Make room for `columns` tokens in a row."""
         present = self.blocks[0].shape[3]
         if columns <= present:
             return
@@ -215,8 +219,6 @@ class LlamaDecoder:
         for index, block in enumerate(self.blocks):
             self.blocks[index] = self._block(columns)
             self.blocks[index][:, :count, :, :present] = block[:, :count]
-            self.blocks[index][:, count:, :, :present] = 0
-            self.blocks[index][:, :, :, present:] = 0
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, scaling: float) -> Tensor:
@@ -238,6 +240,13 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, s
         queries[:, :, None], keys, values, bias, scale=scaling, enable_gqa=heads != kv_heads
     )
     return attended.reshape(rows, heads * size)
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return zeros. On a CPU they are numpy's, which asks for large pages: these are filled and read faster."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return torch.from_numpy(np.zeros(shape, f"i{dtype.itemsize}")).view(dtype)
 
 
 def _norm(module: Any) -> Linear:

@@ -96,9 +96,12 @@ def test_choose_inverts_the_cumulative_distribution() -> None:
 
 
 def test_choose_never_takes_what_is_masked() -> None:
-    logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]]).expand(3, 5)
-    chosen, _ = decoding.choose(logits, numbers(0.0, 0.5, 1 - 2**-53), Params(1))
-    assert chosen.tolist() == [1, 3, 3]
+    """Between ids of one block or of several, whole blocks before them and a short one behind."""
+    for size, first, second in ((5, 1, 3), (4 * decoding.BLOCK - 1, decoding.BLOCK + 9, 3 * decoding.BLOCK)):
+        logits = torch.full((3, size), -torch.inf)
+        logits[:, [first, second]] = 0.0
+        chosen, _ = decoding.choose(logits, numbers(0.0, 0.5, 1 - 2**-53), Params(1))
+        assert chosen.tolist() == [first, second, second]
 
 
 def test_frequencies_follow_the_distribution() -> None:
