@@ -64,7 +64,7 @@ def measured(root: Path, seed: int) -> tuple[str, dict[str, bool]]:
         f"{likeliest['faithful_base']:.0%} → {likeliest['faithful_tuned']:.0%}",
     ]  # fmt: skip
     kept = {
-        "at most 8 minutes": not minutes > 8,
+        "at most 4 minutes": not minutes > 4,
         "300 posts": gold["n"] >= 300,
         "base ended 80 %": gold["ended_base"] >= 0.8,
         "base faithful 20 to 60 %": 0.2 <= gold["faithful_base"] <= 0.6,

@@ -52,13 +52,13 @@ sft:                                       # first the model learns to write sum
   learning_rate: 0.005
   warmup_steps: 20
   schedule: linear
-reward_model_train_steps: 800              # then a reward model learns which of two summaries people prefer
+reward_model_train_steps: 500              # then a reward model learns which of two summaries people prefer
 reward:
   learning_rate: 0.003
   warmup_steps: 10
   schedule: linear
-  validation_every: 50
-reinforcement_learning_train_steps: 120    # then PPO tunes the model to raise its reward …
+  validation_every: 100
+reinforcement_learning_train_steps: 80     # then PPO tunes the model to raise its reward …
 kl_coeff: 0.1                              # … while it stays close to where it started
 ppo:
   batch_size: 128
@@ -168,7 +168,7 @@ You are about to watch all of RLHF. A model learns to write from examples, peopl
 reward model learns what they prefer, and reinforcement learning tunes the model to it. The data are generated here, so
 that the outcome can be checked: posts about who did what where, and hurried summaries of them. Most summaries leave out
 the place; some ramble, name the wrong person, or never end. A simulated annotator prefers faithful, short summaries
-that end, and sometimes makes a mistake. All files are in {lesson}; have a look. It takes about seven minutes on two
+that end, and sometimes makes a mistake. All files are in {lesson}; have a look. It takes about four minutes on two
 cores; Ctrl-C stops it, and the same command goes on.
 """
 MODEL = """
