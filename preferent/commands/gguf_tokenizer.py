@@ -7,7 +7,7 @@ Source of the patterns and their names: llama.cpp, src/llama-vocab.cpp.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,6 +121,14 @@ def special_id(metadata: Mapping[str, Any], role: str) -> int | None:
     """Return the id of a special token (`bos`, `eos`, `eot`, `eom`, `unknown`, `padding`) that the file names."""
     id, tokens = metadata.get(f"tokenizer.ggml.{role}_token_id"), metadata.get("tokenizer.ggml.tokens", [])
     return id if isinstance(id, int) and not isinstance(id, bool) and 0 <= id < len(tokens) else None
+
+
+def free_token(metadata: Mapping[str, Any], taken: Collection[int | None]) -> int | None:
+    """Return the first control token that is not `taken` and that the chat template does not write; None if none is."""
+    tokens, types = vocabulary(metadata)
+    template = str(metadata.get("tokenizer.chat_template", ""))
+    free = (id for id, token in enumerate(tokens) if types[id] == CONTROL and id not in taken and token not in template)
+    return next(free, None)
 
 
 def ends(metadata: Mapping[str, Any]) -> list[int]:

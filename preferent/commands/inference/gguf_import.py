@@ -126,7 +126,7 @@ def _fill(header: GgufHeader, source: Path, folder: Path) -> list[str]:
     kept = header.number("tokenizer.ggml.padding_token_id")
     if pad != kept:
         named = f"`{tokenizer_text(header, pad)}` ({pad})" if pad is not None else "a byte that no text holds"
-        why = "it names none" if kept is None else f"its own, {kept}, ends an answer"
+        why = "the file names none" if kept is None else f"that of the file, {kept}, begins or ends a text"
         notes.insert(0, f"pad: {named}, because {why}")
     lines = [f"{sum(p.numel() for p in model.parameters()):,} parameters in bfloat16", *_losses(header), *notes]
     _write_card(header, folder, lines)
@@ -169,6 +169,12 @@ def _write_tokenizer(header: GgufHeader, source: Path, folder: Path) -> tuple[To
         files.write_atomic(folder / "chat_template.jinja", template)
     with pretrained.limited(header.path), pretrained.opening(header.path, ADVICE):
         tokenizer = Tokenizer.load(folder)
+        pad, taken = tokenizer.named_pad(new_pad=False), {*tokenizer.end_ids, tokenizer.bos_id}
+        if pad is None or pad in taken:
+            free = gguf_tokenizer.free_token(metadata, taken)
+            config |= {"pad_token": None if free is None else tokens[free]}
+            files.write_json(folder / "tokenizer_config.json", {k: v for k, v in config.items() if v is not None})
+            tokenizer = Tokenizer.load(folder)
         tokenizer.save(folder)
     if system := default_system(tokenizer):
         notes.append(f"without a system text its chat template writes one of its own: {system!r}")
@@ -221,7 +227,12 @@ def _load(header: GgufHeader, source: Path) -> PreTrainedModel:
     kind: Any = AutoModelForCausalLM
     with _quiet(), pretrained.opening(header.path, ADVICE):
         model, info = kind.from_pretrained(
-            source, gguf_file=INSIDE, dtype=torch.bfloat16, output_loading_info=True, **more
+            source,
+            gguf_file=INSIDE,
+            dtype=torch.bfloat16,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **more,
         )
     faulty = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
     if faulty:
