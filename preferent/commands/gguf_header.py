@@ -59,13 +59,13 @@ class GgufHeader:
 
     def text(self, key: str) -> str | None:
         """Return a text of the metadata; None where there is none."""
-        value = self.metadata.get(key)
-        return value if isinstance(value, str) else None
+        entry = self.metadata.get(key)
+        return entry if isinstance(entry, str) else None
 
     def number(self, key: str) -> int | None:
         """Return a whole number of the metadata; None where there is none."""
-        value = self.metadata.get(key)
-        return value if isinstance(value, int) and not isinstance(value, bool) else None
+        entry = self.metadata.get(key)
+        return entry if isinstance(entry, int) and not isinstance(entry, bool) else None
 
 
 class _Place:

@@ -15,6 +15,8 @@ from preferent.errors import PlatformError, UsageError
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 """The types of tokens in `tokenizer.ggml.token_type`."""
+NO_TOKEN = (-1, 0xFFFFFFFF)
+"""What stands for no special token."""
 WHOLE = "tokenizer.huggingface.json"
 SPACE = "▁"
 
@@ -118,9 +120,17 @@ def adds_bos(metadata: Mapping[str, Any]) -> bool:
 
 
 def special_id(metadata: Mapping[str, Any], role: str) -> int | None:
-    """Return the id of a special token (`bos`, `eos`, `eot`, `eom`, `unknown`, `padding`) that the file names."""
-    id, tokens = metadata.get(f"tokenizer.ggml.{role}_token_id"), metadata.get("tokenizer.ggml.tokens", [])
-    return id if isinstance(id, int) and not isinstance(id, bool) and 0 <= id < len(tokens) else None
+    """Return the id of a special token (`bos`, `eos`, `eot`, `eom`, `unknown`, `padding`); None if the file names none.
+
+    Raise `PlatformError` for an id that no token has.
+    """
+    key, tokens = f"tokenizer.ggml.{role}_token_id", metadata.get("tokenizer.ggml.tokens", [])
+    id = metadata.get(key)
+    if id in (None, *NO_TOKEN):
+        return None
+    if not isinstance(id, int) or isinstance(id, bool) or not 0 <= id < len(tokens):
+        raise PlatformError(f"{key} is {id!r:.40}, but there are {len(tokens):,} tokens")
+    return id
 
 
 def free_token(metadata: Mapping[str, Any], taken: Collection[int | None]) -> int | None:

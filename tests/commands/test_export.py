@@ -139,7 +139,8 @@ def test_gguf_has_a_modelfile(make_run, tmp_path, chat):
     export.write(folder, tmp_path / "out", "gguf")
     text = (tmp_path / "out/Modelfile").read_text()
     template = re.search(r'^TEMPLATE """(.*?)"""$', text, re.M | re.S)[1]
-    assert template == chat_template_export.go_template(Tokenizer.load(tmp_path / "out"), "<s>", chat)
+    export.write(folder, tmp_path / "merged", "merged")
+    assert template == chat_template_export.go_template(Tokenizer.load(tmp_path / "merged"), "<s>", chat)
     assert ("[INST]" in template) == chat and "<s>[INST] {{ if" not in template
     for line in ('SYSTEM """Be brief."""', "PARAMETER temperature 0", "PARAMETER num_ctx 44", 'PARAMETER stop "</s>"'):
         assert line in text.splitlines()

@@ -2,7 +2,6 @@
 
 import importlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from preferent.commands import gguf_tokenizer
 from preferent.config import model_folder
+from preferent.config.model_shape import Shape
 from preferent.data.tokenizer import Tokenizer
 from preferent.errors import PlatformError, UsageError
 from preferent.models import model_card
@@ -28,23 +28,6 @@ OTHERWISE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """The sizes of a model, as its config.json has them."""
-
-    architecture: str
-    blocks: int
-    hidden: int
-    inner: int
-    heads: int
-    key_value_heads: int
-    head_width: int
-    rows: int
-    longest: int
-    epsilon: float
-    theta: float
-
-
 def write(folder: Path, path: Path, precision: str | None, name: str) -> list[str]:
     """Write the model in a folder to a GGUF file; return what the user should know.
 
@@ -55,16 +38,20 @@ def write(folder: Path, path: Path, precision: str | None, name: str) -> list[st
         package = importlib.import_module("gguf")
     except ImportError:
         raise PlatformError("--what gguf needs the package gguf: pip install 'preferent[gguf]'") from None
-    shape = shape_of(folder)
+    config = model_folder.read_object(folder / "config.json")
+    architecture, shape = architecture_of(config, folder)
     if precision is None:
-        precision = "bf16" if model_folder.read_object(folder / "config.json").get("dtype") == "bfloat16" else "f16"
-    writer = package.GGUFWriter(path, shape.architecture)
-    _add_sizes(writer, shape)
+        precision = "bf16" if config.get("dtype") == "bfloat16" else "f16"
+    writer = package.GGUFWriter(path, architecture)
+    _add_sizes(writer, config, shape)
     _add_origin(writer, folder, name)
     writer.add_file_type(int(package.LlamaFileType[f"MOSTLY_{precision.upper()}"]))
-    notes = _add_tokenizer(writer, folder, shape.rows)
+    notes = _add_tokenizer(writer, folder, shape.vocab_size)
     kinds = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-    stored = [(name, tensor.shape, _dtype(tensor, precision)) for name, tensor in _tensors(package, folder, shape)]
+    stored = [
+        (name, tensor.shape, _dtype(tensor, precision))
+        for name, tensor in _tensors(package, folder, architecture, shape)
+    ]
     for tensor_name, size, dtype in stored:
         count = torch.Size(size).numel() * dtype.itemsize
         kind = package.GGMLQuantizationType[kinds[dtype]]
@@ -72,41 +59,32 @@ def write(folder: Path, path: Path, precision: str | None, name: str) -> list[st
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for tensor_name, tensor in _tensors(package, folder, shape):
+    for tensor_name, tensor in _tensors(package, folder, architecture, shape):
         writer.write_tensor_data(_bytes(tensor_name, tensor, _dtype(tensor, precision)))
     writer.close()
     return [f"matrices in {precision}", *notes]
 
 
-def shape_of(folder: Path) -> Shape:
-    """Return the sizes of the model in a folder; raise `UsageError` for a shape that is not written here."""
-    config = model_folder.read_object(folder / "config.json")
+def architecture_of(config: Mapping[str, Any], folder: Path) -> tuple[str, Shape]:
+    """Return the architecture in GGUF and the sizes of the model that a config.json describes.
+
+    Raise `UsageError` for a shape that is not written here.
+    """
     kind = str(next(iter(config.get("architectures") or []), ""))
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    rope, shape = config.get("rope_parameters") or config.get("rope_scaling") or {}, Shape.of(config)
     reasons = {
         f"its shape {kind or 'without a name'} is none of {', '.join(ARCHITECTURES)}": kind not in ARCHITECTURES,
+        "its config.json leaves out sizes": shape is None,
         "its attention or MLP has biases": bool(config.get("attention_bias") or config.get("mlp_bias")),
         "its activation is not SiLU": config.get("hidden_act", "silu") != "silu",
         "it stretches rotary positions": rope.get("rope_type", "default") != "default",
         "its rotary positions turn a part of each head": rope.get("partial_rotary_factor", 1.0) != 1.0,
-        "it attends within a sliding window": bool(_window(config)),
+        "it attends within a sliding window": _window(config),
     }
     if why := next((why for why, holds in reasons.items() if holds), None):
         raise UsageError(f"{folder}: is not written as GGUF here, because {why}; {OTHERWISE}")
-    heads, hidden = config["num_attention_heads"], config["hidden_size"]
-    return Shape(
-        ARCHITECTURES[kind],
-        blocks=config["num_hidden_layers"],
-        hidden=hidden,
-        inner=config["intermediate_size"],
-        heads=heads,
-        key_value_heads=config.get("num_key_value_heads") or heads,
-        head_width=config.get("head_dim") or hidden // heads,
-        rows=config["vocab_size"],
-        longest=config["max_position_embeddings"],
-        epsilon=config["rms_norm_eps"],
-        theta=rope.get("rope_theta") or config.get("rope_theta") or 10_000.0,
-    )
+    assert shape is not None, "refused above"
+    return ARCHITECTURES[kind], shape
 
 
 def _window(config: Mapping[str, Any]) -> bool:
@@ -115,20 +93,21 @@ def _window(config: Mapping[str, Any]) -> bool:
     return bool(window) and config.get("use_sliding_window", True) and window < config["max_position_embeddings"]
 
 
-def _add_sizes(writer: Any, shape: Shape) -> None:
-    writer.add_block_count(shape.blocks)
-    writer.add_context_length(shape.longest)
-    writer.add_embedding_length(shape.hidden)
-    writer.add_feed_forward_length(shape.inner)
+def _add_sizes(writer: Any, config: Mapping[str, Any], shape: Shape) -> None:
+    rope = config.get("rope_parameters") or {}
+    writer.add_block_count(shape.layers)
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(shape.hidden_size)
+    writer.add_feed_forward_length(shape.intermediate_size)
     writer.add_head_count(shape.heads)
     writer.add_head_count_kv(shape.key_value_heads)
-    writer.add_layer_norm_rms_eps(shape.epsilon)
-    writer.add_rope_freq_base(shape.theta)
-    writer.add_rope_dimension_count(shape.head_width)
-    if shape.head_width * shape.heads != shape.hidden:
-        writer.add_key_length(shape.head_width)
-        writer.add_value_length(shape.head_width)
-    writer.add_vocab_size(shape.rows)
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_rope_freq_base(rope.get("rope_theta") or config.get("rope_theta") or 10_000.0)
+    writer.add_rope_dimension_count(shape.head_size)
+    if shape.query != shape.hidden_size:
+        writer.add_key_length(shape.head_size)
+        writer.add_value_length(shape.head_size)
+    writer.add_vocab_size(shape.vocab_size)
 
 
 def _add_origin(writer: Any, folder: Path, name: str) -> None:
@@ -202,31 +181,28 @@ def _content(token: Any) -> str | None:
 # Weights
 
 
-def _tensors(package: Any, folder: Path, shape: Shape) -> Iterator[tuple[str, Tensor]]:
+def _tensors(package: Any, folder: Path, architecture: str, shape: Shape) -> Iterator[tuple[str, Tensor]]:
     """Yield the weights under their names in GGUF, one at a time."""
-    names = package.get_tensor_name_map(_architecture(package, shape), shape.blocks)
+    kind = next(kind for kind, name in package.MODEL_ARCH_NAMES.items() if name == architecture)
+    names = package.get_tensor_name_map(kind, shape.layers)
+    rotated = {"q_proj": shape.heads, "k_proj": shape.key_value_heads} if architecture == "llama" else {}
     for path in model_folder.weights(folder):
         with safe_open(path, framework="pt") as weights:
             for key in sorted(weights.keys()):
                 name = names.get_name(key, try_suffixes=(".weight", ".bias"))
                 if name is None:
                     raise UsageError(f"{folder}: its weight {key} has no name in GGUF; {OTHERWISE}")
-                yield name, turned(weights.get_tensor(key), key, shape)
+                heads = rotated.get(key.split(".")[-2])
+                weight = weights.get_tensor(key)
+                yield name, weight if heads is None else turned(weight, heads)
 
 
-def _architecture(package: Any, shape: Shape) -> Any:
-    return next(key for key, name in package.MODEL_ARCH_NAMES.items() if name == shape.architecture)
+def turned(weight: Tensor, heads: int) -> Tensor:
+    """Return queries or keys [heads * width, D] with their rows in llama.cpp's order.
 
-
-def turned(weight: Tensor, name: str, shape: Shape) -> Tensor:
-    """Return a weight with its rows in llama.cpp's order: there, the two channels of a rotation are neighbours.
-
-    Only queries and keys of Llama's kind [heads * width, D]: of each head the channels i and i + width / 2 become 2i
-    and 2i + 1. Qwen2 keeps the halves in llama.cpp too.
+    There the two channels of a rotation are neighbours: of each head the channels i and i + width / 2 become 2i and
+    2i + 1. Qwen2 keeps the halves in llama.cpp too.
     """
-    heads = {"q_proj": shape.heads, "k_proj": shape.key_value_heads}.get(name.split(".")[-2])
-    if shape.architecture != "llama" or heads is None:
-        return weight
     halves = weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:])
     return halves.swapaxes(1, 2).reshape(weight.shape)
 

@@ -63,7 +63,8 @@ def read(path: Path, out: Path) -> list[str]:
             (aside / "model").mkdir(parents=True)
             (aside / "source").mkdir()
             (aside / "source" / INSIDE).symlink_to(path.resolve())
-            lines = _fill(header, aside / "source", aside / "model")
+            with _about(path, aside / "model"):
+                lines = _fill(header, aside / "source", aside / "model")
             for file in (aside / "model").iterdir():
                 files.share(file)
                 with open(file, "rb") as written:
@@ -97,6 +98,10 @@ def _check_kind(header: GgufHeader) -> None:
         raise PlatformError(f"{path}: is of the type {metadata['general.type']!r:.40}, not a model; {ADVICE}")
     if (parts := header.number("split.count") or 0) > 1:
         raise PlatformError(f"{path}: is one of {parts} parts; join them first: llama-gguf-split --merge FIRST WHOLE")
+    for name in ("rope.freq_base", "attention.layer_norm_rms_epsilon"):
+        number = metadata.get(f"{architecture}.{name}", 1.0)
+        if isinstance(number, int | float) and not 0 < number < math.inf:
+            raise PlatformError(f"{path}: {architecture}.{name} is {number}, which is not above 0; {ADVICE}")
     scaling = header.text(f"{architecture}.rope.scaling.type")
     others = [tensor.name for tensor in header.tensors if tensor.name.startswith("rope_factors")]
     if scaling not in (None, "none") or others:
@@ -144,14 +149,13 @@ def tokenizer_text(header: GgufHeader, id: int) -> str:
 def _write_tokenizer(header: GgufHeader, source: Path, folder: Path) -> tuple[Tokenizer, list[str]]:
     """Write the tokenizer's files, with a pad that ends no answer; return the tokenizer, and what should be known."""
     metadata, notes = header.metadata, []
-    with _about(header.path):
-        backend = gguf_tokenizer.from_metadata(metadata)
-        if backend is None:
-            kind = metadata.get("tokenizer.ggml.pre") or metadata.get("tokenizer.ggml.model")
-            notes.append(f"its tokenizer ({kind!r:.40}) is as transformers reads it: compare tokens with the original")
-            backend = _by_transformers(header, source)
-        tokens, _ = gguf_tokenizer.vocabulary(metadata)
-        ends = gguf_tokenizer.ends(metadata)
+    backend = gguf_tokenizer.from_metadata(metadata)
+    if backend is None:
+        kind = metadata.get("tokenizer.ggml.pre") or metadata.get("tokenizer.ggml.model")
+        notes.append(f"its tokenizer ({kind!r:.40}) is as transformers reads it: compare tokens with the original")
+        backend = _by_transformers(header, source)
+    tokens, _ = gguf_tokenizer.vocabulary(metadata)
+    ends = gguf_tokenizer.ends(metadata)
     roles = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
     named = {name: gguf_tokenizer.special_id(metadata, role) for name, role in roles.items()}
     config: dict[str, Any] = {
@@ -204,12 +208,13 @@ def default_system(tokenizer: Tokenizer) -> str | None:
 
 
 @contextlib.contextmanager
-def _about(path: Path) -> Iterator[None]:
-    """Name the file in errors about what stands in it."""
+def _about(path: Path, folder: Path) -> Iterator[None]:
+    """Name the file in errors about what stands in it, also where they name the unfinished `folder`."""
     try:
         yield
-    except PlatformError as error:
-        raise PlatformError(f"{path}: {error}; {ADVICE}") from None
+    except (PlatformError, DataError) as error:
+        said = re.sub(f"^{re.escape(str(folder))}[^:]*", str(path), str(error))
+        raise PlatformError(said if said.startswith(str(path)) else f"{path}: {said}; {ADVICE}") from None
 
 
 # Weights
@@ -313,7 +318,7 @@ def _losses(header: GgufHeader) -> Iterator[str]:
     package = importlib.import_module("gguf")
     kinds = Counter(package.GGMLQuantizationType(tensor.kind).name for tensor in header.tensors)
     count, length = (sum(getattr(t, name) for t in header.tensors) for name in ("count", "length"))
-    named = ", ".join(f"{number} tensors in {kind}" for kind, number in kinds.most_common())
+    named = ", ".join(f"{kind} in {number} tensors" for kind, number in kinds.most_common())
     lost = "" if kinds.keys() <= {"F32", "F16", "BF16"} else "; what quantisation lost cannot be undone"
     yield f"in the file: {named}; {8 * length / count:.2f} bits a weight{lost}"
     changed = squares = 0.0
@@ -325,11 +330,11 @@ def _losses(header: GgufHeader) -> Iterator[str]:
     yield f"rounding to bfloat16 moved them by {share:.2%} (root mean square)" if share else "bfloat16 holds them all"
 
 
-def _short(value: Any) -> Any:
-    """Return the value of a configuration with fp32 numbers as their shortest decimals: 1e-05 for 9.99999974e-06."""
-    if isinstance(value, dict):
-        return {key: _short(inner) for key, inner in value.items()}
-    return float(str(np.float32(value))) if isinstance(value, float) else value
+def _short(setting: Any) -> Any:
+    """Return a setting of a configuration with fp32 numbers as their shortest decimals: 1e-05 for 9.99999974e-06."""
+    if isinstance(setting, dict):
+        return {key: _short(inner) for key, inner in setting.items()}
+    return float(str(np.float32(setting))) if isinstance(setting, float) else setting
 
 
 # Card
@@ -360,14 +365,14 @@ def _write_card(header: GgufHeader, folder: Path, facts: list[str]) -> None:
         origin=" ".join(filter(None, words)),
         facts="\n".join(f"- {fact}" for fact in facts),
     )
-    known = {key: value for key, value in front.items() if value is not None}
+    known = {key: word for key, word in front.items() if word is not None}
     files.write_atomic(folder / "README.md", model_card.render(text, known, model_card.loading(False, None)))
 
 
 def _origin(metadata: Mapping[str, Any]) -> str | None:
     """Return the hub's name of the model that the file was made from, if the file tells it."""
     for key in ("general.source.huggingface.repository", "general.source.repo_url", "general.base_model.0.repo_url"):
-        value = metadata.get(key)
-        if isinstance(value, str) and (match := HUB.fullmatch(value) or re.fullmatch(r"([\w.-]+/[\w.-]+)", value)):
+        place = metadata.get(key)
+        if isinstance(place, str) and (match := HUB.fullmatch(place) or re.fullmatch(r"([\w.-]+/[\w.-]+)", place)):
             return match[1]
     return None
