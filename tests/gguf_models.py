@@ -10,6 +10,7 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from preferent import files
+from preferent.commands import rotary_stretch
 from preferent.commands.gguf_tokenizer import SPLITS
 from preferent.models import from_scratch
 
@@ -88,4 +89,7 @@ def _ends(eos: int, spm: bool) -> int | list[int]:
 
 def make_all(place: Path) -> dict[str, Path]:
     """Every shape, each with a tokenizer."""
-    return {f"{shape} with {split}": make(place / shape, shape, split) for shape, split in KINDS.items()}
+    made = {f"{shape} with {split}": make(place / shape, shape, split) for shape, split in KINDS.items()}
+    rope = {"rope_theta": 10_000.0, **rotary_stretch.KNOWN[1]}
+    made["llama with llama-bpe, stretched"] = make(place / "llama 3", "llama", "llama-bpe", rope_parameters=rope)
+    return made

@@ -19,7 +19,7 @@ pytest.importorskip("accelerate", reason="pip install 'preferent[gguf]'")
 import gguf_models  # noqa: E402
 
 from preferent.cli import main  # noqa: E402
-from preferent.commands import gguf_header, gguf_tokenizer  # noqa: E402
+from preferent.commands import gguf_header, gguf_tokenizer, rotary_stretch  # noqa: E402
 from preferent.commands.inference import gguf_export, gguf_import  # noqa: E402
 from preferent.data.tokenizer import Tokenizer  # noqa: E402
 from preferent.errors import PlatformError, UsageError  # noqa: E402
@@ -241,28 +241,19 @@ def test_what_quantisation_left_is_said(sources, tmp_path):
     assert torch.equal(weights(tmp_path / "back")["model.embed_tokens.weight"], table)
 
 
-def test_llama_3_keeps_its_stretched_positions(sources, tmp_path):
+@pytest.mark.parametrize("factor", [8.0, 32.0])
+def test_llama_3_keeps_its_stretched_positions(tmp_path, factor):
     """transformers leaves them out of the configuration of a GGUF file."""
-    path, theta, width = written(sources["llama"], tmp_path / "m.gguf"), 10_000.0, 16
-    factors = gguf_import.llama3_factors(theta, width, 32.0).astype(np.float32)
-    reader, writer = gguf.GGUFReader(path), gguf.GGUFWriter(tmp_path / "l.gguf", "llama")
-    for name, field in reader.fields.items():
-        if not name.startswith("GGUF.") and name != "general.architecture":
-            inner = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
-            writer.add_key_value(name, field.contents(), field.types[0], inner)
-    for tensor in reader.tensors:
-        writer.add_tensor(tensor.name, np.array(tensor.data), raw_dtype=tensor.tensor_type)
-    writer.add_tensor("rope_freqs.weight", factors)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    gguf_import.read(tmp_path / "l.gguf", tmp_path / "back")
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "back")
-    plain = theta ** -(torch.arange(0, width, 2) / width)
-    assert model.config.rope_parameters["rope_type"] == "llama3"
-    assert torch.allclose(plain / model.model.rotary_emb.inv_freq, torch.from_numpy(factors), rtol=1e-5)
-    assert factors.max() > 30 and factors.min() == 1
+    rope = {"rope_theta": 500_000.0, **next(known for known in rotary_stretch.KNOWN if known["factor"] == factor)}
+    source = gguf_models.make(tmp_path / "source", "llama", "llama-bpe", rope_parameters=rope)
+    gguf_import.read(written(source, tmp_path / "m.gguf"), tmp_path / "back")
+    one, other = (AutoModelForCausalLM.from_pretrained(folder) for folder in (source, tmp_path / "back"))
+    assert one.config.rope_parameters == other.config.rope_parameters == rope
+    plain = 500_000.0 ** -(torch.arange(0, 16, 2) / 16)
+    factors = torch.from_numpy(rotary_stretch.factors(rope, 500_000.0, 16)).float()
+    assert torch.allclose(plain / other.model.rotary_emb.inv_freq, factors, rtol=1e-5)
+    assert factors.max() == factor and factors.min() == 1
+    assert rotary_stretch.recognised(factors.numpy() * 1.1, 500_000.0) is None
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from preferent.commands import gguf_tokenizer
+from preferent.commands import gguf_tokenizer, rotary_stretch
 from preferent.config import model_folder
 from preferent.config.model_shape import Shape
 from preferent.data.tokenizer import Tokenizer
@@ -48,10 +49,8 @@ def write(folder: Path, path: Path, precision: str | None, name: str) -> list[st
     writer.add_file_type(int(package.LlamaFileType[f"MOSTLY_{precision.upper()}"]))
     notes = _add_tokenizer(writer, folder, shape.vocab_size)
     kinds = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-    stored = [
-        (name, tensor.shape, _dtype(tensor, precision))
-        for name, tensor in _tensors(package, folder, architecture, shape)
-    ]
+    weights = partial(_tensors, package, folder, architecture, config, shape)
+    stored = [(tensor_name, tensor.shape, _dtype(tensor, precision)) for tensor_name, tensor in weights()]
     for tensor_name, size, dtype in stored:
         count = torch.Size(size).numel() * dtype.itemsize
         kind = package.GGMLQuantizationType[kinds[dtype]]
@@ -59,7 +58,7 @@ def write(folder: Path, path: Path, precision: str | None, name: str) -> list[st
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for tensor_name, tensor in _tensors(package, folder, architecture, shape):
+    for tensor_name, tensor in weights():
         writer.write_tensor_data(_bytes(tensor_name, tensor, _dtype(tensor, precision)))
     writer.close()
     return [f"matrices in {precision}", *notes]
@@ -77,7 +76,7 @@ def architecture_of(config: Mapping[str, Any], folder: Path) -> tuple[str, Shape
         "its config.json leaves out sizes": shape is None,
         "its attention or MLP has biases": bool(config.get("attention_bias") or config.get("mlp_bias")),
         "its activation is not SiLU": config.get("hidden_act", "silu") != "silu",
-        "it stretches rotary positions": rope.get("rope_type", "default") != "default",
+        "it stretches rotary positions": not _is_written(rope),
         "its rotary positions turn a part of each head": rope.get("partial_rotary_factor", 1.0) != 1.0,
         "it attends within a sliding window": _window(config),
     }
@@ -85,6 +84,14 @@ def architecture_of(config: Mapping[str, Any], folder: Path) -> tuple[str, Shape
         raise UsageError(f"{folder}: is not written as GGUF here, because {why}; {OTHERWISE}")
     assert shape is not None, "refused above"
     return ARCHITECTURES[kind], shape
+
+
+def _is_written(rope: Mapping[str, Any]) -> bool:
+    """Return whether rotary positions are plain, or stretched as a tensor of factors says."""
+    kind = rope.get("rope_type", "default")
+    return kind == "default" or (
+        kind == "llama3" and any(known.items() <= rope.items() for known in rotary_stretch.KNOWN)
+    )
 
 
 def _window(config: Mapping[str, Any]) -> bool:
@@ -181,10 +188,15 @@ def _content(token: Any) -> str | None:
 # Weights
 
 
-def _tensors(package: Any, folder: Path, architecture: str, shape: Shape) -> Iterator[tuple[str, Tensor]]:
+def _tensors(
+    package: Any, folder: Path, architecture: str, config: Mapping[str, Any], shape: Shape
+) -> Iterator[tuple[str, Tensor]]:
     """Yield the weights under their names in GGUF, one at a time."""
     kind = next(kind for kind, name in package.MODEL_ARCH_NAMES.items() if name == architecture)
     names = package.get_tensor_name_map(kind, shape.layers)
+    rope = config.get("rope_parameters") or {}
+    if rope.get("rope_type") == "llama3":
+        yield rotary_stretch.TENSOR, torch.from_numpy(rotary_stretch.factors(rope, rope["rope_theta"], shape.head_size))
     rotated = {"q_proj": shape.heads, "k_proj": shape.key_value_heads} if architecture == "llama" else {}
     for path in model_folder.weights(folder):
         with safe_open(path, framework="pt") as weights:

@@ -22,7 +22,7 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
 from preferent import files
-from preferent.commands import gguf_header, gguf_tokenizer
+from preferent.commands import gguf_header, gguf_tokenizer, rotary_stretch
 from preferent.commands.gguf_header import GgufHeader, GgufTensor
 from preferent.config import model_folder
 from preferent.data.tokenizer import Tokenizer
@@ -32,10 +32,6 @@ from preferent.models import model_card, pretrained
 
 INSIDE = "model.gguf"
 """The name that the file has for transformers: in a folder of its own, so that nothing else there is read."""
-LLAMA3_SCALING = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}
-LLAMA3_FACTORS, LLAMA3_LENGTH = (8.0, 32.0), 8192
-"""How Llama 3.1 (8) and 3.2 (32) stretch rotary positions; a file holds only what comes of it."""
-ROPE_FACTORS = "rope_freqs.weight"
 NUMBERS_AT_ONCE = 1 << 22
 HUB = re.compile(r"https://huggingface\.co/([\w.-]+/[\w.-]+)/?")
 ADVICE = "use another file of the model, or its original folder"
@@ -222,7 +218,7 @@ def _about(path: Path, folder: Path) -> Iterator[None]:
 
 def _load(header: GgufHeader, source: Path) -> PreTrainedModel:
     """Return the model with its weights in bfloat16; refuse one that the file does not fill exactly."""
-    tensors = [tensor for tensor in header.tensors if tensor.name != ROPE_FACTORS]
+    tensors = [tensor for tensor in header.tensors if tensor.name != rotary_stretch.TENSOR]
     stored = sum(tensor.count for tensor in tensors)
     with pretrained.limited(header.path), pretrained.opening(header.path, ADVICE):
         config = AutoConfig.from_pretrained(source, gguf_file=INSIDE)
@@ -272,34 +268,14 @@ def _quiet() -> Iterator[None]:
 
 def _stretch(header: GgufHeader, config: Any) -> None:
     """Write into the configuration how Llama 3.1 and later stretch rotary positions, which transformers leaves out."""
-    factors = next((tensor for tensor in header.tensors if tensor.name == ROPE_FACTORS), None)
-    if factors is None:
+    tensor = next((tensor for tensor in header.tensors if tensor.name == rotary_stretch.TENSOR), None)
+    if tensor is None:
         return
-    stored = np.concatenate(list(_numbers(header.path, factors)))
-    theta, width = config.rope_parameters["rope_theta"], 2 * factors.count
-    for factor in LLAMA3_FACTORS:
-        if np.allclose(stored, llama3_factors(theta, width, factor), rtol=1e-4):
-            config.rope_parameters = {
-                "rope_theta": theta,
-                **LLAMA3_SCALING,
-                "factor": factor,
-                "original_max_position_embeddings": LLAMA3_LENGTH,
-            }
-            return
-    raise PlatformError(f"{header.path}: {ROPE_FACTORS} stretches rotary positions in no known way; {ADVICE}")
-
-
-def llama3_factors(theta: float, width: int, factor: float) -> np.ndarray[Any, Any]:
-    """Return by what the frequencies of `width` rotary channels are divided in Llama 3.1 [width / 2].
-
-    Wave lengths below 8192/4 stay, those above 8192 are stretched by `factor`, those between partly (Llama 3.1 model
-    code; `rope_parameters` with `rope_type: llama3` in transformers).
-    """
-    waves = 2 * math.pi * theta ** (np.arange(0, width, 2) / width)
-    low, high = LLAMA3_SCALING["low_freq_factor"], LLAMA3_SCALING["high_freq_factor"]
-    smooth = np.clip((LLAMA3_LENGTH / waves - low) / (high - low), 0, 1)  # type: ignore[operator]
-    factors: np.ndarray[Any, Any] = 1 / ((1 - smooth) / factor + smooth)
-    return factors
+    theta = config.rope_parameters["rope_theta"]
+    settings = rotary_stretch.recognised(np.concatenate(list(_numbers(header.path, tensor))), theta)
+    if settings is None:
+        raise PlatformError(f"{header.path}: {tensor.name} stretches rotary positions in no known way; {ADVICE}")
+    config.rope_parameters = {"rope_theta": theta, **settings}
 
 
 def _numbers(path: Path, tensor: GgufTensor) -> Iterator[np.ndarray[Any, Any]]:
