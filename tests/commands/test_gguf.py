@@ -293,6 +293,32 @@ def test_unknown_splits_are_named(sources, tmp_path):
     assert any("'poro-chat'" in line and "compare tokens" in line for line in lines)
 
 
+SPLIT = {
+    "gpt-2": ["Ġ", "Ġ12345", "Ġx", "'", "S"],
+    "smollm": ["ĠĠ", "1", "2", "3", "4", "5", "Ġx", "'", "S"],
+    "llama-bpe": ["Ġ", "Ġ", "123", "45", "Ġx", "'S"],
+    "qwen2": ["Ġ", "Ġ", "1", "2", "3", "4", "5", "Ġx", "'S"],
+    "tekken": ["Ġ", "Ġ", "1", "2", "3", "4", "5", "Ġx", "'S"],
+}
+"""What llama.cpp's patterns make of a text: by hand."""
+
+
+@pytest.mark.parametrize("name", gguf_tokenizer.SPLITS)
+def test_splits_are_those_of_llama_cpp(name):
+    backend = json.loads(tokenizers.Tokenizer(tokenizers.models.BPE()).to_str())
+    backend["pre_tokenizer"] = gguf_tokenizer.SPLITS[name].pre_tokenizer()
+    split = tokenizers.Tokenizer.from_str(json.dumps(backend)).pre_tokenizer
+    assert [part for part, _ in split.pre_tokenize_str("  12345 x'S")] == SPLIT[name]
+
+
+def test_ends_are_all_that_the_file_names():
+    named = {"tokenizer.ggml.tokens": list("abcd")}
+    named |= {f"tokenizer.ggml.{role}_token_id": id for role, id in (("eot", 1), ("eos", 3), ("eom", 1), ("bos", 0))}
+    assert gguf_tokenizer.ends(named) == [3, 1]
+    with pytest.raises(PlatformError, match=r"eom_token_id is 4, but there are 4 tokens"):
+        gguf_tokenizer.ends(named | {"tokenizer.ggml.eom_token_id": 4})
+
+
 def test_scores_say_how_sentencepiece_merges():
     """By hand: "abc" is made of ab + c or a + bc, and the better score goes first."""
     tokens = ["a", "b", "c", "ab", "bc", "abc"]

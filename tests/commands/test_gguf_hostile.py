@@ -126,6 +126,14 @@ def test_what_contradicts_the_file_is_refused_in_little_memory(tmp_path, name):
         tracemalloc.stop()
 
 
+def test_arrays_are_bounded_together(tmp_path):
+    """Each element costs the package gguf some hundred bytes, so a file of many short arrays is refused too."""
+    array = struct.pack("<IQ", 0, gguf_header.MOST_ELEMENTS // 2) + bytes(gguf_header.MOST_ELEMENTS // 2)
+    read(made(entries=(entry("a", ARRAY, array), entry("b", ARRAY, array))), tmp_path)
+    with pytest.raises(PlatformError, match=r"the length of c is 1, more than the 0"):
+        read(made(entries=(*(entry(key, ARRAY, array) for key in "ab"), entry("c", ARRAY, texts("x")))), tmp_path)
+
+
 def test_changed_bytes_raise_nothing_else(tmp_path):
     whole, chance = made(), random.Random(0)
     outcomes = set()
