@@ -96,7 +96,8 @@ $(KUBEFLOW): pyproject.toml constraints-kubeflow.txt
 
 $(LLAMA)/.ready: | $(READY)
 	$(PYTHON) -m venv $(LLAMA)
-	CMAKE_ARGS="-DLLAVA_BUILD=OFF -DGGML_OPENMP=OFF" $(LLAMA)/bin/python -m pip install --quiet llama-cpp-python==0.3.36
+	CMAKE_ARGS="-DLLAVA_BUILD=OFF -DGGML_OPENMP=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TOOLS=OFF" \
+		$(LLAMA)/bin/python -m pip install --quiet llama-cpp-python==0.3.36
 	touch $(LLAMA)/.ready
 
 # What the tests of pages need: Chromium (a Debian package), axe-core, and the page of LLM Comparator.

@@ -90,6 +90,6 @@ def _ends(eos: int, spm: bool) -> int | list[int]:
 def make_all(place: Path) -> dict[str, Path]:
     """Every shape, each with a tokenizer."""
     made = {f"{shape} with {split}": make(place / shape, shape, split) for shape, split in KINDS.items()}
-    rope = {"rope_theta": 10_000.0, **rotary_stretch.KNOWN[1]}
-    made["llama with llama-bpe, stretched"] = make(place / "llama 3", "llama", "llama-bpe", rope_parameters=rope)
+    sizes = {"rope_parameters": {"rope_theta": 10_000.0, **rotary_stretch.KNOWN[1]}, "max_position_embeddings": 1 << 14}
+    made["llama with llama-bpe, stretched"] = make(place / "llama 3", "llama", "llama-bpe", **sizes)
     return made

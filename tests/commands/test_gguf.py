@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,7 @@ def written(source: Path, path: Path, precision: str | None = None) -> Path:
 def rewritten(path: Path, out: Path, drop: tuple[str, ...] = (), **more: object) -> Path:
     """The same file with other metadata, by the package gguf alone."""
     reader = gguf.GGUFReader(path)
-    writer = gguf.GGUFWriter(out, reader.fields["general.architecture"].contents())
+    writer = gguf.GGUFWriter(out, more.pop("general.architecture", reader.fields["general.architecture"].contents()))
     for name, field in reader.fields.items():
         if not name.startswith("GGUF.") and name not in (*drop, *more, "general.architecture"):
             inner = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
@@ -245,7 +246,9 @@ def test_what_quantisation_left_is_said(sources, tmp_path):
 def test_llama_3_keeps_its_stretched_positions(tmp_path, factor):
     """transformers leaves them out of the configuration of a GGUF file."""
     rope = {"rope_theta": 500_000.0, **next(known for known in rotary_stretch.KNOWN if known["factor"] == factor)}
-    source = gguf_models.make(tmp_path / "source", "llama", "llama-bpe", rope_parameters=rope)
+    source = gguf_models.make(
+        tmp_path / "source", "llama", "llama-bpe", rope_parameters=rope, max_position_embeddings=1 << 14
+    )
     gguf_import.read(written(source, tmp_path / "m.gguf"), tmp_path / "back")
     one, other = (AutoModelForCausalLM.from_pretrained(folder) for folder in (source, tmp_path / "back"))
     assert one.config.rope_parameters == other.config.rope_parameters == rope
@@ -350,6 +353,17 @@ def test_the_verbs(sources, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as left:
         main.main()
     assert left.value.code == 3
+
+
+def test_without_the_package_the_way_out_is_named(sources, tmp_path, monkeypatch):
+    path = written(sources["llama"], tmp_path / "m.gguf")
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    for call in (
+        lambda: gguf_import.read(path, tmp_path / "x"),
+        lambda: written(sources["llama"], tmp_path / "n.gguf"),
+    ):
+        with pytest.raises(PlatformError, match=r"gguf.*pip install 'preferent\[gguf\]'"):
+            call()
 
 
 @pytest.mark.skipif(not SMOLLM2.exists(), reason="make smollm2")
