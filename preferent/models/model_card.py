@@ -36,7 +36,7 @@ def metadata(source: Path, reward: bool, adapter: bool, licences: list[str]) -> 
 
     The base and the licence are those that are known: by the hub's cache, or by the card in `source`.
     """
-    earlier = _front(source / "README.md")
+    earlier = front_matter(source / "README.md")
     name, revision = model_reference.name_of(source)
     tags = ["preferent", "reward-model"] if reward else ["preferent"]
     ours = isinstance(earlier.get("tags"), list) and "preferent" in earlier["tags"]
@@ -52,7 +52,7 @@ def metadata(source: Path, reward: bool, adapter: bool, licences: list[str]) -> 
     return {key: known for key, known in front.items() if known is not None}
 
 
-def _front(path: Path) -> dict[str, Any]:
+def front_matter(path: Path) -> dict[str, Any]:
     """Return the metadata of a card; an empty dictionary if there is none that can be read."""
     with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
         if match := _FRONT.match(path.read_text(encoding="utf-8")[:20_000]):

@@ -80,7 +80,7 @@ def open_model(kind: Any, base: Path, config: Any, world: World) -> PreTrainedMo
     """Load the weights of a full model into the class that `kind` (an auto class of transformers) chooses."""
     stored = model_folder.counted(base)
     with torch.random.fork_rng(devices=[]):
-        _plan(kind, base, config, world, stored)
+        plan(kind, base, config, world.trust_remote_code, stored)
         torch.manual_seed(0)
         with opening(base):
             body, info = kind.from_pretrained(
@@ -108,10 +108,10 @@ def open_model(kind: Any, base: Path, config: Any, world: World) -> PreTrainedMo
     return body.eval()  # type: ignore[no-any-return]
 
 
-def _plan(kind: Any, base: Path, config: Any, world: World, stored: int) -> None:
+def plan(kind: Any, base: Path, config: Any, trust_remote_code: bool, stored: int) -> None:
     """Build a model without storage; refuse one that keeps a recurrent state, or needs more than its files hold."""
     with limited(base), opening(base), torch.device("meta"):
-        plan = kind.from_config(copy.deepcopy(config), trust_remote_code=world.trust_remote_code)
+        plan = kind.from_config(copy.deepcopy(config), trust_remote_code=trust_remote_code)
         cache = DynamicCache(config=plan.config)
     kinds = getattr(plan.config.get_text_config(), "layer_types", None)
     if any(isinstance(layer, RECURRENT) for layer in cache.layers) or (plan._is_stateful and not kinds):

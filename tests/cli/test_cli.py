@@ -74,7 +74,7 @@ def course(tmp_path, monkeypatch):
 
 def test_the_verbs():
     data = ("data", "data check", "data convert", "data prepare")
-    people = ("doctor", "report", "try", "export", "compare", "label", "agree", "scratch", "env")
+    people = ("doctor", "report", "try", "export", "compare", "label", "agree", "import", "scratch", "env")
     stages = ("sft", "reward", "ppo", "dpo", "rejection", "infer")
     names = ("run", "quickstart", *data, "plan", *people, *stages)
     assert list(VERBS) == ["preferent", *(f"preferent {name}" for name in names)]

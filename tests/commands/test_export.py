@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from preferent.cli import main
 from preferent.commands import chat_template_export
-from preferent.commands.inference import export
+from preferent.commands.inference import export, gguf_export, gguf_import
 from preferent.data.tokenizer import Tokenizer
 from preferent.data.types import Message, Prompt
 from preferent.errors import PlatformError, UsageError
@@ -139,13 +139,36 @@ def test_gguf_has_a_modelfile(make_run, tmp_path, chat):
     export.write(folder, tmp_path / "out", "gguf")
     text = (tmp_path / "out/Modelfile").read_text()
     template = re.search(r'^TEMPLATE """(.*?)"""$', text, re.M | re.S)[1]
-    assert template == chat_template_export.go_template(Tokenizer.load(tmp_path / "out"), "<s>", chat)
+    export.write(folder, tmp_path / "merged", "merged")
+    assert template == chat_template_export.go_template(Tokenizer.load(tmp_path / "merged"), "<s>", chat)
     assert ("[INST]" in template) == chat and "<s>[INST] {{ if" not in template
     for line in ('SYSTEM """Be brief."""', "PARAMETER temperature 0", "PARAMETER num_ctx 44", 'PARAMETER stop "</s>"'):
         assert line in text.splitlines()
     told = (tmp_path / "out/GGUF.txt").read_text()
-    assert "convert_hf_to_gguf.py . --outfile model.gguf --outtype f32" in told and template in told
-    assert (tmp_path / "out/model.safetensors").exists()
+    assert "ollama create" in told and template in told and "matrices in f16" in told
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"model.gguf", "Modelfile", "GGUF.txt"}
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_gguf_holds_the_tuned_weights(make_run, tmp_path):
+    """In half precision, as the base is stored in fp32; llama.cpp wants vectors in fp32."""
+    folder = make_run(2)
+    export.write(folder, tmp_path / "out", "gguf")
+    gguf_import.read(tmp_path / "out/model.gguf", tmp_path / "back")
+    export.write(folder, tmp_path / "merged", "merged")
+    tuned, back = (load_file(tmp_path / name / "model.safetensors") for name in ("merged", "back"))
+    assert tuned.keys() == back.keys()
+    for name, weight in tuned.items():
+        assert torch.equal(back[name], (weight.half() if weight.dim() > 1 else weight).bfloat16()), name
+
+
+def test_a_shape_that_is_not_written_as_gguf_leaves_nothing(make_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(gguf_export, "ARCHITECTURES", {})
+    with pytest.raises(UsageError, match=r"LlamaForCausalLM.*convert_hf_to_gguf.py"):
+        export.write(make_run(), tmp_path / "out", "gguf")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UsageError, match="--precision f16"):
+        export.write(make_run(), tmp_path / "out", "merged", "f16")
 
 
 def test_sampled_answers_are_sampled_there_too():

@@ -1,6 +1,7 @@
 """Export of a run's policy or reward model as a folder for other programs, with a README that says how to load it."""
 
 import contextlib
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import torch
 
 from preferent import files
 from preferent.commands import chat_template_export
+from preferent.commands.inference import gguf_export
 from preferent.config import model_reference, stage_graph
 from preferent.config.gcpc_names import resolve_model
 from preferent.config.recipe import Recipe, tuned_by
@@ -72,23 +74,20 @@ BOS too, encode its text with add_special_tokens=False."""
 BASE = "base"
 """The folder of an exported adapter that has a copy of its base, if the run made that."""
 GGUF = """How to run this model with llama.cpp and Ollama. Start in this folder.
+model.gguf holds the tuned model: {notes}.
 
-1. Make a GGUF file (llama.cpp and its Python requirements at hand, as LLAMA_CPP):
-
-     python LLAMA_CPP/convert_hf_to_gguf.py . --outfile model.gguf --outtype {dtype}
-
-   Smaller, with some loss: LLAMA_CPP/build/bin/llama-quantize model.gguf model-q8.gguf Q8_0
-   (then name that file in the first line of Modelfile).
-
-2. Ollama, which reads the Modelfile beside this text:
+1. Ollama, which reads the Modelfile beside this text:
 
      ollama create {name} -f Modelfile
      ollama run {name}
 
-3. Or llama.cpp alone, with a prompt written out as below:
+2. Or llama.cpp alone (as LLAMA_CPP), with a prompt written out as below:
 
      LLAMA_CPP/build/bin/llama-completion -m model.gguf -no-cnv -f PROMPT.txt -n {answer} \\
        {sampling} --min-p 0 --repeat-penalty 1
+
+3. Smaller, with some loss: LLAMA_CPP/build/bin/llama-quantize model.gguf model-q8.gguf Q8_0
+   (then name that file in the first line of Modelfile).
 
 {template}
 Leave out spaces at the end of a prompt: the answer begins with its own.
@@ -104,15 +103,21 @@ SYSTEM is the run's instruction, where it has one:
 """
 
 
-def write(run_folder: Path, out: Path, what: str) -> str:
+def write(run_folder: Path, out: Path, what: str, precision: str | None = None) -> str:
     """Write `what` (merged, adapter, reward or gguf) of a run to the folder `out`; return a line for the user.
 
-    Raises `UsageError` if `out` is not empty, or the run has no adapter or reward model to write.
+    `precision` (bf16 or f16) is that of the matrices in a GGUF file. Raises `UsageError` if `out` is not empty, the run
+    has no adapter or reward model to write, or its policy has a shape that is not written as GGUF.
     """
+    if precision is not None and what != "gguf":
+        raise UsageError(f"--precision {precision}: is for --what gguf; other models keep the precision of their base")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out}: exists already and is not empty; name a new folder with --out")
     finished = finished_run.of(run_folder)
-    {"merged": merged, "adapter": adapter, "reward": reward, "gguf": gguf}[what](finished, out)
+    if what == "gguf":
+        gguf(finished, out, precision)
+    else:
+        {"merged": merged, "adapter": adapter, "reward": reward}[what](finished, out)
     count = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     size = f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count / 1e3:,.0f} kB"
     return f"{out}: {what}, {size}; {'GGUF.txt' if what == 'gguf' else 'README.md'} says how to use it"
@@ -182,20 +187,34 @@ def _member(finished: FinishedRun, scorer: Scorer, out: Path) -> None:
         files.write_atomic(out / "chat_template.jinja", chat_template_export.score_template(llama2, instruction))
 
 
-def gguf(finished: FinishedRun, out: Path) -> None:
-    """Write the merged policy, a Modelfile for Ollama, and the commands that make a GGUF file."""
-    merged(finished, out)
+def gguf(finished: FinishedRun, out: Path, precision: str | None = None) -> None:
+    """Write the merged policy as a GGUF file, with a Modelfile for Ollama and a text on how to run both."""
+    aside = out.with_name(f".{out.name}.tmp-{os.getpid()}")
+    with files.writing(out):
+        try:
+            merged(finished, aside / "merged")
+            (aside / "new").mkdir()
+            name = finished.folder.resolve().name.lower()
+            notes = gguf_export.write(aside / "merged", aside / "new/model.gguf", precision, name)
+            _beside_gguf(finished, aside / "merged", aside / "new", "; ".join(notes))
+            os.replace(aside / "new", out)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _beside_gguf(finished: FinishedRun, merged_folder: Path, out: Path, notes: str) -> None:
+    """Write the Modelfile, the licences, and the text that says how to run them."""
     recipe = finished.recipe
-    tokenizer = Tokenizer.load(out, ChatOptions.of(recipe))
-    bos = files.read_json(out / "tokenizer_config.json").get("bos_token") or ""
+    tokenizer = Tokenizer.load(merged_folder, ChatOptions.of(recipe))
+    bos = files.read_json(merged_folder / "tokenizer_config.json").get("bos_token") or ""
     adds_bos = tokenizer.bos_id is not None and tokenizer.encode_text("a")[:1] == [tokenizer.bos_id]
     template = chat_template_export.go_template(tokenizer, bos if adds_bos else "", finished.converses())
+    saving.copy_licences(merged_folder, out)
     files.write_atomic(out / "Modelfile", chat_template_export.modelfile(template, tokenizer.end_texts, recipe))
     turns = "" if finished.converses() else " (one prompt at a time: of a conversation, the last message)"
-    stored = files.read_json(out / "config.json").get("dtype")
     text = GGUF.format(
         name=finished.folder.resolve().name.lower(),
-        dtype={"bfloat16": "bf16", "float16": "f16"}.get(stored, "f32"),
+        notes=notes,
         answer=recipe.target_sequence_length,
         sampling=_sampling(recipe),
         template=NO_TEMPLATE if template is None else TEMPLATE.format(turns=turns, example=template),
