@@ -38,7 +38,7 @@ def compare(found: recipe.Recipe, out: Path) -> list[str]:
     (out / "recipe.yaml").write_text(recipe.dump(found))
     tasks = stage_graph.build(found)
     perform(tasks[0].command(str(out)))
-    facts, work = plan.model_facts(found, out / "data", None), plan.mean_lengths(found, out / "data")
+    facts, work = plan.model_facts(found, out / "data", None), plan.work_of(found, out / "data")
     assert facts is not None
     began = time.perf_counter()
     speeds = machine_speed.measure(facts, work)

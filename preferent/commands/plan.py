@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
+
 from preferent import files
 from preferent.commands import disk_estimate, memory_fit, time_estimate
 from preferent.commands.time_estimate import Speeds, Work
@@ -27,6 +29,8 @@ from preferent.runs import environment, progress
 from preferent.runs.directory import DataDirectory, Part, RunDirectory
 
 LENGTHS = "token lengths, and so how much is truncated (needs the tokenizer: preferent data check FILES --model MODEL)"
+COUNTED = 1000
+"""Preferences whose lengths are counted."""
 SIZE = "the model's size, and so what lora_dim and learning_rate left open become"
 
 
@@ -240,7 +244,7 @@ def _times(recipe: Recipe, folder: Path, measure: Callable[[ModelFacts, Work], S
         why = "the shape of a model is" if facts is None else "the speed of quantize: nf4 is"
         yield f"not known: {why}"
         return
-    work = mean_lengths(recipe, folder)
+    work = work_of(recipe, folder)
     found = list(time_estimate.times(facts.recipe, stage_graph.build(recipe), work, measure(facts, work)))
     yield from time_estimate.lines(found)
     yield (
@@ -249,8 +253,8 @@ def _times(recipe: Recipe, folder: Path, measure: Callable[[ModelFacts, Work], S
     )
 
 
-def mean_lengths(recipe: Recipe, folder: Path) -> Work:
-    """Return how long the first thousand prompts and answers of the prepared data are on average, and the rows of data.
+def work_of(recipe: Recipe, folder: Path) -> Work:
+    """Return how long the first prompts and answers of the prepared preferences are, and the rows of data.
 
     Without the model's tokenizer, and for answers without preferences, it is the limit in the recipe.
     """
@@ -258,22 +262,20 @@ def mean_lengths(recipe: Recipe, folder: Path) -> Work:
     rows = files.read_json(prepared.counts)["parts"]
     prompt, answer = recipe.prompt_sequence_length, recipe.target_sequence_length
     if not (source / "tokenizer.json").is_file():
-        return Work(prompt, answer, rows)
+        return Work([(prompt, answer)], rows)
     tokenizer = Tokenizer.load(source, ChatOptions.of(recipe))
-    prompts = datasets.load_prompts(prepared.rows("prompt", "train"))[:1000]
+    pairs = datasets.load_preferences(prepared.rows("preference", "train"))[:COUNTED] if "preference" in rows else []
+    prompts = [pair.prompt for pair in pairs] or datasets.load_prompts(prepared.rows("prompt", "train"))[:COUNTED]
     encoded = tokenizer.encode_prompts(prompts, recipe.instruction, prompt)
-    lengths = [len(one.ids) for one in encoded]
-    pairs = datasets.load_preferences(prepared.rows("preference", "train"))[:1000] if "preference" in rows else []
-    if pairs:
-        asked = tokenizer.encode_prompts([pair.prompt for pair in pairs], recipe.instruction, prompt)
-        texts, ends = [one.text for one in asked], [one.end for one in asked]
-        answers = [
-            len(ids)
-            for candidates in ([pair.candidate_0 for pair in pairs], [pair.candidate_1 for pair in pairs])
-            for ids, _ in tokenizer.encode_answers(texts, candidates, answer, ends)
-        ]
-        answer = round(sum(answers) / len(answers))
-    return Work(round(sum(lengths) / len(lengths)), max(1, answer), rows)
+    if not pairs:
+        return Work([(max(1, len(one.ids)), answer) for one in encoded], rows)
+    texts, ends = [one.text for one in encoded], [one.end for one in encoded]
+    lengths = [
+        (max(1, len(one.ids)), max(1, len(ids)))
+        for candidates in ([pair.candidate_0 for pair in pairs], [pair.candidate_1 for pair in pairs])
+        for one, (ids, _) in zip(encoded, tokenizer.encode_answers(texts, candidates, answer, ends), strict=True)
+    ]
+    return Work([lengths[i] for i in np.random.default_rng(0).permutation(len(lengths))], rows)
 
 
 def model_facts(recipe: Recipe, folder: Path, longest: int | None, elsewhere: bool = False) -> ModelFacts | None:

@@ -32,12 +32,21 @@ class Speeds(NamedTuple):
 
 @dataclass(frozen=True)
 class Work:
-    """What there is to do: the mean tokens of a prompt and of an answer, and the rows of each kind in each part of the
-    data."""
+    """What there is to do: the tokens of some prompts, each with those of an answer, and the rows of each kind in each
+    part of the data."""
 
-    prompt: int
-    answer: int
+    lengths: Sequence[tuple[int, int]]
     rows: Mapping[str, Mapping[str, int]]
+
+    @property
+    def prompt(self) -> int:
+        """The mean tokens of a prompt."""
+        return round(sum(prompt for prompt, _ in self.lengths) / len(self.lengths))
+
+    @property
+    def answer(self) -> int:
+        """The mean tokens of an answer."""
+        return round(sum(answer for _, answer in self.lengths) / len(self.lengths))
 
 
 class StageTime(NamedTuple):
@@ -149,8 +158,8 @@ def lines(found: Sequence[StageTime]) -> Iterator[str]:
     """Yield a line for each stage, and one for all of them."""
     for stage in found:
         step = f", {duration(stage.step)} a step" if stage.step else ""
-        yield f"{stage.stage:<14}{duration(stage.total)}{step}"
-    yield f"{'all':<14}{duration(sum(stage.total for stage in found))}"
+        yield f"{stage.stage:<15}{duration(stage.total)}{step}"
+    yield f"{'all':<15}{duration(sum(stage.total for stage in found))}"
 
 
 def duration(seconds: float) -> str:

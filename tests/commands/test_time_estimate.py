@@ -28,8 +28,7 @@ SPEEDS = Speeds(
     start=1e6,
 )
 WORK = Work(
-    20,
-    6,
+    [(15, 4), (25, 8)],
     {
         "preference": {"train": 90, "judge": 50, "validation": 8, "test": 4},
         "prompt": {"train": 30, "validation": 6, "test": 12},
@@ -132,7 +131,7 @@ def counted(monkeypatch, large: bool, rank: int, layers: int, prompt: int = 30) 
     sections = {"ppo": {"lora_dim": rank, "batch_size": 8}, "reward": {"lora_dim": rank}}
     shape = Shape(64, 32, layers, 4, 2, 8, 48)
     facts = ModelFacts(recipe.parse(values | sections)[0], shape, shape, 4, 40, WORK.rows["prompt"])
-    return machine_speed.measure(facts, Work(prompt, 10, WORK.rows))
+    return machine_speed.measure(facts, Work([(prompt - 5, 8), (prompt + 5, 12)], WORK.rows))
 
 
 COUNTED = [name for name in Speeds._fields if not name.startswith("st")]

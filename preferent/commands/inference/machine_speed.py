@@ -3,8 +3,9 @@ shapes whose weights mean nothing."""
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,15 +20,18 @@ from preferent.config import defaults
 from preferent.config.defaults import decided
 from preferent.config.memory_estimate import ModelFacts, tuned_rank
 from preferent.config.model_shape import Shape
+from preferent.config.recipe import Recipe
 from preferent.data.types import Rollout
-from preferent.models import adapters, language_models
+from preferent.models import adapters, batching, language_models
 from preferent.models.language_models import Policy, Scorer
 from preferent.models.world import World
 from preferent.rollouts import measurement
 from preferent.rollouts.decoding import Params
 from preferent.rollouts.local_sampler import LocalSampler
+from preferent.rollouts.measurement import MicroBatch
 from preferent.training import sequences
 from preferent.training.optimizer import Optimizer, Schedule
+from preferent.training.sequences import Sequences
 
 LARGE = 1 << 26
 """Parameters above which a model is timed by its layers: two models of few of them are."""
@@ -45,18 +49,49 @@ START = time.process_time()
 
 @dataclass(frozen=True)
 class Job:
-    """What is timed: `rows` sequences of a prompt and an answer, on these models."""
+    """What is timed on these models: sequences of a prompt and an answer of these lengths, at most `limit` tokens at
+    once."""
 
     policy: Policy
     scorer: Scorer
-    prompt: int
-    answer: int
-    rows: int
+    lengths: Sequence[tuple[int, int]]
+    limit: int
+
+    @cached_property
+    def rollouts(self) -> list[Rollout]:
+        """The sequences, of tokens that mean nothing."""
+        draw = np.random.default_rng(0)
+        size = self.policy.vocab_size
+        return [
+            Rollout(i, 0, 0, _ids(draw, size, prompt), _ids(draw, size, answer), np.zeros(answer, np.float32), False)
+            for i, (prompt, answer) in enumerate(self.lengths)
+        ]
+
+    @cached_property
+    def whole(self) -> list[np.ndarray]:
+        """Prompts with their answers."""
+        return [np.concatenate([one.prompt_ids, one.ids]) for one in self.rollouts]
+
+    @cached_property
+    def micros(self) -> list[MicroBatch]:
+        device = self.policy.world.device
+        return measurement.micro_batches(self.rollouts, self.limit, self.policy.tokenizer.pad_id, device)
 
     @property
-    def rollouts(self) -> list[Rollout]:
-        ids = np.ones(self.prompt, np.int32), np.ones(self.answer, np.int32), np.zeros(self.answer, np.float32)
-        return [Rollout(i, 0, 0, *ids, False) for i in range(self.rows)]
+    def shape(self) -> tuple[int, int]:
+        return len(self.lengths), max(answer for _, answer in self.lengths)
+
+    def first(self, rows: int) -> "Job":
+        """Return the job of so many sequences, from the beginning again where there are fewer."""
+        return replace(self, lengths=[self.lengths[i % len(self.lengths)] for i in range(rows)])
+
+    def cut(self, factor: float) -> "Job":
+        """Return the job of sequences that are shorter by a factor."""
+        return replace(self, lengths=[(math.ceil(a / factor), math.ceil(b / factor)) for a, b in self.lengths])
+
+
+def _ids(draw: np.random.Generator, size: int, count: int) -> np.ndarray:
+    return draw.integers(1, size, count, dtype=np.int32)
 
 
 def measure(facts: ModelFacts, work: Work) -> Speeds:
@@ -82,19 +117,20 @@ def _timed(facts: ModelFacts, work: Work, world: World, layers: tuple[int, int])
     recipe = facts.recipe
     policy = _policy(replace(facts.shape, layers=layers[0]), world, facts)
     scorer = _scorer(replace(facts.reward_shape, layers=layers[1]), world, facts)
-    networks = policy, scorer
-    whole = work.prompt + work.answer
-    cut = max(1.0, _seconds(_learn_policy(Job(policy, scorer, 24, 8, 1)), world, networks) / 32 * whole / MOST)
-    job = Job(policy, scorer, math.ceil(work.prompt / cut), math.ceil(work.answer / cut), 1)
-    once = _seconds(_learn_policy(job), world, networks)
-    most = max(1, decided(recipe.ppo.micro_batch_tokens) // whole)
-    job = replace(job, rows=max(1, min(most, recipe.ppo.batch_size, int(SECONDS / once))))
+    networks, limit = (policy, scorer), decided(recipe.ppo.micro_batch_tokens)
+    short = _seconds(_learn_policy(Job(policy, scorer, [(24, 8)], limit)), world, networks)
+    factor = max(1.0, short / 32 * (work.prompt + work.answer) / MOST)
+    job = Job(policy, scorer, work.lengths, limit).cut(factor)
+    once = _seconds(_learn_policy(job.first(1)), world, networks)
+    job = job.first(max(1, min(recipe.ppo.batch_size, int(SECONDS / once))))
+    rows = len(job.lengths)
     for run in (_learn_policy, _learn_critic, _learn_reward, _measure, _value, _score):
-        yield _seconds(run(job), world, networks) / job.rows * cut
-    answers = replace(job, rows=min(recipe.ppo.batch_size, decided(recipe.sampler.rows), max(16, 4 * job.rows)))
+        yield _seconds(run(job), world, networks) / rows * factor
+    rows = min(recipe.ppo.batch_size, decided(recipe.sampler.rows), max(16, 4 * rows))
+    answers = job.first(rows)
     read, decoded = (_seconds(_decode(recipe, answers, tokens), world, networks) for tokens in (1, 1 + TOKENS))
-    yield read / answers.rows * cut
-    yield max(0.0, decoded - read) / TOKENS / answers.rows
+    yield read / rows * factor
+    yield max(0.0, decoded - read) / TOKENS / rows
     yield from (_seconds(_step(network), world, ()) for network in networks)
 
 
@@ -116,40 +152,43 @@ def _seconds(run: Callable[[], object], world: World, networks: tuple[Policy | S
 
 
 def _learn_policy(job: Job) -> Callable[[], object]:
-    rows = [np.ones(job.prompt + job.answer, np.int32)] * job.rows
-    chosen = sequences.Sequences(rows, [job.prompt] * job.rows)
-    return lambda: sequences.loss_sum(job.policy, chosen).backward()
+    chosen = Sequences(job.whole, [prompt for prompt, _ in job.lengths])
+    return lambda: sequences.accumulate_gradients(job.policy, chosen, job.limit)
 
 
 def _learn_critic(job: Job) -> Callable[[], object]:
-    micro = _micro(job)
-    return lambda: job.scorer.scores(micro.states(job.scorer)).sum().backward()
+    def learn() -> None:
+        for micro in job.micros:
+            job.scorer.scores(micro.states(job.scorer)).sum().backward()
+
+    return learn
 
 
 def _learn_reward(job: Job) -> Callable[[], object]:
-    rows = [np.ones(job.prompt + job.answer, np.int32)] * job.rows
-    return lambda: measurement.scores_at_end(job.scorer, rows).sum().backward()
+    def learn() -> None:
+        for rows in batching.plan([len(ids) for ids in job.whole], job.limit):
+            measurement.scores_at_end(job.scorer, [job.whole[i] for i in rows]).sum().backward()
+
+    return learn
 
 
 def _measure(job: Job) -> Callable[[], object]:
-    micros, shape, reference = [_micro(job)], (job.rows, job.answer), replace(job.policy, adapter=None)
-    return lambda: measurement.measure(job.policy, reference, micros, shape, 1.0)
+    reference = replace(job.policy, adapter=None)
+    return lambda: measurement.measure(job.policy, reference, job.micros, job.shape, 1.0)
 
 
 def _value(job: Job) -> Callable[[], object]:
-    micros, shape = [_micro(job)], (job.rows, job.answer)
-    return lambda: measurement.values_of(job.scorer, micros, shape)
+    return lambda: measurement.values_of(job.scorer, job.micros, job.shape)
 
 
 def _score(job: Job) -> Callable[[], object]:
-    rows = [np.ones(job.prompt + job.answer, np.int32)] * job.rows
-    return lambda: measurement.last_scores(job.scorer, rows, 1 << 62)
+    return lambda: measurement.last_scores(job.scorer, job.whole, job.limit)
 
 
-def _decode(recipe: Any, job: Job, tokens: int) -> Callable[[], object]:
+def _decode(recipe: Recipe, job: Job, tokens: int) -> Callable[[], object]:
     engine = LocalSampler(job.policy, 0, decided(recipe.sampler.rows), decided(recipe.sampler.prefill_tokens))
-    prompts, params = [np.ones(job.prompt, np.int32)] * job.rows, Params(tokens, stop_at_eos=False)
-    return lambda: engine.sample(prompts, range(job.rows), "calibration", 0, params)
+    prompts, params = [one.prompt_ids for one in job.rollouts], Params(tokens, stop_at_eos=False)
+    return lambda: engine.sample(prompts, range(len(prompts)), "calibration", 0, params)
 
 
 def _step(network: Policy | Scorer) -> Callable[[], object]:
@@ -161,10 +200,6 @@ def _step(network: Policy | Scorer) -> Callable[[], object]:
         optimizer.step(0)
 
     return step
-
-
-def _micro(job: Job) -> measurement.MicroBatch:
-    return measurement.micro_batch(job.rollouts, np.arange(job.rows), 0, job.policy.world.device)
 
 
 def _policy(shape: Shape, world: World, facts: ModelFacts) -> Policy:
