@@ -1,6 +1,8 @@
 """The commands of the examples' READMEs, with few steps and small models."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared/data"
+SMOLLM2 = ROOT / "models/smollm2"
 
 pytestmark = [
     pytest.mark.acceptance,
@@ -51,3 +54,51 @@ def test_ethics(place):
     said = done(place, "examples/ethics/outside.py", "runs/ethics-data", "runs/ethics")
     assert "outside judge: accuracy 0.64" in said
     assert "held-out pairs (373): reward 0." in said and "tuned preferred in " in said
+
+
+@pytest.fixture
+def small(place):
+    """The folder, with a model of one million parameters that has SmolLM2's tokenizer in the place of SmolLM2."""
+    if not (SMOLLM2 / "tokenizer.json").exists():
+        pytest.skip("models/smollm2 is not there: make smollm2")
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    model = place / "models/smollm2"
+    shutil.copytree(SMOLLM2, model, ignore=shutil.ignore_patterns("*.safetensors"))
+    config = AutoConfig.from_pretrained(model)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "head_dim": 8}
+    for name, value in (sizes | {"num_attention_heads": 2, "num_key_value_heads": 1}).items():
+        setattr(config, name, value)
+    torch.manual_seed(0)
+    made = AutoModelForCausalLM.from_config(config)
+    assert made.num_parameters() < 1_100_000
+    made.save_pretrained(model)
+    return place
+
+
+def run(folder: Path, name: str, data: str) -> Path:
+    """Prepare and run an example of SmolLM2; return the run's folder."""
+    done(folder, f"examples/smollm2/{name}/prepare.py", DATA / data, f"runs/smollm2/{name}-data")
+    few = settings("infer.max_prompts=8", "sft.lora_dim=2", "reward.lora_dim=2", "ppo.lora_dim=2")
+    recipe, out = f"examples/smollm2/{name}/recipe.yaml", folder / "runs/smollm2" / name
+    done(folder, "-m", "preferent", "run", recipe, "--out", out, *few)
+    assert (out / "report.html").exists()
+    return out
+
+
+def test_continuation(small):
+    out = run(small, "continuation", "preference/ethics_util")
+    script, data = "examples/smollm2/continuation/verdict.py", "runs/smollm2/continuation-data"
+    books = DATA / "corpora/books_fiction.validation.jsonl.gz"
+    said = done(small, script, data, out, "--books", books, "--openings", 12)
+    for line in ("373 held-out pairs", "| the reward |", "| tuned |", "| best of 4 of the base |", "| people |"):
+        assert line in said
+    assert "of 12" in said and "perplexity of books" in said
+
+
+def test_conversation(small):
+    out = run(small, "conversation", "preference/ukp_convarg")
+    assert json.loads((out / "comparison/metrics.json").read_text())["judges"]
+    parts = json.loads((out / "data/counts.json").read_text())["parts"]
+    assert parts["preference"]["test"] > 500 and parts["prompt"] == {"validation": 18, "test": 52, "train": 80}
