@@ -34,11 +34,12 @@ from preferent.training.optimizer import Optimizer, Schedule
 from preferent.training.sequences import Sequences
 
 LARGE = 1 << 26
-"""Parameters above which a model is timed by its layers: two models of few of them are."""
-FEW = 3
-"""Layers of the larger of these two; the smaller has one."""
-SECONDS = 0.4
-"""About how long a timed call may take: it has as many rows as that allows."""
+"""Parameters above which a model is timed by its layers: two models are, of one layer and of as many as have so many
+parameters."""
+FEWEST = 3
+"""Layers of the larger of these two at least."""
+SECONDS = 0.7
+"""About how long a timed call may take: rows are added while it takes less than half of that."""
 MOST = 1.5
 """Seconds of one row above which its sequence is cut."""
 TOKENS = 8
@@ -105,11 +106,13 @@ def measure(facts: ModelFacts, work: Work) -> Speeds:
     counts = facts.shape.layers, facts.reward_shape.layers
     if max(facts.shape.policy, facts.reward_shape.policy) <= LARGE:
         return Speeds._make([*_timed(facts, work, world, counts), START])
-    first, several = (list(_timed(facts, work, world, (count, count))) for count in (1, FEW))
+    of_a_layer = facts.shape.linear // facts.shape.layers
+    few = max(FEWEST, min(*counts, LARGE // of_a_layer))
+    first, several = (list(_timed(facts, work, world, (count, count))) for count in (1, few))
     scored = "learn_critic", "learn_reward", "value", "score", "step_scorer"
     further = [counts[name in scored] - 1 for name in Speeds._fields[:-1]]
     each = zip(first, several, further, strict=True)
-    return Speeds._make([*(one + max(0.0, more - one) * count / (FEW - 1) for one, more, count in each), START])
+    return Speeds._make([*(one + max(0.0, more - one) * count / (few - 1) for one, more, count in each), START])
 
 
 def _timed(facts: ModelFacts, work: Work, world: World, layers: tuple[int, int]) -> Iterator[float]:
@@ -121,9 +124,10 @@ def _timed(facts: ModelFacts, work: Work, world: World, layers: tuple[int, int])
     short = _seconds(_learn_policy(Job(policy, scorer, [(24, 8)], limit)), world, networks)
     factor = max(1.0, short / 32 * (work.prompt + work.answer) / MOST)
     job = Job(policy, scorer, work.lengths, limit).cut(factor)
-    once = _seconds(_learn_policy(job.first(1)), world, networks)
-    job = job.first(max(1, min(recipe.ppo.batch_size, int(SECONDS / once))))
-    rows = len(job.lengths)
+    rows = 1
+    while rows < recipe.ppo.batch_size and _seconds(_learn_policy(job.first(rows)), world, networks) < SECONDS / 2:
+        rows = min(4 * rows, recipe.ppo.batch_size)
+    job = job.first(rows)
     for run in (_learn_policy, _learn_critic, _learn_reward, _measure, _value, _score):
         yield _seconds(run(job), world, networks) / rows * factor
     rows = min(recipe.ppo.batch_size, decided(recipe.sampler.rows), max(16, 4 * rows))
@@ -146,7 +150,7 @@ def _seconds(run: Callable[[], object], world: World, networks: tuple[Policy | S
         for network in networks:
             network.body.zero_grad(set_to_none=True)
         least, spent = taken if attempt < 2 else min(least, taken), spent + taken
-        if (attempt and spent > 3 * SECONDS) or spent > 3 * MOST:
+        if (attempt and spent > SECONDS) or spent > 3 * MOST:
             break
     return least
 
