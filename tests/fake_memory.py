@@ -19,8 +19,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
+from preferent.commands.inference.machine_speed import config_of
 from preferent.config.memory_estimate import ModelFacts
 from preferent.config.model_shape import Shape
 from preferent.data.types import Rollout
@@ -105,21 +106,6 @@ class FakeNetworks:
                 for name, buffer in module._buffers.items():
                     if buffer is not None:
                         module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device=CPU)
-
-
-def config_of(shape: Shape) -> LlamaConfig:
-    config = LlamaConfig(
-        vocab_size=shape.vocab_size,
-        hidden_size=shape.hidden_size,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.key_value_heads,
-        intermediate_size=shape.intermediate_size,
-        head_dim=shape.head_size,
-        pad_token_id=0,
-    )
-    config.num_labels = 1
-    return config
 
 
 @contextmanager

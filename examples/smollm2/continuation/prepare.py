@@ -10,45 +10,21 @@ one (README.md says where they come from). OUT gets:
 """
 
 import argparse
-import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from preferent import randomness
-from preferent.data import datasets
-from preferent.data.formats import row_reader
 from preferent.data.types import Preference
 
-OUTSIDE_SHARE = 0.25
-
-
-def read(data: Path, name: str) -> list[Preference]:
-    return row_reader.kept(datasets.read([str(data / name)], "preference"))
-
-
-def write(out: Path, name: str, rows: Sequence[dict[str, Any]]) -> None:
-    (out / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    print(f"{out / name}: {len(rows)} rows")
-
-
-def row(pair: Preference) -> dict[str, Any]:
-    return {
-        "input_text": pair.prompt.input_text,
-        "candidate_0": pair.candidate_0,
-        "candidate_1": pair.candidate_1,
-        "choice": pair.choice,
-    }
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "ethics"))
+from prepare import OUTSIDE_SHARE, read, row, scenarios, write
 
 
 def openings(pairs: Sequence[Preference]) -> list[dict[str, Any]]:
     """Each opening once, in the order of the pairs."""
     return [{"input_text": text} for text in dict.fromkeys(pair.prompt.input_text for pair in pairs)]
-
-
-def scenarios(pairs: Sequence[Preference]) -> set[str]:
-    """Both whole scenarios of every pair."""
-    return {p.prompt.input_text + answer for p in pairs for answer in (p.candidate_0, p.candidate_1)}
 
 
 def main() -> None:

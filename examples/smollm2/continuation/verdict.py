@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from preferent.config import recipe as recipes
 from preferent.data import datasets
 from preferent.data.types import Demonstration
 from preferent.evaluation import statistics
+from preferent.evaluation.statistics import best_of
 from preferent.models import language_models
 from preferent.models.language_models import Policy
 from preferent.models.world import World
@@ -230,9 +231,7 @@ def main() -> None:
         for name, of in rows.items()
     )
     kl = float(np.mean([row["kl"] for row in rows["tuned"]]))
-    written = {"tuned": (tuned, kl), "best": (best, math.log(BEST_OF) - (BEST_OF - 1) / BEST_OF)}
-    shown = [Answers(a.name, a.openings, a.texts, a.ended, a.tokens, nats) for a, nats in written.values()]
-    verdict_table(judge, base, shown)
+    verdict_table(judge, base, [replace(tuned, kl=kl), replace(best, kl=best_of.kl_bound(BEST_OF))])
     held = pairs(data / "held_out.jsonl")[: asked.openings]
     texts = [text for pair in held for text in (pair.candidate_0, pair.candidate_1)]
     asked_openings = [pair.prompt.input_text for pair in held for _ in range(2)]

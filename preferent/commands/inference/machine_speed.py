@@ -228,6 +228,20 @@ def _tokenizer(shape: Shape) -> Any:
 
 def _body(kind: Any, shape: Shape, world: World) -> Any:
     """Return a model of a shape, whose weights are all alike."""
+    config = config_of(shape)
+    with torch.device("meta"):
+        body = kind.from_config(config, dtype=world.dtype, attn_implementation=world.attention)
+    body.to_empty(device=world.device)
+    with torch.no_grad():
+        for parameter in body.parameters():
+            parameter.fill_(0.01)
+    body.tie_weights()
+    body.base_model.rotary_emb = type(body.base_model.rotary_emb)(config).to(world.device)
+    return body.eval()
+
+
+def config_of(shape: Shape) -> LlamaConfig:
+    """Return the configuration of a model of a shape, with one label if it scores."""
     config = LlamaConfig(
         vocab_size=shape.vocab_size,
         hidden_size=shape.hidden_size,
@@ -240,12 +254,4 @@ def _body(kind: Any, shape: Shape, world: World) -> Any:
         pad_token_id=0,
     )
     config.num_labels = 1
-    with torch.device("meta"):
-        body = kind.from_config(config, dtype=world.dtype, attn_implementation=world.attention)
-    body.to_empty(device=world.device)
-    with torch.no_grad():
-        for parameter in body.parameters():
-            parameter.fill_(0.01)
-    body.tie_weights()
-    body.base_model.rotary_emb = type(body.base_model.rotary_emb)(config).to(world.device)
-    return body.eval()
+    return config
