@@ -156,8 +156,9 @@ def _checked(whole: str, tokens: Sequence[str], types: Sequence[int]) -> dict[st
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
         raise PlatformError(f"{WHOLE}: cannot be read: {error}") from None
     own = {id: token for id, token in enumerate(tokens) if types[id] != UNUSED or id in by_id}
-    if differing := next((id for id in own if own[id] != by_id.get(id)), None):
-        raise PlatformError(f"{WHOLE}: its token {differing} is not the one in tokenizer.ggml.tokens")
+    for id, token in own.items():
+        if token != by_id.get(id):
+            raise PlatformError(f"{WHOLE}: its token {id} is not the one in tokenizer.ggml.tokens")
     if any(id not in own for id in by_id):
         raise PlatformError(f"{WHOLE}: has tokens that are not in tokenizer.ggml.tokens")
     return dict(stored)

@@ -289,6 +289,16 @@ def test_a_tokenizer_that_contradicts_the_tokens_is_refused(sources, tmp_path):
         gguf_import.read(path, tmp_path / "back")
 
 
+@pytest.mark.parametrize("id", [0, 1, 2])
+def test_every_token_is_held_against_the_list(id):
+    whole = json.dumps({"model": {"vocab": {"a": 0, "b": 1}}, "added_tokens": [{"id": 2, "content": "<end>"}]})
+    tokens = ["a", "b", "<end>"]
+    assert gguf_tokenizer.from_metadata({"tokenizer.ggml.tokens": tokens, WHOLE: whole}) == json.loads(whole)
+    tokens[id] = "other"
+    with pytest.raises(PlatformError, match=f"{WHOLE}: its token {id} is not the one"):
+        gguf_tokenizer.from_metadata({"tokenizer.ggml.tokens": tokens, WHOLE: whole})
+
+
 def test_unknown_splits_are_named(sources, tmp_path):
     path = written(sources["llama"], tmp_path / "model.gguf")
     path = rewritten(path, tmp_path / "m.gguf", drop=(WHOLE,), **{"tokenizer.ggml.pre": "poro-chat"})
