@@ -25,6 +25,7 @@ from preferent.data.types import Message
 from preferent.errors import PlatformError, UsageError
 from preferent.evaluation.judges import endpoint, http_client, judge_summary, pairwise, verdict_parsing
 from preferent.evaluation.judges.endpoint import Endpoint
+from preferent.evaluation.judges.http_client import Connection
 from preferent.evaluation.judges.protocol import Call, Failure, Reply, ScriptedJudge
 from preferent.evaluation.judges.reply_cache import ReplyCache
 from preferent.evaluation.judges.rubrics import TASKS, Rubric
@@ -309,18 +310,26 @@ def injected(request: Asked) -> fake_endpoint.Deed:
     return fair(request)
 
 
-def test_a_storm_of_faults_changes_no_verdict(tmp_path: Path) -> None:
+def test_a_storm_of_faults_changes_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
+    opened: list[Connection] = []
+
+    def connection(*settings: Any) -> Connection:
+        opened.append(Connection(*settings))
+        return opened[-1]
+
+    monkeypatch.setattr(endpoint, "Connection", connection)
     with serving(injected) as server:
         judging = described(url=server.url, timeout_seconds=0.5, concurrency=16, retries=8)
         judged = pairwise.judge_pairs(judging, pairs(60), quick(judging, waits), tmp_path / "calls.jsonl")
         assert {1, 2, 3} <= set(server.counts.values())
-        tries, made = sum(server.counts.values()), sum(server.answered.values())
-    summary = judged.summary
+        came, made = sum(server.counts.values()), sum(server.answered.values())
+    summary, tries = judged.summary, len(opened)
     reconcile(summary)
     assert (summary.parsed, summary.unparsable, summary.calls, summary.made) == (120, 0, 120, 120)
     assert [judgment.choice for judgment in judged.judgments] == ["B"] * 60
     assert sum(summary.faults.values()) == len(waits) == tries - 120 > 100
+    assert 0 <= tries - came <= summary.faults["time-out"], "what never came is a time-out"
     assert set(summary.faults) == {"429", "500", "503", "time-out", "cut off", "HTML", "wrong JSON", "no JSON", "empty"}
     assert (summary.consistent, summary.first_slot, summary.tokens) == (1.0, 0.5, 1200)
     assert {1.0, 2.0, 7.0} <= set(waits)
@@ -740,6 +749,7 @@ from preferent.data.judgments import AnswerPair
 from preferent.errors import Interrupted
 from preferent.evaluation.judges import pairwise
 from preferent.evaluation.judges.endpoint import Endpoint
+from preferent.evaluation.judges.http_client import Connection
 from preferent.runs import interruption
 
 judge = JudgeSection(name="gpt", model="m", url=sys.argv[1], concurrency=4, timeout_seconds=50.0)
