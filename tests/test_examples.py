@@ -101,4 +101,8 @@ def test_conversation(small):
     out = run(small, "conversation", "preference/ukp_convarg")
     assert json.loads((out / "comparison/metrics.json").read_text())["judges"]
     parts = json.loads((out / "data/counts.json").read_text())["parts"]
-    assert parts["preference"]["test"] > 500 and parts["prompt"] == {"validation": 18, "test": 52, "train": 80}
+    assert parts["preference"] == {"validation": 334, "test": 174, "train": 1425} and parts["prompt"] == {
+        "validation": 18,
+        "test": 52,
+        "train": 80,
+    }

@@ -96,6 +96,11 @@ def do_check(arguments: Arguments) -> None:
     from preferent.data.formats import named_columns, remote_files
     from preferent.data.tokenizer.chat_templates import ChatOptions
 
+    for path in arguments.paths:
+        if path.endswith((".yaml", ".yml")):
+            raise UsageError(
+                f"{path} is a recipe: name its files of data here, or count them by: preferent plan {path}"
+            )
     chat = ChatOptions.read(arguments.chat_template, {})
     model = None if arguments.model is None else model_reference.resolve(arguments.model)
     lengths = arguments.prompt_sequence_length, arguments.target_sequence_length

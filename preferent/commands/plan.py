@@ -28,7 +28,6 @@ from preferent.data.tokenizer.chat_templates import ChatOptions
 from preferent.runs import environment, progress
 from preferent.runs.directory import DataDirectory, Part, RunDirectory
 
-LENGTHS = "token lengths, and so how much is truncated (needs the tokenizer: preferent data check FILES --model MODEL)"
 COUNTED = 1000
 """Preferences whose lengths are counted."""
 SIZE = "the model's size, and so what lora_dim and learning_rate left open become"
@@ -68,7 +67,7 @@ def describe(
         ("memory, tokens and disk (upper bounds)", needed),
         ("time on this machine, as fast as it is now", taken),
         ("ignored: means something only on Google Cloud", ignored),
-        ("not known yet", (*_hub(recipe), LENGTHS, *([] if None not in sizes_known else [SIZE]))),
+        ("not known yet", (*_hub(recipe), _lengths(recipe), *([] if None not in sizes_known else [SIZE]))),
         ("commands", [f"preferent {shlex.join(task.command(str(out)))}" for task in tasks if commands]),
     ]
     parts = [f"{title}\n" + "".join(f"  {line}\n" for line in lines) for title, lines in sections if lines]
@@ -126,6 +125,14 @@ def _hub(recipe: Recipe) -> Iterator[str]:
     for reference in dict.fromkeys(references):
         if not Path(reference).exists():
             yield f"whether {resolve_model(reference)} is available on the hub"
+
+
+def _lengths(recipe: Recipe) -> str:
+    """Say which command reads the tokenizer and counts what is truncated."""
+    datasets_named = recipe.preference_dataset, recipe.prompt_dataset, recipe.eval_dataset
+    named = [path for dataset in datasets_named if dataset is not None for path in paths(dataset)]
+    command = shlex.join(["preferent", "data", "check", *named, "--model", recipe.large_model_reference])
+    return f"token lengths, and so how much is truncated: {command}"
 
 
 def _data(counts: Mapping[str, Any]) -> list[str]:

@@ -424,6 +424,10 @@ def test_data_is_checked_and_converted(course, monkeypatch, capsys):
     shown = capsys.readouterr()
     assert "trl.jsonl: 100 of 101 rows written, 1 bad rows left out" in shown.out
     assert "preference/a.jsonl:101: " in shown.err
+    assert call(monkeypatch, "data", "check", "course.yaml") == 2
+    assert "course.yaml is a recipe: name its files of data here, or count them by: preferent plan" in (
+        capsys.readouterr().err
+    )
 
 
 def test_data_is_prepared(course, monkeypatch):

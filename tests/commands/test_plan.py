@@ -90,7 +90,8 @@ def test_without_sizes_it_is_the_dry_run(rows, tiny):
     given = recipe.parse(
         {"large_model_reference": str(tiny), "preference_dataset": "p.jsonl", "prompt_sequence_length": 64}
     )[0]
-    assert "not known yet" in plan.describe(given, [], Path("runs/x"))
+    unknown = plan.describe(given, [], Path("runs/x")).partition("not known yet")[2]
+    assert f"preferent data check p.jsonl --model {tiny}" in unknown
     assert "peak" not in plan.describe(given, [], Path("runs/x"))
 
 

@@ -3,7 +3,7 @@
 DATA holds `train.jsonl.gz`: two arguments for one side of a debate, and the one that five voters found more convincing
 (README.md says where it comes from). OUT gets, as conversations of a user with the model:
 
-- `preferences.jsonl`: pairs of arguments of at most 70 words, at most 400 of a debate, each debate a group;
+- `preferences.jsonl`: pairs of arguments of at most 50 words, at most 400 of a debate, each debate a group;
 - `arguments.jsonl`: both arguments of every such pair as demonstrations, without the votes;
 - `prompts.jsonl`: two sides of each question in `topics.txt`, each question a group;
 - `outside.jsonl`: the pairs with longer arguments, for a judge that shares no argument with them.
@@ -23,7 +23,7 @@ from preferent.data import datasets
 from preferent.data.formats import row_reader
 from preferent.data.types import Preference
 
-WORDS, OF_A_DEBATE = 70, 400
+WORDS, OF_A_DEBATE = 50, 400
 TOPICS = Path(__file__).with_name("topics.txt")
 
 
