@@ -33,7 +33,7 @@ golden: $(READY)
 	@test -n "$(BASE)" || { echo "name the commit to compare the working tree with: make golden BASE=COMMIT"; exit 2; }
 	$(BIN)/python bench/golden.py $(BASE) $(GOLDEN)
 
-acceptance: $(BROWSER)
+acceptance: $(BROWSER) smollm2
 	$(BIN)/python -m pytest -q -rs --durations=12 $(SIDE_BY_SIDE) -m 'acceptance and not slow'
 	PREFERENT_EXAMPLES=1000 $(BIN)/python -m pytest -q tests/data/test_formats.py -k breaks_the_reader
 

@@ -77,9 +77,10 @@ def small(place):
     return place
 
 
-def run(folder: Path, name: str, data: str) -> Path:
+def run(folder: Path, name: str, *data: str) -> Path:
     """Prepare and run an example of SmolLM2; return the run's folder."""
-    done(folder, f"examples/smollm2/{name}/prepare.py", DATA / data, f"runs/smollm2/{name}-data")
+    given = [DATA / part for part in data]
+    done(folder, f"examples/smollm2/{name}/prepare.py", *given, f"runs/smollm2/{name}-data")
     few = settings("infer.max_prompts=8", "sft.lora_dim=2", "reward.lora_dim=2", "ppo.lora_dim=2")
     recipe, out = f"examples/smollm2/{name}/recipe.yaml", folder / "runs/smollm2" / name
     done(folder, "-m", "preferent", "run", recipe, "--out", out, *few)
@@ -88,7 +89,7 @@ def run(folder: Path, name: str, data: str) -> Path:
 
 
 def test_continuation(small):
-    out = run(small, "continuation", "preference/ethics_util")
+    out = run(small, "continuation", "preference/ethics_util", "corpora/books_children.train.jsonl.gz")
     script, data = "examples/smollm2/continuation/verdict.py", "runs/smollm2/continuation-data"
     books = DATA / "corpora/books_fiction.validation.jsonl.gz"
     said = done(small, script, data, out, "--books", books, "--openings", 12)
@@ -101,8 +102,5 @@ def test_conversation(small):
     out = run(small, "conversation", "preference/ukp_convarg")
     assert json.loads((out / "comparison/metrics.json").read_text())["judges"]
     parts = json.loads((out / "data/counts.json").read_text())["parts"]
-    assert parts["preference"] == {"validation": 334, "test": 174, "train": 1425} and parts["prompt"] == {
-        "validation": 18,
-        "test": 52,
-        "train": 80,
-    }
+    assert parts["preference"] == {"validation": 334, "test": 174, "train": 933, "judge": 492}
+    assert parts["prompt"] == {"validation": 18, "test": 52, "train": 80}

@@ -116,11 +116,19 @@ class Run:
         """Write people's votes as judgments and preferences; return the counts in a sentence."""
         return serving.export(self.folder)
 
-    def export(self, out: str | Path, what: Literal["merged", "adapter", "reward", "gguf"] = "merged") -> str:
-        """Write the tuned policy or the reward model to `out` for other programs; return what was written."""
+    def export(
+        self,
+        out: str | Path,
+        what: Literal["merged", "adapter", "reward", "gguf"] = "merged",
+        precision: Literal["bf16", "f16"] | None = None,
+    ) -> str:
+        """Write the tuned policy or the reward model to `out` for other programs; return what was written.
+
+        `precision` is that of the matrices in a GGUF file; default: bf16 for a model stored in bfloat16, else f16.
+        """
         from preferent.commands.inference import export  # imports torch
 
-        return export.write(self.folder, Path(out), what)
+        return export.write(self.folder, Path(out), what, precision)
 
     def _existing(self, path: Path) -> Path:
         if not path.exists():

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from preferent.cli import main
 from preferent.commands import chat_template_export
 from preferent.commands.inference import export, gguf_export, gguf_import
+from preferent.commands.python_api import Run
 from preferent.data.tokenizer import Tokenizer
 from preferent.data.types import Message, Prompt
 from preferent.errors import PlatformError, UsageError
@@ -148,6 +149,14 @@ def test_gguf_has_a_modelfile(make_run, tmp_path, chat):
     assert "ollama create" in told and template in told and "matrices in f16" in told
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"model.gguf", "Modelfile", "GGUF.txt"}
     assert not list(tmp_path.glob(".*"))
+
+
+def test_the_precision_of_gguf_is_python_s_too(make_run, tmp_path):
+    run = Run(make_run(2))
+    run.export(tmp_path / "out", "gguf", precision="bf16")
+    assert "matrices in bf16" in (tmp_path / "out/GGUF.txt").read_text()
+    with pytest.raises(UsageError, match="bf16: is for --what gguf"):
+        run.export(tmp_path / "merged", "merged", precision="bf16")
 
 
 def test_gguf_holds_the_tuned_weights(make_run, tmp_path):
