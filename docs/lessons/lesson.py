@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
@@ -36,7 +37,7 @@ def at(*, ci: Size, full: Size) -> Size:
 
 
 def begin(name: str, minutes: float = 5) -> None:
-    """Start the clock, set how plots look, and go to an empty folder for what the lesson writes.
+    """Start the clock, set how plots look, silence progress bars, and go to an empty folder for what the lesson writes.
 
     The folder is `runs/lessons/NAME`; at `ci` size it is a temporary one.
     """
@@ -51,6 +52,8 @@ def begin(name: str, minutes: float = 5) -> None:
     os.chdir(folder)
     if "LESSON" in os.environ:
         sys.addaudithook(_stay_offline)
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    warnings.filterwarnings("ignore", message="IProgress not found")
     np.random.seed(0)
     plt.rcParams.update(
         {"figure.figsize": (8, 3.2), "figure.dpi": 80, "figure.constrained_layout.use": True, "font.size": 10}
@@ -89,7 +92,7 @@ class Prediction:
         if abs(error) <= close * max(abs(measured), 1e-12):
             print(said, "near enough.")
         else:
-            share = f" ({error / measured:+.0%})" if measured else ""
+            share = f" ({error / measured:+.0%})" if abs(error) < 10 * abs(measured) else ""
             print(said, f"too {'high' if error > 0 else 'low'} by {abs(error):.3g}{unit}{share}. Why?")
 
 
