@@ -14,6 +14,7 @@ NAMES = [path.stem for path in sorted(LESSONS.glob("[0-9]_*.py"))]
 MOST_BYTES = 300_000
 OF_A_MACHINE = re.compile(r"/(?:home|root|tmp|work|Users|usr|opt|private|var)/\w|site-packages|0x[0-9a-f]{8,}")
 DECIMAL = re.compile(r"(?<![\w.])(\d+\.\d+|\d+(?= ?%))(?![\w.]*\w\.)")
+SETTING = re.compile(r"\w(?:=|: )(\d+(?:\.\d+)?(?:e-?\d+)?)")
 PREDICTED, COMPARED = re.compile(r"^(\w+) = predict\(", re.M), re.compile(r"^(\w+)\.compare\(", re.M)
 
 pytestmark = pytest.mark.parametrize("name", NAMES)
@@ -76,19 +77,21 @@ def test_a_prediction_stands_before_each_run(name):
     assert runs >= 3 and compared == open_predictions
 
 
+def numbers(code: str) -> set[float]:
+    """The numbers of a cell, and those of settings in its texts, `key=0.5` or `key: 0.5`."""
+    constants = [node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)]
+    settings = [found for text in constants if isinstance(text, str) for found in SETTING.findall(text)]
+    return {float(constant) for constant in constants if isinstance(constant, int | float)} | set(map(float, settings))
+
+
 def test_each_number_of_the_text_stands_in_the_code(name):
     """A decimal or a percentage in a text is a setting or is asserted: it occurs in the code of the same lesson."""
-    numbers = {
-        float(node.value)
-        for code in cells(name, "code")
-        for node in ast.walk(ast.parse(code))
-        if isinstance(node, ast.Constant) and isinstance(node.value, int | float)
-    }
+    known = set().union(*(numbers(code) for code in cells(name, "code")))
     for text in cells(name, "markdown"):
         plain = re.sub(r"```.*?```|`[^`]*`|\$[^$]*\$|\]\([^)]*\)", "", text, flags=re.S)
         for number in DECIMAL.findall(plain):
             said = float(number)
-            assert said in numbers or said / 100 in numbers, f"{number} is in the text, and in no cell:\n{text}"
+            assert said in known or said / 100 in known, f"{number} is in the text, and in no cell:\n{text}"
 
 
 def test_what_a_lesson_imports_is_there(name):
