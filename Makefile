@@ -11,7 +11,7 @@ SMOLLM2 := bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 SIDE_BY_SIDE := -n 2 --dist loadscope --no-loadscope-reorder
 MEASURES := bench/help.py bench/optimum.py bench/algorithms.py bench/lesson.py bench/memory.py bench/reading.py bench/survival.py bench/mutants.py bench/coverage.py bench/headlines.py bench/label.py bench/sampling.py bench/assemble.py bench/ppo_against_trl.py bench/reward_against_trl.py
 
-.PHONY: quickstart test exact mutants golden fuzz kills wheel acceptance kubeflow kubeflow-kill dockerfile measure docs clean smollm2 gguf-proof
+.PHONY: quickstart test exact mutants golden fuzz kills wheel acceptance lessons lessons-ci kubeflow kubeflow-kill dockerfile measure docs clean smollm2 gguf-proof
 
 quickstart: $(READY)
 	$(BIN)/preferent quickstart runs/quickstart
@@ -36,6 +36,14 @@ golden: $(READY)
 acceptance: $(BROWSER) smollm2
 	$(BIN)/python -m pytest -q -rs --durations=12 $(SIDE_BY_SIDE) -m 'acceptance and not slow'
 	PREFERENT_EXAMPLES=1000 $(BIN)/python -m pytest -q tests/data/test_formats.py -k breaks_the_reader
+
+# The notebooks at full size, written anew beside their sources; the third lesson runs in the environment of the pipelines.
+lessons: $(READY) $(KUBEFLOW)
+	$(BIN)/python docs/lessons/build.py
+	$(BIN)/python -m pytest -q tests/lessons
+
+lessons-ci: $(READY) $(KUBEFLOW)
+	$(BIN)/python -m pytest -q -rs --durations=6 -n 2 -m lessons tests/lessons
 
 # The pipelines, in an environment of their own: what kfp pins does not fit the other one.
 kubeflow: $(KUBEFLOW)
@@ -84,14 +92,14 @@ docs: $(READY)
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "preferent needs Python 3.11 or newer; name one: make PYTHON=/path/to/python3"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,lessons]'
 	$(BIN)/python -m compileall -q preferent
 	touch $(READY)
 
 $(KUBEFLOW): pyproject.toml constraints-kubeflow.txt
 	@test -n "$(PYTHON)" || { echo "preferent needs Python 3.11 or newer; name one: make PYTHON=/path/to/python3"; exit 1; }
 	$(PYTHON) -m venv .venv-kubeflow
-	$(KFP)/python -m pip install --quiet --constraint constraints-kubeflow.txt --editable '.[kubeflow,remote]' \
+	$(KFP)/python -m pip install --quiet --constraint constraints-kubeflow.txt --editable '.[kubeflow,remote,lessons]' \
 		google-cloud-pipeline-components 'moto[s3,server]' pandas pytest pytest-xdist
 	touch $(KUBEFLOW)
 
