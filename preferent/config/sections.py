@@ -307,6 +307,8 @@ class PPOSection(Section):
     """Weight of the loss on `ptx_dataset` mixed in (PPO-ptx, Ouyang 2022), nats per token."""
     ptx_dataset: Files | None = None
     """Plain text or demonstrations that the policy should not forget; default: sft.dataset."""
+    ptx_batch_size: Count | None = None
+    """Sequences of `ptx_dataset` in a minibatch; default: as many as it has rollouts."""
     validation_every: Count = 25
     """Steps between evaluations on validation prompts (selection, budget, early stopping)."""
     validation_prompts: Count = 256

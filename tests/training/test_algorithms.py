@@ -202,15 +202,17 @@ def test_the_moving_average_is_what_is_delivered(stage_inputs: dict[str, Path], 
         assert torch.equal(kept, saved[best - 2].tensors[f"average.{name}"])
 
 
-def test_text_mixed_in_adds_its_own_gradient(tiny: Path, tmp_path: Path) -> None:
-    recipe = recipe_of(ppo={"ptx_coeff": 0.5, "ptx_dataset": text(tmp_path), "micro_batch_tokens": 100})
+@pytest.mark.parametrize(("settings", "size"), [({}, 8), ({"ptx_batch_size": 3}, 3)])
+def test_text_mixed_in_adds_its_own_gradient(tiny: Path, tmp_path: Path, settings: dict[str, Any], size: int) -> None:
+    mixed_in = {"ptx_coeff": 0.5, "ptx_dataset": text(tmp_path), "micro_batch_tokens": 100}
+    recipe = recipe_of(ppo=mixed_in | settings)
     parts = networks(tiny, recipe)
     sequences = read(recipe, parts.policy, [recipe.ppo.ptx_dataset], 44)
     parts = ppo.PPONetworks(*(getattr(parts, f) for f in parts.__dataclass_fields__ if f != "pretraining"), sequences)
     loss = update.pretraining_gradients(recipe, parts, 0)
     gradients = {name: p.grad.clone() for name, p in parts.policy.trainable().items() if p.grad is not None}
     parts.policy.body.zero_grad()
-    chosen = sequences.part(randomness.rows(recipe.seed, "ptx", 0, 8, len(sequences)))
+    chosen = sequences.part(randomness.rows(recipe.seed, "ptx", 0, size, len(sequences)))
     whole = loss_sum(parts.policy, chosen) / target_count(parts.policy, chosen)
     (0.5 * whole).backward()
     assert loss == pytest.approx(float(whole.detach()), rel=1e-5)

@@ -227,11 +227,11 @@ def critic_gradients(
 def pretraining_gradients(recipe: Recipe, networks: PPONetworks, number: int) -> float:
     """Add the gradient of PPO-ptx (Ouyang et al. 2022); return the mean negative log-likelihood in nats per token.
 
-    The loss is `ptx_coeff` times that mean, over as many sequences of text as a minibatch has rollouts.
+    The loss is `ptx_coeff` times that mean, over `ptx_batch_size` sequences of text.
     """
     ppo, policy, text = recipe.ppo, networks.policy, networks.pretraining
     assert text is not None
-    size = max(1, ppo.batch_size // ppo.minibatches)
+    size = ppo.ptx_batch_size or max(1, ppo.batch_size // ppo.minibatches)
     chosen = text.part(randomness.rows(recipe.seed, "ptx", number, size, len(text)))
     parts = [
         chosen.part(rows) for rows in batching.plan([len(ids) for ids in chosen.ids], decided(ppo.micro_batch_tokens))
