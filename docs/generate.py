@@ -28,9 +28,10 @@ HERE = Path(__file__).parent
 
 RECIPE = """# Recipe
 
-A recipe is a YAML file. Its flat core is the `parameter_values` dictionary of Google Cloud's `rlhf_pipeline`, so that
-dictionary saved as YAML is a recipe. An unknown key is an error that names the nearest. Paths and globs are relative
-to the folder you are in. `--set KEY=VALUE` replaces any field for one call: `--set ppo.epochs=2`.
+A recipe is a YAML file. Its flat core is the `parameter_values` dictionary of `rlhf_pipeline` in GCPC (Google Cloud
+Pipeline Components), so that dictionary saved as YAML is a recipe. An unknown key is an error that names the nearest.
+Paths and globs are relative to the folder you are in. `--set KEY=VALUE` replaces any field for one call:
+`--set ppo.epochs=2`.
 
 The smallest recipe:
 
@@ -124,7 +125,7 @@ def _sections(section: type[Section], prefix: str) -> Iterator[str]:
     fields = section.model_fields.items()
     rows = [_row(prefix + name, field) for name, field in fields if inner_section(field) is None]
     title = f"## `{prefix.rstrip('.')}`" if prefix else "## The flat core"
-    yield "\n".join([title, "", "| field | default | |", "|---|---|---|", *rows, ""])
+    yield "\n".join([title, "", "| field | default | meaning |", "|---|---|---|", *rows, ""])
     for name, field in fields:
         inner = inner_section(field)
         if inner is not None:
@@ -167,13 +168,14 @@ def _verbs(verb: argparse.ArgumentParser, name: str) -> Iterator[str]:
             rows.append(f"| `{_spelled(action)}` | {action.help[0].upper() + action.help[1:]} |")
     yield f"## `{name}`\n\n{verb.description}\n"
     if rows:
-        yield "\n".join(["| | |", "|---|---|", *rows, ""])
+        yield "\n".join(["| argument | meaning |", "|---|---|", *rows, ""])
     for word, parser_ in inner.items():
         yield from _verbs(parser_, f"{name} {word}")
 
 
 def _spelled(action: argparse.Action) -> str:
-    words = [*action.option_strings[:1], *([str(action.metavar)] if action.metavar and action.nargs != 0 else [])]
+    names = action.metavar if isinstance(action.metavar, tuple) else (action.metavar,)
+    words = [*action.option_strings[:1], *(name for name in names if name and action.nargs != 0)]
     return " ".join(words) + (" …" if action.nargs == "+" else "")
 
 

@@ -128,6 +128,18 @@ def test_links_lead_somewhere(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_page_that_says_gcpc_says_what_that_is(name):
+    text = (ROOT / name).read_text()
+    assert "GCPC" not in text or re.search(r"Google Cloud\s+Pipeline\s+Components", text)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_column_of_a_table_is_without_a_name(name):
+    for header in re.findall(r"^(\|.*\|)\n\|(?:-+\|)+$", (ROOT / name).read_text(), re.M):
+        assert all(cell.strip() for cell in header.strip("|").split("|")), header
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_tests_and_functions_that_a_page_names_exist(name):
     text = (ROOT / name).read_text()
     for path, function in re.findall(r"`(tests/[\w/]+\.py)::(\w+)", text):
