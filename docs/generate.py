@@ -17,7 +17,7 @@ from pydantic_core import PydanticUndefined
 
 import preferent
 from preferent.cli.arguments import parser
-from preferent.commands import python_api
+from preferent.commands import python_api, recipe_template
 from preferent.config import defaults
 from preferent.config.algorithms import ALGORITHMS
 from preferent.config.recipe import Recipe, inner_section, listed_section
@@ -39,6 +39,10 @@ The smallest recipe:
 large_model_reference: models/base
 preference_dataset: data/preference.jsonl
 ```
+
+`preferent recipe init my.yaml` writes a recipe with every field and what is below beside it. With it comes
+`recipe.schema.json`, the [JSON Schema](recipe.schema.json) of recipes, which editors with the YAML language server read
+from the first line of the recipe: they complete keys and underline what does not fit.
 
 Keys that mean something only on Google Cloud are accepted and reported as ignored: `project`, `location`,
 `deploy_model`, `encryption_spec_key_name`, `tensorboard_resource_id`, `accelerator_type`, `model_display_name`.
@@ -213,7 +217,12 @@ def _call(name: str, member: Any, heading: str = "##") -> str:
     return f"{heading} `{name}`\n\n```text\n{name}{short.replace('(self)', '()')}\n```\n\n{inspect.getdoc(member)}\n"
 
 
-PAGES = {"recipe.md": recipe_page, "cli.md": cli_page, "api.md": api_page}
+PAGES = {
+    "recipe.schema.json": recipe_template.schema_text,
+    "recipe.md": recipe_page,
+    "cli.md": cli_page,
+    "api.md": api_page,
+}
 
 if __name__ == "__main__":
     for name, page in PAGES.items():

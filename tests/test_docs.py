@@ -112,7 +112,7 @@ def test_blocks_run(name, tmp_path):
             do(block, tmp_path)
 
 
-@pytest.mark.parametrize("page", ["recipe.md", "cli.md", "api.md"])
+@pytest.mark.parametrize("page", ["recipe.schema.json", "recipe.md", "cli.md", "api.md"])
 def test_reference_pages_are_fresh(page):
     spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
     generate = importlib.util.module_from_spec(spec)

@@ -21,8 +21,10 @@ STAGES = {
     "compare": "judge two or more sets of answers side by side: of runs, models or files",
     "report": "write the report of a run as one HTML file",
 }
+STARTS = ("rlhf_pipeline", "sft", "rloo", "grpo", "rejection_sampling", "dpo", "kto", "reward_function")
+"""What `recipe init` can begin with."""
 GROUPS = {
-    "Start": ("run", "quickstart", "data", "plan"),
+    "Start": ("quickstart", "recipe", "data", "plan", "run"),
     "Look at a run": ("doctor", "report", "try", "export"),
     "Compare and judge": ("compare", "label", "agree"),
     "Tools": ("import", "scratch", "env"),
@@ -31,8 +33,8 @@ GROUPS = {
 """The verbs in the order of `preferent --help`."""
 EXAMPLE = """\
 Example:
-  preferent data check preference.jsonl
-  echo '{large_model_reference: MODEL, preference_dataset: preference.jsonl}' > my.yaml
+  preferent recipe init my.yaml
+  preferent data check data/preference.jsonl
   preferent run my.yaml --dry-run
   preferent run my.yaml
 
@@ -213,6 +215,32 @@ def _import(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder of the model; it must be new")
 
 
+def _recipe(verb: argparse.ArgumentParser) -> None:
+    verbs = verb.add_subparsers(title="verbs", metavar="VERB", required=True)
+    init = _verb(
+        verbs,
+        "init",
+        actions.do_init,
+        "write a recipe with every field, its meaning and its default, and a schema for editors beside it",
+    )
+    init.add_argument(
+        "file",
+        type=Path,
+        nargs="?",
+        default=Path("recipe.yaml"),
+        metavar="FILE",
+        help="the new recipe (default: recipe.yaml)",
+    )
+    init.add_argument(
+        "--from",
+        dest="start",
+        choices=STARTS,
+        default=STARTS[0],
+        metavar="START",
+        help=f"what it sets: {', '.join(STARTS)} (default: {STARTS[0]})",
+    )
+
+
 def _env(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--json", action="store_true", help="print JSON")
 
@@ -302,6 +330,7 @@ VERBS: dict[str, tuple[Verb, str, Callable[[argparse.ArgumentParser], None]]] = 
         "do the whole job offline, with a small model and data that are made here",
         _quickstart,
     ),
+    "recipe": (actions.do_stage, "write a recipe to begin with", _recipe),
     "data": (actions.do_stage, "check, convert or prepare data files", _data),
     "plan": (actions.do_plan, "show what a run would do and need: steps, tokens, memory by part, disk", _plan),
     "doctor": (

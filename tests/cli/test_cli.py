@@ -76,7 +76,7 @@ def test_the_verbs():
     data = ("data", "data check", "data convert", "data prepare")
     people = ("doctor", "report", "try", "export", "compare", "label", "agree", "import", "scratch", "env")
     stages = ("sft", "reward", "ppo", "dpo", "rejection", "infer")
-    names = ("run", "quickstart", *data, "plan", *people, *stages)
+    names = ("quickstart", "recipe", "recipe init", *data, "plan", "run", *people, *stages)
     assert list(VERBS) == ["preferent", *(f"preferent {name}" for name in names)]
     assert set(arguments.STAGES) <= set(names)
 
