@@ -7,6 +7,7 @@ python docs/generate.py          write them
 import argparse
 import inspect
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -17,6 +18,7 @@ from pydantic_core import PydanticUndefined
 
 import preferent
 from preferent.cli.arguments import parser
+from preferent.cli.examples import EXAMPLES
 from preferent.commands import python_api, recipe_template
 from preferent.config import defaults
 from preferent.config.algorithms import ALGORITHMS
@@ -87,6 +89,8 @@ that cannot be used, 5 training diverged, 130 and 143 stopped by a signal.
 `preferent run` does the stages in order. Each stage is also a verb of its own, and that is how `run` calls it:
 `preferent STAGE --recipe FILE --in NAME=PATH … --out DIR`; `preferent run RECIPE --dry-run --verbose` prints the
 commands.
+
+`eval "$(preferent completion)"` lets bash and zsh complete verbs and options.
 
 A pipe that is closed early (`| head`) ends a verb quietly. Progress is a bar in a terminal, one line that is
 overwritten in a notebook, and a line every ten seconds elsewhere.
@@ -170,14 +174,22 @@ def _verbs(verb: argparse.ArgumentParser, name: str) -> Iterator[str]:
             inner = dict(action.choices)
         elif action.help is not None and not isinstance(action, argparse._HelpAction):
             rows.append(f"| `{_spelled(action)}` | {action.help[0].upper() + action.help[1:]} |")
-    yield f"## `{name}`\n\n{verb.description}\n"
+    first, *forms = str(verb.description).partition("\n  ")
+    yield f"## `{name}`\n\n{first.strip()}\n"
+    if any(forms):
+        yield f"```text\n{textwrap.dedent('  ' + forms[1]).rstrip()}\n```\n"
     if rows:
         yield "\n".join(["| argument | meaning |", "|---|---|", *rows, ""])
+    if guide := name.partition(" ")[2]:
+        page, *commands = EXAMPLES[guide]
+        yield "```text\n" + "\n".join(commands) + f"\n```\n\nGuide: [{page}]({page}.md)\n"
     for word, parser_ in inner.items():
         yield from _verbs(parser_, f"{name} {word}")
 
 
 def _spelled(action: argparse.Action) -> str:
+    if action.choices is not None and action.metavar is None:
+        return f"{action.option_strings[0]} {{{','.join(map(str, action.choices))}}}"
     names = action.metavar if isinstance(action.metavar, tuple) else (action.metavar,)
     words = [*action.option_strings[:1], *(name for name in names if name and action.nargs != 0)]
     return " ".join(words) + (" …" if action.nargs == "+" else "")

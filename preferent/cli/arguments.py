@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from preferent.cli import actions, comparison_verbs
+from preferent.cli import actions, comparison_verbs, examples
 from preferent.cli.actions import Arguments
 
 STAGES = {
@@ -27,7 +27,7 @@ GROUPS = {
     "Start": ("quickstart", "recipe", "data", "plan", "run"),
     "Look at a run": ("doctor", "report", "try", "export"),
     "Compare and judge": ("compare", "label", "agree"),
-    "Tools": ("import", "scratch", "env"),
+    "Tools": ("import", "scratch", "completion", "env"),
     "Stages, as a run calls them": ("sft", "reward", "ppo", "dpo", "rejection", "infer"),
 }
 """The verbs in the order of `preferent --help`."""
@@ -87,13 +87,21 @@ def _listed(group: str) -> str:
 def _verb(
     verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, do: Verb, text: str
 ) -> argparse.ArgumentParser:
-    verb = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
+    words = str(verbs._prog_prefix).partition(" ")[2]
+    verb = verbs.add_parser(
+        name,
+        help=text,
+        description=textwrap.fill(f"{text[0].upper()}{text[1:]}.", 80),
+        epilog=examples.ending(f"{words} {name}".strip()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     verb.set_defaults(do=do)
     return verb
 
 
 def _run(verb: argparse.ArgumentParser) -> None:
-    verb.formatter_class, verb.epilog = argparse.RawDescriptionHelpFormatter, RECIPE
+    verb.epilog = f"{RECIPE}\n{verb.epilog}"
     verb.add_argument("recipe", type=Path, metavar="RECIPE", help="the recipe, a YAML file")
     verb.add_argument("--out", type=Path, metavar="DIR", help="the run directory (default: runs/NAME_OF_THE_RECIPE)")
     _settings(verb)
@@ -146,7 +154,7 @@ def _scratch(verb: argparse.ArgumentParser) -> None:
 
 
 def _plan(verb: argparse.ArgumentParser) -> None:
-    verb.formatter_class, verb.epilog = argparse.RawDescriptionHelpFormatter, RECIPE
+    verb.epilog = f"{RECIPE}\n{verb.epilog}"
     verb.add_argument("recipe", type=Path, metavar="RECIPE", help="the recipe, a YAML file")
     _settings(verb)
     where = verb.add_mutually_exclusive_group()
@@ -301,7 +309,6 @@ def _stage(verb: argparse.ArgumentParser, stage: str) -> None:
 
 def _report(verb: argparse.ArgumentParser) -> None:
     verb.description = REPORT
-    verb.formatter_class = argparse.RawDescriptionHelpFormatter
     verb.set_defaults(stage="report")
     verb.add_argument("folder", type=Path, nargs="?", metavar="RUN", help="the run directory, finished or not")
     verb.add_argument("--recipe", type=Path, metavar="FILE", help="the recipe, a YAML file")
@@ -366,6 +373,11 @@ VERBS: dict[str, tuple[Verb, str, Callable[[argparse.ArgumentParser], None]]] = 
         _import,
     ),
     "scratch": (actions.do_scratch, "make a small model of the Llama 2 architecture from scratch", _scratch),
+    "completion": (
+        actions.do_completion,
+        "print what lets bash and zsh complete verbs and options",
+        lambda _: None,
+    ),
     "env": (actions.do_env, "show the computer and the installed versions, for a bug report", _env),
 }
 """The verbs besides the stages: what each does, its text, and what adds its arguments."""
