@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from preferent.cli import arguments
 from preferent.config import recipe
 from preferent.runs import metrics
 
@@ -137,6 +138,17 @@ def test_a_page_that_says_gcpc_says_what_that_is(name):
 def test_no_column_of_a_table_is_without_a_name(name):
     for header in re.findall(r"^(\|.*\|)\n\|(?:-+\|)+$", (ROOT / name).read_text(), re.M):
         assert all(cell.strip() for cell in header.strip("|").split("|")), header
+
+
+@pytest.mark.parametrize("name", ["gcpc", "trl", "openrlhf", "llama_factory"])
+def test_what_a_table_of_names_calls_ours_is_a_field_or_a_verb(name):
+    rows = re.findall(r"^\| (.+) \| (.+) \| (.+) \|$", (ROOT / f"docs/how_to/from_{name}.md").read_text(), re.M)
+    assert len(rows) > 10
+    verbs = arguments.parser()._subparsers._group_actions[0].choices
+    for _, ours, _ in rows[1:]:
+        for word in re.findall(r"`([^`]+)`", ours):
+            known = word.split()[1] in verbs if word.startswith("preferent ") else word in {*recipe.names()}
+            assert known, word
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -22,8 +22,8 @@ pytestmark = pytest.mark.acceptance
 
 ROOT = Path(__file__).resolve().parent.parent
 WINDOWS = {"wide": {"width": 1280, "height": 800}, "narrow": {"width": 320, "height": 700}}
-SAMPLES = ("", "recipe/", "cli/", "measured/", "algorithms/ppo/")
-"""The first page, the two widest tables, the longest page, and one with formulas."""
+SAMPLES = ("", "recipe/", "cli/", "measured/", "how_to/llama_2/", "algorithms/ppo/")
+"""The first page, the two widest tables, the longest page, a guide, and one with formulas."""
 
 
 @pytest.fixture(scope="module")
