@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import hatch_build
 from preferent.cli import arguments
 from preferent.config import recipe
 from preferent.runs import metrics
@@ -126,6 +127,13 @@ def test_links_lead_somewhere(name):
     page = ROOT / name
     for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
         assert link.startswith("https://") or (page.parent / link).exists(), link
+
+
+def test_the_package_index_shows_the_readme_without_links_that_lead_nowhere():
+    text = hatch_build.long_description((ROOT / "README.md").read_text())
+    assert not re.search(r"\]\((?!https://)", text) and "<!--" not in text and "![" not in text
+    assert "[" not in re.sub(r"```.*?```|`[^`]*`", "", text, flags=re.S), "a link or an image is left in part"
+    assert "SmolLM2 (`docs/how_to/smollm2.md`)" in text and "preferent run my.yaml" in text
 
 
 @pytest.mark.parametrize("name", NAMES)
