@@ -18,7 +18,7 @@ from pydantic_core import PydanticUndefined
 
 import preferent
 from preferent.cli.arguments import parser
-from preferent.cli.examples import EXAMPLES
+from preferent.cli.help_endings import EXAMPLES
 from preferent.commands import python_api, recipe_template
 from preferent.config import defaults
 from preferent.config.algorithms import ALGORITHMS

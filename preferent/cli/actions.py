@@ -83,12 +83,6 @@ def do_import(arguments: Arguments) -> None:
     print("\n".join(import_module("preferent.commands.inference.gguf_import").read(arguments.file, arguments.out)))
 
 
-def do_completion(_: Arguments) -> None:
-    from preferent.cli import arguments, completion
-
-    print(completion.script(arguments.parser()), end="")
-
-
 def do_init(arguments: Arguments) -> None:
     print("\n".join(import_module("preferent.commands.recipe_template").init(arguments.file, arguments.start)))
 

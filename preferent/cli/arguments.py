@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from preferent.cli import actions, comparison_verbs, examples
+from preferent.cli import actions, comparison_verbs, completion, help_endings
 from preferent.cli.actions import Arguments
 
 STAGES = {
@@ -92,7 +92,7 @@ def _verb(
         name,
         help=text,
         description=textwrap.fill(f"{text[0].upper()}{text[1:]}.", 80),
-        epilog=examples.ending(f"{words} {name}".strip()),
+        epilog=help_endings.ending(f"{words} {name}".strip()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -374,7 +374,7 @@ VERBS: dict[str, tuple[Verb, str, Callable[[argparse.ArgumentParser], None]]] = 
     ),
     "scratch": (actions.do_scratch, "make a small model of the Llama 2 architecture from scratch", _scratch),
     "completion": (
-        actions.do_completion,
+        lambda _: print(completion.script(parser()), end=""),
         "print what lets bash and zsh complete verbs and options",
         lambda _: None,
     ),

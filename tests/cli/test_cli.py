@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from preferent.cli import arguments, main
-from preferent.cli.examples import EXAMPLES
+from preferent.cli.help_endings import EXAMPLES
 from preferent.errors import DataError, DivergedError, Interrupted, PlatformError, UsageError
 
 COURSE = """
