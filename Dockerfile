@@ -5,7 +5,7 @@ FROM python:3.11.14-slim-bookworm
 
 ENV PIP_NO_CACHE_DIR=1 PYTHONUNBUFFERED=1 HF_HOME=/tmp/huggingface
 WORKDIR /src
-COPY pyproject.toml constraints-kubeflow.txt LICENSE ./
+COPY pyproject.toml hatch_build.py README.md constraints-kubeflow.txt LICENSE ./
 COPY preferent ./preferent
 RUN python -m pip install --constraint constraints-kubeflow.txt --extra-index-url https://download.pytorch.org/whl/cpu '.[kubeflow]'
 

@@ -7,6 +7,7 @@ python docs/generate.py          write them
 import argparse
 import inspect
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -17,7 +18,8 @@ from pydantic_core import PydanticUndefined
 
 import preferent
 from preferent.cli.arguments import parser
-from preferent.commands import python_api
+from preferent.cli.help_endings import EXAMPLES
+from preferent.commands import python_api, recipe_template
 from preferent.config import defaults
 from preferent.config.algorithms import ALGORITHMS
 from preferent.config.recipe import Recipe, inner_section, listed_section
@@ -28,9 +30,10 @@ HERE = Path(__file__).parent
 
 RECIPE = """# Recipe
 
-A recipe is a YAML file. Its flat core is the `parameter_values` dictionary of Google Cloud's `rlhf_pipeline`, so that
-dictionary saved as YAML is a recipe. An unknown key is an error that names the nearest. Paths and globs are relative
-to the folder you are in. `--set KEY=VALUE` replaces any field for one call: `--set ppo.epochs=2`.
+A recipe is a YAML file. Its flat core is the `parameter_values` dictionary of `rlhf_pipeline` in GCPC (Google Cloud
+Pipeline Components), so that dictionary saved as YAML is a recipe. An unknown key is an error that names the nearest.
+Paths and globs are relative to the folder you are in. `--set KEY=VALUE` replaces any field for one call:
+`--set ppo.epochs=2`.
 
 The smallest recipe:
 
@@ -38,6 +41,10 @@ The smallest recipe:
 large_model_reference: models/base
 preference_dataset: data/preference.jsonl
 ```
+
+`preferent recipe init my.yaml` writes a recipe with every field and what is below beside it. With it comes
+`recipe.schema.json`, the [JSON Schema](recipe.schema.json) of recipes, which editors with the YAML language server read
+from the first line of the recipe: they complete keys and underline what does not fit.
 
 Keys that mean something only on Google Cloud are accepted and reported as ignored: `project`, `location`,
 `deploy_model`, `encryption_spec_key_name`, `tensorboard_resource_id`, `accelerator_type`, `model_display_name`.
@@ -83,6 +90,8 @@ that cannot be used, 5 training diverged, 130 and 143 stopped by a signal.
 `preferent STAGE --recipe FILE --in NAME=PATH … --out DIR`; `preferent run RECIPE --dry-run --verbose` prints the
 commands.
 
+`eval "$(preferent completion)"` lets bash and zsh complete verbs and options.
+
 A pipe that is closed early (`| head`) ends a verb quietly. Progress is a bar in a terminal, one line that is
 overwritten in a notebook, and a line every ten seconds elsewhere.
 """
@@ -124,7 +133,7 @@ def _sections(section: type[Section], prefix: str) -> Iterator[str]:
     fields = section.model_fields.items()
     rows = [_row(prefix + name, field) for name, field in fields if inner_section(field) is None]
     title = f"## `{prefix.rstrip('.')}`" if prefix else "## The flat core"
-    yield "\n".join([title, "", "| field | default | |", "|---|---|---|", *rows, ""])
+    yield "\n".join([title, "", "| field | default | meaning |", "|---|---|---|", *rows, ""])
     for name, field in fields:
         inner = inner_section(field)
         if inner is not None:
@@ -165,15 +174,24 @@ def _verbs(verb: argparse.ArgumentParser, name: str) -> Iterator[str]:
             inner = dict(action.choices)
         elif action.help is not None and not isinstance(action, argparse._HelpAction):
             rows.append(f"| `{_spelled(action)}` | {action.help[0].upper() + action.help[1:]} |")
-    yield f"## `{name}`\n\n{verb.description}\n"
+    first, *forms = str(verb.description).partition("\n  ")
+    yield f"## `{name}`\n\n{first.strip()}\n"
+    if any(forms):
+        yield f"```text\n{textwrap.dedent('  ' + forms[1]).rstrip()}\n```\n"
     if rows:
-        yield "\n".join(["| | |", "|---|---|", *rows, ""])
+        yield "\n".join(["| argument | meaning |", "|---|---|", *rows, ""])
+    if guide := name.partition(" ")[2]:
+        page, *commands = EXAMPLES[guide]
+        yield "```text\n" + "\n".join(commands) + f"\n```\n\nGuide: [{page}]({page}.md)\n"
     for word, parser_ in inner.items():
         yield from _verbs(parser_, f"{name} {word}")
 
 
 def _spelled(action: argparse.Action) -> str:
-    words = [*action.option_strings[:1], *([str(action.metavar)] if action.metavar and action.nargs != 0 else [])]
+    if action.choices is not None and action.metavar is None:
+        return f"{action.option_strings[0]} {{{','.join(map(str, action.choices))}}}"
+    names = action.metavar if isinstance(action.metavar, tuple) else (action.metavar,)
+    words = [*action.option_strings[:1], *(name for name in names if name and action.nargs != 0)]
     return " ".join(words) + (" …" if action.nargs == "+" else "")
 
 
@@ -211,7 +229,12 @@ def _call(name: str, member: Any, heading: str = "##") -> str:
     return f"{heading} `{name}`\n\n```text\n{name}{short.replace('(self)', '()')}\n```\n\n{inspect.getdoc(member)}\n"
 
 
-PAGES = {"recipe.md": recipe_page, "cli.md": cli_page, "api.md": api_page}
+PAGES = {
+    "recipe.schema.json": recipe_template.schema_text,
+    "recipe.md": recipe_page,
+    "cli.md": cli_page,
+    "api.md": api_page,
+}
 
 if __name__ == "__main__":
     for name, page in PAGES.items():

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from preferent.cli import arguments
 from preferent.config import recipe
 from preferent.runs import metrics
 
@@ -112,7 +113,7 @@ def test_blocks_run(name, tmp_path):
             do(block, tmp_path)
 
 
-@pytest.mark.parametrize("page", ["recipe.md", "cli.md", "api.md"])
+@pytest.mark.parametrize("page", ["recipe.schema.json", "recipe.md", "cli.md", "api.md"])
 def test_reference_pages_are_fresh(page):
     spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
     generate = importlib.util.module_from_spec(spec)
@@ -125,6 +126,37 @@ def test_links_lead_somewhere(name):
     page = ROOT / name
     for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
         assert link.startswith("https://") or (page.parent / link).exists(), link
+
+
+def test_the_package_index_shows_the_readme_without_links_that_lead_nowhere():
+    hatch_build = importlib.import_module("hatch_build")
+    text = hatch_build.long_description((ROOT / "README.md").read_text())
+    assert not re.search(r"\]\((?!https://)", text) and "<!--" not in text and "![" not in text
+    assert "[" not in re.sub(r"```.*?```|`[^`]*`", "", text, flags=re.S), "a link or an image is left in part"
+    assert "SmolLM2 (`docs/how_to/smollm2.md`)" in text and "preferent run my.yaml" in text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_that_says_gcpc_says_what_that_is(name):
+    text = (ROOT / name).read_text()
+    assert "GCPC" not in text or re.search(r"Google Cloud\s+Pipeline\s+Components", text)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_column_of_a_table_is_without_a_name(name):
+    for header in re.findall(r"^(\|.*\|)\n\|(?:-+\|)+$", (ROOT / name).read_text(), re.M):
+        assert all(cell.strip() for cell in header.strip("|").split("|")), header
+
+
+@pytest.mark.parametrize("name", ["gcpc", "trl", "openrlhf", "llama_factory"])
+def test_what_a_table_of_names_calls_ours_is_a_field_or_a_verb(name):
+    rows = re.findall(r"^\| (.+) \| (.+) \| (.+) \|$", (ROOT / f"docs/how_to/from_{name}.md").read_text(), re.M)
+    assert len(rows) > 10
+    verbs = arguments.parser()._subparsers._group_actions[0].choices
+    for _, ours, _ in rows[1:]:
+        for word in re.findall(r"`([^`]+)`", ours):
+            known = word.split()[1] in verbs if word.startswith("preferent ") else word in {*recipe.names()}
+            assert known, word
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -83,6 +83,10 @@ def do_import(arguments: Arguments) -> None:
     print("\n".join(import_module("preferent.commands.inference.gguf_import").read(arguments.file, arguments.out)))
 
 
+def do_init(arguments: Arguments) -> None:
+    print("\n".join(import_module("preferent.commands.recipe_template").init(arguments.file, arguments.start)))
+
+
 def do_env(arguments: Arguments) -> None:
     from preferent.runs import environment
 

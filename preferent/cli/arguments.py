@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from preferent.cli import actions, comparison_verbs
+from preferent.cli import actions, comparison_verbs, completion, help_endings
 from preferent.cli.actions import Arguments
 
 STAGES = {
@@ -21,18 +21,20 @@ STAGES = {
     "compare": "judge two or more sets of answers side by side: of runs, models or files",
     "report": "write the report of a run as one HTML file",
 }
+STARTS = ("rlhf_pipeline", "sft", "rloo", "grpo", "rejection_sampling", "dpo", "kto", "reward_function")
+"""What `recipe init` can begin with."""
 GROUPS = {
-    "Start": ("run", "quickstart", "data", "plan"),
+    "Start": ("quickstart", "recipe", "data", "plan", "run"),
     "Look at a run": ("doctor", "report", "try", "export"),
     "Compare and judge": ("compare", "label", "agree"),
-    "Tools": ("import", "scratch", "env"),
+    "Tools": ("import", "scratch", "completion", "env"),
     "Stages, as a run calls them": ("sft", "reward", "ppo", "dpo", "rejection", "infer"),
 }
 """The verbs in the order of `preferent --help`."""
 EXAMPLE = """\
 Example:
-  preferent data check preference.jsonl
-  echo '{large_model_reference: MODEL, preference_dataset: preference.jsonl}' > my.yaml
+  preferent recipe init my.yaml
+  preferent data check data/preference.jsonl
   preferent run my.yaml --dry-run
   preferent run my.yaml
 
@@ -85,13 +87,21 @@ def _listed(group: str) -> str:
 def _verb(
     verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, do: Verb, text: str
 ) -> argparse.ArgumentParser:
-    verb = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
+    words = str(verbs._prog_prefix).partition(" ")[2]
+    verb = verbs.add_parser(
+        name,
+        help=text,
+        description=textwrap.fill(f"{text[0].upper()}{text[1:]}.", 80),
+        epilog=help_endings.ending(f"{words} {name}".strip()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     verb.set_defaults(do=do)
     return verb
 
 
 def _run(verb: argparse.ArgumentParser) -> None:
-    verb.formatter_class, verb.epilog = argparse.RawDescriptionHelpFormatter, RECIPE
+    verb.epilog = f"{RECIPE}\n{verb.epilog}"
     verb.add_argument("recipe", type=Path, metavar="RECIPE", help="the recipe, a YAML file")
     verb.add_argument("--out", type=Path, metavar="DIR", help="the run directory (default: runs/NAME_OF_THE_RECIPE)")
     _settings(verb)
@@ -144,7 +154,7 @@ def _scratch(verb: argparse.ArgumentParser) -> None:
 
 
 def _plan(verb: argparse.ArgumentParser) -> None:
-    verb.formatter_class, verb.epilog = argparse.RawDescriptionHelpFormatter, RECIPE
+    verb.epilog = f"{RECIPE}\n{verb.epilog}"
     verb.add_argument("recipe", type=Path, metavar="RECIPE", help="the recipe, a YAML file")
     _settings(verb)
     where = verb.add_mutually_exclusive_group()
@@ -213,6 +223,32 @@ def _import(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder of the model; it must be new")
 
 
+def _recipe(verb: argparse.ArgumentParser) -> None:
+    verbs = verb.add_subparsers(title="verbs", metavar="VERB", required=True)
+    init = _verb(
+        verbs,
+        "init",
+        actions.do_init,
+        "write a recipe with every field, its meaning and its default, and a schema for editors beside it",
+    )
+    init.add_argument(
+        "file",
+        type=Path,
+        nargs="?",
+        default=Path("recipe.yaml"),
+        metavar="FILE",
+        help="the new recipe (default: recipe.yaml)",
+    )
+    init.add_argument(
+        "--from",
+        dest="start",
+        choices=STARTS,
+        default=STARTS[0],
+        metavar="START",
+        help=f"what it sets: {', '.join(STARTS)} (default: {STARTS[0]})",
+    )
+
+
 def _env(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--json", action="store_true", help="print JSON")
 
@@ -273,7 +309,6 @@ def _stage(verb: argparse.ArgumentParser, stage: str) -> None:
 
 def _report(verb: argparse.ArgumentParser) -> None:
     verb.description = REPORT
-    verb.formatter_class = argparse.RawDescriptionHelpFormatter
     verb.set_defaults(stage="report")
     verb.add_argument("folder", type=Path, nargs="?", metavar="RUN", help="the run directory, finished or not")
     verb.add_argument("--recipe", type=Path, metavar="FILE", help="the recipe, a YAML file")
@@ -302,6 +337,7 @@ VERBS: dict[str, tuple[Verb, str, Callable[[argparse.ArgumentParser], None]]] = 
         "do the whole job offline, with a small model and data that are made here",
         _quickstart,
     ),
+    "recipe": (actions.do_stage, "write a recipe to begin with", _recipe),
     "data": (actions.do_stage, "check, convert or prepare data files", _data),
     "plan": (actions.do_plan, "show what a run would do and need: steps, tokens, memory by part, disk", _plan),
     "doctor": (
@@ -337,6 +373,11 @@ VERBS: dict[str, tuple[Verb, str, Callable[[argparse.ArgumentParser], None]]] = 
         _import,
     ),
     "scratch": (actions.do_scratch, "make a small model of the Llama 2 architecture from scratch", _scratch),
+    "completion": (
+        lambda _: print(completion.script(parser()), end=""),
+        "print what lets bash and zsh complete verbs and options",
+        lambda _: None,
+    ),
     "env": (actions.do_env, "show the computer and the installed versions, for a bug report", _env),
 }
 """The verbs besides the stages: what each does, its text, and what adds its arguments."""

@@ -32,7 +32,6 @@ SIDES_ONLY = (
 
 def compare(verb: argparse.ArgumentParser) -> None:
     """Add the arguments of `compare`."""
-    verb.formatter_class = argparse.RawDescriptionHelpFormatter
     verb.description = COMPARE
     verb.set_defaults(stage="compare", do=do_compare)
     verb.add_argument(

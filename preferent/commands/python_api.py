@@ -47,7 +47,10 @@ class Run:
         return metrics.read(self._existing(self.directory.stage(stage).metrics))
 
     def predictions(self, model: str = "tuned") -> list[dict[str, Any]]:
-        """Return the answers of a model (`base`, `tuned`, `original`) to the test prompts, as GCPC rows."""
+        """Return the answers of a model (`base`, `tuned`, `original`) to the test prompts.
+
+        The rows are those of GCPC's (Google Cloud Pipeline Components') bulk inference.
+        """
         return files.read_jsonl(self._existing(self.directory.predictions(model)))
 
     def judgments(self) -> list[dict[str, Any]]:
@@ -182,7 +185,8 @@ class LoadedRecipe:
 
 
 def load_recipe(source: Mapping[str, Any] | str | Path, settings: Sequence[str] = ()) -> LoadedRecipe:
-    """Read a recipe from a YAML file, or from a dictionary such as GCPC's `parameter_values`.
+    """Read a recipe from a YAML file, or from a dictionary such as the `parameter_values` of
+    GCPC (Google Cloud Pipeline Components).
 
     `settings` are `KEY=VALUE` texts, as `--set` takes them, and apply to a file. Raises `UsageError` with the key if
     the recipe is wrong.

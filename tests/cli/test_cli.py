@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 import types
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 from preferent.cli import arguments, main
+from preferent.cli.help_endings import EXAMPLES
 from preferent.errors import DataError, DivergedError, Interrupted, PlatformError, UsageError
 
 COURSE = """
@@ -40,6 +42,7 @@ def verbs(parser: argparse.ArgumentParser, name: str = "preferent") -> dict[str,
 
 
 VERBS = verbs(arguments.parser())
+DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
 
 
 def call(monkeypatch, *words: str) -> int:
@@ -74,9 +77,10 @@ def course(tmp_path, monkeypatch):
 
 def test_the_verbs():
     data = ("data", "data check", "data convert", "data prepare")
-    people = ("doctor", "report", "try", "export", "compare", "label", "agree", "import", "scratch", "env")
+    people = ("doctor", "report", "try", "export", "compare", "label", "agree")
+    tools = ("import", "scratch", "completion", "env")
     stages = ("sft", "reward", "ppo", "dpo", "rejection", "infer")
-    names = ("run", "quickstart", *data, "plan", *people, *stages)
+    names = ("quickstart", "recipe", "recipe init", *data, "plan", "run", *people, *tools, *stages)
     assert list(VERBS) == ["preferent", *(f"preferent {name}" for name in names)]
     assert set(arguments.STAGES) <= set(names)
 
@@ -122,6 +126,41 @@ assert not heavy, heavy
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("usage: " + name)
+
+
+@pytest.mark.parametrize("name", [name for name in VERBS if name != "preferent"])
+def test_the_help_of_a_verb_ends_with_examples_that_are_right_and_a_guide_that_is_there(name):
+    verb = name.removeprefix("preferent ")
+    guide, *commands = EXAMPLES[verb]
+    text = VERBS[name].format_help()
+    assert (DOCS / f"{guide}.md").exists() and f"Guide: docs/{guide}.md" in text
+    for command in commands:
+        assert f"  {command}\n" in text
+        words = shlex.split(command.replace("\\\n", " "))
+        if words[0] != "eval":
+            assert words[:1] + verb.split() == words[: 1 + len(verb.split())]
+            assert hasattr(arguments.parser().parse_args(words[1:]), "do")
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("preferent re", {"recipe", "report", "reward", "rejection"}),
+        ("preferent data c", {"check", "convert"}),
+        ("preferent recipe init --fr", {"--from"}),
+        ("preferent run my.yaml --dry", {"--dry-run"}),
+        ("preferent run my.y", set()),
+    ],
+)
+def test_the_shell_completes_verbs_and_options(monkeypatch, capsys, line, expected):
+    assert call(monkeypatch, "completion") == 0
+    words = shlex.split(line)
+    question = f"""
+COMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}; _preferent; echo "${{COMPREPLY[@]}}"
+"""
+    argv = ["bash", "-uc", "ZSH_VERSION=;" + capsys.readouterr().out + question]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert (set(done.stdout.split()), done.stderr) == (expected, "")
 
 
 def test_python_dash_m_is_the_same():
