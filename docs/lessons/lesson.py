@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
@@ -52,6 +53,7 @@ def begin(name: str, minutes: float = 5) -> None:
     if "LESSON" in os.environ:
         sys.addaudithook(_stay_offline)
     np.random.seed(0)
+    warnings.filterwarnings("ignore", message="IProgress not found")
     plt.rcParams.update(
         {"figure.figsize": (8, 3.2), "figure.dpi": 80, "figure.constrained_layout.use": True, "font.size": 10}
         | {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3}
