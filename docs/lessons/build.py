@@ -25,7 +25,7 @@ SOURCES = {path.stem: path for path in sorted(HERE.glob("[0-9]_*.py"))}
 INTERPRETERS = {"3_tuning": ROOT / ".venv-kubeflow/bin/python"}
 """The lessons that run in another environment than this one."""
 
-CELL_SECONDS = 240
+CELL_SECONDS = 600
 NOWHERE = "http://127.0.0.1:9"
 """Stands for every proxy, so that no command of a lesson reaches the network."""
 

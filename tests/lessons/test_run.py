@@ -9,9 +9,8 @@ LESSONS = Path(__file__).resolve().parents[2] / "docs/lessons"
 
 @pytest.mark.lessons
 @pytest.mark.parametrize("name", [path.stem for path in sorted(LESSONS.glob("[0-9]_*.py"))])
-def test_a_lesson_runs(name, monkeypatch):
+def test_a_lesson_runs(name):
     pytest.importorskip("nbclient", reason="the lessons need pip install 'preferent[lessons]'")
-    monkeypatch.syspath_prepend(LESSONS)
     import build
 
     if not build.interpreter(name).exists():
