@@ -55,7 +55,6 @@ def begin(name: str, minutes: float = 5) -> None:
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     warnings.filterwarnings("ignore", message="IProgress not found")
     np.random.seed(0)
-    warnings.filterwarnings("ignore", message="IProgress not found")
     plt.rcParams.update(
         {"figure.figsize": (8, 3.2), "figure.dpi": 80, "figure.constrained_layout.use": True, "font.size": 10}
         | {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3}
