@@ -121,7 +121,7 @@ plt.show()
 # ## Better? Ask blind
 #
 # Now the comparison: old against new on new posts, you do not see which is which. Equal answers are ties and are not
-# asked. The result is a win rate with its 95 % interval.
+# asked. The result is a win rate with its interval.
 #
 # Before you vote: how wide is the interval after forty votes? Say how many points it reaches to either side, as a
 # share.
@@ -205,7 +205,7 @@ assert learned > len(mine)
 # %% [markdown]
 # ## How many votes to see 60 %?
 #
-# Suppose the tuned model really is preferred in 60 % of all pairs. You collect votes and look whether the 95 %
+# Suppose the tuned model really is preferred in 60 % of all pairs. You collect votes and look whether their
 # interval excludes one half. With forty votes you will usually *not* see it. How many do you need to see it with a
 # probability of 80 %?
 #
@@ -252,7 +252,7 @@ plt.show()
 
 # %% [markdown]
 # Forty votes are plus or minus 15 points. A difference of ten points takes nearly two hundred. This is why a lesson, a
-# paper or a product that shows "58 % of 40 comparisons" has shown nothing, and why judges that do not tire (reward
+# paper or a product that shows "23 wins of 40" has shown nothing, and why judges that do not tire (reward
 # models, language models) are used beside people, and are measured against them.
 #
 # How sure are you with the number of votes that you had? The curve says it for every true rate:
@@ -273,7 +273,7 @@ assert false < 0.06 and stats.binom.pmf(np.arange(needed + 1), needed, 0.5).sum(
 # %% [markdown]
 # ## Exercises
 #
-# **1. Clearer differences need fewer votes.** How many votes do you need to see a true win rate of 70 % with a
+# **1. Clearer differences need fewer votes.** How many votes do you need to see a true win rate of 7 in 10 with a
 # probability of 80 %? (`exercises.power(rate, votes)` is there.)
 
 # %%
