@@ -464,6 +464,7 @@ axis.axline((0, 0), slope=1, color="#7a7a7a")
 axis.set(
     xlabel="score by the Llama", ylabel="score by the table", title="31 walks, two reward models, the same choices"
 )
+plt.show()
 
 # %% [markdown]
 # ## Replay the command in plain torch

@@ -350,7 +350,7 @@ for place, (letter, done) in enumerate(runs.items()):
         fooled.append(letter)
 axes.axhline(0.5, color=COLORS["grey"], linestyle=":")
 axes.set(xticks=range(13), xticklabels=list(runs), ylabel="tuned preferred to base", ylim=(0, 1))
-axes.legend(["headline’s judge", "_", "true preference"], loc="upper right")
+axes.legend(axes.lines[:2], ["headline’s judge", "true preference"], loc="upper right")
 plt.show()
 print("verdict says better, truth does not:", ", ".join(fooled) or "none")
 low, high = truth[healthy]["interval"]
