@@ -44,9 +44,11 @@ def do_agree(arguments: Arguments) -> None:
         if how or arguments.out:
             raise UsageError("agree: --out and the arguments of language models need --judge")
         figures = judge_agreement.between_files(arguments.files, arguments.people, arguments.columns)
+        render = judge_agreement.render
     else:
         if arguments.columns:
             raise UsageError("agree: --columns names no answers, which --judge reads; leave one of them out")
         judged_votes = import_module("preferent.commands.judged_votes")
         figures = judged_votes.agree(arguments.files, arguments.people, arguments.judge, how, arguments.out)
-    print(json.dumps(figures, indent=1, ensure_ascii=False) if arguments.json else judge_agreement.render(figures))
+        render = judged_votes.render
+    print(json.dumps(figures, indent=1, ensure_ascii=False) if arguments.json else render(figures))

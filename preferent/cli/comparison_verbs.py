@@ -232,6 +232,10 @@ def _asking(verb: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="the share of control questions for each annotator (default: 0.1)",
     )
+    _selecting(verb)
+
+
+def _selecting(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--select",
         choices=("random", "informative"),

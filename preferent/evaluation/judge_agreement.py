@@ -5,17 +5,15 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict
 from itertools import combinations
-from itertools import pairwise as in_turn
 from pathlib import Path
 from typing import Any
 
 from preferent.data.formats import row_sources
 from preferent.data.judgment_outcomes import OUTCOMES
-from preferent.data.types import Judgment
 from preferent.errors import UsageError
-from preferent.evaluation import judgment_files, statistics
+from preferent.evaluation import judgment_files
 from preferent.evaluation.judgment_files import RatedPair
-from preferent.evaluation.statistics import agreement, rating
+from preferent.evaluation.statistics import agreement
 
 Choices = Mapping[str, Mapping[str, str]]
 """By rater, by pair: "A", "B" or "tie"."""
@@ -101,53 +99,6 @@ def between(by_file: Rated, people: Set[Path]) -> Row:
     return figures
 
 
-def of_judge(pairs: Sequence[RatedPair], people: Sequence[RatedPair], judgments: Sequence[Judgment]) -> Row:
-    """Return what a judge's own verdicts on people's pairs show besides agreement: ratings, order, and repeats."""
-    prompts = {judgment.id: pair.prompt for judgment, pair in zip(judgments, pairs, strict=True)}
-    return {"ratings": _ratings(pairs, people), "flips": _flips(judgments, prompts)}
-
-
-def _ratings(pairs: Sequence[RatedPair], people: Sequence[RatedPair]) -> Row | None:
-    """Return Spearman's correlation of the models' Bradley-Terry ratings by the judge and by people.
-
-    None unless three models or more are named that all met, if only through others.
-    """
-    fits = []
-    for rated in (pairs, people):
-        known = [pair for pair in rated if pair.choice and all(pair.models) and pair.models[0] != pair.models[1]]
-        games = [rating.Game(*pair.models, OUTCOMES[str(pair.choice)], pair.prompt) for pair in known]
-        try:
-            fits.append(rating.bradley_terry(games).strength)
-        except ValueError:
-            return None
-    models = sorted(fits[0].keys() & fits[1].keys())
-    if len(models) < 3:
-        return None
-    by_judge, by_people = ([fit[model] for model in models] for fit in fits)
-    return {"models": len(models), "spearman": statistics.rank_correlation(by_judge, by_people)}
-
-
-def _flips(judgments: Sequence[Judgment], prompts: Mapping[str, str]) -> Row | None:
-    """Return how often a judge that is asked the same again says something else; None where it was asked once.
-
-    Each verdict is compared with the next about the same pair in the same order; verdicts of a prompt are a cluster.
-    """
-    other: list[float] = []
-    clusters: list[str] = []
-    for judgment in judgments:
-        by_order: dict[str, list[str]] = {}
-        for verdict in judgment.extra.get("verdicts", ()):
-            if verdict["choice"] is not None:
-                by_order.setdefault(verdict["first"], []).append(verdict["choice"])
-        changed = [before != after for said in by_order.values() for before, after in in_turn(said)]
-        other += map(float, changed)
-        clusters += [prompts[judgment.id]] * len(changed)
-    if not other:
-        return None
-    rate = statistics.win_rate(other, clusters)
-    return {"n": rate.n, "share": rate.win_rate, "interval": rate.interval}
-
-
 def _number(choice: str | None) -> float | None:
     return None if choice is None else OUTCOMES[choice]
 
@@ -216,7 +167,7 @@ def render(figures: Row) -> str:
         x, y = pair["judges"]
         kappa = _figure(pair["kappa"], pair["kappa_interval"])
         lines.append(
-            f"{x} and {y}: {_share(pair['percent'], pair['percent_interval'])} of {pair['n']} pairs, kappa {kappa}"
+            f"{x} and {y}: {share(pair['percent'], pair['percent_interval'])} of {pair['n']} pairs, kappa {kappa}"
         )
     if "krippendorff" in figures:
         alpha = figures["krippendorff"]
@@ -225,33 +176,15 @@ def render(figures: Row) -> str:
     for name, judge in figures.get("against_people", {}).items():
         texts = [f"{key} {_figure(judge[key], judge['intervals'].get(key))}" for key in shown]
         lines.append(f"{name} against people's verdicts, {judge['n']} pairs: {', '.join(texts)}")
-    for name, judge in figures.get("judges", {}).items():
-        lines += [f"{name}: {text}" for text in _own(judge)]
     return "\n".join(lines)
-
-
-def _own(judge: Row) -> list[str]:
-    """Return a judge's ratings, order effect and repeats in words."""
-    ratings, order, flips = judge["ratings"], judge.get("order"), judge["flips"]
-    unknown = "unknown: fewer than three models are named that met each other"
-    rank = f"Spearman {ratings['spearman']:.3f} of {ratings['models']} models" if ratings else unknown
-    lines = [f"order of the models by Bradley-Terry ratings, its own and people's: {rank}"]
-    if order is None:
-        return [*lines, "scores each answer alone: neither the order nor a repetition changes a verdict"]
-    if order["first_slot"] is not None:
-        lines.append(f"prefers the answer shown first in {_share(order['first_slot'], order['first_slot_interval'])}")
-    if order["consistent"] is not None:
-        lines.append(f"says the same in both orders in {order['consistent']:.1%} of {order['both_orders']}")
-    again = "not measured: --votes 2 asks everything twice"
-    told = f"{_share(flips['share'], flips['interval'])} of {flips['n']} repetitions" if flips else again
-    return [*lines, f"says something else when asked again: {told}"]
 
 
 def _unknown(count: int) -> str:
     return f", and {count} verdicts that could not be read" if count else ""
 
 
-def _share(value: float, interval: Sequence[float] | None) -> str:
+def share(value: float, interval: Sequence[float] | None) -> str:
+    """Return a share in per cent with its interval."""
     return f"{value:.1%}" + ("" if interval is None else f" ({interval[0]:.1%} to {interval[1]:.1%})")
 
 

@@ -86,6 +86,11 @@ class LabelingService:
         name = self.settings["annotators"][0]
         return selection.progress(self.settings, self._queues[name], self.questions, self.histories[name].votes)
 
+    def until_now(self) -> str:
+        """Return a line about how far the votes are until they are enough; empty without a rule."""
+        until = self.until_enough()
+        return "" if until is None else f"\n{until}"
+
     def plan(self) -> str:
         """Return a sentence about the questions."""
         real = [question for question in self.questions.values() if question.gold is None]

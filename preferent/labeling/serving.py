@@ -88,18 +88,11 @@ def serve(
     material = _material(folder, file, predictions, prompts, models, columns)
     controls = question_sources.from_rows(gold, gold=True) if gold else QuestionMaterial([])
     until = selection.rule(until_width, until_decided)
-    if judgments is not None and select != "informative" and until is None:
-        raise UsageError(
-            f"--judgments {judgments}: is used only by --select informative and --until-…; add one, or omit the file"
-        )
-    if until is not None and (annotators or overlap != 1):
-        raise UsageError("--until-width and --until-decided: are for one person; leave out --annotators and --overlap")
+    _check_sampling(select, judgments, until, bool(annotators) or overlap != 1)
     if port is not None and not 0 <= port < 2**16:
         raise UsageError(f"--port {port}: must be a number from 0 to 65535; 0 chooses a free port")
-    if folder and judgments is None and (compared := RunDirectory(folder).comparison.judgments).exists():
-        judgments = compared
-    used = judgments is not None and (until is not None or select == "informative")
-    plan = LabelingPlan(select, number, read(judgments) if judgments and used else [], gold_share, seed, until)
+    said = _judged(folder, judgments) if until is not None or select == "informative" else []
+    plan = LabelingPlan(select, number, said, gold_share, seed, until)
     team = _team(annotators, overlap, strengths, host)
     try:
         from preferent.labeling import server
@@ -118,10 +111,25 @@ def serve(
         print(f"{place}: {service.plan()}", flush=True)
         server.serve(service, place, listener, [*team["annotators"], *([""] if annotators else [])], addresses, browser)
         interruption.stop().obey()
-        print(f"{place}: {service.save(place)}; the same command goes on from here", flush=True)
-        if (until_now := service.until_enough()) is not None:
-            print(f"{place}: {until_now}", flush=True)
+        print(f"{place}: {service.save(place)}; the same command goes on from here{service.until_now()}", flush=True)
         store.close()
+
+
+def _judged(folder: Path | None, judgments: Path | None) -> list[Judgment]:
+    """Return the judgments in a file, or without one those of the run's own comparison."""
+    if folder and judgments is None and (compared := RunDirectory(folder).comparison.judgments).exists():
+        judgments = compared
+    return read(judgments) if judgments else []
+
+
+def _check_sampling(select: Method, judgments: Path | None, until: dict[str, Any] | None, is_team: bool) -> None:
+    """Refuse judgments that nothing reads, and a rule to stop for several people, whose votes have no common order."""
+    if judgments is not None and select != "informative" and until is None:
+        raise UsageError(
+            f"--judgments {judgments}: is used only by --select informative and --until-…; add one, or omit the file"
+        )
+    if until is not None and is_team:
+        raise UsageError("--until-width and --until-decided: are for one person; leave out --annotators and --overlap")
 
 
 def export(folder: Path) -> str:

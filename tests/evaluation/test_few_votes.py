@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import ndtri
 
+from bench import few_votes
 from preferent.config.recipe import parse
 from preferent.data.types import Judgment
 from preferent.evaluation import statistics, verdict_sentence
@@ -54,9 +55,9 @@ def test_without_votes_to_learn_from_the_factor_is_zero_and_else_the_papers() ->
     for row in (0, 7, 39):
         y, f = VOTES[rows != row], JUDGED[rows != row]
         best = np.cov(y, f, ddof=0)[0, 1] / f.var() / (1 + VOTES.size / OTHERS.size)
-        assert factors[row] == pytest.approx(best * (1 - 160 / VOTES.size**2))
+        assert factors[row] == pytest.approx(best * (1 - (16 / VOTES.size) ** 3))
     assert not prediction_powered.tuned(VOTES, np.ones(40), OTHERS, weights).any()
-    assert not prediction_powered.tuned(VOTES[:12], JUDGED[:12], OTHERS, weights[:12]).any()
+    assert not prediction_powered.tuned(VOTES[:16], JUDGED[:16], OTHERS, weights[:16]).any()
 
 
 def test_the_rate_is_unbiased_by_enumeration(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,7 +211,9 @@ def test_a_sequence_of_intervals_holds_at_every_vote() -> None:
     assert np.all(np.diff(limits.high - limits.low, axis=-1) <= 1e-12), "it never grows"
     assert limits.high[:, -1] == pytest.approx(true[:, 0]) and limits.low[:, -1] == pytest.approx(true[:, 0])
     assert float(np.mean(limits.mean[:, 12] - true[:, 0])) == pytest.approx(0, abs=0.015)
-    assert np.mean(limits.high[:, 40] - limits.low[:, 40]) < 0.4
+    votes, judged, weights = asked_in_turn(2, 100, 200)
+    after = confidence_sequence.follow(votes[:, :80], judged, weights)
+    assert np.mean(after.high[:, -1] - votes.mean(-1)) < 0.17 and np.mean(votes.mean(-1) - after.low[:, -1]) < 0.17
 
 
 def test_each_vote_is_unbiased_whatever_was_asked_before() -> None:
@@ -241,3 +244,16 @@ def test_votes_left_come_down_to_none_when_it_is_enough() -> None:
     whole = confidence_sequence.follow(np.ones(40), np.full(60, 0.5), np.ones(60))
     assert confidence_sequence.enough(whole, None)
     assert not confidence_sequence.enough(confidence_sequence.follow(np.ones(4), np.full(60, 0.5), np.ones(60)), None)
+
+
+def test_coverage_of_people_with_a_judge() -> None:
+    """A cell of bench/few_votes.py: a judge too kind to a, whose errors are few and all of one kind among fifty."""
+    found = few_votes.cell(few_votes.SETTINGS[0], "lenient", 0.8, 50, 2000)
+    assert 0.94 <= found.coverage <= 0.97
+    assert found.width < 1.07
+
+
+def test_a_useless_judge_costs_next_to_nothing() -> None:
+    found = few_votes.cell(few_votes.SETTINGS[0], "useless", 0.5, 50, 1000)
+    assert 0.93 <= found.coverage <= 0.97
+    assert 1 <= found.width < 1.03

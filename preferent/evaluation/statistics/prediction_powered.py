@@ -12,8 +12,8 @@ import numpy as np
 
 from preferent.evaluation.statistics.win_rates import ZERO, Net, checked, quantile, tango
 
-FEW = 160
-"""λ is multiplied by 1 - 160 / n²: .6 at 20 votes, .94 at 50. So few may all agree with a judge that errs."""
+FEW = 16
+"""λ is multiplied by 1 - (16 / n)³: .49 at 20 votes, .97 at 50. So few may all agree with a judge that errs."""
 FEWEST = 3
 """Votes, of which all but one show a slope."""
 
@@ -104,7 +104,7 @@ def tuned(votes: np.ndarray, judged: np.ndarray, others: np.ndarray, weights: np
     variance = without(squares * judged**2) - 2 * f * without(squares * judged) + f**2 * square
     slope = np.divide(covariance, variance, out=np.zeros_like(variance), where=variance > ZERO * square)
     alone, many = _effective(weights), votes.shape[-1] + others.shape[-1]
-    return np.asarray(slope * np.maximum(1 - alone / many, 0) * np.maximum(1 - FEW / alone**2, 0))
+    return np.asarray(slope * np.maximum(1 - alone / many, 0) * np.maximum(1 - (FEW / alone) ** 3, 0))
 
 
 def estimate(
