@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -120,21 +119,6 @@ def do_check(arguments: Arguments) -> None:
             f"{bad} of {sum(file.read for file in summary.files)} rows cannot be used, see above; fix them, or let a "
             "run drop some: --set data.max_dropped=SHARE"
         )
-
-
-def do_convert(arguments: Arguments) -> None:
-    from preferent.data import convert
-    from preferent.data.formats import named_columns, remote_files
-
-    columns = named_columns.parse(arguments.columns)
-    with remote_files.copied(arguments.paths):
-        done = convert.convert_files(arguments.paths, arguments.out, arguments.to, arguments.format, columns)
-    for row in done.dropped:
-        print(row, file=sys.stderr)
-    left_out = {"ties": done.ties, "without a prompt": done.without_prompt, "bad rows": len(done.dropped)}
-    left_out[f"that would be misread as {arguments.to}"] = done.misread
-    others = "".join(f", {count} {name} left out" for name, count in left_out.items() if count)
-    print(f"{arguments.out}: {done.written} of {done.read} rows written{others}")
 
 
 def do_stage(arguments: Arguments, **more: Any) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from preferent.cli import actions, comparison_verbs, completion, help_endings
+from preferent.cli import actions, comparison_verbs, completion, data_verbs, help_endings
 from preferent.cli.actions import Arguments
 
 STAGES = {
@@ -256,7 +256,12 @@ def _env(verb: argparse.ArgumentParser) -> None:
 def _data(verb: argparse.ArgumentParser) -> None:
     verbs = verb.add_subparsers(title="verbs", metavar="VERB", required=True)
     check = _verb(verbs, "check", actions.do_check, "check files and count what is in them; exit code 4 on a bad row")
-    convert = _verb(verbs, "convert", actions.do_convert, "convert rows of any format to another")
+    convert = _verb(
+        verbs,
+        "convert",
+        data_verbs.do_convert,
+        "convert rows of any format to another, and exports of people's feedback to preferences, thumbs and prompts",
+    )
     prepare = _verb(
         verbs, "prepare", actions.do_stage, "read, check and split the data of a recipe into parts that share no prompt"
     )
@@ -294,8 +299,7 @@ def _data(verb: argparse.ArgumentParser) -> None:
     check.add_argument(
         "--target-sequence-length", type=int, default=64, metavar="N", help="longest answer, in tokens (default: 64)"
     )
-    convert.add_argument("--to", default="gcpc", metavar="NAME", help="the format to write (default: gcpc)")
-    convert.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file to write; .gz is compressed")
+    data_verbs.convert(convert)
     _stage(prepare, "data")
 
 

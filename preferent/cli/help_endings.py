@@ -23,7 +23,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "preferent data check data/preference.jsonl data/prompt.jsonl --model models/base",
         "preferent data check rows.csv --columns prompt=question,chosen=better,rejected=worse",
     ),
-    "data convert": ("data", "preferent data convert data/preference.jsonl --to trl --out data/trl.jsonl"),
+    "data convert": (
+        "feedback",
+        "preferent data convert data/preference.jsonl --to trl --out data/trl.jsonl",
+        "preferent data convert feedback-history-export-1.json --out data/feedback",
+    ),
     "data prepare": ("data", "preferent data prepare --recipe my.yaml --out runs/my/data"),
     "plan": (
         "verbs",

@@ -14,7 +14,7 @@ from preferent.data.formats.named_columns import NONE, NamedColumns
 from preferent.data.formats.row_reader import Dropped, Kind, RecordsRead
 from preferent.data.tokenizer import OWN, Tokenizer
 from preferent.data.tokenizer.chat_templates import ChatOptions
-from preferent.data.types import Demonstration, Preference, Prompt
+from preferent.data.types import Demonstration, Preference, Prompt, Thumb
 from preferent.errors import DataError
 
 ENDLESS = 1 << 40
@@ -138,14 +138,14 @@ def _file(
         len(prompts) - len(keys),
         len(keys) - len(set(keys)),
         len(set(keys)),
-        [_example(record) for record in reading.records[:SHOWN_RECORDS]],
+        [example(record) for record in reading.records[:SHOWN_RECORDS]],
         count_preferences(pairs) if kind == "preference" else None,
         prompt_lengths,
         answer_lengths,
     )
 
 
-def _example(record: Record) -> str:
+def example(record: Record | Thumb) -> str:
     """Return a record in one line, its texts cut: the end of the prompt, and the answers, the chosen one marked."""
     prompt = record if isinstance(record, Prompt) else record.prompt
     asked = prompt.messages[-1].content if prompt.messages else prompt.input_text
@@ -154,6 +154,8 @@ def _example(record: Record) -> str:
         marks = ["chosen" if record.choice == place else "" for place in (0, 1)]
         names = ("tie", "tie") if record.choice == "tie" else [mark or "rejected" for mark in marks]
         words += [f"{name} {_cut(answer)}" for name, answer in zip(names, _answers(record), strict=True)]
+    elif isinstance(record, Thumb):
+        words.append(f"{'up' if record.is_good else 'down'} {_cut(record.output_text)}")
     else:
         words += [_cut(answer) for answer in _answers(record)]
     return " | ".join(words)

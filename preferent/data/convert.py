@@ -1,13 +1,18 @@
-"""`data convert`: from any format to any other."""
+"""`data convert`: from any format to any other, and from exports of feedback to pairs, thumbs and prompts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from preferent import files
+from preferent.data.check import SHOWN_RECORDS, example
 from preferent.data.formats import row_reader, row_sources, row_writer
+from preferent.data.formats.feedback import feedback_reader
+from preferent.data.formats.feedback.converted_records import AS_THEY_ARE, FeedbackOptions
+from preferent.data.formats.feedback.feedback_reader import FeedbackRead
 from preferent.data.formats.named_columns import NONE, NamedColumns
 from preferent.data.formats.row_reader import Dropped
-from preferent.errors import UsageError
+from preferent.errors import DataError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +46,48 @@ def convert_files(
     written = row_writer.write(reading.records, out, to)
     left_out = written.ties, written.without_prompt, written.misread
     return Conversion(reading.read, written.rows, *left_out, reading.dropped)
+
+
+def convert_feedback(
+    paths: Sequence[str], out: Path, options: FeedbackOptions = AS_THEY_ARE, columns: NamedColumns = NONE
+) -> FeedbackRead:
+    """Read exports of feedback and write `preferences.jsonl`, `thumbs.jsonl`, `prompts.jsonl` and `summary.json` to the
+    folder `out`; raise `DataError` if nothing can be learned from them."""
+    if out.is_file() or out.suffix in (".jsonl", ".json", ".gz"):
+        raise UsageError(f"{out}: an export gives preferences, thumbs and prompts; name a folder with --out")
+    sources = row_sources.expand(paths)
+    row_reader.require_columns(sources, columns)
+    others = [file for file in sources if not feedback_reader.layout_of_file(file, columns)]
+    if others:
+        raise UsageError(
+            f"{others[0]}: is not an export of feedback, as the other files are; convert it by a command of its own"
+        )
+    reading = feedback_reader.read_feedback(sources, options, columns)
+    if not reading.pairs and not reading.thumbs:
+        raise DataError(f"{', '.join(paths)}: nothing can be learned from the export\n{render(reading)}")
+    for name, rows in _written(reading).items():
+        row_writer.write(rows, out / name)
+    files.write_json(out / "summary.json", {"layouts": reading.layouts} | asdict(reading.counts))
+    return reading
+
+
+def _written(reading: FeedbackRead) -> dict[str, Sequence[row_writer.Record]]:
+    return {"preferences.jsonl": reading.pairs, "thumbs.jsonl": reading.thumbs, "prompts.jsonl": reading.prompts}
+
+
+def render(reading: FeedbackRead, out: Path | None = None) -> str:
+    """Return what became of the records of exports as text, with three rows of each file in `out`."""
+    counts = reading.counts
+    lines = [
+        f"{', '.join(reading.layouts)}: {counts.records} records = {counts.in_pairs} in pairs + {counts.thumbs} thumbs "
+        f"({counts.good} up, {counts.thumbs - counts.good} down) + {counts.dropped} dropped"
+    ]
+    first = {record.reason.partition(":")[0]: record for record in reversed(reading.converted) if record.reason}
+    for category, count in counts.reasons.items():
+        record = first[category]
+        lines.append(f"  dropped {count}: {record.reason} (first: {record.place})")
+    lines += [f"  not told apart {count}: {note}" for note, count in counts.notes.items()]
+    for name, rows in _written(reading).items() if out is not None else ():
+        lines.append(f"{out}/{name}: {len(rows)} rows")
+        lines += [f"  {example(row)}" for row in rows[:SHOWN_RECORDS]]
+    return "\n".join(lines)

@@ -7,10 +7,9 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
-from preferent import randomness
-from preferent.data.formats import ambiguous_keys, layouts, named_columns, row_sources
+from preferent.data.formats import ambiguous_keys, answer_positions, layouts, named_columns, row_sources
 from preferent.data.formats.named_columns import NamedColumns
-from preferent.data.types import Demonstration, Preference, Prompt, digest
+from preferent.data.types import Demonstration, Preference, Prompt
 from preferent.errors import DataError, UsageError
 
 Kind = Literal["preference", "prompt", "demonstration", "text"]
@@ -171,22 +170,12 @@ def read_rows(
         kept_here: list[Record] = []
         for row in rows:
             (dropped if isinstance(row, Dropped) else kept_here).append(row)  # type: ignore[arg-type]
-        records.extend(kept_here if file_format not in ("trl", "hh", "openai") else _randomize_positions(kept_here))
+        records.extend(
+            kept_here if file_format not in ("trl", "hh", "openai") else answer_positions.randomized(kept_here)
+        )
     if not records and not dropped:
         raise DataError(f"{', '.join(paths)}: no rows; write one JSON object per line")
     return RecordsRead(records, dropped, len(records) + len(dropped), ", ".join(dict.fromkeys(formats)))
-
-
-def _randomize_positions(records: Sequence[Record]) -> list[Record]:
-    """Put the chosen answer at position 0 or 1 pseudo-randomly, by a hash of the row.
-
-    Formats that name the chosen answer do not record the positions. A fixed position would reveal the choice. The
-    position depends on the row alone, so equal rows have equal positions in any file and order.
-    """
-    pairs = [record for record in records if isinstance(record, Preference)]
-    items = [int(digest(pair.prompt.key, pair.candidate_0, pair.candidate_1), 16) for pair in pairs]
-    coins = randomness.uniforms(0, "position", items, 0)
-    return [pair.swap() if coin < 0.5 else pair for pair, coin in zip(pairs, coins, strict=True)]
 
 
 def kept(reading: RecordsRead[R], max_dropped: float = 0.0) -> list[R]:

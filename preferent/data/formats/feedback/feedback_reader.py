@@ -1,0 +1,77 @@
+"""From exports to pairs and thumbs: the layout of each file, and the records of one layout converted together."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+
+from preferent.data.formats import answer_positions, named_columns, row_sources
+from preferent.data.formats.feedback.converted_records import (
+    AS_THEY_ARE,
+    ConvertedRecord,
+    FeedbackOptions,
+    RecordCounts,
+    Row,
+)
+from preferent.data.formats.feedback.feedback_layouts import LAYOUTS, layout_of
+from preferent.data.formats.named_columns import NONE, NamedColumns
+from preferent.data.types import Preference, Prompt, Thumb
+
+HEAD_ROWS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class FeedbackRead:
+    """The records of some exports, converted, and their layouts."""
+
+    converted: list[ConvertedRecord]
+    layouts: tuple[str, ...]
+
+    @property
+    def counts(self) -> RecordCounts:
+        return RecordCounts.of(self.converted)
+
+    @property
+    def pairs(self) -> list[Preference]:
+        return [row for record in self.converted for row in record.rows if isinstance(row, Preference)]
+
+    @property
+    def thumbs(self) -> list[Thumb]:
+        return [row for record in self.converted for row in record.rows if isinstance(row, Thumb)]
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        """Return the different prompts of pairs and thumbs, without empty ones."""
+        rows = [row.prompt for record in self.converted for row in record.rows if not row.prompt.is_empty]
+        return list({prompt.key: prompt for prompt in reversed(rows)}.values())[::-1]
+
+
+def layout_of_file(file: str, columns: NamedColumns = NONE) -> str:
+    """Return the layout of an export by its first rows; an empty text for a file of another format."""
+    return layout_of([row for _, row in islice(_placed(file, columns), HEAD_ROWS)])
+
+
+def read_feedback(
+    files: Sequence[str], options: FeedbackOptions = AS_THEY_ARE, columns: NamedColumns = NONE
+) -> FeedbackRead:
+    """Read exports, each of which has one of the layouts. Files of one layout are read together, so that a record in a
+    later export replaces that in an earlier one."""
+    by_layout: dict[str, list[str]] = {}
+    for file in files:
+        by_layout.setdefault(layout_of_file(file, columns), []).append(file)
+    converted: list[ConvertedRecord] = []
+    for name, group in by_layout.items():
+        rows = (row for file in group for row in _placed(file, columns))
+        records = LAYOUTS[name].convert(rows, options)
+        converted += records if LAYOUTS[name].has_positions else map(_with_random_positions, records)
+    return FeedbackRead(converted, tuple(by_layout))
+
+
+def _with_random_positions(record: ConvertedRecord) -> ConvertedRecord:
+    pairs = iter(answer_positions.randomized([row for row in record.rows if isinstance(row, Preference)]))
+    return replace(record, rows=tuple(next(pairs) if isinstance(row, Preference) else row for row in record.rows))
+
+
+def _placed(file: str, columns: NamedColumns) -> Iterator[tuple[str, Row | str]]:
+    """Iterate over the rows of a file with their places, their keys renamed as `columns` says."""
+    for number, row in row_sources.rows(file):
+        yield f"{file}:{number}", row if isinstance(row, str) else named_columns.renamed(row, columns)
