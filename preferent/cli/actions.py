@@ -64,7 +64,8 @@ def do_plan(arguments: Arguments) -> None:
     from preferent.commands import python_api
 
     loaded, folder = python_api.load_recipe(arguments.recipe, arguments.settings), Path("runs") / arguments.recipe.stem
-    print(loaded.plan(folder, commands=arguments.verbose, memory=arguments.memory, calibrate=arguments.calibrate))
+    names = "memory", "calibrate", "card", "gpus", "nodes", "link", "network"
+    print(loaded.plan(folder, commands=arguments.verbose, **{name: getattr(arguments, name) for name in names}))
 
 
 def do_try(arguments: Arguments) -> None:

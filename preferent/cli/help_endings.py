@@ -34,6 +34,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "preferent plan my.yaml",
         "preferent plan my.yaml --memory 80GiB",
         "preferent plan my.yaml --calibrate",
+        "preferent plan my.yaml --card h100-80g --gpus 8 --nodes 2 --network 50GB/s",
     ),
     "run": (
         "run",
