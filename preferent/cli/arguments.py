@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from preferent.cli import actions, comparison_verbs, completion, data_verbs, help_endings
+from preferent.cli import actions, agree_verb, comparison_verbs, completion, data_verbs, help_endings
 from preferent.cli.actions import Arguments
 from preferent.cli.argument_types import above_zero, size, speed
 
@@ -367,9 +367,9 @@ VERBS: dict[str, tuple[Verb, str, Callable[[argparse.ArgumentParser], None]]] = 
         comparison_verbs.label,
     ),
     "agree": (
-        comparison_verbs.do_agree,
+        agree_verb.do_agree,
         "measure how far judges agree with each other and with people",
-        comparison_verbs.agree,
+        agree_verb.agree,
     ),
     "import": (
         actions.do_import,
