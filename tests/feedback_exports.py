@@ -51,3 +51,76 @@ def save(folder, rows, name="export.json") -> str:
     path = Path(folder) / name
     path.write_text(json.dumps(rows))
     return str(path)
+
+
+def generated(rng) -> list:
+    """A random export: of feedbacks, or of chats; of every version, with every variation of a chat and of a vote."""
+    chats = [_chat(rng, f"{PERSONAL}-chat-{number}") for number in range(rng.randint(1, 4))]
+    if rng.random() < 0.2:
+        return chats
+    rows = []
+    for stored in chats:
+        history = stored.get("history") or stored["chat"]["history"]
+        messages = history["messages"]
+        listed = [*messages.values()] if isinstance(messages, dict) else messages
+        answers = [message for message in listed if message["role"] == "assistant"]
+        rows += [_record(rng, stored, message, answers) for message in answers if rng.random() < 0.7]
+    rows += [row | {"updated_at": rng.randint(1, 30), "data": row["data"] | {"rating": -1}} for row in rows[:2]]
+    rng.shuffle(rows)
+    return rows or [_record(rng, chats[0], {"id": "gone"}, [])]
+
+
+def _chat(rng, id):
+    messages, above = [], None
+    for turn in range(rng.randint(1, 3)):
+        for branch in range(rng.choice((1, 1, 1, 2))):
+            asked = question(f"q{turn}{branch}", rng.choice(("What is tea?", "And coffee?", "Why?", "")), above)
+            asked |= rng.choice(({}, {}, {}, {"files": [_file(rng)]}))
+            messages.append(asked)
+            for number in range(rng.randint(1, 3)):
+                model = rng.choice(("llama", "qwen", "phi"))
+                messages.append(answer(f"a{turn}{branch}{number}", _text(rng), asked["id"], model, **_variation(rng)))
+        above = messages[-1]["id"]
+    shape, level = rng.choice(("map", "map", "list")), rng.choice(("chat", "chat", "top"))
+    system = rng.choice((None, "Be brief."))
+    return chat(*messages, id=id, shape=shape, level=level, system=system)
+
+
+def _file(rng):
+    return rng.choice(
+        ({"type": "image"}, {"type": "file", "file": {"data": {"content": "Tea grows."}}}, {"type": "file"})
+    )
+
+
+def _text(rng):
+    thought = '<details type="reasoning" done="true">hm</details>\n'
+    return rng.choice(
+        ("A drink.", "A leaf.", "A rock.", "", f"{thought}A drink.", "<think>cut", "Tea is old and good.")
+    )
+
+
+def _variation(rng):
+    return rng.choice(
+        (
+            *({}, {}, {}, {}),
+            {"annotation": {"rating": rng.choice((1, -1, "1", None))}},
+            {"error": {"content": "failed"}},
+            {"done": False},
+            {"originalContent": "Before."},
+            {"sources": [{"document": ["Tea is old."], "source": {"name": f"{PERSONAL}.pdf"}}]},
+            {"statusHistory": [{"action": "web_search", "done": True, "query": f"{PERSONAL} query"}]},
+            {"files": [{"type": "image"}]},
+        )
+    )
+
+
+def _record(rng, stored, message, answers):
+    siblings = [
+        other["model"] for other in answers if other["parentId"] == message.get("parentId") and other is not message
+    ]
+    rating = rng.choice((1, -1, 1, -1, "1", "-1", None, 5))
+    row = record(stored, message["id"], rating, siblings=rng.choice((siblings, None)), arena=rng.random() < 0.4)
+    row["updated_at"] = rng.choice((5, 10, 20, None))
+    lacking = rng.choice(({}, {}, {}, {}, {"snapshot": None}, {"type": "other"}, {"meta": None}))
+    top = {"details": {"rating": 7}, "base_models": {}} if rng.random() < 0.2 else {}
+    return row | lacking | top

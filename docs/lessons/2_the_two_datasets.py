@@ -29,7 +29,7 @@ import small_world
 from exercises import two_datasets as exercises
 
 from preferent import files, randomness
-from preferent.data import check
+from preferent.commands.data_files import check
 from preferent.data.tokenizer import Tokenizer
 from preferent.data.types import Message, Prompt
 from preferent.evaluation import reward_findings

@@ -95,10 +95,11 @@ def do_env(arguments: Arguments) -> None:
 
 
 def do_check(arguments: Arguments) -> None:
+    from preferent.commands.data_files import check
     from preferent.config import model_reference
-    from preferent.data import check
-    from preferent.data.formats import named_columns, remote_files
+    from preferent.data.formats import named_columns
     from preferent.data.tokenizer.chat_templates import ChatOptions
+    from preferent.runs import remote_files
 
     for path in arguments.paths:
         if path.endswith((".yaml", ".yml")):

@@ -39,10 +39,11 @@ def convert(verb: argparse.ArgumentParser) -> None:
 
 
 def do_convert(arguments: Arguments) -> None:
-    from preferent.data import convert
-    from preferent.data.formats import named_columns, remote_files, row_sources
+    from preferent.commands.data_files import convert
+    from preferent.data.formats import named_columns, row_sources
     from preferent.data.formats.feedback import feedback_reader
     from preferent.data.formats.feedback.converted_records import FeedbackOptions
+    from preferent.runs import remote_files
 
     columns = named_columns.parse(arguments.columns)
     with remote_files.copied(arguments.paths):

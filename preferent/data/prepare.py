@@ -16,13 +16,13 @@ from preferent.config.recipe import Recipe, pick
 from preferent.config.sections import paths
 from preferent.data import chat_refusals, datasets, requirements, splits
 from preferent.data.counts import count_preferences
-from preferent.data.formats import remote_files, row_reader, row_sources, row_writer
+from preferent.data.formats import row_reader, row_sources, row_writer
 from preferent.data.formats.row_reader import Dropped, RecordsRead
 from preferent.data.tokenizer import OWN, Tokenizer
 from preferent.data.tokenizer.chat_templates import ChatOptions
 from preferent.data.types import Preference, Prompt, digest
 from preferent.errors import UsageError
-from preferent.runs import stages
+from preferent.runs import remote_files, stages
 from preferent.runs.directory import DataDirectory, StageDirectory
 
 PARTS = ("validation", "test", "train")

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from feedback_exports import PERSONAL, answer, chat, question, record, save
 
-from preferent.data import convert
+from preferent.commands.data_files import convert
+from preferent.commands.data_files.convert import RecordCounts
 from preferent.data.formats.feedback.converted_records import FeedbackOptions
 from preferent.data.formats.feedback.feedback_reader import read_feedback
 from preferent.data.types import Message
@@ -17,14 +18,14 @@ Q, A, B = question("q", "What is tea?"), answer("a", "A drink.", "q"), answer("b
 
 def read(folder, *rows, **options):
     reading = read_feedback([save(folder, list(rows))], FeedbackOptions(**options))
-    counts = reading.counts
+    counts = RecordCounts.of(reading.converted)
     assert counts.records == counts.in_pairs + counts.thumbs + counts.dropped
     return reading
 
 
 def only_reason(reading) -> str:
     assert not reading.pairs and not reading.thumbs
-    (name,) = reading.counts.reasons
+    (name,) = RecordCounts.of(reading.converted).reasons
     return name
 
 
@@ -43,7 +44,11 @@ def test_siblings_with_opposite_thumbs_are_one_pair_of_two_records(tmp_path):
     (pair,) = reading.pairs
     assert (pair.chosen, pair.rejected) == ("A drink.", "A rock.")
     assert pair.extra == {"model_of_chosen": "llama", "model_of_rejected": "qwen"}
-    assert (reading.counts.in_pairs, reading.counts.thumbs, reading.counts.dropped) == (2, 0, 0)
+    assert (
+        RecordCounts.of(reading.converted).in_pairs,
+        RecordCounts.of(reading.converted).thumbs,
+        RecordCounts.of(reading.converted).dropped,
+    ) == (2, 0, 0)
 
 
 def test_the_thumb_that_the_chat_itself_holds_makes_the_pair_too(tmp_path):
@@ -61,7 +66,7 @@ def test_the_later_rating_of_a_message_counts(tmp_path):
     stored = chat(Q, A)
     reading = read(tmp_path, record(stored, "a", -1, at=30), record(stored, "a", 1, at=20))
     assert [thumb.is_good for thumb in reading.thumbs] == [False]
-    assert reading.counts.reasons == {"rated again": 1}
+    assert RecordCounts.of(reading.converted).reasons == {"rated again": 1}
 
 
 @pytest.mark.parametrize(("rating", "chosen"), [(1, "A drink."), (-1, "A rock.")])
@@ -77,7 +82,11 @@ def test_an_arena_vote_against_several_models_is_several_pairs_with_the_weight_o
         ("A drink.", "A rock.", 0.5),
         ("A drink.", "A leaf.", 0.5),
     }
-    assert (reading.counts.records, reading.counts.in_pairs, reading.counts.pairs) == (1, 1, 2)
+    assert (
+        RecordCounts.of(reading.converted).records,
+        RecordCounts.of(reading.converted).in_pairs,
+        RecordCounts.of(reading.converted).pairs,
+    ) == (1, 1, 2)
 
 
 def test_two_arena_votes_for_the_same_pair_are_one_pair(tmp_path):
@@ -87,17 +96,17 @@ def test_two_arena_votes_for_the_same_pair_are_one_pair(tmp_path):
         for id, rating, other in (("a", 1, "qwen"), ("b", -1, "llama"))
     ]
     reading = read(tmp_path, *votes)
-    assert (len(reading.pairs), reading.counts.in_pairs) == (1, 2)
+    assert (len(reading.pairs), RecordCounts.of(reading.converted).in_pairs) == (1, 2)
 
 
 def test_an_arena_vote_without_the_other_answer_is_a_thumb_and_says_so(tmp_path):
     reading = read(tmp_path, record(chat(Q, A), "a", 1, siblings=["qwen"], arena=True))
     assert len(reading.thumbs) == 1
-    assert "without the other answer" in next(iter(reading.counts.notes))
+    assert "without the other answer" in next(iter(RecordCounts.of(reading.converted).notes))
     twice = chat(Q, A, B, answer("b2", "A river.", "q", "qwen"))
     reading = read(tmp_path, record(twice, "a", 1, siblings=["qwen"], arena=True))
     assert len(reading.thumbs) == 1
-    assert "several answers" in next(iter(reading.counts.notes))
+    assert "several answers" in next(iter(RecordCounts.of(reading.converted).notes))
 
 
 def test_arena_votes_that_rate_both_answers_up_are_thumbs(tmp_path):
@@ -105,7 +114,7 @@ def test_arena_votes_that_rate_both_answers_up_are_thumbs(tmp_path):
     votes = [record(stored, id, 1, siblings=[other], arena=True) for id, other in (("a", "qwen"), ("b", "llama"))]
     reading = read(tmp_path, *votes)
     assert (len(reading.pairs), len(reading.thumbs)) == (0, 2)
-    assert "both rated up" in next(iter(reading.counts.notes))
+    assert "both rated up" in next(iter(RecordCounts.of(reading.converted).notes))
 
 
 def test_a_regenerated_answer_that_nobody_rated_is_no_vote(tmp_path):
@@ -171,7 +180,7 @@ def test_every_version_of_a_chat_is_read(tmp_path, level, shape):
     reading = read_chats(tmp_path, stored)
     assert reading.layouts == ("open-webui-chat",)
     assert [(each.chosen, each.rejected) for each in reading.pairs] == [(pair.chosen, pair.rejected)]
-    assert (reading.counts.records, reading.counts.in_pairs) == (2, 2)
+    assert (RecordCounts.of(reading.converted).records, RecordCounts.of(reading.converted).in_pairs) == (2, 2)
 
 
 def test_reasoning_is_taken_out_if_asked(tmp_path):
@@ -194,12 +203,12 @@ def test_retrieved_texts_stand_before_the_question_unless_they_are_dropped(tmp_p
     (thumb,) = read(tmp_path, record(stored, "a", 1), context=False).thumbs
     assert thumb.prompt.messages[-1].content == "What is tea?"
     searched = chat(Q, A | {"statusHistory": [{"action": "web_search", "done": True}]})
-    assert "not in the export" in next(iter(read(tmp_path, record(searched, "a", 1)).counts.notes))
-    assert read(tmp_path, record(searched, "a", 1), context=False).counts.notes == {}
+    assert "not in the export" in next(iter(RecordCounts.of(read(tmp_path, record(searched, "a", 1)).converted).notes))
+    assert RecordCounts.of(read(tmp_path, record(searched, "a", 1), context=False).converted).notes == {}
     rated = [record(chat(Q, found, B), id, rating) for id, rating in (("a", 1), ("b", -1))]
     apart = read(tmp_path, *rated)
     assert (len(apart.pairs), len(apart.thumbs)) == (0, 2)
-    assert "no prompt in common" in next(iter(apart.counts.notes))
+    assert "no prompt in common" in next(iter(RecordCounts.of(apart.converted).notes))
     assert len(read(tmp_path, *rated, context=False).pairs) == 1
 
 
@@ -226,7 +235,7 @@ def test_a_later_export_replaces_what_an_earlier_one_says(tmp_path):
     second = save(tmp_path, [record(stored, "a", -1, at=2)], "march.json")
     reading = read_feedback([second, first])
     assert [thumb.is_good for thumb in reading.thumbs] == [False]
-    assert reading.counts.reasons == {"rated again": 1}
+    assert RecordCounts.of(reading.converted).reasons == {"rated again": 1}
 
 
 def test_an_export_with_nothing_to_learn_is_refused_with_what_became_of_it(tmp_path):

@@ -64,6 +64,8 @@ class ChatTree:
             if id in above or id not in self.messages:
                 raise Unusable("broken conversation: the messages above the answer are not a branch of a tree")
             above[id] = None
+        if not above:
+            raise Unusable("broken conversation: no message stands above the answer")
         return [*above][::-1]
 
     def answer(self, id: str, options: FeedbackOptions) -> str:

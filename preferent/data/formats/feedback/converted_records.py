@@ -1,10 +1,10 @@
 """What the records of an export become: pairs, a thumb, or nothing; each record counts once, with its reason."""
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from preferent.data.formats.layouts import Unusable
 from preferent.data.types import Preference, Thumb
 
 Row = dict[str, Any]
@@ -55,39 +55,36 @@ class ConvertedRecord:
         return "thumb" if self.rows else "dropped"
 
 
-@dataclass(frozen=True, slots=True)
-class RecordCounts:
-    """The records of an export by what they became: `records` = `in_pairs` + `thumbs` + `dropped`, always.
-
-    `pairs` counts the pairs, `reasons` the dropped records by category, and `notes` what records do not tell.
-    """
-
-    records: int
-    in_pairs: int
-    thumbs: int
-    dropped: int
-    pairs: int
-    good: int
-    reasons: dict[str, int]
-    notes: dict[str, int]
-
-    @classmethod
-    def of(cls, converted: Sequence[ConvertedRecord]) -> "RecordCounts":
-        kinds = Counter(record.kind for record in converted)
-        rows = [row for record in converted for row in record.rows]
-        reasons = Counter(record.reason.partition(":")[0] for record in converted if record.kind == "dropped")
-        return cls(
-            len(converted),
-            kinds["pair"],
-            kinds["thumb"],
-            kinds["dropped"],
-            sum(isinstance(row, Preference) for row in rows),
-            sum(isinstance(row, Thumb) and row.is_good for row in rows),
-            dict(reasons.most_common()),
-            dict(Counter(record.note for record in converted if record.note).most_common()),
-        )
-
-
 def with_equal_weights(pairs: Sequence[Preference]) -> tuple[Preference, ...]:
     """Return pairs that one judgment was cut into, each with an equal share of the weight 1."""
     return tuple(pairs) if len(pairs) == 1 else tuple(replace(pair, weight=1 / len(pairs)) for pair in pairs)
+
+
+Converter = Callable[[PlacedRows, FeedbackOptions], list[ConvertedRecord]]
+
+
+class NoFeedback(Unusable):
+    """A record that is what its layout should be, and says nothing that can be learned from."""
+
+
+def by_record(parse: Callable[[Row, FeedbackOptions], Sequence[Preference | Thumb]]) -> Converter:
+    """Return the converter of a layout in which each record stands alone: `parse` returns what it becomes."""
+
+    def convert(rows: PlacedRows, options: FeedbackOptions) -> list[ConvertedRecord]:
+        return [_converted(place, row, parse, options) for place, row in rows]
+
+    return convert
+
+
+def _converted(
+    place: str,
+    row: Row | str,
+    parse: Callable[[Row, FeedbackOptions], Sequence[Preference | Thumb]],
+    options: FeedbackOptions,
+) -> ConvertedRecord:
+    try:
+        if isinstance(row, str):
+            raise Unusable(row)
+        return ConvertedRecord(place, tuple(replace(made, source=place) for made in parse(row, options)))
+    except Unusable as reason:
+        return ConvertedRecord(place, reason=str(reason), is_fault=not isinstance(reason, NoFeedback))

@@ -9,12 +9,11 @@ from preferent.data.formats.feedback.converted_records import (
     AS_THEY_ARE,
     ConvertedRecord,
     FeedbackOptions,
-    RecordCounts,
     Row,
 )
 from preferent.data.formats.feedback.feedback_layouts import LAYOUTS, layout_of
 from preferent.data.formats.named_columns import NONE, NamedColumns
-from preferent.data.types import Preference, Prompt, Thumb
+from preferent.data.types import Preference, Thumb
 
 HEAD_ROWS = 100
 
@@ -27,22 +26,12 @@ class FeedbackRead:
     layouts: tuple[str, ...]
 
     @property
-    def counts(self) -> RecordCounts:
-        return RecordCounts.of(self.converted)
-
-    @property
     def pairs(self) -> list[Preference]:
         return [row for record in self.converted for row in record.rows if isinstance(row, Preference)]
 
     @property
     def thumbs(self) -> list[Thumb]:
         return [row for record in self.converted for row in record.rows if isinstance(row, Thumb)]
-
-    @property
-    def prompts(self) -> list[Prompt]:
-        """Return the different prompts of pairs and thumbs, without empty ones."""
-        rows = [row.prompt for record in self.converted for row in record.rows if not row.prompt.is_empty]
-        return list({prompt.key: prompt for prompt in reversed(rows)}.values())[::-1]
 
 
 def layout_of_file(file: str, columns: NamedColumns = NONE) -> str:
