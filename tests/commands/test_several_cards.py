@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
+from bench import layouts, published_runs
 from commands.test_time_estimate import WORK
 from preferent.cli.argument_types import speed
 from preferent.commands import memory_fit, plan, python_api
@@ -299,3 +300,42 @@ def test_names_of_speeds_and_cards():
             speed(wrong)
     assert hardware.named("h100-80g") is CARDS["h100-80g"]
     assert plan.ONE_GPU.ranks == 1
+
+
+def run_of(who: str, model: str) -> published_runs.PublishedRun:
+    return next(run for run in published_runs.RUNS if (run.who, run.model) == (who, model))
+
+
+def test_two_published_runs_are_planned_within_a_factor_of_two():
+    for who, model in (("DeepSpeed-Chat", "OPT 6.7B"), ("OpenRLHF", "Llama 2 7B")):
+        run = run_of(who, model)
+        assert 1 / 2 < published_runs.planned(run) / run.seconds < 2, who
+
+
+def test_the_plan_of_a_published_run_by_hand():
+    """6.7B on 8 cards, 131,900 prompts of 256 tokens: of each of 129 steps a rank has 128 rollouts of 512 tokens."""
+    found = published_runs.phases(run_of("DeepSpeed-Chat", "OPT 6.7B"))
+    layers, hidden, head = 32 * (4 * 4096**2 + 3 * 4096 * 10922), 4096, 50272 * 4096
+    passing = 2 * 512 * layers + 2 * 512**2 * hidden * 32
+    small = 2 * 512 * 24 * (4 * 1024**2 + 3 * 1024 * 2730) + 2 * 512**2 * 1024 * 24
+    peak = 0.3 * 312e12
+    learnt = 4 * passing + 3 * 2 * 256 * head + 4 * small  # forward, again, and backward of both kinds
+    updated = 30 / 8 * (6_649_421_824 + 353_519_616) / (0.6 * 2.039e12)
+    assert found["learn"] == pytest.approx(129 * (128 * learnt / peak + updated), rel=0.001)
+    measured = 2 * (passing + 2 * 256 * head) + 2 * small
+    assert found["measure"] == pytest.approx(129 * 128 * measured / peak, rel=0.001)
+    read = 2 * (layers + head) + 2 * 2 * 32 * 4096 * 128 * (256 + 128)
+    prompt = 2 * 256 * layers + 2 * 256**2 * hidden * 32 + 2 * head
+    assert found["sample"] == pytest.approx(129 * (256 * read / (0.6 * 2.039e12) + 128 * prompt / peak), rel=0.001)
+    networks = 2 * (run_of("DeepSpeed-Chat", "OPT 6.7B").shape.policy + published_runs.opt(1024, 24, 16).scorer)
+    micros = 128 // 8
+    sent = micros * (2 * networks + 2 * networks) + micros * 2 * networks + networks  # gradients in fp32 are twice bf16
+    assert found["send"] == pytest.approx(129 * 7 / 8 * sent / 300e9, rel=0.02)
+
+
+def test_the_tables_of_the_page_are_what_is_computed():
+    page = (Path(__file__).resolve().parents[2] / "docs/scale.md").read_text()
+    published = published_runs.table(published_runs.RUNS, published_runs.SHARES)
+    computed = [*published, "", *published_runs.phase_table(published_runs.RUNS), "", *layouts.tables()]
+    for table in "\n".join(computed).split("\n\n"):
+        assert table in page

@@ -74,14 +74,14 @@ def traffic(facts: ModelFacts, stage: str, work: Work, ranks: int) -> Traffic:
 def passes(facts: ModelFacts, stage: str, work: Work, ranks: int) -> Passes:
     """Return the passes of a rank in a step; every rank has as many, the last with padding."""
     recipe = facts.recipe
-    at_once = max(1, decided(pick(recipe, key := f"{stage}.micro_batch_tokens")[key]) // (work.prompt + work.answer))
+    sequences = max(1, decided(pick(recipe, key := f"{stage}.micro_batch_tokens")[key]) // (work.prompt + work.answer))
     if stage == "ppo":
         rows = max(1, recipe.ppo.batch_size // recipe.ppo.minibatches)
-        micros = recipe.ppo.minibatches * share(share(rows, ranks), at_once)
+        micros = recipe.ppo.minibatches * share(share(rows, ranks), sequences)
         epochs = algorithm(recipe.ppo).epochs
         return Passes(epochs * micros, micros, epochs * recipe.ppo.minibatches)
     rows = pick(recipe, key := f"{stage}.batch_size")[key] * (2 if stage in ("reward", "dpo") else 1)
-    return Passes(share(share(rows, ranks), at_once), 0, 1)
+    return Passes(share(share(rows, ranks), sequences), 0, 1)
 
 
 def _size(facts: ModelFacts, learner: Learner) -> int:
