@@ -16,7 +16,7 @@ PEOPLE, VOTES = ("Anna", "Leo", "Mira", "Nils", "Olga"), 4
 
 
 def test_the_lesson_waits_for_a_person_at_the_page(tmp_path: Path, capsys):
-    """The person opens the link of the log in a session of their own, and answers one question more than is asked."""
+    """The person opens the link in a session of their own, and would answer one question more than the lesson wants."""
     pair = {"candidate_0": " saw a dog.", "candidate_1": " saw a dog at the zoo.", "choice": 0}
     rows, log = tmp_path / "pairs.jsonl", tmp_path / "page.log"
     files.write_jsonl(rows, [{"input_text": f"{name} went out.", **pair} for name in PEOPLE])
@@ -25,7 +25,7 @@ def test_the_lesson_waits_for_a_person_at_the_page(tmp_path: Path, capsys):
     def person() -> None:
         while not (log.exists() and (link := human.LINK.search(log.read_bytes()))):
             time.sleep(0.05)
-        given.append(human.vote(link.group().decode(), human.taste, VOTES))
+        given.append(human.vote(link.group().decode(), human.taste, VOTES + 1))
 
     at_the_page = threading.Thread(target=person)
     at_the_page.start()

@@ -88,10 +88,16 @@ def test_each_number_of_the_text_stands_in_the_code(name):
     """A decimal or a percentage in a text is a setting or is asserted: it occurs in the code of the same lesson."""
     known = set().union(*(numbers(code) for code in cells(name, "code")))
     for text in cells(name, "markdown"):
-        plain = re.sub(r"```.*?```|`[^`]*`|\$[^$]*\$|\]\([^)]*\)", "", text, flags=re.S)
+        plain = re.sub(r"```.*?```|`[^`]*`|\]\([^)]*\)", "", text, flags=re.S)
         for number in DECIMAL.findall(plain):
             said = float(number)
             assert said in known or said / 100 in known, f"{number} is in the text, and in no cell:\n{text}"
+
+
+def test_formulas_are_written_as_text(name):
+    """The site has no script that would draw them."""
+    for text in cells(name, "markdown"):
+        assert "$" not in re.sub(r"```.*?```|`[^`]*`", "", text, flags=re.S), text
 
 
 def test_what_a_lesson_imports_is_there(name):
