@@ -30,10 +30,10 @@ from exercises import two_datasets as exercises
 
 from preferent import files, randomness
 from preferent.commands.data_files import check
+from preferent.commands.inference import from_scratch
 from preferent.data.tokenizer import Tokenizer
 from preferent.data.types import Message, Prompt
 from preferent.evaluation import reward_findings
-from preferent.models import from_scratch
 from preferent.quickstart import guided_run, synthetic_posts, true_preference
 
 ROWS = at(ci=2500, full=6000)

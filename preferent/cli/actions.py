@@ -2,12 +2,17 @@
 
 import argparse
 import json
+import os
+import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from preferent.errors import DataError, UsageError
+from preferent.errors import ERROR_FILE, DataError, UsageError
+
+if TYPE_CHECKING:
+    from preferent.config.recipe import Recipe
 
 Arguments = argparse.Namespace
 
@@ -45,7 +50,7 @@ def do_quickstart(arguments: Arguments) -> None:
 
 
 def do_scratch(arguments: Arguments) -> None:
-    parameters = import_module("preferent.models.from_scratch").make(
+    parameters = import_module("preferent.commands.inference.from_scratch").make(
         [Path(path) for path in arguments.text],
         arguments.out,
         vocab_size=arguments.vocab_size,
@@ -129,7 +134,30 @@ def do_stage(arguments: Arguments, **more: Any) -> None:
 
     recipe, _ = load(arguments.recipe, arguments.settings)
     inputs = _inputs(arguments.stage, arguments.inputs)
-    import_module(MODULES[arguments.stage]).main(recipe, inputs, arguments.out, **more)
+    if not _shared(arguments.stage, recipe):
+        import_module(MODULES[arguments.stage]).main(recipe, inputs, arguments.out, **more)
+
+
+def _shared(stage: str, recipe: "Recipe") -> bool:
+    """Start several processes that do a stage, if the recipe wants them and nobody has; return whether others do it.
+
+    A process that is one of several joins them where the stage computes; where it does not, the first does it.
+    """
+    from preferent import ranks
+    from preferent.pipelines.launchers import child_process
+    from preferent.runs import environment
+
+    if stage in environment.BY_ONE:
+        return ranks.environment("RANK", 0) > 0
+    if ranks.launched():
+        import_module("preferent.models.collectives").join()
+    elif (size := environment.processes(recipe, stage)) > 1:
+        if error := child_process.run_verb(sys.argv[1:], size):
+            if place := os.environ.get(ERROR_FILE):
+                Path(place).write_text(str(error))
+            sys.exit(error.exit_code)
+        return True
+    return False
 
 
 def do_report(arguments: Arguments) -> None:

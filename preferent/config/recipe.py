@@ -91,7 +91,10 @@ class Recipe(Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the models run. auto: on a CUDA GPU if torch finds one, else on the CPU."""
     threads: Count | None = None
-    """CPU threads; default: one a core."""
+    """CPU threads of a process; default: one a core, shared out among the processes."""
+    processes: Count | Literal["auto"] = 1
+    """Processes that compute a stage together on this machine, each on a GPU of its own where there are as many; the
+    result is the same but for last bits. auto: as many as there are GPUs, else 1."""
     deterministic: bool = False
     """On a GPU: only kernels that give the same bits every time."""
     quantize: Literal["nf4"] | None = None

@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from types import FrameType
 
+from preferent import ranks
 from preferent.errors import Interrupted
 
 SECONDS_TO_LEAVE = 4.0
@@ -34,11 +35,13 @@ class Stop:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
     def check(self, save: Callable[[], None] | None = None) -> None:
-        """Save and raise `Interrupted` at a step boundary if a signal asked to stop."""
-        if self:
+        """Save and raise `Interrupted` at a step boundary if a signal asked to stop, this rank or another."""
+        number = ranks.highest(self.signal_number)
+        if number:
             if save is not None:
                 save()
-            raise Interrupted("stopped; the same command goes on from here", self.signal_number)
+                ranks.highest(number)  # the others leave when it is saved
+            raise Interrupted("stopped; the same command goes on from here", number)
 
 
 _stop: ContextVar[Stop] = ContextVar("stop", default=Stop())  # noqa: B039 - nobody writes to the default
