@@ -236,14 +236,23 @@ def _asking(verb: argparse.ArgumentParser) -> None:
         "--select",
         choices=("random", "informative"),
         default="random",
-        help="which pairs to ask about, with --number: random ones, or those a judge is unsure of (default: random)",
+        help="which pairs to ask about, with --number, or to ask about first, with --until-…: random ones, or "
+        "those a judge is unsure of (default: random)",
     )
+    verb.add_argument(
+        "--until-width",
+        type=float,
+        metavar="WIDTH",
+        help="ask until the interval of the win rate, which may be looked at after every vote, is as narrow as this",
+    )
+    verb.add_argument("--until-decided", action="store_true", help="ask until that interval leaves out one half")
     verb.add_argument("--number", type=int, metavar="N", help="ask about this many of the pairs (default: all)")
     verb.add_argument(
         "--judgments",
         type=Path,
         metavar="FILE",
-        help="the judgments that tell which pairs are informative (default for a run: its comparison/judgments.jsonl)",
+        help="the judgments that tell which pairs are informative, and help --until-… (default for a run: its "
+        "comparison/judgments.jsonl)",
     )
     verb.add_argument(
         "--seed",
@@ -280,6 +289,8 @@ ASKING = (
     "seed",
     "select",
     "judgments",
+    "until_width",
+    "until_decided",
     "host",
     "port",
     "url",

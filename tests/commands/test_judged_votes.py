@@ -68,7 +68,7 @@ def test_a_judge_is_measured_against_the_votes_in_a_file(tmp_path: Path) -> None
     judge = figures["judges"]["wise"]
     assert judge["ratings"] == {"models": 3, "spearman": 1.0}
     assert judge["flips"]["n"] == 24
-    assert judge["flips"]["share"] == pytest.approx(3 / 24), "three pairs of prompt 1, the worse first"
+    assert judge["flips"]["share"] == pytest.approx(3 / 24), "of prompt 1, in the order with the worse first"
     assert judge["flips"]["interval"][0] < 3 / 24 < judge["flips"]["interval"][1]
     assert judge["order"]["first_slot"] == pytest.approx((24 + 3) / 48)
 

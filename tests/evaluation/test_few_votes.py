@@ -12,7 +12,7 @@ from preferent.evaluation import statistics, verdict_sentence
 from preferent.evaluation.comparison_summary import verdict
 from preferent.evaluation.comparison_types import ComparisonMetrics
 from preferent.evaluation.judge_results import JudgeResults, by_scores, paired
-from preferent.evaluation.statistics import prediction_powered
+from preferent.evaluation.statistics import confidence_sequence, prediction_powered
 from preferent.report import interval_tables, judge_names, verdict_section
 from tests import compared
 
@@ -190,3 +190,54 @@ def test_the_report_puts_three_rates_below_each_other() -> None:
     assert [row.cells[2] for row in table.rows] == ["60", f"{figures['effective']:.0f}", "–"]
     assert table.rows[1].cells[0] == interval_tables.percent(figures["win_rate"], 1)
     assert table.rows[1].note == "votes on 60 of 120 prompts"
+
+
+def asked_in_turn(seed: int, sequences: int, questions: int = 60) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Votes, a judge's expectations and weights in the order of asking, of a judge that is too fond of side a."""
+    generator = np.random.default_rng(seed)
+    judged = generator.uniform(0.2, 0.98, (sequences, questions))
+    votes = (generator.random(judged.shape) < 0.8 * judged) * 1.0
+    weights = np.maximum(2 * np.sqrt(judged * (1 - judged)), 0.5)
+    order = np.argsort(generator.exponential(size=judged.shape) / weights, -1)
+    return tuple(np.take_along_axis(each, order, -1) for each in (votes, judged, weights))  # type: ignore[return-value]
+
+
+def test_a_sequence_of_intervals_holds_at_every_vote() -> None:
+    votes, judged, weights = asked_in_turn(1, 600)
+    true = votes.mean(-1, keepdims=True)
+    limits = confidence_sequence.follow(votes, judged, weights)
+    assert np.mean(np.all((limits.low <= true + 1e-12) & (true <= limits.high + 1e-12), -1)) >= 0.95
+    assert np.all(np.diff(limits.high - limits.low, axis=-1) <= 1e-12), "it never grows"
+    assert limits.high[:, -1] == pytest.approx(true[:, 0]) and limits.low[:, -1] == pytest.approx(true[:, 0])
+    assert float(np.mean(limits.mean[:, 12] - true[:, 0])) == pytest.approx(0, abs=0.015)
+    assert np.mean(limits.high[:, 40] - limits.low[:, 40]) < 0.4
+
+
+def test_each_vote_is_unbiased_whatever_was_asked_before() -> None:
+    """By enumeration: the next of four questions, drawn by weight, and what it adds for each vote it may get."""
+    votes, judged = np.array([1.0, 0.0, 1.0, 0.5]), np.array([0.9, 0.2, 0.4, 0.5])
+    weights = np.array([1.0, 2.0, 0.5, 1.0])
+    mean = 0.0
+    for order in itertools.permutations(range(4)):
+        left, chance = weights.sum(), 1.0
+        for place in order:
+            chance *= weights[place] / left
+            left -= weights[place]
+        rows = list(order)
+        limits = confidence_sequence.follow(votes[rows][:2], judged[rows], weights[rows], ties=1)
+        mean += chance * float(limits.mean[2])
+    assert mean == pytest.approx((votes.sum() + 0.5) / 5, abs=1e-12)
+
+
+def test_votes_left_come_down_to_none_when_it_is_enough() -> None:
+    votes, judged, weights = (each[0] for each in asked_in_turn(3, 1, 400))
+    left = []
+    for n in (0, 40, 80, 120, 200):
+        limits = confidence_sequence.follow(votes[:n], judged, weights, 0.1)
+        left.append(confidence_sequence.votes_left(limits, 0.1, 400))
+        assert confidence_sequence.enough(limits, 0.1) == (left[-1] == 0)
+    assert left[0] > 60 and left[-1] == 0
+    assert sorted(left, reverse=True) == left
+    whole = confidence_sequence.follow(np.ones(40), np.full(60, 0.5), np.ones(60))
+    assert confidence_sequence.enough(whole, None)
+    assert not confidence_sequence.enough(confidence_sequence.follow(np.ones(4), np.full(60, 0.5), np.ones(60)), None)
