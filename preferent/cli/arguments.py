@@ -288,7 +288,7 @@ def _data(verb: argparse.ArgumentParser) -> None:
     check.add_argument(
         "--kind",
         metavar="NAME",
-        help="the kind of the rows: preference, prompt, demonstration or text (default: detected)",
+        help="the kind of the rows: preference, prompt, demonstration, text or feedback (default: detected)",
     )
     check.add_argument("--model", metavar="MODEL", help="count tokens with the tokenizer of this model")
     check.add_argument("--chat-template", metavar="FILE", help="the chat template of the recipe, for --model")

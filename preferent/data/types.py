@@ -94,6 +94,11 @@ class Preference:
         assert self.choice != "tie", "a tie has no rejected answer"
         return self.candidate_0 if self.choice == 1 else self.candidate_1
 
+    @property
+    def sides(self) -> tuple[str, str]:
+        """Return the preferred and the other answer; those of a tie in their order."""
+        return (self.candidate_0, self.candidate_1) if self.choice == "tie" else (self.chosen, self.rejected)
+
 
 @dataclass(frozen=True, slots=True)
 class Thumb:
@@ -106,6 +111,11 @@ class Thumb:
     annotator: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
+
+    @property
+    def sides(self) -> tuple[str | None, str | None]:
+        """Return the answer as the preferred one of two or as the other one, and None in place of the second."""
+        return (self.output_text, None) if self.is_good else (None, self.output_text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from preferent.data.types import Demonstration, Preference, Prompt
+from preferent.data.types import Demonstration, Preference, Prompt, Thumb
 
 Row = Mapping[str, Any]
-Record = Preference | Prompt | Demonstration
+Record = Preference | Prompt | Demonstration | Thumb
 
 PROMPT_WORDS = frozenset(
     {

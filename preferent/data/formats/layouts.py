@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-from preferent.data.types import Choice, Demonstration, Message, Preference, Prompt
+from preferent.data.types import Choice, Demonstration, Message, Preference, Prompt, Thumb
 
 Row = dict[str, Any]
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
@@ -285,6 +285,18 @@ def _prompt_and_answer(row: Row) -> tuple[Prompt, str]:
         turns = messages_of(row.pop("messages"))
         return conversation_prompt(turns[:-1], _optional(row, "context")), _answer(turns[-1:], "the last of messages")
     raise Unusable(f"missing key: output_text (the row has: {keys_of(row)})")
+
+
+def pair_or_thumb(row: Row) -> Preference | Thumb:
+    """Parse a row of the files that the data stage writes: a GCPC preference, or a thumb, which has a `label`."""
+    if "label" not in row or "output_text" not in row or "choice" in row:
+        return gcpc_preference(row)
+    question, output, is_good = _gcpc_prompt(row), _text(row, "output_text"), row.pop("label")
+    if not isinstance(is_good, bool):
+        raise Unusable(f"wrong type: label is {excerpt(is_good)}, not true or false")
+    question = Prompt(question.input_text, question.messages, question.context, group=_name(row, "group"))
+    id, annotator = _name(row, "id"), _name(row, "annotator") or None
+    return Thumb(question, output, is_good, id, annotator, _extra(row, "thumb"))
 
 
 def text(row: Row) -> Demonstration:

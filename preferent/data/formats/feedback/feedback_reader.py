@@ -13,7 +13,9 @@ from preferent.data.formats.feedback.converted_records import (
 )
 from preferent.data.formats.feedback.feedback_layouts import LAYOUTS, layout_of
 from preferent.data.formats.named_columns import NONE, NamedColumns
+from preferent.data.formats.row_reader import Dropped, RecordsRead
 from preferent.data.types import Preference, Thumb
+from preferent.errors import DataError
 
 HEAD_ROWS = 100
 
@@ -33,10 +35,27 @@ class FeedbackRead:
     def thumbs(self) -> list[Thumb]:
         return [row for record in self.converted for row in record.rows if isinstance(row, Thumb)]
 
+    @property
+    def as_rows(self) -> RecordsRead[Preference | Thumb]:
+        """Return the rows as those of other files; the records without rows are left out of them with the reason."""
+        rows = [row for record in self.converted for row in record.rows]
+        dropped = [_left_out(record) for record in self.converted if record.kind == "dropped"]
+        return RecordsRead(rows, dropped, len(self.converted), ", ".join(self.layouts))
+
+
+def _left_out(record: ConvertedRecord) -> Dropped:
+    file, _, line = record.place.rpartition(":")
+    return Dropped(file, int(line), record.reason, record.is_fault)
+
 
 def layout_of_file(file: str, columns: NamedColumns = NONE) -> str:
     """Return the layout of an export by its first rows; an empty text for a file of another format."""
     return layout_of([row for _, row in islice(_placed(file, columns), HEAD_ROWS)])
+
+
+def exports(paths: Sequence[str], columns: NamedColumns = NONE) -> list[str]:
+    """Return those of the files that have the layout of an export."""
+    return [file for file in row_sources.expand(paths) if layout_of_file(file, columns)]
 
 
 def read_feedback(
@@ -46,7 +65,10 @@ def read_feedback(
     later export replaces that in an earlier one."""
     by_layout: dict[str, list[str]] = {}
     for file in files:
-        by_layout.setdefault(layout_of_file(file, columns), []).append(file)
+        name = layout_of_file(file, columns)
+        if not name:
+            raise DataError(f"{file}: has no layout of an export of feedback; docs/feedback.md has those that are read")
+        by_layout.setdefault(name, []).append(file)
     converted: list[ConvertedRecord] = []
     for name, group in by_layout.items():
         rows = (row for file in group for row in _placed(file, columns))
