@@ -551,31 +551,31 @@ assert largest < 1e-6
 #
 # Put your answer in place of `None`. The cell says what is wrong, not what is right.
 #
-# 1. In this town, tuned for the *true* worth (`gold`), with which β does the best policy lie exactly 1 nat from the
-#    habit? (Two decimals are enough. You have `optimum` and `expected`.)
+# **1.** In this town, tuned for the *true* worth (`gold`), with which β does the best policy lie exactly 1 nat from the
+# habit? (Two decimals are enough. You have `optimum` and `expected`.)
 
 # %%
 beta_of_one_nat = None
 exercises.one_nat(beta_of_one_nat)
 
 # %% [markdown]
-# 2. Somebody multiplies every score by 2 and adds 10. Which β gives exactly the policy that β = 0.5 gave before?
+# **2.** Somebody multiplies every score by 2 and adds 10. Which β gives exactly the policy that β = 0.5 gave before?
 
 # %%
 beta_after = None
 exercises.rescaled(beta_after)
 
 # %% [markdown]
-# 3. Write `whiten(x, mask)` yourself, in torch: mean 0 and variance 1 over the entries that count, 0 elsewhere. Hand
-#    over the function.
+# **3.** Write `whiten(x, mask)` yourself, in torch: mean 0 and variance 1 over the entries that count, 0 elsewhere.
+# Hand over the function.
 
 # %%
 my_whiten = None
 exercises.whitening(my_whiten)
 
 # %% [markdown]
-# 4. Tuned for `gold` with β = 0.5: how many times as often as by habit does the best policy walk to the bakery? (A
-#    factor, to two digits. You can count, or you can read it off the closed form.)
+# **4.** Tuned for `gold` with β = 0.5: how many times as often as by habit does the best policy walk to the bakery? (A
+# factor, to two digits. You can count, or you can read it off the closed form.)
 
 # %%
 factor = None

@@ -175,8 +175,7 @@ def do_report(arguments: Arguments) -> None:
     from preferent.runs.directory import RunDirectory
 
     run = RunDirectory(arguments.folder)
-    if not run.is_run():
-        raise UsageError(f"{run.root}: is not a run directory: it contains no recipe.yaml; name the `--out` of a run")
+    run.require_run()
     recipe, _ = load(arguments.recipe or run.recipe, arguments.settings)
     sick = examination.sick(run.root)
     import_module(MODULES["report"]).main(recipe, {"run": run.root}, arguments.out or run.root, sick=sick)

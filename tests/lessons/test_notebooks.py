@@ -94,9 +94,10 @@ def test_each_number_of_the_text_stands_in_the_code(name):
             assert said in known or said / 100 in known, f"{number} is in the text, and in no cell:\n{text}"
 
 
-def test_formulas_are_written_as_text(name):
-    """The site has no script that would draw them."""
+def test_the_site_shows_a_text_as_a_notebook_does(name):
+    """It has no script that would draw formulas, and begins every list with 1."""
     for text in cells(name, "markdown"):
+        assert not re.match(r"[02-9]\. ", text), text
         assert "$" not in re.sub(r"```.*?```|`[^`]*`", "", text, flags=re.S), text
 
 
