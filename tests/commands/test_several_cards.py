@@ -92,7 +92,7 @@ def test_what_learns_of_an_ensemble_and_without_a_critic():
 
 def test_adapters_are_added_up_once_an_update():
     """3 epochs of 2 minibatches; 12 rollouts of 24 + 8 tokens: ids, log-probabilities, and 5 numbers each measured."""
-    found = traffic.traffic(facts(3), "ppo", SEQUENCES, 4)
+    found = traffic.traffic(facts(3, ppo={"micro_batch_tokens": 32}), "ppo", SEQUENCES, 4)
     trained = LORA + (LORA + 64)
     rollouts = 3 / 4 * 12 * 4 * (32 + 8) + 2 * 3 / 4 * 12 * 8 * 4 * 5
     assert found == Traffic(2 * 3 / 4 * 4 * trained * 6, 0, rollouts)
