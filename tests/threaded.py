@@ -14,7 +14,7 @@ import torch
 
 from preferent import ranks
 
-SECONDS = 50.0
+SECONDS = 20.0
 
 
 class Meeting:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from fake_endpoint import completion, prefers, serving
@@ -22,8 +23,10 @@ from preferent.cli.actions import MODULES
 from preferent.config import recipe as recipes
 from preferent.errors import Interrupted
 from preferent.evaluation.inference import compare
-from preferent.models import collectives
+from preferent.models import collectives, language_models
+from preferent.models.world import World
 from preferent.runs import interruption
+from preferent.training.sequences import Sequences, mean_loss
 
 SMALLER = {
     "target_sequence_length": 5,
@@ -121,6 +124,14 @@ def test_judges_say_the_same_and_an_endpoint_is_asked_once(folder: Path) -> None
     assert len(calls[0]) == len(calls[1]) == 6
 
 
+def test_a_loss_without_a_gradient_is_that_of_all_rows(tiny: Path) -> None:
+    policy = language_models.load_policy(tiny, World(0, 1, torch.device("cpu"), torch.float32, 1))
+    rows = [np.arange(5, 8 + 2 * number, dtype=np.int32) for number in range(4)]
+    sequences = Sequences(rows, [1, 0, 2, 1])
+    alone, both, three = (together(size, lambda rank: mean_loss(policy, sequences, 10)) for size in (1, 2, 3))
+    assert [*both, *three] == pytest.approx(alone * 5, rel=1e-6)
+
+
 def test_only_the_first_rank_writes(tmp_path: Path) -> None:
     def work(rank: int) -> None:
         files.write_atomic(tmp_path / f"rank-{rank}", "")
@@ -194,7 +205,6 @@ def test_a_signal_to_one_rank_stops_all() -> None:
 
 
 def test_ranks_share_the_memory_and_the_cores(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from preferent.models.world import World
     from preferent.runs import environment
 
     monkeypatch.setattr(environment, "usable_cores", lambda: 8)
