@@ -5,7 +5,8 @@
 #
 # The course on Google Cloud's pipelines compiles `rlhf_pipeline`, computes the steps, fills in `parameter_values`, and
 # stops there: to run it would take a project, a quota of 64 TPU cores or 8 large GPUs, and a day. Here the same cells
-# run to the end on two cores. The only line that changes is one import.
+# run to the end on two cores. The only line that changes is one import; the values that are filled in are those of a
+# small model and of small data.
 #
 # This lesson runs in the environment of the pipelines: `make kubeflow` in the source makes it, as `.venv-kubeflow`.
 
@@ -91,7 +92,7 @@ print(f"here: {reward_model_train_steps} steps of the reward model, {reinforceme
 
 # %% [markdown]
 # Thirty epochs over three thousand rows is much: the course's own logs end with a `rank_loss` of practically zero,
-# which means that the reward model knows the rows by heart. `preferent` warns from 50 epochs on, measures accuracy on
+# which means that the reward model knows the rows by heart. `preferent` warns above 50 epochs, measures accuracy on
 # held-out pairs, and keeps the best checkpoint. One to four epochs are usual.
 #
 # **Fill in.** The keys are the course's. `recipe` is the one that Google's pipeline does not have: a text with
@@ -206,7 +207,9 @@ results.head(4)
 
 # %% [markdown]
 # And a verdict, with its interval. The judge of this small run is the reward that was optimised, which is the weakest
-# kind (lesson 6, *judge is reward*): leave `compare` out of the recipe for an independent one.
+# kind (lesson 6, *judge is reward*): leave `compare` out of the recipe for an independent one. The headline says itself
+# how far to trust it: who judged, how often that judge is right, and whether a rule as simple as *the shorter wins*
+# would have judged as well.
 
 # %%
 run = preferent.Run(RUN)
@@ -302,8 +305,8 @@ assert read["Google"] == 0 < read["here"]
 
 # %% [markdown]
 # So whoever hands a tuned model to Google's `infer_pipeline` of this version gets the answers of the *untuned* one,
-# and no error. A second look: the fixed numbers. What the course cannot choose stands as constants in the compiled
-# document.
+# and no error. A second look: the fixed numbers. What the course cannot choose stands in the compiled
+# document: as a constant, or as the default of an inner pipeline that the outer one does not hand on.
 
 # %%
 constants = {}

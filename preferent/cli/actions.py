@@ -69,7 +69,8 @@ def do_plan(arguments: Arguments) -> None:
     from preferent.commands import python_api
 
     loaded, folder = python_api.load_recipe(arguments.recipe, arguments.settings), Path("runs") / arguments.recipe.stem
-    print(loaded.plan(folder, commands=arguments.verbose, memory=arguments.memory, calibrate=arguments.calibrate))
+    names = "memory", "calibrate", "card", "gpus", "nodes", "link", "network"
+    print(loaded.plan(folder, commands=arguments.verbose, **{name: getattr(arguments, name) for name in names}))
 
 
 def do_try(arguments: Arguments) -> None:
@@ -99,10 +100,11 @@ def do_env(arguments: Arguments) -> None:
 
 
 def do_check(arguments: Arguments) -> None:
+    from preferent.commands.data_files import check
     from preferent.config import model_reference
-    from preferent.data import check
-    from preferent.data.formats import named_columns, remote_files
+    from preferent.data.formats import named_columns
     from preferent.data.tokenizer.chat_templates import ChatOptions
+    from preferent.runs import remote_files
 
     for path in arguments.paths:
         if path.endswith((".yaml", ".yml")):
@@ -124,21 +126,6 @@ def do_check(arguments: Arguments) -> None:
             f"{bad} of {sum(file.read for file in summary.files)} rows cannot be used, see above; fix them, or let a "
             "run drop some: --set data.max_dropped=SHARE"
         )
-
-
-def do_convert(arguments: Arguments) -> None:
-    from preferent.data import convert
-    from preferent.data.formats import named_columns, remote_files
-
-    columns = named_columns.parse(arguments.columns)
-    with remote_files.copied(arguments.paths):
-        done = convert.convert_files(arguments.paths, arguments.out, arguments.to, arguments.format, columns)
-    for row in done.dropped:
-        print(row, file=sys.stderr)
-    left_out = {"ties": done.ties, "without a prompt": done.without_prompt, "bad rows": len(done.dropped)}
-    left_out[f"that would be misread as {arguments.to}"] = done.misread
-    others = "".join(f", {count} {name} left out" for name, count in left_out.items() if count)
-    print(f"{arguments.out}: {done.written} of {done.read} rows written{others}")
 
 
 def do_stage(arguments: Arguments, **more: Any) -> None:
@@ -188,8 +175,7 @@ def do_report(arguments: Arguments) -> None:
     from preferent.runs.directory import RunDirectory
 
     run = RunDirectory(arguments.folder)
-    if not run.is_run():
-        raise UsageError(f"{run.root}: is not a run directory: it contains no recipe.yaml; name the `--out` of a run")
+    run.require_run()
     recipe, _ = load(arguments.recipe or run.recipe, arguments.settings)
     sick = examination.sick(run.root)
     import_module(MODULES["report"]).main(recipe, {"run": run.root}, arguments.out or run.root, sick=sick)

@@ -64,8 +64,7 @@ def compare(request: ComparisonRequest) -> list[str]:
     metrics = files.read_json(ComparisonDirectory(folder).metrics)
     if request.html is not None:
         _write_page(folder, request.html)
-    words = [verdict_sentence.verdict_sentence(metrics), *verdict_sentence.advice(metrics)]
-    return [*words, *exports.write(folder, request.formats)]
+    return [*verdict_sentence.summary(metrics), *exports.write(folder, request.formats)]
 
 
 def _write_page(comparison: Path, page: Path) -> None:

@@ -48,9 +48,9 @@ MOST_PROBLEMS = 20
 
 class Recipe(Section):
     large_model_reference: str
-    """The model to tune: a GCPC alias, a hub id with optional @revision, or a local path."""
+    """The model to tune: a name such as llama-2-7b, a hub id with optional @revision, or a local path."""
     reward_model_reference: str | None = None
-    """What the reward model starts from; default: GCPC's pairing, else the model to tune."""
+    """What the reward model starts from; default: the model that goes with such a name, else the model to tune."""
     preference_dataset: DataFiles | None = None
     """Files of preferences; paths, globs, `hf://` data sets, or `gs://`, `s3://` and `https://` addresses."""
     prompt_dataset: DataFiles | None = None

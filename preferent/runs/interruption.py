@@ -53,6 +53,28 @@ def stop() -> Stop:
 
 
 @contextlib.contextmanager
+def heeded(act: Callable[[int], None]) -> Iterator[None]:
+    """Call `act` with the number of each SIGINT and SIGTERM, also where SIGINT was inherited as ignored.
+
+    A shell that is not interactive lets what it starts with `&` ignore SIGINT, and Python then raises no
+    KeyboardInterrupt. A handler of the user's own stays; outside of the main thread nothing is changed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    usual = (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    ours = {number: handler for number, handler in before.items() if handler in usual}
+    for number in ours:
+        signal.signal(number, lambda number, _frame: act(number))
+    try:
+        yield
+    finally:
+        for number, handler in ours.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
 def stoppable() -> Iterator[Stop]:
     """Turn SIGINT and SIGTERM into a wish that loops look at; leave anyway after 4 seconds, or at a second signal.
 
