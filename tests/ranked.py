@@ -64,6 +64,12 @@ def tokens(folder: Path) -> dict[str, list[list[int]]]:
     return {path.name: load_file(path)["ids"].tolist() for path in paths}
 
 
+def numbers_in(path: Path) -> list[dict[str, float]]:
+    """Return the numbers in each line of a file."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{name: number for name, number in row.items() if isinstance(number, float)} for row in rows]
+
+
 class Ranked:
     """Starts `preferent` commands in a folder, each as a number of ranks, one command at a time."""
 

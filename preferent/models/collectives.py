@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 
 class _Sliced(Protocol):
     def __getitem__(self, rows: slice, /) -> Any: ...
+
+
+@runtime_checkable
+class _Adding(Protocol):
+    def add(self, tensor: Tensor) -> None: ...
 
 
 Rows = TypeVar("Rows", bound=_Sliced)
@@ -48,7 +53,7 @@ def share(rows: Rows) -> Rows:
 def total(tensor: Tensor) -> Tensor:
     """Sum a tensor over the ranks, in place; the bits are the same on all of them."""
     group = ranks.here()
-    if isinstance(group, ProcessGroup):
+    if isinstance(group, _Adding):
         group.add(tensor)
     return tensor
 

@@ -15,7 +15,6 @@ from preferent.config.recipe import Recipe
 from preferent.data.tokenizer import OWN
 from preferent.data.tokenizer.chat_templates import ChatOptions
 from preferent.errors import PlatformError
-from preferent.models import collectives
 from preferent.runs import environment, memory_choice
 from preferent.runs.stages import Stage
 
@@ -50,8 +49,10 @@ class World:
     @classmethod
     def of(cls, recipe: Recipe) -> "World":
         """Set up the process by the recipe: thread count, determinism, device and precision."""
-        if ranks.wanted() > 1:
-            collectives.join()
+        if ranks.wanted() > ranks.here().size:
+            raise PlatformError(
+                "WORLD_SIZE is above 1, but one process does this; unset it, or start a stage by torchrun"
+            )
         group, beside = ranks.here(), ranks.environment("LOCAL_WORLD_SIZE", ranks.here().size)
         threads = recipe.threads or max(1, environment.usable_cores() // beside)
         torch.set_num_threads(threads)

@@ -11,6 +11,8 @@ import pytest
 from nursery import outcome, words_of
 from ranked import FUNCTION, Ranked, difference, settings, tokens, weights
 
+pytestmark = pytest.mark.ranks
+
 KILLS = int(os.environ.get("RANK_KILLS", "2"))
 """Random moments at which a rank is killed, besides one in a save; the acceptance is 20."""
 STEPS = "reinforcement_learning_train_steps=6"

@@ -7,6 +7,8 @@ import pytest
 from nursery import PLACES, words_of
 from ranked import FUNCTION, Ranked, difference, settings, tokens, weights
 
+pytestmark = pytest.mark.ranks
+
 BOUND = 1e-6
 ALGORITHMS = ("rloo", "grpo", "dr_grpo", "remax", "reinforce_plus_plus")
 FULL = ("ppo.lora_dim=0", "reward.lora_dim=0", "sft.lora_dim=0", "dpo.lora_dim=0", "rejection.lora_dim=0")
