@@ -29,6 +29,7 @@ from exercises import tuning as exercises
 
 import preferent
 from preferent import files
+from preferent.runs import progress
 
 # %% [markdown]
 # ## Data and a base model
@@ -83,6 +84,7 @@ def steps(rows: int, epochs: int) -> int:
 
 steps_guess.compare(steps(3000, 30), "steps", close=0.01)
 assert steps(3000, 30) == 1410 and steps(2000, 10) == 320
+assert progress.MANY_EPOCHS == 50
 
 REWARD_NUM_EPOCHS = 3
 RL_NUM_EPOCHS = 1
@@ -269,16 +271,6 @@ print("parameters of rlhf_pipeline only here: ", sorted(parameters["here"] - par
 assert parameters["Google"] < parameters["here"]
 
 
-def tasks(node) -> list[dict]:
-    """Return all tasks of a compiled pipeline, at any depth."""
-    found = []
-    if isinstance(node, dict):
-        found += list(node["tasks"].values()) if "tasks" in node else []
-        for inner in node.values():
-            found += tasks(inner)
-    return found
-
-
 def readers(document: dict, parameter: str) -> int:
     """Return how many tasks at the top of a pipeline read one of its parameters."""
     top = document["root"]["dag"]["tasks"].values()
@@ -309,16 +301,18 @@ assert read["Google"] == 0 < read["here"]
 # document: as a constant, or as the default of an inner pipeline that the outer one does not hand on.
 
 # %%
-constants = {}
-for task in tasks(documents["Google", "rlhf"]):
-    for name, source in task.get("inputs", {}).get("parameters", {}).items():
-        if name in ("lora_dim", "reward_lora_dim", "batch_size") and "runtimeValue" in source:
-            constants.setdefault(name, set()).add(source["runtimeValue"]["constant"])
-print("fixed:", constants)
-graph = documents["Google", "rlhf"]["components"]["comp-reinforcement-learning-graph"]["inputDefinitions"]["parameters"]
-defaults = {name: graph[name]["defaultValue"] for name in ("batch_size", "lora_dim")}
-print("defaults that nothing overrides:", defaults)
-assert defaults["batch_size"] == 64 and "batch_size" not in parameters["Google"]
+google_rlhf, fixed = documents["Google", "rlhf"], {}
+for part in ("reward-model-graph", "reinforcement-learning-graph"):
+    handed = google_rlhf["root"]["dag"]["tasks"][part]["inputs"]["parameters"]
+    known = google_rlhf["components"][f"comp-{part}"]["inputDefinitions"]["parameters"]
+    for name in ("batch_size", "lora_dim", "reward_lora_dim"):
+        if name in known:
+            constant = name in handed
+            value = handed[name]["runtimeValue"]["constant"] if constant else known[name]["defaultValue"]
+            fixed[part, name] = value
+            print(f"{part:29} {name:15} {value:3g}  {'constant' if constant else 'default that nothing overrides'}")
+assert {value for (_, name), value in fixed.items() if name == "batch_size"} == {64}
+assert not {name for _, name in fixed} & parameters["Google"], "the user of the pipeline can set none of them"
 print("and here: recipe='ppo: {batch_size: 128}'")
 
 # %% [markdown]
