@@ -35,8 +35,9 @@ import pyarrow.parquet
 
 from preferent import files
 from preferent.cli.arguments import parser
+from preferent.commands.data_files import check, convert
 from preferent.config import model_folder
-from preferent.data import check, convert, judgments, predictions
+from preferent.data import judgments, predictions
 from preferent.errors import PreferentError
 from preferent.labeling import question_sources
 

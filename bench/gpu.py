@@ -43,12 +43,13 @@ import transformers
 from preferent_side import networks_of
 
 from preferent import files
+from preferent.commands.inference import from_scratch
 from preferent.config import defaults, memory_estimate, recipe
 from preferent.config.memory_estimate import ModelFacts
 from preferent.config.model_shape import Shape
 from preferent.config.recipe import Recipe
 from preferent.data.types import Prompt
-from preferent.models import from_scratch, language_models, pretrained, saving
+from preferent.models import language_models, pretrained, saving
 from preferent.models.world import World
 from preferent.rewards import scoring
 from preferent.rewards.scoring import RolloutBatch
@@ -222,7 +223,9 @@ def reward_steps(phases: Phases, sizes: Sizes, wanted: Recipe, source: Path, wor
     reward_model, draw = reward_stage(), np.random.default_rng(0)
     ids = [draw.integers(3, 384, sizes.prompt + sizes.answer, np.int32) for _ in range(2 * sizes.batch)]
     tokens, none = np.full(sizes.batch, sizes.answer), np.zeros(sizes.batch, np.float32)
-    pairs = PreferencePairs(ids[::2], ids[1::2], tokens, tokens, none, none, 0, 0)
+    pairs = PreferencePairs(
+        ids[::2], ids[1::2], tokens, tokens, none, none, none + 1, np.ones((2, sizes.batch), bool), 0, 0
+    )
     state = TrainingState(0, reward_model.optimizer(wanted, scorer))
     for state.step in range(2):
         with phases.phase(f"reward step {state.step + 1}", tokens=sum(map(len, ids))):

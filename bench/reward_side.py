@@ -50,7 +50,7 @@ def run_preferent(line: Line, asked: argparse.Namespace, pairs: list[list[list[i
     scorer = language_models.load_scorer(asked.folder / "policy", World.of(wanted), lora_dim=0, seed=0)
     chosen, rejected = ([np.array(pair[side], np.int32) for pair in pairs] for side in (0, 1))
     none = np.zeros(len(pairs))
-    encoded = PreferencePairs(chosen, rejected, none, none, none, none, 0, 0)
+    encoded = PreferencePairs(chosen, rejected, none, none, none, none, none + 1, np.ones((2, len(pairs)), bool), 0, 0)
     state = TrainingState(0, reward_model.optimizer(wanted, scorer))
     parameters = sum(p.numel() for p in scorer.body.parameters())
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}

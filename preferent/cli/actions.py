@@ -2,13 +2,17 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from preferent.errors import DataError, UsageError
+from preferent.errors import ERROR_FILE, DataError, UsageError
+
+if TYPE_CHECKING:
+    from preferent.config.recipe import Recipe
 
 Arguments = argparse.Namespace
 
@@ -46,7 +50,7 @@ def do_quickstart(arguments: Arguments) -> None:
 
 
 def do_scratch(arguments: Arguments) -> None:
-    parameters = import_module("preferent.models.from_scratch").make(
+    parameters = import_module("preferent.commands.inference.from_scratch").make(
         [Path(path) for path in arguments.text],
         arguments.out,
         vocab_size=arguments.vocab_size,
@@ -65,7 +69,8 @@ def do_plan(arguments: Arguments) -> None:
     from preferent.commands import python_api
 
     loaded, folder = python_api.load_recipe(arguments.recipe, arguments.settings), Path("runs") / arguments.recipe.stem
-    print(loaded.plan(folder, commands=arguments.verbose, memory=arguments.memory, calibrate=arguments.calibrate))
+    names = "memory", "calibrate", "card", "gpus", "nodes", "link", "network"
+    print(loaded.plan(folder, commands=arguments.verbose, **{name: getattr(arguments, name) for name in names}))
 
 
 def do_try(arguments: Arguments) -> None:
@@ -95,10 +100,11 @@ def do_env(arguments: Arguments) -> None:
 
 
 def do_check(arguments: Arguments) -> None:
+    from preferent.commands.data_files import check
     from preferent.config import model_reference
-    from preferent.data import check
-    from preferent.data.formats import named_columns, remote_files
+    from preferent.data.formats import named_columns
     from preferent.data.tokenizer.chat_templates import ChatOptions
+    from preferent.runs import remote_files
 
     for path in arguments.paths:
         if path.endswith((".yaml", ".yml")):
@@ -122,28 +128,36 @@ def do_check(arguments: Arguments) -> None:
         )
 
 
-def do_convert(arguments: Arguments) -> None:
-    from preferent.data import convert
-    from preferent.data.formats import named_columns, remote_files
-
-    columns = named_columns.parse(arguments.columns)
-    with remote_files.copied(arguments.paths):
-        done = convert.convert_files(arguments.paths, arguments.out, arguments.to, arguments.format, columns)
-    for row in done.dropped:
-        print(row, file=sys.stderr)
-    left_out = {"ties": done.ties, "without a prompt": done.without_prompt, "bad rows": len(done.dropped)}
-    left_out[f"that would be misread as {arguments.to}"] = done.misread
-    others = "".join(f", {count} {name} left out" for name, count in left_out.items() if count)
-    print(f"{arguments.out}: {done.written} of {done.read} rows written{others}")
-
-
 def do_stage(arguments: Arguments, **more: Any) -> None:
     """Run one stage, as a run starts it; `more` are arguments of this stage alone."""
     from preferent.config.recipe import load
 
     recipe, _ = load(arguments.recipe, arguments.settings)
     inputs = _inputs(arguments.stage, arguments.inputs)
-    import_module(MODULES[arguments.stage]).main(recipe, inputs, arguments.out, **more)
+    if not _shared(arguments.stage, recipe):
+        import_module(MODULES[arguments.stage]).main(recipe, inputs, arguments.out, **more)
+
+
+def _shared(stage: str, recipe: "Recipe") -> bool:
+    """Start several processes that do a stage, if the recipe wants them and nobody has; return whether others do it.
+
+    A process that is one of several joins them where the stage computes; where it does not, the first does it.
+    """
+    from preferent import ranks
+    from preferent.pipelines.launchers import child_process
+    from preferent.runs import environment
+
+    if stage in environment.BY_ONE:
+        return ranks.environment("RANK", 0) > 0
+    if ranks.launched():
+        import_module("preferent.models.collectives").join()
+    elif (size := environment.processes(recipe, stage)) > 1:
+        if error := child_process.run_verb(sys.argv[1:], size):
+            if place := os.environ.get(ERROR_FILE):
+                Path(place).write_text(str(error))
+            sys.exit(error.exit_code)
+        return True
+    return False
 
 
 def do_report(arguments: Arguments) -> None:
@@ -161,8 +175,7 @@ def do_report(arguments: Arguments) -> None:
     from preferent.runs.directory import RunDirectory
 
     run = RunDirectory(arguments.folder)
-    if not run.is_run():
-        raise UsageError(f"{run.root}: is not a run directory: it contains no recipe.yaml; name the `--out` of a run")
+    run.require_run()
     recipe, _ = load(arguments.recipe or run.recipe, arguments.settings)
     sick = examination.sick(run.root)
     import_module(MODULES["report"]).main(recipe, {"run": run.root}, arguments.out or run.root, sick=sick)

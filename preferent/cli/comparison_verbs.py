@@ -140,7 +140,7 @@ def _stage(arguments: Arguments) -> None:
             )
     formats = _known(arguments.write)
     do_stage(arguments, names=arguments.names)
-    for line in import_module("preferent.evaluation.exports").write(arguments.out, formats):
+    for line in import_module("preferent.commands.exports").write(arguments.out, formats):
         print(line)
 
 

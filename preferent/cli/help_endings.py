@@ -23,13 +23,18 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "preferent data check data/preference.jsonl data/prompt.jsonl --model models/base",
         "preferent data check rows.csv --columns prompt=question,chosen=better,rejected=worse",
     ),
-    "data convert": ("data", "preferent data convert data/preference.jsonl --to trl --out data/trl.jsonl"),
+    "data convert": (
+        "feedback",
+        "preferent data convert data/preference.jsonl --to trl --out data/trl.jsonl",
+        "preferent data convert feedback-history-export-1.json --out data/feedback",
+    ),
     "data prepare": ("data", "preferent data prepare --recipe my.yaml --out runs/my/data"),
     "plan": (
         "verbs",
         "preferent plan my.yaml",
         "preferent plan my.yaml --memory 80GiB",
         "preferent plan my.yaml --calibrate",
+        "preferent plan my.yaml --card h100-80g --gpus 8 --nodes 2 --network 50GB/s",
     ),
     "run": (
         "run",

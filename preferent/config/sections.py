@@ -342,9 +342,9 @@ class DPOSection(Section):
     target_margin: Annotated[float, Field(ge=0.0)] = 0.0
     """By how much the chosen answer should win in the reference-free loss (gamma of SimPO)."""
     desirable_weight: Positive = 1.0
-    """Of method kto: weight of chosen answers (lambda_D, Ethayarajh 2024)."""
+    """Of method kto: weight of chosen answers (lambda_D, Ethayarajh 2024), times what balances unequal numbers."""
     undesirable_weight: Positive = 1.0
-    """Of method kto: weight of rejected answers (lambda_U)."""
+    """Of method kto: weight of rejected answers (lambda_U), times what balances unequal numbers."""
     validation_every: Count = 50
     """Steps between evaluations on validation pairs; the checkpoint of least validation loss is kept."""
     early_stopping_patience: Count | None = None

@@ -6,13 +6,13 @@ from dataclasses import replace
 from typing import TypeVar
 
 from preferent.config import model_reference
-from preferent.data.formats.row_reader import Dropped, RecordsRead
+from preferent.data.formats.row_reader import Dropped, Record, RecordsRead
 from preferent.data.tokenizer import Tokenizer
 from preferent.data.tokenizer.chat_templates import ChatOptions
-from preferent.data.types import Demonstration, Preference, Prompt
+from preferent.data.types import Demonstration, Preference, Prompt, Thumb
 from preferent.errors import DataError, PlatformError
 
-R = TypeVar("R", Preference, Prompt, Demonstration, Preference | Prompt | Demonstration)
+R = TypeVar("R", Preference, Prompt, Demonstration, Preference | Thumb, Record)
 
 
 def tokenizers(references: Mapping[str, ChatOptions], offline: bool) -> list[Tokenizer]:
@@ -49,7 +49,7 @@ def without(
     return RecordsRead(kept, [*reading.dropped, *refused], reading.read, reading.format)
 
 
-def refusal(record: Preference | Prompt | Demonstration, loaded: Sequence[Tokenizer], instruction: str | None) -> str:
+def refusal(record: Record, loaded: Sequence[Tokenizer], instruction: str | None) -> str:
     """Return why a tokenizer refuses the conversation in a record, or an empty text."""
     prompt = replace(_prompt(record), source=record.source)
     try:
@@ -60,7 +60,7 @@ def refusal(record: Preference | Prompt | Demonstration, loaded: Sequence[Tokeni
     return ""
 
 
-def _prompt(record: Preference | Prompt | Demonstration) -> Prompt:
+def _prompt(record: Record) -> Prompt:
     return record if isinstance(record, Prompt) else record.prompt
 
 

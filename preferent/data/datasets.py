@@ -12,7 +12,7 @@ from preferent.data.formats.named_columns import NONE, NamedColumns
 from preferent.data.formats.row_reader import Dropped, Kind, RecordsRead, detect, kept, load, prompt_in, read_rows
 from preferent.data.formats.row_sources import expand
 from preferent.data.formats.row_writer import FORMATS, Written, lines, row, write
-from preferent.data.types import Demonstration, Preference, Prompt
+from preferent.data.types import Demonstration, Preference, Prompt, Thumb
 
 __all__ = [
     "FORMATS",
@@ -24,6 +24,7 @@ __all__ = [
     "expand",
     "kept",
     "lines",
+    "load_feedback",
     "load_preferences",
     "load_prompts",
     "prompt_in",
@@ -56,6 +57,11 @@ def read(paths: Sequence[str], kind: Kind, format: str = "auto", columns: NamedC
     raise `DataError`.
     """
     return read_rows(paths, kind, format, columns)
+
+
+def load_feedback(path: Path) -> list[Preference | Thumb]:
+    """Load the preferences and the thumbs in a file that `data prepare` wrote; a bad row raises `DataError`."""
+    return [record for record in load(path, "preference") if isinstance(record, Preference | Thumb)]
 
 
 def load_preferences(path: Path) -> list[Preference]:

@@ -16,29 +16,33 @@ from preferent.config.recipe import Recipe, pick
 from preferent.config.sections import paths
 from preferent.data import chat_refusals, datasets, requirements, splits
 from preferent.data.counts import count_preferences
-from preferent.data.formats import remote_files, row_reader, row_sources, row_writer
+from preferent.data.formats import row_reader, row_sources, row_writer
+from preferent.data.formats.feedback import feedback_reader
 from preferent.data.formats.row_reader import Dropped, RecordsRead
 from preferent.data.tokenizer import OWN, Tokenizer
 from preferent.data.tokenizer.chat_templates import ChatOptions
-from preferent.data.types import Preference, Prompt, digest
+from preferent.data.types import Preference, Prompt, Thumb, digest
 from preferent.errors import UsageError
-from preferent.runs import stages
+from preferent.runs import remote_files, stages
 from preferent.runs.directory import DataDirectory, StageDirectory
 
 PARTS = ("validation", "test", "train")
 FEW = 10
 SOURCES = ("preference_dataset", "prompt_dataset", "eval_dataset")
-T = TypeVar("T", Preference, Prompt)
+Feedback = Preference | Thumb
+T = TypeVar("T", Preference, Prompt, Feedback)
 
 
 @dataclass
 class DataSources:
     """The rows of a recipe's files; `eval_pairs` is None if the eval rows are prompts or there are none.
 
+    `pairs` are preferences, and thumbs where there are any.
+
     `tokenizers` loads the tokenizers of the models that will read the rows.
     """
 
-    pairs: list[Preference]
+    pairs: list[Feedback]
     prompts: list[Prompt]
     eval_pairs: list[Preference] | None
     eval_prompts: list[Prompt] | None
@@ -54,7 +58,7 @@ class DataParts:
     `repeated` counts the test prompts that repeat another one; each different prompt is tested once.
     """
 
-    pairs: dict[str, list[Preference]]
+    pairs: dict[str, list[Feedback]]
     prompts: dict[str, list[Prompt]]
     taken_out: dict[str, int]
     groups: dict[str, int]
@@ -117,6 +121,8 @@ def _usable(
     sources.dropped += [_dropped_row(name, row) for row in reading.dropped]
     counts = {"files": paths(files), "format": reading.format, "read": reading.read, "kept": len(records)}
     pairs = cast(list[Preference], [record for record in records if isinstance(record, Preference)])
+    thumbs = sum(isinstance(record, Thumb) for record in records)
+    counts |= {"thumbs": thumbs, "pairs": len(pairs)} if name == "feedback" else {}
     sources.counts[name] = counts | {"dropped": reading.reasons} | (asdict(count_preferences(pairs)) if pairs else {})
     return records
 
@@ -132,12 +138,11 @@ def _read(recipe: Recipe, offline: bool) -> DataSources:
     if stage_graph.rewards(recipe) or stage_graph.judged(recipe):
         references[reward_reference(recipe)] = chat
     sources = DataSources([], [], None, None, cache(partial(chat_refusals.tokenizers, references, offline)))
-    format, columns = recipe.data.format, recipe.data.named_columns
+    columns = recipe.data.named_columns
     texts = [] if recipe.sft is None else paths(recipe.sft.dataset)
     row_reader.require_columns([*_named(recipe), *texts, *stage_graph.pretraining(recipe)], columns)
     if recipe.preference_dataset is not None:
-        reading = datasets.read(paths(recipe.preference_dataset), "preference", format, columns)
-        sources.pairs = _usable(recipe, "preference", reading, sources, recipe.preference_dataset)
+        _read_preferences(recipe, sources)
     if recipe.prompt_dataset is None:
         sources.prompts = distinct_prompts(sources.pairs)
         empty = sum(pair.prompt.is_empty for pair in sources.pairs)
@@ -152,6 +157,20 @@ def _read(recipe: Recipe, offline: bool) -> DataSources:
     return sources
 
 
+def _read_preferences(recipe: Recipe, sources: DataSources) -> None:
+    """Read the pairs in files of preferences, and the pairs and thumbs in exports of feedback."""
+    named, columns = paths(recipe.preference_dataset), recipe.data.named_columns
+    exports = feedback_reader.exports(named, columns) if recipe.data.format == "auto" else []
+    if exports:
+        reading = feedback_reader.read_feedback(exports, columns=columns).as_rows
+        sources.pairs += _usable(recipe, "feedback", reading, sources, exports)
+        named = [file for file in row_sources.expand(named) if file not in exports]
+    if named:
+        pairs = datasets.read(named, "preference", recipe.data.format, columns)
+        usable = _usable(recipe, "preference", pairs, sources, named if exports else recipe.preference_dataset)
+        sources.pairs += usable
+
+
 def _read_prompts(
     recipe: Recipe, name: str, files: str | list[str], sources: DataSources
 ) -> tuple[list[Preference] | None, list[Prompt]]:
@@ -164,7 +183,7 @@ def _read_prompts(
     return pairs, distinct_prompts(pairs)
 
 
-def distinct_prompts(pairs: Sequence[Preference]) -> list[Prompt]:
+def distinct_prompts(pairs: Sequence[Feedback]) -> list[Prompt]:
     """Return the distinct prompts of preferences, without empty prompts."""
     distinct = {pair.prompt.key: pair.prompt for pair in reversed(pairs) if not pair.prompt.is_empty}
     return list(reversed(distinct.values()))
@@ -185,9 +204,11 @@ def with_unique_ids(records: Sequence[T]) -> list[T]:
     return named
 
 
-def _content(record: Preference | Prompt) -> str:
+def _content(record: Feedback | Prompt) -> str:
     if isinstance(record, Prompt):
         return record.key
+    if isinstance(record, Thumb):
+        return digest(record.prompt.key, record.output_text)
     return digest(record.prompt.key, record.candidate_0, record.candidate_1)
 
 
@@ -199,7 +220,7 @@ def _divide(recipe: Recipe, sources: DataSources) -> DataParts:
     """
     eval_pairs, eval_prompts = sources.eval_pairs or [], sources.eval_prompts or []
     earlier, was_in = _earlier(recipe)
-    kinds: list[Sequence[Preference | Prompt]] = [sources.pairs, sources.prompts, eval_pairs, eval_prompts, earlier]
+    kinds: list[Sequence[Feedback | Prompt]] = [sources.pairs, sources.prompts, eval_pairs, eval_prompts, earlier]
     names = iter(splits.components([splits.labels(row) for rows in kinds for row in rows]))
     pair_groups, prompt_groups, eval_pair_groups, eval_prompt_groups, earlier_groups = (
         [next(names) for _ in rows] for rows in kinds
@@ -220,7 +241,7 @@ def _divide(recipe: Recipe, sources: DataSources) -> DataParts:
     different = list({prompt.key: prompt for prompt in reversed(prompts["test"])}.values())[::-1]
     repeated, prompts["test"] = len(prompts["test"]) - len(different), different
     if stage_graph.judged(recipe):
-        is_pair = [isinstance(row, Preference) for row in earlier]
+        is_pair = [not isinstance(row, Prompt) for row in earlier]
         known = _known(list(compress(earlier_groups, is_pair)), list(compress(was_in, is_pair)))
         training = [group for group in pair_groups if part[group] == "train"]
         pairs["train"], pairs["judge"] = _judge_share(recipe, pairs["train"], training, known)
@@ -230,8 +251,8 @@ def _divide(recipe: Recipe, sources: DataSources) -> DataParts:
 
 
 def _judge_share(
-    recipe: Recipe, pairs: Sequence[Preference], groups: Sequence[str], known: dict[str, str]
-) -> tuple[list[Preference], list[Preference]]:
+    recipe: Recipe, pairs: Sequence[Feedback], groups: Sequence[str], known: dict[str, str]
+) -> tuple[list[Feedback], list[Feedback]]:
     """Split training pairs between the reward model and the judge; a group of an earlier round keeps its place."""
     fresh = [group for group in groups if group not in known]
     is_judge = {group: name == "judge" for group, name in known.items()}
@@ -241,12 +262,13 @@ def _judge_share(
     return [row for row, group in rows if not is_judge[group]], [row for row, group in rows if is_judge[group]]
 
 
-def _earlier(recipe: Recipe) -> tuple[list[Preference | Prompt], list[str]]:
+def _earlier(recipe: Recipe) -> tuple[list[Feedback | Prompt], list[str]]:
     """Return the rows of the rounds that this run continues, and the part that each was in."""
-    rows: list[Preference | Prompt] = []
+    rows: list[Feedback | Prompt] = []
     parts: list[str] = []
     for file in map(Path, row_sources.expand(stage_graph.dealt(recipe))):
-        rows += datasets.load_preferences(file) if file.parent.name == "preference" else datasets.load_prompts(file)
+        is_feedback = file.parent.name == "preference"
+        rows += datasets.load_feedback(file) if is_feedback else datasets.load_prompts(file)
         parts += [file.stem] * (len(rows) - len(parts))
     return rows, parts
 
@@ -328,8 +350,9 @@ def _write(recipe: Recipe, sources: DataSources, parts: DataParts, out: Path) ->
             written.append(folder.rows(kind, part))
             row_writer.write(rows, written[-1])
     files.write_jsonl(folder.dropped, sources.dropped)
+    thumbs = {part: sum(isinstance(row, Thumb) for row in rows) for part, rows in parts.pairs.items()}
     rows_of = {kind: {part: len(rows) for part, rows in by_part.items()} for kind, by_part in kinds.items()}
     counts = sources.counts | {"parts": rows_of, "groups": parts.groups, "taken_out": parts.taken_out}
-    counts |= {"repeated": {"test": parts.repeated}}
+    counts |= {"repeated": {"test": parts.repeated}} | ({"thumbs": thumbs} if any(thumbs.values()) else {})
     files.write_json(folder.counts, counts)
     return [path.relative_to(out).as_posix() for path in (*written, folder.dropped, folder.counts)]

@@ -10,16 +10,16 @@ from preferent.config.sections import paths
 from preferent.data import chat_refusals, datasets
 from preferent.data.formats import row_reader
 from preferent.data.tokenizer import Tokenizer
-from preferent.data.types import Preference, Prompt
+from preferent.data.types import Preference, Prompt, Thumb
 from preferent.errors import DataError
 
-T = TypeVar("T", Preference, Prompt)
+T = TypeVar("T", Preference, Prompt, Preference | Thumb)
 Parts = Mapping[str, Sequence[T]]
 
 
 def require(
     recipe: Recipe,
-    pairs: Parts[Preference],
+    pairs: Parts[Preference | Thumb],
     prompts: Parts[Prompt],
     load: Callable[[], Sequence[Tokenizer]],
 ) -> None:
@@ -64,11 +64,15 @@ def _require_texts(recipe: Recipe, load: Callable[[], Sequence[Tokenizer]]) -> N
             row_reader.kept(chat_refusals.without(reading, load, recipe.instruction), recipe.data.max_dropped)
 
 
-def _require_pairs(recipe: Recipe, pairs: Parts[Preference]) -> None:
+def _require_pairs(recipe: Recipe, feedback: Parts[Preference | Thumb]) -> None:
+    pairs = {name: [row for row in rows if isinstance(row, Preference)] for name, rows in feedback.items()}
+    thumbs = {name: [row for row in rows if isinstance(row, Thumb)] for name, rows in feedback.items()}
     trained = ["train"] if stage_graph.rewards(recipe) else []
     trained += ["judge"] if stage_graph.judged(recipe) else []
     for name in dict.fromkeys(["train", *trained]):
-        if not any(pair.choice != "tie" for pair in pairs[name]):
+        is_decided = any(pair.choice != "tie" for pair in pairs[name])
+        _require_both_classes(recipe, name, thumbs[name], is_decided, name in trained)
+        if not is_decided and not thumbs[name]:
             raise DataError(
                 f"no preference is left for the part {name!r}: too few prompts, or only ties; give more preferences, "
                 "or set compare.judge: reward to do without an independent judge"
@@ -77,12 +81,28 @@ def _require_pairs(recipe: Recipe, pairs: Parts[Preference]) -> None:
         _require_strengths(pairs, trained)
     if recipe.method == "kto":
         for name in ("train", "validation", "test"):
-            decided = [pair for pair in pairs[name] if pair.choice != "tie"]
-            if decided and len({pair.prompt.key for pair in decided}) == 1:
+            prompts = {pair.prompt.key for pair in pairs[name] if pair.choice != "tie"}
+            if len(prompts | {thumb.prompt.key for thumb in thumbs[name]}) == 1:
                 raise DataError(
                     f"all preferences of the part {name!r} have the same prompt, and method: kto needs answers to "
                     "others; give more prompts, change data.validation_share and data.test_share, or use method: dpo"
                 )
+
+
+def _require_both_classes(recipe: Recipe, name: str, thumbs: Sequence[Thumb], is_decided: bool, scores: bool) -> None:
+    """Refuse thumbs of one class alone, from which nothing can be learned, and thumbs where only pairs are read."""
+    classes = {thumb.is_good for thumb in thumbs}
+    if len(classes) == 1 and (scores or not is_decided):
+        raise DataError(
+            f"the part {name!r} has {len(thumbs)} thumbs {'up' if True in classes else 'down'} and none "
+            f"{'down' if True in classes else 'up'}: one class alone says nothing; give thumbs of both kinds"
+            + (", or leave the thumbs out" if is_decided else ", or pairs")
+        )
+    if thumbs and not is_decided and recipe.method == "dpo" and name == "train":
+        raise DataError(
+            f"the part {name!r} has {len(thumbs)} thumbs and no decided pair, and method: dpo learns from pairs alone; "
+            "use method: kto"
+        )
 
 
 def _require_strengths(pairs: Parts[Preference], trained: Sequence[str]) -> None:

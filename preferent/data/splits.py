@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 from preferent import randomness
-from preferent.data.types import Preference, Prompt, digest
+from preferent.data.types import Preference, Prompt, Thumb, digest
 
 
-def labels(record: Preference | Prompt) -> list[str]:
+def labels(record: Preference | Prompt | Thumb) -> list[str]:
     """Return the labels that tie a row to others: its prompt (without one, its candidates) and the group it names."""
     prompt = record if isinstance(record, Prompt) else record.prompt
     named = [digest("group", prompt.group)] if prompt.group else []

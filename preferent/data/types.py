@@ -62,7 +62,8 @@ class Prompt:
 class Preference:
     """Two candidate answers to a prompt and the choice between them: 0, 1 or "tie". The position is data.
 
-    `strength` is the clarity of the choice: a larger number is clearer, None is unknown.
+    `strength` is the clarity of the choice: a larger number is clearer, None is unknown. `weight` is how much the pair
+    counts in training, None is 1: pairs that one judgment was cut into share its weight.
     """
 
     prompt: Prompt
@@ -74,6 +75,7 @@ class Preference:
     annotator: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
+    weight: float | None = None
 
     def swap(self) -> "Preference":
         """Return the same preference with the candidates in the other order."""
@@ -91,6 +93,29 @@ class Preference:
         """Return the other answer; a tie has none."""
         assert self.choice != "tie", "a tie has no rejected answer"
         return self.candidate_0 if self.choice == 1 else self.candidate_1
+
+    @property
+    def sides(self) -> tuple[str, str]:
+        """Return the preferred and the other answer; those of a tie in their order."""
+        return (self.candidate_0, self.candidate_1) if self.choice == "tie" else (self.chosen, self.rejected)
+
+
+@dataclass(frozen=True, slots=True)
+class Thumb:
+    """One answer to a prompt, and whether a person found it good: feedback without a second answer."""
+
+    prompt: Prompt
+    output_text: str
+    is_good: bool
+    id: str = ""
+    annotator: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
+
+    @property
+    def sides(self) -> tuple[str | None, str | None]:
+        """Return the answer as the preferred one of two or as the other one, and None in place of the second."""
+        return (self.output_text, None) if self.is_good else (None, self.output_text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from preferent.data import judgment_table
 from preferent.data.formats import row_sources
 from preferent.data.judgment_outcomes import SWAPPED
 from preferent.errors import DataError
-from preferent.evaluation.exports import judgment_table
 
 Row = Mapping[str, Any]
 WORDS = {

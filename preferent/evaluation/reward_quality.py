@@ -239,3 +239,12 @@ def beside(sampled: np.ndarray, chosen: np.ndarray, rejected: np.ndarray) -> dic
         "chosen_above": share(won(chosen - sampled), alone),
         "rejected_above": share(won(rejected - sampled), alone),
     }
+
+
+def report(held_out: dict[str, Scored], train: Sequence[Preference]) -> dict[str, Any]:
+    """Return figures of every part, and details of the test pairs, or else of the validation pairs."""
+    measured: dict[str, Any] = {name: figures(pairs) for name, pairs in held_out.items()}
+    if not held_out:
+        return measured | {"reliability": []}
+    name, pairs = list(held_out.items())[-1]
+    return measured | {"reported": name} | details(pairs, train)

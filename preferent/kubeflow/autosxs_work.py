@@ -11,10 +11,11 @@ import jinja2.sandbox
 from preferent import files
 from preferent.config import recipe as recipes
 from preferent.data import judgment_outcomes, judgments
-from preferent.data.formats import remote_files, row_sources
+from preferent.data.formats import row_sources
 from preferent.data.types import SEPARATOR
 from preferent.errors import UsageError
 from preferent.kubeflow import component_work, object_store, parameters
+from preferent.runs import remote_files
 from preferent.runs.directory import ComparisonDirectory, RunDirectory
 
 TASKS = {"question_answer": "question_answering"}

@@ -11,13 +11,13 @@ from preferent.config import stage_graph
 from preferent.config.recipe import Recipe, dump, load, parse
 from preferent.config.stage_graph import Task
 from preferent.data import datasets
-from preferent.data.formats import remote_files, row_reader, row_writer
+from preferent.data.formats import row_reader, row_writer
 from preferent.errors import PreferentError
 from preferent.evaluation import verdict_sentence
 from preferent.kubeflow import object_store, parameters
 from preferent.pipelines import executor
 from preferent.pipelines.launchers import child_process
-from preferent.runs import metrics
+from preferent.runs import metrics, remote_files
 from preferent.runs.directory import RunDirectory, StageDirectory
 
 REWARD = ("rank_loss", "val/accuracy", "val/rank_loss")

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from preferent.data.formats import remote_files
 from preferent.errors import DataError
 from preferent.kubeflow.parameters import artifacts_folder
+from preferent.runs import remote_files
 from preferent.runs.directory import StageDirectory
 
 SCRATCH = Path(tempfile.gettempdir()) / "preferent-runs"

@@ -6,7 +6,6 @@ a ranking of `{"value", "rank"}`. A task of Label Studio has `data`, and `annota
 """
 
 import json
-import re
 import reprlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,26 +15,19 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from preferent.data.formats import ambiguous_keys, row_sources
+from preferent.data.formats import row_sources
+from preferent.data.formats.answer_names import Columns, choice_of, columns_of, readable_votes
 from preferent.data.types import Message, Prompt, digest
 from preferent.errors import DataError, PlatformError
 from preferent.labeling import questions
-from preferent.labeling.events import Choice, Event
+from preferent.labeling.events import Event
 from preferent.labeling.questions import Question
 
 Row = Mapping[str, Any]
-Columns = tuple[str, str, str]
-PROMPTS = ("prompt", "instruction", "question", "input", "context", "query", "chat", "messages")
-NUMBERED = re.compile(r"(.*?)[-_ ]?(1|2|a|b|0|left|right)", re.IGNORECASE)
-ENDINGS = ("1", "2"), ("a", "b"), ("0", "1"), ("left", "right")
-WORDS = ("", "response", "answer", "model", "option", "output", "text", "reply", "candidate")
-TIES = ("tie", "draw", "same", "equal", "similar", "both", "bothgood", "bothareequal", "nopreference")
-BAD = ("bothbad", "bothbadtie", "neither", "none")
 SKIPPED = "", ""
 """The control of a cancelled annotation."""
 LONGEST_ANSWER = 1e9
 """Seconds, about thirty years."""
-SKIPS = ("skip", "unsure", "cantsay", "cannotsay", "notsure")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +79,7 @@ def read(path: Path, columns: Columns | None = None) -> LabelImport:
         )
     kind = kinds.pop()
     content = [row["fields"] if kind == "argilla" else row["data"] for row in rows]
-    columns = columns or _columns(content[0], path)
+    columns = columns or columns_of(content[0], path)
     answers = (_argilla if kind == "argilla" else _label_studio)(rows, columns, path)
     imported, latest = LabelImport([], [], Counter()), dict[tuple[str, str], Event]()
     unnamed = Counter[str]()
@@ -95,7 +87,7 @@ def read(path: Path, columns: Columns | None = None) -> LabelImport:
         question = _question(row, fields, columns, f"{path}: record {number}")
         imported.questions.append(question)
         for answer in row_answers:
-            choice = _choice(answer.value, columns)
+            choice = choice_of(answer.value, columns)
             if choice is None:
                 imported.unread[json.dumps(answer.value, ensure_ascii=False)[:60]] += 1
                 continue
@@ -116,26 +108,6 @@ def _rows(path: Path) -> list[Row]:
     if not rows:
         raise DataError(f"{path}: holds no records")
     return rows
-
-
-def _columns(fields: Row, path: Path) -> Columns:
-    """Return the names of prompt and answers. The answers' names differ only in their ending: 1 and 2, or a and b."""
-    names = {name: match.groups() for name in fields if (match := NUMBERED.fullmatch(name))}
-    pairs = [
-        (a, b)
-        for a, (stem_a, end_a) in names.items()
-        for b, (stem_b, end_b) in names.items()
-        if stem_a == stem_b and (end_a.lower(), end_b.lower()) in ENDINGS
-    ]
-    prompts = [name for name in PROMPTS if name in fields]
-    if len(pairs) == 1 and not prompts:
-        prompts = [name for name, value in fields.items() if name not in pairs[0] and isinstance(value, str)]
-    if len(pairs) != 1 or not prompts:
-        raise DataError(
-            f"{path}: cannot tell which fields are the prompt and the two answers: there are {', '.join(fields)}; "
-            "name them with --columns PROMPT,A,B"
-        )
-    return prompts[0], *pairs[0]
 
 
 def _question(row: Row, fields: Row, columns: Columns, place: str) -> Question:
@@ -165,7 +137,7 @@ def _argilla(rows: Sequence[Row], columns: Columns, path: Path) -> list[list[Imp
     for responses in records:
         for question, answers in responses.items():
             values.setdefault(question, []).extend(answer.value for answer in answers)
-    readable = {question: _readable(question, answers, columns) for question, answers in values.items()}
+    readable = {question: readable_votes(question, answers, columns) for question, answers in values.items()}
     chosen = max(readable, key=lambda question: readable[question], default="")
     if readable.get(chosen):
         return [responses.get(chosen, []) for responses in records]
@@ -208,7 +180,7 @@ def _label_studio(rows: Sequence[Row], columns: Columns, path: Path) -> list[lis
     values: dict[tuple[str, str], list[object]] = {}
     for control, answer in chain.from_iterable(tasks):
         values.setdefault(control, []).append(answer.value)
-    readable = {control: _readable(control[1], answers, columns) for control, answers in values.items()}
+    readable = {control: readable_votes(control[1], answers, columns) for control, answers in values.items()}
     controls = [control for control, count in readable.items() if count and control != SKIPPED]
     chosen = max(controls, key=lambda control: (control[0] == "pairwise", readable[control]), default=SKIPPED)
     return [
@@ -218,18 +190,6 @@ def _label_studio(rows: Sequence[Row], columns: Columns, path: Path) -> list[lis
         ]
         for answers in tasks
     ]
-
-
-def _readable(name: str, values: Sequence[object], columns: Columns) -> int:
-    """Return how many values of a question are votes: none if they are numbers on a scale.
-
-    Numbers are names of answers only if all are, and if the question's name is not that of a scale.
-    """
-    numbers = {value for value in values if isinstance(value, str) and re.fullmatch(r"\s*[-+]?[\d.]+\s*", value)}
-    is_scale = bool(ambiguous_keys.words_of(name) & ambiguous_keys.SCALES)
-    if numbers and (is_scale or any(_choice(number, columns) is None for number in numbers)):
-        return 0
-    return sum(_choice(value, columns) is not None for value in values)
 
 
 def _results(row: Row, place: str) -> Iterator[tuple[tuple[str, str], ImportedAnswer]]:
@@ -283,37 +243,3 @@ def _timestamp(text: object) -> float:
         return datetime.fromisoformat(str(text)).timestamp()
     except (ValueError, OverflowError, OSError):
         return 0.0
-
-
-def _choice(value: object, columns: Columns) -> Choice | None:
-    """Return the vote that a label or a ranking expresses, or None. The first answer counts as the left one."""
-    if isinstance(value, list):
-        ranks = {str(entry.get("value")): entry.get("rank") for entry in value if isinstance(entry, dict)}
-        left, right = ranks.get(columns[1]), ranks.get(columns[2])
-        if not isinstance(left, int) or not isinstance(right, int):
-            return None
-        return "tie" if left == right else "left" if left < right else "right"
-    if not isinstance(value, str):
-        return None
-    label = _normalized(value)
-    fixed: Sequence[tuple[Choice, Sequence[str]]] = (("tie", TIES), ("both_bad", BAD), ("skip", SKIPS))
-    for choice, words in fixed:
-        if label in words:
-            return choice
-    sides = [{_normalized(column), *_aliases(column, place)} for place, column in enumerate(columns[1:])]
-    is_left, is_right = (label in side or re.sub("(is)?better$", "", label) in side for side in sides)
-    return None if is_left == is_right else "left" if is_left else "right"
-
-
-def _aliases(column: str, place: int) -> set[str]:
-    """Return other names of the first or second answer: its position, letter or number, alone or after a word."""
-    match = NUMBERED.fullmatch(column)
-    end = match.group(2).lower() if match else ""
-    numbers = {end} if end.isdigit() else {("1", "2")[place]}
-    ends = numbers | {("a", "b")[place], ("left", "right")[place], ("first", "second")[place]}
-    return {word + end for word in WORDS for end in ends}
-
-
-def _normalized(text: str) -> str:
-    """Return the letters and digits of a text in lower case."""
-    return re.sub(r"[^a-z0-9]", "", text.lower())

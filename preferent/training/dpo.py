@@ -6,6 +6,7 @@ policy before its first step, so no second model is loaded. A resumed run comput
 """
 
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from preferent import randomness
 from preferent.config import defaults, model_reference, stage_graph
 from preferent.config.recipe import Recipe, pick, tuned_by
 from preferent.data import datasets
+from preferent.data.counts import kto_weights
 from preferent.errors import DataError, DivergedError
-from preferent.models import batching, language_models, saving, vocabulary
+from preferent.models import batching, collectives, language_models, saving, vocabulary
 from preferent.models.language_models import Policy
 from preferent.models.world import World, to_device
 from preferent.runs import progress, stages
@@ -56,6 +58,10 @@ class PairSubset:
     def __len__(self) -> int:
         return len(self.pairs)
 
+    def count(self, rows: np.ndarray) -> float:
+        """Return half the number of answers in rows: a pair counts 1, a thumb 1/2."""
+        return float(self.pairs.sides[:, rows].sum()) / 2
+
 
 def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
     """Run stage `dpo`, of methods dpo and kto: model=, train=, validation=, test= -> out/model."""
@@ -73,18 +79,29 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
         rank = defaults.decided(recipe.dpo.lora_dim)
         policy = language_models.load_policy(source, world, rank, recipe.gradient_checkpointing)
         names = ("train", "validation", "test")
-        pairs = {
-            name: PreferencePairs.of(datasets.load_preferences(inputs[name]), policy.tokenizer, recipe)
-            for name in names
-        }
-        if not len(pairs["train"]):
-            raise DataError(f"{inputs['train']}: holds no decided preference to train on")
+        load = datasets.load_feedback if recipe.method == "kto" else datasets.load_preferences
+        pairs = {name: PreferencePairs.of(load(inputs[name]), policy.tokenizer, recipe) for name in names}
+        if not pairs["train"].sides.any(1).all():
+            raise DataError(f"{inputs['train']}: holds no decided preference to train on, and no thumbs of both kinds")
         epochs = progress.epochs("dpo.train_steps", recipe.dpo.train_steps, recipe.dpo.batch_size, len(pairs["train"]))
-        counts = {name: {"pairs": len(p), "ties": p.ties, "truncated": p.truncated} for name, p in pairs.items()}
+        recipe = with_weights(recipe, pairs["train"], stage)
         stage.place(**world.facts())
+        counts = {name: rows.counts for name, rows in pairs.items()}
         stage.record(counts=counts, epochs=round(epochs, 2), lora_dim=rank)
         parts = {name: with_reference(recipe, policy, pairs[name], inputs[name]) for name in names}
         train(recipe, stage, policy, parts)
+
+
+def with_weights(recipe: Recipe, pairs: PreferencePairs, stage: stages.Stage) -> Recipe:
+    """Return the recipe with KTO's weights times those that balance the two kinds of answers; record and print them."""
+    good, bad = (int(count) for count in pairs.sides.sum(1))
+    names, weights = ("desirable_weight", "undesirable_weight"), kto_weights(good, bad)
+    if recipe.method != "kto" or weights == (1.0, 1.0):
+        return recipe
+    balanced = {name: getattr(recipe.dpo, name) * weight for name, weight in zip(names, weights, strict=True)}
+    stage.record(balanced=balanced)
+    print(f"{stage.folder}: {good} desirable and {bad} undesirable answers: {balanced}", file=sys.stderr)
+    return recipe.model_copy(update={"dpo": recipe.dpo.model_copy(update=balanced)})
 
 
 def with_reference(recipe: Recipe, policy: Policy, pairs: PreferencePairs, source: Path) -> PairSubset:
@@ -115,11 +132,12 @@ def mismatched_answers(pairs: PreferencePairs, seed: int, source: Path) -> tuple
             "KL; give preferences on more prompts, or use method: dpo"
         )
     counts, order = np.bincount(group), np.argsort(group, kind="stable")
-    place, side = randomness.uniforms(seed, "mismatch", np.arange(len(pairs)), np.array([[0], [1]]))
+    place, half = randomness.uniforms(seed, "mismatch", np.arange(len(pairs)), np.array([[0], [1]]))
     skipped = (place * (len(pairs) - counts[group])).astype(np.int64)
     others = order[(counts.cumsum()[group] + skipped) % len(pairs)]
     sides = (pairs.chosen, pairs.chosen_tokens), (pairs.rejected, pairs.rejected_tokens)
-    drawn = [(sides[int(half >= 0.5)], other) for half, other in zip(side, others, strict=True)]
+    rejected = np.where(pairs.sides[:, others].all(0), half >= 0.5, pairs.sides[1, others])
+    drawn = [(sides[int(side)], other) for side, other in zip(rejected, others, strict=True)]
     answers = [ids[other][-tokens[other] :] for (ids, tokens), other in drawn]
     joined = [np.concatenate(both) for both in zip(prompts, answers, strict=True)]
     return joined, np.array([len(answer) for answer in answers])
@@ -146,9 +164,10 @@ def answer_log_probs(recipe: Recipe, policy: Policy, ids: list[np.ndarray], toke
 def measure_log_probs(recipe: Recipe, policy: Policy, ids: list[np.ndarray], tokens: np.ndarray) -> Tensor:
     """Return `answer_log_probs` [n] of any number of sequences, without a gradient, on the CPU."""
     log_probs = torch.zeros(len(ids))
-    for rows in batching.plan([len(row) for row in ids], defaults.decided(recipe.dpo.micro_batch_tokens)):
+    plan = batching.plan([len(row) for row in ids], defaults.decided(recipe.dpo.micro_batch_tokens))
+    for rows in collectives.share(plan):
         log_probs[rows] = answer_log_probs(recipe, policy, [ids[i] for i in rows], tokens[rows]).float().cpu()
-    return log_probs
+    return collectives.total(log_probs)
 
 
 def train(recipe: Recipe, stage: stages.Stage, policy: Policy, parts: dict[str, PairSubset]) -> None:
@@ -183,17 +202,18 @@ def learn(recipe: Recipe, state: TrainingState, policy: Policy, part: PairSubset
     """Make one optimizer step on the mean loss of the pairs at `rows`."""
     anchor = batch_anchor(recipe, policy, part, rows)
     totals: dict[str, float] = {}
-    for places in part.pairs.plan(rows, defaults.decided(recipe.dpo.micro_batch_tokens)):
+    for places in collectives.share(part.pairs.plan(rows, defaults.decided(recipe.dpo.micro_batch_tokens))):
         sides = [[side.ids[i] for i in places] for side in (part.chosen, part.rejected)]
         tokens = np.concatenate([part.chosen.tokens[places], part.rejected.tokens[places]])
         log_probs = answer_log_probs(recipe, policy, sides[0] + sides[1], tokens).view(2, len(places))
         loss, sums = losses(recipe, part, places, log_probs, anchor)
-        (loss / len(rows)).backward()
+        (loss / part.count(rows)).backward()
         totals = {name: totals.get(name, 0.0) + value for name, value in sums.items()}
+    totals = collectives.sums(totals)
     if not math.isfinite(totals["loss"]):
         raise DivergedError(f"step {state.step}: the loss is not finite; lower dpo.learning_rate")
     rate, norm = state.optimizer.step(state.step)
-    means = {name: value / len(rows) for name, value in totals.items()}
+    means = {name: value / part.count(rows) for name, value in totals.items()}
     return means | _anchor_metric(anchor) | {"learning_rate": rate, "gradient_norm": norm}
 
 
@@ -221,23 +241,28 @@ def losses(
         tokens = np.stack([side.tokens[places] for side in (part.chosen, part.rejected)])
         rewards = log_probs / torch.from_numpy(tokens).to(log_probs)
     chosen, rejected = rewards
+    sides = torch.from_numpy(part.pairs.sides[:, places]).to(log_probs)
+    weights = torch.from_numpy(part.pairs.weights[places]).to(log_probs)
     if anchor is not None:
-        loss = kto_loss(chosen, rejected, anchor.to(log_probs), kl_coeff, dpo.desirable_weight, dpo.undesirable_weight)
+        weighted = dpo.desirable_weight * weights * sides[0], dpo.undesirable_weight * weights * sides[1]
+        loss = kto_loss(chosen, rejected, anchor.to(log_probs), kl_coeff, *weighted)
     elif dpo.loss == "reference_free":
-        loss = reference_free_loss(chosen, rejected, kl_coeff, dpo.target_margin)
+        loss = reference_free_loss(chosen, rejected, kl_coeff, dpo.target_margin, weights)
     elif dpo.loss == "ipo":
-        loss = ipo_loss(chosen, rejected, kl_coeff)
+        loss = ipo_loss(chosen, rejected, kl_coeff, weights)
     else:
-        loss = dpo_loss(chosen, rejected, kl_coeff, dpo.label_smoothing)
-    chosen, rejected = kl_coeff * rewards.detach()
+        loss = dpo_loss(chosen, rejected, kl_coeff, dpo.label_smoothing, weights)
+    at = rewards.new_zeros(()) if anchor is None else anchor.to(rewards)
+    chosen, rejected = kl_coeff * torch.where(sides > 0, rewards.detach(), at)  # without a second answer, its anchor
+    half = sides.mean(0)
     metrics = {
         "loss": loss.detach(),
-        "accuracy": (chosen > rejected).float() + 0.5 * (chosen == rejected).float(),
-        "margin": chosen - rejected,
-        "rewards/chosen": chosen,
-        "rewards/rejected": rejected,
-        "log_probs/chosen": log_probs.detach()[0],
-        "log_probs/rejected": log_probs.detach()[1],
+        "accuracy": half * ((chosen > rejected).float() + 0.5 * (chosen == rejected).float()),
+        "margin": half * (chosen - rejected),
+        "rewards/chosen": half * chosen,
+        "rewards/rejected": half * rejected,
+        "log_probs/chosen": half * log_probs.detach()[0],
+        "log_probs/rejected": half * log_probs.detach()[1],
     }
     return loss, {name: float(values.sum()) for name, values in metrics.items()}
 
@@ -253,7 +278,7 @@ def quality(recipe: Recipe, policy: Policy, part: PairSubset) -> dict[str, float
     sides = (part.chosen, part.rejected)
     log_probs = torch.stack([measure_log_probs(recipe, policy, side.ids, side.tokens) for side in sides])
     _, sums = losses(recipe, part, rows, log_probs, anchor)
-    return {name: value / len(part) for name, value in sums.items()} | _anchor_metric(anchor)
+    return {name: value / part.count(rows) for name, value in sums.items()} | _anchor_metric(anchor)
 
 
 def validate(recipe: Recipe, state: TrainingState, policy: Policy, part: PairSubset, out: Path) -> dict[str, float]:

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+Number = Tensor | float
+"""One number for every row, or one for all."""
+
 
 def shaped_rewards(scores: Tensor, k1: Tensor, answer_mask: Tensor, kl_coeff: float) -> Tensor:
     """Return rewards per token [B, A]: -kl_coeff * k1 everywhere, plus the score [B] at the last answer token.
@@ -107,16 +110,19 @@ def explained_variance(values: Tensor, returns: Tensor) -> float:
     return float(1 - (returns - values).var(unbiased=False) / variance)
 
 
-def pair_loss(chosen: Tensor, rejected: Tensor, wrong: Tensor | float = 0.0, margins: Tensor | float = 0.0) -> Tensor:
+def pair_loss(
+    chosen: Tensor, rejected: Tensor, wrong: Number = 0.0, margins: Number = 0.0, weights: Number = 1.0
+) -> Tensor:
     """Return the Bradley-Terry loss -log sigmoid(d - m) summed over pairs [B], d = r_chosen - r_rejected.
 
     `margins` m (Touvron et al. 2023) is the difference by which the chosen answer should win. `wrong` w is the
     probability that a label is wrong (Mitchell 2023, "A note on DPO with noisy preferences"; 1/2 for a tie). The loss
     is then -(1 - w) log sigmoid(d - m) - w log sigmoid(-d - m). Without a margin its minimum is at d = log((1 - w) /
-    w).
+    w). A thumb is a pair whose other side is an offset b: its loss is -log sigmoid(r - b) up, -log sigmoid(b - r) down.
     """
     difference = chosen - rejected
-    return -((1 - wrong) * logsigmoid(difference - margins) + wrong * logsigmoid(-difference - margins)).sum()
+    loss = (1 - wrong) * logsigmoid(difference - margins) + wrong * logsigmoid(-difference - margins)
+    return -(weights * loss).sum()
 
 
 def centering(chosen: Tensor, rejected: Tensor) -> Tensor:
@@ -127,27 +133,29 @@ def centering(chosen: Tensor, rejected: Tensor) -> Tensor:
     return (chosen + rejected).square().sum()
 
 
-def dpo_loss(chosen: Tensor, rejected: Tensor, kl_coeff: float, wrong: Tensor | float = 0.0) -> Tensor:
+def dpo_loss(chosen: Tensor, rejected: Tensor, kl_coeff: float, wrong: Number = 0.0, weights: Number = 1.0) -> Tensor:
     """Return the loss of direct preference optimization (Rafailov et al. 2023) summed over pairs.
 
     It is the Bradley-Terry loss where the reward of an answer is kl_coeff * rho. `chosen` and `rejected` [B] are the
     log-ratios rho = log pi(y|x) - log pi_ref(y|x). `wrong` is as in `pair_loss`.
     """
-    return pair_loss(kl_coeff * chosen, kl_coeff * rejected, wrong)
+    return pair_loss(kl_coeff * chosen, kl_coeff * rejected, wrong, weights=weights)
 
 
-def ipo_loss(chosen: Tensor, rejected: Tensor, kl_coeff: float) -> Tensor:
+def ipo_loss(chosen: Tensor, rejected: Tensor, kl_coeff: float, weights: Number = 1.0) -> Tensor:
     """Return (h - 1 / (2 kl_coeff))^2 summed over pairs, h = rho_chosen - rho_rejected [B] (Azar et al. 2024)."""
-    return (chosen - rejected - 1 / (2 * kl_coeff)).square().sum()
+    return (weights * (chosen - rejected - 1 / (2 * kl_coeff)).square()).sum()
 
 
-def reference_free_loss(chosen: Tensor, rejected: Tensor, kl_coeff: float, target_margin: float = 0.0) -> Tensor:
+def reference_free_loss(
+    chosen: Tensor, rejected: Tensor, kl_coeff: float, target_margin: float = 0.0, weights: Number = 1.0
+) -> Tensor:
     """Return -log sigmoid(kl_coeff * (m_chosen - m_rejected) - target_margin) summed over pairs.
 
     This is SimPO (Meng et al. 2024). `chosen` and `rejected` [B] are m, the mean log-probability per token of an answer
     under the policy.
     """
-    return pair_loss(kl_coeff * chosen, kl_coeff * rejected, margins=target_margin)
+    return pair_loss(kl_coeff * chosen, kl_coeff * rejected, margins=target_margin, weights=weights)
 
 
 def kto_anchor(mismatched: Tensor) -> Tensor:
@@ -159,13 +167,13 @@ def kto_anchor(mismatched: Tensor) -> Tensor:
 
 
 def kto_loss(
-    chosen: Tensor, rejected: Tensor, anchor: Tensor, kl_coeff: float, desirable: float = 1.0, undesirable: float = 1.0
+    chosen: Tensor, rejected: Tensor, anchor: Tensor, kl_coeff: float, desirable: Number = 1, undesirable: Number = 1
 ) -> Tensor:
     """Return the loss of Kahneman-Tversky optimization (Ethayarajh et al. 2024) summed over pairs.
 
     The loss of a pair is the mean over its two answers. A chosen answer costs desirable * (1 - sigmoid(kl_coeff * (rho
     - z))), a rejected one undesirable * (1 - sigmoid(kl_coeff * (z - rho))); rho [B] are log-ratios as in `dpo_loss`, z
-    is the `anchor`.
+    is the `anchor`. The weights may be tensors [B], zero where a row has no such answer.
     """
     gain, loss = kl_coeff * (chosen - anchor), kl_coeff * (anchor - rejected)
     return 0.5 * (desirable * (1 - gain.sigmoid()) + undesirable * (1 - loss.sigmoid())).sum()

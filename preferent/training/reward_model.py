@@ -1,5 +1,7 @@
 """Train a reward model on preferences: the Bradley-Terry loss on scores read at the last answer token.
 
+A thumb is a pair whose other side is an offset, which is learned beside the model and forgotten after it.
+
 The model is a causal language model with a new head (Stiennon et al. 2020); dropout is off. The checkpoint with the
 lowest validation loss is kept, because a reward model overfits within a few epochs. Its scores are raw: the stages that
 use them normalise them.
@@ -13,19 +15,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import Parameter
 
 from preferent import files, randomness
 from preferent.config import defaults, model_reference, stage_graph
 from preferent.config.recipe import Recipe, pick
 from preferent.data import datasets
+from preferent.data.counts import strengths, without_ties
 from preferent.data.tokenizer import Tokenizer
-from preferent.data.types import Preference
+from preferent.data.types import Preference, Thumb
 from preferent.errors import DataError, DivergedError
 from preferent.evaluation import reward_quality
 from preferent.evaluation.reward_quality import Scored
-from preferent.models import language_models, saving
+from preferent.models import collectives, language_models, saving
 from preferent.models.language_models import Policy, Scorer
-from preferent.models.world import World
+from preferent.models.world import World, to_device
 from preferent.rollouts import measurement, sampler
 from preferent.rollouts.decoding import Params
 from preferent.rollouts.sampler import Prompts
@@ -33,8 +37,10 @@ from preferent.runs import progress, stages
 from preferent.runs.directory import StageDirectory
 from preferent.training import loop, losses
 from preferent.training.optimizer import Optimizer, Schedule, TrainingState
-from preferent.training.preference_pairs import PreferencePairs, strengths
+from preferent.training.preference_pairs import PreferencePairs
 
+OFFSET = "offset"
+"""The name of the parameter that thumbs are compared with."""
 SAMPLES = 64
 """Number of validation prompts that the model from which the reward model starts answers, for comparison."""
 
@@ -54,7 +60,8 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
         if stage.done:
             return
         recipe = world.settled(recipe, stage)
-        rows = {name: datasets.load_preferences(inputs[name]) for name in ("train", "validation", "test")}
+        feedback = {name: datasets.load_feedback(inputs[name]) for name in ("train", "validation", "test")}
+        rows = {name: [row for row in each if isinstance(row, Preference)] for name, each in feedback.items()}
         rank = defaults.decided(recipe.reward.lora_dim)
         policy = language_models.load_policy(source, world) if rank and writes(recipe, source) else None
         sample = partial(sampled, recipe, world, source, without_ties(rows["validation"]), policy)
@@ -67,37 +74,38 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
                 f"{inputs['train']}: reward.margin is set, but no pair has a strength; give strengths, or set no margin"
             )
         parts = {
-            name: encoded(recipe, preferences, scorer.tokenizer, training=name == "train")
-            for name, preferences in rows.items()
+            name: encoded(recipe, each, scorer.tokenizer, training=name == "train") for name, each in feedback.items()
         }
-        if not len(parts["train"]):
-            raise DataError(f"{inputs['train']}: holds no decided preference to train on")
+        if not parts["train"].sides.any(1).all():
+            raise DataError(f"{inputs['train']}: holds no decided preference to train on, and no thumbs of both kinds")
         steps = recipe.reward_model_train_steps
         epochs = progress.epochs("reward_model_train_steps", steps, recipe.reward.batch_size, len(parts["train"]))
-        counts = {name: {"pairs": len(p), "ties": p.ties, "truncated": p.truncated} for name, p in parts.items()}
         stage.place(**world.facts())
-        stage.record(counts=counts, epochs=round(epochs, 2), lora_dim=rank)
+        stage.record(counts={name: part.counts for name, part in parts.items()}, epochs=round(epochs, 2), lora_dim=rank)
         state = train(recipe, stage, scorer, parts)
         held_out = {
-            name: scored(recipe, scorer, parts[name], without_ties(rows[name]))
+            name: scored(recipe, scorer, encoded(recipe, pairs, scorer.tokenizer, training=False), pairs)
             for name in ("validation", "test")
-            if len(parts[name])
+            if (pairs := without_ties(rows[name]))
         }
-        figures = report(held_out, rows["train"]) | compare_samples(recipe, scorer, held_out.get("validation"), answers)
+        figures = reward_quality.report(held_out, rows["train"]) | thumbs_quality(recipe, state, scorer, feedback)
+        figures |= compare_samples(recipe, scorer, held_out.get("validation"), answers)
         finish(stage, state, scorer, held_out, figures)
 
 
-def encoded(recipe: Recipe, preferences: Sequence[Preference], tokenizer: Tokenizer, training: bool) -> PreferencePairs:
+def encoded(
+    recipe: Recipe, feedback: Sequence[Preference | Thumb], tokenizer: Tokenizer, training: bool
+) -> PreferencePairs:
     """Encode the pairs that a reward model is trained or measured on, with the recipe's smoothing and margins."""
     section = recipe.reward
     soft = training and section.ties == "soft"
-    return PreferencePairs.of(preferences, tokenizer, recipe, soft, section.label_smoothing, section.margin)
+    return PreferencePairs.of(feedback, tokenizer, recipe, soft, section.label_smoothing, section.margin)
 
 
 def train(recipe: Recipe, stage: stages.Stage, scorer: Scorer, parts: dict[str, PreferencePairs]) -> TrainingState:
     """Train on batches of pairs; validate and save at intervals; restore the best checkpoint into the scorer."""
     out, pairs = stage.folder, parts["train"]
-    state = TrainingState(0, optimizer(recipe, scorer))
+    state = TrainingState(0, optimizer(recipe, scorer, has_thumbs=not pairs.sides.all()))
     log, total = loop.resume(state, out), recipe.reward_model_train_steps
     with progress.bar(stage.folder.name, total, state.step) as bar:
         while loop.unfinished(state, total):
@@ -116,12 +124,14 @@ def train(recipe: Recipe, stage: stages.Stage, scorer: Scorer, parts: dict[str, 
     return state
 
 
-def optimizer(recipe: Recipe, scorer: Scorer) -> Optimizer:
-    """Return AdamW with the recipe's learning rate."""
+def optimizer(recipe: Recipe, scorer: Scorer, has_thumbs: bool = False) -> Optimizer:
+    """Return AdamW with the recipe's learning rate; an offset is learned beside the model if there are thumbs."""
     reward = recipe.reward
     rate = defaults.decided(reward.learning_rate) * recipe.reward_model_learning_rate_multiplier
     schedule = Schedule(rate, reward.warmup_steps, reward.schedule, recipe.reward_model_train_steps)
-    return Optimizer(scorer.trainable(), schedule, reward.max_grad_norm, reward.weight_decay, recipe.optimizer)
+    offset = {OFFSET: Parameter(torch.zeros((), device=scorer.world.device))} if has_thumbs else {}
+    parameters = scorer.trainable() | offset
+    return Optimizer(parameters, schedule, reward.max_grad_norm, reward.weight_decay, recipe.optimizer)
 
 
 def learn(
@@ -129,30 +139,36 @@ def learn(
 ) -> dict[str, float]:
     """Make one optimizer step on the mean loss of the pairs at `rows`."""
     loss_sum, right, margin, center = 0.0, 0.0, 0.0, 0.0
-    for part in pairs.plan(rows, defaults.decided(recipe.reward.micro_batch_tokens)):
-        chosen, rejected = scores(scorer, [pairs.chosen[i] for i in part], [pairs.rejected[i] for i in part])
-        wrong, margins = (torch.from_numpy(values[part]).to(chosen) for values in (pairs.wrong, pairs.margins))
-        loss = losses.pair_loss(chosen, rejected, wrong, margins)
-        off_center = losses.centering(chosen, rejected)
+    for part in collectives.share(pairs.plan(rows, defaults.decided(recipe.reward.micro_batch_tokens))):
+        chosen, rejected = scores(scorer, pairs, part, state.optimizer.parameters.get(OFFSET))
+        columns = (pairs.wrong, pairs.margins, pairs.weights)
+        loss = losses.pair_loss(chosen, rejected, *(torch.from_numpy(each[part]).to(chosen) for each in columns))
+        both = torch.from_numpy(pairs.sides[:, part].all(0)).to(chosen)
+        off_center = losses.centering(both * chosen, both * rejected)
         ((loss + recipe.reward.centering * off_center) / len(rows)).backward()
         loss_sum += float(loss.detach())
         center += float(off_center.detach())
         right += float((chosen > rejected).float().sum() + 0.5 * (chosen == rejected).float().sum())
         margin += float((chosen - rejected).detach().sum())
-    if not math.isfinite(loss_sum):
+    sums = collectives.sums({"rank_loss": loss_sum, "accuracy": right, "margin": margin, "centering": center})
+    if not math.isfinite(sums["rank_loss"]):
         raise DivergedError(f"step {state.step}: the loss is not finite; lower reward.learning_rate")
     rate, norm = state.optimizer.step(state.step)
-    sums = {"rank_loss": loss_sum, "accuracy": right, "margin": margin, "centering": center}
     means = {name: value / len(rows) for name, value in sums.items()}
     return means | {"learning_rate": rate, "gradient_norm": norm}
 
 
 def scores(
-    scorer: Scorer, chosen: Sequence[np.ndarray], rejected: Sequence[np.ndarray]
+    scorer: Scorer, pairs: PreferencePairs, rows: np.ndarray, offset: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return scores [b] of chosen and of rejected sequences at their last tokens, from one forward pass."""
-    both = measurement.scores_at_end(scorer, [*chosen, *rejected])
-    return both[: len(chosen)], both[len(chosen) :]
+    """Return scores [b] of chosen and of rejected answers at their last tokens, from one forward pass; the offset in
+    place of an answer that a thumb does not have."""
+    sides = pairs.sides[:, rows]
+    answers = [side[i] for side, there in zip((pairs.chosen, pairs.rejected), sides, strict=True) for i in rows[there]]
+    both = measurement.scores_at_end(scorer, answers)
+    if offset is not None:
+        both = offset.expand(sides.shape).masked_scatter(to_device(sides, both.device), both).flatten()
+    return both[: len(rows)], both[len(rows) :]
 
 
 def validate(
@@ -161,28 +177,45 @@ def validate(
     """Return metrics on validation pairs; save the best model so far, and record a reason to stop."""
     if not len(pairs):
         return {}
-    figures = reward_quality.figures(scored(recipe, scorer, pairs))
+    figures = reward_quality.figures(scored(recipe, scorer, pairs, offset=offset_of(state)))
     loop.keep_best(state, state.optimizer, out, "loss", figures["loss"])
     loop.stop_early(state, recipe.reward.early_stopping_patience, "loss")
     return {f"validation/{name}": figures[name] for name in ("loss", "accuracy", "ece", "length_correlation")}
 
 
-def measured(recipe: Recipe, scorer: Scorer, pairs: PreferencePairs) -> tuple[np.ndarray, np.ndarray]:
-    """Return raw scores, float64 [n], of the chosen and of the rejected answers."""
-    both = measurement.last_scores(
-        scorer, [*pairs.chosen, *pairs.rejected], defaults.decided(recipe.reward.micro_batch_tokens)
-    )
-    return both[: len(pairs)].astype(np.float64), both[len(pairs) :].astype(np.float64)
+def offset_of(state: TrainingState) -> float:
+    """Return the offset that thumbs are compared with; 0 where there are none."""
+    return float(state.optimizer.masters[OFFSET].detach()) if OFFSET in state.optimizer.parameters else 0.0
 
 
-def scored(recipe: Recipe, scorer: Scorer, pairs: PreferencePairs, preferences: Sequence[Preference] = ()) -> Scored:
+def measured(
+    recipe: Recipe, scorer: Scorer, pairs: PreferencePairs, offset: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return raw scores, float64 [n], of the chosen and of the rejected answers; the offset in place of none."""
+    tokens = defaults.decided(recipe.reward.micro_batch_tokens)
+    both = measurement.last_scores(scorer, [*pairs.chosen, *pairs.rejected], tokens)
+    chosen, rejected = np.where(pairs.sides, both.astype(np.float64).reshape(2, -1), offset)
+    return chosen, rejected
+
+
+def scored(
+    recipe: Recipe, scorer: Scorer, pairs: PreferencePairs, preferences: Sequence[Preference] = (), offset: float = 0.0
+) -> Scored:
     """Score the pairs, which were encoded from `preferences`."""
-    return Scored(preferences, *measured(recipe, scorer, pairs), pairs.chosen_tokens, pairs.rejected_tokens)
+    return Scored(preferences, *measured(recipe, scorer, pairs, offset), pairs.chosen_tokens, pairs.rejected_tokens)
 
 
-def without_ties(preferences: Sequence[Preference]) -> list[Preference]:
-    """Return the preferences that are not ties, from which the held-out pairs are made."""
-    return [preference for preference in preferences if preference.choice != "tie"]
+def thumbs_quality(
+    recipe: Recipe, state: TrainingState, scorer: Scorer, feedback: dict[str, list[Preference | Thumb]]
+) -> dict[str, Any]:
+    """Return how far held-out thumbs agree with the model, and the offset; nothing if none was learned from."""
+    figures: dict[str, Any] = {"offset": offset_of(state)} if OFFSET in state.optimizer.parameters else {}
+    for name in ("validation", "test"):
+        thumbs = [row for row in feedback[name] if isinstance(row, Thumb)]
+        if figures and thumbs:
+            rows = encoded(recipe, thumbs, scorer.tokenizer, training=False)
+            figures[name] = reward_quality.figures(scored(recipe, scorer, rows, offset=figures["offset"]))
+    return {"thumbs": figures} if figures else {}
 
 
 def writes(recipe: Recipe, source: Path) -> bool:
@@ -217,15 +250,6 @@ def sample_once(path: Path, sample: Callable[[], list[tuple[int, np.ndarray]]]) 
     return [(row["pair"], np.asarray(row["ids"], np.int32)) for row in rows]
 
 
-def report(held_out: dict[str, Scored], train: Sequence[Preference]) -> dict[str, Any]:
-    """Return figures of every part, and details of the test pairs, or else of the validation pairs."""
-    figures: dict[str, Any] = {name: reward_quality.figures(pairs) for name, pairs in held_out.items()}
-    if not held_out:
-        return figures | {"reliability": []}
-    name, pairs = list(held_out.items())[-1]
-    return figures | {"reported": name} | reward_quality.details(pairs, train)
-
-
 def compare_samples(
     recipe: Recipe, scorer: Scorer, pairs: Scored | None, answers: Sequence[tuple[int, np.ndarray]]
 ) -> dict[str, Any]:
@@ -252,5 +276,6 @@ def finish(
     accuracy = f", accuracy {test['accuracy']:.3f} on {test['count']} pairs" if test else ""
     origin = f"From `{scorer.source.name}`, step {step}{accuracy}. Scores are raw."
     card = f"# Reward model trained by preferent\n\n{origin}\n"
-    saving.save(scorer, out.model, state.optimizer.masters, card)
+    masters = {name: master for name, master in state.optimizer.masters.items() if name != OFFSET}
+    saving.save(scorer, out.model, masters, card)
     stage.finish([out.model.name, out.metrics.name, out.quality.name, out.mistakes.name])

@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preferent.data import check, convert, datasets
-from preferent.data.check import render
+from preferent.commands.data_files import check, convert
+from preferent.commands.data_files.check import render
+from preferent.data import datasets
 from preferent.data.formats import row_reader, row_sources, row_writer
 from preferent.data.types import Demonstration, Message, Preference, Prompt
 from preferent.errors import DataError, PlatformError, UsageError

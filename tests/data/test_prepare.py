@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers
 
+from preferent.commands.data_files import check, convert
+from preferent.commands.data_files.check import render
 from preferent.config import recipe
-from preferent.data import check, convert, datasets, splits
-from preferent.data.check import render
+from preferent.data import datasets, splits
 from preferent.data.counts import count_preferences
 from preferent.data.formats import row_writer
 from preferent.data.prepare import main

@@ -18,11 +18,11 @@ from preferent.cli.main import main
 from preferent.commands import plan
 from preferent.config import remote_names
 from preferent.data import prepare
-from preferent.data.formats import remote_files, row_reader, row_sources
+from preferent.data.formats import row_reader, row_sources
 from preferent.errors import DataError, Interrupted, PlatformError, UsageError
 from preferent.pipelines import executor
 from preferent.report import page
-from preferent.runs import interruption, ownership
+from preferent.runs import interruption, ownership, remote_files
 from preferent.runs.digests import Digests
 from preferent.runs.directory import DataDirectory, RunDirectory
 

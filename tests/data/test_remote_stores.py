@@ -27,10 +27,10 @@ from preferent import files
 from preferent.config import remote_names, stage_graph
 from preferent.config.recipe import dump
 from preferent.data import prepare
-from preferent.data.formats import remote_files, row_sources
+from preferent.data.formats import row_sources
 from preferent.errors import PlatformError, UsageError
 from preferent.pipelines import executor
-from preferent.runs import interruption
+from preferent.runs import interruption, remote_files
 from preferent.runs.digests import Digests
 from preferent.runs.directory import DataDirectory
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from preferent.commands.data_files import check, convert
 from preferent.config import recipe
-from preferent.data import check, convert, datasets, prepare
+from preferent.data import datasets, prepare
 from preferent.data.formats import named_columns, row_reader
 from preferent.data.types import Message, Preference, Prompt
 from preferent.errors import DataError, UsageError

@@ -19,7 +19,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from preferent.data import check, convert, datasets, predictions
+from preferent.commands.data_files import check, convert
+from preferent.data import datasets, predictions
 from preferent.data.formats import json_rows, row_sources
 from preferent.errors import DataError, PlatformError, UsageError
 from preferent.evaluation import judge_agreement, judgment_files

@@ -217,7 +217,7 @@ def test_what_the_stage_makes_a_loss_of(tiny: Path) -> None:
     """Two pairs: log-ratios 1.5 and 0.5 chosen, -1 and -2 rejected; answers of 2 and 5, of 5 and 1 tokens."""
     chosen = dpo.AnsweredPairs([], np.array([2, 5]), torch.tensor([-3.5, -4.5]))
     rejected = dpo.AnsweredPairs([], np.array([5, 1]), torch.tensor([-4.0, -2.0]))
-    part = dpo.PairSubset(pairs_of(tiny, ["a dog"]), chosen, rejected, None)
+    part = dpo.PairSubset(pairs_of(tiny, ["a dog", "a cat"]), chosen, rejected, None)
     found, places = torch.tensor([[-2.0, -4.0], [-5.0, -4.0]]), np.array([0, 1])
 
     def loss(anchor: torch.Tensor | None = None, **values: Any) -> float:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from preferent.data.formats import answer_names
 from preferent.errors import DataError
 from preferent.labeling import label_imports, question_sources
 
@@ -93,12 +94,12 @@ def test_argilla_records_become_questions_and_votes(read):
     ids=str,
 )
 def test_what_a_label_means(value, choice):
-    assert label_imports._choice(value, ("prompt", "response_1", "response_2")) == choice
+    assert answer_names.choice_of(value, ("prompt", "response_1", "response_2")) == choice
 
 
 def test_an_answer_that_is_called_0_or_1_goes_by_its_number():
     columns = ("prompt", "candidate_0", "candidate_1")
-    assert [label_imports._choice(value, columns) for value in ("0", "1", "candidate_1", "a")] == [
+    assert [answer_names.choice_of(value, columns) for value in ("0", "1", "candidate_1", "a")] == [
         "left",
         "right",
         "right",

@@ -70,15 +70,17 @@ def pairs() -> PreferencePairs:
     """Four pairs: one tie, three labels of which one in ten is wrong; margins of 0, 1, 2 and 3."""
     ids = [np.array([1, 5 + i], np.int32) for i in range(4)]
     tokens, wrong = np.ones(4, np.int64), np.array([0.5, 0.1, 0.1, 0.1])
-    return PreferencePairs(ids, ids, tokens, tokens, wrong, np.arange(4.0), 1, 0)
+    return PreferencePairs(ids, ids, tokens, tokens, wrong, np.arange(4.0), np.ones(4), np.ones((2, 4), bool), 1, 0)
 
 
 def test_margins_soft_labels_and_centering_reach_the_reward_models_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chosen 1.5, 0, 2 and 1, rejected 1, 0, 0.5 and 2, cut into micro-batches of one pair; the second is even."""
     weight, gains = Parameter(torch.ones(1)), {5: (1.5, 1.0), 6: (0.0, 0.0), 7: (2.0, 0.5), 8: (1.0, 2.0)}
 
-    def scores(scorer: Any, chosen: list[np.ndarray], rejected: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
-        columns = torch.tensor([gains[int(ids[-1])] for ids in chosen]) * weight
+    def scores(
+        scorer: Any, given: PreferencePairs, rows: np.ndarray, offset: None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        columns = torch.tensor([gains[int(given.chosen[i][-1])] for i in rows]) * weight
         return columns[:, 0], columns[:, 1]
 
     monkeypatch.setattr(reward_model, "scores", scores)

@@ -7,87 +7,27 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from preferent.data.types import Demonstration, Preference, Prompt
+from preferent.data.types import Demonstration, Preference, Prompt, Thumb
 
 Row = Mapping[str, Any]
-Record = Preference | Prompt | Demonstration
+Record = Preference | Prompt | Demonstration | Thumb
 
 PROMPT_WORDS = frozenset(
-    [
-        "prompt",
-        "question",
-        "instruction",
-        "instructions",
-        "query",
-        "input",
-        "context",
-        "system",
-        "history",
-        "dialogue",
-        "dialog",
-        "conversation",
-        "messages",
-        "turns",
-        "chat",
-        "problem",
-        "post",
-        "passage",
-        "document",
-        "article",
-        "request",
-        "user",
-        "human",
-        "title",
-        "text",
-    ]
+    {
+        *("prompt", "question", "instruction", "instructions", "query", "input", "context", "system", "history"),
+        *("dialogue", "dialog", "conversation", "messages", "turns", "chat", "problem", "post", "passage"),
+        *("document", "article", "request", "user", "human", "title", "text"),
+    }
 )
 """Words in the names of keys that hold a prompt."""
 OTHER_WORDS = frozenset(
-    [
-        "id",
-        "ids",
-        "name",
-        "source",
-        "model",
-        "url",
-        "license",
-        "split",
-        "dataset",
-        "subset",
-        "date",
-        "time",
-        "timestamp",
-        "hash",
-        "index",
-        "version",
-        "author",
-        "annotator",
-        "file",
-        "path",
-        "language",
-        "chosen",
-        "rejected",
-        "response",
-        "completion",
-        "output",
-        "answer",
-        "generation",
-        "reference",
-        "summary",
-        "gold",
-        "target",
-        "explanation",
-        "rationale",
-        "reason",
-        "reasoning",
-        "comment",
-        "note",
-        "notes",
-        "feedback",
-        "critique",
-        "justification",
-        "review",
-    ]
+    {
+        *("id", "ids", "name", "source", "model", "url", "license", "split", "dataset", "subset", "date", "time"),
+        *("timestamp", "hash", "index", "version", "author", "annotator", "file", "path", "language", "chosen"),
+        *("rejected", "response", "completion", "output", "answer", "generation", "reference", "summary", "gold"),
+        *("target", "explanation", "rationale", "reason", "reasoning", "comment", "note", "notes", "feedback"),
+        *("critique", "justification", "review"),
+    }
 )
 """Words in the names of keys whose texts are not part of a prompt."""
 BESIDE_A_PROMPT = frozenset(
@@ -99,25 +39,10 @@ BESIDE_A_TEXT = BESIDE_A_PROMPT | {"prompt", "input_text", "output", "output_tex
 SYSTEM = frozenset(("system", "system_prompt", "system_message"))
 
 FOR = frozenset(
-    [
-        "label",
-        "labels",
-        "accepted",
-        "acceptable",
-        "approved",
-        "preferred",
-        "desirable",
-        "good",
-        "correct",
-        "liked",
-        "positive",
-        "safe",
-        "thumbs",
-        "thumb",
-        "vote",
-        "upvoted",
-        "feedback",
-    ]
+    {
+        *("label", "labels", "accepted", "acceptable", "approved", "preferred", "desirable", "good", "correct"),
+        *("liked", "positive", "safe", "thumbs", "thumb", "vote", "upvoted", "feedback"),
+    }
 )
 """Words in the names of keys that say whether an answer is a good one."""
 AGAINST = frozenset(
@@ -125,62 +50,22 @@ AGAINST = frozenset(
 )
 """Words in the names of keys that say whether an answer is a bad one."""
 NO = frozenset(
-    [
-        "false",
-        "no",
-        "0",
-        "-1",
-        "bad",
-        "wrong",
-        "rejected",
-        "reject",
-        "undesirable",
-        "negative",
-        "dislike",
-        "disliked",
-        "down",
-        "unsafe",
-        "harmful",
-        "incorrect",
-        "unacceptable",
-        "worse",
-        "poor",
-    ]
+    {
+        *("false", "no", "0", "-1", "bad", "wrong", "rejected", "reject", "undesirable", "negative", "dislike"),
+        *("disliked", "down", "unsafe", "harmful", "incorrect", "unacceptable", "worse", "poor"),
+    }
 )
 YES = frozenset(
-    [
-        "true",
-        "yes",
-        "1",
-        "good",
-        "right",
-        "chosen",
-        "accept",
-        "accepted",
-        "desirable",
-        "positive",
-        "like",
-        "liked",
-        "up",
-        "safe",
-        "correct",
-    ]
+    {
+        *("true", "yes", "1", "good", "right", "chosen", "accept", "accepted", "desirable", "positive", "like"),
+        *("liked", "up", "safe", "correct"),
+    }
 )
 SCALES = frozenset(
-    [
-        "rating",
-        "ratings",
-        "score",
-        "scores",
-        "stars",
-        "grade",
-        "quality",
-        "reward",
-        "rank",
-        "ranks",
-        "ranking",
-        "rankings",
-    ]
+    {
+        *("rating", "ratings", "score", "scores", "stars", "grade", "quality", "reward", "rank", "ranks"),
+        *("ranking", "rankings"),
+    }
 )
 """Words in the names of keys that hold a number on a scale, or a place in a ranking."""
 VERDICTS = SCALES | frozenset(

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import IO
 
 from preferent.config.remote_names import is_remote
-from preferent.data.formats import remote_files
+from preferent.runs import remote_files
 
 STDIN = "/dev/stdin"
 DEVICES = (STDIN, "/dev/null")

@@ -3,20 +3,20 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-from preferent.data.types import Choice, Demonstration, Message, Preference, Prompt
+from preferent.data.types import Choice, Demonstration, Message, Preference, Prompt, Thumb
 
 Row = dict[str, Any]
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 PARTS = frozenset({"input_text", "messages", "context", "candidate_0", "candidate_1", "choice", "output_text", "text"})
-CANONICAL = PARTS | {"id", "group", "strength", "annotator", "reference"}
+CANONICAL = PARTS | {"id", "group", "strength", "annotator", "reference", "weight"}
 
 
 class Unusable(Exception):
     """A row that is not a record of the wanted kind; the text is `category: detail`."""
 
 
-def _excerpt(value: object) -> str:
+def excerpt(value: object) -> str:
     """Return a value as text of at most 40 characters, for a message."""
     text = repr(value)
     return text if len(text) <= 40 else text[:37] + "..."
@@ -39,7 +39,7 @@ def _text(row: Row, key: str) -> str:
     _require(row, key)
     value = row.pop(key)
     if not isinstance(value, str):
-        raise Unusable(f"wrong type: {key} is {_excerpt(value)}, not a text")
+        raise Unusable(f"wrong type: {key} is {excerpt(value)}, not a text")
     return value
 
 
@@ -47,7 +47,7 @@ def _optional(row: Row, key: str) -> str | None:
     """Take a text that may be absent or null."""
     value = row.pop(key, None)
     if value is not None and not isinstance(value, str):
-        raise Unusable(f"wrong type: {key} is {_excerpt(value)}, not a text; rename the key if it means something else")
+        raise Unusable(f"wrong type: {key} is {excerpt(value)}, not a text; rename the key if it means something else")
     return value
 
 
@@ -66,38 +66,38 @@ def _number(row: Row, key: str) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e300:
         raise Unusable(
-            f"wrong type: {key} is {_excerpt(value)}, not a number; rename the key if it means something else"
+            f"wrong type: {key} is {excerpt(value)}, not a number; rename the key if it means something else"
         )
     return float(value)
 
 
-def _content(value: object) -> str:
+def content_of(value: object) -> str:
     """Return the text of a message, which is a text or a list of text parts."""
     if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
         parts = [part.get("text") if part.get("type") == "text" else None for part in value]
         texts = [part for part in parts if isinstance(part, str)]
         value = "".join(texts) if len(texts) == len(parts) else value
     if not isinstance(value, str):
-        raise Unusable(f"wrong type: the content of a message is {_excerpt(value)}, not a text")
+        raise Unusable(f"wrong type: the content of a message is {excerpt(value)}, not a text")
     return value
 
 
-def _messages(value: object) -> tuple[Message, ...]:
+def messages_of(value: object) -> tuple[Message, ...]:
     """Return the turns of a conversation, each an object with `role` (GCPC: `author`) and `content`."""
     if not isinstance(value, list) or not value:
-        raise Unusable(f"bad messages: {_excerpt(value)} is not a list of messages")
+        raise Unusable(f"bad messages: {excerpt(value)} is not a list of messages")
     turns = []
     for turn in value:
         if not isinstance(turn, dict) or "content" not in turn:
-            raise Unusable(f"bad messages: {_excerpt(turn)} is not an object with role and content")
+            raise Unusable(f"bad messages: {excerpt(turn)} is not an object with role and content")
         role = turn.get("role", turn.get("author"))
         if not isinstance(role, str) or role not in ROLES:
-            raise Unusable(f"bad messages: the role of a message is {_excerpt(role)}, not system, user or assistant")
-        turns.append(Message(ROLES[role], _content(turn["content"])))
+            raise Unusable(f"bad messages: the role of a message is {excerpt(role)}, not system, user or assistant")
+        turns.append(Message(ROLES[role], content_of(turn["content"])))
     return tuple(turns)
 
 
-def _conversation(turns: Sequence[Message], context: str | None) -> Prompt:
+def conversation_prompt(turns: Sequence[Message], context: str | None) -> Prompt:
     """Return a prompt from turns that begin with an optional system text and end with the user."""
     if turns and turns[0].role == "system":
         if context is not None:
@@ -115,7 +115,7 @@ def _conversation(turns: Sequence[Message], context: str | None) -> Prompt:
 
 def _text_or_turns(prompt: object) -> Prompt:
     """Return a prompt that is given as a text or as messages."""
-    return Prompt(input_text=prompt) if isinstance(prompt, str) else _conversation(_messages(prompt), None)
+    return Prompt(input_text=prompt) if isinstance(prompt, str) else conversation_prompt(messages_of(prompt), None)
 
 
 def _gcpc_prompt(row: Row) -> Prompt:
@@ -124,7 +124,7 @@ def _gcpc_prompt(row: Row) -> Prompt:
         return Prompt(input_text=_text(row, "input_text"))
     if _optional(row, "input_text"):
         raise Unusable("two prompts: both input_text and messages; give one of them")
-    return _conversation(_messages(row.pop("messages")), _optional(row, "context"))
+    return conversation_prompt(messages_of(row.pop("messages")), _optional(row, "context"))
 
 
 def _extra(row: Row, format: str) -> Mapping[str, Any]:
@@ -135,11 +135,21 @@ def _extra(row: Row, format: str) -> Mapping[str, Any]:
 def _finish(row: Row, format: str, prompt: Prompt, candidates: tuple[str, str], choice: Choice) -> Preference:
     """Return a preference from its parts and the rest of its row."""
     if candidates[0] == candidates[1]:
-        raise Unusable(f"equal candidates: both are {_excerpt(candidates[0])}")
+        raise Unusable(f"equal candidates: both are {excerpt(candidates[0])}")
     group, reference, id = _name(row, "group"), _optional(row, "reference"), _name(row, "id")
     prompt = Prompt(prompt.input_text, prompt.messages, prompt.context, reference, group=group)
     strength, annotator = _number(row, "strength"), _name(row, "annotator") or None
-    return Preference(prompt, *candidates, choice, id, strength, annotator, _extra(row, format))
+    weight = _weight(row) if format == "gcpc" else None
+    extra = _extra(row, format)
+    return Preference(prompt, *candidates, choice, id, strength, annotator, extra, weight=weight)
+
+
+def _weight(row: Row) -> float | None:
+    """Take the weight of a pair, a number above 0 that may be absent or null."""
+    weight = _number(row, "weight")
+    if weight is not None and weight <= 0:
+        raise Unusable(f"bad weight: {weight:g}; it is above 0, and 1 where it is absent")
+    return weight
 
 
 def gcpc_preference(row: Row) -> Preference:
@@ -149,7 +159,7 @@ def gcpc_preference(row: Row) -> Preference:
     candidates = _text(row, "candidate_0"), _text(row, "candidate_1")
     choice = row.pop("choice")
     if isinstance(choice, bool | float) or choice not in (0, 1, "tie"):
-        raise Unusable(f'bad choice: {_excerpt(choice)}; it is 0, 1 or "tie"')
+        raise Unusable(f'bad choice: {excerpt(choice)}; it is 0, 1 or "tie"')
     return _finish(row, "gcpc", prompt, candidates, cast(Choice, choice))
 
 
@@ -184,12 +194,14 @@ def trl_preference(row: Row) -> Preference:
             cut = _common_words(chosen, rejected)
             prompt, chosen, rejected = chosen[:cut], chosen[cut:], rejected[cut:]
         return _finish(row, "trl", _text_or_turns(prompt), (chosen, rejected), 0)
-    first, second = _messages(chosen), _messages(rejected)
+    first, second = messages_of(chosen), messages_of(rejected)
     if len(first) == 1 and prompt is not None:
-        turns = (Message("user", prompt),) if isinstance(prompt, str) else _messages(prompt)
+        turns = (Message("user", prompt),) if isinstance(prompt, str) else messages_of(prompt)
     else:
         turns, first, second = _split_turns(first, second, prompt)
-    return _finish(row, "trl", _conversation(turns, None), (_answer(first, "chosen"), _answer(second, "rejected")), 0)
+    return _finish(
+        row, "trl", conversation_prompt(turns, None), (_answer(first, "chosen"), _answer(second, "rejected")), 0
+    )
 
 
 def _split_turns(
@@ -202,7 +214,7 @@ def _split_turns(
     repeated = [turn.content for turn in shared if turn.role == "user"]
     if isinstance(prompt, str) and prompt.strip() not in (turn.strip() for turn in repeated):
         raise Unusable("two prompts: prompt is not among the messages that chosen and rejected share")
-    if isinstance(prompt, list) and _messages(prompt) != shared:
+    if isinstance(prompt, list) and messages_of(prompt) != shared:
         raise Unusable("two prompts: prompt is not what chosen and rejected share")
     return shared, first[-1:], second[-1:]
 
@@ -226,12 +238,12 @@ def openai_preference(row: Row) -> Preference:
     conversation = row.pop("input")
     if not isinstance(conversation, dict) or "messages" not in conversation:
         raise Unusable("missing key: input.messages")
-    prompt = _conversation(_messages(conversation["messages"]), None)
+    prompt = conversation_prompt(messages_of(conversation["messages"]), None)
     rest = {key: value for key, value in conversation.items() if key != "messages" and value not in ([], None, True)}
     if rest:
         row["input"] = rest
-    chosen = _answer(_messages(row.pop("preferred_output")), "preferred_output")
-    rejected = _answer(_messages(row.pop("non_preferred_output")), "non_preferred_output")
+    chosen = _answer(messages_of(row.pop("preferred_output")), "preferred_output")
+    rejected = _answer(messages_of(row.pop("non_preferred_output")), "non_preferred_output")
     return _finish(row, "openai", prompt, (chosen, rejected), 0)
 
 
@@ -266,13 +278,25 @@ def _prompt_and_answer(row: Row) -> tuple[Prompt, str]:
         if "prompt" not in row:
             raise Unusable("missing key: prompt")
         question, answer = _text_or_turns(row.pop("prompt")), row.pop("completion")
-        return question, answer if isinstance(answer, str) else _answer(_messages(answer), "completion")
+        return question, answer if isinstance(answer, str) else _answer(messages_of(answer), "completion")
     if "output_text" in row:
         return _gcpc_prompt(row), _text(row, "output_text")
     if "messages" in row:
-        turns = _messages(row.pop("messages"))
-        return _conversation(turns[:-1], _optional(row, "context")), _answer(turns[-1:], "the last of messages")
+        turns = messages_of(row.pop("messages"))
+        return conversation_prompt(turns[:-1], _optional(row, "context")), _answer(turns[-1:], "the last of messages")
     raise Unusable(f"missing key: output_text (the row has: {keys_of(row)})")
+
+
+def pair_or_thumb(row: Row) -> Preference | Thumb:
+    """Parse a row of the files that the data stage writes: a GCPC preference, or a thumb, which has a `label`."""
+    if "label" not in row or "output_text" not in row or "choice" in row:
+        return gcpc_preference(row)
+    question, output, is_good = _gcpc_prompt(row), _text(row, "output_text"), row.pop("label")
+    if not isinstance(is_good, bool):
+        raise Unusable(f"wrong type: label is {excerpt(is_good)}, not true or false")
+    question = Prompt(question.input_text, question.messages, question.context, group=_name(row, "group"))
+    id, annotator = _name(row, "id"), _name(row, "annotator") or None
+    return Thumb(question, output, is_good, id, annotator, _extra(row, "thumb"))
 
 
 def text(row: Row) -> Demonstration:

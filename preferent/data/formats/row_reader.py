@@ -7,25 +7,28 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
-from preferent import randomness
-from preferent.data.formats import ambiguous_keys, layouts, named_columns, row_sources
+from preferent.data.formats import ambiguous_keys, answer_positions, layouts, named_columns, row_sources
 from preferent.data.formats.named_columns import NamedColumns
-from preferent.data.types import Demonstration, Preference, Prompt, digest
+from preferent.data.types import Demonstration, Preference, Prompt, Thumb
 from preferent.errors import DataError, UsageError
 
 Kind = Literal["preference", "prompt", "demonstration", "text"]
-Record = Preference | Prompt | Demonstration
-R = TypeVar("R", Preference, Prompt, Demonstration, Record)
+Record = Preference | Prompt | Demonstration | Thumb
+R = TypeVar("R", Preference, Prompt, Demonstration, Preference | Thumb, Record)
 HEAD_ROWS = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A row that is not a record: its place and the reason, as `category: detail`."""
+    """A row that is not a record: its place and the reason, as `category: detail`.
+
+    `is_fault` is not set where the row is as it should be and only holds nothing to learn from.
+    """
 
     file: str
     line: int
     reason: str
+    is_fault: bool = True
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}: {self.reason}"
@@ -128,6 +131,8 @@ def _read_file(
     rows = _rows(file, columns)
     head = list(islice(rows, HEAD_ROWS))
     format, parse = _parser(kind, format, [row for _, row in head])
+    if is_ours and kind == "preference":
+        parse = layouts.pair_or_thumb
 
     def records() -> Iterator[Record | Dropped]:
         for number, row in chain(head, rows):
@@ -171,31 +176,22 @@ def read_rows(
         kept_here: list[Record] = []
         for row in rows:
             (dropped if isinstance(row, Dropped) else kept_here).append(row)  # type: ignore[arg-type]
-        records.extend(kept_here if file_format not in ("trl", "hh", "openai") else _randomize_positions(kept_here))
+        records.extend(
+            kept_here if file_format not in ("trl", "hh", "openai") else answer_positions.randomized(kept_here)
+        )
     if not records and not dropped:
         raise DataError(f"{', '.join(paths)}: no rows; write one JSON object per line")
     return RecordsRead(records, dropped, len(records) + len(dropped), ", ".join(dict.fromkeys(formats)))
 
 
-def _randomize_positions(records: Sequence[Record]) -> list[Record]:
-    """Put the chosen answer at position 0 or 1 pseudo-randomly, by a hash of the row.
-
-    Formats that name the chosen answer do not record the positions. A fixed position would reveal the choice. The
-    position depends on the row alone, so equal rows have equal positions in any file and order.
-    """
-    pairs = [record for record in records if isinstance(record, Preference)]
-    items = [int(digest(pair.prompt.key, pair.candidate_0, pair.candidate_1), 16) for pair in pairs]
-    coins = randomness.uniforms(0, "position", items, 0)
-    return [pair.swap() if coin < 0.5 else pair for pair, coin in zip(pairs, coins, strict=True)]
-
-
 def kept(reading: RecordsRead[R], max_dropped: float = 0.0) -> list[R]:
     """Return the records, or raise `DataError` if more than the share `max_dropped` of the rows was left out."""
-    if len(reading.dropped) > max_dropped * reading.read:
-        first = "\n".join(f"  {row}" for row in reading.dropped[:5])
-        more = f"\n  and {len(reading.dropped) - 5} more" if len(reading.dropped) > 5 else ""
+    faults = [row for row in reading.dropped if row.is_fault]
+    if len(faults) > max_dropped * reading.read:
+        first = "\n".join(f"  {row}" for row in faults[:5])
+        more = f"\n  and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise DataError(
-            f"{len(reading.dropped)} of {reading.read} rows cannot be used, "
+            f"{len(faults)} of {reading.read} rows cannot be used, "
             f"more than the share of {max_dropped:g} that may be dropped:\n{first}{more}\n"
             "Correct them, or allow more with --set data.max_dropped=SHARE; `preferent data check` lists more of them."
         )

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import IO, cast
 
 from preferent.config.remote_names import HUB, is_remote
-from preferent.data.formats import json_rows, remote_files, table_rows
+from preferent.data.formats import json_rows, table_rows
 from preferent.data.formats.file_opening import STDIN, is_pipe, opened
 from preferent.data.formats.file_recognition import HEAD, layout_of
 from preferent.data.formats.json_rows import JsonList, Row, Rows, parse
 from preferent.errors import DataError, PlatformError, UsageError
+from preferent.runs import remote_files
 
 __all__ = ["Row", "expand", "local_files", "objects", "parse", "rows"]
 

@@ -9,13 +9,14 @@ from typing import Any
 
 from preferent.data.formats import layouts
 from preferent.data.formats.layouts import ASSISTANT, HUMAN
-from preferent.data.types import Demonstration, Message, Preference, Prompt
+from preferent.data.types import Demonstration, Message, Preference, Prompt, Thumb
 from preferent.errors import UsageError
 from preferent.files import write_atomic
 
 FORMATS = ("gcpc", "trl", "trl-conversational", "hh", "openai")
 """Formats that can be written; all but `gcpc` hold only preferences and name only the chosen answer."""
 Row = dict[str, Any]
+Record = Preference | Prompt | Demonstration | Thumb
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ def _prompt_fields(prompt: Prompt) -> Row:
     return context | {"messages": _turns(prompt.messages)}
 
 
-def _with_rest(row: Row, record: Preference | Prompt | Demonstration) -> Row:
+def _with_rest(row: Row, record: Record) -> Row:
     """Add the other fields of a record to its row; empty fields are left out, and no key is overwritten.
 
     Further keys get other names where the row would be read as another kind with them.
@@ -48,20 +49,25 @@ def _with_rest(row: Row, record: Preference | Prompt | Demonstration) -> Row:
     prompt = record if isinstance(record, Prompt) else record.prompt
     values: Row = {"id": record.id, "group": prompt.group, "reference": prompt.reference}
     if isinstance(record, Preference):
-        values |= {"strength": record.strength, "annotator": record.annotator}
+        values |= {"strength": record.strength, "weight": record.weight}
+    if isinstance(record, Preference | Thumb):
+        values |= {"annotator": record.annotator}
     row = row | {key: value for key, value in values.items() if value not in ("", None)}
     whole = dict(record.extra) | row
     is_clear = all(of(whole) == of(row) for of in (layouts.kind, layouts.preference_format))
     return row | {key if is_clear and key not in row else f"extra.{key}": value for key, value in record.extra.items()}
 
 
-def _gcpc(record: Preference | Prompt | Demonstration) -> Row:
+def _gcpc(record: Record) -> Row:
     if isinstance(record, Prompt):
         return _with_rest(_prompt_fields(record), record)
     if isinstance(record, Demonstration):
         plain = record.prompt == Prompt()
         prompt = {} if plain else _prompt_fields(record.prompt)
         return _with_rest(prompt | {"text" if plain else "output_text": record.output_text}, record)
+    if isinstance(record, Thumb):
+        answer = {"output_text": record.output_text, "label": record.is_good}
+        return _with_rest(_prompt_fields(record.prompt) | answer, record)
     answers = {"candidate_0": record.candidate_0, "candidate_1": record.candidate_1, "choice": record.choice}
     return _with_rest(_prompt_fields(record.prompt) | answers, record)
 
@@ -116,7 +122,7 @@ def _openai(pair: Preference) -> Row:
 _WRITERS = {"trl": _trl, "trl-conversational": _trl_conversational, "hh": _hh, "openai": _openai}
 
 
-def row(record: Preference | Prompt | Demonstration, format: str = "gcpc") -> Row | None:
+def row(record: Record, format: str = "gcpc") -> Row | None:
     """Return a record as a row, or None if the format cannot hold it (a tie, answers without a prompt, or texts which
     its reader would refuse or take for others).
 
@@ -155,7 +161,7 @@ def lines(rows: Sequence[Mapping[str, Any]]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 
 
-def write(records: Sequence[Preference | Prompt | Demonstration], path: Path, format: str = "gcpc") -> Written:
+def write(records: Sequence[Record], path: Path, format: str = "gcpc") -> Written:
     """Write records as JSON lines, compressed if the name ends with `.gz`; the file appears whole or not at all."""
     rows = [fields for record in records if (fields := row(record, format)) is not None]
     content = lines(rows).encode()

@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from pathlib import Path
+from typing import Literal
 
 from preferent.data import chat_refusals, splits
 from preferent.data.counts import PreferenceCounts, count_preferences
 from preferent.data.formats import row_reader, row_sources
+from preferent.data.formats.feedback import feedback_reader
 from preferent.data.formats.named_columns import NONE, NamedColumns
-from preferent.data.formats.row_reader import Dropped, Kind, RecordsRead
+from preferent.data.formats.row_reader import Dropped, Kind, Record, RecordsRead
 from preferent.data.tokenizer import OWN, Tokenizer
 from preferent.data.tokenizer.chat_templates import ChatOptions
-from preferent.data.types import Demonstration, Preference, Prompt
+from preferent.data.types import Demonstration, Preference, Prompt, Thumb
 from preferent.errors import DataError
 
 ENDLESS = 1 << 40
@@ -23,7 +25,8 @@ SHOWN_RECORDS = 3
 SHOWN_LETTERS = 60
 FEW_PROMPTS = 200
 """Of fewer different prompts 5 % are fewer than ten."""
-Record = Preference | Prompt | Demonstration
+
+CheckedKind = Kind | Literal["feedback"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ class FileCheck:
     """
 
     file: str
-    kind: Kind
+    kind: CheckedKind
     format: str
     read: int
     kept: int
@@ -72,13 +75,13 @@ class Check:
 
     @property
     def ok(self) -> bool:
-        """Return whether every row can be used."""
-        return not any(file.dropped for file in self.files)
+        """Return whether every row can be used, or holds nothing to learn from as exports of feedback may."""
+        return not any(row.is_fault for file in self.files for row in file.dropped)
 
 
 def check_files(
     paths: Sequence[str],
-    kind: Kind | None = None,
+    kind: CheckedKind | None = None,
     format: str = "auto",
     tokenizer: Path | None = None,
     instruction: str | None = None,
@@ -95,8 +98,7 @@ def check_files(
     files, labels = [], {}
     row_reader.require_columns(paths, columns)
     for file in row_sources.expand(paths):
-        file_kind = _kind(file, columns) if kind is None else kind
-        reading = row_reader.read_rows([file], file_kind, format, columns)
+        file_kind, reading = _read(file, kind, format, columns)
         if loaded is not None:
             reading = chat_refusals.without(reading, partial(list, [loaded]), instruction)
         prompts = [record if isinstance(record, Prompt) else record.prompt for record in reading.records]
@@ -110,17 +112,29 @@ def check_files(
     return Check(files, shared)
 
 
-def _kind(file: str, columns: NamedColumns) -> Kind:
-    """Return the kind of a file's rows; a file without recognizable rows is read as preferences to name its faults."""
+def _read(
+    file: str, kind: CheckedKind | None, format: str, columns: NamedColumns
+) -> tuple[CheckedKind, RecordsRead[Record]]:
+    """Return the kind of a file's rows, and the rows: an export of feedback is converted as a recipe reads it."""
+    kind = _kind(file, columns) if kind is None else kind
+    if kind == "feedback":
+        feedback = feedback_reader.read_feedback([file], columns=columns).as_rows
+        return kind, RecordsRead([*feedback.records], feedback.dropped, feedback.read, feedback.format)
+    return kind, row_reader.read_rows([file], kind, format, columns)
+
+
+def _kind(file: str, columns: NamedColumns) -> CheckedKind:
+    """Return the kind of a file's rows; rows that no format knows are feedback if they have the layout of an export,
+    and otherwise read as preferences to name their faults."""
     try:
         return row_reader.detect([file], columns)[0]
     except DataError:
-        return "preference"
+        return "feedback" if feedback_reader.layout_of_file(file, columns) else "preference"
 
 
 def _file(
     file: str,
-    kind: Kind,
+    kind: CheckedKind,
     reading: RecordsRead[Record],
     prompts: Sequence[Prompt],
     prompt_lengths: LengthHistogram | None,
@@ -138,14 +152,14 @@ def _file(
         len(prompts) - len(keys),
         len(keys) - len(set(keys)),
         len(set(keys)),
-        [_example(record) for record in reading.records[:SHOWN_RECORDS]],
-        count_preferences(pairs) if kind == "preference" else None,
+        [example(record) for record in reading.records[:SHOWN_RECORDS]],
+        count_preferences(pairs) if kind in ("preference", "feedback") else None,
         prompt_lengths,
         answer_lengths,
     )
 
 
-def _example(record: Record) -> str:
+def example(record: Record) -> str:
     """Return a record in one line, its texts cut: the end of the prompt, and the answers, the chosen one marked."""
     prompt = record if isinstance(record, Prompt) else record.prompt
     asked = prompt.messages[-1].content if prompt.messages else prompt.input_text
@@ -154,6 +168,8 @@ def _example(record: Record) -> str:
         marks = ["chosen" if record.choice == place else "" for place in (0, 1)]
         names = ("tie", "tie") if record.choice == "tie" else [mark or "rejected" for mark in marks]
         words += [f"{name} {_cut(answer)}" for name, answer in zip(names, _answers(record), strict=True)]
+    elif isinstance(record, Thumb):
+        words.append(f"{'up' if record.is_good else 'down'} {_cut(record.output_text)}")
     else:
         words += [_cut(answer) for answer in _answers(record)]
     return " | ".join(words)
@@ -190,7 +206,7 @@ def _answers(record: Record) -> tuple[str, ...]:
     """Return the answers in a row."""
     if isinstance(record, Preference):
         return record.candidate_0, record.candidate_1
-    return (record.output_text,) if isinstance(record, Demonstration) else ()
+    return () if isinstance(record, Prompt) else (record.output_text,)
 
 
 def _histogram(texts: Sequence[Sequence[int]], limit: int) -> LengthHistogram | None:
@@ -215,7 +231,7 @@ def render(check: Check) -> str:
 
 
 def _describe(file: FileCheck) -> str:
-    name = file.kind if file.kind != "preference" else f"preference ({file.format})"
+    name = f"{file.kind} ({file.format})" if file.kind in ("preference", "feedback") else file.kind
     lines = [f"{file.file}: {name}, {file.read} rows, {file.kept} usable"]
     if file.kind != "text":
         lines.append(f"  {file.different_prompts} different prompts, {file.repeated_prompts} repeated prompts")

@@ -1,0 +1,1 @@
+"""What `data check` and `data convert` do with files of rows and with exports of feedback."""
