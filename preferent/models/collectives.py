@@ -65,6 +65,9 @@ def total_of(tensors: Sequence[Tensor]) -> None:
         ends = np.cumsum([tensor.numel() for tensor in waiting])
         count = max(1, int(np.searchsorted(ends, BUCKET_ELEMENTS, side="right")))
         bucket, waiting = waiting[:count], waiting[count:]
+        if count == 1:  # no second copy of what is large
+            total(bucket[0])
+            continue
         summed = total(torch.cat([tensor.flatten() for tensor in bucket]))
         for tensor, part in zip(bucket, summed.split([tensor.numel() for tensor in bucket]), strict=True):
             tensor.copy_(part.view_as(tensor))

@@ -43,13 +43,14 @@ def judge_pairs(
 ) -> list[JudgeResults]:
     """Return each language model's judgments of a and b; its replies are kept in the folder `calls`.
 
-    Of several ranks the first alone calls the endpoints; a local model is computed by all.
+    Of several ranks all compute the local models; then the first calls the endpoints, and none waits for it.
     """
-    results: list[JudgeResults | None] = []
-    for judge in recipe.compare.judges:
+    results: dict[str, JudgeResults | None] = {}
+    for judge in sorted(recipe.compare.judges, key=lambda judge: judge.url is not None):
         judged = partial(_judge_pairs, judge, recipe, inputs, answers, names, calls)
-        results.append(judged() if judge.url is None else ranks.at_first(judged))
-    return [judged for judged in results if judged is not None]
+        results[judge.name] = judged() if judge.url is None else ranks.at_first(judged)
+    in_order = [results[judge.name] for judge in recipe.compare.judges]
+    return [judged for judged in in_order if judged is not None]
 
 
 def _judge_pairs(
