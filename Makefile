@@ -11,7 +11,7 @@ SMOLLM2 := bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 SIDE_BY_SIDE := -n 2 --dist loadscope --no-loadscope-reorder
 MEASURES := bench/help.py bench/optimum.py bench/algorithms.py bench/lesson.py bench/memory.py bench/reading.py bench/survival.py bench/mutants.py bench/coverage.py bench/headlines.py bench/label.py bench/sampling.py bench/assemble.py bench/ppo_against_trl.py bench/reward_against_trl.py
 
-.PHONY: quickstart test exact mutants golden fuzz kills wheel acceptance lessons lessons-ci kubeflow kubeflow-kill dockerfile measure docs clean smollm2 gguf-proof
+.PHONY: quickstart test exact distributed mutants golden fuzz kills wheel acceptance lessons lessons-ci kubeflow kubeflow-kill dockerfile measure docs clean smollm2 gguf-proof
 
 quickstart: $(READY)
 	$(BIN)/preferent quickstart runs/quickstart
@@ -25,6 +25,10 @@ test: $(READY)
 
 exact: $(READY)
 	$(BIN)/python -m pytest -q --durations=5 tests/exact
+
+# Processes that compute together: killed, stopped, resumed on other numbers; RANK_KILLS=20 for more random moments.
+distributed: $(READY)
+	$(BIN)/python -m pytest -q -rs --durations=8 $(SIDE_BY_SIDE) -m ranks tests/distributed
 
 mutants: $(READY)
 	$(BIN)/python bench/mutants.py --strict

@@ -1,6 +1,6 @@
 """How often intervals of preferent.evaluation.statistics hold the truth and sample-size advice is kept: by simulation.
 
-python bench/coverage.py [--quick]
+python bench/coverage.py [--quick] [--only few_votes | stopping]
 
 A judge sees each prompt in both orders, several times. Its verdict is that of u = m + s·g + b·o + e: g is the prompt's
 (standard normal), o is +1 in one order and -1 in the other, e is the verdict's (logistic); a wins where u > t, loses
@@ -9,6 +9,7 @@ solved for the true win rate, over prompts and both orders. Prints the tables of
 """
 
 import argparse
+import importlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -218,8 +219,12 @@ def controlled(prompts: int, trials: int) -> Cases:
 def main() -> None:
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("--quick", action="store_true", help="a twentieth of the trials, two numbers of prompts")
-    quick = words.parse_args().quick
-    scale = 20 if quick else 1
+    words.add_argument("--only", choices=("few_votes", "stopping"), help="those tables of docs/few_votes.md alone")
+    given = words.parse_args()
+    scale = 20 if (quick := given.quick) else 1
+    if given.only:
+        getattr(importlib.import_module("few_votes"), given.only)(10_000 // scale)
+        return
     headline(
         (30, 100) if quick else (30, 100, 500, 2000),
         lambda count: {30: 4000, 100: 4000, 500: 2000, 2000: 1500}[count] // scale,

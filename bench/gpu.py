@@ -43,12 +43,13 @@ import transformers
 from preferent_side import networks_of
 
 from preferent import files
+from preferent.commands.inference import from_scratch
 from preferent.config import defaults, memory_estimate, recipe
 from preferent.config.memory_estimate import ModelFacts
 from preferent.config.model_shape import Shape
 from preferent.config.recipe import Recipe
 from preferent.data.types import Prompt
-from preferent.models import from_scratch, language_models, pretrained, saving
+from preferent.models import language_models, pretrained, saving
 from preferent.models.world import World
 from preferent.rewards import scoring
 from preferent.rewards.scoring import RolloutBatch

@@ -106,7 +106,7 @@ def begin(folder: Path) -> None:
     code = folder / "code.sha256"
     if code.exists() and code.read_text() == code_digest():
         return
-    from preferent.models import from_scratch
+    from preferent.commands.inference import from_scratch
 
     if folder.exists():
         if not (folder / "recipe.yaml").exists() or not (folder / "whole").exists():

@@ -19,8 +19,8 @@ from conftest import SENTENCES  # noqa: E402
 from work import parameter_values, write_data  # noqa: E402
 
 from preferent import files  # noqa: E402
+from preferent.commands.inference import from_scratch  # noqa: E402
 from preferent.kubeflow import PipelineJob, local_execution, rlhf_pipeline  # noqa: E402
-from preferent.models import from_scratch  # noqa: E402
 
 TASKS = (
     *("validate-pipeline", "rlhf-preprocessor", "supervised-fine-tuner", "reward-model-trainer", "judge-model-trainer"),

@@ -53,4 +53,5 @@ def _text(lines: str | list[str]) -> str:
 
 
 def _block(language: str, text: str) -> str:
-    return f"````{language}\n{text.rstrip()}\n````"
+    classes = ".text .output" if language == "text" else f".{language}"
+    return f"````{{ {classes} }}\n{text.rstrip()}\n````"

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from preferent import ranks
 from preferent.errors import DataError, PlatformError
 
 WRITTEN = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
@@ -39,6 +40,7 @@ def writing(path: Path) -> Iterator[None]:
         raise
 
 
+@ranks.first_only
 def write_atomic(path: Path, content: bytes | str, private: bool = False) -> None:
     """Write a file so that it is found whole or not at all, even after a power cut.
 
@@ -65,6 +67,7 @@ def write_atomic(path: Path, content: bytes | str, private: bool = False) -> Non
         ) from None
 
 
+@ranks.first_only
 def write_blocks(path: Path, blocks: Iterable[bytes]) -> None:
     """Write blocks of bytes, as they come, to a file that is found whole or not at all, even after a power cut."""
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
@@ -212,11 +215,18 @@ def _hashed(path: Path, _stamp: object) -> str:
 
 def kept(path: Path, make: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """Rows that a stage makes once: read where it wrote them before it was interrupted, else made and written."""
+    rows = ranks.agreed(lambda: _kept(path))
+    if rows is None:
+        rows = make()
+        write_sealed(path, {"rows": rows})
+    return rows
+
+
+def _kept(path: Path) -> list[dict[str, Any]] | None:
+    """Return the rows in a file; None if there is none, or it is damaged."""
     if path.exists():
         try:
             return list(read_sealed(path, "it is made again")["rows"])
         except DataError as damage:
             print(damage, file=sys.stderr)
-    rows = make()
-    write_sealed(path, {"rows": rows})
-    return rows
+    return None

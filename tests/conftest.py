@@ -66,7 +66,7 @@ def quiet_recipe(**values: Any) -> Any:
 def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """A function that makes a small Llama-2-shaped model folder with a SentencePiece-style tokenizer and no pad
     token."""
-    from preferent.models import from_scratch
+    from preferent.commands.inference import from_scratch
 
     text = tmp_path_factory.mktemp("text") / "text.txt"
     text.write_text("\n".join(SENTENCES))

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from preferent import files
 from preferent.commands import rotary_stretch
 from preferent.commands.gguf_tokenizer import SPLITS
-from preferent.models import from_scratch
+from preferent.commands.inference import from_scratch
 
 SIZES = {
     "hidden_size": 64,

@@ -114,7 +114,7 @@ def refuse(name: str, tensors: list[torch.Tensor], args: Any) -> None:
 @contextmanager
 def simulated(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let every `World` compute on the card."""
-    monkeypatch.setattr(world, "_device", lambda name: CARD)
+    monkeypatch.setattr(world, "_device", lambda name, place: CARD)
     optimizers = sys.modules["torch.optim.optimizer"]
     monkeypatch.setattr(optimizers, "_get_fused_kernels_supported_devices", lambda: [CARD.type])
     clipping = sys.modules["torch.nn.utils.clip_grad"]

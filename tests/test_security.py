@@ -77,6 +77,10 @@ PROMISES = {
         f"{REMOTE}_stores.py::test_a_redirect_is_not_followed_elsewhere",
         f"{REMOTE}_stores.py::test_a_name_that_leads_to_this_machine_or_its_link_is_not_connected_to",
     ],
+    "Processes that compute together": [
+        "tests/distributed/test_rank_processes.py::test_the_meeting_place_is_of_this_user_alone_and_gone_afterwards",
+        "tests/distributed/test_rank_processes.py::test_a_run_with_two_processes_listens_on_loopback_only",
+    ],
     "`report.html` shows": ["tests/report/test_report_page.py::test_sixty_hostile_texts_everywhere"],
     "`preferent env` prints": ["tests/runs/test_environment.py::test_nothing_private_and_nothing_heavy"],
 }

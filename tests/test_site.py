@@ -22,8 +22,8 @@ pytestmark = pytest.mark.acceptance
 
 ROOT = Path(__file__).resolve().parent.parent
 WINDOWS = {"wide": {"width": 1280, "height": 800}, "narrow": {"width": 320, "height": 700}}
-SAMPLES = ("", "recipe/", "cli/", "measured/", "how_to/llama_2/", "algorithms/ppo/")
-"""The first page, the two widest tables, the longest page, a guide, and one with formulas."""
+SAMPLES = ("", "recipe/", "cli/", "measured/", "how_to/llama_2/", "algorithms/ppo/", "lessons/5_you_are_the_human/")
+"""The first page, the two widest tables, the longest page, a guide, one with formulas, and a notebook."""
 
 
 @pytest.fixture(scope="module")

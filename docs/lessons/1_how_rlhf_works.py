@@ -61,9 +61,9 @@ print(f"expected worth of a walk: {expected(habit, gold)[0]:.3f}")
 # %% [markdown]
 # ## Step 1: a reward model from comparisons
 #
-# A person sees two walks and picks one. Bradley and Terry's model says how: the probability that walk $a$ is preferred
-# to $b$ is $\sigma(r_a - r_b)$. So the reward model is a table of 15 scores, fitted by making what people chose likely:
-# the loss of a pair is $-\log \sigma(r_\text{chosen} - r_\text{rejected})$.
+# A person sees two walks and picks one. Bradley and Terry's model says how: the probability that walk *a* is preferred
+# to *b* is σ(r_a − r_b). So the reward model is a table of 15 scores, fitted by making what people chose likely:
+# the loss of a pair is −log σ(r_chosen − r_rejected).
 #
 # People are not of one mind: with a difference of 1 the better walk is chosen in only 73 % of the pairs. So even
 # somebody who knew the true worth of every place could not foresee every choice. That is the *ceiling*.
@@ -155,10 +155,9 @@ claim("foreseen after 30 choices, per cent", 100 * curve[0].mean, 66, within=3)
 # ## Step 2: what is the best policy on a leash?
 #
 # A policy that only wants reward would always walk to the one best place. The leash charges it for leaving its habit:
-# it maximises $\mathbb{E}[r] - \beta\,\text{KL}$, where KL is the expected log-ratio $\log\pi - \log\pi_\text{ref}$
-# of a walk. The best policy is known in closed form: $\pi^*(y) \propto \pi_\text{ref}(y)\, e^{r(y)/\beta}$, and it
-# earns $\beta \log \sum_y \pi_\text{ref}(y)\, e^{r(y)/\beta}$. Corner by corner it is found backwards, from the last
-# moves to the first. With β large nothing pays; with β near 0 only the best place does.
+# it maximises E[r] − β KL, where KL is the expected log-ratio log π − log π_ref of a walk. The best policy is known in
+# closed form: π\*(y) ∝ π_ref(y) exp(r(y)/β), and it earns β log Σ_y π_ref(y) exp(r(y)/β). Corner by corner it is found
+# backwards, from the last moves to the first. With β large nothing pays; with β near 0 only the best place does.
 
 # %%
 reward = scores[0]
@@ -208,18 +207,18 @@ claim("KL at beta 0.05", expected(optimum(reward, 0.05)[0], reward)[1], surprise
 # %% [markdown]
 # The leash is not proportional. Near β = 0.5 the guide still walks as it did and merely turns north more often; at
 # β = 0.05 it goes to the bakery and nowhere else, and then no leash, however loose, moves it further: the KL of "always
-# the bakery" is $-\log$ of how often the habit went there.
+# the bakery" is −log of how often the habit went there.
 #
 # ## Step 3: PPO finds it without being told
 #
 # A language model has too many answers for sums. PPO *samples* some, scores them, and makes the moves that turned out
 # better than expected a little more likely. These are its parts, and there are no others:
 #
-# - **rewards**: the score at the last move, and at each move $-\beta\,(\log\pi - \log\pi_\text{ref})$: the leash;
+# - **rewards**: the score at the last move, and at each move −β (log π − log π_ref): the leash;
 # - a **critic**, here a table, that says what is expected at each corner;
 # - **advantages** by GAE: what came after a move, less what was expected, with λ between "only the next step" (0) and
 #   "all that came" (1);
-# - the **clipped** loss: a move's ratio $\pi/\pi_\text{old}$ brings nothing beyond 1 ± 0.2.
+# - the **clipped** loss: a move's ratio π/π_old brings nothing beyond 1 ± 0.2.
 
 
 # %%
@@ -322,7 +321,7 @@ town.draw(right, optimum(reward, 0.5)[0], "the optimum")
 # All five runs climb near the frontier and stop where the optimum is: less than 0.01 % of the possible gain is
 # missing. The noise of sampling does not keep them away, because it dies out there: at the optimum a walk's score
 # less its leash is the same number for *every* walk, so nothing is better than expected and nothing is learned. That
-# number is $V^*$ of the station, and the critic found it too.
+# number is V\* of the station, and the critic found it too.
 
 # %%
 table = [["corner", "critic", "V*"]]
@@ -552,31 +551,31 @@ assert largest < 1e-6
 #
 # Put your answer in place of `None`. The cell says what is wrong, not what is right.
 #
-# 1. In this town, tuned for the *true* worth (`gold`), with which β does the best policy lie exactly 1 nat from the
-#    habit? (Two decimals are enough. You have `optimum` and `expected`.)
+# **1.** In this town, tuned for the *true* worth (`gold`), with which β does the best policy lie exactly 1 nat from the
+# habit? (Two decimals are enough. You have `optimum` and `expected`.)
 
 # %%
 beta_of_one_nat = None
 exercises.one_nat(beta_of_one_nat)
 
 # %% [markdown]
-# 2. Somebody multiplies every score by 2 and adds 10. Which β gives exactly the policy that β = 0.5 gave before?
+# **2.** Somebody multiplies every score by 2 and adds 10. Which β gives exactly the policy that β = 0.5 gave before?
 
 # %%
 beta_after = None
 exercises.rescaled(beta_after)
 
 # %% [markdown]
-# 3. Write `whiten(x, mask)` yourself, in torch: mean 0 and variance 1 over the entries that count, 0 elsewhere. Hand
-#    over the function.
+# **3.** Write `whiten(x, mask)` yourself, in torch: mean 0 and variance 1 over the entries that count, 0 elsewhere.
+# Hand over the function.
 
 # %%
 my_whiten = None
 exercises.whitening(my_whiten)
 
 # %% [markdown]
-# 4. Tuned for `gold` with β = 0.5: how many times as often as by habit does the best policy walk to the bakery? (A
-#    factor, to two digits. You can count, or you can read it off the closed form.)
+# **4.** Tuned for `gold` with β = 0.5: how many times as often as by habit does the best policy walk to the bakery? (A
+# factor, to two digits. You can count, or you can read it off the closed form.)
 
 # %%
 factor = None

@@ -30,10 +30,10 @@ from exercises import two_datasets as exercises
 
 from preferent import files, randomness
 from preferent.commands.data_files import check
+from preferent.commands.inference import from_scratch
 from preferent.data.tokenizer import Tokenizer
 from preferent.data.types import Message, Prompt
 from preferent.evaluation import reward_findings
-from preferent.models import from_scratch
 from preferent.quickstart import guided_run, synthetic_posts, true_preference
 
 ROWS = at(ci=2500, full=6000)
@@ -135,7 +135,7 @@ assert abs(agreement - ceiling) < 4 * error, "the file was not labelled by this 
 # In real data several people are asked about the same pair. We ask two more annotators about the first 300 pairs, and
 # put their rows into the file. A pair is *contradictory* if each of its two candidates was chosen at least once.
 #
-# The expected number is known again: a pair stays without contradiction with probability $p^3 + (1-p)^3$.
+# The expected number is known again: a pair stays without contradiction with probability p³ + (1 − p)³.
 
 # %%
 contradictions_guess = predict("Of 300 pairs that three people labelled, how many are contradictory?", 30)

@@ -5,7 +5,8 @@
 #
 # The course on Google Cloud's pipelines compiles `rlhf_pipeline`, computes the steps, fills in `parameter_values`, and
 # stops there: to run it would take a project, a quota of 64 TPU cores or 8 large GPUs, and a day. Here the same cells
-# run to the end on two cores. The only line that changes is one import.
+# run to the end on two cores. The only line that changes is one import; the values that are filled in are those of a
+# small model and of small data.
 #
 # This lesson runs in the environment of the pipelines: `make kubeflow` in the source makes it, as `.venv-kubeflow`.
 
@@ -28,6 +29,7 @@ from exercises import tuning as exercises
 
 import preferent
 from preferent import files
+from preferent.runs import progress
 
 # %% [markdown]
 # ## Data and a base model
@@ -82,6 +84,7 @@ def steps(rows: int, epochs: int) -> int:
 
 steps_guess.compare(steps(3000, 30), "steps", close=0.01)
 assert steps(3000, 30) == 1410 and steps(2000, 10) == 320
+assert progress.MANY_EPOCHS == 50
 
 REWARD_NUM_EPOCHS = 3
 RL_NUM_EPOCHS = 1
@@ -91,7 +94,7 @@ print(f"here: {reward_model_train_steps} steps of the reward model, {reinforceme
 
 # %% [markdown]
 # Thirty epochs over three thousand rows is much: the course's own logs end with a `rank_loss` of practically zero,
-# which means that the reward model knows the rows by heart. `preferent` warns from 50 epochs on, measures accuracy on
+# which means that the reward model knows the rows by heart. `preferent` warns above 50 epochs, measures accuracy on
 # held-out pairs, and keeps the best checkpoint. One to four epochs are usual.
 #
 # **Fill in.** The keys are the course's. `recipe` is the one that Google's pipeline does not have: a text with
@@ -206,7 +209,9 @@ results.head(4)
 
 # %% [markdown]
 # And a verdict, with its interval. The judge of this small run is the reward that was optimised, which is the weakest
-# kind (lesson 6, *judge is reward*): leave `compare` out of the recipe for an independent one.
+# kind (lesson 6, *judge is reward*): leave `compare` out of the recipe for an independent one. The headline says itself
+# how far to trust it: who judged, how often that judge is right, and whether a rule as simple as *the shorter wins*
+# would have judged as well.
 
 # %%
 run = preferent.Run(RUN)
@@ -266,16 +271,6 @@ print("parameters of rlhf_pipeline only here: ", sorted(parameters["here"] - par
 assert parameters["Google"] < parameters["here"]
 
 
-def tasks(node) -> list[dict]:
-    """Return all tasks of a compiled pipeline, at any depth."""
-    found = []
-    if isinstance(node, dict):
-        found += list(node["tasks"].values()) if "tasks" in node else []
-        for inner in node.values():
-            found += tasks(inner)
-    return found
-
-
 def readers(document: dict, parameter: str) -> int:
     """Return how many tasks at the top of a pipeline read one of its parameters."""
     top = document["root"]["dag"]["tasks"].values()
@@ -302,20 +297,22 @@ assert read["Google"] == 0 < read["here"]
 
 # %% [markdown]
 # So whoever hands a tuned model to Google's `infer_pipeline` of this version gets the answers of the *untuned* one,
-# and no error. A second look: the fixed numbers. What the course cannot choose stands as constants in the compiled
-# document.
+# and no error. A second look: the fixed numbers. What the course cannot choose stands in the compiled
+# document: as a constant, or as the default of an inner pipeline that the outer one does not hand on.
 
 # %%
-constants = {}
-for task in tasks(documents["Google", "rlhf"]):
-    for name, source in task.get("inputs", {}).get("parameters", {}).items():
-        if name in ("lora_dim", "reward_lora_dim", "batch_size") and "runtimeValue" in source:
-            constants.setdefault(name, set()).add(source["runtimeValue"]["constant"])
-print("fixed:", constants)
-graph = documents["Google", "rlhf"]["components"]["comp-reinforcement-learning-graph"]["inputDefinitions"]["parameters"]
-defaults = {name: graph[name]["defaultValue"] for name in ("batch_size", "lora_dim")}
-print("defaults that nothing overrides:", defaults)
-assert defaults["batch_size"] == 64 and "batch_size" not in parameters["Google"]
+google_rlhf, fixed = documents["Google", "rlhf"], {}
+for part in ("reward-model-graph", "reinforcement-learning-graph"):
+    handed = google_rlhf["root"]["dag"]["tasks"][part]["inputs"]["parameters"]
+    known = google_rlhf["components"][f"comp-{part}"]["inputDefinitions"]["parameters"]
+    for name in ("batch_size", "lora_dim", "reward_lora_dim"):
+        if name in known:
+            constant = name in handed
+            value = handed[name]["runtimeValue"]["constant"] if constant else known[name]["defaultValue"]
+            fixed[part, name] = value
+            print(f"{part:29} {name:15} {value:3g}  {'constant' if constant else 'default that nothing overrides'}")
+assert {value for (_, name), value in fixed.items() if name == "batch_size"} == {64}
+assert not {name for _, name in fixed} & parameters["Google"], "the user of the pipeline can set none of them"
 print("and here: recipe='ppo: {batch_size: 128}'")
 
 # %% [markdown]

@@ -130,7 +130,7 @@ claim("reward of the hot run, less the best", last["learning rate × 30"]["rewar
 # - **No leash**: the reward is the best of the three! With a *true* reward nothing is lost but variety: every walk
 #   now ends at the bakery. Section 4 has a reward that is not true.
 #
-# `preferent doctor` names the sick runs from such curves alone. Lesson 6 has ten more sicknesses.
+# `preferent doctor` names the sick runs from such curves alone. Lesson 6 has twelve sicknesses.
 #
 # ## 2. A win rate is a number with an interval
 #
@@ -402,22 +402,23 @@ claim("repeated portions at KL 12", rates[-1, 3], 4.5, within=0.6)
 #
 # ## Exercises
 #
-# 1. A judge takes the first place in 80 % of the pairs of *equal* answers. How large is its liking for it, in log-odds?
+# **1.** A judge takes the first place in 80 % of the pairs of *equal* answers. How large is its liking for it, in
+# log-odds?
 
 # %%
 liking = None
 exercises.position(liking)
 
 # %% [markdown]
-# 2. Write `win_rate(wins, ties, losses)`, the share that everybody means. Hand over the function.
+# **2.** Write `win_rate(wins, ties, losses)`, the share that everybody means. Hand over the function.
 
 # %%
 my_win_rate = None
 exercises.win_rate(my_win_rate)
 
 # %% [markdown]
-# 3. With the leash gone and a reward that adds up scores of ingredients, what is the KL of the best policy to the cook,
-#    in nats per soup? (A formula gives it: six portions, twelve ingredients, all equally frequent.)
+# **3.** With the leash gone and a reward that adds up scores of ingredients, what is the KL of the best policy to the
+# cook, in nats per soup? (A formula gives it: six portions, twelve ingredients, all equally frequent.)
 
 # %%
 far = None

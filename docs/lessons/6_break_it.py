@@ -169,6 +169,9 @@ assert len(rising) > at(ci=0, full=5), "most of the broken runs have a reward th
 # Grey is a healthy run. Below stand the verdict, two answers, and three numbers of the *first* step: the ratio of new
 # to old probabilities before any update, the largest gap between the sampler's log-probability of a token and the
 # trainer's, and the KL per token at the end.
+#
+# The answers are those of the checkpoint that was kept, the best one by validation. Where none was better than the
+# base, the base is kept, and its answers show nothing of what the curves did.
 
 # %%
 PANELS = {
@@ -358,6 +361,9 @@ print(f"healthy, by the truth: {truth[healthy]['win_rate']:.0%} ({low:.0%} to {h
 fooled_guess.compare(len(fooled), "runs")
 
 # %% [markdown]
+# A run that the truth does not call better need not be worse than its base: the interval of 150 answers reaches one
+# half, and the healthy run may be in the list.
+#
 # The judge is independent of the reward model, and yet both learned from the same annotator, in the same way, and
 # share mistakes. So even an honest verdict of a judge is a measurement by an instrument, and the instrument has an
 # accuracy. Nothing that is computed from one set of labels can show what is wrong with these labels.

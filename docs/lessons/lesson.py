@@ -91,13 +91,17 @@ class Prediction:
     def compare(self, measured: float, unit: str = "", close: float = 0.1) -> None:
         """Print the guess beside what was measured; `close` is the distance, as a share, that counts as near."""
         unit = f" {unit}" if unit else ""
-        said = f"{self.question}\n  you said {self.guess:.3g}{unit}, it is {measured:.3g}{unit}:"
+        said = f"{self.question}\n  you said {_plain(self.guess)}{unit}, it is {_plain(measured)}{unit}:"
         error = self.guess - measured
         if abs(error) <= close * max(abs(measured), 1e-12):
             print(said, "near enough.")
         else:
             share = f" ({error / measured:+.0%})" if abs(error) < 10 * abs(measured) else ""
-            print(said, f"too {'high' if error > 0 else 'low'} by {abs(error):.3g}{unit}{share}. Why?")
+            print(said, f"too {'high' if error > 0 else 'low'} by {_plain(abs(error))}{unit}{share}. Why?")
+
+
+def _plain(number: float) -> str:
+    return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.3g}"
 
 
 def predict(question: str, guess: float) -> Prediction:

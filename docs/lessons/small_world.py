@@ -20,10 +20,10 @@ from preferent import files
 from preferent.cli.actions import MODULES
 from preferent.cli.arguments import parser
 from preferent.commands import compare_runs
+from preferent.commands.inference import from_scratch
 from preferent.commands.python_api import LoadedRecipe, Run
 from preferent.config import recipe as recipes
 from preferent.config.recipe import Recipe
-from preferent.models import from_scratch
 from preferent.pipelines.launchers import child_process
 from preferent.quickstart import guided_run
 

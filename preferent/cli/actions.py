@@ -2,12 +2,17 @@
 
 import argparse
 import json
+import os
+import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from preferent.errors import DataError, UsageError
+from preferent.errors import ERROR_FILE, DataError, UsageError
+
+if TYPE_CHECKING:
+    from preferent.config.recipe import Recipe
 
 Arguments = argparse.Namespace
 
@@ -45,7 +50,7 @@ def do_quickstart(arguments: Arguments) -> None:
 
 
 def do_scratch(arguments: Arguments) -> None:
-    parameters = import_module("preferent.models.from_scratch").make(
+    parameters = import_module("preferent.commands.inference.from_scratch").make(
         [Path(path) for path in arguments.text],
         arguments.out,
         vocab_size=arguments.vocab_size,
@@ -64,7 +69,8 @@ def do_plan(arguments: Arguments) -> None:
     from preferent.commands import python_api
 
     loaded, folder = python_api.load_recipe(arguments.recipe, arguments.settings), Path("runs") / arguments.recipe.stem
-    print(loaded.plan(folder, commands=arguments.verbose, memory=arguments.memory, calibrate=arguments.calibrate))
+    names = "memory", "calibrate", "card", "gpus", "nodes", "link", "network"
+    print(loaded.plan(folder, commands=arguments.verbose, **{name: getattr(arguments, name) for name in names}))
 
 
 def do_try(arguments: Arguments) -> None:
@@ -128,7 +134,30 @@ def do_stage(arguments: Arguments, **more: Any) -> None:
 
     recipe, _ = load(arguments.recipe, arguments.settings)
     inputs = _inputs(arguments.stage, arguments.inputs)
-    import_module(MODULES[arguments.stage]).main(recipe, inputs, arguments.out, **more)
+    if not _shared(arguments.stage, recipe):
+        import_module(MODULES[arguments.stage]).main(recipe, inputs, arguments.out, **more)
+
+
+def _shared(stage: str, recipe: "Recipe") -> bool:
+    """Start several processes that do a stage, if the recipe wants them and nobody has; return whether others do it.
+
+    A process that is one of several joins them where the stage computes; where it does not, the first does it.
+    """
+    from preferent import ranks
+    from preferent.pipelines.launchers import child_process
+    from preferent.runs import environment
+
+    if stage in environment.BY_ONE:
+        return ranks.environment("RANK", 0) > 0
+    if ranks.launched():
+        import_module("preferent.models.collectives").join()
+    elif (size := environment.processes(recipe, stage)) > 1:
+        if error := child_process.run_verb(sys.argv[1:], size):
+            if place := os.environ.get(ERROR_FILE):
+                Path(place).write_text(str(error))
+            sys.exit(error.exit_code)
+        return True
+    return False
 
 
 def do_report(arguments: Arguments) -> None:
@@ -146,8 +175,7 @@ def do_report(arguments: Arguments) -> None:
     from preferent.runs.directory import RunDirectory
 
     run = RunDirectory(arguments.folder)
-    if not run.is_run():
-        raise UsageError(f"{run.root}: is not a run directory: it contains no recipe.yaml; name the `--out` of a run")
+    run.require_run()
     recipe, _ = load(arguments.recipe or run.recipe, arguments.settings)
     sick = examination.sick(run.root)
     import_module(MODULES["report"]).main(recipe, {"run": run.root}, arguments.out or run.root, sick=sick)

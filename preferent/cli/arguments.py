@@ -1,15 +1,15 @@
 """The verbs of the command line, and the arguments of each."""
 
 import argparse
-import re
 import shutil
 import textwrap
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from preferent.cli import actions, comparison_verbs, completion, data_verbs, help_endings
+from preferent.cli import actions, agree_verb, comparison_verbs, completion, data_verbs, help_endings
 from preferent.cli.actions import Arguments
+from preferent.cli.argument_types import above_zero, size, speed
 
 STAGES = {
     "sft": "supervised fine-tuning on answers or plain text; inputs: model",
@@ -159,48 +159,48 @@ def _plan(verb: argparse.ArgumentParser) -> None:
     _settings(verb)
     where = verb.add_mutually_exclusive_group()
     where.add_argument(
-        "--memory", type=_bytes, metavar="SIZE", help="a GPU's memory, as 80GiB (default: this machine's device)"
+        "--memory", type=size, metavar="SIZE", help="a GPU's memory, as 80GiB (default: this machine's device)"
     )
     where.add_argument(
         "--calibrate",
         action="store_true",
         help="time this machine for half a minute, and say how long stages take",
     )
+    where.add_argument(
+        "--card",
+        metavar="NAME",
+        help="a GPU by its data sheet, as h100-80g: its memory, and how long stages take on it",
+    )
+    verb.add_argument(
+        "--gpus", type=above_zero(int), default=1, metavar="N", help="GPUs that compute together in a node (default: 1)"
+    )
+    verb.add_argument(
+        "--nodes", type=above_zero(int), default=1, metavar="N", help="nodes with as many GPUs (default: 1)"
+    )
+    verb.add_argument(
+        "--link",
+        type=speed,
+        metavar="SPEED",
+        help="from one GPU of a node to another, as 300GB/s (default: that of the card)",
+    )
+    verb.add_argument("--network", type=speed, metavar="SPEED", help="from one node to another, as 25GB/s")
     verb.add_argument("--verbose", action="store_true", help="print the command of each stage too")
-
-
-def _bytes(text: str) -> int:
-    """Read a size of memory: a number with GiB or GB, MiB or MB."""
-    match = re.fullmatch(r"([\d.]+) ?([GM])(i?)B?", text, re.IGNORECASE)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text} is no size of memory; write it as 80GiB")
-    unit = (1024 if match[3] else 1000) ** (3 if match[2].upper() == "G" else 2)
-    return round(float(match[1]) * unit)
 
 
 def _try(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("folder", type=Path, metavar="RUN", help="the run directory")
     how = verb.add_mutually_exclusive_group()
     how.add_argument(
-        "--temperature", type=_above(float), metavar="T", help="sample at this temperature (default: as `infer` does)"
+        "--temperature",
+        type=above_zero(float),
+        metavar="T",
+        help="sample at this temperature (default: as `infer` does)",
     )
     how.add_argument("--greedy", action="store_true", help="take the most probable token")
     verb.add_argument(
-        "--tokens", type=_above(int), metavar="N", help="the longest answer, in tokens (default: as in the run)"
+        "--tokens", type=above_zero(int), metavar="N", help="the longest answer, in tokens (default: as in the run)"
     )
     verb.add_argument("--seed", type=int, metavar="N", help="the seed of sampling (default: as in the run)")
-
-
-def _above(kind: type[float]) -> Callable[[str], float]:
-    """Return an argparse type for numbers above 0."""
-
-    def number(text: str) -> float:
-        value = kind(text)
-        if not 0 < value < float("inf"):
-            raise ValueError
-        return value
-
-    return number
 
 
 def _export(verb: argparse.ArgumentParser) -> None:
@@ -367,9 +367,9 @@ VERBS: dict[str, tuple[Verb, str, Callable[[argparse.ArgumentParser], None]]] = 
         comparison_verbs.label,
     ),
     "agree": (
-        comparison_verbs.do_agree,
+        agree_verb.do_agree,
         "measure how far judges agree with each other and with people",
-        comparison_verbs.agree,
+        agree_verb.agree,
     ),
     "import": (
         actions.do_import,

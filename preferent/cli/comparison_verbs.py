@@ -1,7 +1,6 @@
-"""The verbs that put answers side by side (compare, agree, label): their arguments and actions."""
+"""The verbs that put answers side by side (compare, label): their arguments and actions."""
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -46,15 +45,15 @@ def compare(verb: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the prompts that models answer; tags and turns are read from it too",
     )
-    verb.add_argument("--names", type=_names, default=(), metavar="A,B", help="the names of the sides")
-    _judges(verb)
+    verb.add_argument("--names", type=names, default=(), metavar="A,B", help="the names of the sides")
+    judges(verb)
     _columns(verb)
     verb.add_argument(
         "--shared",
         action="store_true",
         help="compare only what all sides answer, and count the rest, which would otherwise be an error",
     )
-    verb.add_argument("--write", type=_names, default=(), metavar="FORMAT,…", help=f"also write: {', '.join(FORMATS)}")
+    verb.add_argument("--write", type=names, default=(), metavar="FORMAT,…", help=f"also write: {', '.join(FORMATS)}")
     verb.add_argument(
         "--html", type=Path, metavar="FILE", help="also write the comparison as a page, as a run's report"
     )
@@ -69,7 +68,8 @@ def compare(verb: argparse.ArgumentParser) -> None:
     )
 
 
-def _judges(verb: argparse.ArgumentParser) -> None:
+def judges(verb: argparse.ArgumentParser) -> None:
+    """Add the arguments that name judges, and how language models among them judge."""
     _repeatable(
         verb,
         "--judge",
@@ -86,7 +86,7 @@ def _judges(verb: argparse.ArgumentParser) -> None:
 def _columns(verb: argparse.ArgumentParser) -> None:
     for name in ("id", "prompt", "answer", "reference"):
         verb.add_argument(f"--{name}-column", metavar="NAME", help=f"the column of the {name} in files of answers")
-    verb.add_argument("--tag-columns", type=_names, default=(), metavar="NAME,…", help="columns to slice the result by")
+    verb.add_argument("--tag-columns", type=names, default=(), metavar="NAME,…", help="columns to slice the result by")
 
 
 def do_compare(arguments: Arguments) -> None:
@@ -97,18 +97,12 @@ def do_compare(arguments: Arguments) -> None:
         raise UsageError("compare: --in is for the stage alone; name either sides or inputs")
     compare_runs = import_module("preferent.commands.compare_runs")
     columns = import_module("preferent.data.predictions").Columns
-    how = {
-        "task": arguments.task,
-        "template": arguments.template,
-        "votes": arguments.votes,
-        "key_variable": arguments.key_variable,
-    }
     request = compare_runs.ComparisonRequest(
         sides=arguments.sides,
         names=arguments.names,
         prompts=arguments.prompts,
         judges=arguments.judge,
-        how={name: setting for name, setting in how.items() if setting is not None},
+        how=how_judged(arguments),
         columns=columns(
             arguments.id_column,
             arguments.prompt_column,
@@ -126,6 +120,12 @@ def do_compare(arguments: Arguments) -> None:
     print("\n".join(compare_runs.compare(request)))
 
 
+def how_judged(arguments: Arguments) -> dict[str, Any]:
+    """Return how language models among the judges judge, as far as the user said it."""
+    how = {name: getattr(arguments, name) for name in ("task", "template", "votes", "key_variable")}
+    return {name: setting for name, setting in how.items() if setting is not None}
+
+
 def _stage(arguments: Arguments) -> None:
     """Run the stage alone: the form without sides."""
     for name in ("recipe", "out"):
@@ -140,7 +140,7 @@ def _stage(arguments: Arguments) -> None:
             )
     formats = _known(arguments.write)
     do_stage(arguments, names=arguments.names)
-    for line in import_module("preferent.evaluation.exports").write(arguments.out, formats):
+    for line in import_module("preferent.commands.exports").write(arguments.out, formats):
         print(line)
 
 
@@ -149,27 +149,6 @@ def _known(formats: Sequence[str]) -> Sequence[str]:
         if name not in FORMATS:
             raise UsageError(f"--write {name}: is not a format; the formats are {', '.join(FORMATS)}")
     return formats
-
-
-def agree(verb: argparse.ArgumentParser) -> None:
-    """Add the arguments of `agree`."""
-    verb.add_argument(
-        "files", nargs="+", type=Path, metavar="FILE", help="judgments, labels or annotations, any format"
-    )
-    verb.add_argument("--people", type=Path, metavar="FILE", help="the file whose verdicts are taken as the truth")
-    verb.add_argument(
-        "--columns",
-        type=_names,
-        metavar="ID,CHOICE[,WHO]",
-        help="the columns of a CSV file or of foreign rows: what was judged, the choice, and who chose",
-    )
-    verb.add_argument("--json", action="store_true", help="the figures as JSON")
-
-
-def do_agree(arguments: Arguments) -> None:
-    judge_agreement = import_module("preferent.evaluation.judge_agreement")
-    figures = judge_agreement.between_files(arguments.files, arguments.people, arguments.columns)
-    print(json.dumps(figures, indent=1, ensure_ascii=False) if arguments.json else judge_agreement.render(figures))
 
 
 def label(verb: argparse.ArgumentParser) -> None:
@@ -218,7 +197,7 @@ def label(verb: argparse.ArgumentParser) -> None:
 def _asking(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--columns",
-        type=_names,
+        type=names,
         metavar="PROMPT,A,B",
         help="the names of the fields of a foreign export, if they are not recognised",
     )
@@ -232,7 +211,7 @@ def _asking(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--no-browser", action="store_true", help="do not open the link in a browser")
     verb.add_argument(
         "--annotators",
-        type=_names,
+        type=names,
         default=(),
         metavar="NAME,…",
         help="the people who take part: each gets a link, and so does the owner (default: one person alone)",
@@ -257,14 +236,23 @@ def _asking(verb: argparse.ArgumentParser) -> None:
         "--select",
         choices=("random", "informative"),
         default="random",
-        help="which pairs to ask about, with --number: random ones, or those a judge is unsure of (default: random)",
+        help="which pairs to ask about, with --number, or to ask about first, with --until-…: random ones, or "
+        "those a judge is unsure of (default: random)",
     )
+    verb.add_argument(
+        "--until-width",
+        type=float,
+        metavar="WIDTH",
+        help="ask until the interval of the win rate, which may be looked at after every vote, is as narrow as this",
+    )
+    verb.add_argument("--until-decided", action="store_true", help="ask until that interval leaves out one half")
     verb.add_argument("--number", type=int, metavar="N", help="ask about this many of the pairs (default: all)")
     verb.add_argument(
         "--judgments",
         type=Path,
         metavar="FILE",
-        help="the judgments that tell which pairs are informative (default for a run: its comparison/judgments.jsonl)",
+        help="the judgments that tell which pairs are informative, and help --until-… (default for a run: its "
+        "comparison/judgments.jsonl)",
     )
     verb.add_argument(
         "--seed",
@@ -301,6 +289,8 @@ ASKING = (
     "seed",
     "select",
     "judgments",
+    "until_width",
+    "until_decided",
     "host",
     "port",
     "url",
@@ -369,7 +359,7 @@ def _sampled(arguments: Arguments, place: Path) -> Any:
     return compare_runs.sample(arguments.prompts, arguments.model, place, arguments.number)
 
 
-def _names(text: str) -> tuple[str, ...]:
+def names(text: str) -> tuple[str, ...]:
     """Return the names in a comma-separated text, for argparse."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
 

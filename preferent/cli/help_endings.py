@@ -34,6 +34,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "preferent plan my.yaml",
         "preferent plan my.yaml --memory 80GiB",
         "preferent plan my.yaml --calibrate",
+        "preferent plan my.yaml --card h100-80g --gpus 8 --nodes 2 --network 50GB/s",
     ),
     "run": (
         "run",
@@ -66,7 +67,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "preferent label runs/my --on train --number 200",
         "preferent label runs/my --host 192.168.1.5 --annotators ann,bob,cyd --overlap 2",
     ),
-    "agree": ("statistics", "preferent agree gpt.jsonl qwen.jsonl --people people.jsonl"),
+    "agree": (
+        "few_votes",
+        "preferent agree gpt.jsonl qwen.jsonl --people people.jsonl",
+        "preferent agree runs/my/labels/judgments.jsonl --judge http://localhost:8000/v1#llama-3-70b --votes 2",
+    ),
     "import": ("gguf", "preferent import MODEL.gguf --out models/mine"),
     "scratch": ("verbs", "preferent scratch --text corpus.txt --out models/base --layers 4"),
     "completion": ("verbs", 'eval "$(preferent completion)"'),

@@ -10,10 +10,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
-from preferent import files
+from preferent import files, ranks
 from preferent.cli.actions import Arguments
 from preferent.cli.arguments import STAGES, parser
-from preferent.errors import ERROR_FILE, PlatformError, PreferentError, UsageError
+from preferent.errors import ERROR_FILE, Interrupted, PlatformError, PreferentError, UsageError
 from preferent.runs import interruption, stages
 
 __all__ = ["STAGES", "main", "parser"]
@@ -53,11 +53,12 @@ def _unexpected(kind: type[BaseException], error: BaseException, _trace: Traceba
     if kind is KeyboardInterrupt:  # before or after the work, where no handler is installed
         return
     print(
-        f"preferent: unexpected {kind.__name__}: {error}\n"
+        f"preferent: {ranks.speak()}unexpected {kind.__name__}: {error}\n"
         f"This is a bug in preferent. To see where it happened: "
         f"preferent --debug {' '.join(sys.argv[1:])}",
         file=sys.stderr,
     )
+    ranks.leave(1)
 
 
 def main() -> None:
@@ -67,6 +68,7 @@ def main() -> None:
             _run()
         finally:
             sys.stdout.flush()
+        ranks.leave(0)
     except (BrokenPipeError, SystemExit) as end:
         pipes = [stream for stream in (sys.stdout, sys.stderr) if _unread(stream)]
         broken = isinstance(end, BrokenPipeError) or isinstance(end.__context__, BrokenPipeError)
@@ -105,15 +107,19 @@ def _run() -> None:
 
 def _leave(arguments: Arguments, debug: bool) -> None:
     try:
+        ranks.quiet()
         with interruption.stoppable() as stop:
             arguments.do(arguments)
-            stop.check()
+            with ranks.alone():  # the others may be done since long
+                stop.check()
     except Exception as error:
         if known := _known(error):
             if debug:
                 traceback.print_exc()
-            print(f"preferent: {known}", file=sys.stderr)
+            named = "" if isinstance(known, Interrupted) else ranks.speak()
+            print(f"preferent: {named}{known}", file=sys.stderr)
             if place := os.environ.get(ERROR_FILE):
                 Path(place).write_text(str(known))
+            ranks.leave(known.exit_code)
             sys.exit(known.exit_code)
         raise

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from preferent import files, randomness
-from preferent.commands import comparison_sides, judge_selection
+from preferent.commands import comparison_sides, exports, judge_selection
 from preferent.commands.comparison_sides import ComparisonSide
 from preferent.commands.judge_selection import JudgeSelection
 from preferent.config import recipe, stage_graph
@@ -19,7 +19,7 @@ from preferent.data.formats import row_reader, row_writer
 from preferent.data.prediction_columns import COLUMN_NAMES, Columns
 from preferent.data.predictions import Answer
 from preferent.errors import PreferentError, UsageError
-from preferent.evaluation import exports, verdict_sentence
+from preferent.evaluation import verdict_sentence
 from preferent.files import write_atomic, write_jsonl
 from preferent.pipelines import finished_run
 from preferent.pipelines.launchers import child_process
@@ -64,8 +64,7 @@ def compare(request: ComparisonRequest) -> list[str]:
     metrics = files.read_json(ComparisonDirectory(folder).metrics)
     if request.html is not None:
         _write_page(folder, request.html)
-    words = [verdict_sentence.verdict_sentence(metrics), *verdict_sentence.advice(metrics)]
-    return [*words, *exports.write(folder, request.formats)]
+    return [*verdict_sentence.summary(metrics), *exports.write(folder, request.formats)]
 
 
 def _write_page(comparison: Path, page: Path) -> None:

@@ -32,9 +32,14 @@ class StageFit:
 
 
 def fits(facts: ModelFacts, tasks: Sequence[Task], memory: int) -> list[StageFit]:
-    """Return how each stage that holds models fits; members of an ensemble and answers of several models once."""
+    """Return how each stage that holds models fits."""
+    return [fit(facts, stage, name, memory) for name, stage in stages(tasks).items()]
+
+
+def stages(tasks: Sequence[Task]) -> dict[str, str]:
+    """Return the stages that hold models, by name; members of an ensemble and answers of several models once."""
     names = {task.stage if task.stage != "reward" else task.name.partition("-")[0]: task.stage for task in tasks}
-    return [fit(facts, stage, name, memory) for name, stage in names.items() if stage in memory_estimate.NEEDS]
+    return {name: stage for name, stage in names.items() if stage in memory_estimate.NEEDS}
 
 
 def fit(facts: ModelFacts, stage: str, name: str, memory: int) -> StageFit:

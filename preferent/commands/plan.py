@@ -10,6 +10,9 @@ import numpy as np
 
 from preferent import files
 from preferent.commands import disk_estimate, memory_fit, time_estimate
+from preferent.commands.cards import rank_lines, rank_memory
+from preferent.commands.cards.hardware import ONE_GPU, Card, Machines
+from preferent.commands.cards.rank_lines import Speed
 from preferent.commands.time_estimate import Speeds, Work
 from preferent.config import defaults, model_folder, model_reference, model_shape, stage_graph
 from preferent.config.algorithms import algorithm
@@ -41,15 +44,18 @@ def describe(
     commands: bool = False,
     memory: int | None = None,
     measure: Callable[[ModelFacts, Work], Speeds] | None = None,
+    machines: Machines = ONE_GPU,
+    card: Card | None = None,
 ) -> str:
     """Return the stages of a recipe with rows, steps and epochs, and what is ignored or not known yet.
 
     The data are read, checked and split in a temporary folder: counts are exact, and errors are those of the run. With
     `sizes` the text also has memory, tokens and disk, if the shapes of the models are known, and whether that fits this
-    machine or a GPU of `memory` bytes; with `measure`, which returns the speeds of this machine, also the time. With
-    `commands` it ends with the command of each stage.
+    machine or a GPU of `memory` bytes, and what each of several GPUs of `machines` holds and sends. With `measure`,
+    which returns the speeds of this machine, or a `card` it has the time, too. With `commands` it ends with the command
+    of each stage.
     """
-    tasks = stage_graph.build(recipe)
+    tasks, memory = stage_graph.build(recipe), memory if card is None else card.memory
     model_reference.check(recipe)
     ChatOptions.of(recipe)
     sizes_known = parameters(recipe.large_model_reference), parameters(reward_reference(recipe))
@@ -57,15 +63,17 @@ def describe(
     with tempfile.TemporaryDirectory() as folder:
         prepare.main(recipe, {}, Path(folder), offline=True)
         counts = files.read_json(DataDirectory(Path(folder)).counts)
-        needed = list(_sizes(recipe, Path(folder), memory)) if sizes else []
-        taken = list(_times(recipe, Path(folder), measure)) if measure is not None else []
+        needed = list(_sizes(recipe, Path(folder), memory, machines)) if sizes else []
+        speed = rank_lines.speed(card, measure, machines)
+        taken = list(_times(recipe, Path(folder), speed, machines, card is not None)) if speed else []
+    where = "this machine, as fast as it is now" if card is None else "such cards, by their data sheet: nothing was run"
     sections = [
         ("models", _models(recipe)),
         ("data", _data(counts)),
         ("stages", _stages(recipe, counts["parts"])),
         ("defaults, where the recipe leaves the value open", _defaults(recipe, tasks, by_default)),
-        ("memory, tokens and disk (upper bounds)", needed),
-        ("time on this machine, as fast as it is now", taken),
+        (f"memory{machines.of_each}, tokens and disk (upper bounds)", needed),
+        (f"time on {where}", taken),
         ("ignored: means something only on Google Cloud", ignored),
         ("not known yet", (*_hub(recipe), _lengths(recipe), *([] if None not in sizes_known else [SIZE]))),
         ("commands", [f"preferent {shlex.join(task.command(str(out)))}" for task in tasks if commands]),
@@ -215,8 +223,9 @@ def _judge(recipe: Recipe) -> str:
     return f"{what} that was optimised (not independent)"
 
 
-def _sizes(recipe: Recipe, folder: Path, memory: int | None) -> Iterator[str]:
-    """Yield memory by stage and part, whether it fits, tokens and disk; `folder` has the prepared data."""
+def _sizes(recipe: Recipe, folder: Path, memory: int | None, machines: Machines) -> Iterator[str]:
+    """Yield memory by stage and part, whether it fits, tokens and disk, and what several ranks send; `folder` has the
+    prepared data."""
     references = recipe.large_model_reference, reward_reference(recipe), *stage_graph.foreign(recipe).values()
     for reference in dict.fromkeys(name for name in references if shape(name) is None):
         yield f"not known: the shape of {_named(reference)}; give a folder with its config.json (of Llama's kind)"
@@ -231,9 +240,12 @@ def _sizes(recipe: Recipe, folder: Path, memory: int | None) -> Iterator[str]:
     )
     tasks = stage_graph.build(recipe)
     device, total = environment.device(recipe.device)
-    fits = memory_fit.fits(facts, tasks, memory or total)
+    fits = rank_memory.fits(facts, tasks, memory or total, machines.ranks)
     yield from memory_fit.table([stage.need for stage in fits])
     yield from memory_fit.verdict(fits, device if memory is None else "as given")
+    if machines.ranks > 1:
+        yield from rank_lines.layouts(facts, fits, machines.ranks)
+        yield from rank_lines.sent(facts, memory_fit.stages(tasks), work_of(recipe, folder), machines)
     if not stage_graph.direct(recipe):
         yield f"rollouts: {disk_estimate.rollout_tokens(facts):,} tokens, prompts included"
     stored = disk_estimate.disk(facts, [task.name for task in tasks])
@@ -244,16 +256,18 @@ def _sizes(recipe: Recipe, folder: Path, memory: int | None) -> Iterator[str]:
     )
 
 
-def _times(recipe: Recipe, folder: Path, measure: Callable[[ModelFacts, Work], Speeds]) -> Iterator[str]:
+def _times(recipe: Recipe, folder: Path, speed: Speed, machines: Machines, elsewhere: bool) -> Iterator[str]:
     """Yield the time by stage, and for which lengths that is; `folder` has the prepared data."""
-    facts = model_facts(recipe, folder, None)
+    facts = model_facts(recipe, folder, None, elsewhere)
     if facts is None or recipe.quantize is not None:
         why = "the shape of a model is" if facts is None else "the speed of quantize: nf4 is"
         yield f"not known: {why}"
         return
+    if machines.ranks > 1 and machines.bandwidth is None:
+        yield "not known: how fast the ranks send; give --link (inside a node) and --network (between nodes)"
+        return
     work = work_of(recipe, folder)
-    found = list(time_estimate.times(facts.recipe, stage_graph.build(recipe), work, measure(facts, work)))
-    yield from time_estimate.lines(found)
+    yield from time_estimate.lines(list(rank_lines.times(facts, stage_graph.build(recipe), work, machines, speed)))
     yield (
         f"for prompts of {work.prompt} tokens and answers of {work.answer}, the means of the data; models are read and "
         "written beside that"

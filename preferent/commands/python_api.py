@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 from preferent import files
 from preferent.commands import compare_runs, plan
+from preferent.commands.cards import hardware
+from preferent.commands.cards.hardware import Machines
 from preferent.commands.time_estimate import Speeds, Work
 from preferent.config import recipe as recipes
 from preferent.config.memory_estimate import ModelFacts
@@ -155,19 +157,30 @@ class LoadedRecipe:
         commands: bool = False,
         memory: int | None = None,
         calibrate: bool = False,
+        card: str | None = None,
+        gpus: int = 1,
+        nodes: int = 1,
+        link: float | None = None,
+        network: float | None = None,
     ) -> str:
         """Return what a run in `out` would do and need, as `preferent plan` prints it.
 
         Without `sizes` it has no memory; with `commands` it has the command of each stage. `memory` is that of a GPU in
         bytes; default: that of this machine's device. To `calibrate` times this machine for half a minute, and adds how
         long each stage would take on it.
+
+        With the name of a `card`, such as `"h100-80g"`, memory and time are those of its data sheet. With several
+        `gpus` on each of some `nodes` the plan says what each of them holds and sends; `link` and `network` are the
+        bytes per second between GPUs of a node, and between nodes.
         """
         measure: Callable[[ModelFacts, Work], Speeds] | None = None
         if calibrate:
             from preferent.commands.inference import machine_speed  # imports torch
 
             measure = machine_speed.measure
-        return plan.describe(self.recipe, self.ignored, Path(out), sizes, commands, memory, measure)
+        known = None if card is None else hardware.named(card)
+        machines = Machines(gpus, nodes, link or (None if known is None else known.link), network)
+        return plan.describe(self.recipe, self.ignored, Path(out), sizes, commands, memory, measure, machines, known)
 
     def with_labels(self, earlier: str | Path) -> "LoadedRecipe":
         """Return the recipe of the round after the run `earlier`: it also learns from the labels of that run."""

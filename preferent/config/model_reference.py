@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from preferent import ranks
 from preferent.config import model_folder
 from preferent.config.defaults import reward_reference
 from preferent.config.gcpc_names import resolve_model
@@ -27,7 +28,7 @@ def resolve(reference: str) -> Path:
     local = Path(reference)
     if local.exists():
         return local.resolve()
-    return _download(*_repository(reference))
+    return Path(ranks.agreed(lambda: str(_download(*_repository(reference)))))
 
 
 def cached(reference: str) -> Path | None:

@@ -48,9 +48,9 @@ MOST_PROBLEMS = 20
 
 class Recipe(Section):
     large_model_reference: str
-    """The model to tune: a GCPC alias, a hub id with optional @revision, or a local path."""
+    """The model to tune: a name such as llama-2-7b, a hub id with optional @revision, or a local path."""
     reward_model_reference: str | None = None
-    """What the reward model starts from; default: GCPC's pairing, else the model to tune."""
+    """What the reward model starts from; default: the model that goes with such a name, else the model to tune."""
     preference_dataset: DataFiles | None = None
     """Files of preferences; paths, globs, `hf://` data sets, or `gs://`, `s3://` and `https://` addresses."""
     prompt_dataset: DataFiles | None = None
@@ -91,7 +91,10 @@ class Recipe(Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the models run. auto: on a CUDA GPU if torch finds one, else on the CPU."""
     threads: Count | None = None
-    """CPU threads; default: one a core."""
+    """CPU threads of a process; default: one a core, shared out among the processes."""
+    processes: Count | Literal["auto"] = 1
+    """Processes that compute a stage together on this machine, each on a GPU of its own where there are as many; the
+    result is the same but for last bits. auto: as many as there are GPUs, else 1."""
     deterministic: bool = False
     """On a GPU: only kernels that give the same bits every time."""
     quantize: Literal["nf4"] | None = None

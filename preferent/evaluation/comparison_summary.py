@@ -18,6 +18,7 @@ from preferent.evaluation.comparison_types import (
     ComparisonMetrics,
     JudgeFigures,
     LengthControlledFigures,
+    PredictionPoweredFigures,
     RatingFigures,
     SampleSizeFigures,
     SidePairFigures,
@@ -25,7 +26,7 @@ from preferent.evaluation.comparison_types import (
     WinRateFigures,
 )
 from preferent.evaluation.judge_results import A_B, JudgeResults, pairs_of
-from preferent.evaluation.statistics import length_control, paired_tests, rating
+from preferent.evaluation.statistics import length_control, paired_tests, prediction_powered, rating
 
 SLICED_FROM = 40
 """Least number of prompts for slices by prompt length."""
@@ -53,6 +54,7 @@ def verdict(
         metrics["sample_size"] = needed(by_name[headline])
     metrics |= {
         "judges": by_name,
+        "prediction_powered": powered(ordered, prompts),
         "rates": rates(ordered, answers, prompts),
         "rating": ratings(ordered, answers, prompts),
     }
@@ -65,6 +67,27 @@ def verdict(
         metrics["best_of"] = selection
     metrics |= {"duplicates": comparison_figures.duplicates(answers), "rouge": comparison_figures.rouges(answers)}
     return [row for pair in pairs_of(answers) for judge in ordered for row in judge.judgments.get(pair, ())], metrics
+
+
+def powered(judges: Sequence[JudgeResults], prompts: Mapping[str, str]) -> dict[str, PredictionPoweredFigures]:
+    """Return the win rate by people's votes with the help of each judge; of none where people judged all prompts.
+
+    A pair without a verdict is a tie here: whatever the judge says, the votes correct it.
+    """
+    people = [vote for judge in judges if judge.kind == "people" for vote in judge.judgments.get(A_B, ())]
+    votes = judgment_outcomes.outcomes(people)
+    voted = [prompts[id] for id in votes.ids]
+    figures = {}
+    for judge in judges:
+        if judge.kind != "people" and judge.judgments.get(A_B):
+            by_prompt: dict[str, list[float]] = {prompt: [] for prompt in prompts.values()}
+            verdicts = outcomes(judge.judgments[A_B], prompts, unparsable=0.5)
+            for id, outcome in zip(verdicts.ids, verdicts.values, strict=True):
+                by_prompt[prompts[id]].append(outcome)
+            means = {prompt: float(np.mean(said or [0.5])) for prompt, said in by_prompt.items()}
+            if estimate := prediction_powered.win_rate(votes.values, voted, means, votes.weights):
+                figures[judge.name] = cast(PredictionPoweredFigures, asdict(estimate))
+    return figures
 
 
 def judged(

@@ -224,6 +224,18 @@ class DuplicateFigures(TypedDict):
     count: int
 
 
+class PredictionPoweredFigures(RateFigures):
+    """The win rate by people's votes on `voted` of `prompts` prompts and a judge's verdicts on all of them.
+
+    `factor` is λ, by which the judge counts. People alone would have to judge `effective` prompts for such an interval.
+    """
+
+    voted: int
+    prompts: int
+    factor: float
+    effective: float
+
+
 class ComparisonMetrics(TypedDict, total=False):
     """All figures of a comparison. Where nothing was compared, a reader has none of them."""
 
@@ -235,6 +247,7 @@ class ComparisonMetrics(TypedDict, total=False):
     autosxs_model_b_win_rate: float
     sample_size: SampleSizeFigures | None
     judges: Mapping[str, JudgeFigures]
+    prediction_powered: Mapping[str, PredictionPoweredFigures]
     rates: Sequence[SidePairFigures]
     rating: Mapping[str, Sequence[RatingFigures]]
     agreement: Sequence[AgreementFigures]

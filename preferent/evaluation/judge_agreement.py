@@ -2,18 +2,20 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict
 from itertools import combinations
+from itertools import pairwise as in_turn
 from pathlib import Path
 from typing import Any
 
 from preferent.data.formats import row_sources
 from preferent.data.judgment_outcomes import OUTCOMES
+from preferent.data.types import Judgment
 from preferent.errors import UsageError
-from preferent.evaluation import judgment_files
+from preferent.evaluation import judgment_files, statistics
 from preferent.evaluation.judgment_files import RatedPair
-from preferent.evaluation.statistics import agreement
+from preferent.evaluation.statistics import agreement, rating
 
 Choices = Mapping[str, Mapping[str, str]]
 """By rater, by pair: "A", "B" or "tie"."""
@@ -47,9 +49,26 @@ def by_people(choices: Choices, people: Mapping[str, str], prompts: Mapping[str,
 
 def between_files(files: Sequence[Path], people: Path | None = None, columns: Sequence[str] | None = None) -> Row:
     """Return the figures of `preferent agree`: among all raters in the files, and against the file of `people`."""
-    people = None if people is None else Path(row_sources.expand([str(people)])[0])
-    paths = [Path(file) for file in row_sources.expand([str(file) for file in (*files, *([people] if people else []))])]
-    raters = _raters({path: judgment_files.read(path, columns) for path in paths})
+    rated, truth = read_files(files, people, columns)
+    return between(rated, truth)
+
+
+Rated = Mapping[Path, Sequence[RatedPair]]
+"""What the raters in each file said."""
+
+
+def read_files(
+    files: Sequence[Path], people: Path | None = None, columns: Sequence[str] | None = None
+) -> tuple[Rated, set[Path]]:
+    """Return what the raters in each file said, and the file of `people`, if there is one."""
+    truth = {Path(path) for path in row_sources.expand([str(people)])[:1]} if people else set()
+    paths = [*map(Path, row_sources.expand([str(file) for file in files])), *truth]
+    return {path: judgment_files.read(path, columns) for path in paths}, truth
+
+
+def between(by_file: Rated, people: Set[Path]) -> Row:
+    """Return the figures among all raters, and of the others against those in the files of `people`."""
+    raters = _raters(by_file)
     pairs = [pair for rated in raters.values() for pair, _ in rated]
     with_sides = all(pair.side_a or pair.side_b for pair in pairs)
     key = _key(pairs) if with_sides else _unit
@@ -58,9 +77,9 @@ def between_files(files: Sequence[Path], people: Path | None = None, columns: Se
     choices = {name: _choices([pair for pair, _ in rated], key, first) for name, rated in raters.items()}
     units = Counter(unit for verdicts in choices.values() for unit in verdicts)
     shared = [unit for unit, count in units.items() if count > 1]
-    if not shared and len(paths) > 1:
+    if not shared and len(by_file) > 1:
         raise UsageError(
-            f"{', '.join(map(str, paths))}: no pair is in two of them: ids, prompts and answers all differ"
+            f"{', '.join(map(str, by_file))}: no pair is in two of them: ids, prompts and answers all differ"
         )
     figures: Row = {
         "raters": {
@@ -74,12 +93,59 @@ def between_files(files: Sequence[Path], people: Path | None = None, columns: Se
     if len(choices) > 1:
         ratings = [[_number(verdicts.get(unit)) for unit in shared] for verdicts in choices.values()]
         figures["krippendorff"] = asdict(agreement.alpha(ratings, [prompts[unit] for unit in shared]))
-    if people is not None:
-        persons = {name for name, rated in raters.items() if any(path == people for _, path in rated)}
+    if people:
+        persons = {name for name, rated in raters.items() if any(path in people for _, path in rated)}
         truth = _choices([pair for name in persons for pair, _ in raters[name]], key, first)
         judges = {name: verdicts for name, verdicts in choices.items() if name not in persons}
         figures["against_people"] = by_people(judges, truth, prompts)
     return figures
+
+
+def of_judge(pairs: Sequence[RatedPair], people: Sequence[RatedPair], judgments: Sequence[Judgment]) -> Row:
+    """Return what a judge's own verdicts on people's pairs show besides agreement: ratings, order, and repeats."""
+    prompts = {judgment.id: pair.prompt for judgment, pair in zip(judgments, pairs, strict=True)}
+    return {"ratings": _ratings(pairs, people), "flips": _flips(judgments, prompts)}
+
+
+def _ratings(pairs: Sequence[RatedPair], people: Sequence[RatedPair]) -> Row | None:
+    """Return Spearman's correlation of the models' Bradley-Terry ratings by the judge and by people.
+
+    None unless three models or more are named that all met, if only through others.
+    """
+    fits = []
+    for rated in (pairs, people):
+        known = [pair for pair in rated if pair.choice and all(pair.models) and pair.models[0] != pair.models[1]]
+        games = [rating.Game(*pair.models, OUTCOMES[str(pair.choice)], pair.prompt) for pair in known]
+        try:
+            fits.append(rating.bradley_terry(games).strength)
+        except ValueError:
+            return None
+    models = sorted(fits[0].keys() & fits[1].keys())
+    if len(models) < 3:
+        return None
+    by_judge, by_people = ([fit[model] for model in models] for fit in fits)
+    return {"models": len(models), "spearman": statistics.rank_correlation(by_judge, by_people)}
+
+
+def _flips(judgments: Sequence[Judgment], prompts: Mapping[str, str]) -> Row | None:
+    """Return how often a judge that is asked the same again says something else; None where it was asked once.
+
+    Each verdict is compared with the next about the same pair in the same order; verdicts of a prompt are a cluster.
+    """
+    other: list[float] = []
+    clusters: list[str] = []
+    for judgment in judgments:
+        by_order: dict[str, list[str]] = {}
+        for verdict in judgment.extra.get("verdicts", ()):
+            if verdict["choice"] is not None:
+                by_order.setdefault(verdict["first"], []).append(verdict["choice"])
+        changed = [before != after for said in by_order.values() for before, after in in_turn(said)]
+        other += map(float, changed)
+        clusters += [prompts[judgment.id]] * len(changed)
+    if not other:
+        return None
+    rate = statistics.win_rate(other, clusters)
+    return {"n": rate.n, "share": rate.win_rate, "interval": rate.interval}
 
 
 def _number(choice: str | None) -> float | None:
@@ -159,7 +225,26 @@ def render(figures: Row) -> str:
     for name, judge in figures.get("against_people", {}).items():
         texts = [f"{key} {_figure(judge[key], judge['intervals'].get(key))}" for key in shown]
         lines.append(f"{name} against people's verdicts, {judge['n']} pairs: {', '.join(texts)}")
+    for name, judge in figures.get("judges", {}).items():
+        lines += [f"{name}: {text}" for text in _own(judge)]
     return "\n".join(lines)
+
+
+def _own(judge: Row) -> list[str]:
+    """Return a judge's ratings, order effect and repeats in words."""
+    ratings, order, flips = judge["ratings"], judge.get("order"), judge["flips"]
+    unknown = "unknown: fewer than three models are named that met each other"
+    rank = f"Spearman {ratings['spearman']:.3f} of {ratings['models']} models" if ratings else unknown
+    lines = [f"order of the models by Bradley-Terry ratings, its own and people's: {rank}"]
+    if order is None:
+        return [*lines, "scores each answer alone: neither the order nor a repetition changes a verdict"]
+    if order["first_slot"] is not None:
+        lines.append(f"prefers the answer shown first in {_share(order['first_slot'], order['first_slot_interval'])}")
+    if order["consistent"] is not None:
+        lines.append(f"says the same in both orders in {order['consistent']:.1%} of {order['both_orders']}")
+    again = "not measured: --votes 2 asks everything twice"
+    told = f"{_share(flips['share'], flips['interval'])} of {flips['n']} repetitions" if flips else again
+    return [*lines, f"says something else when asked again: {told}"]
 
 
 def _unknown(count: int) -> str:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from preferent.data import judgment_table
 from preferent.data.formats import row_sources
 from preferent.data.judgment_outcomes import SWAPPED
 from preferent.errors import DataError
-from preferent.evaluation.exports import judgment_table
 
 Row = Mapping[str, Any]
 WORDS = {
@@ -31,7 +31,8 @@ class RatedPair:
     """One rater's choice for one pair: "A" for `side_a`, "B" for `side_b` or "tie"; None where it is unknown.
 
     `side_a` and `side_b` are what was compared: the answers, or the names of the models; empty where a row does not
-    say. Pairs are clustered by `prompt`.
+    say. Pairs are clustered by `prompt`. `models` are the names of who answered, empty where unknown. `question` is the
+    prompt as a row of data where the sides are answers, which a judge can read; else None.
     """
 
     rater: str
@@ -41,6 +42,8 @@ class RatedPair:
     choice: str | None
     prompt: str
     place: str
+    models: tuple[str, str] = ("", "")
+    question: Mapping[str, Any] | None = None
 
     def choice_with_a(self, side_a: str) -> str | None:
         """Return the choice in the order in which `side_a` is A."""
@@ -105,7 +108,9 @@ def _ours(row: Row, place: str, _stem: str) -> list[RatedPair]:
     parts = [_name(row, name) for name in ("inference_instruction", "inference_context")]
     prompt = "\n\n\n".join(part for part in parts if part)
     unit = _name(row, "id") or str(row["id"])
-    return [RatedPair(rater, unit, _text(row, "response_a"), _text(row, "response_b"), choice, prompt, place)]
+    sides = _text(row, "response_a"), _text(row, "response_b")
+    models = _name(row, "model_a"), _name(row, "model_b")
+    return [RatedPair(rater, unit, *sides, choice, prompt, place, models, {"input_text": prompt})]
 
 
 def _preference(row: Row, place: str, stem: str) -> list[RatedPair]:
@@ -116,7 +121,10 @@ def _preference(row: Row, place: str, stem: str) -> list[RatedPair]:
     if isinstance(row["choice"], bool | float):
         raise ValueError(f'choice is {row["choice"]}, not 0, 1 or "tie"')
     choice = {0: "A", 1: "B", "tie": "tie", None: None}[row["choice"]]
-    return [RatedPair(rater, unit, _text(row, "candidate_0"), _text(row, "candidate_1"), choice, prompt, place)]
+    sides = _text(row, "candidate_0"), _text(row, "candidate_1")
+    models = _name(row, "model_0"), _name(row, "model_1")
+    turns = {"input_text": prompt} if isinstance(question, str) else {"messages": question}
+    return [RatedPair(rater, unit, *sides, choice, prompt, place, models, turns)]
 
 
 def _alpaca(row: Row, place: str, stem: str) -> list[RatedPair]:
@@ -127,7 +135,9 @@ def _alpaca(row: Row, place: str, stem: str) -> list[RatedPair]:
     choice = None if value is None else "A" if 1 <= value < 1.5 else "B" if value > 1.5 else "tie"
     prompt = "\n".join(str(part) for part in (_text(row, "instruction"), row.get("input")) if part)
     rater = _name(row, "annotator") or stem
-    return [RatedPair(rater, prompt, _text(row, "output_1"), _text(row, "output_2"), choice, prompt, place)]
+    sides = _text(row, "output_1"), _text(row, "output_2")
+    models = _name(row, "generator_1"), _name(row, "generator_2")
+    return [RatedPair(rater, prompt, *sides, choice, prompt, place, models, {"input_text": prompt})]
 
 
 def _arena(row: Row, place: str, stem: str) -> list[RatedPair]:
@@ -138,7 +148,8 @@ def _arena(row: Row, place: str, stem: str) -> list[RatedPair]:
     total = sum(parsed)  # for the model
     choice = None if not parsed else "A" if total < 0 else "B" if total > 0 else "tie"
     rater, uid = _name(row, "judge") or stem, _name(row, "uid") or str(row["uid"])
-    return [RatedPair(rater, uid, _text(row, "baseline"), _text(row, "model"), choice, uid, place)]
+    sides = _text(row, "baseline"), _text(row, "model")
+    return [RatedPair(rater, uid, *sides, choice, uid, place, sides)]
 
 
 def _mt_bench(row: Row, place: str, stem: str) -> list[RatedPair]:
@@ -150,14 +161,15 @@ def _mt_bench(row: Row, place: str, stem: str) -> list[RatedPair]:
     rater = str(judge[0] if isinstance(judge, list) and judge else judge or stem)
     question = _name(row, "question_id") or str(row["question_id"])
     unit = f"{question}/{_name(row, 'turn') or 1}"
-    return [RatedPair(rater, unit, _text(row, "model_1"), _text(row, "model_2"), choice, question, place)]
+    sides = _text(row, "model_1"), _text(row, "model_2")
+    return [RatedPair(rater, unit, *sides, choice, question, place, sides)]
 
 
 def _arena_votes(row: Row, place: str, stem: str) -> list[RatedPair]:
     """Read a Chatbot Arena row: model_a, model_b, winner."""
     unit, rater = _name(row, "question_id") or str(row["question_id"]), _name(row, "judge") or stem
     sides = _text(row, "model_a"), _text(row, "model_b")
-    return [RatedPair(rater, unit, *sides, choice_of(row["winner"]), unit, place)]
+    return [RatedPair(rater, unit, *sides, choice_of(row["winner"]), unit, place, sides)]
 
 
 def _named(columns: Sequence[str]) -> Reader:

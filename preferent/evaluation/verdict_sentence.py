@@ -78,7 +78,11 @@ def right_on(accuracy: AccuracyFigures) -> str:
 
 
 def _interval(interval: Interval) -> str:
-    return f"95 % interval {interval[0]:.1%} to {interval[1]:.1%}"
+    return f"95 % interval {_bounds(interval)}"
+
+
+def _bounds(interval: Interval) -> str:
+    return f"{interval[0]:.1%} to {interval[1]:.1%}"
 
 
 def _distance(metrics: ComparisonMetrics) -> str:
@@ -89,6 +93,25 @@ def _distance(metrics: ComparisonMetrics) -> str:
         n, bound = metrics["best_of"]["n"], metrics["best_of"]["kl_bound"]
         kl += f"; keeping the best of {n} answers moves them at most {bound:.2f} nats from the policy"
     return kl
+
+
+def summary(metrics: ComparisonMetrics) -> list[str]:
+    """Return the verdict, what people's votes say with the help of a judge, and advice, a line each."""
+    return [verdict_sentence(metrics), *_powered(metrics), *advice(metrics)]
+
+
+def _powered(metrics: ComparisonMetrics) -> list[str]:
+    """Return people's votes alone, with the help of the judge that comes first, and that judge alone."""
+    for name, figures in metrics.get("prediction_powered", {}).items():
+        people, judge = metrics["judges"]["people"], metrics["judges"][name]
+        a = metrics["sides"][0]["name"]
+        return [
+            f"people's votes on {figures['voted']} prompts and {name} on all {figures['prompts']}: {a} wins "
+            f"{figures['win_rate']:.1%} ({_interval(figures['interval'])}), which takes about "
+            f"{figures['effective']:.0f} prompts from people alone; people alone {people['win_rate']:.1%} "
+            f"({_bounds(people['interval'])}), {name} alone {judge['win_rate']:.1%} ({_bounds(judge['interval'])})"
+        ]
+    return []
 
 
 def advice(metrics: ComparisonMetrics) -> list[str]:

@@ -8,6 +8,7 @@ at the end.
 
 import json
 import re
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -84,7 +85,11 @@ def _detail(name: str, state: str, folder: Path) -> TaskDetail:
 
 
 def main() -> None:
-    """Run the pipeline of a job and write its outcome."""
+    """Run the pipeline of a job and write its outcome.
+
+    SIGINT goes to the whole job. It ends the task that runs, and we read what that says until it has saved.
+    """
+    signal.signal(signal.SIGINT, lambda *_: None)  # not SIG_IGN, which tasks would inherit
     from kfp import components, local
 
     folder = Path(sys.argv[1])

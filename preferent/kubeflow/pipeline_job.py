@@ -19,6 +19,7 @@ from preferent.errors import PlatformError, PreferentError, UsageError
 from preferent.kubeflow import local_execution, parameters
 from preferent.kubeflow.local_execution import TaskDetail
 from preferent.pipelines.launchers import child_process
+from preferent.runs import interruption
 
 PATIENCE_SECONDS = 5.0
 """How long a job that is told to stop may take."""
@@ -118,7 +119,8 @@ class PipelineJob:
     def wait(self) -> None:
         """Wait for the end of the job and print a line for each task; raise `PreferentError` if it failed.
 
-        Ctrl-C stops the job within five seconds; what is done is kept.
+        SIGINT (Ctrl-C) and SIGTERM stop the job within five seconds, also one that a script started in the background;
+        what is done is kept.
         """
         if self._remote is not None:
             self._state = PipelineState.PIPELINE_STATE_FAILED  # unless the next line returns
@@ -127,12 +129,13 @@ class PipelineJob:
             return
         if self._process is None:
             raise UsageError("PipelineJob: is not running; call run() or submit() first")
-        try:
-            self._follow(self._process)
-        except KeyboardInterrupt:
-            self._stop(self._process)
-            print(f"{self.display_name}: stopped; the same job goes on from here", file=sys.stderr)
-            raise
+        with interruption.heeded(_leave):
+            try:
+                self._follow(self._process)
+            except (KeyboardInterrupt, SystemExit):
+                self._stop(self._process)
+                print(f"{self.display_name}: stopped; the same job goes on from here", file=sys.stderr)
+                raise
         if self.state is not PipelineState.PIPELINE_STATE_SUCCEEDED:
             raise self._failure()
 
@@ -151,7 +154,7 @@ class PipelineJob:
                 time.sleep(PAUSE_SECONDS)
 
     def _stop(self, process: subprocess.Popen[bytes]) -> None:
-        """Tell all processes of the job to stop, and end those that do not."""
+        """Tell all processes of the job to stop, and end those that do not; at a second signal end them at once."""
         self._state = PipelineState.PIPELINE_STATE_CANCELLED
         for number, seconds in ((signal.SIGINT, PATIENCE_SECONDS - 1), (signal.SIGKILL, 1.0)):
             try:
@@ -160,7 +163,7 @@ class PipelineJob:
                 return
             except ProcessLookupError:
                 return
-            except subprocess.TimeoutExpired:
+            except (subprocess.TimeoutExpired, KeyboardInterrupt, SystemExit):
                 continue
 
     def _root(self) -> Path:
@@ -281,6 +284,11 @@ class _KubeflowRun:
     def task_details(self) -> list[TaskDetail]:
         details = self._client.get_run(self.run_id).run_details
         return [TaskDetail(task.display_name, task.state) for task in details.task_details] if details else []
+
+
+def _leave(number: int) -> None:
+    """Leave as Python does at Ctrl-C; at another signal with its exit code."""
+    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
 
 def _plain(name: str) -> str:

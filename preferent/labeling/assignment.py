@@ -13,6 +13,7 @@ import numpy as np
 
 from preferent import randomness
 from preferent.data.types import digest
+from preferent.labeling import selection
 from preferent.labeling.questions import Question, Side
 
 U64 = np.uint64
@@ -76,16 +77,22 @@ def queues(
 ) -> dict[str, list[str]]:
     """Return the keys of each annotator's questions in the order of asking, control questions among them.
 
-    The order differs between annotators. Wherever they stop, the answered questions are a fair sample.
+    The order differs between annotators. Wherever they stop, the answered questions are a fair sample. Where a rule
+    says when to stop, a question may weigh more than others and comes sooner: each next one is drawn in proportion to
+    the weights of those left.
     """
     seed, annotators = settings["seed"], settings["annotators"]
     pair_keys = {question.key: question.pair_key for question in questions}
     open_keys = {question.key: question.pair_key for question in questions if question.gold is None}
     gold = [question.key for question in questions if question.gold is not None]
 
+    weights = selection.weights(settings)
+
     def shuffled(keys: Sequence[str], purpose: str, name: str) -> list[str]:
-        uniforms = _uniforms(seed, purpose, [pair_keys[key] for key in keys], name)
-        return [keys[index] for index in np.argsort(uniforms, kind="stable")]
+        times = _uniforms(seed, purpose, [pair_keys[key] for key in keys], name)
+        if weights:
+            times = -np.log1p(-times) / np.array([weights.get(key, 1.0) for key in keys])
+        return [keys[index] for index in np.argsort(times, kind="stable")]
 
     orders = assigned(seed, open_keys, annotators, settings["overlap"], answered)
     for name, keys in orders.items():

@@ -9,7 +9,7 @@ from preferent import files
 from preferent.data import judgments
 from preferent.data.formats import row_writer
 from preferent.data.types import Choice, Judgment, Preference
-from preferent.labeling import assignment, events
+from preferent.labeling import assignment, events, selection
 from preferent.labeling.database import Store
 from preferent.labeling.events import AnnotatorHistory, HumanVote
 from preferent.labeling.questions import Question, other
@@ -45,7 +45,9 @@ def export(
     exports = LabelExports()
     names = sorted(histories)
     passed = passed_identical_pairs(settings, questions, histories)
-    for question in questions:
+    answered = {key for history in histories.values() for key in history.votes}
+    real = sum(question.key in answered and question.gold is None for question in questions)
+    for question in selection.with_probabilities(settings, questions, real):
         key = question.key
         for name in names:
             history = histories[name]

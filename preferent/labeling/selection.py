@@ -2,25 +2,31 @@
 
 Sampling with unequal probabilities, as in Särndal, Swensson and Wretman (1992), "Model assisted survey sampling". Each
 vote keeps the probability with which its pair was selected. A rate that weights it by the inverse is unbiased, however
-the pairs were selected.
+the pairs were selected. A rule that says when to stop draws one pair after the other, with known probabilities too.
 """
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
+from scipy.optimize import brentq
 
 from preferent import randomness
+from preferent.data.judgment_outcomes import OUTCOMES
 from preferent.data.types import Judgment
-from preferent.errors import DataError
+from preferent.errors import DataError, UsageError
+from preferent.evaluation.statistics import confidence_sequence
+from preferent.labeling.events import HumanVote
 from preferent.labeling.questions import Question
 
 Method = Literal["random", "informative"]
 METHODS: tuple[Method, ...] = ("random", "informative")
 FLOOR = 0.1
 """The weight of the least informative pair, where the most informative weighs 1. Every pair can be selected."""
+LIGHTEST = 0.5
+"""The weight of a pair of which the judges are sure, where one of which they know nothing weighs 1."""
 
 
 def probability_a(judgment: Judgment) -> float:
@@ -114,3 +120,117 @@ def _sample(questions: Sequence[Question], probabilities: np.ndarray, seed: int,
     places = systematic(probabilities, order, float(randomness.uniforms(seed, purpose, 0, 1)))
     drawn = [dataclasses.replace(questions[i], probability=float(probabilities[i])) for i in places]
     return {question.key: question for question in drawn}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StoppingProgress:
+    """How far the votes of one person are: about how many are `left`, and whether they are `enough`.
+
+    `win_rate` is that of the model `side` over all `questions`; `interval` holds it however often one looked.
+    """
+
+    side: str
+
+    votes: int
+    questions: int
+    left: int
+    enough: bool
+    win_rate: float
+    interval: tuple[float, float]
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        left = "enough" if self.enough else f"about {self.left} more are needed"
+        return (
+            f"{self.votes} votes, {left}: {self.side} wins {self.win_rate:.1%} over all {self.questions} pairs (95 % "
+            f"interval {low:.1%} to {high:.1%}, however often one looked)"
+        )
+
+
+def rule(width: float | None, decided: bool) -> dict[str, Any] | None:
+    """Return the rule as a setting: a width of the interval, or None for one that leaves out one half."""
+    if width is not None and decided:
+        raise UsageError("--until-width and --until-decided: choose one of them")
+    if width is not None and not 0.02 <= width < 1:
+        raise UsageError(f"--until-width {width}: must be the width of an interval of a rate, from 0.02 to below 1")
+    return {"width": width} if width is not None or decided else None
+
+
+def expected(questions: Sequence[Question], judgments: Sequence[Judgment]) -> dict[str, float]:
+    """Return by key the probability that side a is better as the judges see it, of pairs that they judged."""
+    seen: dict[tuple[str, str, str], list[float]] = {}
+    for judgment in judgments:
+        if judgment.judge != "people":
+            pair = judgment.id, judgment.response_a, judgment.response_b
+            seen.setdefault(pair, []).append(probability_a(judgment))
+    by_key = {}
+    for question in questions:
+        straight = seen.get((question.id, question.a, question.b), [])
+        turned = [1 - share for share in seen.get((question.id, question.b, question.a), [])]
+        if straight or turned:
+            by_key[question.key] = float(np.mean(straight + turned))
+    return by_key
+
+
+def weight(chance: float) -> float:
+    """Return how soon to ask about a pair: the standard deviation of a vote that prefers a with this probability."""
+    return float(max(2 * np.sqrt(chance * (1 - chance)), LIGHTEST))
+
+
+def weights(settings: Mapping[str, Any]) -> dict[str, float]:
+    """Return the weights of questions by key; a question that has none weighs 1."""
+    if not settings.get("until") or settings.get("select") != "informative":
+        return {}
+    return {key: weight(chance) for key, chance in settings["expected"].items()}
+
+
+def progress(
+    settings: Mapping[str, Any], queue: Sequence[str], questions: Mapping[str, Question], votes: Mapping[str, HumanVote]
+) -> StoppingProgress | None:
+    """Return how far a person's votes on a `queue` are; None without a rule. A skip counts as a tie."""
+    if not settings.get("until"):
+        return None
+    keys = [key for key in queue if questions[key].gold is None and not questions[key].identical]
+    voted = next((place for place, key in enumerate(keys) if key not in votes), len(keys))
+    outcomes = np.array([OUTCOMES[votes[key].verdict or "tie"] for key in keys[:voted]])
+    judged = np.array([settings["expected"].get(key, 0.5) for key in keys])
+    weighed = weights(settings)
+    heavy = np.array([weighed.get(key, 1.0) for key in keys])
+    ties = sum(question.identical for question in questions.values())
+    width = settings["until"]["width"]
+    half = None if width is None else width / 2
+    limits = confidence_sequence.follow(outcomes, judged, heavy, half or confidence_sequence.ALWAYS, ties)
+    interval = float(limits.low[-1]), float(limits.high[-1])
+    left = confidence_sequence.votes_left(limits, half, len(keys))
+    enough = confidence_sequence.enough(limits, half)
+    side = questions[keys[0]].model_a
+    return StoppingProgress(
+        side,
+        voted,
+        len(keys) + ties,
+        left,
+        enough,
+        min(max(float(limits.mean[-1]), interval[0]), interval[1]),
+        interval,
+    )
+
+
+def with_probabilities(settings: Mapping[str, Any], questions: Sequence[Question], answered: int) -> list[Question]:
+    """Return the questions with the probability that each is among the first `answered`, where some come sooner.
+
+    A question of weight w comes at an exponential time of rate w, so it is among them with about 1 - exp(-w τ), where
+    the probabilities sum to their number (Rosén 1997).
+    """
+    weighed = weights(settings)
+    asked = [question for question in questions if question.gold is None and not question.identical]
+    if not weighed or not 0 < answered < len(asked):
+        return list(questions)
+    heavy = {question.key: weighed.get(question.key, 1.0) for question in asked}
+    rates = np.array(list(heavy.values()))
+    time = brentq(lambda log: -np.expm1(-rates * np.exp(log)).sum() - answered, -50, 50)
+    return [
+        dataclasses.replace(question, probability=float(-np.expm1(-heavy[question.key] * np.exp(time))))
+        if question.key in heavy
+        else dataclasses.replace(question, probability=answered / len(asked))
+        for question in questions
+    ]

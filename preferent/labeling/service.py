@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from preferent.labeling import assignment, events, label_exports, overview, questions
+from preferent.labeling import assignment, events, label_exports, overview, questions, selection
 from preferent.labeling.database import Store
 from preferent.labeling.events import AnnotatorHistory, Choice, Event, HumanVote, Kind, histories
 from preferent.labeling.label_exports import LabelExports
@@ -64,14 +64,27 @@ class LabelingService:
             history, keys = self.histories[annotator], self._queues[annotator]
             done = len(history.votes)
             back = next(reversed(history.undone), None)
+            until = self.until_enough()
             key = back or next((key for key in keys if key not in history.votes), None)
+            if until is not None and until.enough and back is None:
+                key = None
+            total = len({*keys, *history.votes})
             return {
                 "done": done,
-                "total": len({*keys, *history.votes}),
+                "total": total if until is None else min(done + until.left, total),
+                "about": until is not None and not until.enough,
+                "enough": until is not None and until.enough,
                 "undoable": done,
                 "item": None if key is None else self._item(annotator, key, done + 1),
                 "previous": None if back is None else self._previous(history.undone[back]),
             }
+
+    def until_enough(self) -> selection.StoppingProgress | None:
+        """Return how far the votes are until they are enough; None without a rule. With one, one person votes."""
+        if not self.settings.get("until"):
+            return None
+        name = self.settings["annotators"][0]
+        return selection.progress(self.settings, self._queues[name], self.questions, self.histories[name].votes)
 
     def plan(self) -> str:
         """Return a sentence about the questions."""
@@ -86,11 +99,14 @@ class LabelingService:
         """Return the content of the owner's page; the win rate only if it is to be revealed."""
         with self._lock:
             histories = {name: history.copy() for name, history in self.histories.items()}
+            until = self.until_enough()
         figures = overview.figures(self.questions, self._queues, histories)  # slow, so outside the lock
+        figures["left"] = None if until is None else until.left
         if not reveal:
             return figures
         passed = label_exports.passed_identical_pairs(self.settings, list(self.questions.values()), histories)
-        return figures | {"win_rate": overview.rates(self.questions, histories, passed)}
+        told = {"until": None if until is None else str(until)}
+        return figures | told | {"win_rate": overview.rates(self.questions, histories, passed)}
 
     def exports(self) -> LabelExports:
         """Return the rows of the owner's files for the current votes."""

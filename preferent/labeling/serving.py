@@ -30,14 +30,17 @@ class LabelingPlan:
     judgments: Sequence[Judgment]
     gold_share: float
     seed: int | None
+    until: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.select not in selection.METHODS:
             raise UsageError(f"--select {self.select}: is unknown; choose {' or '.join(selection.METHODS)}")
         if self.number is not None and self.number < 1:
             raise UsageError(f"--number {self.number}: must be the number of pairs to ask, 1 or more")
-        if self.select == "informative" and self.number is None:
-            raise UsageError("--select informative: needs a number of pairs; add --number N")
+        if self.select == "informative" and self.number is None and self.until is None:
+            raise UsageError(
+                "--select informative: says which to ask of many; add --number N, --until-width or --until-decided"
+            )
         if self.select == "informative" and not self.judgments:
             raise UsageError("--select informative: needs judgments; add --judgments FILE, as `compare` writes it")
         if not 0 <= self.gold_share <= 0.5:
@@ -47,7 +50,8 @@ class LabelingPlan:
     def settings(self) -> dict[str, Any]:
         """The settings to store. A seed is included only if one was given."""
         seed = {} if self.seed is None else {"seed": self.seed}
-        return {"select": self.select, "number": self.number, "gold_share": self.gold_share} | seed
+        until = {} if self.until is None else {"until": self.until}
+        return {"select": self.select, "number": self.number, "gold_share": self.gold_share} | seed | until
 
 
 def serve(
@@ -67,6 +71,8 @@ def serve(
     gold: Path | None = None,
     gold_share: float = 0.1,
     seed: int | None = None,
+    until_width: float | None = None,
+    until_decided: bool = False,
     host: str = "127.0.0.1",
     port: int | None = None,
     url: str | None = None,
@@ -81,15 +87,19 @@ def serve(
     place = _label_folder(folder, out)
     material = _material(folder, file, predictions, prompts, models, columns)
     controls = question_sources.from_rows(gold, gold=True) if gold else QuestionMaterial([])
-    if judgments is not None and select != "informative":
-        raise UsageError(f"--judgments {judgments}: is used only by --select informative; add that, or omit the file")
+    until = selection.rule(until_width, until_decided)
+    if judgments is not None and select != "informative" and until is None:
+        raise UsageError(
+            f"--judgments {judgments}: is used only by --select informative and --until-…; add one, or omit the file"
+        )
+    if until is not None and (annotators or overlap != 1):
+        raise UsageError("--until-width and --until-decided: are for one person; leave out --annotators and --overlap")
     if port is not None and not 0 <= port < 2**16:
         raise UsageError(f"--port {port}: must be a number from 0 to 65535; 0 chooses a free port")
     if folder and judgments is None and (compared := RunDirectory(folder).comparison.judgments).exists():
         judgments = compared
-    plan = LabelingPlan(
-        select, number, read(judgments) if judgments and select == "informative" else [], gold_share, seed
-    )
+    used = judgments is not None and (until is not None or select == "informative")
+    plan = LabelingPlan(select, number, read(judgments) if judgments and used else [], gold_share, seed, until)
     team = _team(annotators, overlap, strengths, host)
     try:
         from preferent.labeling import server
@@ -109,6 +119,8 @@ def serve(
         server.serve(service, place, listener, [*team["annotators"], *([""] if annotators else [])], addresses, browser)
         interruption.stop().obey()
         print(f"{place}: {service.save(place)}; the same command goes on from here", flush=True)
+        if (until_now := service.until_enough()) is not None:
+            print(f"{place}: {until_now}", flush=True)
         store.close()
 
 
@@ -205,7 +217,9 @@ def _fill(
     fixed = plan.settings | {"questions": material.fingerprint, "gold": controls.fingerprint}
     if not store.is_new:
         kept = store.settings()
-        changed = [f"  {name}: was {kept[name]}, is now {fixed[name]}" for name in fixed if kept[name] != fixed[name]]
+        changed = [
+            f"  {name}: was {kept.get(name)}, is now {new}" for name, new in fixed.items() if kept.get(name) != new
+        ]
         if changed:
             lines = "\n".join(changed)
             raise UsageError(
@@ -213,7 +227,10 @@ def _fill(
             )
         return
     fixed.setdefault("seed", secrets.randbits(48))
-    chosen = selection.choose(material.questions, plan.number, plan.select, plan.judgments, fixed["seed"])
+    select: Method = "random" if plan.until else plan.select
+    chosen = selection.choose(material.questions, plan.number, select, plan.judgments, fixed["seed"])
+    if plan.until:
+        fixed["expected"] = selection.expected(chosen, plan.judgments)
     if all(question.identical for question in chosen):
         raise UsageError(f"{place}: there is nothing to ask: every pair has identical answers")
     keys = {question.key for question in chosen}

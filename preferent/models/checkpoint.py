@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from preferent import files
+from preferent import files, ranks
 from preferent.errors import DataError, PlatformError, UsageError
 from preferent.files import refusal, sha256, share, sync_folder, write_sealed
 from preferent.runs import ownership
@@ -35,6 +35,7 @@ class Checkpoint:
     scalars: dict[str, Any]
 
 
+@ranks.first_only
 def save(folder: Path, step: int, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any], keep: int | None) -> None:
     """Write `folder/step-NNNNNN`; then remove all but the `keep` newest (None: keep all)."""
     target = _of(folder, step)
@@ -67,6 +68,7 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], scalars: Mappin
         shutil.rmtree(_of(folder, old))
 
 
+@ranks.first_only
 def forget(out: Path) -> None:
     """Remove the best weights of a stage that no checkpoint of it refers to."""
     stage = StageDirectory(out)
@@ -85,7 +87,7 @@ def resume(out: Path) -> Checkpoint | None:
     saved = latest(stage.checkpoints)
     if saved is not None and (best := saved.scalars.get("best_step")) is not None:
         try:
-            verify(stage.best, best)
+            ranks.agreed(lambda: verify(stage.best, best))
         except DataError as damage:
             raise DataError(
                 f"{damage}; it holds the best weights so far, and there is no other copy. Restore it from a backup, or "
@@ -108,9 +110,14 @@ def clean(folder: Path) -> None:
 
 def latest(folder: Path) -> Checkpoint | None:
     """Return the newest complete checkpoint, or None; remove damaged ones with a message."""
+    manifest = ranks.agreed(lambda: _newest(folder))
+    return None if manifest is None else _loaded(folder, manifest)
+
+
+def _newest(folder: Path) -> dict[str, Any] | None:
     for step in reversed(steps(folder)):
         try:
-            return read(folder, step)
+            return verify(folder, step)
         except DataError as damage:
             others = any(other < step for other in steps(folder))
             way = "going back to the checkpoint before it" if others else "there is none before it: starting again"
@@ -124,12 +131,16 @@ def read(folder: Path, step: int) -> Checkpoint:
 
     Its tensors are mapped from their files, so memory that was freed before is first returned to the system.
     """
-    manifest = verify(folder, step)
+    return _loaded(folder, ranks.agreed(lambda: verify(folder, step)))
+
+
+def _loaded(folder: Path, manifest: Mapping[str, Any]) -> Checkpoint:
+    """Return the checkpoint of a manifest that was verified."""
     with contextlib.suppress(AttributeError):  # only glibc has it
         ctypes.CDLL(None).malloc_trim(0)
-    path = _of(folder, step)
+    path = _of(folder, manifest["step"])
     tensors = {name: tensor for file in manifest["files"] for name, tensor in load_file(path / file).items()}
-    return Checkpoint(step, tensors, manifest["scalars"])
+    return Checkpoint(manifest["step"], tensors, manifest["scalars"])
 
 
 def verify(folder: Path, step: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
 
-from preferent import files
+from preferent import files, ranks
 from preferent.config import model_reference
 from preferent.config.model_reference import adapter_base
 from preferent.models import adapters, language_models, model_card
@@ -21,6 +21,7 @@ from preferent.models.world import QUANTIZATION
 from preferent.runs import ownership
 
 
+@ranks.first_only
 def save(
     network: Network,
     folder: Path,
@@ -127,6 +128,7 @@ def name_base(folder: Path, base: model_card.Base) -> None:
     files.write_json(path, files.read_json(path) | names)
 
 
+@ranks.first_only
 def save_merged(
     policy: Network,
     folder: Path,

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from preferent import ranks
 from preferent.config.model_shape import keeps_attention
 from preferent.config.recipe import Recipe
 from preferent.data.tokenizer import OWN
@@ -30,7 +31,7 @@ QUANTIZATION = "a backbone in 4 bits (nf4 with double quantization, by bitsandby
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """One process of `size`: device, threads, dtype and attention implementation (None: transformers chooses).
+    """One rank of `size`: device, threads, dtype and attention implementation (None: transformers chooses).
 
     `chat` is how the models that it loads read conversations; `quantize` is how it holds their frozen weights.
     """
@@ -48,13 +49,18 @@ class World:
     @classmethod
     def of(cls, recipe: Recipe) -> "World":
         """Set up the process by the recipe: thread count, determinism, device and precision."""
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise PlatformError("WORLD_SIZE is above 1, but preferent runs in one process; start it without torchrun")
-        threads = recipe.threads or environment.usable_cores()
+        if ranks.wanted() > ranks.here().size:
+            raise PlatformError(
+                "WORLD_SIZE is above 1, but one process does this; unset it, or start a stage by torchrun"
+            )
+        group, beside = ranks.here(), ranks.environment("LOCAL_WORLD_SIZE", ranks.here().size)
+        threads = recipe.threads or max(1, environment.usable_cores() // beside)
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(recipe.deterministic)
         warnings.filterwarnings("ignore", message=".*pin_memory.*")
-        device = _device(recipe.device)
+        device = _device(recipe.device, ranks.environment("LOCAL_RANK", group.rank))
+        if group.size > 1 and device.type == "cuda":
+            torch.cuda.set_device(device)
         dtype = _dtype(recipe.precision, device)
         # In a bf16 run only adapters, masters and score heads are fp32.
         rounds = dtype == torch.bfloat16 and not recipe.deterministic
@@ -64,7 +70,9 @@ class World:
         if device.type not in ("cpu", "cuda") and (recipe.quantize or recipe.optimizer == "adamw8bit"):
             raise PlatformError(f"quantize: nf4 and optimizer: adamw8bit run on cpu and cuda, not on {device.type}")
         chat = ChatOptions.of(recipe)
-        return cls(0, 1, device, dtype, threads, recipe.trust_remote_code, attention, chat, recipe.quantize)
+        return cls(
+            group.rank, group.size, device, dtype, threads, recipe.trust_remote_code, attention, chat, recipe.quantize
+        )
 
     def with_own_templates(self) -> "World":
         """Return the same process for models that the recipe does not train: they read in their own template."""
@@ -72,10 +80,12 @@ class World:
 
     @property
     def memory(self) -> int:
-        """Total bytes of the device's memory, used or not: of the GPU, or main memory."""
+        """Total bytes of the device's memory, used or not: of the GPU, or main memory; a rank's part of it."""
+        beside = ranks.environment("LOCAL_WORLD_SIZE", self.size)
         if self.device.type == "cuda":
-            return int(torch.cuda.get_device_properties(self.device).total_memory)
-        return environment.memory()
+            sharing = -(-beside // torch.cuda.device_count())
+            return int(torch.cuda.get_device_properties(self.device).total_memory) // sharing
+        return environment.memory() // beside
 
     def settled(self, recipe: Recipe, stage: Stage) -> Recipe:
         """Return the recipe with how much the stage computes at once, chosen for this device when it began."""
@@ -100,14 +110,17 @@ def to_device(array: np.ndarray, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-def _device(name: str) -> torch.device:
+def _device(name: str, place: int = 0) -> torch.device:
+    """Return the device that a recipe names, of several GPUs that of the rank's place on this machine."""
     if name == "cuda" and not torch.cuda.is_available():
         raise PlatformError("device: cuda is set, but torch finds no GPU; use device: cpu, or install torch for CUDA")
     if name == "mps" and not torch.backends.mps.is_available():
         raise PlatformError("device: mps is set, but torch finds no Apple GPU; use device: cpu")
     if name == "mps":
         return torch.device("mps")
-    return torch.device("cuda", 0) if name != "cpu" and torch.cuda.is_available() else torch.device("cpu")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", place % max(1, torch.cuda.device_count()))
 
 
 def _dtype(precision: str, device: torch.device) -> torch.dtype:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from preferent import files
+from preferent import files, ranks
 from preferent.config import defaults, model_reference, run_schema, stage_graph
 from preferent.config import recipe as recipes
 from preferent.config.recipe import Recipe, assign, dump, parse, pick
@@ -20,7 +20,7 @@ from preferent.data.formats import row_sources
 from preferent.data.tokenizer.chat_templates import ChatOptions
 from preferent.errors import DataError, Interrupted, PreferentError, UsageError
 from preferent.pipelines.launchers import child_process
-from preferent.runs import interruption, ownership, stages
+from preferent.runs import environment, interruption, ownership, stages
 from preferent.runs.digests import Digests
 from preferent.runs.directory import DataDirectory, RunDirectory, StageDirectory
 from preferent.runs.memory_choice import smaller
@@ -42,6 +42,8 @@ def execute(
     With `from_stage` and `of_run` the stages before `from_stage` are taken from another run. `announce` is called with
     each task before it runs. Raises `PreferentError` with the exit code of the stage that failed.
     """
+    if ranks.wanted() > 1:
+        raise UsageError("WORLD_SIZE is above 1, but a run starts its processes by itself: set processes in the recipe")
     tasks = [task.at(out) for task in stage_graph.build(recipe)]
     model_reference.check(recipe)
     ChatOptions.of(recipe)
@@ -162,13 +164,13 @@ def _perform(
     if finished(task, recipe, root, by_default, digests):
         print(f"{title}: done already", file=sys.stderr)
         return False
-    if task.stage not in ("data", "report"):  # what a later stage would refuse; a run that is done asks no hub
+    if task.stage not in environment.BY_ONE:  # what a later stage would refuse; a run that is done asks no hub
         model_reference.check(recipe, fetch=True)
     announce(task)
     print(title, file=sys.stderr)
     words = task.command(str(root))
     before = {} if task.stage == "report" else digests.stamps(_inputs(task, root))
-    error = child_process.run_verb(words)
+    error = child_process.run_verb(words, environment.processes(recipe, task.stage))
     if error is not None:
         code = error.exit_code
         if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):

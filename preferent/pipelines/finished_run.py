@@ -7,7 +7,7 @@ from pathlib import Path
 from preferent.config import model_reference, recipe, stage_graph
 from preferent.config.recipe import Recipe
 from preferent.data import datasets
-from preferent.errors import PlatformError, UsageError
+from preferent.errors import PlatformError
 from preferent.runs.directory import RunDirectory
 
 
@@ -48,8 +48,7 @@ def of(folder: Path) -> FinishedRun:
     Raises `UsageError` if the folder is not a run directory, and `PlatformError` if it has no tuned policy yet.
     """
     directory = RunDirectory(folder)
-    if not directory.is_run():
-        raise UsageError(f"{folder}: is not a run directory: it contains no recipe.yaml; name the `--out` of a run")
+    directory.require_run()
     settings, _ = recipe.load(directory.recipe)
     tuned = directory.policy.model
     if not tuned.is_dir() or not directory.policy.done.exists():

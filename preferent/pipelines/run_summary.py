@@ -19,8 +19,7 @@ def lines(folder: Path) -> list[str]:
     unchanged = verdict_sentence.unchanged(policy.get("facts", {}))
     findings = examination.examine(run_history.read(folder))
     return [
-        verdict_sentence.verdict_sentence(metrics),
-        *verdict_sentence.advice(metrics),
+        *verdict_sentence.summary(metrics),
         *([unchanged] if unchanged else []),
         *([named(findings, folder)] if findings else []),
     ]

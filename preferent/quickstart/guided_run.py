@@ -168,8 +168,8 @@ You are about to watch all of RLHF. A model learns to write from examples, peopl
 reward model learns what they prefer, and reinforcement learning tunes the model to it. The data are generated here, so
 that the outcome can be checked: posts about who did what where, and hurried summaries of them. Most summaries leave out
 the place; some ramble, name the wrong person, or never end. A simulated annotator prefers faithful, short summaries
-that end, and sometimes makes a mistake. All files are in {lesson}; have a look. It takes about four minutes on two
-cores; Ctrl-C stops it, and the same command goes on.
+that end, and sometimes makes a mistake. It takes about four minutes on two cores; Ctrl-C stops it, and the same command
+goes on. All files are in {lesson}; have a look.
 """
 MODEL = """
 A MODEL FROM SCRATCH

@@ -173,6 +173,7 @@ def _verdict(recipe: Recipe, run: RunDirectory, sick: Sequence[str]) -> dict[str
         "doubts": list(dict.fromkeys([*filter(None, [unchanged]), *sick, *doubts])),
         "by_judge": verdict_section.by_judge(metrics, gold, judges),
         "descriptions": judge_names.descriptions(judges, names),
+        "with_votes": verdict_section.with_votes(metrics, judges),
         "sample_size": verdict_section.sample_size(metrics),
         "side_names": verdict_section.side_titles(metrics),
         "measures": verdict_section.measures(metrics, judges),

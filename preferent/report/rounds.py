@@ -46,6 +46,9 @@ def section(
     against = {name: against_base(name, metrics, sides, by_round) for name in names}
     against = {name: rates for name, rates in against.items() if any(rates)}
     columns = [(judges[name].title, [_rate(rate) for rate in rates]) for name, rates in against.items()]
+    for name in metrics.get("prediction_powered", {}):
+        powered = [(comparison or {}).get("prediction_powered", {}).get(name) for comparison in by_round]
+        columns.append((f"People with {judges[name].name}", [_rate(rate) for rate in powered]))
     divergences = [(comparison or {}).get("kl") for comparison in by_round[1:]]
     if any(divergences):
         columns.append(("KL", ["0", *(number(kl["mean"]) if kl else "" for kl in divergences)]))

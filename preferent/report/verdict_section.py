@@ -84,6 +84,34 @@ def _truth_row(gold: GoldFigures, judge: ReportedJudge) -> IntervalRow:
     )
 
 
+def with_votes(metrics: ComparisonMetrics, judges: Judges) -> IntervalTable:
+    """Return what people's votes on some prompts say alone and with each judge's verdicts on all; without rows if
+    nothing is gained."""
+    powered = metrics.get("prediction_powered", {})
+    rows = [_votes_row(metrics["judges"]["people"], judges["people"])] if powered else []
+    for name, figures in powered.items():
+        judge = judges[name]
+        note = f"votes on {figures['voted']} of {counted(figures['prompts'], 'prompt')}"
+        cells = figures["win_rate"], figures["interval"], f"{figures['effective']:.0f}"
+        rows += [
+            row(f"People with {judge.name}", *cells, colour=2, note=note),
+            _votes_row(metrics["judges"][name], judge),
+        ]
+    heads = ("Who judged", "Win rate", "95 % interval", "Worth people’s votes on")
+    remark = (
+        "The judge’s mean verdict on all prompts is corrected by its errors on those that people voted on, so that "
+        "the rate is unbiased even if the judge is wrong or was optimised. The last column is the number of prompts "
+        "that people alone would have to judge for an interval as narrow."
+    )
+    return IntervalTable("People’s votes with the help of a judge", heads, rows, remark)
+
+
+def _votes_row(figures: JudgeFigures, judge: ReportedJudge) -> IntervalRow:
+    worth = str(figures["prompts"]) if figures["kind"] == "people" else "–"
+    note = judge_names.verdict_count(figures)
+    return row(f"{judge.title} alone", figures["win_rate"], figures["interval"], worth, colour=judge.colour, note=note)
+
+
 def other_pairs(metrics: ComparisonMetrics, judges: Judges) -> IntervalTable:
     """Return every other pair of models by every judge; earlier rounds have a table of their own."""
     names = sides(metrics)

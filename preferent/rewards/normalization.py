@@ -76,7 +76,12 @@ class ScoreNormalization:
     @classmethod
     def read(cls, path: Path) -> "ScoreNormalization":
         """Read a `score.json`."""
-        return cls.parse(files.read_sealed(path, "restore it; or remove it, and the stage measures it again"))
+        return cls.parse(cls.stored(path))
+
+    @staticmethod
+    def stored(path: Path) -> dict[str, Any]:
+        """Return the object in a `score.json`."""
+        return files.read_sealed(path, "restore it; or remove it, and the stage measures it again")
 
     @classmethod
     def parse(cls, stored: Mapping[str, Any]) -> "ScoreNormalization":

@@ -12,7 +12,7 @@ from typing import SupportsFloat
 
 import numpy as np
 
-from preferent import randomness
+from preferent import randomness, ranks
 from preferent.config import model_reference, stage_graph
 from preferent.config.defaults import decided
 from preferent.config.recipe import Recipe
@@ -167,8 +167,12 @@ class UserFunction:
         """Return the function's scores, float64 [n]; raise `PlatformError` on a wrong count or a number that is not
         finite.
 
-        The function gets texts only; it does not see `prompts` and `ended`.
+        The function gets texts only; it does not see `prompts` and `ended`. Of several ranks the first calls it.
         """
+        return np.array(ranks.agreed(lambda: self._called(texts, answers)))
+
+    def _called(self, texts: Sequence[str], answers: Sequence[str]) -> list[float]:
+        """Return what the function returns, checked."""
         try:
             returned = list(self.function(list(texts), list(answers)))
         except (Exception, SystemExit) as error:
@@ -185,7 +189,7 @@ class UserFunction:
                     f"{self.place}: {self.name} returned {score!r} for the answer {answer!r}; "
                     "a score must be a finite number"
                 )
-        return np.array([float(score) for score in returned])
+        return [float(score) for score in returned]
 
 
 @dataclass(frozen=True)
@@ -286,13 +290,13 @@ def fit_scale(
     The scale is kept in `out/score.json`, and read from there if it exists.
     """
     path = StageDirectory(out).score
-    if not path.exists():
+    if not ranks.agreed(path.exists):
         rows = randomness.permutation(recipe.seed, "normalize", 0, len(prompts.ids))[: recipe.reward.normalize_prompts]
         chosen = prompts.part(rows)
         rollouts = sampler.sample(chosen.ids, rows.tolist(), "normalize", 0, rollout_params(recipe))
         raw = reward.raw(RolloutBatch(rollouts, chosen, policy.tokenizer))
         reward.scale.fit(raw, recipe.reward.normalize).write(path)
-    return replace(reward, scale=ScoreNormalization.read(path))
+    return replace(reward, scale=ScoreNormalization.parse(ranks.agreed(lambda: ScoreNormalization.stored(path))))
 
 
 def validate(

@@ -15,6 +15,7 @@ import torch
 
 from preferent import randomness
 from preferent.data.types import Rollout
+from preferent.models import collectives
 from preferent.models.language_models import Policy
 from preferent.models.world import to_device
 from preferent.rollouts import llama_decoder
@@ -55,7 +56,7 @@ class LocalSampler:
         lengths_N = np.zeros(len(prompts), np.int64)
         ended_N = np.zeros(len(prompts), bool)
 
-        waiting = np.argsort([len(prompt) for prompt in prompts], kind="stable")
+        waiting = collectives.share(np.argsort([len(prompt) for prompt in prompts], kind="stable"))
         decoder = self.decoder(prompts, params)
         live_L = waiting[:0]
         while len(live_L) or len(waiting):
@@ -78,6 +79,8 @@ class LocalSampler:
                 order = _dense(goes_on_L)
                 decoder.keep(order)
                 live_L = live_L[order]
+        for decoded in (ids_NA, log_probs_NA, lengths_N, ended_N.view(np.uint8)):
+            collectives.total(torch.from_numpy(decoded))
         return [
             Rollout(
                 int(items[i]),

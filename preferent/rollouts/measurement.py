@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from preferent.data.types import Rollout
-from preferent.models import batching, vocabulary
+from preferent.models import batching, collectives, vocabulary
 from preferent.models.language_models import Network, Policy, Scorer
 from preferent.models.world import to_device
 
@@ -83,7 +83,7 @@ def measure(
     """Run policy and reference over the micro-batches; without a reference k1 and KL are zero."""
     log_probs, k1, kl, entropy = (torch.zeros(shape, device=policy.world.device) for _ in range(4))
     rows = max(1, vocabulary.CHUNK_ELEMENTS // policy.vocab_size)
-    for micro in micros:
+    for micro in collectives.share(micros):
         states = micro.states(policy)
         reference_states = micro.states(reference) if reference else states
         parts = []
@@ -94,7 +94,7 @@ def measure(
             parts.append(vocabulary.measures(logits, reference_logits, ids))
         at = micro.batch_rows, micro.batch_columns
         log_probs[at], k1[at], kl[at], entropy[at] = (torch.cat(column) for column in zip(*parts, strict=True))
-    return Measured(log_probs, k1, kl, entropy)
+    return Measured(*map(collectives.total, (log_probs, k1, kl, entropy)))
 
 
 def divergence(
@@ -124,17 +124,18 @@ def sampler_gap(rollouts: Sequence[Rollout], log_probs: Tensor) -> Tensor:
 def values_of(critic: Scorer, micros: Sequence[MicroBatch], shape: tuple[int, int]) -> Tensor:
     """Return raw values [B, A] of the states before each answer token."""
     values = torch.zeros(shape, device=critic.world.device)
-    for micro in micros:
+    for micro in collectives.share(micros):
         values[micro.batch_rows, micro.batch_columns] = critic.scores(micro.states(critic))
-    return values
+    return collectives.total(values)
 
 
 @torch.no_grad()
 def last_scores(scorer: Scorer, sequences: Sequence[np.ndarray], max_tokens: int) -> np.ndarray:
     """Return raw scores, float32 [n], at the last token of each sequence of token ids."""
     scores = np.zeros(len(sequences), np.float32)
-    for rows in batching.plan([len(s) for s in sequences], max_tokens):
+    for rows in collectives.share(batching.plan([len(s) for s in sequences], max_tokens)):
         scores[rows] = scores_at_end(scorer, [sequences[i] for i in rows]).float().cpu().numpy()
+    collectives.total(torch.from_numpy(scores))
     return scores
 
 

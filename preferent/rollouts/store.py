@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from preferent import files
+from preferent import files, ranks
 from preferent.data.types import Rollout
 from preferent.models.batching import pad
 from preferent.runs.directory import StageDirectory
@@ -43,12 +43,11 @@ class RolloutStore:
         `prompts` are the token ids of all prompts, indexed by `prompt_index`.
         """
         path = self._path(name)
-        if not path.exists():
+        if not ranks.agreed(lambda: _is_whole(path)):
             return None
-        if (arrays := unsealed(path.read_bytes())) is not None:
-            return from_columns(arrays, prompts)
-        print(f"{path}: damaged (its hash is not the one in it); sampling it again", file=sys.stderr)
-        return None
+        arrays = unsealed(path.read_bytes())
+        assert arrays is not None, "it was whole a moment ago"
+        return from_columns(arrays, prompts)
 
     def commit(self, name: str, rollouts: list[Rollout]) -> list[Rollout]:
         """Write the rollouts under `name`, and return them."""
@@ -63,6 +62,7 @@ class RolloutStore:
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
 
+    @ranks.first_only
     def append_samples(
         self, step: int, texts: Sequence[str], answers: Sequence[str], rollouts: Sequence[Rollout]
     ) -> None:
@@ -80,6 +80,7 @@ class RolloutStore:
                 }
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
+    @ranks.first_only
     def rewind(self, step: int) -> None:
         """Drop the rows of `samples.jsonl` from `step` on, and a truncated last line; report lines that are damaged.
 
@@ -97,6 +98,16 @@ class RolloutStore:
                 if line.endswith(b"\n"):
                     print(f"{path}:{number}: damaged; left out", file=sys.stderr)
         files.write_atomic(path, b"".join(kept))
+
+
+def _is_whole(path: Path) -> bool:
+    """Return whether rollouts were committed to a file; say it if they are damaged."""
+    if not path.exists():
+        return False
+    if unsealed(path.read_bytes()) is None:
+        print(f"{path}: damaged (its hash is not the one in it); sampling it again", file=sys.stderr)
+        return False
+    return True
 
 
 def sealed(arrays: Mapping[str, np.ndarray]) -> bytes:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from preferent.errors import UsageError
+
 Part = Literal["train", "validation", "test"]
 
 
@@ -237,6 +239,15 @@ class RunDirectory:
     def is_run(self) -> bool:
         """Return whether this is a run directory: it has a recipe."""
         return self.recipe.is_file()
+
+    def require_run(self) -> None:
+        """Raise `UsageError` if this is not a run directory."""
+        if not self.root.is_dir():
+            raise UsageError(f"{self.root}: no such run directory; make one with `preferent run RECIPE`")
+        if not self.is_run():
+            raise UsageError(
+                f"{self.root}: is not a run directory: it contains no recipe.yaml; name the `--out` of a run"
+            )
 
     def entries(self) -> Iterator[Path]:
         """Yield what lies in the directory, sorted by name."""

@@ -7,13 +7,18 @@ import subprocess
 from contextlib import suppress
 from importlib import metadata, util
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from preferent.runs import stages
+
+if TYPE_CHECKING:
+    from preferent.config.recipe import Recipe
 
 PACKAGES = ("scipy", "pydantic", "httpx2", "datasets", "pyarrow")
 """Packages that matter besides those of which a run records the version."""
 NVIDIA = ("nvidia-smi", "--query-gpu=name,memory.total,compute_cap,driver_version", "--format=csv,noheader,nounits")
+BY_ONE = ("data", "report")
+"""The stages that compute nothing that several processes could share."""
 BF16_FROM = 8.0
 """The CUDA compute capability from which a GPU multiplies bfloat16."""
 
@@ -67,6 +72,15 @@ def memory() -> int:
         with suppress(OSError, ValueError):
             total = min(total, int(Path(path).read_text()))
     return total
+
+
+def processes(recipe: "Recipe", stage: str) -> int:
+    """Return the number of processes that do a stage of a recipe here."""
+    if stage in BY_ONE:
+        return 1
+    if recipe.processes != "auto":
+        return recipe.processes
+    return max(1, len(_gpus())) if recipe.device in ("auto", "cuda") else 1
 
 
 def has_gpu() -> bool:

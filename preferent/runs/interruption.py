@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from types import FrameType
 
+from preferent import ranks
 from preferent.errors import Interrupted
 
 SECONDS_TO_LEAVE = 4.0
@@ -34,11 +35,13 @@ class Stop:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
     def check(self, save: Callable[[], None] | None = None) -> None:
-        """Save and raise `Interrupted` at a step boundary if a signal asked to stop."""
-        if self:
+        """Save and raise `Interrupted` at a step boundary if a signal asked to stop, this rank or another."""
+        number = ranks.highest(self.signal_number)
+        if number:
             if save is not None:
                 save()
-            raise Interrupted("stopped; the same command goes on from here", self.signal_number)
+                ranks.highest(number)  # the others leave when it is saved
+            raise Interrupted("stopped; the same command goes on from here", number)
 
 
 _stop: ContextVar[Stop] = ContextVar("stop", default=Stop())  # noqa: B039 - nobody writes to the default
@@ -47,6 +50,28 @@ _stop: ContextVar[Stop] = ContextVar("stop", default=Stop())  # noqa: B039 - nob
 def stop() -> Stop:
     """Return the stop flag of the enclosing `stoppable`; outside of one, a flag that is never set."""
     return _stop.get()
+
+
+@contextlib.contextmanager
+def heeded(act: Callable[[int], None]) -> Iterator[None]:
+    """Call `act` with the number of each SIGINT and SIGTERM, also where SIGINT was inherited as ignored.
+
+    A shell that is not interactive lets what it starts with `&` ignore SIGINT, and Python then raises no
+    KeyboardInterrupt. A handler of the user's own stays; outside of the main thread nothing is changed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    usual = (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    ours = {number: handler for number, handler in before.items() if handler in usual}
+    for number in ours:
+        signal.signal(number, lambda number, _frame: act(number))
+    try:
+        yield
+    finally:
+        for number, handler in ours.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from preferent import ranks
 from preferent.config import defaults, memory_estimate, model_folder, model_reference, stage_graph
 from preferent.config.defaults import AT_ONCE
 from preferent.config.memory_estimate import ModelFacts
@@ -54,7 +55,7 @@ def settled(recipe: Recipe, stage: Stage, machine: Machine) -> Recipe:
     recipe, _ = defaults.filled(recipe, began | stage.facts.get("at_once", {}))
     if None in pick(recipe, *fields).values():
         facts = _facts(recipe, stage, machine)
-        values = AT_ONCE if facts is None else chosen(facts, stage.name, machine.memory)
+        values = ranks.agreed(lambda: AT_ONCE if facts is None else chosen(facts, stage.name, machine.memory))
         recipe, _ = defaults.filled(recipe, {key: values[key] for key in fields if key in values})
     stage.record(at_once=pick(recipe, *fields))
     return recipe

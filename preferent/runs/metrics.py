@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from preferent import files
+from preferent import files, ranks
 from preferent.errors import DataError
 from preferent.runs import event_file
 from preferent.runs.directory import StageDirectory
@@ -29,6 +29,7 @@ class Metrics:
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    @ranks.first_only
     def append(self, step: int, values: Mapping[str, float]) -> None:
         """Add one line; it has left the process when this returns."""
         line = {"step": int(step)} | {name: _finite(value) for name, value in values.items()}
@@ -36,6 +37,7 @@ class Metrics:
         with files.writing(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
 
+    @ranks.first_only
     def rewind(self, step: int) -> None:
         """Drop the lines of `step` and later, and a line that a kill left unfinished; says which are missing before."""
         rows = [row for row in read(self.path) if row["step"] < step]
@@ -67,6 +69,7 @@ class Log:
         yield
         self.seconds[phase] = round(time.perf_counter() - started, 4)
 
+    @ranks.first_only
     def append(self, step: int, values: Mapping[str, float], **speeds: float) -> None:
         """Log a step that is over; its numbers have left the process when this returns."""
         now = round(time.time(), 3)
@@ -83,6 +86,10 @@ class Log:
         The event file is cut where that is enough, because a TensorBoard that has it open then reads on.
         """
         self.is_new = step == 0
+        self._rewind(step)
+
+    @ranks.first_only
+    def _rewind(self, step: int) -> None:
         self.metrics.rewind(step)
         self.timings.rewind(step)
         content = self._rebuilt()

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from preferent import files
+from preferent import files, ranks
 from preferent.config import run_schema
 from preferent.errors import PreferentError, UsageError
 from preferent.runs.directory import ComparisonDirectory, DataDirectory, LabelDirectory, RunDirectory, StageDirectory
@@ -86,6 +86,7 @@ def present(folder: Path, patterns: Sequence[str]) -> Iterator[Path]:
                 yield path
 
 
+@ranks.first_only
 def remove(folder: Path, patterns: Sequence[str]) -> None:
     """Remove the files that match the patterns, and the sub-folders that are empty without them."""
     paths = list(present(folder, patterns))
@@ -97,6 +98,7 @@ def remove(folder: Path, patterns: Sequence[str]) -> None:
             parent.rmdir()
 
 
+@ranks.first_only
 def sweep(folder: Path, patterns: Sequence[str]) -> None:
     """Remove what a killed process left unfinished: temporary files and folders of exactly the names that we give."""
     for parent, name in map(_split, patterns):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from preferent import files
+from preferent import files, ranks
 from preferent.config import run_schema
 from preferent.errors import PlatformError, UsageError
 from preferent.runs import ownership
@@ -24,8 +24,11 @@ from preferent.runs.directory import RunDirectory, StageDirectory
 def locked(folder: Path, kind: ownership.Kind = "stage") -> Iterator[None]:
     """Hold the folder of a stage or a run against a second process; the lock dies with the process.
 
-    A folder that holds something else is refused.
+    A folder that holds something else is refused. Of several ranks the first holds it for all.
     """
+    if ranks.here().rank:
+        yield
+        return
     ownership.check(folder, kind)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -70,10 +73,7 @@ class Stage:
     asked: dict[str, Any]
     inputs: dict[str, Path]
     facts: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def done(self) -> bool:
-        return StageDirectory(self.folder).done.exists()
+    done: bool = False
 
     def record(self, **facts: Any) -> None:
         """Add what was found out (device, threads, counts) to `stage.json`."""
@@ -87,6 +87,7 @@ class Stage:
             print(f"{self.folder}: {'; '.join(moved)}: the result may differ in the last bits", file=sys.stderr)
         self.record(**facts)
 
+    @ranks.first_only
     def finish(self, outputs: Sequence[str] = ()) -> None:
         """Mark the stage done, with the fingerprints of its outputs; the marker is the last thing written."""
         self.record(outputs={name: files.fingerprint(self.folder / name) for name in outputs})
@@ -109,7 +110,23 @@ def open_stage(
     A stage with `rerun` (cheap, nothing to lose), or one that has made nothing yet, starts afresh on any change; any
     other refuses it. `by_default` are the recipe's values that nobody asked for, by dotted key.
     """
-    previous, flat = StageDirectory(folder).description, flatten(fields)
+    description, facts, done = ranks.agreed(
+        lambda: _opened(name, folder, flatten(fields), inputs, extendable, rerun, by_default or {})
+    )
+    return Stage(name, folder, description, dict(inputs), facts, done)
+
+
+def _opened(
+    name: str,
+    folder: Path,
+    flat: dict[str, Any],
+    inputs: Mapping[str, Path],
+    extendable: Sequence[str],
+    rerun: bool,
+    by_default: Mapping[str, Any],
+) -> tuple[dict[str, Any], dict[str, Any], bool]:
+    """Make a stage's folder ready; return its description, the facts known so far, and whether it is done."""
+    previous = StageDirectory(folder).description
     description: dict[str, Any] = {
         "schema": run_schema.SCHEMA,
         "stage": name,
@@ -117,7 +134,7 @@ def open_stage(
         "owns": ownership.owned(name),
         "versions": versions(),
         "fields": flat,
-        "defaults": [key for key in flat if key in (by_default or {})],
+        "defaults": [key for key in flat if key in by_default],
         "inputs": {key: files.fingerprint(path) for key, path in inputs.items()},
     }
     facts: dict[str, Any] = {}
@@ -140,10 +157,10 @@ def open_stage(
             facts = old.get("facts", {})
             if old.get("versions") != description["versions"] and not StageDirectory(folder).done.exists():
                 print(f"{folder}: resumed with other versions; the result may differ in the last bits", file=sys.stderr)
-    opened = Stage(name, folder, description, dict(inputs), facts)
-    if not opened.done:
-        opened.record()
-    return opened
+    done = StageDirectory(folder).done.exists()
+    if not done:
+        files.write_sealed(previous, description | {"facts": facts})
+    return description, facts, done
 
 
 def read_stage(folder: Path) -> dict[str, Any]:

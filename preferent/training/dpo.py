@@ -20,7 +20,7 @@ from preferent.config.recipe import Recipe, pick, tuned_by
 from preferent.data import datasets
 from preferent.data.counts import kto_weights
 from preferent.errors import DataError, DivergedError
-from preferent.models import batching, language_models, saving, vocabulary
+from preferent.models import batching, collectives, language_models, saving, vocabulary
 from preferent.models.language_models import Policy
 from preferent.models.world import World, to_device
 from preferent.runs import progress, stages
@@ -164,9 +164,10 @@ def answer_log_probs(recipe: Recipe, policy: Policy, ids: list[np.ndarray], toke
 def measure_log_probs(recipe: Recipe, policy: Policy, ids: list[np.ndarray], tokens: np.ndarray) -> Tensor:
     """Return `answer_log_probs` [n] of any number of sequences, without a gradient, on the CPU."""
     log_probs = torch.zeros(len(ids))
-    for rows in batching.plan([len(row) for row in ids], defaults.decided(recipe.dpo.micro_batch_tokens)):
+    plan = batching.plan([len(row) for row in ids], defaults.decided(recipe.dpo.micro_batch_tokens))
+    for rows in collectives.share(plan):
         log_probs[rows] = answer_log_probs(recipe, policy, [ids[i] for i in rows], tokens[rows]).float().cpu()
-    return log_probs
+    return collectives.total(log_probs)
 
 
 def train(recipe: Recipe, stage: stages.Stage, policy: Policy, parts: dict[str, PairSubset]) -> None:
@@ -201,13 +202,14 @@ def learn(recipe: Recipe, state: TrainingState, policy: Policy, part: PairSubset
     """Make one optimizer step on the mean loss of the pairs at `rows`."""
     anchor = batch_anchor(recipe, policy, part, rows)
     totals: dict[str, float] = {}
-    for places in part.pairs.plan(rows, defaults.decided(recipe.dpo.micro_batch_tokens)):
+    for places in collectives.share(part.pairs.plan(rows, defaults.decided(recipe.dpo.micro_batch_tokens))):
         sides = [[side.ids[i] for i in places] for side in (part.chosen, part.rejected)]
         tokens = np.concatenate([part.chosen.tokens[places], part.rejected.tokens[places]])
         log_probs = answer_log_probs(recipe, policy, sides[0] + sides[1], tokens).view(2, len(places))
         loss, sums = losses(recipe, part, places, log_probs, anchor)
         (loss / part.count(rows)).backward()
         totals = {name: totals.get(name, 0.0) + value for name, value in sums.items()}
+    totals = collectives.sums(totals)
     if not math.isfinite(totals["loss"]):
         raise DivergedError(f"step {state.step}: the loss is not finite; lower dpo.learning_rate")
     rate, norm = state.optimizer.step(state.step)

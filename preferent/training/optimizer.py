@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from preferent.errors import DivergedError
-from preferent.models import quantization
+from preferent.models import collectives, quantization
 
 STATE = ("step", "exp_avg", "exp_avg_sq", "state1", "state2", "qmap1", "qmap2", "absmax1", "absmax2")
 """What AdamW keeps of a parameter, then what AdamW of 8 bits does: moments, their code books and scales."""
@@ -67,6 +67,7 @@ class Optimizer:
         rate = self.schedule.at(step)
         for group in self._adam.param_groups:
             group["lr"] = rate
+        self._sum_over_ranks()
         norm = float(torch.nn.utils.clip_grad_norm_(self.masters.values(), self.max_grad_norm, foreach=True))
         if not math.isfinite(norm):
             raise DivergedError(f"step {step}: the gradient is not finite")
@@ -74,6 +75,15 @@ class Optimizer:
         self._adam.zero_grad(set_to_none=True)
         self._round()
         return rate, norm
+
+    def _sum_over_ranks(self) -> None:
+        """Add up what each rank accumulated from its share; a tensor that no rank has a gradient of gets none."""
+        masters = list(self.masters.values())
+        counts = collectives.total(torch.tensor([master.grad is not None for master in masters], dtype=torch.int32))
+        learning = [master for master, count in zip(masters, counts.tolist(), strict=True) if count]
+        for master in learning:
+            master.grad = torch.zeros_like(master) if master.grad is None else master.grad
+        collectives.total_of([master.grad for master in learning if master.grad is not None])
 
     def discard(self) -> None:
         """Drop the accumulated gradients."""

@@ -27,7 +27,7 @@ from preferent.data.types import Preference, Thumb
 from preferent.errors import DataError, DivergedError
 from preferent.evaluation import reward_quality
 from preferent.evaluation.reward_quality import Scored
-from preferent.models import language_models, saving
+from preferent.models import collectives, language_models, saving
 from preferent.models.language_models import Policy, Scorer
 from preferent.models.world import World, to_device
 from preferent.rollouts import measurement, sampler
@@ -139,7 +139,7 @@ def learn(
 ) -> dict[str, float]:
     """Make one optimizer step on the mean loss of the pairs at `rows`."""
     loss_sum, right, margin, center = 0.0, 0.0, 0.0, 0.0
-    for part in pairs.plan(rows, defaults.decided(recipe.reward.micro_batch_tokens)):
+    for part in collectives.share(pairs.plan(rows, defaults.decided(recipe.reward.micro_batch_tokens))):
         chosen, rejected = scores(scorer, pairs, part, state.optimizer.parameters.get(OFFSET))
         columns = (pairs.wrong, pairs.margins, pairs.weights)
         loss = losses.pair_loss(chosen, rejected, *(torch.from_numpy(each[part]).to(chosen) for each in columns))
@@ -150,10 +150,10 @@ def learn(
         center += float(off_center.detach())
         right += float((chosen > rejected).float().sum() + 0.5 * (chosen == rejected).float().sum())
         margin += float((chosen - rejected).detach().sum())
-    if not math.isfinite(loss_sum):
+    sums = collectives.sums({"rank_loss": loss_sum, "accuracy": right, "margin": margin, "centering": center})
+    if not math.isfinite(sums["rank_loss"]):
         raise DivergedError(f"step {state.step}: the loss is not finite; lower reward.learning_rate")
     rate, norm = state.optimizer.step(state.step)
-    sums = {"rank_loss": loss_sum, "accuracy": right, "margin": margin, "centering": center}
     means = {name: value / len(rows) for name, value in sums.items()}
     return means | {"learning_rate": rate, "gradient_norm": norm}
 

@@ -14,7 +14,7 @@ from preferent.data import chat_refusals, datasets
 from preferent.data.formats import row_reader
 from preferent.data.types import Demonstration
 from preferent.errors import DataError
-from preferent.models import batching, vocabulary
+from preferent.models import batching, collectives, vocabulary
 from preferent.models.language_models import Policy
 from preferent.models.world import to_device
 
@@ -106,18 +106,19 @@ def accumulate_gradients(policy: Policy, sequences: Sequences, max_tokens: int, 
     parts = [sequences.part(rows) for rows in plan(sequences, max_tokens)]
     tokens = sum(target_count(policy, part) for part in parts)
     total = 0.0
-    for part in parts:
+    for part in collectives.share(parts):
         loss = loss_sum(policy, part, temperature)
         (loss / tokens).backward()
         total += float(loss.detach())
-    return total / tokens
+    return collectives.sums({"loss": total})["loss"] / tokens
 
 
 @torch.no_grad()
 def mean_loss(policy: Policy, sequences: Sequences, max_tokens: int) -> float:
     """Return the mean negative log-likelihood of the target tokens, in nats."""
     parts = [sequences.part(rows) for rows in plan(sequences, max_tokens)]
-    return sum(float(loss_sum(policy, part)) for part in parts) / sum(target_count(policy, part) for part in parts)
+    total = sum((float(loss_sum(policy, part)) for part in collectives.share(parts)), 0.0)
+    return collectives.sums({"loss": total})["loss"] / sum(target_count(policy, part) for part in parts)
 
 
 def plan(sequences: Sequences, max_tokens: int) -> list[np.ndarray]:

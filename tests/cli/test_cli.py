@@ -402,7 +402,7 @@ def test_a_report_of_a_run_is_named_like_a_run(course, monkeypatch, capsys):
     assert call(monkeypatch, "report", "r", "--out", "other.html") == 0 and Path("other.html").exists()
     for words, expected in (
         (["report", "preference"], "preference: is not a run directory"),
-        (["report", "nowhere"], "nowhere: is not a run directory"),
+        (["report", "nowhere"], "nowhere: no such run directory"),
         (["report"], "report: name a run"),
         (["report", "r", "--in", "run=r"], "--in is for the stage alone"),
     ):

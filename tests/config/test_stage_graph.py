@@ -154,6 +154,7 @@ WITHOUT_STAGE = {
     "reward_model_reference",
     "device",  # the machine: recorded as a fact, and a resume elsewhere says that exactness is lost
     "threads",
+    "processes",
     "deterministic",
     "gradient_checkpointing",
     "trust_remote_code",

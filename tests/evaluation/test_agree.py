@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands.test_exports import made
 
-from evaluation.test_exports import made
 from preferent import files
 from preferent.cli import arguments
+from preferent.commands import exports
 from preferent.errors import DataError, PlatformError, UsageError
-from preferent.evaluation import exports, judge_agreement, judgment_files
+from preferent.evaluation import judge_agreement, judgment_files
 
 PROMPTS = [f"p{i}" for i in range(8)]
 CHOICES = ["A", "B", "tie", "A", "A", "B", "tie", "B"]

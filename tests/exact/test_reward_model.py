@@ -15,10 +15,10 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from preferent import files, randomness
+from preferent.commands.inference import from_scratch
 from preferent.data.types import Choice, Preference, Prompt
 from preferent.evaluation import bag_of_words, reward_quality, statistics
 from preferent.evaluation.reward_quality import Scored
-from preferent.models import from_scratch
 from preferent.training import losses, reward_model
 
 BAYES = {0.5: (0.631127, 0.639951), 1.0: (0.725213, 0.539500), 2.0: (0.828012, 0.375348), 4.0: (0.905858, 0.217352)}

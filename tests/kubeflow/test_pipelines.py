@@ -1,10 +1,6 @@
 """Inference with a checkpoint, AI feedback and side by side, whole; and what a job refuses."""
 
 import json
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -201,30 +197,6 @@ def test_a_mistake_is_told_in_the_words_of_the_stage(folder, tiny):
     several = PipelineJob("d", None, "bucket", values | {"recipe": "processes: 2"}, rlhf_pipeline)
     with pytest.raises(PreferentError, match="processes"):
         several.run()
-
-
-def test_ctrl_c_stops_within_five_seconds_and_says_how_to_go_on(folder, tiny):
-    code = (
-        "import json, sys\nfrom preferent.kubeflow import PipelineJob, rlhf_pipeline\n"
-        "values = json.load(open('values.json'))\n"
-        "PipelineJob('stopped', None, 'bucket', values, rlhf_pipeline).run()\n"
-    )
-    (folder / "values.json").write_text(json.dumps(parameter_values(tiny, reward_model_train_steps=5000)))
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-    def steps() -> int:
-        paths = (folder / "bucket/stopped").glob("*/metrics.jsonl")
-        return sum(path.read_text().count("\n") for path in paths)
-
-    while steps() < 3:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=60)
-    assert "stopped; the same job goes on from here" in said[1] and "-model-trainer: running" in said[0]
-    made = steps()
-    time.sleep(1)
-    assert steps() == made, "nothing trains on"
 
 
 def test_a_job_is_handed_to_kubeflow_with_its_parameters_and_without_cache(folder, monkeypatch):

@@ -706,3 +706,32 @@ def test_the_owner_sees_the_answers_come_in(chromium, team):  # noqa: F811
         page.click("#write")
         page.get_by_text("Written: ").wait_for()
     assert (team.folder / "preferences.jsonl").exists()
+
+
+def test_the_page_says_how_many_are_left_and_stops_when_it_is_enough(chromium, tmp_path):  # noqa: F811
+    rows = write_rows(tmp_path / "rows.jsonl", numbered(60))
+    with (
+        serving(tmp_path / "labels", file=rows, seed=2, until_decided=True) as server,
+        visit(chromium, server.address, **DESKTOP) as page,
+    ):
+        enter(page, server.link())
+        press(page, "p")
+        counts = []
+        while page.is_visible("#question"):
+            number = len(counts)
+            count = page.inner_text("#count")
+            assert re.fullmatch(rf"{number}, about \d+ left", count)
+            counts.append(int(count.split()[2]))
+            left = texts(page)[1]
+            press(page, "1" if left.startswith("zero") else "2")
+            page.wait_for_function("n => !document.getElementById('count').textContent.startsWith(n + ',')", arg=number)
+        assert 5 < len(counts) < 40 and counts[0] > counts[-1] >= 1
+        assert page.inner_text("#end-words") == f"Your {len(counts)} answers are enough; the other questions need none."
+        assert page.inner_text("#count") == f"{len(counts)} of {len(counts)}"
+        assert not violations(page)
+        page.goto(f"{server.address}/owner")
+        page.wait_for_selector("#results:not([hidden])")
+        assert "left, about" in page.inner_text("#figures") and "wins" not in page.inner_text("#rates")
+        page.click("#reveal")
+        page.wait_for_function("() => document.getElementById('rates').textContent.includes('votes, enough')")
+        assert not violations(page)

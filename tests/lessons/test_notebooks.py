@@ -88,10 +88,17 @@ def test_each_number_of_the_text_stands_in_the_code(name):
     """A decimal or a percentage in a text is a setting or is asserted: it occurs in the code of the same lesson."""
     known = set().union(*(numbers(code) for code in cells(name, "code")))
     for text in cells(name, "markdown"):
-        plain = re.sub(r"```.*?```|`[^`]*`|\$[^$]*\$|\]\([^)]*\)", "", text, flags=re.S)
+        plain = re.sub(r"```.*?```|`[^`]*`|\]\([^)]*\)", "", text, flags=re.S)
         for number in DECIMAL.findall(plain):
             said = float(number)
             assert said in known or said / 100 in known, f"{number} is in the text, and in no cell:\n{text}"
+
+
+def test_the_site_shows_a_text_as_a_notebook_does(name):
+    """It has no script that would draw formulas, and begins every list with 1."""
+    for text in cells(name, "markdown"):
+        assert not re.match(r"[02-9]\. ", text), text
+        assert "$" not in re.sub(r"```.*?```|`[^`]*`", "", text, flags=re.S), text
 
 
 def test_what_a_lesson_imports_is_there(name):

@@ -54,3 +54,14 @@ def test_a_cuda_device_has_an_index(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert world._device("auto") == world._device("cuda") == torch.device("cuda", 0)
     assert world._device("cpu") == torch.device("cpu")
+
+
+def test_a_process_that_is_told_to_be_one_of_several_and_did_not_join_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(PlatformError, match="WORLD_SIZE is above 1, but one process does this"):
+        World.of(quiet_recipe())
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with pytest.raises(PlatformError, match="WORLD_SIZE='two' in the environment is not a whole number"):
+        World.of(quiet_recipe())

@@ -129,7 +129,7 @@ def test_written_files_are_read_without_a_loss(tmp_path: Path) -> None:
 
 
 def test_every_word_is_one_token_and_posts_are_short(tmp_path: Path) -> None:
-    scratch = pytest.importorskip("preferent.models.from_scratch")
+    scratch = pytest.importorskip("preferent.commands.inference.from_scratch")
     guided_run.demonstrations(0, guided_run.DEMONSTRATIONS, tmp_path / "rows.jsonl")
     texts = list(scratch.read(tmp_path / "rows.jsonl"))
     tokenizer: Tokenizer = scratch.train_tokenizer(texts, guided_run.VOCABULARY)

@@ -242,6 +242,11 @@ def test_rounds_stand_one_a_row_all_against_the_base(tmp_path: Path) -> None:
     ]
     assert [len(one.points) for one in shown.charts[0].series[:2]] == [4, 3]
     assert verdict_section.other_pairs(found, reported(found)).rows == []
+    powered = {"prediction_powered": {"judge": rate(0.6, 0.5, 0.7)}}
+    files.write_json(tmp_path / "one" / "comparison" / "metrics.json", earlier | powered)
+    shown = rounds.section(found | powered, [str(tmp_path / "one"), str(tmp_path / "gone")], reported(found))
+    assert shown is not None and shown.heads[2] == "People with independent judge"
+    assert [row[3] for row in shown.rows] == ["", f"60.0{GAP}% (50.0–70.0{GAP}%)", "", f"60.0{GAP}% (50.0–70.0{GAP}%)"]
     del found["judges"]["people"]
     shown = rounds.section(found, [str(tmp_path / "one"), str(tmp_path / "gone")], reported(found))
     assert shown is not None and shown.rows[1][2] == by_people[1], "of round 1 they said it, of this one not yet"

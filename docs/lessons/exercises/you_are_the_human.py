@@ -61,8 +61,12 @@ def vote(link: str, choose: Callable[[Question], str], votes: int) -> int:
 
 
 def ask(words: list[str], votes: int, who: str, log: Path) -> int:
-    """Serve `preferent label WORDS`, let `who` ("script" or "me") answer `votes` questions, and end the server."""
-    command = [sys.executable, "-m", "preferent", "label", *words, "--no-browser"]
+    """Serve `preferent label WORDS`, let `who` ("script" or "me") answer `votes` questions, and end the server.
+
+    A page for you has no more questions than that.
+    """
+    enough = ["--number", str(votes)] if who == "me" else []
+    command = [sys.executable, "-m", "preferent", "label", *words, *enough, "--no-browser"]
     with open(log, "wb") as file, subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT) as server:
         try:
             while not (found := LINK.search(log.read_bytes())):

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from preferent import ranks
 from preferent.config import stage_graph
 from preferent.config.recipe import Recipe, pick
 from preferent.data import datasets, predictions
@@ -67,13 +68,21 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path, names: Sequence[str
         if prompts:
             answers["a"] = predictions.with_prompts(answers["a"], prompts)
         judges = _judges(recipe, models | beside, answers, called, RunDirectory(out.parent).calls)
-        judgments, metrics = verdict(answers, judges, choose(recipe, judges), called)
-        comparison = ComparisonDirectory(out)
-        write(judgments, comparison.judgments)
-        write_jsonl(comparison.answers, rows(answers))
-        write_json(comparison.metrics, metrics)
-        stage.record(**conclusion(metrics))
-        stage.finish([path.name for path in (comparison.judgments, comparison.metrics, comparison.answers)])
+        finish(recipe, stage, answers, judges, called)
+
+
+@ranks.first_only
+def finish(
+    recipe: Recipe, stage: stages.Stage, answers: Answers, judges: Sequence[JudgeResults], names: Mapping[str, str]
+) -> None:
+    """Draw the verdict, write it with what it rests on, and mark the stage done."""
+    judgments, metrics = verdict(answers, judges, choose(recipe, judges), names)
+    comparison = ComparisonDirectory(stage.folder)
+    write(judgments, comparison.judgments)
+    write_jsonl(comparison.answers, rows(answers))
+    write_json(comparison.metrics, metrics)
+    stage.record(**conclusion(metrics))
+    stage.finish([path.name for path in (comparison.judgments, comparison.metrics, comparison.answers)])
 
 
 def sides(inputs: Mapping[str, Path]) -> list[str]:

@@ -1,8 +1,10 @@
 """Language models that judge a against b: the recipe's `compare.judges`, each in both orders."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
+from preferent import ranks
 from preferent.config import model_reference, stage_graph
 from preferent.config.comparison_sections import JudgeSection
 from preferent.config.recipe import Recipe
@@ -39,8 +41,15 @@ def templates(recipe: Recipe) -> dict[str, Path]:
 def judge_pairs(
     recipe: Recipe, inputs: Mapping[str, Path], answers: Answers, names: Mapping[str, str], calls: Path
 ) -> list[JudgeResults]:
-    """Return each language model's judgments of a and b; its replies are kept in the folder `calls`."""
-    return [_judge_pairs(judge, recipe, inputs, answers, names, calls) for judge in recipe.compare.judges]
+    """Return each language model's judgments of a and b; its replies are kept in the folder `calls`.
+
+    Of several ranks the first alone calls the endpoints; a local model is computed by all.
+    """
+    results: list[JudgeResults | None] = []
+    for judge in recipe.compare.judges:
+        judged = partial(_judge_pairs, judge, recipe, inputs, answers, names, calls)
+        results.append(judged() if judge.url is None else ranks.at_first(judged))
+    return [judged for judged in results if judged is not None]
 
 
 def _judge_pairs(

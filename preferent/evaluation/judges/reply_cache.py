@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from preferent import files
+from preferent import files, ranks
 from preferent.evaluation.judges.protocol import Call, Reply
 
 _FIELDS = ("text", "probabilities", "tokens", "cut", "seconds")
@@ -31,8 +31,7 @@ class ReplyCache:
 
     def __init__(self, path: Path, identity: Mapping[str, Any], descriptor: int) -> None:
         self.path, self._identity, self._file = path, identity, descriptor
-        with self._locked():
-            self._replies = self._read()
+        self._replies = {name: _reply(row) for name, row in ranks.agreed(self._read).items()}
 
     @classmethod
     @contextlib.contextmanager
@@ -55,13 +54,16 @@ class ReplyCache:
         """Add a reply; it is on disk when this returns."""
         name = key(call, self._identity)
         row = {"key": name} | {field: getattr(reply, field) for field in _FIELDS}
+        self._append(json.dumps(row, allow_nan=False).encode() + b"\n")
+        self._replies[name] = reply
+
+    @ranks.first_only
+    def _append(self, line: bytes) -> None:
         with files.writing(self.path), self._locked():
             self._cut_torn_line()
-            line = json.dumps(row, allow_nan=False).encode() + b"\n"
             while line:
                 line = line[os.write(self._file, line) :]
             os.fsync(self._file)
-        self._replies[name] = reply
 
     def __len__(self) -> int:
         return len(self._replies)
@@ -86,18 +88,19 @@ class ReplyCache:
         line = whole.count(b"\n") + 1
         print(f"{self.path}:{line}: the line is incomplete and was removed; its call is made again", file=sys.stderr)
 
-    def _read(self) -> dict[str, Reply]:
-        """Return the replies in the file, the first of equal keys; print a note for every line that is not a reply."""
-        self._cut_torn_line()
-        replies: dict[str, Reply] = {}
-        with open(self.path, "rb") as file:
+    def _read(self) -> dict[str, dict[str, Any]]:
+        """Return the rows in the file, the first of equal keys; print a note for every line that is not a reply."""
+        rows: dict[str, dict[str, Any]] = {}
+        with self._locked(), open(self.path, "rb") as file:
+            self._cut_torn_line()
             for number, line in enumerate(file, start=1):
                 try:
                     row = json.loads(line)
-                    replies.setdefault(str(row["key"]), _reply(row))
+                    _reply(row)
+                    rows.setdefault(str(row["key"]), row)
                 except (ValueError, KeyError, TypeError, RecursionError):
                     print(f"{self.path}:{number}: is not a reply; its call is made again", file=sys.stderr)
-        return replies
+        return rows
 
 
 def _reply(row: Mapping[str, Any]) -> Reply:

@@ -67,7 +67,7 @@ def win_rate(
     outcomes, weights = checked(outcomes, prompts, weights)
     win, tie, loss = (int(np.sum(outcomes == value)) for value in (1.0, 0.5, 0.0))
     netted = net(outcomes, prompts, weights)
-    low, high = _tango(netted, _quantile((1 + level) / 2, netted.degrees))
+    low, high = tango(netted, quantile((1 + level) / 2, netted.degrees))
     mean = float(outcomes @ weights / weights.sum())
     method = f"{METHOD}, {100 * level:g} %"
     limits = ((1 + low) / 2, (1 + high) / 2)
@@ -148,14 +148,15 @@ def checked(
     return outcomes, weights
 
 
-def _quantile(probability: float, degrees: float) -> float:
+def quantile(probability: float, degrees: float) -> float:
+    """Return a quantile of Student's distribution; infinite below `LEAST` degrees of freedom."""
     if degrees < LEAST:
         return math.inf
     return float(ndtri(probability) if math.isinf(degrees) else stdtrit(degrees, probability))
 
 
-def _tango(net: Net, quantile: float) -> tuple[float, float]:
-    """Return the limits of (P(win) - P(loss)) at which the score statistic is plus and minus `quantile`."""
+def tango(net: Net, z: float) -> tuple[float, float]:
+    """Return the limits of (P(win) - P(loss)) at which the score statistic is plus and minus `z`."""
     won, lost, n = net.won, net.lost, net.effective
 
     def excess(difference: float, sign: float) -> float:
@@ -163,9 +164,9 @@ def _tango(net: Net, quantile: float) -> tuple[float, float]:
         c = -lost * difference * (1 - difference)
         restricted = (math.sqrt(max(b * b - 8 * c, 0.0)) - b) / 4  # P(loss), most likely at this difference
         variance = max(2 * restricted + difference * (1 - difference), 0.0)
-        return won - lost - difference - sign * quantile * math.sqrt(variance / n)
+        return won - lost - difference - sign * z * math.sqrt(variance / n)
 
-    if math.isinf(quantile):
+    if math.isinf(z):
         return -1.0, 1.0
     middle, step = won - lost, 1e-9  # the step keeps off the statistic's 0/0 at plus and minus 1
     low = -1.0 if middle - step <= -1.0 else brentq(excess, -1.0, middle - step, args=(1.0,), xtol=1e-12)

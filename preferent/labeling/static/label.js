@@ -68,17 +68,18 @@ function show(queue, { notice = "", spoken = notice } = {}) {
   find("undo").disabled = !undoable;
   find("progress").max = Math.max(queue.total, 1);
   find("progress").value = queue.done;
-  find("count").textContent = `${queue.done} of ${queue.total}`;
+  const left = Math.max(queue.total - queue.done, 0);
+  find("count").textContent = queue.about ? `${queue.done}, about ${left} left` : `${queue.done} of ${queue.total}`;
   document.title = `${queue.done}/${queue.total} Which answer is better?`;
   if (queue.item) showItem(queue, spoken);
   else showEnd(queue);
 }
 
-function showItem({ item, total, previous }, spoken) {
+function showItem({ item, total, previous, about }, spoken) {
   section("question");
   question.show(item, previous);
   if (previous) tell(`Undone. Your answer was: ${wording(previous)}. Answer again.`);
-  announce(`${previous ? find("notice").textContent : spoken} Question ${item.number} of ${total}.`.trim());
+  announce(`${previous ? find("notice").textContent : spoken} Question ${item.number} of ${about ? "about " : ""}${total}.`.trim());
   clock.start();
   shownAt = performance.now();
 }
@@ -87,10 +88,11 @@ function wording({ choice, strength }) {
   return strength ? `${CHOICES[choice]} (${question.wordsFor(strength)})` : CHOICES[choice];
 }
 
-function showEnd({ total }) {
+function showEnd({ done, total, enough }) {
   section("end");
   question.item = null;
-  find("end-words").textContent = total ? `You answered all ${total} questions.` : "There is nothing to answer yet.";
+  const all = total ? `You answered all ${total} questions.` : "There is nothing to answer yet.";
+  find("end-words").textContent = enough ? `Your ${done} answers are enough; the other questions need none.` : all;
   announce(find("end-words").textContent);
 }
 

@@ -85,9 +85,10 @@ function rate(row) {
   return element("p", { class: "sentence" }, a, words, b, counts);
 }
 
-function showRates(rates) {
+function showRates({ win_rate: rates, until }) {
   const none = element("p", {}, "There are no answers to count yet.");
-  find("rates").replaceChildren(...(rates.length ? rates.map(rate) : [none]));
+  const stop = until ? [element("p", { class: "sentence" }, until)] : [];
+  find("rates").replaceChildren(...stop, ...(rates.length ? rates.map(rate) : [none]));
 }
 
 function show(overview) {
@@ -96,6 +97,7 @@ function show(overview) {
   find("figures").replaceChildren(
     figure("questions", String(overview.items)),
     figure("answers", String(overview.votes)),
+    ...(overview.left === null ? [] : [figure("left, about", String(overview.left))]),
     figure("people", String(annotators.length)),
     figure("flags", String(overview.flags)),
     figure("agreement", agreement?.pairs ? percent(agreement.percent) : "–"),
@@ -106,7 +108,7 @@ function show(overview) {
   const kappas = Object.entries(agreement?.cohen ?? {});
   find("cohen").tBodies[0].replaceChildren(...kappas.map(twoPeople));
   find("cohen-scroll").hidden = !kappas.length;
-  if (overview.win_rate && isRevealed) showRates(overview.win_rate);
+  if (overview.win_rate && isRevealed) showRates(overview);
   find("results").hidden = false;
 }
 

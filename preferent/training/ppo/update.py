@@ -19,7 +19,7 @@ from preferent.config.defaults import decided
 from preferent.config.recipe import Recipe
 from preferent.data.types import Rollout
 from preferent.errors import DivergedError
-from preferent.models import batching, vocabulary
+from preferent.models import batching, collectives, vocabulary
 from preferent.models.world import to_device
 from preferent.rewards import scoring
 from preferent.rewards.normalization import Normalizer
@@ -180,13 +180,14 @@ def update(
     """Accumulate the gradients of one minibatch, micro-batch by micro-batch; return its losses and diagnostics."""
     tokens = sum(len(micro.ids) for micro in micros)
     totals: dict[str, Tensor | float] = {}
-    for micro in micros:
+    for micro in collectives.share(micros):
         sums = policy_gradients(recipe, batch, micro, networks, tokens)
         if networks.critic is not None:
             value_loss = critic_gradients(recipe, batch, micro, networks, tokens)
             sums |= {"loss/value": value_loss, "rl_loss": sums["rl_loss"] + recipe.ppo.vf_coeff * value_loss}
         totals = {key: totals.get(key, 0.0) + value for key, value in sums.items()}
-    return {key: float(value) / tokens for key, value in totals.items()}
+    summed = collectives.sums({key: float(value) for key, value in totals.items()})
+    return {key: value / tokens for key, value in summed.items()}
 
 
 def policy_gradients(
@@ -237,11 +238,11 @@ def pretraining_gradients(recipe: Recipe, networks: PPONetworks, number: int) ->
         chosen.part(rows) for rows in batching.plan([len(ids) for ids in chosen.ids], decided(ppo.micro_batch_tokens))
     ]
     tokens, total = sequences.target_count(policy, chosen), 0.0
-    for part in parts:
+    for part in collectives.share(parts):
         loss = sequences.loss_sum(policy, part) / tokens
         (ppo.ptx_coeff * loss).backward()
         total += float(loss.detach())
-    return total
+    return collectives.sums({"ptx": total})["ptx"]
 
 
 def summary(batch: TrainingBatch, state: PPOState) -> dict[str, float]:

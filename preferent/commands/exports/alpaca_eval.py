@@ -5,8 +5,8 @@
 
 from typing import Any
 
+from preferent.commands.exports.finished_comparison import Comparison
 from preferent.data import judgment_outcomes
-from preferent.evaluation.exports.finished_comparison import Comparison
 
 
 def convert(comparison: Comparison) -> list[dict[str, Any]]:

@@ -8,9 +8,9 @@ Every field that the schema declares is in every example, because the applicatio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from preferent.commands.exports.finished_comparison import Comparison
 from preferent.data import judgment_outcomes
 from preferent.data.types import Judgment
-from preferent.evaluation.exports.finished_comparison import Comparison
 
 Row = dict[str, Any]
 LABELS = {"A": "A is better", "B": "B is better", "tie": "same", None: "unparsable"}

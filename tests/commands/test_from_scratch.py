@@ -13,8 +13,8 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from preferent import files
+from preferent.commands.inference import from_scratch
 from preferent.errors import DataError, PlatformError, UsageError
-from preferent.models import from_scratch
 
 TEXT = "The cat sat on the mat. The dog, aged 12, didn't.\nThe cat said: naïve cats eat 3 rats!\n"
 SMALL = {"vocab_size": 400, "hidden_size": 16, "layers": 2, "heads": 2, "max_position_embeddings": 64}

@@ -2,12 +2,11 @@
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from preferent.data import judgment_outcomes
 from preferent.data.types import Judgment
-from preferent.evaluation.exports.finished_comparison import Comparison
 
 COLUMNS = {
     "id": "id",
@@ -25,12 +24,12 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\0", "\uff1d", "\uff0b", "\uff
 """Characters that begin a formula or a command in spreadsheets, or that they skip before one (OWASP, CSV injection)."""
 
 
-def convert(comparison: Comparison) -> str:
+def convert(judgments: Sequence[Judgment]) -> str:
     """Return the text of the file."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, quoting=csv.QUOTE_ALL)
     writer.writerow([*COLUMNS, *EXTRA])
-    for judgment in comparison.judgments:
+    for judgment in judgments:
         row = _row(judgment)
         writer.writerow([guarded(row[column]) for column in (*COLUMNS, *EXTRA)])
     return text.getvalue()

@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from preferent import randomness
+from preferent.commands.exports.finished_comparison import Comparison
 from preferent.data import judgment_outcomes
 from preferent.data.formats import row_writer
 from preferent.data.types import Choice, Judgment, Preference, digest
-from preferent.evaluation.exports.finished_comparison import Comparison
 
 CHOICES: dict[str, Choice] = {"A": 0, "B": 1, "tie": "tie"}
 

@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from preferent import files
+from preferent.commands.exports import alpaca_eval, judged_preferences, llm_comparator
+from preferent.commands.exports.finished_comparison import Comparison, read
+from preferent.data import judgment_table
 from preferent.errors import UsageError
-from preferent.evaluation.exports import alpaca_eval, judged_preferences, judgment_table, llm_comparator
-from preferent.evaluation.exports.finished_comparison import Comparison, read
 
 __all__ = ["FORMATS", "Comparison", "read", "write"]
 
@@ -34,7 +35,7 @@ def _preferences(comparison: Comparison, path: Path) -> str:
 
 
 def _csv(comparison: Comparison, path: Path) -> str:
-    files.write_atomic(path, judgment_table.convert(comparison))
+    files.write_atomic(path, judgment_table.convert(comparison.judgments))
     return f"{len(comparison.judgments)} judgments"
 
 

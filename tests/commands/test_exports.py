@@ -17,14 +17,14 @@ from browser import chromium, visit  # noqa: F401 - a fixture
 from hostile import HOSTILE
 
 from preferent import files
-from preferent.data import datasets
+from preferent.commands import exports
+from preferent.commands.exports import alpaca_eval, judged_preferences, llm_comparator
+from preferent.data import datasets, judgment_table
 from preferent.data.judgments import write
 from preferent.data.predictions import Answer
 from preferent.data.types import Judgment, Message, Prompt
 from preferent.errors import PlatformError, UsageError
-from preferent.evaluation import exports
 from preferent.evaluation.comparison_summary import verdict
-from preferent.evaluation.exports import alpaca_eval, judged_preferences, judgment_table, llm_comparator
 from preferent.evaluation.inference import compare
 from preferent.evaluation.judge_results import A_B, JudgeResults, by_scores, called, paired
 
@@ -220,7 +220,7 @@ def test_hostile_texts_in_a_table_are_whole_and_no_formulas(tmp_path: Path) -> N
     rows = [
         Judgment(str(i), text, text, text, text, "A", 1.0, text, text, {"note": text}) for i, text in enumerate(texts)
     ]
-    (tmp_path / "x.csv").write_bytes(judgment_table.convert(exports.Comparison("x", {}, {}, rows)).encode())
+    (tmp_path / "x.csv").write_bytes(judgment_table.convert(rows).encode())
     with open(tmp_path / "x.csv", encoding="utf-8", newline="") as file:
         read = list(csv.DictReader(file))
     assert len(read) == len(texts)
@@ -232,7 +232,7 @@ def test_hostile_texts_in_a_table_are_whole_and_no_formulas(tmp_path: Path) -> N
 
 def test_a_table_holds_what_the_judgments_hold(tmp_path: Path) -> None:
     comparison = exports.read(made(tmp_path))
-    rows = list(csv.DictReader(judgment_table.convert(comparison).splitlines(keepends=True)))
+    rows = list(csv.DictReader(judgment_table.convert(comparison.judgments).splitlines(keepends=True)))
     assert len(rows) == len(comparison.judgments) == 5 + 5 + 4
     assert rows[1]["response_a"] == "'=1+1"
     assert [row["choice"] for row in rows if row["judge"] == "gpt"] == ["A", "tie", "", "tie", "B"]  # none parsed

@@ -1,0 +1,90 @@
+"""Every stage that computes, on one rank, two and three: the same tokens, and the same weights but for last bits."""
+
+import json
+from pathlib import Path
+
+import pytest
+from nursery import PLACES, words_of
+from ranked import FUNCTION, Ranked, difference, settings, tokens, weights
+
+pytestmark = pytest.mark.ranks
+
+BOUND = 1e-6
+ALGORITHMS = ("rloo", "grpo", "dr_grpo", "remax", "reinforce_plus_plus")
+FULL = ("ppo.lora_dim=0", "reward.lora_dim=0", "sft.lora_dim=0", "dpo.lora_dim=0", "rejection.lora_dim=0")
+CASES = {
+    "sft": ("sft", ()),
+    "sft-full": ("sft", FULL),
+    "reward": ("reward", ()),
+    "reward-full": ("reward", FULL),
+    "dpo": ("dpo", ()),
+    "kto": ("dpo", ("method=kto",)),
+    "ppo": ("ppo", ()),
+    "ppo-full": ("ppo", FULL),
+    "ppo-function": ("ppo", (FUNCTION,)),
+    "rejection": ("rejection", ()),
+    "infer": ("infer", ()),
+} | {name: ("ppo", (f"ppo.algorithm={name}",)) for name in ALGORITHMS}
+
+
+@pytest.fixture(scope="module")
+def whole(ranked: Ranked) -> Ranked:
+    """The same with a reward model and a tuned policy in `whole`."""
+    for stage in ("reward", "ppo"):
+        ranked.ran(1, *words_of(stage, "whole"), *settings())
+    return ranked
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_ranks_compute_what_one_process_computes(whole: Ranked, name: str):
+    ranked, (stage, more) = whole, CASES[name]
+    folders = []
+    for size in (1, 2, 3):
+        calls = ranked.folder / f"{name}-{size}.calls"
+        ranked.ran(size, *words_of(stage, f"{name}-{size}"), *settings(*more), env={"CALLS": str(calls)})
+        assert len({ranked.steps(rank) for rank in range(size)}) == 1
+        assert bool(ranked.steps(0)) == (stage != "infer")
+        folders.append(ranked.folder / f"{name}-{size}" / stage)
+    alone, *others = folders
+    for size, folder in enumerate(others, start=2):
+        assert json.loads((folder / "stage.json").read_text())["facts"]["size"] == size
+        assert names(folder) == names(alone)
+        assert tokens(folder) == tokens(alone)
+        assert close(folder, alone)
+        if stage != "infer":
+            assert difference(weights(alone), weights(folder)) <= BOUND
+    if name == "ppo-function":
+        calls = [(ranked.folder / f"{name}-{size}.calls").read_text() for size in (1, 2, 3)]
+        assert calls[0] == calls[1] == calls[2]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def close(folder: Path, alone: Path) -> bool:
+    """Whether the numbers in two files of lines are equal but for last bits, and their texts to the letter."""
+    for place in PLACES:
+        for path in alone.glob(place):
+            if path.suffix == ".jsonl" and path.name != "timings.jsonl":
+                ours, theirs = (lines(other / path.relative_to(alone)) for other in (folder, alone))
+                assert len(ours) == len(theirs)
+                for one, other in zip(ours, theirs, strict=True):
+                    assert numbers(one) == pytest.approx(numbers(other), rel=1e-4, abs=2e-6), path
+                    assert one.keys() == other.keys()
+                    assert {name for name in one if one[name] != other[name]} <= numbers(one).keys()
+    return True
+
+
+def numbers(row: dict[str, object]) -> dict[str, float]:
+    return {name: number for name, number in row.items() if isinstance(number, float)}
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    return [flat(json.loads(line)) for line in path.read_text().splitlines()]
+
+
+def flat(row: object, prefix: str = "") -> dict[str, object]:
+    if isinstance(row, dict):
+        return {key: value for name, inner in row.items() for key, value in flat(inner, f"{prefix}{name}.").items()}
+    return {prefix: row}
