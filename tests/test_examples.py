@@ -104,3 +104,18 @@ def test_conversation(small):
     parts = json.loads((out / "data/counts.json").read_text())["parts"]
     assert parts["preference"] == {"validation": 334, "test": 174, "train": 933, "judge": 492}
     assert parts["prompt"] == {"validation": 18, "test": 52, "train": 80}
+
+
+def test_feedback(place):
+    done(place, "examples/feedback/prepare.py", "runs/feedback-data")
+    sizes = ("--vocab-size", 1024, "--hidden-size", 16, "--layers", 1, "--heads", 2, "--positions", 256)
+    model, text = "runs/feedback-data/model", "runs/feedback-data/demonstrations.jsonl"
+    done(place, "-m", "preferent", "scratch", "--text", text, "--out", model, *sizes)
+    export = "runs/feedback-data/feedback-history-export.json"
+    said = done(place, "-m", "preferent", "data", "convert", export, "--out", "runs/feedback-data/feedback")
+    assert "360 records = 60 in pairs + 300 thumbs (" in said and " + 0 dropped" in said
+    for name, more in (("ppo", ()), ("kto", ("dpo.train_steps=2",))):
+        few = settings("infer.max_prompts=8", *more)
+        done(place, "-m", "preferent", "run", f"examples/feedback/{name}.yaml", "--out", f"runs/{name}", *few)
+        said = done(place, "examples/feedback/verdict.py", f"runs/{name}")
+        assert "8 votes: tuned preferred " in said and "the truth, 8 prompts: tuned wins " in said
