@@ -158,6 +158,7 @@ class Part:
     def __init__(self, rows: Sequence[int]) -> None:
         self.rows = [int(row) for row in rows]
         self.pairs = self
+        self.sides = np.ones((2, len(rows)), bool)
 
     def __len__(self) -> int:
         return len(self.rows)

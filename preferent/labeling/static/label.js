@@ -79,7 +79,8 @@ function showItem({ item, total, previous, about }, spoken) {
   section("question");
   question.show(item, previous);
   if (previous) tell(`Undone. Your answer was: ${wording(previous)}. Answer again.`);
-  announce(`${previous ? find("notice").textContent : spoken} Question ${item.number} of ${about ? "about " : ""}${total}.`.trim());
+  const before = previous ? find("notice").textContent : spoken;
+  announce(`${before} Question ${item.number} of ${about ? "about " : ""}${total}.`.trim());
   clock.start();
   shownAt = performance.now();
 }
