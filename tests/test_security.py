@@ -77,6 +77,10 @@ PROMISES = {
         f"{REMOTE}_stores.py::test_a_redirect_is_not_followed_elsewhere",
         f"{REMOTE}_stores.py::test_a_name_that_leads_to_this_machine_or_its_link_is_not_connected_to",
     ],
+    "With `--launcher ray` it joins": [
+        "tests/ray_cluster/test_ray_launcher.py::test_an_address_without_a_token_is_refused",
+        "tests/ray_cluster/test_ray_launcher.py::test_a_cluster_of_this_machine_listens_on_loopback_alone",
+    ],
     "`report.html` shows": ["tests/report/test_report_page.py::test_sixty_hostile_texts_everywhere"],
     "`preferent env` prints": ["tests/runs/test_environment.py::test_nothing_private_and_nothing_heavy"],
 }
