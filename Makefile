@@ -6,12 +6,13 @@ READY := .venv/.ready
 BROWSER := .venv/.browser
 KFP := .venv-kubeflow/bin
 KUBEFLOW := .venv-kubeflow/.ready
+RAY := .venv-ray/bin
 LLAMA := .venv-llama
 SMOLLM2 := bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 SIDE_BY_SIDE := -n 2 --dist loadscope --no-loadscope-reorder
 MEASURES := bench/help.py bench/optimum.py bench/algorithms.py bench/lesson.py bench/memory.py bench/reading.py bench/survival.py bench/mutants.py bench/coverage.py bench/headlines.py bench/label.py bench/sampling.py bench/assemble.py bench/ppo_against_trl.py bench/reward_against_trl.py
 
-.PHONY: quickstart test exact distributed mutants golden fuzz kills wheel acceptance lessons lessons-ci kubeflow kubeflow-kill dockerfile measure docs clean smollm2 gguf-proof
+.PHONY: quickstart test exact distributed mutants golden fuzz kills wheel acceptance lessons lessons-ci kubeflow kubeflow-kill ray dockerfile measure docs clean smollm2 gguf-proof
 
 quickstart: $(READY)
 	$(BIN)/preferent quickstart runs/quickstart
@@ -40,7 +41,7 @@ golden: $(READY)
 acceptance: $(BROWSER) smollm2
 	$(BIN)/python -m pytest -q -rs --durations=12 $(SIDE_BY_SIDE) -m 'acceptance and not slow'
 	PREFERENT_EXAMPLES=1000 $(BIN)/python -m pytest -q tests/data/test_formats.py -k breaks_the_reader
-	PREFERENT_EXAMPLES=2000 $(BIN)/python -m pytest -q tests/data/test_feedback_layouts.py -k any_export
+	PREFERENT_EXAMPLES=300 $(BIN)/python -m pytest -q tests/data/test_feedback_layouts.py -k any_export
 
 # The notebooks at full size, written anew beside their sources; the third lesson runs in the environment of the pipelines.
 lessons: $(READY) $(KUBEFLOW)
@@ -55,6 +56,9 @@ kubeflow: $(KUBEFLOW)
 	$(KFP)/python -m pytest -q -rs --durations=8 $(SIDE_BY_SIDE) -m "" \
 		tests/kubeflow examples/kubeflow tests/data/test_remote_files.py tests/data/test_remote_stores.py
 
+ray: .venv-ray/.ready
+	$(RAY)/python -m pytest -q -rs --durations=5 tests/ray_cluster
+
 kubeflow-kill: $(KUBEFLOW)
 	$(KFP)/python bench/kubeflow_kills.py
 
@@ -63,6 +67,7 @@ dockerfile: $(READY)
 
 fuzz: $(READY)
 	$(BIN)/python bench/fuzz.py
+	PREFERENT_EXAMPLES=2000 $(BIN)/python -m pytest -q tests/data/test_feedback_layouts.py -k any_export
 
 kills: $(READY)
 	$(BIN)/python bench/kills.py $(KILLS)
@@ -108,6 +113,12 @@ $(KUBEFLOW): pyproject.toml constraints-kubeflow.txt
 		google-cloud-pipeline-components 'moto[s3,server]' pandas pytest pytest-xdist
 	touch $(KUBEFLOW)
 
+.venv-ray/.ready: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "preferent needs Python 3.11 or newer; name one: make PYTHON=/path/to/python3"; exit 1; }
+	$(PYTHON) -m venv .venv-ray
+	$(RAY)/python -m pip install --quiet --constraint constraints.txt --editable '.[ray]' pytest
+	touch .venv-ray/.ready
+
 $(LLAMA)/.ready: | $(READY)
 	$(PYTHON) -m venv $(LLAMA)
 	CMAKE_ARGS="-DLLAVA_BUILD=OFF -DGGML_OPENMP=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TOOLS=OFF" \
@@ -123,4 +134,4 @@ $(BROWSER): $(READY)
 	touch $(BROWSER)
 
 clean:
-	rm -rf .venv .venv-kubeflow .venv-llama site build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-kubeflow .venv-ray .venv-llama site build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

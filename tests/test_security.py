@@ -81,6 +81,10 @@ PROMISES = {
         "tests/distributed/test_rank_processes.py::test_the_meeting_place_is_of_this_user_alone_and_gone_afterwards",
         "tests/distributed/test_rank_processes.py::test_a_run_with_two_processes_listens_on_loopback_only",
     ],
+    "With `--launcher ray` it joins": [
+        "tests/ray_cluster/test_ray_launcher.py::test_an_address_without_a_token_is_refused",
+        "tests/ray_cluster/test_ray_launcher.py::test_a_cluster_of_this_machine_listens_on_loopback_alone",
+    ],
     "`report.html` shows": ["tests/report/test_report_page.py::test_sixty_hostile_texts_everywhere"],
     "`preferent env` prints": ["tests/runs/test_environment.py::test_nothing_private_and_nothing_heavy"],
 }

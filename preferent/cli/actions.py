@@ -42,7 +42,9 @@ def do_run(arguments: Arguments) -> None:
     if arguments.dry_run:
         print(loaded.plan(folder, sizes=False, commands=arguments.verbose))
     else:
-        print("\n".join(loaded.run(folder, arguments.from_stage, arguments.of_run).summary()))
+        where = {"launcher": arguments.launcher, "address": arguments.address}
+        run = loaded.run(folder, arguments.from_stage, arguments.of_run, **where)
+        print("\n".join(run.summary()))
 
 
 def do_quickstart(arguments: Arguments) -> None:

@@ -119,6 +119,14 @@ def _run(verb: argparse.ArgumentParser) -> None:
         metavar="RUN",
         help="start the next round after this run: learn from its labels too, and compare with it",
     )
+    verb.add_argument(
+        "--launcher",
+        choices=("process", "ray"),
+        default="process",
+        help="where stages compute: in processes here, or as actors of a Ray cluster that shares the folders "
+        "(default: process)",
+    )
+    verb.add_argument("--address", metavar="HOST:PORT", help="the Ray cluster (default: one that is begun here)")
 
 
 def _quickstart(verb: argparse.ArgumentParser) -> None:

@@ -4,6 +4,7 @@ Each call raises a `preferent.errors.PreferentError` where the command line woul
 the one of the command line, and its `__cause__` is the error of the stage that failed.
 """
 
+import contextlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,11 +21,12 @@ from preferent.config.memory_estimate import ModelFacts
 from preferent.config.recipe import Recipe
 from preferent.doctor import examination, run_history
 from preferent.doctor.findings import Finding
-from preferent.errors import PlatformError
+from preferent.errors import PlatformError, UsageError
 from preferent.evaluation import verdict_sentence
 from preferent.evaluation.comparison_types import ComparisonMetrics
 from preferent.labeling import serving
 from preferent.pipelines import executor, next_round, run_summary
+from preferent.pipelines.launchers import ray
 from preferent.report import page
 from preferent.runs import metrics
 from preferent.runs.directory import RunDirectory
@@ -186,14 +188,29 @@ class LoadedRecipe:
         """Return the recipe of the round after the run `earlier`: it also learns from the labels of that run."""
         return LoadedRecipe(next_round.with_labels(self.recipe, Path(earlier)), self.ignored)
 
-    def run(self, out: str | Path, from_stage: str | None = None, of_run: str | Path | None = None) -> Run:
+    def run(
+        self,
+        out: str | Path,
+        from_stage: str | None = None,
+        of_run: str | Path | None = None,
+        launcher: Literal["process", "ray"] = "process",
+        address: str | None = None,
+    ) -> Run:
         """Do everything that the recipe asks for in the run directory `out`; the same call again resumes.
 
-        With `from_stage` and `of_run` the stages before `from_stage` are taken from the run `of_run`.
+        With `from_stage` and `of_run` the stages before `from_stage` are taken from the run `of_run`. The `launcher`
+        says where stages compute: in processes here, or on the nodes of the Ray cluster at an `address` (default: one
+        that is begun here).
         """
+        if address is not None and launcher != "ray":
+            raise UsageError("--address is that of a Ray cluster; give --launcher ray too")
         if self.ignored:
             print(f"ignored, they mean something only on Google Cloud: {', '.join(self.ignored)}", file=sys.stderr)
-        executor.execute(self.recipe, Path(out), from_stage, None if of_run is None else Path(of_run))
+        earlier = None if of_run is None else Path(of_run)
+        with contextlib.ExitStack() as stack:
+            on_gpu = self.recipe.device != "cpu"
+            launch = stack.enter_context(ray.joined(address, on_gpu)) if launcher == "ray" else None
+            executor.execute(self.recipe, Path(out), from_stage, earlier, launch=launch)
         return Run(Path(out))
 
 

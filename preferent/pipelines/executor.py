@@ -20,6 +20,7 @@ from preferent.data.formats import row_sources
 from preferent.data.tokenizer.chat_templates import ChatOptions
 from preferent.errors import DataError, Interrupted, PreferentError, UsageError
 from preferent.pipelines.launchers import child_process
+from preferent.pipelines.launchers.ray import Launch
 from preferent.runs import environment, interruption, ownership, stages
 from preferent.runs.digests import Digests
 from preferent.runs.directory import DataDirectory, RunDirectory, StageDirectory
@@ -36,11 +37,13 @@ def execute(
     from_stage: str | None = None,
     of_run: Path | None = None,
     announce: Callable[[Task], None] = lambda task: None,
+    launch: Launch | None = None,
 ) -> None:
     """Run the stages of a recipe in the run directory `out`; finished stages are skipped.
 
     With `from_stage` and `of_run` the stages before `from_stage` are taken from another run. `announce` is called with
-    each task before it runs. Raises `PreferentError` with the exit code of the stage that failed.
+    each task before it runs, and `launch` runs the command of a stage that computes, elsewhere than here. Raises
+    `PreferentError` with the exit code of the stage that failed.
     """
     if ranks.wanted() > 1:
         raise UsageError("WORLD_SIZE is above 1, but a run starts its processes by itself: set processes in the recipe")
@@ -67,7 +70,7 @@ def execute(
                     files.write_atomic(RunDirectory(out).recipe, dump(recipe, by_default))
                     recipe = settled
                 title = f"{number}/{len(tasks)} {task.name}"
-                worked |= _perform(task, recipe, by_default, out, title, announce, digests)
+                worked |= _perform(task, recipe, by_default, out, title, announce, digests, launch)
         except PreferentError as error:
             if before is not None and error.exit_code == UsageError.exit_code and not worked:
                 files.write_atomic(RunDirectory(out).recipe, before)
@@ -158,6 +161,7 @@ def _perform(
     title: str,
     announce: Callable[[Task], None],
     digests: Digests,
+    launch: Launch | None = None,
 ) -> bool:
     """Run a task unless it is done; return whether it ran."""
     interruption.stop().check()
@@ -170,7 +174,8 @@ def _perform(
     print(title, file=sys.stderr)
     words = task.command(str(root))
     before = {} if task.stage == "report" else digests.stamps(_inputs(task, root))
-    error = child_process.run_verb(words, environment.processes(recipe, task.stage))
+    run = launch if launch and task.stage not in environment.BY_ONE else child_process.run_verb
+    error = run(words, environment.processes(recipe, task.stage))
     if error is not None:
         code = error.exit_code
         if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):

@@ -424,7 +424,7 @@ def test_google_cloud_keys_are_named(course, monkeypatch, capsys):
 
     seen = []
 
-    def execute(recipe, out, from_stage, of_run):
+    def execute(recipe, out, from_stage, of_run, launch):
         seen.append((out, from_stage, of_run))
         judge = {
             "win_rate": 0.6,

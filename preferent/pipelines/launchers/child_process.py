@@ -165,11 +165,12 @@ def start(
         stdout=output,
         stderr=output,
         process_group=0,
-        preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+        preexec_fn=die_with_parent if sys.platform == "linux" else None,
     )
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Let Linux kill this process when the one that started it is gone."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
