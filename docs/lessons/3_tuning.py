@@ -363,7 +363,8 @@ for memory, changes in ((24, {}), (12, {}), (12, {"quantize": "nf4", "gradient_c
         assert said[0].startswith("fits") == (memory == 24)
 
 # %% [markdown]
-# What would run on a cluster, on several GPUs, comes with several processes: `processes` is no field yet.
+# On several GPUs it is the same recipe with `processes: auto`, a process for each of them; `preferent plan --gpus 8`
+# says what each holds.
 #
 # ## Exercises
 #

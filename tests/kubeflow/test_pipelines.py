@@ -194,9 +194,6 @@ def test_a_mistake_is_told_in_the_words_of_the_stage(folder, tiny):
     missing = PipelineJob("c", None, "bucket", values | {"preference_dataset": "none.jsonl"}, rlhf_pipeline)
     with pytest.raises(PreferentError, match=r"failed: .*none\.jsonl"):
         missing.run()
-    several = PipelineJob("d", None, "bucket", values | {"recipe": "processes: 2"}, rlhf_pipeline)
-    with pytest.raises(PreferentError, match="processes"):
-        several.run()
 
 
 def test_a_job_is_handed_to_kubeflow_with_its_parameters_and_without_cache(folder, monkeypatch):
