@@ -41,7 +41,7 @@ golden: $(READY)
 acceptance: $(BROWSER) smollm2
 	$(BIN)/python -m pytest -q -rs --durations=12 $(SIDE_BY_SIDE) -m 'acceptance and not slow'
 	PREFERENT_EXAMPLES=1000 $(BIN)/python -m pytest -q tests/data/test_formats.py -k breaks_the_reader
-	PREFERENT_EXAMPLES=300 $(BIN)/python -m pytest -q tests/data/test_feedback_layouts.py -k any_export
+	PREFERENT_EXAMPLES=200 $(BIN)/python -m pytest -q tests/data/test_feedback_layouts.py -k any_export
 
 # The notebooks at full size, written anew beside their sources; the third lesson runs in the environment of the pipelines.
 lessons: $(READY) $(KUBEFLOW)
