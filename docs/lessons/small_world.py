@@ -93,7 +93,7 @@ def pairs(run: Path, train: str = "train") -> dict[str, Path]:
 def here() -> Iterator[None]:
     """Let `preferent` run its commands in this process, and without a word, instead of starting one for each."""
 
-    def run_verb(words: Sequence[str], _size: int) -> None:
+    def run_verb(words: Sequence[str], _size: int = 1) -> None:
         arguments = parser().parse_args(list(words))
         arguments.do(arguments)
 
