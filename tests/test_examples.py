@@ -106,6 +106,7 @@ def test_conversation(small):
     assert parts["prompt"] == {"validation": 18, "test": 52, "train": 80}
 
 
+@pytest.mark.slow
 def test_feedback(place):
     done(place, "examples/feedback/prepare.py", "runs/feedback-data")
     sizes = ("--vocab-size", 1024, "--hidden-size", 16, "--layers", 1, "--heads", 2, "--positions", 256)
