@@ -65,10 +65,11 @@ def do_convert(arguments: Arguments) -> None:
             raise UsageError(
                 f"--{given[0].replace('_', '-')}: is for exports of feedback, and the files are none; drop it"
             )
-        done = convert.convert_files(arguments.paths, arguments.out, arguments.to or "gcpc", arguments.format, columns)
+        to = arguments.to or "gcpc"
+        done = convert.convert_files(arguments.paths, arguments.out, to, arguments.format, columns)
     for row in done.dropped:
         print(row, file=sys.stderr)
     left_out = {"ties": done.ties, "without a prompt": done.without_prompt, "bad rows": len(done.dropped)}
-    left_out[f"that would be misread as {arguments.to}"] = done.misread
+    left_out[f"that would be misread as {to}"] = done.misread
     others = "".join(f", {count} {name} left out" for name, count in left_out.items() if count)
     print(f"{arguments.out}: {done.written} of {done.read} rows written{others}")

@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import TypeVar
 
 from preferent.config import model_reference
-from preferent.data.formats.row_reader import Dropped, Record, RecordsRead
+from preferent.data.formats.row_reader import Dropped, RecordsRead
 from preferent.data.tokenizer import Tokenizer
 from preferent.data.tokenizer.chat_templates import ChatOptions
-from preferent.data.types import Demonstration, Preference, Prompt, Thumb
+from preferent.data.types import Demonstration, Preference, Prompt, Record, Thumb
 from preferent.errors import DataError, PlatformError
 
 R = TypeVar("R", Preference, Prompt, Demonstration, Preference | Thumb, Record)

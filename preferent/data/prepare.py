@@ -184,7 +184,7 @@ def _read_prompts(
 
 
 def distinct_prompts(pairs: Sequence[Feedback]) -> list[Prompt]:
-    """Return the distinct prompts of preferences, without empty prompts."""
+    """Return the distinct prompts of preferences and thumbs, without empty prompts."""
     distinct = {pair.prompt.key: pair.prompt for pair in reversed(pairs) if not pair.prompt.is_empty}
     return list(reversed(distinct.values()))
 

@@ -178,3 +178,7 @@ class EncodedPrompt:
     ids: list[int]
     cut: bool
     end: int
+
+
+Record = Preference | Prompt | Demonstration | Thumb
+"""A row of any kind."""

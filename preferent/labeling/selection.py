@@ -130,7 +130,6 @@ class StoppingProgress:
     """
 
     side: str
-
     votes: int
     questions: int
     left: int

@@ -78,6 +78,11 @@ class PreferencePairs:
         counts = {"pairs": int(self.sides.all(0).sum()), "ties": self.ties, "truncated": self.truncated}
         return counts | (thumbs if any(thumbs.values()) else {})
 
+    def answers(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Return the answers that there are at `rows`, after their prompts: the chosen ones, then the rejected ones."""
+        there = zip((self.chosen, self.rejected), self.sides[:, rows], strict=True)
+        return [side[i] for side, kept in there for i in rows[kept]]
+
     def plan(self, rows: np.ndarray, max_tokens: int) -> list[np.ndarray]:
         """Cut the pairs at `rows` into micro-batches; both answers of a pair are in the same one."""
         lengths = [2 * max(len(self.chosen[i]), len(self.rejected[i])) for i in rows]

@@ -164,8 +164,7 @@ def scores(
     """Return scores [b] of chosen and of rejected answers at their last tokens, from one forward pass; the offset in
     place of an answer that a thumb does not have."""
     sides = pairs.sides[:, rows]
-    answers = [side[i] for side, there in zip((pairs.chosen, pairs.rejected), sides, strict=True) for i in rows[there]]
-    both = measurement.scores_at_end(scorer, answers)
+    both = measurement.scores_at_end(scorer, pairs.answers(rows))
     if offset is not None:
         both = offset.expand(sides.shape).masked_scatter(to_device(sides, both.device), both).flatten()
     return both[: len(rows)], both[len(rows) :]
@@ -193,9 +192,9 @@ def measured(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return raw scores, float64 [n], of the chosen and of the rejected answers; the offset in place of none."""
     tokens = defaults.decided(recipe.reward.micro_batch_tokens)
-    both = measurement.last_scores(scorer, [*pairs.chosen, *pairs.rejected], tokens)
-    chosen, rejected = np.where(pairs.sides, both.astype(np.float64).reshape(2, -1), offset)
-    return chosen, rejected
+    both = np.full(pairs.sides.shape, offset)
+    both[pairs.sides] = measurement.last_scores(scorer, pairs.answers(np.arange(len(pairs))), tokens)
+    return both[0], both[1]
 
 
 def scored(

@@ -11,6 +11,7 @@ from feedback_exports import PERSONAL, generated, save
 
 from preferent.commands.data_files import convert
 from preferent.commands.data_files.convert import RecordCounts
+from preferent.data import prepare
 from preferent.data.formats.feedback.converted_records import FeedbackOptions
 from preferent.data.formats.feedback.feedback_layouts import LAYOUTS
 from preferent.data.formats.feedback.feedback_reader import layout_of_file, read_feedback
@@ -296,5 +297,5 @@ def test_any_export_is_accounted_for_and_hides_who_it_is_from(seed):
         assert lines == {
             "preferences": counts.pairs,
             "thumbs": counts.thumbs,
-            "prompts": len(convert.prompts_of(reading)),
+            "prompts": len(prepare.distinct_prompts(reading.as_rows.records)),
         }

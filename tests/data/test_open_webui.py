@@ -44,11 +44,8 @@ def test_siblings_with_opposite_thumbs_are_one_pair_of_two_records(tmp_path):
     (pair,) = reading.pairs
     assert (pair.chosen, pair.rejected) == ("A drink.", "A rock.")
     assert pair.extra == {"model_of_chosen": "llama", "model_of_rejected": "qwen"}
-    assert (
-        RecordCounts.of(reading.converted).in_pairs,
-        RecordCounts.of(reading.converted).thumbs,
-        RecordCounts.of(reading.converted).dropped,
-    ) == (2, 0, 0)
+    counts = RecordCounts.of(reading.converted)
+    assert (counts.in_pairs, counts.thumbs, counts.dropped) == (2, 0, 0)
 
 
 def test_the_thumb_that_the_chat_itself_holds_makes_the_pair_too(tmp_path):
@@ -82,11 +79,8 @@ def test_an_arena_vote_against_several_models_is_several_pairs_with_the_weight_o
         ("A drink.", "A rock.", 0.5),
         ("A drink.", "A leaf.", 0.5),
     }
-    assert (
-        RecordCounts.of(reading.converted).records,
-        RecordCounts.of(reading.converted).in_pairs,
-        RecordCounts.of(reading.converted).pairs,
-    ) == (1, 1, 2)
+    counts = RecordCounts.of(reading.converted)
+    assert (counts.records, counts.in_pairs, counts.pairs) == (1, 1, 2)
 
 
 def test_two_arena_votes_for_the_same_pair_are_one_pair(tmp_path):

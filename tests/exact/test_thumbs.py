@@ -64,17 +64,23 @@ def test_weights_bring_the_ratio_of_both_kinds_between_1_and_4_thirds(good: int,
     assert 1 - 1e-12 <= found[0] * good / (found[1] * bad) <= 4 / 3 + 1e-12 and min(found) == 1
 
 
-def test_a_thumb_is_a_row_with_one_side(tiny: Path) -> None:
+def pair_and_thumbs(model: Path, weight: float) -> PreferencePairs:
+    """A pair, a thumb up and a thumb down."""
     feedback = [
-        Preference(Prompt("x"), " a", " b", 1, weight=0.25),
+        Preference(Prompt("x"), " a", " b", 1, weight=weight),
         Thumb(Prompt("y"), " a", True),
         Thumb(Prompt("z"), " b", False),
     ]
-    pairs = PreferencePairs.of(feedback, Tokenizer.load(tiny), quiet_recipe())
+    return PreferencePairs.of(feedback, Tokenizer.load(model), quiet_recipe())
+
+
+def test_a_thumb_is_a_row_with_one_side(tiny: Path) -> None:
+    pairs = pair_and_thumbs(tiny, 0.25)
     assert pairs.sides.tolist() == [[True, True, False], [True, False, True]]
     assert (pairs.chosen_tokens > 0).tolist() == pairs.sides[0].tolist()
     assert (pairs.rejected_tokens > 0).tolist() == pairs.sides[1].tolist()
     assert pairs.weights.tolist() == [0.25, 1.0, 1.0]
+    assert [ids.size for ids in pairs.answers(np.array([2, 1]))] == [pairs.chosen[1].size, pairs.rejected[2].size]
     assert pairs.counts == {"pairs": 1, "ties": 0, "truncated": 0, "good": 1, "bad": 1}
 
 
@@ -84,12 +90,7 @@ def sigma(x: float) -> float:
 
 def test_kto_of_a_pair_and_two_thumbs_by_hand(tiny: Path) -> None:
     """Log-ratios 1.5 and -1 in the pair of weight 1/2, 0.5 up, -2 down; what stands in the empty sides is ignored."""
-    feedback = [
-        Preference(Prompt("x"), " a", " b", 0, weight=0.5),
-        Thumb(Prompt("y"), " a", True),
-        Thumb(Prompt("z"), " b", False),
-    ]
-    pairs = PreferencePairs.of(feedback, Tokenizer.load(tiny), quiet_recipe())
+    pairs = pair_and_thumbs(tiny, 0.5)
     ones, zeros = np.ones(3, int), torch.zeros(3)
     part = dpo.PairSubset(pairs, dpo.AnsweredPairs([], ones, zeros), dpo.AnsweredPairs([], ones, zeros), None)
     found = torch.tensor([[1.5, 0.5, 77.0], [-1.0, 77.0, -2.0]], requires_grad=True)

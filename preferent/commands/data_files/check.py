@@ -13,10 +13,10 @@ from preferent.data.counts import PreferenceCounts, count_preferences
 from preferent.data.formats import row_reader, row_sources
 from preferent.data.formats.feedback import feedback_reader
 from preferent.data.formats.named_columns import NONE, NamedColumns
-from preferent.data.formats.row_reader import Dropped, Kind, Record, RecordsRead
+from preferent.data.formats.row_reader import Dropped, Kind, RecordsRead
 from preferent.data.tokenizer import OWN, Tokenizer
 from preferent.data.tokenizer.chat_templates import ChatOptions
-from preferent.data.types import Demonstration, Preference, Prompt, Thumb
+from preferent.data.types import Demonstration, Preference, Prompt, Record, Thumb
 from preferent.errors import DataError
 
 ENDLESS = 1 << 40

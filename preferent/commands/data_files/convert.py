@@ -7,13 +7,14 @@ from pathlib import Path
 
 from preferent import files
 from preferent.commands.data_files.check import SHOWN_RECORDS, example
+from preferent.data import prepare
 from preferent.data.formats import row_reader, row_sources, row_writer
 from preferent.data.formats.feedback import feedback_reader
 from preferent.data.formats.feedback.converted_records import AS_THEY_ARE, ConvertedRecord, FeedbackOptions
 from preferent.data.formats.feedback.feedback_reader import FeedbackRead
 from preferent.data.formats.named_columns import NONE, NamedColumns
 from preferent.data.formats.row_reader import Dropped
-from preferent.data.types import Preference, Prompt, Thumb
+from preferent.data.types import Preference, Record, Thumb
 from preferent.errors import DataError, UsageError
 
 
@@ -83,12 +84,6 @@ class RecordCounts:
         )
 
 
-def prompts_of(reading: FeedbackRead) -> list[Prompt]:
-    """Return the different prompts of pairs and thumbs, without empty ones."""
-    rows = [row.prompt for record in reading.converted for row in record.rows if not row.prompt.is_empty]
-    return list({prompt.key: prompt for prompt in reversed(rows)}.values())[::-1]
-
-
 def convert_feedback(
     paths: Sequence[str], out: Path, options: FeedbackOptions = AS_THEY_ARE, columns: NamedColumns = NONE
 ) -> FeedbackRead:
@@ -116,8 +111,9 @@ def convert_feedback(
     return reading
 
 
-def _written(reading: FeedbackRead) -> dict[str, Sequence[row_writer.Record]]:
-    return {"preferences.jsonl": reading.pairs, "thumbs.jsonl": reading.thumbs, "prompts.jsonl": prompts_of(reading)}
+def _written(reading: FeedbackRead) -> dict[str, Sequence[Record]]:
+    prompts = prepare.distinct_prompts(reading.as_rows.records)
+    return {"preferences.jsonl": reading.pairs, "thumbs.jsonl": reading.thumbs, "prompts.jsonl": prompts}
 
 
 def render(reading: FeedbackRead, out: Path | None = None) -> str:

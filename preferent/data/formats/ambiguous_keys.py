@@ -7,10 +7,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from preferent.data.types import Demonstration, Preference, Prompt, Thumb
+from preferent.data.types import Demonstration, Preference, Prompt, Record
 
 Row = Mapping[str, Any]
-Record = Preference | Prompt | Demonstration | Thumb
 
 PROMPT_WORDS = frozenset(
     {

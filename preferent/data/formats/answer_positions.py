@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from preferent import randomness
-from preferent.data.types import Demonstration, Preference, Prompt, Thumb, digest
+from preferent.data.types import Preference, Record, digest
 
 
-def randomized(records: Sequence[Preference | Prompt | Demonstration | Thumb]) -> list[Preference]:
+def randomized(records: Sequence[Record]) -> list[Preference]:
     """Return the preferences with the chosen answer at position 0 or 1 pseudo-randomly, by a hash of the row.
 
     Formats that name the chosen answer do not record the positions. A fixed position would reveal the choice. The

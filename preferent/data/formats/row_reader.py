@@ -9,11 +9,10 @@ from typing import Generic, Literal, TypeVar
 
 from preferent.data.formats import ambiguous_keys, answer_positions, layouts, named_columns, row_sources
 from preferent.data.formats.named_columns import NamedColumns
-from preferent.data.types import Demonstration, Preference, Prompt, Thumb
+from preferent.data.types import Demonstration, Preference, Prompt, Record, Thumb
 from preferent.errors import DataError, UsageError
 
 Kind = Literal["preference", "prompt", "demonstration", "text"]
-Record = Preference | Prompt | Demonstration | Thumb
 R = TypeVar("R", Preference, Prompt, Demonstration, Preference | Thumb, Record)
 HEAD_ROWS = 100
 

@@ -9,14 +9,13 @@ from typing import Any
 
 from preferent.data.formats import layouts
 from preferent.data.formats.layouts import ASSISTANT, HUMAN
-from preferent.data.types import Demonstration, Message, Preference, Prompt, Thumb
+from preferent.data.types import Demonstration, Message, Preference, Prompt, Record, Thumb
 from preferent.errors import UsageError
 from preferent.files import write_atomic
 
 FORMATS = ("gcpc", "trl", "trl-conversational", "hh", "openai")
 """Formats that can be written; all but `gcpc` hold only preferences and name only the chosen answer."""
 Row = dict[str, Any]
-Record = Preference | Prompt | Demonstration | Thumb
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,7 +141,6 @@ def _wait(ray: Any, actor: Any, words: Sequence[str], size: int, signals: list[i
     post = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(_send)
     running = actor.run.remote(list(words), size, os.getcwd(), os.environ.get(THREADS))
     sent = 0
-    sent = 0
     while not ray.wait([running], timeout=LOOK_EVERY)[0]:
         for number in signals[sent:]:
             post.remote(process, number)

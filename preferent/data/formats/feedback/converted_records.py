@@ -67,6 +67,14 @@ class NoFeedback(Unusable):
     """A record that is what its layout should be, and says nothing that can be learned from."""
 
 
+RATED_AGAIN = "rated again: a later record on the same answer counts"
+
+
+def left_out(place: str, reason: Unusable) -> ConvertedRecord:
+    """Return a record that became nothing; it is a fault unless there is only nothing to learn from."""
+    return ConvertedRecord(place, reason=str(reason), is_fault=not isinstance(reason, NoFeedback))
+
+
 def by_record(parse: Callable[[Row, FeedbackOptions], Sequence[Preference | Thumb]]) -> Converter:
     """Return the converter of a layout in which each record stands alone: `parse` returns what it becomes."""
 
@@ -87,4 +95,4 @@ def _converted(
             raise Unusable(row)
         return ConvertedRecord(place, tuple(replace(made, source=place) for made in parse(row, options)))
     except Unusable as reason:
-        return ConvertedRecord(place, reason=str(reason), is_fault=not isinstance(reason, NoFeedback))
+        return left_out(place, reason)

@@ -15,6 +15,7 @@ from typing import Any
 from preferent.data.formats.feedback.answer_texts import object_of, whole_number
 from preferent.data.formats.feedback.chat_tree import ChatTree
 from preferent.data.formats.feedback.converted_records import (
+    RATED_AGAIN,
     ConvertedRecord,
     FeedbackOptions,
     PlacedRows,
@@ -213,8 +214,7 @@ def _resolved(votes: Sequence[ChatVote]) -> dict[int, ConvertedRecord]:
     for vote in sorted(votes, key=lambda vote: (vote.at, vote.number)):
         earlier = latest.get((vote.chat, vote.answer.id))
         if earlier is not None:
-            reason = "rated again: a later record on the same answer counts"
-            converted[earlier.number] = ConvertedRecord(earlier.place, reason=reason)
+            converted[earlier.number] = ConvertedRecord(earlier.place, reason=RATED_AGAIN)
         latest[vote.chat, vote.answer.id] = vote
     questions: defaultdict[tuple[str, str], list[ChatVote]] = defaultdict(list)
     for vote in sorted(latest.values(), key=lambda vote: vote.number):

@@ -11,11 +11,13 @@ from typing import Any
 
 from preferent.data.formats.feedback.answer_texts import answer_of, object_of, objects_of, prompt_of
 from preferent.data.formats.feedback.converted_records import (
+    RATED_AGAIN,
     ConvertedRecord,
     FeedbackOptions,
     NoFeedback,
     PlacedRows,
     Row,
+    left_out,
 )
 from preferent.data.formats.feedback.ranked_pairs import RankedAnswer, pairs_of_ranking
 from preferent.data.formats.feedback.single_answers import ANSWERS, PROMPTS, only_key
@@ -116,14 +118,12 @@ def rated(rows: PlacedRows, options: FeedbackOptions) -> list[ConvertedRecord]:
                 raise Unusable(row)
             made = _rating(row, options, place, number)
         except Unusable as reason:
-            fault = not isinstance(reason, NoFeedback)
-            converted[number] = ConvertedRecord(place, reason=str(reason), is_fault=fault)
+            converted[number] = left_out(place, reason)
             continue
         group = groups.setdefault((made.prompt.key, made.who), {})
         if made.answer.text in group:
             earlier = group[made.answer.text]
-            again = "rated again: a later record on the same answer counts"
-            converted[earlier.number] = ConvertedRecord(earlier.place, reason=again)
+            converted[earlier.number] = ConvertedRecord(earlier.place, reason=RATED_AGAIN)
         group[made.answer.text] = made
     for group in groups.values():
         converted |= _paired(list(group.values()), options)
@@ -150,7 +150,7 @@ def _paired(group: list[PlacedRating], options: FeedbackOptions) -> dict[int, Co
     try:
         pairs = pairs_of_ranking(first.prompt, [each.answer for each in group], options, is_scale=True, annotator=who)
     except NoFeedback as reason:
-        return {each.number: ConvertedRecord(each.place, reason=str(reason)) for each in group}
+        return {each.number: left_out(each.place, reason) for each in group}
     joined = {each.number: ConvertedRecord(each.place, joined=True) for each in group[1:]}
     rows = tuple(replace(pair, source=first.place) for pair in pairs)
     return {first.number: ConvertedRecord(first.place, rows)} | joined
