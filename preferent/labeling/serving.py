@@ -1,6 +1,7 @@
 """Collect preferences from people: check the options, fill the database, serve the page, and export the votes."""
 
 import secrets
+import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -107,21 +108,29 @@ def serve(
         from preferent.labeling import server
     except ModuleNotFoundError:
         raise PlatformError("label: needs packages that are not installed; pip install starlette uvicorn") from None
-    from preferent.labeling.service import LabelingService
-
     server.origins(host, 0, url)  # wrong addresses are refused before any file is made
     with stages.locked(place, "labels"):
         store = Store(place, asks=asks)
         _fill(store, place, material, controls, plan)
         listener = server.listen(host, port, store.settings().get("port"))
-        addresses = server.origins(host, listener.getsockname()[1], url)
         store.set(team | {"port": listener.getsockname()[1]})
-        service = LabelingService(store)
-        print(f"{place}: {service.plan()}", flush=True)
-        server.serve(service, place, listener, [*team["annotators"], *([""] if annotators else [])], addresses, browser)
-        interruption.stop().obey()
-        print(f"{place}: {service.save(place)}; the same command goes on from here{service.until_now()}", flush=True)
+        names = [*team["annotators"], *([""] if annotators else [])]
+        _answered(store, place, listener, names, server.origins(host, listener.getsockname()[1], url), browser)
         store.close()
+
+
+def _answered(
+    store: Store, place: Path, listener: socket.socket, names: Sequence[str], addresses: Sequence[str], browser: bool
+) -> None:
+    """Serve the page of a store until a signal says to stop; export the votes and print what they are."""
+    from preferent.labeling import server
+    from preferent.labeling.service import LabelingService
+
+    service = LabelingService(store)
+    print(f"{place}: {service.plan()}", flush=True)
+    server.serve(service, place, listener, names, addresses, browser)
+    interruption.stop().obey()
+    print(f"{place}: {service.save(place)}; the same command goes on from here{service.until_now()}", flush=True)
 
 
 def _check_thumbs(
@@ -201,10 +210,8 @@ def _existing(folder: Path, asks: Asks) -> Path:
     place, name = _label_folder(folder, None, asks), database.NAMES[asks]
     if (place / name).exists():
         return place
-    raise UsageError(
-        f"{place}: is not a label folder: it has no {name}; run `preferent label` first"
-        + (", or add --thumbs" if (place / database.NAMES["thumbs"]).exists() else "")
-    )
+    hint = ", or add --thumbs" if any((path / database.NAMES["thumbs"]).exists() for path in (folder, place)) else ""
+    raise UsageError(f"{place}: is not a label folder: it has no {name}; run `preferent label` first{hint}")
 
 
 def _label_folder(folder: Path | None, out: Path | None, asks: Asks) -> Path:
