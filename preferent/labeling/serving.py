@@ -253,7 +253,7 @@ def _pairs(
     if not RunDirectory(folder).is_run():
         raise UsageError(
             f"{folder}: is neither a run directory nor a label folder; give the folder of `preferent run --out` or of "
-            "`preferent label --out`"
+            "`preferent label --out`, with --thumbs if it was made with it"
         )
     return question_sources.from_run(folder)
 
