@@ -109,7 +109,7 @@ def _provenance(question: Question, vote: HumanVote | None) -> Row:
 def _judgment(question: Question, annotator: str, vote: HumanVote | None) -> Row:
     """Return a judgment as a row; without a vote, the tie of two identical answers."""
     verdict = vote.verdict if vote else "tie"
-    assert verdict is not None, "a skip is not a judgment"
+    assert verdict is not None and verdict != "up" and verdict != "down", "a skip and a thumb are not judgments"
     details: Row = {
         "model_a": question.model_a,
         "model_b": question.model_b,

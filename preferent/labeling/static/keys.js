@@ -1,4 +1,5 @@
-// The keys of each action of a page that asks about pairs or about single answers. Changes are kept in the browser's storage.
+// The keys of each action: of all, of those about pairs, and of those about one answer. Changes are kept in the
+// browser's storage.
 
 const STORE = "preferent.keys";
 
