@@ -213,5 +213,5 @@ def test_an_export_can_be_asked_again(labelled, tmp_path):
 
 
 def test_files_without_a_database_are_refused(tmp_path):
-    with pytest.raises(UsageError, match=database.NAME):
+    with pytest.raises(UsageError, match=database.NAMES["pairs"]):
         serving.export(tmp_path)
