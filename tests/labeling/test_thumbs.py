@@ -11,7 +11,7 @@ from preferent.data.formats.feedback import feedback_reader
 from preferent.data.types import Message, Prompt
 from preferent.errors import DataError, PlatformError, UsageError
 from preferent.evaluation import judge_agreement
-from preferent.labeling import label_exports, overview
+from preferent.labeling import label_exports, overview, thumb_exports
 from preferent.labeling.database import Store
 from preferent.labeling.events import Event, histories
 from preferent.labeling.questions import Question
@@ -330,5 +330,6 @@ def test_thumbs_lie_beside_pairs_and_survive_a_kill(tmp_path):
 
 
 def test_the_files_of_pairs_are_those_of_pairs():
-    assert label_exports.of({}, [], {}).rows.keys() == set(label_exports.NAMES)
-    assert "thumbs" in label_exports.of({"asks": "thumbs"}, [], {}).rows
+    pairs = {name: cell for name, cell in SETTINGS.items() if name != "asks"}
+    assert label_exports.of(pairs, [], {}).rows.keys() == set(label_exports.NAMES)
+    assert label_exports.of(SETTINGS, [], {}).rows.keys() == set(thumb_exports.NAMES)
