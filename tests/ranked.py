@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import forking
 import numpy as np
-import nursery
 from safetensors.numpy import load_file
 
 SMALL = {
@@ -146,7 +146,8 @@ def _begin(asked: dict[str, Any], rank: int, meeting: str) -> int:
     _write_down_steps(Path(f"rank-{rank}.steps"))
     if rank == 0 and "save" in asked["signals"]:
         _die_in_save(asked["signals"].pop("save"))
-    nursery._perform(asked["words"])
+    sys.argv = asked["words"]
+    forking.perform()
     return 0
 
 
