@@ -156,9 +156,10 @@ def shard(facts: ModelFacts, need: MemoryNeed, stage: str, ranks: int) -> Memory
     return replace(need, parts=parts, phases=phases)
 
 
-def fits(facts: ModelFacts, tasks: Sequence[Task], memory: int, ranks: int) -> list[StageFit]:
+def fits(facts: ModelFacts, tasks: Sequence[Task], memory: int, ranks: int, shards: bool = True) -> list[StageFit]:
     """Return how a rank's share of each stage fits its device, in the layout that the stage has."""
-    return [in_layout(facts, fit, ranks) for fit in memory_fit.fits(facts_of_a_rank(facts, ranks), tasks, memory)]
+    whole = memory_fit.fits(facts_of_a_rank(facts, ranks), tasks, memory)
+    return [in_layout(facts, fit, ranks) for fit in whole] if shards else whole
 
 
 def stage_of(fit: StageFit) -> str:

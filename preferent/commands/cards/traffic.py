@@ -52,7 +52,7 @@ def added(size: float, ranks: int) -> float:
     return 2 * gathered(size, ranks)
 
 
-def traffic(facts: ModelFacts, stage: str, work: Work, ranks: int) -> Traffic:
+def traffic(facts: ModelFacts, stage: str, work: Work, ranks: int, shards: bool = True) -> Traffic:
     """Return what a rank sends in a step of a stage that learns.
 
     Replicated: gradients in fp32, 4 t, once for each optimizer step. Sharded: b n of each network for the forward pass
@@ -63,7 +63,7 @@ def traffic(facts: ModelFacts, stage: str, work: Work, ranks: int) -> Traffic:
     learning, done = learners(facts, stage), passes(facts, stage, work, ranks)
     trained = MASTER * sum(learner.trained for learner in learning)
     rollouts = _rollouts(facts, work, ranks) if stage == "ppo" else 0.0
-    if not is_sharded(facts, stage):
+    if not (shards and is_sharded(facts, stage)):
         return Traffic(added(done.updates * trained, ranks), 0.0, rollouts)
     weights = 2 * done.learnt * sum(_size(facts, learner) for learner in learning)
     weights += done.measured * sum(_measured(facts, stage))
