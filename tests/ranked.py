@@ -152,20 +152,22 @@ def _begin(asked: dict[str, Any], rank: int, meeting: str) -> int:
 
 def _die_in_save(number: int) -> None:
     """Kill this process when its checkpoint of a number has its tensors and no manifest yet."""
-    from preferent.models import checkpoint
+    from preferent.runs import step_folders
 
-    plain, saves = checkpoint.write_sealed, iter(range(1, 1 << 20))
+    plain, saves = step_folders.write_sealed, iter(range(1, 1 << 20))
 
     def write(path: Path, content: Mapping[str, Any]) -> None:
         if next(saves) == number:
             os.kill(os.getpid(), signal.SIGKILL)
         plain(path, content)
 
-    checkpoint.write_sealed = write
+    step_folders.write_sealed = write
 
 
 def _write_down_steps(path: Path) -> None:
     """Write the digest of all weights after every optimizer step to a file: equal on all ranks, to the last bit."""
+    from torch.distributed.tensor import DTensor
+
     from preferent.training.optimizer import Optimizer
 
     path.unlink(missing_ok=True)
@@ -175,7 +177,8 @@ def _write_down_steps(path: Path) -> None:
         done = plain(self, number)
         digest = hashlib.sha256()
         for master in self.masters.values():
-            digest.update(master.detach().numpy().tobytes())
+            whole = master.full_tensor() if isinstance(master, DTensor) else master
+            digest.update(whole.detach().numpy().tobytes())
         with open(path, "a") as file:
             print(number, digest.hexdigest(), file=file)
         return done

@@ -15,7 +15,7 @@ from preferent.config.recipe import Recipe
 from preferent.errors import DataError
 from preferent.evaluation import verdict_sentence
 from preferent.models import checkpoint
-from preferent.runs import interruption
+from preferent.runs import interruption, step_folders
 from preferent.runs.directory import StageDirectory
 from preferent.runs.metrics import Log
 from preferent.training.optimizer import Optimizer
@@ -67,7 +67,7 @@ def save(recipe: Recipe, state: LoopState, out: Path) -> None:
     """Write a checkpoint; then remove the best weights that no checkpoint refers to."""
     folder, keep = StageDirectory(out).checkpoints, recipe.keep_checkpoints
     checkpoint.save(folder, state.step, state.tensors(), state.scalars, keep)
-    checkpoint.forget(out)
+    step_folders.forget(out)
 
 
 def keep_best(
@@ -82,7 +82,7 @@ def keep_best(
     best = scalars.get(f"best_{measure}", worst)
     if value > best if highest else value < best:
         scalars |= {f"best_{measure}": value, "best_step": state.step, "evaluations_since_best": 0}
-        checkpoint.forget(out)
+        step_folders.forget(out)
         checkpoint.save(StageDirectory(out).best, state.step, optimizer.weights(), {}, keep=None)
     else:
         scalars["evaluations_since_best"] = scalars.get("evaluations_since_best", 0) + 1

@@ -71,7 +71,7 @@ class BestAnswers:
 
 def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
     """Run stage `rejection`: model=, reward= (or reward.sources of the recipe), train=, validation= -> out/model."""
-    world = World.of(recipe)
+    world = World.of(recipe, learns=True)
     source = model_reference.resolve(str(inputs["model"]))
     recipe, by_default = defaults.resolve(recipe, policy=model_reference.parameters(str(source)))
     inputs = scoring.resolve_models(recipe, inputs)

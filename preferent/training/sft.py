@@ -26,7 +26,7 @@ VALIDATION_ROWS = 512
 
 def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
     """Run stage `sft`: model= and the files of sft.dataset -> out/model (a LoRA adapter is merged into it)."""
-    world = World.of(recipe)
+    world = World.of(recipe, learns=True)
     source = model_reference.resolve(str(inputs["model"]))
     recipe, by_default = defaults.resolve(recipe, policy=model_reference.parameters(str(source)))
     assert recipe.sft is not None, "the stage graph has sft only if the recipe has it"

@@ -28,7 +28,8 @@ from preferent.config import model_folder
 from preferent.data.tokenizer import Tokenizer
 from preferent.data.types import Message, Prompt
 from preferent.errors import DataError, PlatformError, UsageError
-from preferent.models import model_card, pretrained
+from preferent.models import pretrained
+from preferent.runs import model_card
 
 INSIDE = "model.gguf"
 """The name that the file has for transformers: in a folder of its own, so that nothing else there is read."""

@@ -39,7 +39,7 @@ from preferent.training.ppo.update import PPOState, TrainingBatch, assemble, lea
 
 def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
     """Run stage `ppo`: model=, reward= (or reward.sources of the recipe), train=, validation= -> out/model."""
-    world = World.of(recipe)
+    world = World.of(recipe, learns=True)
     source, inputs = model_reference.resolve(str(inputs["model"])), scoring.resolve_models(recipe, inputs)
     recipe, by_default = defaults.resolve(recipe, policy=model_reference.parameters(str(source)))
     language_models.check_length(source, recipe)
