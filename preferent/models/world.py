@@ -74,18 +74,8 @@ class World:
             raise PlatformError(f"quantize: nf4 and optimizer: adamw8bit run on cpu and cuda, not on {device.type}")
         own_device = device.type != "cuda" or beside <= torch.cuda.device_count()
         shards = learns and recipe.shard == "auto" and group.size > 1 and own_device and not recipe.quantize
-        return cls(
-            group.rank,
-            group.size,
-            device,
-            dtype,
-            threads,
-            recipe.trust_remote_code,
-            attention,
-            ChatOptions.of(recipe),
-            recipe.quantize,
-            shards,
-        )
+        code, chat, quantize = recipe.trust_remote_code, ChatOptions.of(recipe), recipe.quantize
+        return cls(group.rank, group.size, device, dtype, threads, code, attention, chat, quantize, shards)
 
     def with_own_templates(self) -> "World":
         """Return the same process for models that the recipe does not train: they read in their own template."""

@@ -187,12 +187,7 @@ class LlamaDecoder:
                 padded[rows_T, places_T] = queries
                 gqa = queries.shape[1] != self.kv_heads
                 attended = F.scaled_dot_product_attention(
-                    padded.transpose(1, 2),
-                    all_keys,
-                    all_values,
-                    is_causal=True,
-                    scale=layer.scaling,
-                    enable_gqa=gqa,
+                    padded.transpose(1, 2), all_keys, all_values, is_causal=True, scale=layer.scaling, enable_gqa=gqa
                 )
                 x = layer.after_attention(x, attended.transpose(1, 2)[rows_T, places_T].flatten(1))
         self.lengths = np.concatenate([self.lengths, lengths])

@@ -82,17 +82,10 @@ class LocalSampler:
                     live_L = live_L[order]
         for decoded in (ids_NA, log_probs_NA, lengths_N, ended_N.view(np.uint8)):
             collectives.total(torch.from_numpy(decoded))
+        columns = zip(items, prompts, ids_NA, log_probs_NA, lengths_N, ended_N, strict=True)
         return [
-            Rollout(
-                int(items[i]),
-                0,
-                step,
-                np.asarray(prompts[i], np.int32),
-                ids_NA[i, : lengths_N[i]].copy(),
-                log_probs_NA[i, : lengths_N[i]].copy(),
-                bool(ended_N[i]),
-            )
-            for i in range(len(prompts))
+            Rollout(int(item), 0, step, np.asarray(prompt, np.int32), ids[:n].copy(), log_probs[:n].copy(), bool(ended))
+            for item, prompt, ids, log_probs, n, ended in columns
         ]
 
     def decoder(self, prompts: Sequence[np.ndarray], params: Params) -> LlamaDecoder | CachedDecoder:

@@ -15,16 +15,15 @@ import torch
 from torch import Tensor
 
 from preferent import randomness
-from preferent.config import defaults, model_reference, stage_graph
-from preferent.config.recipe import Recipe, pick, tuned_by
+from preferent.config import defaults, model_reference
+from preferent.config.recipe import Recipe, tuned_by
 from preferent.data import datasets
 from preferent.data.counts import kto_weights
 from preferent.errors import DataError, DivergedError
-from preferent.models import batching, collectives, language_models, saving
+from preferent.models import batching, collectives, language_models
 from preferent.models.language_models import Policy
 from preferent.models.world import World, to_device
 from preferent.runs import progress, stages
-from preferent.runs.directory import StageDirectory
 from preferent.training import loop
 from preferent.training.losses import dpo_loss, ipo_loss, kto_anchor, kto_loss, reference_free_loss
 from preferent.training.optimizer import Optimizer, Schedule, TrainingState
@@ -70,9 +69,7 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
     recipe, by_default = defaults.resolve(recipe, policy=model_reference.parameters(str(source)))
     language_models.check_length(source, recipe)
     with stages.locked(out):
-        fields = pick(recipe, *stage_graph.FIELDS["dpo"])
-        sources = inputs | {"model": source} | stage_graph.chat_template(recipe)
-        stage = stages.open_stage("dpo", out, fields, sources, stage_graph.EXTENDABLE["dpo"], by_default=by_default)
+        stage = loop.opened("dpo", out, recipe, inputs | {"model": source}, by_default)
         if stage.done:
             return
         recipe = world.settled(recipe, stage)
@@ -294,7 +291,6 @@ def finish(
     recipe: Recipe, stage: stages.Stage, state: TrainingState, policy: Policy, parts: dict[str, PairSubset]
 ) -> None:
     """Write the best policy, record its metrics on held-out pairs, and mark the stage done."""
-    model = StageDirectory(stage.folder).model
     best_step = loop.restore_best(state, state.optimizer, stage.folder)
     held_out = {
         name: {key: value for key, value in quality(recipe, policy, parts[name]).items() if "/" not in key}
@@ -303,6 +299,4 @@ def finish(
     }
     stage.record(best_step=best_step, stopped=state.scalars.get("stopped"), steps=state.step, quality=held_out)
     origin = f"{tuned_by(recipe)} from `{policy.source.name}`, the checkpoint of step {best_step}."
-    card = f"# Policy tuned by preferent\n\n{loop.origin(origin, best_step, state.step, stage.folder)}\n"
-    saving.save(policy, model, state.optimizer.masters, card)
-    stage.finish([model.name, StageDirectory(stage.folder).metrics.name])
+    loop.finish(stage, policy, state.optimizer, origin, best_step, state.step)

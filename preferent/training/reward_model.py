@@ -18,8 +18,8 @@ import torch
 from torch.nn import Parameter
 
 from preferent import files, randomness
-from preferent.config import defaults, model_reference, stage_graph
-from preferent.config.recipe import Recipe, pick
+from preferent.config import defaults, model_reference
+from preferent.config.recipe import Recipe
 from preferent.data import datasets
 from preferent.data.counts import strengths, without_ties
 from preferent.data.tokenizer import Tokenizer
@@ -49,11 +49,7 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
     recipe, by_default = defaults.resolve(recipe, reward=model_reference.parameters(str(source)))
     language_models.check_length(source, recipe)
     with stages.locked(out):
-        fields = pick(recipe, *stage_graph.FIELDS["reward"])
-        sources = inputs | {"model": source} | stage_graph.chat_template(recipe)
-        stage = stages.open_stage(
-            "reward", out, fields, sources, stage_graph.EXTENDABLE["reward"], by_default=by_default
-        )
+        stage = loop.opened("reward", out, recipe, inputs | {"model": source}, by_default)
         if stage.done:
             return
         recipe = world.settled(recipe, stage)
@@ -135,7 +131,7 @@ def learn(
     recipe: Recipe, state: TrainingState, scorer: Scorer, pairs: PreferencePairs, rows: np.ndarray
 ) -> dict[str, float]:
     """Make one optimizer step on the mean loss of the pairs at `rows`."""
-    loss_sum, right, margin, center = 0.0, 0.0, 0.0, 0.0
+    totals: dict[str, float] = {}
     for part, weight in collectives.passes(pairs.plan(rows, defaults.decided(recipe.reward.micro_batch_tokens))):
         chosen, rejected = scores(scorer, pairs, part, state.optimizer.parameters.get(OFFSET))
         columns = (pairs.wrong, pairs.margins, pairs.weights)
@@ -143,11 +139,11 @@ def learn(
         both = torch.from_numpy(pairs.sides[:, part].all(0)).to(chosen)
         off_center = losses.centering(both * chosen, both * rejected)
         (weight * (loss + recipe.reward.centering * off_center) / len(rows)).backward()
-        loss_sum += weight * float(loss.detach())
-        center += weight * float(off_center.detach())
-        right += weight * float((chosen > rejected).float().sum() + 0.5 * (chosen == rejected).float().sum())
-        margin += weight * float((chosen - rejected).detach().sum())
-    sums = collectives.sums({"rank_loss": loss_sum, "accuracy": right, "margin": margin, "centering": center})
+        right = (chosen > rejected).float().sum() + 0.5 * (chosen == rejected).float().sum()
+        margin = (chosen - rejected).sum()
+        logged = {"rank_loss": loss, "accuracy": right, "margin": margin, "centering": off_center}
+        totals = {name: totals.get(name, 0.0) + weight * float(number.detach()) for name, number in logged.items()}
+    sums = collectives.sums(totals)
     if not math.isfinite(sums["rank_loss"]):
         raise DivergedError(f"step {state.step}: the loss is not finite; lower reward.learning_rate")
     rate, norm = state.optimizer.step(state.step)

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from preferent import randomness
-from preferent.config import defaults, model_reference, stage_graph
-from preferent.config.recipe import Recipe, pick
+from preferent.config import defaults, model_reference
+from preferent.config.recipe import Recipe
 from preferent.config.sections import SftSection, paths
 from preferent.data.formats import row_sources
 from preferent.errors import DivergedError
@@ -33,9 +33,7 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
     with stages.locked(out):
         names = row_sources.local_files(paths(recipe.sft.dataset))
         files = {f"dataset {i}": Path(name) for i, name in enumerate(names)}
-        fields = pick(recipe, *stage_graph.FIELDS["sft"])
-        sources = {"model": source} | files | stage_graph.chat_template(recipe)
-        stage = stages.open_stage("sft", out, fields, sources, stage_graph.EXTENDABLE["sft"], by_default=by_default)
+        stage = loop.opened("sft", out, recipe, {"model": source} | files, by_default)
         if stage.done:
             return
         recipe = world.settled(recipe, stage)

@@ -46,12 +46,16 @@ def test_a_rank_killed_at_any_moment_costs_no_bit(ranked: Ranked, unharmed: tupl
     assert outcome(ranked.folder / out / "ppo") == expected
 
 
-def test_the_first_rank_killed_in_a_save_costs_no_bit(ranked: Ranked, unharmed: tuple[dict[str, str], float]):
-    codes = ranked.run(2, *tuning("in-save"), env=CALLS, save=3)
-    assert codes[0] == -signal.SIGKILL
-    assert list((ranked.folder / "in-save/ppo").glob("*/.step-*"))
-    ranked.ran(2, *tuning("in-save"), env=CALLS)
-    assert outcome(ranked.folder / "in-save/ppo") == unharmed[0]
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_killed_in_a_save_of_shards_costs_no_bit(
+    ranked: Ranked, unharmed: tuple[dict[str, str], float], rank: int
+):
+    out = f"in-save-{rank}"
+    codes = ranked.run(2, *tuning(out), env=CALLS, save=3, rank=rank)
+    assert codes[rank] == -signal.SIGKILL
+    assert rank or list((ranked.folder / out / "ppo").glob("*/.step-*"))
+    ranked.ran(2, *tuning(out), env=CALLS)
+    assert outcome(ranked.folder / out / "ppo") == unharmed[0]
 
 
 def steps_done(folder: Path) -> int:

@@ -1,4 +1,5 @@
-"""Every stage that computes, on one rank, two and three: the same tokens, and the same weights but for last bits."""
+"""Every stage that computes, on one rank, two and three, in shards and whole: the same tokens, and the same weights but
+for last bits."""
 
 import json
 from pathlib import Path
@@ -11,20 +12,22 @@ pytestmark = pytest.mark.ranks
 
 BOUND = 1e-6
 ALGORITHMS = ("rloo", "grpo", "dr_grpo", "remax", "reinforce_plus_plus")
-FULL = ("ppo.lora_dim=0", "reward.lora_dim=0", "sft.lora_dim=0", "dpo.lora_dim=0", "rejection.lora_dim=0")
+WHOLE = ("shard=none",)
 CASES = {
     "sft": ("sft", ()),
-    "sft-full": ("sft", FULL),
+    "sft-lora": ("sft", ("sft.lora_dim=2",)),
+    "sft-bf16": ("sft", ("precision=bf16", "gradient_checkpointing=true")),
     "reward": ("reward", ()),
-    "reward-full": ("reward", FULL),
+    "reward-lora": ("reward", ("reward.lora_dim=2",)),
     "dpo": ("dpo", ()),
-    "kto": ("dpo", ("method=kto",)),
-    "ppo": ("ppo", ()),
-    "ppo-full": ("ppo", FULL),
-    "ppo-function": ("ppo", (FUNCTION,)),
+    "kto": ("dpo", ("method=kto", *WHOLE)),
+    "ppo": ("ppo", ("ppo.ema_decay=0.5", "ppo.entropy_coeff=0.01")),
+    "ppo-lora": ("ppo", ("ppo.lora_dim=2",)),
+    "ppo-function": ("ppo", (FUNCTION, *WHOLE)),
     "rejection": ("rejection", ()),
     "infer": ("infer", ()),
-} | {name: ("ppo", (f"ppo.algorithm={name}",)) for name in ALGORITHMS}
+} | {name: ("ppo", (f"ppo.algorithm={name}", *WHOLE)) for name in ALGORITHMS}
+"""The models are so small that every weight learns by default: in shards, or whole on every rank."""
 
 
 @pytest.fixture(scope="module")
