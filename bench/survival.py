@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from faults import saved, whole  # noqa: E402
 
 from preferent.models import checkpoint  # noqa: E402
-from preferent.runs import step_folders  # noqa: E402
+from preferent.runs.checkpoints import step_folders  # noqa: E402
 
 COUNTS = {"KILLS": "40", "DAMAGES": "200", "PHASES": "11", "FULL_DISKS": "8"}
 TESTS = ("test_kill.py", "test_survival_stages.py", "test_survival.py", "test_survival_runs.py")

@@ -152,7 +152,7 @@ def _begin(asked: dict[str, Any], rank: int, meeting: str) -> int:
 
 def _die_in_save(number: int, rank: int) -> None:
     """Kill this process in its checkpoint of a number: the first rank at the manifest, another at its rows."""
-    from preferent.runs import row_files, step_folders
+    from preferent.runs.checkpoints import row_files, step_folders
 
     place, name = (row_files.RowFile, "write") if rank else (step_folders, "write_sealed")
     plain, saves = getattr(place, name), iter(range(1, 1 << 20))

@@ -23,9 +23,9 @@ from preferent import ranks
 from preferent.errors import DataError, PlatformError
 from preferent.files import refusal, share
 from preferent.models import collectives, sharding
-from preferent.runs import step_folders
+from preferent.runs.checkpoints import step_folders
+from preferent.runs.checkpoints.row_files import RowFile
 from preferent.runs.directory import StageDirectory
-from preferent.runs.row_files import RowFile
 
 FILE_BYTES = 2 << 30
 

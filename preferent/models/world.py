@@ -92,7 +92,8 @@ class World:
 
     def settled(self, recipe: Recipe, stage: Stage) -> Recipe:
         """Return the recipe with how much the stage computes at once, chosen for this device when it began."""
-        machine = memory_choice.Machine(self.memory, self.dtype.itemsize, self.device.type != "cpu")
+        sharing = self.size if self.shards else 1
+        machine = memory_choice.Machine(self.memory, self.dtype.itemsize, self.device.type != "cpu", sharing)
         return memory_choice.settled(recipe, stage, machine)
 
     def facts(self) -> dict[str, object]:

@@ -17,7 +17,8 @@ from preferent.errors import DataError
 from preferent.evaluation import verdict_sentence
 from preferent.models import checkpoint, saving
 from preferent.models.language_models import Policy
-from preferent.runs import interruption, stages, step_folders
+from preferent.runs import interruption, stages
+from preferent.runs.checkpoints import step_folders
 from preferent.runs.directory import StageDirectory
 from preferent.runs.metrics import Log
 from preferent.runs.stages import Stage

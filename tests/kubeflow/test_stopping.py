@@ -17,7 +17,7 @@ pytest.importorskip("kfp")
 from work import folder, parameter_values  # noqa: F401
 
 from preferent import files
-from preferent.runs import step_folders
+from preferent.runs.checkpoints import step_folders
 
 SCRIPT = """
 import json, os, sys

@@ -8,7 +8,7 @@ import torch
 from preferent import files
 from preferent.errors import UsageError
 from preferent.models import checkpoint
-from preferent.runs import step_folders
+from preferent.runs.checkpoints import step_folders
 
 
 def tensors(value: float) -> dict[str, torch.Tensor]:

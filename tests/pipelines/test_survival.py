@@ -26,7 +26,8 @@ from preferent.evaluation.inference import generate
 from preferent.files import kept, read_jsonl, read_sealed, write_atomic, write_sealed
 from preferent.models import checkpoint
 from preferent.rollouts import store
-from preferent.runs import metrics, step_folders
+from preferent.runs import metrics
+from preferent.runs.checkpoints import step_folders
 from preferent.runs.metrics import Metrics
 
 DAMAGES = int(os.environ.get("PREFERENT_DAMAGES", "30"))

@@ -10,7 +10,8 @@ from torch.nn import Parameter
 
 from preferent.errors import DataError
 from preferent.models import checkpoint
-from preferent.runs import metrics, step_folders
+from preferent.runs import metrics
+from preferent.runs.checkpoints import step_folders
 from preferent.training import loop
 from preferent.training.optimizer import Optimizer, Schedule, TrainingState
 

@@ -9,11 +9,12 @@ weights where they learn. Attention has no weights; its backward pass takes twic
 from collections.abc import Mapping
 
 from preferent.commands.cards.hardware import Card
-from preferent.commands.cards.rank_memory import Learner, at_once, learners
+from preferent.commands.cards.rank_memory import at_once
 from preferent.commands.time_estimate import Speeds, Work
 from preferent.config.defaults import decided
 from preferent.config.memory_estimate import REWARD_SAMPLES, ModelFacts, tuned_rank
 from preferent.config.model_shape import Shape, kv_cache
+from preferent.runs.rank_shares import Learner, learners
 
 TRAINED = 0.30
 """Share of a card's FLOP/s that passes over sequences reach. Assumed: pretraining, on long sequences of one length,

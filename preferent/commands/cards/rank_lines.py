@@ -6,13 +6,14 @@ from functools import partial
 from preferent.commands import memory_fit, time_estimate
 from preferent.commands.cards import card_speed, rank_memory
 from preferent.commands.cards.hardware import Card, Machines
-from preferent.commands.cards.rank_memory import facts_of_a_rank, is_sharded, learners, work_of_a_rank
+from preferent.commands.cards.rank_memory import facts_of_a_rank, work_of_a_rank
 from preferent.commands.cards.traffic import traffic
 from preferent.commands.memory_fit import StageFit, size
 from preferent.commands.time_estimate import Speeds, StageTime, Work, duration
 from preferent.config.memory_estimate import ModelFacts
 from preferent.config.recipe import Recipe
 from preferent.config.stage_graph import Task
+from preferent.runs.rank_shares import is_sharded, learners
 
 Speed = Callable[[ModelFacts, Work, str], Speeds]
 """How fast a stage is, of which one rank has these facts and this work."""

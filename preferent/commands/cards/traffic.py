@@ -8,12 +8,13 @@ up in shards, and twice that to add them up everywhere (Patarasuk & Yuan 2009). 
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from preferent.commands.cards.rank_memory import Learner, at_once, is_sharded, learners, share
+from preferent.commands.cards.rank_memory import at_once
 from preferent.commands.time_estimate import Work
 from preferent.config.algorithms import algorithm
 from preferent.config.defaults import decided, reference
 from preferent.config.memory_estimate import MASTER, ModelFacts
 from preferent.config.recipe import pick
+from preferent.runs.rank_shares import Learner, is_sharded, learners, share
 
 ID = 4
 """Bytes of a token's id, and of a number in fp32."""
