@@ -84,8 +84,8 @@ class LocalSampler:
             collectives.total(torch.from_numpy(decoded))
         columns = zip(items, prompts, ids_NA, log_probs_NA, lengths_N, ended_N, strict=True)
         return [
-            Rollout(int(item), 0, step, np.asarray(prompt, np.int32), ids[:n].copy(), log_probs[:n].copy(), bool(ended))
-            for item, prompt, ids, log_probs, n, ended in columns
+            Rollout(int(key), 0, step, np.asarray(prompt, np.int32), ids[:n].copy(), log_probs[:n].copy(), bool(ended))
+            for key, prompt, ids, log_probs, n, ended in columns
         ]
 
     def decoder(self, prompts: Sequence[np.ndarray], params: Params) -> LlamaDecoder | CachedDecoder:
