@@ -4,15 +4,14 @@ python tests/counted.py FILE WORDS...
 """
 
 import json
-import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import forking
+
 from preferent import files
 from preferent.cli import main
-from preferent.pipelines.launchers import child_process
 
 file = Path(sys.argv[1])
 
@@ -20,10 +19,6 @@ file = Path(sys.argv[1])
 def note(**facts: Any) -> None:
     with open(file, "a") as lines:
         lines.write(json.dumps({"command": sys.argv[1:], **facts}) + "\n")
-
-
-def run_here(argv: Sequence[str], cwd: Path | None = None, env: Any = None) -> int:
-    return subprocess.run([sys.executable, __file__, str(file), *argv[3:]], cwd=cwd, env=env, check=False).returncode
 
 
 def count_hashes() -> None:
@@ -51,8 +46,6 @@ def count_loads() -> None:
 
 if __name__ == "__main__":
     del sys.argv[1]
-    child_process.run_here = run_here
     count_hashes()
-    if sys.argv[1] != "run":
-        count_loads()
+    forking.fork_stages(count_loads)
     main.main()

@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import forking
 from conftest import SENTENCES
 
 RECIPE = """
@@ -129,7 +130,8 @@ def serve() -> None:
                 os.dup2(log, stream)
             if argv[0] == "sh":
                 os.execvp("sh", argv)
-            _perform(argv)
+            sys.argv = argv
+            forking.perform()
         print(os.waitstatus_to_exitcode(_status(child, kill_after)), flush=True)
 
 
@@ -144,24 +146,6 @@ def _status(child: int, kill_after: float | None) -> int:
             time.sleep(0.001)
         os.kill(child, signal.SIGKILL)
     return os.waitpid(child, 0)[1]
-
-
-def _perform(argv: list[str]) -> None:
-    """`preferent WORDS`, and leave."""
-    from preferent.cli import main
-
-    sys.argv, code = argv, 1
-    try:
-        main.main()
-        code = 0
-    except SystemExit as leave:
-        code = leave.code if isinstance(leave.code, int) else 1
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-        raise
-    finally:
-        sys.stderr.flush()
-        os._exit(code)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import forking
 import numpy as np
-import nursery
 from safetensors.numpy import load_file
 
 SMALL = {
@@ -146,7 +146,8 @@ def _begin(asked: dict[str, Any], rank: int, meeting: str) -> int:
     _write_down_steps(Path(f"rank-{rank}.steps"))
     if "save" in asked["signals"] and rank == asked["signals"].get("rank", 0):
         _die_in_save(asked["signals"]["save"], rank)
-    nursery._perform(asked["words"])
+    sys.argv = asked["words"]
+    forking.perform()
     return 0
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from forking import PREFERENT
 
 from preferent.cli import arguments
 from preferent.config import recipe
@@ -177,7 +178,7 @@ def small(tmp_path_factory):
     (folder / "small.yaml").write_text(SMALL)
     sizes = "--vocab-size 300 --hidden-size 32 --layers 2 --heads 2 --positions 64"
     do(Block("bash", "", f"preferent scratch --text data/text.jsonl --out models/base {sizes}"), folder)
-    do(Block("bash", "", "preferent run small.yaml"), folder)
+    subprocess.run([*PREFERENT, "run", "small.yaml"], cwd=folder, check=True)
     return folder
 
 

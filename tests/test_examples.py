@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from forking import PREFERENT
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared/data"
@@ -50,7 +51,7 @@ def test_ethics(place):
     model = "runs/ethics-data/model"
     done(place, "-m", "preferent", "scratch", "--text", "runs/ethics-data/text.jsonl", "--out", model, *sizes)
     recipe, few = "examples/ethics/recipe.yaml", settings("reward.members=2", "infer.max_prompts=8")
-    done(place, "-m", "preferent", "run", recipe, "--out", "runs/ethics", *few)
+    done(place, PREFERENT[1], "run", recipe, "--out", "runs/ethics", *few)
     said = done(place, "examples/ethics/outside.py", "runs/ethics-data", "runs/ethics")
     assert "outside judge: accuracy 0.64" in said
     assert "held-out pairs (373): reward 0." in said and "tuned preferred in " in said
@@ -83,7 +84,7 @@ def run(folder: Path, name: str, *data: str) -> Path:
     done(folder, f"examples/smollm2/{name}/prepare.py", *given, f"runs/smollm2/{name}-data")
     few = settings("infer.max_prompts=8", "sft.lora_dim=2", "reward.lora_dim=2", "ppo.lora_dim=2")
     recipe, out = f"examples/smollm2/{name}/recipe.yaml", folder / "runs/smollm2" / name
-    done(folder, "-m", "preferent", "run", recipe, "--out", out, *few)
+    done(folder, PREFERENT[1], "run", recipe, "--out", out, *few)
     assert (out / "report.html").exists()
     return out
 
@@ -117,6 +118,6 @@ def test_feedback(place):
     assert "360 records = 60 in pairs + 300 thumbs (" in said and " + 0 dropped" in said
     for name, more in (("ppo", ()), ("kto", ("dpo.train_steps=2",))):
         few = settings("infer.max_prompts=8", *more)
-        done(place, "-m", "preferent", "run", f"examples/feedback/{name}.yaml", "--out", f"runs/{name}", *few)
+        done(place, PREFERENT[1], "run", f"examples/feedback/{name}.yaml", "--out", f"runs/{name}", *few)
         said = done(place, "examples/feedback/verdict.py", f"runs/{name}")
         assert "8 votes: tuned preferred " in said and "the truth, 8 prompts: tuned wins " in said

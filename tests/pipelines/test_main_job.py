@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import SENTENCES
+from forking import PREFERENT
 
 from preferent.commands.python_api import Run
 from preferent.doctor import examination, run_history
@@ -59,8 +60,8 @@ def work(make_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFacto
 
 def preferent(folder: Path, *words: str, counted: str | None = None) -> str:
     """Run a command; with `counted`, a file gets a line for each load and hash of a whole model."""
-    ours = ["-m", "preferent"] if counted is None else [COUNTED, counted]
-    done = subprocess.run([sys.executable, *ours, *words], cwd=folder, capture_output=True, text=True)
+    ours = PREFERENT if counted is None else (sys.executable, COUNTED, counted)
+    done = subprocess.run([*ours, *words], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import SENTENCES
+from forking import PREFERENT
 from labelling import Person, serving
 
 from preferent import files
@@ -38,7 +39,7 @@ LABELLED = 24
 
 
 def preferent(folder: Path, *words: str) -> str:
-    done = subprocess.run([sys.executable, "-m", "preferent", *words], cwd=folder, capture_output=True, text=True)
+    done = subprocess.run([*PREFERENT, *words], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 

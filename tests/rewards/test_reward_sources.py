@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import SENTENCES, quiet_recipe
+from forking import PREFERENT
 
 from preferent.commands.python_api import Run
 from preferent.files import read_jsonl
@@ -81,7 +82,7 @@ def run(work: Path, name: str, source: Any, **values: Any) -> Run:
     """Do the run, and check what holds of any: scores are those of the file, the verdict is marked."""
     recipe = {"ppo": PPO, "reward": REWARD | {"sources": source} | values.pop("reward", {})} | values
     settings = [word for key, value in recipe.items() for word in ("--set", f"{key}={json.dumps(value)}")]
-    words = [sys.executable, "-m", "preferent", "run", "recipe.yaml", "--out", name, *settings]
+    words = [*PREFERENT, "run", "recipe.yaml", "--out", name, *settings]
     done = subprocess.run(words, cwd=work, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     finished = Run(work / name)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import SENTENCES, quiet_recipe
+from forking import PREFERENT
 
 from preferent import files
 from preferent.commands import disk_estimate
@@ -252,7 +252,7 @@ def test_the_whole_job(make_model: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE)
 
     def preferent(*words: str) -> str:
-        argv = [sys.executable, "-m", "preferent", *words]
+        argv = [*PREFERENT, *words]
         done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode in (0, 4) and "Traceback" not in done.stderr, done.stderr
         assert done.returncode == 0 or words[0] == "doctor", done.stderr
