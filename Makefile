@@ -10,7 +10,7 @@ RAY := .venv-ray/bin
 LLAMA := .venv-llama
 SMOLLM2 := bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 SIDE_BY_SIDE := -n 2 --dist loadscope --no-loadscope-reorder
-MEASURES := bench/help.py bench/optimum.py bench/algorithms.py bench/lesson.py bench/memory.py bench/reading.py bench/survival.py bench/mutants.py bench/coverage.py bench/headlines.py bench/label.py bench/sampling.py bench/assemble.py bench/ppo_against_trl.py bench/reward_against_trl.py
+MEASURES := bench/help.py bench/optimum.py bench/algorithms.py bench/lesson.py bench/memory.py bench/reading.py bench/survival.py bench/mutants.py bench/coverage.py bench/headlines.py bench/label.py bench/sampling.py bench/assemble.py bench/ranks.py bench/ppo_against_trl.py bench/reward_against_trl.py
 
 .PHONY: quickstart test exact distributed mutants golden fuzz kills wheel acceptance lessons lessons-ci kubeflow kubeflow-kill ray dockerfile measure docs clean smollm2 gguf-proof
 
@@ -110,7 +110,7 @@ $(KUBEFLOW): pyproject.toml constraints-kubeflow.txt
 	@test -n "$(PYTHON)" || { echo "preferent needs Python 3.11 or newer; name one: make PYTHON=/path/to/python3"; exit 1; }
 	$(PYTHON) -m venv .venv-kubeflow
 	$(KFP)/python -m pip install --quiet --constraint constraints-kubeflow.txt --editable '.[kubeflow,remote,lessons]' \
-		google-cloud-pipeline-components 'moto[s3,server]' pandas pytest pytest-xdist
+		google-cloud-pipeline-components kubeflow-trainer-api 'moto[s3,server]' pandas pytest pytest-xdist
 	touch $(KUBEFLOW)
 
 .venv-ray/.ready: pyproject.toml constraints.txt

@@ -80,6 +80,7 @@ PROMISES = {
     "Processes that compute together": [
         "tests/distributed/test_rank_processes.py::test_the_meeting_place_is_of_this_user_alone_and_gone_afterwards",
         "tests/distributed/test_rank_processes.py::test_a_run_with_two_processes_listens_on_loopback_only",
+        "tests/kubeflow/test_train_job.py::test_the_pods_of_a_job_alone_reach_its_pods",
     ],
     "With `--launcher ray` it joins": [
         "tests/ray_cluster/test_ray_launcher.py::test_an_address_without_a_token_is_refused",

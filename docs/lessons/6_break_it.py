@@ -101,11 +101,11 @@ claim("share of the pairs on which the judge is right", accuracy["judge"]["share
 # Each case is PPO with its own defect, then answers to posts that no model has seen, then a verdict by the judge. The
 # next cell runs all of them, and one more healthy run with another seed, which is drawn in grey behind every curve.
 #
-# Before you run it: in how many of the thirteen will the *reward* rise by more than 0.2 from the first steps to the
-# last?
+# Before you run it: the reward of a healthy run rises. In how many of the thirteen will it rise more than twice as far
+# as in the grey one? (Twice, because two healthy runs differ from each other, too.)
 
 # %%
-rises_guess = predict("In how many of the 13 runs does the reward rise by more than 0.2?", 6)
+rises_guess = predict("In how many of the 13 runs does the reward rise more than twice as far as in grey?", 1)
 
 # %%
 # Run
@@ -156,13 +156,19 @@ def rise(done: preferent.Run) -> float:
     return float(score[-5:].mean() - score[:2].mean())
 
 
-rising = [letter for letter, done in runs.items() if rise(done) > 0.2]
+print("rise of the reward:", ", ".join(f"{letter} {rise(done):.2f}" for letter, done in {"grey": grey, **runs}.items()))
+rising = [letter for letter, done in runs.items() if rise(done) > 2 * rise(grey)]
 rises_guess.compare(len(rising), "runs")
-assert rise(grey) > at(ci=-1, full=0.2)
-assert len(rising) > at(ci=0, full=5), "most of the broken runs have a reward that rises"
+if SIZE == "full":
+    assert rise(grey) > 0
+    assert {exercises.LETTERS[letter] for letter in rising} >= {"swapped labels", "length", "ending does not pay"}
+    assert "healthy" not in {exercises.LETTERS[letter] for letter in rising}
 
 # %% [markdown]
-# A rising reward proves nothing: it rises in many of the broken runs too. Keep that in mind, and look.
+# A rising reward proves nothing: where it rises furthest, something is broken. Three of the sabotages make a reward
+# that pays for what is easy to write, so these three should go far on any machine. They do on an AMD and on an Intel,
+# whose last bits differ. A threshold among the smaller rises would not be a fact about sabotages: by more than a fifth
+# of a score rose five runs on the one, and six on the other. Keep that in mind, and look.
 #
 # For every case you see the reward of the answers, the KL to the base in nats per answer, the length of the answers in
 # tokens with the share that ended (dotted, × 10), and the share of clipped tokens (dotted: what the critic explains).
@@ -317,8 +323,9 @@ print("\n".join(str(evidence) for finding in new["D"][:2] for evidence in findin
 # work: the order of questions above.
 #
 # And `doctor` can be silent. Its rule about the critic speaks up where the critic predicts *worse* than a constant;
-# the critic that was broken here predicts exactly as well as a constant, which is useless too. The dotted line of the
-# last panel shows it, beside the grey one.
+# the critic that was broken here predicts about as well as a constant, which is useless too. Where this lesson was run
+# on an AMD the rule spoke up, and on an Intel it did not. The dotted line of the last panel shows it, beside the grey
+# one.
 
 # %%
 critic = next(letter for letter in runs if exercises.LETTERS[letter] == "critic")

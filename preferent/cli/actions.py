@@ -42,9 +42,10 @@ def do_run(arguments: Arguments) -> None:
     if arguments.dry_run:
         print(loaded.plan(folder, sizes=False, commands=arguments.verbose))
     else:
-        where = {"launcher": arguments.launcher, "address": arguments.address}
-        run = loaded.run(folder, arguments.from_stage, arguments.of_run, **where)
-        print("\n".join(run.summary()))
+        how = {name: getattr(arguments, name) for name in ("launcher", "address", "until")}
+        run = loaded.run(folder, arguments.from_stage, arguments.of_run, **how)
+        until = f"{folder}: done up to {arguments.until}; the same command without --until goes on"
+        print(until if arguments.until else "\n".join(run.summary()))
 
 
 def do_quickstart(arguments: Arguments) -> None:

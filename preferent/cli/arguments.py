@@ -7,9 +7,19 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from preferent.cli import actions, agree_verb, comparison_verbs, completion, data_verbs, help_endings
+from preferent.cli import (
+    actions,
+    agree_verb,
+    comparison_verbs,
+    completion,
+    data_verbs,
+    help_endings,
+    recipe_arguments,
+    train_job_verb,
+)
 from preferent.cli.actions import Arguments
 from preferent.cli.argument_types import above_zero, size, speed
+from preferent.cli.recipe_arguments import repeatable, settings
 
 STAGES = {
     "sft": "supervised fine-tuning on answers or plain text; inputs: model",
@@ -27,7 +37,7 @@ GROUPS = {
     "Start": ("quickstart", "recipe", "data", "plan", "run"),
     "Look at a run": ("doctor", "report", "try", "export"),
     "Compare and judge": ("compare", "label", "agree"),
-    "Tools": ("import", "scratch", "completion", "env"),
+    "Tools": ("import", "scratch", "train-job", "completion", "env"),
     "Stages, as a run calls them": ("sft", "reward", "ppo", "dpo", "rejection", "infer"),
 }
 """The verbs in the order of `preferent --help`."""
@@ -44,13 +54,6 @@ REPORT = """\
 Write the report of a run as one HTML file.
   preferent report RUN                                   of a run, finished or not
   preferent report --recipe R --in run=RUN --out DIR     the stage alone, as a run does it
-"""
-RECIPE = """\
-A recipe is a YAML file. The smallest one:
-  large_model_reference: MODEL            a folder, a hub id (OWNER/NAME), or llama-2-7b
-  preference_dataset: preference.jsonl    rows of input_text, candidate_0, candidate_1, choice; or TRL, HH, OpenAI
-The next fields that people set: prompt_dataset, instruction, kl_coeff, reward_model_train_steps,
-reinforcement_learning_train_steps. The recipe.yaml of a run has every field with its value.
 """
 
 Verb = Callable[[Arguments], None]
@@ -101,12 +104,12 @@ def _verb(
 
 
 def _run(verb: argparse.ArgumentParser) -> None:
-    verb.epilog = f"{RECIPE}\n{verb.epilog}"
-    verb.add_argument("recipe", type=Path, metavar="RECIPE", help="the recipe, a YAML file")
+    recipe_arguments.recipe(verb)
     verb.add_argument("--out", type=Path, metavar="DIR", help="the run directory (default: runs/NAME_OF_THE_RECIPE)")
-    _settings(verb)
+    settings(verb)
     verb.add_argument("--dry-run", action="store_true", help="print what would be done, and do nothing")
     verb.add_argument("--verbose", action="store_true", help="with --dry-run: print the command of each stage too")
+    verb.add_argument("--until", metavar="STAGE", help="end after this stage; the same command without it goes on")
     verb.add_argument(
         "--from", dest="from_stage", metavar="STAGE", help="start again at this stage, in a new directory"
     )
@@ -162,9 +165,8 @@ def _scratch(verb: argparse.ArgumentParser) -> None:
 
 
 def _plan(verb: argparse.ArgumentParser) -> None:
-    verb.epilog = f"{RECIPE}\n{verb.epilog}"
-    verb.add_argument("recipe", type=Path, metavar="RECIPE", help="the recipe, a YAML file")
-    _settings(verb)
+    recipe_arguments.recipe(verb)
+    settings(verb)
     where = verb.add_mutually_exclusive_group()
     where.add_argument(
         "--memory", type=size, metavar="SIZE", help="a GPU's memory, as 80GiB (default: this machine's device)"
@@ -180,7 +182,7 @@ def _plan(verb: argparse.ArgumentParser) -> None:
         help="a GPU by its data sheet, as h100-80g: its memory, and how long stages take on it",
     )
     verb.add_argument(
-        "--gpus", type=above_zero(int), default=1, metavar="N", help="GPUs that compute together in a node (default: 1)"
+        "--gpus", type=above_zero(int), metavar="N", help="GPUs that compute together in a node (default: `processes`)"
     )
     verb.add_argument(
         "--nodes", type=above_zero(int), default=1, metavar="N", help="nodes with as many GPUs (default: 1)"
@@ -314,8 +316,8 @@ def _data(verb: argparse.ArgumentParser) -> None:
 def _stage(verb: argparse.ArgumentParser, stage: str) -> None:
     verb.set_defaults(stage=stage)
     verb.add_argument("--recipe", type=Path, required=True, metavar="FILE", help="the recipe, a YAML file")
-    _settings(verb)
-    _repeatable(verb, "--in", "inputs", "NAME=PATH", "an input of the stage, by its name")
+    settings(verb)
+    repeatable(verb, "--in", "inputs", "NAME=PATH", "an input of the stage, by its name")
     verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="the stage's folder")
 
 
@@ -324,22 +326,14 @@ def _report(verb: argparse.ArgumentParser) -> None:
     verb.set_defaults(stage="report")
     verb.add_argument("folder", type=Path, nargs="?", metavar="RUN", help="the run directory, finished or not")
     verb.add_argument("--recipe", type=Path, metavar="FILE", help="the recipe, a YAML file")
-    _settings(verb)
-    _repeatable(verb, "--in", "inputs", "NAME=PATH", "an input of the stage, by its name")
+    settings(verb)
+    repeatable(verb, "--in", "inputs", "NAME=PATH", "an input of the stage, by its name")
     verb.add_argument("--out", type=Path, metavar="DIR", help="the folder or .html file to write (default: the run)")
 
 
 def _doctor(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("folder", type=Path, metavar="RUN", help="the run directory, finished or not")
     verb.add_argument("--json", action="store_true", help="print the findings as a JSON list")
-
-
-def _settings(verb: argparse.ArgumentParser) -> None:
-    _repeatable(verb, "--set", "settings", "KEY=VALUE", "replace a field of the recipe, as in --set ppo.epochs=2")
-
-
-def _repeatable(verb: argparse.ArgumentParser, flag: str, name: str, metavar: str, text: str) -> None:
-    verb.add_argument(flag, dest=name, action="append", default=[], metavar=metavar, help=f"{text}; repeatable")
 
 
 VERBS: dict[str, tuple[Verb, str, Callable[[argparse.ArgumentParser], None]]] = {
@@ -385,6 +379,11 @@ VERBS: dict[str, tuple[Verb, str, Callable[[argparse.ArgumentParser], None]]] = 
         _import,
     ),
     "scratch": (actions.do_scratch, "make a small model of the Llama 2 architecture from scratch", _scratch),
+    "train-job": (
+        train_job_verb.do_train_job,
+        "print the Kubernetes manifest by which several nodes compute a stage of a run: a TrainJob of Kubeflow",
+        train_job_verb.train_job,
+    ),
     "completion": (
         lambda _: print(completion.script(parser()), end=""),
         "print what lets bash and zsh complete verbs and options",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from preferent.cli.actions import Arguments, do_stage
+from preferent.cli.recipe_arguments import repeatable
 from preferent.errors import UsageError
 from preferent.runs.directory import RunDirectory
 
@@ -58,8 +59,8 @@ def compare(verb: argparse.ArgumentParser) -> None:
         "--html", type=Path, metavar="FILE", help="also write the comparison as a page, as a run's report"
     )
     verb.add_argument("--recipe", type=Path, metavar="FILE", help="the recipe; with sides: how models answer")
-    _repeatable(verb, "--set", "settings", "KEY=VALUE", "replace a field of the recipe")
-    _repeatable(verb, "--in", "inputs", "NAME=PATH", "an input of the stage, by its name")
+    repeatable(verb, "--set", "settings", "KEY=VALUE", "replace a field of the recipe")
+    repeatable(verb, "--in", "inputs", "NAME=PATH", "an input of the stage, by its name")
     verb.add_argument(
         "--out",
         type=Path,
@@ -70,7 +71,7 @@ def compare(verb: argparse.ArgumentParser) -> None:
 
 def judges(verb: argparse.ArgumentParser) -> None:
     """Add the arguments that name judges, and how language models among them judge."""
-    _repeatable(
+    repeatable(
         verb,
         "--judge",
         "judge",
@@ -176,7 +177,7 @@ def label(verb: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the prompts that were answered, as rows of data (with --predictions), or those that --model answers",
     )
-    _repeatable(
+    repeatable(
         verb,
         "--model",
         "model",
@@ -366,7 +367,3 @@ def _sampled(arguments: Arguments, place: Path) -> Any:
 def names(text: str) -> tuple[str, ...]:
     """Return the names in a comma-separated text, for argparse."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _repeatable(verb: argparse.ArgumentParser, flag: str, name: str, metavar: str, text: str) -> None:
-    verb.add_argument(flag, dest=name, action="append", default=[], metavar=metavar, help=f"{text}; repeatable")

@@ -74,6 +74,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "import": ("gguf", "preferent import MODEL.gguf --out models/mine"),
     "scratch": ("verbs", "preferent scratch --text corpus.txt --out models/base --layers 4"),
+    "train-job": (
+        "kubeflow",
+        "preferent train-job my.yaml ppo --nodes 2 --gpus 8 --image registry.example/preferent:0.2.0 --claim runs",
+    ),
     "completion": ("verbs", 'eval "$(preferent completion)"'),
     "env": ("verbs", "preferent env", "preferent env --json"),
     "sft": ("run", _stage("sft", "sft", "model=models/base")),

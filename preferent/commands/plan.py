@@ -240,6 +240,8 @@ def _sizes(recipe: Recipe, folder: Path, memory: int | None, machines: Machines)
     )
     tasks = stage_graph.build(recipe)
     device, total = environment.device(recipe.device)
+    if machines.shared:
+        device, total = f"a rank's part of {device}", total // machines.ranks
     fits = rank_memory.fits(facts, tasks, memory or total, machines.ranks)
     yield from memory_fit.table([stage.need for stage in fits])
     yield from memory_fit.verdict(fits, device if memory is None else "as given")
@@ -263,6 +265,8 @@ def _times(recipe: Recipe, folder: Path, speed: Speed, machines: Machines, elsew
         why = "the shape of a model is" if facts is None else "the speed of quantize: nf4 is"
         yield f"not known: {why}"
         return
+    if machines.shared:  # all cores do all of the work, as in one process
+        machines = ONE_GPU
     if machines.ranks > 1 and machines.bandwidth is None:
         yield "not known: how fast the ranks send; give --link (inside a node) and --network (between nodes)"
         return

@@ -160,7 +160,7 @@ class LoadedRecipe:
         memory: int | None = None,
         calibrate: bool = False,
         card: str | None = None,
-        gpus: int = 1,
+        gpus: int | None = None,
         nodes: int = 1,
         link: float | None = None,
         network: float | None = None,
@@ -173,7 +173,8 @@ class LoadedRecipe:
 
         With the name of a `card`, such as `"h100-80g"`, memory and time are those of its data sheet. With several
         `gpus` on each of some `nodes` the plan says what each of them holds and sends; `link` and `network` are the
-        bytes per second between GPUs of a node, and between nodes.
+        bytes per second between GPUs of a node, and between nodes. By default there are as many as the recipe's
+        `processes`, which hold all weights, as in a run, and divide the memory and the cores of a machine without GPUs.
         """
         measure: Callable[[ModelFacts, Work], Speeds] | None = None
         if calibrate:
@@ -181,7 +182,9 @@ class LoadedRecipe:
 
             measure = machine_speed.measure
         known = None if card is None else hardware.named(card)
-        machines = Machines(gpus, nodes, link or (None if known is None else known.link), network)
+        machines = Machines(gpus or 1, nodes, link or (None if known is None else known.link), network)
+        if gpus is None:
+            machines = hardware.as_run(machines, self.recipe, card is not None or memory is not None)
         return plan.describe(self.recipe, self.ignored, Path(out), sizes, commands, memory, measure, machines, known)
 
     def with_labels(self, earlier: str | Path) -> "LoadedRecipe":
@@ -195,12 +198,13 @@ class LoadedRecipe:
         of_run: str | Path | None = None,
         launcher: Literal["process", "ray"] = "process",
         address: str | None = None,
+        until: str | None = None,
     ) -> Run:
         """Do everything that the recipe asks for in the run directory `out`; the same call again resumes.
 
-        With `from_stage` and `of_run` the stages before `from_stage` are taken from the run `of_run`. The `launcher`
-        says where stages compute: in processes here, or on the nodes of the Ray cluster at an `address` (default: one
-        that is begun here).
+        With `from_stage` and `of_run` the stages before `from_stage` are taken from the run `of_run`; with `until` the
+        stages behind that one are left for another call. The `launcher` says where stages compute: in processes here,
+        or on the nodes of the Ray cluster at an `address` (default: one that is begun here).
         """
         if address is not None and launcher != "ray":
             raise UsageError("--address is that of a Ray cluster; give --launcher ray too")
@@ -210,7 +214,7 @@ class LoadedRecipe:
         with contextlib.ExitStack() as stack:
             on_gpu = self.recipe.device != "cpu"
             launch = stack.enter_context(ray.joined(address, on_gpu)) if launcher == "ray" else None
-            executor.execute(self.recipe, Path(out), from_stage, earlier, launch=launch)
+            executor.execute(self.recipe, Path(out), from_stage, earlier, launch=launch, until=until)
         return Run(Path(out))
 
 

@@ -38,8 +38,9 @@ def execute(
     of_run: Path | None = None,
     announce: Callable[[Task], None] = lambda task: None,
     launch: Launch | None = None,
+    until: str | None = None,
 ) -> None:
-    """Run the stages of a recipe in the run directory `out`; finished stages are skipped.
+    """Run the stages of a recipe in the run directory `out`, up to the stage `until`; finished stages are skipped.
 
     With `from_stage` and `of_run` the stages before `from_stage` are taken from another run. `announce` is called with
     each task before it runs, and `launch` runs the command of a stage that computes, elsewhere than here. Raises
@@ -48,6 +49,7 @@ def execute(
     if ranks.wanted() > 1:
         raise UsageError("WORLD_SIZE is above 1, but a run starts its processes by itself: set processes in the recipe")
     tasks = [task.at(out) for task in stage_graph.build(recipe)]
+    last = len(tasks) - 1 if until is None else _places(tasks, "--until", until)[-1]
     model_reference.check(recipe)
     ChatOptions.of(recipe)
     for sources in (named for task in tasks for named in task.files.values()):
@@ -64,7 +66,7 @@ def execute(
         worked = False
         by_default: dict[str, Any] = {}
         try:
-            for number, task in enumerate(tasks, start=1):
+            for number, task in enumerate(tasks[: last + 1], start=1):
                 if number == 2:  # bad data are refused before the hub is asked for a model
                     settled, by_default = resolved(recipe)
                     files.write_atomic(RunDirectory(out).recipe, dump(recipe, by_default))
@@ -214,11 +216,7 @@ def index(tasks: Sequence[Task], root: Path) -> None:
 
 def _adopt(tasks: Sequence[Task], from_stage: str, of_run: Path | None, root: Path) -> None:
     """Copy the finished folders of the stages before `from_stage` from another run, except those that exist."""
-    first = next((i for i, task in enumerate(tasks) if from_stage in (task.name, task.folder)), None)
-    if first is None:
-        first = next((i for i, task in enumerate(tasks) if from_stage == task.stage), None)
-    if first is None:
-        raise UsageError(f"--from {from_stage}: no such stage; this recipe has {', '.join(t.name for t in tasks)}")
+    first = _places(tasks, "--from", from_stage)[0]
     if of_run is None or not of_run.is_dir():
         raise UsageError(f"--from {from_stage}: name the run to take the earlier stages from: --of OLD_RUN")
     if of_run.resolve() == root.resolve():
@@ -227,6 +225,14 @@ def _adopt(tasks: Sequence[Task], from_stage: str, of_run: Path | None, root: Pa
         source, target = of_run / task.folder, root / task.folder
         if not StageDirectory(target).description.exists() and StageDirectory(source).done.exists():
             _take(source, target)
+
+
+def _places(tasks: Sequence[Task], flag: str, stage: str) -> list[int]:
+    """Return the places of a stage, by its name or its folder, else by its verb; `flag` is where the user named it."""
+    named = [place for place, task in enumerate(tasks) if stage in (task.name, task.folder)]
+    if places := named or [place for place, task in enumerate(tasks) if stage == task.stage]:
+        return places
+    raise UsageError(f"{flag} {stage}: no such stage; this recipe has {', '.join(task.name for task in tasks)}")
 
 
 def _keep_base(tasks: Sequence[Task], recipe: Recipe, root: Path, digests: Digests) -> None:

@@ -78,7 +78,7 @@ def course(tmp_path, monkeypatch):
 def test_the_verbs():
     data = ("data", "data check", "data convert", "data prepare")
     people = ("doctor", "report", "try", "export", "compare", "label", "agree")
-    tools = ("import", "scratch", "completion", "env")
+    tools = ("import", "scratch", "train-job", "completion", "env")
     stages = ("sft", "reward", "ppo", "dpo", "rejection", "infer")
     names = ("quickstart", "recipe", "recipe init", *data, "plan", "run", *people, *tools, *stages)
     assert list(VERBS) == ["preferent", *(f"preferent {name}" for name in names)]
@@ -92,7 +92,7 @@ def test_help_lists_every_verb_in_its_group_and_an_example():
     assert [line.split()[0] for line in lines] == names
     assert text.index("Start:") < text.index("Look at a run:") < text.index("Stages, as a run calls them:")
     assert "preferent run my.yaml --dry-run" in text and "docs/index.md" in text
-    for name in ("run", "plan"):
+    for name in ("run", "plan", "train-job"):
         assert "large_model_reference: MODEL" in VERBS[f"preferent {name}"].format_help()
 
 
@@ -424,7 +424,7 @@ def test_google_cloud_keys_are_named(course, monkeypatch, capsys):
 
     seen = []
 
-    def execute(recipe, out, from_stage, of_run, launch):
+    def execute(recipe, out, from_stage, of_run, launch, until):
         seen.append((out, from_stage, of_run))
         judge = {
             "win_rate": 0.6,

@@ -123,7 +123,7 @@ def test_a_run_from_a_stage_and_the_next_round_are_passed_on(
     monkeypatch.setattr(executor, "execute", lambda *arguments, **more: calls.append((*arguments, more)))
     loaded = preferent.load_recipe(RECIPE)
     assert loaded.run("new", from_stage="ppo", of_run="run") == preferent.Run("new")
-    assert calls == [(loaded.recipe, Path("new"), "ppo", Path("run"), {"launch": None})]
+    assert calls == [(loaded.recipe, Path("new"), "ppo", Path("run"), {"launch": None, "until": None})]
     with pytest.raises(UsageError, match="give --launcher ray too"):
         loaded.run("new", address="127.0.0.1:6379")
     with pytest.raises(PlatformError, match="no preferences to learn from"):

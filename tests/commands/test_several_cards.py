@@ -27,7 +27,7 @@ from preferent.config.model_shape import LLAMA_2, Shape
 from preferent.errors import UsageError
 from preferent.models.world import World
 from preferent.rollouts import llama_decoder
-from preferent.runs import rank_shares
+from preferent.runs import environment, rank_shares
 
 SHAPE = Shape(
     vocab_size=1000, hidden_size=64, layers=2, heads=4, key_value_heads=4, head_size=16, intermediate_size=128
@@ -292,6 +292,34 @@ def test_a_plan_that_shards(rows):
     text = python_api.load_recipe(rows | full).plan(memory=79 << 30, gpus=8)
     assert "ppo      sharded: peak " in text and "; replicated it would be " in text and "time on" not in text
     assert "weights " in text.partition("ppo      sends in a step")[2].partition("\n")[0]
+
+
+def test_without_gpus_a_plan_is_of_the_ranks_that_a_run_has(rows, monkeypatch):
+    full = {"ppo": {"lora_dim": 0}, "reward": {"lora_dim": 0}, "processes": 8}
+    text = python_api.load_recipe(rows | full).plan(card="h100-80g")
+    assert "memory of each of 8 ranks" in text and text.count("sharded: peak") == 3
+    whole = python_api.load_recipe(rows | full | {"shard": "none"}).plan(card="h100-80g")
+    assert "ppo      replicated: every rank holds all weights" in whole and "sharded" not in whole
+    one = python_api.load_recipe(rows | full | {"processes": 1})
+    assert one.plan(card="h100-80g", gpus=8) == text
+    assert one.plan(card="h100-80g") == one.plan(card="h100-80g", gpus=1)
+    monkeypatch.setattr(environment, "_gpus", lambda: [{"name": "card", "memory_gib": 80}] * 4)
+    auto = python_api.load_recipe(rows | {"processes": "auto"})
+    assert "memory of each of 4 ranks" in auto.plan() and "of 80.0 GiB (card)" in auto.plan()
+
+
+def test_ranks_on_processors_divide_the_memory_and_do_the_work_in_the_time_of_one(rows, monkeypatch):
+    monkeypatch.setattr(environment, "memory", lambda: 64 << 30)
+    monkeypatch.setattr(machine_speed, "measure", lambda *given: card_speed.speeds(CARDS["l40s-48g"], *given, "ppo"))
+    shape = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    Path("model").mkdir()
+    Path("model/config.json").write_text(json.dumps(shape | {"model_type": "llama", "intermediate_size": 64}))
+    small = rows | {"large_model_reference": "model", "device": "cpu"}
+    one, two = (python_api.load_recipe(small | {"processes": count}).plan(calibrate=True) for count in (1, 2))
+    assert "of 64.0 GiB (this machine)" in one
+    assert "memory of each of 2 ranks" in two and "of 32.0 GiB (a rank's part of this machine)" in two
+    assert "ppo      sends in a step" in two and "not known: how fast" not in two
+    assert two.partition("time on this machine")[2] == one.partition("time on this machine")[2] != ""
 
 
 def test_names_of_speeds_and_cards():

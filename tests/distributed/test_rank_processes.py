@@ -10,12 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from nursery import prepare
 from ranked import SMALL
 
 from preferent.config import recipe as recipes
 from preferent.errors import ERROR_FILE
-from preferent.pipelines.launchers import child_process
+from preferent.pipelines.launchers import child_process, train_job
+from preferent.pipelines.launchers.train_job import Nodes
 from preferent.runs import environment
 
 RUN = """
@@ -167,6 +169,31 @@ def test_torchrun_sets_the_same_environment(folder: Path):
     )  # fmt: skip
     assert refused.returncode == 2
     assert "set processes in the recipe" in refused.stderr
+
+
+@pytest.mark.ranks
+def test_a_train_job_of_two_nodes_does_a_stage_of_a_run(folder: Path):
+    """Both nodes are processes here, with what Kubeflow Trainer says to torchrun in the environment."""
+    words = ("run", "recipe.yaml", "--set", "compare.judge=reward", "--out", "nodes", "--until")
+    said, _ = preferent(folder, *words, "reward").communicate()
+    assert said.endswith("nodes: done up to reward; the same command without --until goes on\n"), said
+    stages = json.loads((folder / "nodes/run.json").read_text())["stages"]
+    assert [name for name, stage in stages.items() if stage["done"]] == ["data", "reward"]
+    recipe, nodes = recipes.load(folder / "nodes/recipe.yaml")[0], Nodes("image", "claim", folder=folder)
+    _, job = yaml.safe_load_all(train_job.text(recipe, "ppo", folder / "nodes", nodes))
+    trainer, port = job["spec"]["trainer"], str(free_port())
+    argv = [sys.executable, "-m", "torch.distributed.run", *trainer["command"][1:], *trainer["args"]]
+    env = {each["name"]: each["value"] for each in trainer["env"]} | {"PET_NNODES": str(trainer["numNodes"])}
+    env |= {"PET_NPROC_PER_NODE": "1", "PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": port}
+    env |= {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    started = [
+        subprocess.Popen(argv, cwd=folder, env=os.environ | env | {"PET_NODE_RANK": str(node)}, stderr=subprocess.PIPE)
+        for node in range(trainer["numNodes"])
+    ]
+    errors = [process.communicate()[1].decode() for process in started]
+    assert [process.returncode for process in started] == [0, 0], errors
+    assert json.loads((folder / "nodes/policy/stage.json").read_text())["facts"]["size"] == 2
+    assert "3/7 ppo: done already" in preferent(folder, *words, "ppo").communicate()[0]
 
 
 def free_port() -> int:

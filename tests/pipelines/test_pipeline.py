@@ -90,9 +90,9 @@ def stages(tmp_path, monkeypatch):
     return found
 
 
-def execute(out="r", from_stage=None, of_run=None, **values):
+def execute(out="r", from_stage=None, of_run=None, until=None, **values):
     found, _ = recipe.parse(VALUES | values)
-    return executor.execute(found, Path(out), from_stage, of_run)
+    return executor.execute(found, Path(out), from_stage, of_run, until=until)
 
 
 ALL = ["data", "reward", "judge", "ppo", "infer-base", "infer-tuned", "compare", "report"]
@@ -442,6 +442,22 @@ def test_from_knows_a_stage_by_its_name_and_by_its_folder(stages, stage, first):
     stages.calls.clear()
     execute("new", stage, Path("old"))
     assert stages.calls == ALL[ALL.index(first) :]
+
+
+@pytest.mark.parametrize(("stage", "last"), [("data", "data"), ("policy", "ppo"), ("infer", "infer-tuned")])
+def test_until_ends_after_a_stage_and_the_same_command_without_it_goes_on(stages, stage, last):
+    execute(until=stage)
+    assert stages.calls == ALL[: ALL.index(last) + 1]
+    done = [name for name, entry in json.loads(Path("r/run.json").read_text())["stages"].items() if entry["done"]]
+    assert done == stages.calls
+    execute()
+    assert stages.calls == ALL
+
+
+def test_until_is_refused_where_there_is_no_such_stage(stages):
+    with pytest.raises(UsageError, match="--until sft: no such stage; this recipe has data, reward"):
+        execute(until="sft")
+    assert stages.calls == [] and not Path("r").exists()
 
 
 def test_from_is_refused_where_it_makes_no_sense(stages):

@@ -1,9 +1,11 @@
 """Graphics cards by their data sheets, and how many of them compute together."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from preferent.config.recipe import Recipe
 from preferent.errors import UsageError
+from preferent.runs import environment
 
 
 class Card(NamedTuple):
@@ -32,12 +34,14 @@ CARDS = {
 @dataclass(frozen=True, slots=True)
 class Machines:
     """Nodes that compute together, with so many GPUs each, and a rank for each GPU. `link` and `network` are the bytes
-    per second between GPUs of a node, and between nodes, in one direction; None: not known."""
+    per second between GPUs of a node, and between nodes, in one direction; None: not known. `shared` says whether the
+    ranks divide one machine's memory and cores."""
 
     gpus: int = 1
     nodes: int = 1
     link: float | None = None
     network: float | None = None
+    shared: bool = False
 
     @property
     def ranks(self) -> int:
@@ -57,6 +61,14 @@ class Machines:
 
 
 ONE_GPU = Machines()
+
+
+def as_run(machines: Machines, recipe: Recipe, elsewhere: bool) -> Machines:
+    """Return as many ranks as a run of the recipe has on each node. Those on this machine's processors divide its
+    memory and its cores; `elsewhere` each has a GPU."""
+    on_gpus = elsewhere or (recipe.device != "cpu" and environment.has_gpu())
+    ranks = environment.processes(recipe, "ppo")
+    return replace(machines, gpus=ranks, shared=not on_gpus and ranks > 1)
 
 
 def named(name: str) -> Card:

@@ -26,7 +26,7 @@ def layouts(facts: ModelFacts, fits: Sequence[StageFit], ranks: int) -> Iterator
         if not learners(facts, stage):
             continue
         if not is_sharded(facts, stage):
-            yield f"{name:<9}replicated: every rank holds all weights, and the gradients of adapters are added up"
+            yield f"{name:<9}replicated: every rank holds all weights, and the gradients of what learns are added up"
             continue
         whole = memory_fit.fit(facts_of_a_rank(facts, ranks), stage, name, memory)
         line = f"{name:<9}sharded: peak {size(fit.need.peak)}; replicated it would be {size(whole.need.peak)}"
@@ -52,8 +52,9 @@ def times(
     """Yield the time of each stage that computes: a rank's share of what it does, and then what it sends."""
     one, shared = facts_of_a_rank(facts, machines.ranks), work_of_a_rank(work, machines.ranks)
     for task in tasks:
-        sends = traffic(facts, task.stage, work, machines.ranks).total if learners(facts, task.stage) else 0.0
-        seconds = sends / machines.bandwidth if machines.bandwidth else 0.0
+        seconds = 0.0
+        if machines.bandwidth and learners(facts, task.stage):
+            seconds = traffic(facts, task.stage, work, machines.ranks).total / machines.bandwidth
         for found in time_estimate.times(one.recipe, [task], shared, speed(one, shared, task.stage)):
             steps = _steps(facts.recipe, task.stage)
             yield found._replace(step=found.step + seconds, total=found.total + steps * seconds)
