@@ -364,7 +364,9 @@ for memory, changes in ((24, {}), (12, {}), (12, {"quantize": "nf4", "gradient_c
 
 # %% [markdown]
 # On several GPUs it is the same recipe with `processes: auto`, a process for each of them; `preferent plan --gpus 8`
-# says what each holds.
+# says what each holds. On a cluster the pipeline above runs as it is, with `PipelineJob(…, host=…)`; several nodes
+# compute one stage by the manifest that `preferent train-job` prints for Kubernetes. Nobody has run that on a cluster
+# yet.
 #
 # ## Exercises
 #
