@@ -15,6 +15,7 @@ from preferent.config import recipe, stage_graph
 from preferent.config.defaults import resolve
 from preferent.config.memory_estimate import ModelFacts
 from preferent.config.model_shape import LLAMA_2
+from preferent.runs import rank_shares
 
 PARTS = {"train": 100_000, "validation": 1000, "test": 1000, "judge": 100_000}
 WORK = Work([(512, 64)], {"preference": PARTS, "prompt": PARTS})
@@ -80,7 +81,7 @@ def rows(layouts: tuple[Layout, ...]) -> Iterator[list[str]]:
         worst = max(fits, key=lambda fit: fit.need.peak)
         fitting = "yes" if all(fit.fits for fit in fits) else "no"
         sends = traffic.traffic(facts, "ppo", WORK, machines.ranks).total
-        how = "sharded" if rank_memory.is_sharded(facts, "ppo") else "replicated" if machines.ranks > 1 else "one card"
+        how = "sharded" if rank_shares.is_sharded(facts, "ppo") else "replicated" if machines.ranks > 1 else "one card"
         quantized = facts.recipe.quantize is not None
         yield [
             layout.model.upper(),

@@ -25,6 +25,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from faults import saved, whole  # noqa: E402
 
 from preferent.models import checkpoint  # noqa: E402
+from preferent.runs.checkpoints import step_folders  # noqa: E402
 
 COUNTS = {"KILLS": "40", "DAMAGES": "200", "PHASES": "11", "FULL_DISKS": "8"}
 TESTS = ("test_kill.py", "test_survival_stages.py", "test_survival.py", "test_survival_runs.py")
@@ -108,7 +109,7 @@ def kernel() -> list[Row]:
                 differences += code != expected and not unharmed
                 partial_loads += not whole(checkpoint.latest(folder), (2, 3))
                 saved(folder, 3)
-                differences += not whole(checkpoint.latest(folder), (3,)) or checkpoint.steps(folder) != [2, 3]
+                differences += not whole(checkpoint.latest(folder), (3,)) or step_folders.steps(folder) != [2, 3]
                 differences += len(list(folder.iterdir())) != 2
             rows.append([f"{what} by strace at every call of a save", len(chosen), differences, partial_loads])
     return rows

@@ -137,7 +137,7 @@ def networks(facts: ModelFacts) -> FakeNetworks:
     tokenizer: Any = SimpleNamespace(pad_id=0, end_ids={2}, vocab_size=shape.vocab_size)
     causal, scoring = AutoModelForCausalLM, AutoModelForSequenceClassification
     body, reward, other, second = bodies(shape, dtype, causal, scoring, causal, scoring)
-    peft = language_models.make_trainable(body, rank, TaskType.CAUSAL_LM)
+    peft = adapters.make_trainable(body, rank, TaskType.CAUSAL_LM)
     masked = torch.zeros(1, dtype=torch.long, device=CPU)
     policy = Policy(Path("policy"), body, peft, "default" if rank else None, tokenizer, world, masked_ids=masked)
     if facts.one_backbone:
@@ -149,7 +149,7 @@ def networks(facts: ModelFacts) -> FakeNetworks:
         scorer = Scorer(Path("reward"), body, policy.peft, "reward", tokenizer, world)
     else:
         adapter = "default" if reward_rank else None
-        peft_reward = language_models.make_trainable(reward, reward_rank, TaskType.SEQ_CLS) if reward_rank else None
+        peft_reward = adapters.make_trainable(reward, reward_rank, TaskType.SEQ_CLS) if reward_rank else None
         scorer = Scorer(Path("reward"), reward, peft_reward, adapter, tokenizer, world)
     if rank:
         reference = policy.reference()

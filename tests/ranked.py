@@ -83,7 +83,7 @@ class Ranked:
         """Begin `preferent WORDS`.
 
         `number`, `rank` and `after` send a signal to a rank after some seconds; in the checkpoint of number `save` the
-        first rank is killed before it is complete.
+        rank is killed: the first before the manifest, another before its rows are written.
         """
         assert self._process.stdin is not None
         line = {"size": size, "words": ["preferent", *words], "env": dict(env or {}), "signals": signals}
@@ -144,29 +144,32 @@ def _begin(asked: dict[str, Any], rank: int, meeting: str) -> int:
         os.environ.update({name: str(number) for name, number in numbers.items()}, PREFERENT_RENDEZVOUS=meeting)
     os.environ.update(asked["env"])
     _write_down_steps(Path(f"rank-{rank}.steps"))
-    if rank == 0 and "save" in asked["signals"]:
-        _die_in_save(asked["signals"].pop("save"))
+    if "save" in asked["signals"] and rank == asked["signals"].get("rank", 0):
+        _die_in_save(asked["signals"]["save"], rank)
     sys.argv = asked["words"]
     forking.perform()
     return 0
 
 
-def _die_in_save(number: int) -> None:
-    """Kill this process when its checkpoint of a number has its tensors and no manifest yet."""
-    from preferent.models import checkpoint
+def _die_in_save(number: int, rank: int) -> None:
+    """Kill this process in its checkpoint of a number: the first rank at the manifest, another at its rows."""
+    from preferent.runs.checkpoints import row_files, step_folders
 
-    plain, saves = checkpoint.write_sealed, iter(range(1, 1 << 20))
+    place, name = (row_files.RowFile, "write") if rank else (step_folders, "write_sealed")
+    plain, saves = getattr(place, name), iter(range(1, 1 << 20))
 
-    def write(path: Path, content: Mapping[str, Any]) -> None:
+    def write(*arguments: Any) -> None:
         if next(saves) == number:
             os.kill(os.getpid(), signal.SIGKILL)
-        plain(path, content)
+        plain(*arguments)
 
-    checkpoint.write_sealed = write
+    setattr(place, name, write)
 
 
 def _write_down_steps(path: Path) -> None:
     """Write the digest of all weights after every optimizer step to a file: equal on all ranks, to the last bit."""
+    from torch.distributed.tensor import DTensor
+
     from preferent.training.optimizer import Optimizer
 
     path.unlink(missing_ok=True)
@@ -176,7 +179,8 @@ def _write_down_steps(path: Path) -> None:
         done = plain(self, number)
         digest = hashlib.sha256()
         for master in self.masters.values():
-            digest.update(master.detach().numpy().tobytes())
+            whole = master.full_tensor() if isinstance(master, DTensor) else master
+            digest.update(whole.detach().numpy().tobytes())
         with open(path, "a") as file:
             print(number, digest.hexdigest(), file=file)
         return done

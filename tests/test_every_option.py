@@ -42,7 +42,7 @@ STAGES: dict[str, Callable[..., None]] = {
     "compare": compare.main,
 }
 METHODS = {"dpo": "dpo", "rejection": "rejection_sampling"}
-ALIKE = {"device", "deterministic", "gradient_checkpointing", "processes", "trust_remote_code", "data.format"}
+ALIKE = {"device", "deterministic", "gradient_checkpointing", "processes", "shard", "trust_remote_code", "data.format"}
 """Fields of which no value changes the result; `data.format` names what is found in the rows anyway."""
 BY_ALGORITHM = {("ppo.whiten_advantages", True), ("ppo.kl_in", "reward")}
 """What the algorithm `ppo` does where nothing is said."""

@@ -242,11 +242,11 @@ def _sizes(recipe: Recipe, folder: Path, memory: int | None, machines: Machines)
     device, total = environment.device(recipe.device)
     if machines.shared:
         device, total = f"a rank's part of {device}", total // machines.ranks
-    fits = rank_memory.fits(facts, tasks, memory or total, machines.ranks, machines.shards)
+    fits = rank_memory.fits(facts, tasks, memory or total, machines.ranks)
     yield from memory_fit.table([stage.need for stage in fits])
     yield from memory_fit.verdict(fits, device if memory is None else "as given")
     if machines.ranks > 1:
-        yield from rank_lines.layouts(facts, fits, machines.ranks, machines.shards)
+        yield from rank_lines.layouts(facts, fits, machines.ranks)
         yield from rank_lines.sent(facts, memory_fit.stages(tasks), work_of(recipe, folder), machines)
     if not stage_graph.direct(recipe):
         yield f"rollouts: {disk_estimate.rollout_tokens(facts):,} tokens, prompts included"

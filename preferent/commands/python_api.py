@@ -183,7 +183,7 @@ class LoadedRecipe:
         With the name of a `card`, such as `"h100-80g"`, memory and time are those of its data sheet. With several
         `gpus` on each of some `nodes` the plan says what each of them holds and sends; `link` and `network` are the
         bytes per second between GPUs of a node, and between nodes. By default there are as many as the recipe's
-        `processes`, which hold all weights, as in a run, and divide the memory and the cores of a machine without GPUs.
+        `processes`, as in a run, which divide the memory and the cores of a machine without GPUs.
         """
         measure: Callable[[ModelFacts, Work], Speeds] | None = None
         if calibrate:

@@ -146,6 +146,11 @@ class ModelFacts:
         """Return the moments of AdamW, and fp32 masters (4 t) of what computes in bf16."""
         return round(trained * (self.moments + (0 if self.bytes == 4 else 4)))
 
+    def learner(self, name: str, shape: Shape, weights: int, trained: int, rank: int) -> dict[str, int]:
+        """Return a network's weights, those of its adapter beside them if it has one, and its optimizer."""
+        held = self.frozen(shape, weights) + (self.bytes * trained if rank else 0)
+        return {name: held, "optimizer": self.optimizer(trained)}
+
     def rewards(self) -> int:
         """Return the weights of what is optimised: the members of the ensemble, or one of their weights averaged, and
         the models that the recipe names."""
@@ -192,10 +197,7 @@ def sft(facts: ModelFacts) -> MemoryNeed:
     length = decided(section.sequence_length) if facts.packed else facts.length
     rows = max(1, min(decided(section.micro_batch_tokens) // length, section.batch_size))
     targets = rows * (length if facts.packed else facts.recipe.target_sequence_length)
-    parts = {
-        "policy": facts.frozen(shape, shape.policy) + (b * trained if rank else 0),
-        "optimizer": facts.optimizer(trained),
-    }
+    parts = facts.learner("policy", shape, shape.policy, trained, rank)
     earlier = 4 * trained if rows < section.batch_size else 0
     learn = {
         "gradients": earlier + head_gradient(shape, b, rank > 0),
@@ -209,14 +211,11 @@ def reward(facts: ModelFacts) -> MemoryNeed:
 
     Before them the language model from which it starts samples answers.
     """
-    section, shape, b = facts.recipe.reward, facts.reward_shape, facts.bytes
+    section, shape = facts.recipe.reward, facts.reward_shape
     rank = decided(section.lora_dim)
     trained = shape.adapter(rank) if rank else shape.scorer
     tokens = facts.tokens(decided(section.micro_batch_tokens), 2 * section.batch_size)
-    parts = {
-        "reward": facts.frozen(shape, shape.scorer) + (b * trained if rank else 0),
-        "optimizer": facts.optimizer(trained),
-    }
+    parts = facts.learner("reward", shape, shape.scorer, trained, rank)
     earlier = 4 * trained if tokens < 2 * section.batch_size * facts.length else 0
     learn = {"gradients": earlier, "activations": facts.learning(shape, tokens, tokens // facts.length, rank)}
     own = facts.recipe.prompt_dataset is None
@@ -275,10 +274,7 @@ def dpo(facts: ModelFacts) -> MemoryNeed:
     trained = shape.lora(rank) if rank else shape.policy
     tokens = facts.tokens(decided(section.micro_batch_tokens), 2 * section.batch_size)
     answers = tokens // facts.length * facts.recipe.target_sequence_length
-    parts = {
-        "policy": facts.frozen(shape, shape.policy) + (b * trained if rank else 0),
-        "optimizer": facts.optimizer(trained),
-    }
+    parts = facts.learner("policy", shape, shape.policy, trained, rank)
     earlier = 4 * trained if tokens < 2 * section.batch_size * facts.length else 0
     learn = {
         "gradients": earlier + head_gradient(shape, b, rank > 0),
@@ -306,11 +302,9 @@ def rejection(facts: ModelFacts) -> MemoryNeed:
         "sample": decoding(facts, section.samples * min(section.prompts, facts.prompts["train"]), rank > 0),
         "finish": {"best": MASTER * trained},
     }
-    parts = {
-        "policy": facts.frozen(shape, shape.policy) + (b * trained if rank else 0),
+    parts = facts.learner("policy", shape, shape.policy, trained, rank) | {
         "reference": facts.frozen(shape, shape.policy) if reference(recipe, "rejection") == "copy" else 0,
         "reward": facts.rewards(),
-        "optimizer": facts.optimizer(trained),
     }
     return MemoryNeed("rejection", parts, phases)
 

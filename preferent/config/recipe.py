@@ -95,6 +95,9 @@ class Recipe(Section):
     processes: Count | Literal["auto"] = 1
     """Processes that compute a stage together on this machine, each on a GPU of its own where there are as many; the
     result is the same but for last bits. auto: as many as there are GPUs, else 1."""
+    shard: Literal["auto", "none"] = "auto"
+    """Several processes cut models whose weights all learn, and the frozen ones beside them, into shards, one a process
+    (FSDP2); adapters and the model below them stay whole. none: every process holds all weights."""
     deterministic: bool = False
     """On a GPU: only kernels that give the same bits every time."""
     quantize: Literal["nf4"] | None = None

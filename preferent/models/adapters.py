@@ -5,7 +5,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel
+from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch.nn import Linear, Parameter
@@ -21,6 +21,28 @@ PREFIX = "base_model.model."
 
 _switched: WeakKeyDictionary[PeftModel, list[Any]] = WeakKeyDictionary()
 """The modules of a model that hold adapters: to look for them takes ten times as long as to switch them."""
+
+
+def make_trainable(body: PreTrainedModel, rank: int, task: TaskType) -> PeftModel | None:
+    """Let every weight learn if `rank` is 0; else freeze them, and return the model with a new adapter of that rank on
+    all linear layers, and with a score head that learns where the task has one."""
+    body.requires_grad_(not rank)
+    if not rank:
+        return None
+    config = LoraConfig(
+        task_type=task,
+        r=rank,
+        lora_alpha=2 * rank,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        modules_to_save=[HEAD] if task is TaskType.SEQ_CLS else None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        peft = get_peft_model(body, config, autocast_adapter_dtype=False)
+    assert isinstance(config.target_modules, set)
+    config.target_modules.discard(HEAD)  # a causal language model's linear layers include it
+    return peft
 
 
 def activate(peft: PeftModel, adapter: str | None) -> None:

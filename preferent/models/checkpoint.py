@@ -1,29 +1,33 @@
-"""Checkpoints: folders of safetensors with a manifest of hashes, written aside and renamed when complete."""
+"""Checkpoints: folders of safetensors with a manifest of hashes, written aside and renamed when complete.
+
+They do not depend on the number of ranks. Of tensors in shards every rank writes its rows, in their place in the file
+that one process would write, and reads its rows from there.
+"""
 
 import contextlib
 import ctypes
+import json
 import os
-import re
 import shutil
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from preferent import files, ranks
-from preferent.errors import DataError, PlatformError, UsageError
-from preferent.files import refusal, sha256, share, sync_folder, write_sealed
-from preferent.runs import ownership
+from preferent import ranks
+from preferent.errors import DataError, PlatformError
+from preferent.files import refusal, share
+from preferent.models import collectives, sharding
+from preferent.runs.checkpoints import step_folders
+from preferent.runs.checkpoints.row_files import RowFile
 from preferent.runs.directory import StageDirectory
 
-SCHEMA = 1
-NAME = re.compile(r"step-\d{6,}")
-SHARD_BYTES = 2 << 30
+FILE_BYTES = 2 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,50 +39,53 @@ class Checkpoint:
     scalars: dict[str, Any]
 
 
-@ranks.first_only
 def save(folder: Path, step: int, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any], keep: int | None) -> None:
     """Write `folder/step-NNNNNN`; then remove all but the `keep` newest (None: keep all)."""
-    target = _of(folder, step)
-    aside = folder / f".{target.name}.tmp-{os.getpid()}"
-    clean(folder)
+    target = step_folders.path_of(folder, step)
+    aside = folder / f".{target.name}.tmp-{ranks.agreed(os.getpid)}"
+    contents = {aside / f"{index:05d}.safetensors": content for index, content in enumerate(_contents(tensors))}
     try:
-        aside.mkdir(parents=True)
-        files = {}
-        for index, shard in enumerate(_shards(tensors)):
-            file = aside / f"{index:05d}.safetensors"
-            save_file(shard, file)
-            share(file)
-            with open(file, "rb") as written:
-                os.fsync(written.fileno())
-            files[file.name] = {"sha256": sha256(file), "bytes": file.stat().st_size}
-        manifest = {"schema": SCHEMA, "step": step, "scalars": dict(scalars), "files": files}
-        write_sealed(aside / "manifest.json", manifest)
-        if not _holds(folder, manifest):
-            shutil.rmtree(target, ignore_errors=True)
-            os.replace(aside, target)
-            sync_folder(folder)
+        ranks.at_first(lambda: step_folders.begin(aside))
+        if any(map(sharding.is_cut, tensors.values())):
+            facts = _write_rows(contents)
+        else:
+            facts = ranks.at_first(lambda: _write_whole(contents)) or {}
+        ranks.at_first(lambda: step_folders.complete(aside, target, step, scalars, facts))
     except (OSError, SafetensorError, PlatformError) as error:
         raise PlatformError(
             f"{target}: the checkpoint cannot be written: {refusal(error) or error}; make room, then run the same "
             "command again: it resumes from the checkpoint before it"
         ) from None
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    for old in steps(folder)[:-keep] if keep else []:
-        shutil.rmtree(_of(folder, old))
+        ranks.at_first(lambda: shutil.rmtree(aside, ignore_errors=True))
+    ranks.at_first(lambda: step_folders.keep(folder, keep))
 
 
-@ranks.first_only
-def forget(out: Path) -> None:
-    """Remove the best weights of a stage that no checkpoint of it refers to."""
-    stage = StageDirectory(out)
-    known = set()
-    for step in steps(stage.checkpoints):
-        with contextlib.suppress(DataError):
-            known.add(_manifest(_of(stage.checkpoints, step))["scalars"].get("best_step"))
-    for other in steps(stage.best):
-        if other not in known:
-            shutil.rmtree(_of(stage.best, other))
+def _write_whole(contents: Mapping[Path, Mapping[str, Tensor]]) -> dict[str, Any]:
+    """Write files of tensors; return what the manifest says of each."""
+    facts = {}
+    for file, content in contents.items():
+        save_file({name: tensor.detach().to("cpu", copy=False).contiguous() for name, tensor in content.items()}, file)
+        share(file)
+        with open(file, "rb") as written:
+            os.fsync(written.fileno())
+        facts[file.name] = step_folders.facts(file)
+    return facts
+
+
+def _write_rows(contents: Mapping[Path, Mapping[str, Tensor]]) -> dict[str, Any]:
+    """Write this rank's rows of files of tensors; return what the manifest says of each, when all rows are there."""
+    row_files = []
+    for path, content in contents.items():
+        assert all(tensor.dtype == torch.float32 for tensor in content.values()), "masters and moments are fp32"
+        row_files.append(RowFile.of(path, {name: tuple(tensor.shape) for name, tensor in content.items()}))
+    ranks.agreed(lambda: list(map(RowFile.create, row_files)))
+    for file, content in zip(row_files, contents.values(), strict=True):
+        file.write(sharding.rows_of(content))
+    ranks.here().gathered("")
+    own = {path.name: step_folders.facts(path) for path in collectives.share([*contents])}
+    facts = {name: fact for text in ranks.here().gathered(json.dumps(own)) for name, fact in json.loads(text).items()}
+    return {path.name: facts[path.name] for path in contents}
 
 
 def resume(out: Path) -> Checkpoint | None:
@@ -87,7 +94,7 @@ def resume(out: Path) -> Checkpoint | None:
     saved = latest(stage.checkpoints)
     if saved is not None and (best := saved.scalars.get("best_step")) is not None:
         try:
-            ranks.agreed(lambda: verify(stage.best, best))
+            ranks.agreed(lambda: step_folders.verify(stage.best, best))
         except DataError as damage:
             raise DataError(
                 f"{damage}; it holds the best weights so far, and there is no other copy. Restore it from a backup, or "
@@ -96,34 +103,10 @@ def resume(out: Path) -> Checkpoint | None:
     return saved
 
 
-def steps(folder: Path) -> list[int]:
-    """Return the steps of the checkpoints in a folder, oldest first."""
-    return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*") if NAME.fullmatch(path.name))
-
-
-def clean(folder: Path) -> None:
-    """Remove the incomplete checkpoints of a killed process."""
-    for path in folder.glob(".step-*.tmp-*"):
-        if ownership.TEMPORARY.fullmatch(path.name):
-            shutil.rmtree(path, ignore_errors=True)
-
-
 def latest(folder: Path) -> Checkpoint | None:
     """Return the newest complete checkpoint, or None; remove damaged ones with a message."""
-    manifest = ranks.agreed(lambda: _newest(folder))
+    manifest = ranks.agreed(lambda: step_folders.newest(folder))
     return None if manifest is None else _loaded(folder, manifest)
-
-
-def _newest(folder: Path) -> dict[str, Any] | None:
-    for step in reversed(steps(folder)):
-        try:
-            return verify(folder, step)
-        except DataError as damage:
-            others = any(other < step for other in steps(folder))
-            way = "going back to the checkpoint before it" if others else "there is none before it: starting again"
-            print(f"{damage}; {way}", file=sys.stderr)
-            shutil.rmtree(_of(folder, step))
-    return None
 
 
 def read(folder: Path, step: int) -> Checkpoint:
@@ -131,71 +114,27 @@ def read(folder: Path, step: int) -> Checkpoint:
 
     Its tensors are mapped from their files, so memory that was freed before is first returned to the system.
     """
-    return _loaded(folder, ranks.agreed(lambda: verify(folder, step)))
+    return _loaded(folder, ranks.agreed(lambda: step_folders.verify(folder, step)))
 
 
 def _loaded(folder: Path, manifest: Mapping[str, Any]) -> Checkpoint:
     """Return the checkpoint of a manifest that was verified."""
     with contextlib.suppress(AttributeError):  # only glibc has it
         ctypes.CDLL(None).malloc_trim(0)
-    path = _of(folder, manifest["step"])
+    path = step_folders.path_of(folder, manifest["step"])
     tensors = {name: tensor for file in manifest["files"] for name, tensor in load_file(path / file).items()}
     return Checkpoint(manifest["step"], tensors, manifest["scalars"])
 
 
-def verify(folder: Path, step: int) -> dict[str, Any]:
-    """Return the manifest of a checkpoint; raise `DataError` if the checkpoint is incomplete or damaged."""
-    path = _of(folder, step)
-    manifest = _manifest(path)
-    if manifest["step"] != step:
-        raise DataError(f"{path}: holds step {manifest['step']}")
-    for name, facts in manifest["files"].items():
-        if not (path / name).is_file():
-            raise DataError(f"{path}: incomplete: {name} is missing")
-        if files.sha256(path / name) != facts["sha256"]:
-            raise DataError(f"{path}: {name} is damaged (its hash is not the manifest's)")
-    return manifest
-
-
-def _of(folder: Path, step: int) -> Path:
-    return folder / f"step-{step:06d}"
-
-
-def _manifest(path: Path) -> dict[str, Any]:
-    """Return a checkpoint's manifest; raise `DataError` if it is missing or damaged.
-
-    The seal is checked before the schema, because every schema has it in the same place.
-    """
-    try:
-        manifest = files.read_sealed(path / "manifest.json")
-    except FileNotFoundError:
-        raise DataError(f"{path}: incomplete: manifest.json is missing") from None
-    except DataError:
-        raise DataError(f"{path}: manifest.json is damaged (its hash is not the one in it)") from None
-    if manifest["schema"] != SCHEMA:
-        raise UsageError(
-            f"{path}: checkpoint schema {manifest['schema']}, this version reads {SCHEMA}; use the preferent that "
-            "wrote it"
-        )
-    return manifest
-
-
-def _holds(folder: Path, manifest: Mapping[str, Any]) -> bool:
-    """Return whether a folder has a complete checkpoint with exactly this manifest."""
-    try:
-        return verify(folder, manifest["step"]) == manifest
-    except (DataError, UsageError):
-        return False
-
-
-def _shards(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-    shards: list[dict[str, Tensor]] = [{}]
+def _contents(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Return the tensors by file."""
+    contents: list[dict[str, Tensor]] = [{}]
     size = 0
     for name, tensor in tensors.items():
         count = tensor.numel() * tensor.element_size()
-        if shards[-1] and size + count > SHARD_BYTES:
-            shards.append({})
+        if contents[-1] and size + count > FILE_BYTES:
+            contents.append({})
             size = 0
-        shards[-1][name] = tensor.detach().to("cpu", copy=False).contiguous()
+        contents[-1][name] = tensor
         size += count
-    return shards
+    return contents

@@ -35,6 +35,7 @@ class _Adding(Protocol):
 
 
 Rows = TypeVar("Rows", bound=_Sliced)
+Part = TypeVar("Part")
 
 SECONDS = "PREFERENT_RANK_SECONDS"
 """Environment variable: how long a rank waits for the others."""
@@ -48,6 +49,18 @@ def share(rows: Rows) -> Rows:
     """Return this rank's share of a list or an array that all ranks have."""
     own: Rows = rows[ranks.here().rank :: ranks.here().size]
     return own
+
+
+def passes(parts: Sequence[Part]) -> Iterator[tuple[Part, float]]:
+    """Yield this rank's share of the parts of a computation, each with weight 1.
+
+    A rank that has one part less ends with the first one and weight 0, because weights in shards want all ranks to make
+    as many passes.
+    """
+    own = share(parts)
+    yield from ((part, 1.0) for part in own)
+    if len(own) * ranks.here().size < len(parts):
+        yield parts[0], 0.0
 
 
 def total(tensor: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft import PeftModel, TaskType
 from torch import Tensor
 from torch.nn import Parameter
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
@@ -30,7 +30,7 @@ from preferent.config.model_reference import adapter_base
 from preferent.config.recipe import Recipe
 from preferent.data.tokenizer import Tokenizer
 from preferent.errors import PlatformError, UsageError
-from preferent.models import adapters, llama, pretrained
+from preferent.models import adapters, llama, pretrained, sharding, vocabulary
 from preferent.models.world import World, to_device
 
 CRITIC = "critic"
@@ -150,11 +150,23 @@ class Policy(Network):
         """Return `logits` at a temperature as a function of hidden states."""
         return lambda hidden: self.logits(hidden, temperature)
 
+    def log_probs(self, tokens: Tensor, rows: Tensor, columns: Tensor, ids: Tensor, temperature: float) -> Tensor:
+        """Return log-probabilities [N] in nats of `ids` [N], each read at a row and a column of `tokens` [B, T]."""
+
+        def compute() -> Tensor:
+            states = self.states(tokens, rows, columns)
+            return vocabulary.chunked_log_probs(states, ids, self.head(temperature), self.vocab_size)
+
+        return sharding.passed(self.body, compute)
+
     def reference(self) -> "Policy":
         """Return the policy before tuning: the same backbone with the adapter off, or a frozen second copy."""
         if self.peft is not None:
             return dataclasses.replace(self, adapter=None)
-        return load_policy(self.source, self.world, lora_dim=None)
+        reference = load_policy(self.source, self.world, lora_dim=None)
+        if sharding.is_sharded(self.body):
+            sharding.shard(reference.body, self.world, learns=False)
+        return reference
 
 
 @dataclass(frozen=True)
@@ -176,7 +188,11 @@ class Scorer(Network):
                     f"{self.source} would train every weight, because that reward model is no LoRA adapter; drop "
                     "quantize, or set a ppo.algorithm without a critic"
                 )
-            return dataclasses.replace(self, body=copy.deepcopy(self.body).requires_grad_(True))
+            if not sharding.is_sharded(self.body):
+                return dataclasses.replace(self, body=copy.deepcopy(self.body).requires_grad_(True))
+            critic = load_scorer(self.source, self.world, trainable=True, checkpointing=bool(self._checkpointed))
+            sharding.copy(critic.body, self.body)
+            return critic
         assert self.adapter is not None, "a reward model with LoRA has an adapter"
         adapters.add(self.peft, CRITIC, self.peft.peft_config[self.adapter], trainable=True)
         adapters.start_equal(self.peft, CRITIC, self.adapter)
@@ -210,8 +226,10 @@ def load_policy(source: Path, world: World, lora_dim: int | None = None, checkpo
     body.requires_grad_(False)
     if lora_dim is not None:
         model_reference.require_full(source, "training")
-        peft = make_trainable(body, lora_dim, TaskType.CAUSAL_LM)
+        peft = adapters.make_trainable(body, lora_dim, TaskType.CAUSAL_LM)
     _checkpoint(body, checkpointing)
+    if world.shards and lora_dim == 0:
+        sharding.shard(body, world, learns=True)
     size = body.config.get_text_config().vocab_size
     masked = to_device(np.array(sorted({tokenizer.pad_id, *range(tokenizer.vocab_size, size)})), world.device)
     return Policy(source, body, peft, REWARD if peft else None, tokenizer, world, masked_ids=masked)
@@ -260,8 +278,10 @@ def load_scorer(
     peft = pretrained.open_adapter(body, source, base)
     body.requires_grad_(trainable)
     if seed is not None:
-        peft = make_trainable(body, lora_dim or 0, TaskType.SEQ_CLS)
+        peft = adapters.make_trainable(body, lora_dim or 0, TaskType.SEQ_CLS)
     _checkpoint(body, checkpointing)
+    if world.shards and peft is None:
+        sharding.shard(body, world, learns=trainable or seed is not None)
     return Scorer(source, body, peft, REWARD if peft else None, tokenizer, world)
 
 
@@ -285,7 +305,7 @@ def _joined(network: Network, source: Path, world: World) -> Scorer:
 def _on_policy(policy: Policy, lora_dim: int, seed: int) -> Scorer:
     adapters.add_head(policy.body)
     _draw_head(policy.body.get_parameter("score.weight"), seed)
-    peft = make_trainable(policy.body, lora_dim, TaskType.SEQ_CLS)
+    peft = adapters.make_trainable(policy.body, lora_dim, TaskType.SEQ_CLS)
     return Scorer(policy.source, policy.body, peft, REWARD, policy.tokenizer, policy.world)
 
 
@@ -347,28 +367,6 @@ def _opened(kind: Any, source: Path, config: Any, world: World) -> tuple[Path, P
 
 def _tokenizer(source: Path, base: Path, world: World) -> Tokenizer:
     return Tokenizer.load(source if (source / "tokenizer.json").exists() else base, world.chat)
-
-
-def make_trainable(body: PreTrainedModel, rank: int, task: TaskType) -> PeftModel | None:
-    """Let every weight learn if `rank` is 0; else freeze them, and return the model with a new adapter of that rank on
-    all linear layers, and with a score head that learns where the task has one."""
-    body.requires_grad_(not rank)
-    if not rank:
-        return None
-    config = LoraConfig(
-        task_type=task,
-        r=rank,
-        lora_alpha=2 * rank,
-        lora_dropout=0.0,
-        target_modules="all-linear",
-        modules_to_save=[adapters.HEAD] if task is TaskType.SEQ_CLS else None,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        peft = get_peft_model(body, config, autocast_adapter_dtype=False)
-    assert isinstance(config.target_modules, set)
-    config.target_modules.discard(adapters.HEAD)  # a causal language model's linear layers include it
-    return peft
 
 
 def _checkpoint(body: PreTrainedModel, checkpointing: bool) -> None:

@@ -10,6 +10,7 @@ keys and values, d head size.
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch.nn.functional import linear, scaled_dot_product_attention, silu
 from torch.utils.checkpoint import checkpoint
 from transformers import LlamaModel, MistralModel, Qwen2Model
 
-from preferent.models import vocabulary
+from preferent.models import sharding, vocabulary
 
 WORTH_PACKING = 0.95
 """Share of tokens that count from which the others are computed too, because that takes less than leaving them out."""
@@ -50,10 +51,11 @@ def states(decoder: Any, tokens: Tensor, rows: Tensor, columns: Tensor, checkpoi
     count = decoder.config.num_hidden_layers
     for number, layer in enumerate(decoder.layers[:count]):
         chosen = places.chosen if number + 1 == count else None
+        compute = partial(_layer, layer, turn=turn, places=places, chosen=chosen, whole=whole)
         if checkpointed:
-            x = checkpoint(_layer, layer, x, turn, places, chosen, whole, use_reentrant=False)
+            x = checkpoint(sharding.passed, layer, compute, x, use_reentrant=False)
         else:
-            x = _layer(layer, x, turn, places, chosen, whole)
+            x = sharding.passed(layer, compute, x)
     return _Norm.apply(x, decoder.norm.weight, decoder.norm.variance_epsilon)  # type: ignore[no-any-return,no-untyped-call]
 
 

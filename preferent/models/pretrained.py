@@ -6,13 +6,10 @@ its files hold.
 
 import contextlib
 import copy
-import signal
-import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -24,10 +21,9 @@ from preferent.config import model_folder, model_reference
 from preferent.errors import PlatformError, PreferentError
 from preferent.models import adapters, quantization
 from preferent.models.world import World
+from preferent.runs import interruption
 
 DAMAGED = "the model is damaged, or of a kind that does not fit; copy it again, or use another model"
-LONGEST_OPENING = 600.0
-"""Processor seconds that the description of a model or adapter may take, weights apart; minutes less is usual."""
 RECURRENT: Any = getattr(cache_utils, "LinearAttentionCacheLayerMixin", ())
 """The cache layers of transformers that hold a state instead of keys and values."""
 
@@ -50,29 +46,10 @@ def opening(place: Path, advice: str = DAMAGED) -> Iterator[None]:
         raise PlatformError(f"{place}: cannot be loaded: {shown}; {advice}") from error
 
 
-@contextlib.contextmanager
-def limited(place: Path) -> Iterator[None]:
-    """Refuse a folder whose description takes too long to read; only the main thread can."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def late(_number: int, _frame: FrameType | None) -> None:
-        raise PlatformError(f"{place}: to read its configuration takes over {LONGEST_OPENING:.0f} processor seconds")
-
-    before = signal.signal(signal.SIGVTALRM, late)
-    signal.setitimer(signal.ITIMER_VIRTUAL, LONGEST_OPENING)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, before)
-
-
 def open_config(base: Path, trust_remote_code: bool) -> Any:
     """Return the configuration of a full model, as transformers reads it."""
     advice = "copy the model again, or if it has its own code, set trust_remote_code: true"
-    with limited(base), opening(base / "config.json", advice):
+    with interruption.limited(base), opening(base / "config.json", advice):
         return AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code)
 
 
@@ -110,7 +87,7 @@ def open_model(kind: Any, base: Path, config: Any, world: World) -> PreTrainedMo
 
 def plan(kind: Any, base: Path, config: Any, trust_remote_code: bool, stored: int) -> None:
     """Build a model without storage; refuse one that keeps a recurrent state, or needs more than its files hold."""
-    with limited(base), opening(base), torch.device("meta"):
+    with interruption.limited(base), opening(base), torch.device("meta"):
         plan = kind.from_config(copy.deepcopy(config), trust_remote_code=trust_remote_code)
         cache = DynamicCache(config=plan.config)
     kinds = getattr(plan.config.get_text_config(), "layer_types", None)
@@ -126,7 +103,7 @@ def plan(kind: Any, base: Path, config: Any, trust_remote_code: bool, stored: in
 
 def classifies_alike(body: PreTrainedModel, base: Path, config: Any, world: World) -> bool:
     """Return whether the sequence classifier of a causal language model's family has its backbone, and our head."""
-    with limited(base), opening(base), torch.device("meta"):
+    with interruption.limited(base), opening(base), torch.device("meta"):
         plan = AutoModelForSequenceClassification.from_config(
             copy.deepcopy(config), trust_remote_code=world.trust_remote_code
         )
@@ -144,7 +121,7 @@ def open_adapter(body: PreTrainedModel, source: Path, base: Path) -> PeftModel |
         return None
     model_folder.require_weights(source)
     names = set(model_folder.header(source / model_folder.ADAPTER_WEIGHTS))
-    with limited(source), opening(source), warnings.catch_warnings():
+    with interruption.limited(source), opening(source), warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*missing adapter keys")
         peft = PeftModel.from_pretrained(body, source, is_trainable=False, autocast_adapter_dtype=False)
         read = {*get_peft_model_state_dict(peft, save_embedding_layers=False), *peft.state_dict()}
@@ -156,7 +133,7 @@ def open_adapter(body: PreTrainedModel, source: Path, base: Path) -> PeftModel |
 def join_adapter(peft: PeftModel, adapter: str, source: Path) -> None:
     """Put the adapter of a folder, with its head for scores, beside those that a backbone has."""
     model_folder.require_weights(source)
-    with limited(source), opening(source):
+    with interruption.limited(source), opening(source):
         config: Any = PeftConfig.from_pretrained(str(source))
         adapters.add(peft, adapter, replace(config, modules_to_save=[adapters.HEAD], inference_mode=True))
         weights = load_peft_weights(str(source), device="cpu")

@@ -15,13 +15,12 @@ from torch import Tensor
 from preferent import files, ranks
 from preferent.config import model_reference
 from preferent.config.model_reference import adapter_base
-from preferent.models import adapters, language_models, model_card
+from preferent.models import adapters, language_models, sharding
 from preferent.models.language_models import Network, Policy, Scorer, read_config
 from preferent.models.world import QUANTIZATION
-from preferent.runs import ownership
+from preferent.runs import model_card, ownership
 
 
-@ranks.first_only
 def save(
     network: Network,
     folder: Path,
@@ -34,6 +33,13 @@ def save(
     `masters` are the trained fp32 weights by parameter name. A full model is stored in the dtype of its source. `front`
     is added to the metadata of the card.
     """
+    _save_whole(network, folder, sharding.collected(masters), card, front)
+
+
+@ranks.first_only
+def _save_whole(
+    network: Network, folder: Path, masters: Mapping[str, Tensor], card: str, front: Mapping[str, Any]
+) -> None:
     aside = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
     with files.writing(folder):
         try:
@@ -68,7 +74,7 @@ def _fill(
         _save_full(network, aside, masters, pad)
         loading = model_card.loading(reward, None)
     network.tokenizer.save(aside, new_pad=reward)  # it reads which ends the model's files name
-    licences = copy_licences(network.source, aside)
+    licences = model_card.copy_licences(network.source, aside)
     links = "".join(f"\nLicence of the source: [{name}]({name})\n" for name in licences)
     known = model_card.metadata(network.source, reward, adapter, licences) | dict(front)
     trained = f"\nThe adapter was trained on {QUANTIZATION}; the base itself is as it was.\n" if quantized else ""
@@ -82,13 +88,13 @@ def _fill(
 def _save_full(network: Network, folder: Path, masters: Mapping[str, Tensor], pad: int | None) -> None:
     """Write weights and configuration; embeddings get a further row if the pad token that is named has none."""
     stored = getattr(read_config(network.source, network.world.trust_remote_code), "dtype", None) or torch.float32
-    owners = {p.data_ptr(): masters[name] for name, p in network.body.named_parameters() if name in masters}
-    state = network.body.state_dict()
-    cast: dict[int, Tensor] = {}
-    for name, tensor in state.items():
-        if tensor.data_ptr() not in cast:
-            cast[tensor.data_ptr()] = owners.get(tensor.data_ptr(), tensor).detach().to("cpu", stored)
-        state[name] = cast[tensor.data_ptr()]
+    parameters = dict(network.body.named_parameters(remove_duplicate=False))
+    own = {parameter: masters.get(name, parameter) for name, parameter in network.body.named_parameters()}
+    cast = {parameter: master.detach().to("cpu", stored) for parameter, master in own.items()}
+    state = {
+        name: cast[parameters[name]] if name in parameters else tensor.to("cpu", stored)
+        for name, tensor in network.body.state_dict().items()
+    }
     table, more = _embeddings(network), {"pad_token_id": pad}
     if pad is not None and pad >= len(table):
         name = next(name for name, parameter in network.body.named_parameters() if parameter is table)
@@ -160,14 +166,3 @@ def _unquantized(network: Network) -> Policy:
     state = get_peft_model_state_dict(network.peft, adapter_name=network.adapter)
     set_peft_model_state_dict(policy.peft, state, adapter_name=policy.adapter)
     return policy
-
-
-def copy_licences(source: Path, folder: Path) -> list[str]:
-    """Copy the source's licence files into a model folder; return their names."""
-    base = adapter_base(source) if (source / "adapter_config.json").exists() else source
-    names = []
-    for path in sorted(base.iterdir()):
-        if path.is_file() and path.name.upper().startswith(("LICENSE", "LICENCE", "NOTICE", "USE_POLICY", "COPYING")):
-            shutil.copyfile(path, folder / path.name)
-            names.append(path.name)
-    return names

@@ -33,7 +33,8 @@ QUANTIZATION = "a backbone in 4 bits (nf4 with double quantization, by bitsandby
 class World:
     """One rank of `size`: device, threads, dtype and attention implementation (None: transformers chooses).
 
-    `chat` is how the models that it loads read conversations; `quantize` is how it holds their frozen weights.
+    `chat` is how the models that it loads read conversations; `quantize` is how it holds their frozen weights. It
+    `shards` models without an adapter: those whose weights all learn, and the frozen ones beside them.
     """
 
     rank: int
@@ -45,10 +46,12 @@ class World:
     attention: str | None = None
     chat: ChatOptions = OWN
     quantize: Literal["nf4"] | None = None
+    shards: bool = False
 
     @classmethod
-    def of(cls, recipe: Recipe) -> "World":
-        """Set up the process by the recipe: thread count, determinism, device and precision."""
+    def of(cls, recipe: Recipe, learns: bool = False) -> "World":
+        """Set up the process of a stage by the recipe: threads, determinism, device, precision, and shards if the stage
+        `learns`."""
         if ranks.wanted() > ranks.here().size:
             raise PlatformError(
                 "WORLD_SIZE is above 1, but one process does this; unset it, or start a stage by torchrun"
@@ -69,10 +72,10 @@ class World:
         attention = "eager" if whole else None
         if device.type not in ("cpu", "cuda") and (recipe.quantize or recipe.optimizer == "adamw8bit"):
             raise PlatformError(f"quantize: nf4 and optimizer: adamw8bit run on cpu and cuda, not on {device.type}")
-        chat = ChatOptions.of(recipe)
-        return cls(
-            group.rank, group.size, device, dtype, threads, recipe.trust_remote_code, attention, chat, recipe.quantize
-        )
+        own_device = device.type != "cuda" or beside <= torch.cuda.device_count()
+        shards = learns and recipe.shard == "auto" and group.size > 1 and own_device and not recipe.quantize
+        code, chat, quantize = recipe.trust_remote_code, ChatOptions.of(recipe), recipe.quantize
+        return cls(group.rank, group.size, device, dtype, threads, code, attention, chat, quantize, shards)
 
     def with_own_templates(self) -> "World":
         """Return the same process for models that the recipe does not train: they read in their own template."""
@@ -89,7 +92,8 @@ class World:
 
     def settled(self, recipe: Recipe, stage: Stage) -> Recipe:
         """Return the recipe with how much the stage computes at once, chosen for this device when it began."""
-        machine = memory_choice.Machine(self.memory, self.dtype.itemsize, self.device.type != "cpu")
+        sharing = self.size if self.shards else 1
+        machine = memory_choice.Machine(self.memory, self.dtype.itemsize, self.device.type != "cpu", sharing)
         return memory_choice.settled(recipe, stage, machine)
 
     def facts(self) -> dict[str, object]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from preferent.config.model_shape import COPIED_BYTES
+from preferent.models import sharding
 from preferent.models.language_models import Policy
 from preferent.models.world import has_bf16, to_device
 
@@ -38,8 +39,8 @@ Linear = Callable[[Tensor], Tensor]
 def obstacle(policy: Policy, length: int) -> str | None:
     """Return why rows of `length` tokens cannot be decoded here with the hidden states of the model itself, or None."""
     config, kind = policy.body.config, policy.body.config.model_type
-    if kind not in FAMILIES or type(policy.body).__module__ != f"transformers.models.{kind}.modeling_{kind}":
-        return f"{type(policy.body).__name__} is not built as Llama is"
+    if kind not in FAMILIES or sharding.kind(policy.body).__module__ != f"transformers.models.{kind}.modeling_{kind}":
+        return f"{sharding.kind(policy.body).__name__} is not built as Llama is"
     if config.hidden_act != "silu":
         return f"its activation is {config.hidden_act}"
     rope = config.rope_parameters
@@ -186,12 +187,7 @@ class LlamaDecoder:
                 padded[rows_T, places_T] = queries
                 gqa = queries.shape[1] != self.kv_heads
                 attended = F.scaled_dot_product_attention(
-                    padded.transpose(1, 2),
-                    all_keys,
-                    all_values,
-                    is_causal=True,
-                    scale=layer.scaling,
-                    enable_gqa=gqa,
+                    padded.transpose(1, 2), all_keys, all_values, is_causal=True, scale=layer.scaling, enable_gqa=gqa
                 )
                 x = layer.after_attention(x, attended.transpose(1, 2)[rows_T, places_T].flatten(1))
         self.lengths = np.concatenate([self.lengths, lengths])

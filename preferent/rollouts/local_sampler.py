@@ -15,7 +15,7 @@ import torch
 
 from preferent import randomness
 from preferent.data.types import Rollout
-from preferent.models import collectives
+from preferent.models import collectives, sharding
 from preferent.models.language_models import Policy
 from preferent.models.world import to_device
 from preferent.rollouts import llama_decoder
@@ -57,41 +57,35 @@ class LocalSampler:
         ended_N = np.zeros(len(prompts), bool)
 
         waiting = collectives.share(np.argsort([len(prompt) for prompt in prompts], kind="stable"))
-        decoder = self.decoder(prompts, params)
-        live_L = waiting[:0]
-        while len(live_L) or len(waiting):
-            free = self.rows - len(live_L)
-            if len(waiting) and (not len(live_L) or (decoder.refills and free * REFILL_AT >= self.rows)):
-                rows_B, waiting = waiting[:free], waiting[free:]
-                live_L = np.concatenate([live_L, rows_B])
-                hidden = decoder.admit([prompts[i] for i in rows_B])
-            else:
-                rows_B = live_L
-                hidden = decoder.step(to_device(ids_NA[rows_B, lengths_N[rows_B] - 1], device))
-            places_B = lengths_N[rows_B]
-            draws_B = to_device(draws_NA[rows_B, places_B], device)
-            chosen_B, log_probs_B = choose(decoder.logits(hidden, params.temperature), draws_B, params)
-            ids_NA[rows_B, places_B], log_probs_NA[rows_B, places_B] = chosen_B.cpu(), log_probs_B.cpu()
-            lengths_N[rows_B] += 1
-            ended_N[rows_B] = np.isin(ids_NA[rows_B, places_B], ends)
-            goes_on_L = ~ended_N[live_L] & (lengths_N[live_L] < params.max_tokens)
-            if not goes_on_L.all():
-                order = _dense(goes_on_L)
-                decoder.keep(order)
-                live_L = live_L[order]
+        with sharding.whole(policy.body):
+            decoder = self.decoder(prompts, params)
+            live_L = waiting[:0]
+            while len(live_L) or len(waiting):
+                free = self.rows - len(live_L)
+                if len(waiting) and (not len(live_L) or (decoder.refills and free * REFILL_AT >= self.rows)):
+                    rows_B, waiting = waiting[:free], waiting[free:]
+                    live_L = np.concatenate([live_L, rows_B])
+                    hidden = decoder.admit([prompts[i] for i in rows_B])
+                else:
+                    rows_B = live_L
+                    hidden = decoder.step(to_device(ids_NA[rows_B, lengths_N[rows_B] - 1], device))
+                places_B = lengths_N[rows_B]
+                draws_B = to_device(draws_NA[rows_B, places_B], device)
+                chosen_B, log_probs_B = choose(decoder.logits(hidden, params.temperature), draws_B, params)
+                ids_NA[rows_B, places_B], log_probs_NA[rows_B, places_B] = chosen_B.cpu(), log_probs_B.cpu()
+                lengths_N[rows_B] += 1
+                ended_N[rows_B] = np.isin(ids_NA[rows_B, places_B], ends)
+                goes_on_L = ~ended_N[live_L] & (lengths_N[live_L] < params.max_tokens)
+                if not goes_on_L.all():
+                    order = _dense(goes_on_L)
+                    decoder.keep(order)
+                    live_L = live_L[order]
         for decoded in (ids_NA, log_probs_NA, lengths_N, ended_N.view(np.uint8)):
             collectives.total(torch.from_numpy(decoded))
+        columns = zip(items, prompts, ids_NA, log_probs_NA, lengths_N, ended_N, strict=True)
         return [
-            Rollout(
-                int(items[i]),
-                0,
-                step,
-                np.asarray(prompts[i], np.int32),
-                ids_NA[i, : lengths_N[i]].copy(),
-                log_probs_NA[i, : lengths_N[i]].copy(),
-                bool(ended_N[i]),
-            )
-            for i in range(len(prompts))
+            Rollout(int(key), 0, step, np.asarray(prompt, np.int32), ids[:n].copy(), log_probs[:n].copy(), bool(ended))
+            for key, prompt, ids, log_probs, n, ended in columns
         ]
 
     def decoder(self, prompts: Sequence[np.ndarray], params: Params) -> LlamaDecoder | CachedDecoder:

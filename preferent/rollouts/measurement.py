@@ -8,13 +8,14 @@ Shapes: B rollouts, A answer positions, b rows and T tokens of a micro-batch, N 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from preferent.data.types import Rollout
-from preferent.models import batching, collectives, vocabulary
+from preferent.models import batching, collectives, sharding, vocabulary
 from preferent.models.language_models import Network, Policy, Scorer
 from preferent.models.world import to_device
 
@@ -82,19 +83,26 @@ def measure(
 ) -> Measured:
     """Run policy and reference over the micro-batches; without a reference k1 and KL are zero."""
     log_probs, k1, kl, entropy = (torch.zeros(shape, device=policy.world.device) for _ in range(4))
-    rows = max(1, vocabulary.CHUNK_ELEMENTS // policy.vocab_size)
-    for micro in collectives.share(micros):
-        states = micro.states(policy)
-        reference_states = micro.states(reference) if reference else states
-        parts = []
-        chunks = states.split(rows), reference_states.split(rows), micro.ids.split(rows)
-        for state, reference_state, ids in zip(*chunks, strict=True):
-            logits = policy.logits(state, temperature)
-            reference_logits = reference.logits(reference_state, temperature) if reference else None
-            parts.append(vocabulary.measures(logits, reference_logits, ids))
-        at = micro.batch_rows, micro.batch_columns
-        log_probs[at], k1[at], kl[at], entropy[at] = (torch.cat(column) for column in zip(*parts, strict=True))
+    for micro, weight in collectives.passes(micros):
+        compute = partial(_measures, policy, reference, micro, temperature)
+        if reference is not None:
+            compute = partial(sharding.passed, reference.body, compute)
+        at, columns = (micro.batch_rows, micro.batch_columns), sharding.passed(policy.body, compute)
+        log_probs[at], k1[at], kl[at], entropy[at] = (weight * column for column in columns)
     return Measured(*map(collectives.total, (log_probs, k1, kl, entropy)))
+
+
+def _measures(policy: Policy, reference: Policy | None, micro: MicroBatch, temperature: float) -> list[Tensor]:
+    """Return the log-probs, k1, KL and entropy of the answer tokens of a micro-batch, [N] each."""
+    rows, parts = max(1, vocabulary.CHUNK_ELEMENTS // policy.vocab_size), []
+    states = micro.states(policy)
+    reference_states = micro.states(reference) if reference else states
+    chunks = states.split(rows), reference_states.split(rows), micro.ids.split(rows)
+    for state, reference_state, ids in zip(*chunks, strict=True):
+        logits = policy.logits(state, temperature)
+        reference_logits = reference.logits(reference_state, temperature) if reference else None
+        parts.append(vocabulary.measures(logits, reference_logits, ids))
+    return [torch.cat(column) for column in zip(*parts, strict=True)]
 
 
 def divergence(
@@ -124,17 +132,22 @@ def sampler_gap(rollouts: Sequence[Rollout], log_probs: Tensor) -> Tensor:
 def values_of(critic: Scorer, micros: Sequence[MicroBatch], shape: tuple[int, int]) -> Tensor:
     """Return raw values [B, A] of the states before each answer token."""
     values = torch.zeros(shape, device=critic.world.device)
-    for micro in collectives.share(micros):
-        values[micro.batch_rows, micro.batch_columns] = critic.scores(micro.states(critic))
+    for micro, weight in collectives.passes(micros):
+        values[micro.batch_rows, micro.batch_columns] = weight * token_values(critic, micro)
     return collectives.total(values)
+
+
+def token_values(critic: Scorer, micro: MicroBatch) -> Tensor:
+    """Return raw values [N] of the states before the answer tokens of a micro-batch."""
+    return sharding.passed(critic.body, lambda: critic.scores(micro.states(critic)))
 
 
 @torch.no_grad()
 def last_scores(scorer: Scorer, sequences: Sequence[np.ndarray], max_tokens: int) -> np.ndarray:
     """Return raw scores, float32 [n], at the last token of each sequence of token ids."""
     scores = np.zeros(len(sequences), np.float32)
-    for rows in collectives.share(batching.plan([len(s) for s in sequences], max_tokens)):
-        scores[rows] = scores_at_end(scorer, [sequences[i] for i in rows]).float().cpu().numpy()
+    for rows, weight in collectives.passes(batching.plan([len(s) for s in sequences], max_tokens)):
+        scores[rows] = weight * scores_at_end(scorer, [sequences[i] for i in rows]).float().cpu().numpy()
     collectives.total(torch.from_numpy(scores))
     return scores
 
@@ -144,7 +157,7 @@ def scores_at_end(scorer: Scorer, sequences: Sequence[np.ndarray]) -> Tensor:
     tokens = batching.pad([np.asarray(s, np.int64) for s in sequences], scorer.tokenizer.pad_id)
     rows, last = np.arange(len(sequences)), np.array([len(s) - 1 for s in sequences])
     ids, rows_b, last_b = (to_device(array, scorer.world.device) for array in (tokens, rows, last))
-    return scorer.scores(scorer.states(ids, rows_b, last_b))
+    return sharding.passed(scorer.body, lambda: scorer.scores(scorer.states(ids, rows_b, last_b)))
 
 
 def answer_mask(rollouts: Sequence[Rollout], device: torch.device) -> Tensor:

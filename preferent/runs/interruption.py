@@ -1,4 +1,4 @@
-"""Leave in good order when a signal asks for it."""
+"""Leave in good order when a signal asks for it, or when something takes too long."""
 
 import contextlib
 import os
@@ -8,13 +8,16 @@ import threading
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 
 from preferent import ranks
-from preferent.errors import Interrupted
+from preferent.errors import Interrupted, PlatformError
 
 SECONDS_TO_LEAVE = 4.0
 SECONDS_TO_BE_ENDED = 6.0
+LONGEST_OPENING = 600.0
+"""Processor seconds that the description of a model or adapter may take, weights apart; minutes less is usual."""
 
 
 @dataclass
@@ -106,3 +109,22 @@ def stoppable() -> Iterator[Stop]:
         _stop.reset(token)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def limited(place: Path) -> Iterator[None]:
+    """Refuse a folder whose description takes too long to read; only the main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def late(_number: int, _frame: FrameType | None) -> None:
+        raise PlatformError(f"{place}: to read its configuration takes over {LONGEST_OPENING:.0f} processor seconds")
+
+    before = signal.signal(signal.SIGVTALRM, late)
+    signal.setitimer(signal.ITIMER_VIRTUAL, LONGEST_OPENING)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)

@@ -11,6 +11,7 @@ from preferent.config.defaults import AT_ONCE
 from preferent.config.memory_estimate import ModelFacts
 from preferent.config.model_shape import Shape
 from preferent.config.recipe import Recipe, pick
+from preferent.runs import rank_shares
 from preferent.runs.directory import StageDirectory
 from preferent.runs.stages import Stage, read_stage
 
@@ -37,11 +38,13 @@ MANY = dict.fromkeys(("train", "validation", "test"), 1 << 40)
 
 
 class Machine(NamedTuple):
-    """Where a stage computes: the device's total memory in bytes, the bytes of a number, and whether it is a GPU."""
+    """Where a stage computes: the device's total memory in bytes, the bytes of a number, whether it is a GPU, and the
+    number of ranks that shard it."""
 
     memory: int
     bytes: int
     on_gpu: bool
+    ranks: int = 1
 
 
 def settled(recipe: Recipe, stage: Stage, machine: Machine) -> Recipe:
@@ -55,44 +58,50 @@ def settled(recipe: Recipe, stage: Stage, machine: Machine) -> Recipe:
     recipe, _ = defaults.filled(recipe, began | stage.facts.get("at_once", {}))
     if None in pick(recipe, *fields).values():
         facts = _facts(recipe, stage, machine)
-        values = ranks.agreed(lambda: AT_ONCE if facts is None else chosen(facts, stage.name, machine.memory))
+        memory, size = machine.memory, machine.ranks
+        values = ranks.agreed(lambda: AT_ONCE if facts is None else chosen(facts, stage.name, memory, size))
         recipe, _ = defaults.filled(recipe, {key: values[key] for key in fields if key in values})
     stage.record(at_once=pick(recipe, *fields))
     return recipe
 
 
-def chosen(facts: ModelFacts, stage: str, memory: int) -> dict[str, int]:
+def chosen(facts: ModelFacts, stage: str, memory: int, size: int = 1) -> dict[str, int]:
     """Return values for the fields that are open: the most, halved until the stage needs `SHARE` of the memory.
 
     Each time that field is halved which saves most. Where the stage cannot fit, they are as small as helps. They depend
-    on the longest prompts that the recipe allows, and not on the rows that there are.
+    on the longest prompts that the recipe allows, and not on the rows that there are. `size` ranks shard the stage.
     """
     facts = replace(facts, prompt=facts.recipe.prompt_sequence_length, prompts=MANY, packed=True)
     values = {key: AT_ONCE[key] for key, value in pick(facts.recipe, *FIELDS[stage]).items() if value is None}
-    while (now := peak(facts, stage, values)) > SHARE * memory:
-        steps = [smaller for key in values if (smaller := _halved(facts, stage, values, key, now)) is not None]
+    while (now := peak(facts, stage, values, size)) > SHARE * memory:
+        steps = [smaller for key in values if (smaller := _halved(facts, stage, values, key, now, size)) is not None]
         if not steps:
             break
-        values = min(steps, key=lambda smaller: peak(facts, stage, smaller))
+        values = min(steps, key=lambda smaller: peak(facts, stage, smaller, size))
     return values
 
 
-def peak(facts: ModelFacts, stage: str, values: Mapping[str, int]) -> int:
-    """Return what a stage needs with these values in fields that are open."""
+def peak(facts: ModelFacts, stage: str, values: Mapping[str, int], size: int = 1) -> int:
+    """Return what a stage needs with these values in fields that are open, on each of the ranks that shard it."""
     recipe = facts.recipe
     for key, value in values.items():
         name, _, field = key.partition(".")
         section = getattr(recipe, name).model_copy(update={field: value})
         recipe = recipe.model_copy(update={name: section})
-    return memory_estimate.need(replace(facts, recipe=recipe), stage).peak
+    facts = replace(facts, recipe=recipe)
+    need = memory_estimate.need(facts, stage)
+    shards = size > 1 and rank_shares.is_sharded(facts, stage)
+    return (rank_shares.shard(facts, need, stage, size) if shards else need).peak
 
 
-def _halved(facts: ModelFacts, stage: str, values: dict[str, int], key: str, now: int) -> dict[str, int] | None:
+def _halved(
+    facts: ModelFacts, stage: str, values: dict[str, int], key: str, now: int, size: int
+) -> dict[str, int] | None:
     """Return the values with that under `key` halved until the stage needs less than `now`; None if it never does."""
     smaller = dict(values)
     while smaller[key] > 1:
         smaller[key] //= 2
-        if peak(facts, stage, smaller) < now:
+        if peak(facts, stage, smaller, size) < now:
             return smaller
     return None
 

@@ -15,16 +15,15 @@ import torch
 from torch import Tensor
 
 from preferent import randomness
-from preferent.config import defaults, model_reference, stage_graph
-from preferent.config.recipe import Recipe, pick, tuned_by
+from preferent.config import defaults, model_reference
+from preferent.config.recipe import Recipe, tuned_by
 from preferent.data import datasets
 from preferent.data.counts import kto_weights
 from preferent.errors import DataError, DivergedError
-from preferent.models import batching, collectives, language_models, saving, vocabulary
+from preferent.models import batching, collectives, language_models
 from preferent.models.language_models import Policy
 from preferent.models.world import World, to_device
 from preferent.runs import progress, stages
-from preferent.runs.directory import StageDirectory
 from preferent.training import loop
 from preferent.training.losses import dpo_loss, ipo_loss, kto_anchor, kto_loss, reference_free_loss
 from preferent.training.optimizer import Optimizer, Schedule, TrainingState
@@ -65,14 +64,12 @@ class PairSubset:
 
 def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
     """Run stage `dpo`, of methods dpo and kto: model=, train=, validation=, test= -> out/model."""
-    world = World.of(recipe)
+    world = World.of(recipe, learns=True)
     source = model_reference.resolve(str(inputs["model"]))
     recipe, by_default = defaults.resolve(recipe, policy=model_reference.parameters(str(source)))
     language_models.check_length(source, recipe)
     with stages.locked(out):
-        fields = pick(recipe, *stage_graph.FIELDS["dpo"])
-        sources = inputs | {"model": source} | stage_graph.chat_template(recipe)
-        stage = stages.open_stage("dpo", out, fields, sources, stage_graph.EXTENDABLE["dpo"], by_default=by_default)
+        stage = loop.opened("dpo", out, recipe, inputs | {"model": source}, by_default)
         if stage.done:
             return
         recipe = world.settled(recipe, stage)
@@ -154,9 +151,7 @@ def answer_log_probs(recipe: Recipe, policy: Policy, ids: list[np.ndarray], toke
     columns = np.arange(padded.shape[1])
     kept = (columns < lengths[:, None]) & (columns >= (lengths - tokens)[:, None]) & (padded != pad_id)
     rows, places, inputs = (to_device(array, device) for array in (*np.nonzero(kept), padded))
-    hidden = policy.states(inputs, rows, places - 1)
-    head = policy.head(recipe.sampler.temperature)
-    log_probs = vocabulary.chunked_log_probs(hidden, inputs[rows, places], head, policy.vocab_size)
+    log_probs = policy.log_probs(inputs, rows, places - 1, inputs[rows, places], recipe.sampler.temperature)
     return log_probs.new_zeros(padded.shape).index_put((rows, places), log_probs).sum(-1)
 
 
@@ -165,8 +160,8 @@ def measure_log_probs(recipe: Recipe, policy: Policy, ids: list[np.ndarray], tok
     """Return `answer_log_probs` [n] of any number of sequences, without a gradient, on the CPU."""
     log_probs = torch.zeros(len(ids))
     plan = batching.plan([len(row) for row in ids], defaults.decided(recipe.dpo.micro_batch_tokens))
-    for rows in collectives.share(plan):
-        log_probs[rows] = answer_log_probs(recipe, policy, [ids[i] for i in rows], tokens[rows]).float().cpu()
+    for rows, weight in collectives.passes(plan):
+        log_probs[rows] = weight * answer_log_probs(recipe, policy, [ids[i] for i in rows], tokens[rows]).float().cpu()
     return collectives.total(log_probs)
 
 
@@ -202,13 +197,14 @@ def learn(recipe: Recipe, state: TrainingState, policy: Policy, part: PairSubset
     """Make one optimizer step on the mean loss of the pairs at `rows`."""
     anchor = batch_anchor(recipe, policy, part, rows)
     totals: dict[str, float] = {}
-    for places in collectives.share(part.pairs.plan(rows, defaults.decided(recipe.dpo.micro_batch_tokens))):
+    plan = part.pairs.plan(rows, defaults.decided(recipe.dpo.micro_batch_tokens))
+    for places, weight in collectives.passes(plan):
         sides = [[side.ids[i] for i in places] for side in (part.chosen, part.rejected)]
         tokens = np.concatenate([part.chosen.tokens[places], part.rejected.tokens[places]])
         log_probs = answer_log_probs(recipe, policy, sides[0] + sides[1], tokens).view(2, len(places))
         loss, sums = losses(recipe, part, places, log_probs, anchor)
-        (loss / part.count(rows)).backward()
-        totals = {name: totals.get(name, 0.0) + value for name, value in sums.items()}
+        (weight * loss / part.count(rows)).backward()
+        totals = {name: totals.get(name, 0.0) + weight * value for name, value in sums.items()}
     totals = collectives.sums(totals)
     if not math.isfinite(totals["loss"]):
         raise DivergedError(f"step {state.step}: the loss is not finite; lower dpo.learning_rate")
@@ -295,7 +291,6 @@ def finish(
     recipe: Recipe, stage: stages.Stage, state: TrainingState, policy: Policy, parts: dict[str, PairSubset]
 ) -> None:
     """Write the best policy, record its metrics on held-out pairs, and mark the stage done."""
-    model = StageDirectory(stage.folder).model
     best_step = loop.restore_best(state, state.optimizer, stage.folder)
     held_out = {
         name: {key: value for key, value in quality(recipe, policy, parts[name]).items() if "/" not in key}
@@ -304,6 +299,4 @@ def finish(
     }
     stage.record(best_step=best_step, stopped=state.scalars.get("stopped"), steps=state.step, quality=held_out)
     origin = f"{tuned_by(recipe)} from `{policy.source.name}`, the checkpoint of step {best_step}."
-    card = f"# Policy tuned by preferent\n\n{loop.origin(origin, best_step, state.step, stage.folder)}\n"
-    saving.save(policy, model, state.optimizer.masters, card)
-    stage.finish([model.name, StageDirectory(stage.folder).metrics.name])
+    loop.finish(stage, policy, state.optimizer, origin, best_step, state.step)

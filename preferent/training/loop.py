@@ -11,13 +11,17 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from preferent.config.recipe import Recipe
+from preferent.config import stage_graph
+from preferent.config.recipe import Recipe, pick
 from preferent.errors import DataError
 from preferent.evaluation import verdict_sentence
-from preferent.models import checkpoint
-from preferent.runs import interruption
+from preferent.models import checkpoint, saving
+from preferent.models.language_models import Policy
+from preferent.runs import interruption, stages
+from preferent.runs.checkpoints import step_folders
 from preferent.runs.directory import StageDirectory
 from preferent.runs.metrics import Log
+from preferent.runs.stages import Stage
 from preferent.training.optimizer import Optimizer
 
 
@@ -30,6 +34,12 @@ class LoopState(Protocol):
     def tensors(self) -> dict[str, Tensor]: ...
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None: ...
+
+
+def opened(name: str, out: Path, recipe: Recipe, inputs: Mapping[str, Path], by_default: Mapping[str, Any]) -> Stage:
+    """Open the folder of a stage that trains on fields of the recipe, and reads its chat template if there is one."""
+    fields, inputs = pick(recipe, *stage_graph.FIELDS[name]), {**inputs, **stage_graph.chat_template(recipe)}
+    return stages.open_stage(name, out, fields, inputs, stage_graph.EXTENDABLE[name], by_default=by_default)
 
 
 def resume(state: LoopState, out: Path) -> Log:
@@ -67,7 +77,7 @@ def save(recipe: Recipe, state: LoopState, out: Path) -> None:
     """Write a checkpoint; then remove the best weights that no checkpoint refers to."""
     folder, keep = StageDirectory(out).checkpoints, recipe.keep_checkpoints
     checkpoint.save(folder, state.step, state.tensors(), state.scalars, keep)
-    checkpoint.forget(out)
+    step_folders.forget(out)
 
 
 def keep_best(
@@ -82,7 +92,7 @@ def keep_best(
     best = scalars.get(f"best_{measure}", worst)
     if value > best if highest else value < best:
         scalars |= {f"best_{measure}": value, "best_step": state.step, "evaluations_since_best": 0}
-        checkpoint.forget(out)
+        step_folders.forget(out)
         checkpoint.save(StageDirectory(out).best, state.step, optimizer.weights(), {}, keep=None)
     else:
         scalars["evaluations_since_best"] = scalars.get("evaluations_since_best", 0) + 1
@@ -100,6 +110,14 @@ def origin(text: str, best_step: int, steps: int, folder: Path) -> str:
     if unchanged:
         print(f"{folder}: {unchanged}", file=sys.stderr)
     return f"{text} {unchanged}".strip()
+
+
+def finish(stage: Stage, policy: Policy, optimizer: Optimizer, text: str, best_step: int, steps: int) -> None:
+    """Write the selected policy, tuned as `text` says, as the model, and mark the stage done."""
+    out = StageDirectory(stage.folder)
+    card = f"# Policy tuned by preferent\n\n{origin(text, best_step, steps, stage.folder)}\n"
+    saving.save(policy, out.model, optimizer.masters, card)
+    stage.finish([out.model.name, out.metrics.name])
 
 
 def restore_best(state: LoopState, optimizer: Optimizer, out: Path) -> int:

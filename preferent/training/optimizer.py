@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from preferent.errors import DivergedError
-from preferent.models import collectives, quantization
+from preferent.errors import DivergedError, UsageError
+from preferent.models import collectives, quantization, sharding
 
 STATE = ("step", "exp_avg", "exp_avg_sq", "state1", "state2", "qmap1", "qmap2", "absmax1", "absmax2")
 """What AdamW keeps of a parameter, then what AdamW of 8 bits does: moments, their code books and scales."""
@@ -39,7 +39,7 @@ class Optimizer:
     """AdamW (Loshchilov and Hutter 2019) over named parameters.
 
     A bf16 parameter has an fp32 master: gradients of micro-batches are summed in fp32, the update applies to the
-    master, and the parameter is set to the rounded master. An fp32 parameter is its own master.
+    master, and the parameter is set to the rounded master. An fp32 parameter is its own master, and so is a shard.
     """
 
     def __init__(
@@ -54,6 +54,9 @@ class Optimizer:
         self.schedule = schedule
         self.max_grad_norm = max_grad_norm
         self.masters = {name: _master(parameter) for name, parameter in self.parameters.items()}
+        self.is_cut = any(sharding.is_cut(master) for master in self.masters.values())
+        if self.is_cut and kind == "adamw8bit":
+            raise UsageError("optimizer: adamw8bit learns whole weights, not shards; set shard: none, or processes: 1")
         masters = list(self.masters.values())
         settings: dict[str, Any] = {"eps": 1e-5, "weight_decay": weight_decay}
         self._adam: torch.optim.Optimizer = (
@@ -68,7 +71,11 @@ class Optimizer:
         for group in self._adam.param_groups:
             group["lr"] = rate
         self._sum_over_ranks()
-        norm = float(torch.nn.utils.clip_grad_norm_(self.masters.values(), self.max_grad_norm, foreach=True))
+        if self.is_cut:
+            gradients = [master.grad for master in self.masters.values() if master.grad is not None]
+            norm = sharding.clip(gradients, self.max_grad_norm)
+        else:
+            norm = float(torch.nn.utils.clip_grad_norm_(self.masters.values(), self.max_grad_norm, foreach=True))
         if not math.isfinite(norm):
             raise DivergedError(f"step {step}: the gradient is not finite")
         self._adam.step()
@@ -77,8 +84,11 @@ class Optimizer:
         return rate, norm
 
     def _sum_over_ranks(self) -> None:
-        """Add up what each rank accumulated from its share; a tensor that no rank has a gradient of gets none."""
-        masters = list(self.masters.values())
+        """Add up what each rank accumulated from its share; a tensor that no rank has a gradient of gets none.
+
+        Those of shards are sums already.
+        """
+        masters = [master for master in self.masters.values() if not sharding.is_cut(master)]
         counts = collectives.total(torch.tensor([master.grad is not None for master in masters], dtype=torch.int32))
         learning = [master for master, count in zip(masters, counts.tolist(), strict=True) if count]
         for master in learning:
@@ -93,7 +103,7 @@ class Optimizer:
         """Set the masters and the parameters; leave the moments unchanged."""
         with torch.no_grad():
             for name, master in self.masters.items():
-                master.copy_(masters[name])
+                master.copy_(sharding.cut_as(masters[name], master))
         self._round()
 
     def _round(self) -> None:
@@ -118,7 +128,8 @@ class Optimizer:
         """Restore the masters, the parameters, and the moments if there are any."""
         for name, master in self.masters.items():
             keys = [key for key in STATE if f"{key}.{name}" in tensors]
-            moments: dict[str, Any] = {key: tensors[f"{key}.{name}"].to(master.device, copy=True) for key in keys}
+            stored = {key: sharding.cut_as(tensors[f"{key}.{name}"], master) for key in keys}
+            moments: dict[str, Any] = {key: moment.to(master.device, copy=True) for key, moment in stored.items()}
             if "state1" in moments:  # bitsandbytes counts in Python
                 moments["step"] = int(moments["step"])
             self._adam.state[master] = moments

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from preferent import randomness
-from preferent.config import defaults, model_reference, stage_graph
-from preferent.config.recipe import Recipe, pick
+from preferent.config import defaults, model_reference
+from preferent.config.recipe import Recipe
 from preferent.data import datasets
 from preferent.data.types import Rollout
 from preferent.errors import DataError, DivergedError
 from preferent.evaluation.statistics import best_of
-from preferent.models import language_models, saving
+from preferent.models import language_models
 from preferent.models.language_models import Policy
 from preferent.models.world import World
 from preferent.rewards import scoring
@@ -71,17 +71,13 @@ class BestAnswers:
 
 def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
     """Run stage `rejection`: model=, reward= (or reward.sources of the recipe), train=, validation= -> out/model."""
-    world = World.of(recipe)
+    world = World.of(recipe, learns=True)
     source = model_reference.resolve(str(inputs["model"]))
     recipe, by_default = defaults.resolve(recipe, policy=model_reference.parameters(str(source)))
     inputs = scoring.resolve_models(recipe, inputs)
     language_models.check_length(source, recipe)
     with stages.locked(out):
-        fields = pick(recipe, *stage_graph.FIELDS["rejection"])
-        sources = inputs | {"model": source} | stage_graph.chat_template(recipe)
-        stage = stages.open_stage(
-            "rejection", out, fields, sources, stage_graph.EXTENDABLE["rejection"], by_default=by_default
-        )
+        stage = loop.opened("rejection", out, recipe, inputs | {"model": source}, by_default)
         if stage.done:
             return
         recipe = world.settled(recipe, stage)
@@ -240,10 +236,7 @@ def validate(
 
 def finish(stage: stages.Stage, state: TrainingState, policy: Policy) -> None:
     """Write the selected policy as the model, record its step, and mark the stage done."""
-    model = StageDirectory(stage.folder).model
     best_step = loop.restore_best(state, state.optimizer, stage.folder)
     stage.record(**{key: state.scalars.get(key) for key in ("best_step", "best_objective")}, steps=state.step)
     origin = f"Rejection sampling from `{policy.source.name}`, step {best_step}."
-    card = f"# Policy tuned by preferent\n\n{loop.origin(origin, best_step, state.step, stage.folder)}\n"
-    saving.save(policy, model, state.optimizer.masters, card)
-    stage.finish([model.name, StageDirectory(stage.folder).metrics.name])
+    loop.finish(stage, policy, state.optimizer, origin, best_step, state.step)

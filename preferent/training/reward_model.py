@@ -8,7 +8,7 @@ use them normalise them.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,21 +18,20 @@ import torch
 from torch.nn import Parameter
 
 from preferent import files, randomness
-from preferent.config import defaults, model_reference, stage_graph
-from preferent.config.recipe import Recipe, pick
+from preferent.config import defaults, model_reference
+from preferent.config.recipe import Recipe
 from preferent.data import datasets
 from preferent.data.counts import strengths, without_ties
 from preferent.data.tokenizer import Tokenizer
 from preferent.data.types import Preference, Thumb
 from preferent.errors import DataError, DivergedError
 from preferent.evaluation import reward_quality
+from preferent.evaluation.inference import initial_answers
 from preferent.evaluation.reward_quality import Scored
 from preferent.models import collectives, language_models, saving
-from preferent.models.language_models import Policy, Scorer
+from preferent.models.language_models import Scorer
 from preferent.models.world import World, to_device
-from preferent.rollouts import measurement, sampler
-from preferent.rollouts.decoding import Params
-from preferent.rollouts.sampler import Prompts
+from preferent.rollouts import measurement
 from preferent.runs import progress, stages
 from preferent.runs.directory import StageDirectory
 from preferent.training import loop, losses
@@ -41,31 +40,25 @@ from preferent.training.preference_pairs import PreferencePairs
 
 OFFSET = "offset"
 """The name of the parameter that thumbs are compared with."""
-SAMPLES = 64
-"""Number of validation prompts that the model from which the reward model starts answers, for comparison."""
 
 
 def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
     """Run stage `reward`: model=, train=, validation=, test= -> out/model, out/quality.json, out/mistakes.jsonl."""
-    world = World.of(recipe)
+    world = World.of(recipe, learns=True)
     source = model_reference.resolve(str(inputs["model"]))
     recipe, by_default = defaults.resolve(recipe, reward=model_reference.parameters(str(source)))
     language_models.check_length(source, recipe)
     with stages.locked(out):
-        fields = pick(recipe, *stage_graph.FIELDS["reward"])
-        sources = inputs | {"model": source} | stage_graph.chat_template(recipe)
-        stage = stages.open_stage(
-            "reward", out, fields, sources, stage_graph.EXTENDABLE["reward"], by_default=by_default
-        )
+        stage = loop.opened("reward", out, recipe, inputs | {"model": source}, by_default)
         if stage.done:
             return
         recipe = world.settled(recipe, stage)
         feedback = {name: datasets.load_feedback(inputs[name]) for name in ("train", "validation", "test")}
         rows = {name: [row for row in each if isinstance(row, Preference)] for name, each in feedback.items()}
         rank = defaults.decided(recipe.reward.lora_dim)
-        policy = language_models.load_policy(source, world) if rank and writes(recipe, source) else None
-        sample = partial(sampled, recipe, world, source, without_ties(rows["validation"]), policy)
-        answers = sample_once(StageDirectory(out).initial_answers, sample)
+        policy = language_models.load_policy(source, world) if rank and initial_answers.writes(recipe, source) else None
+        sample = partial(initial_answers.sampled, recipe, world, source, without_ties(rows["validation"]), policy)
+        answers = initial_answers.sample_once(StageDirectory(out).initial_answers, sample)
         scorer = language_models.load_scorer(
             source, world, rank, recipe.seed, checkpointing=recipe.gradient_checkpointing, on=policy
         )
@@ -89,7 +82,7 @@ def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
             if (pairs := without_ties(rows[name]))
         }
         figures = reward_quality.report(held_out, rows["train"]) | thumbs_quality(recipe, state, scorer, feedback)
-        figures |= compare_samples(recipe, scorer, held_out.get("validation"), answers)
+        figures |= initial_answers.compare_samples(recipe, scorer, held_out.get("validation"), answers)
         finish(stage, state, scorer, held_out, figures)
 
 
@@ -138,19 +131,19 @@ def learn(
     recipe: Recipe, state: TrainingState, scorer: Scorer, pairs: PreferencePairs, rows: np.ndarray
 ) -> dict[str, float]:
     """Make one optimizer step on the mean loss of the pairs at `rows`."""
-    loss_sum, right, margin, center = 0.0, 0.0, 0.0, 0.0
-    for part in collectives.share(pairs.plan(rows, defaults.decided(recipe.reward.micro_batch_tokens))):
+    totals: dict[str, float] = {}
+    for part, weight in collectives.passes(pairs.plan(rows, defaults.decided(recipe.reward.micro_batch_tokens))):
         chosen, rejected = scores(scorer, pairs, part, state.optimizer.parameters.get(OFFSET))
         columns = (pairs.wrong, pairs.margins, pairs.weights)
         loss = losses.pair_loss(chosen, rejected, *(torch.from_numpy(each[part]).to(chosen) for each in columns))
         both = torch.from_numpy(pairs.sides[:, part].all(0)).to(chosen)
         off_center = losses.centering(both * chosen, both * rejected)
-        ((loss + recipe.reward.centering * off_center) / len(rows)).backward()
-        loss_sum += float(loss.detach())
-        center += float(off_center.detach())
-        right += float((chosen > rejected).float().sum() + 0.5 * (chosen == rejected).float().sum())
-        margin += float((chosen - rejected).detach().sum())
-    sums = collectives.sums({"rank_loss": loss_sum, "accuracy": right, "margin": margin, "centering": center})
+        (weight * (loss + recipe.reward.centering * off_center) / len(rows)).backward()
+        right = (chosen > rejected).float().sum() + 0.5 * (chosen == rejected).float().sum()
+        margin = (chosen - rejected).sum()
+        logged = {"rank_loss": loss, "accuracy": right, "margin": margin, "centering": off_center}
+        totals = {name: totals.get(name, 0.0) + weight * float(number.detach()) for name, number in logged.items()}
+    sums = collectives.sums(totals)
     if not math.isfinite(sums["rank_loss"]):
         raise DivergedError(f"step {state.step}: the loss is not finite; lower reward.learning_rate")
     rate, norm = state.optimizer.step(state.step)
@@ -215,51 +208,6 @@ def thumbs_quality(
             rows = encoded(recipe, thumbs, scorer.tokenizer, training=False)
             figures[name] = reward_quality.figures(scored(recipe, scorer, rows, offset=figures["offset"]))
     return {"thumbs": figures} if figures else {}
-
-
-def writes(recipe: Recipe, source: Path) -> bool:
-    """Return whether the model from which the reward model starts can generate text."""
-    architectures = language_models.read_config(source, recipe.trust_remote_code).architectures or ()
-    return "SequenceClassification" not in " ".join(architectures)
-
-
-@torch.no_grad()
-def sampled(
-    recipe: Recipe, world: World, source: Path, preferences: Sequence[Preference], policy: Policy | None = None
-) -> list[tuple[int, np.ndarray]]:
-    """Sample answers of the untrained model, which is `policy` where it is loaded, at temperature 1 to prompts of
-    `preferences`.
-
-    Return row numbers, each with prompt and answer as token ids; none if the model cannot generate text.
-    """
-    with_prompt = [i for i, preference in enumerate(preferences) if not preference.prompt.is_empty]
-    if not with_prompt or not writes(recipe, source):
-        return []
-    policy = policy or language_models.load_policy(source, world)
-    rows = [with_prompt[i] for i in randomness.permutation(recipe.seed, "samples", 0, len(with_prompt))[:SAMPLES]]
-    prompts = Prompts.of([preferences[i].prompt for i in rows], policy.tokenizer, recipe)
-    engine, params = sampler.make(recipe, policy), Params(recipe.target_sequence_length)
-    rollouts = engine.sample(prompts.ids, range(len(rows)), "samples", 0, params)
-    return [(i, np.concatenate([r.prompt_ids, r.ids])) for i, r in zip(rows, rollouts, strict=True)]
-
-
-def sample_once(path: Path, sample: Callable[[], list[tuple[int, np.ndarray]]]) -> list[tuple[int, np.ndarray]]:
-    """Return what `sample` returned the first time; it is kept in a file for resumes."""
-    rows = files.kept(path, lambda: [{"pair": i, "ids": ids.tolist()} for i, ids in sample()])
-    return [(row["pair"], np.asarray(row["ids"], np.int32)) for row in rows]
-
-
-def compare_samples(
-    recipe: Recipe, scorer: Scorer, pairs: Scored | None, answers: Sequence[tuple[int, np.ndarray]]
-) -> dict[str, Any]:
-    """Return how the sampled answers score compared with the two of the preference."""
-    if pairs is None or not answers:
-        return {}
-    rows = [i for i, _ in answers]
-    scores = measurement.last_scores(
-        scorer, [ids for _, ids in answers], defaults.decided(recipe.reward.micro_batch_tokens)
-    )
-    return {"samples": reward_quality.beside(scores.astype(np.float64), pairs.chosen[rows], pairs.rejected[rows])}
 
 
 def finish(

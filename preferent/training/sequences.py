@@ -14,7 +14,7 @@ from preferent.data import chat_refusals, datasets
 from preferent.data.formats import row_reader
 from preferent.data.types import Demonstration
 from preferent.errors import DataError
-from preferent.models import batching, collectives, vocabulary
+from preferent.models import batching, collectives
 from preferent.models.language_models import Policy
 from preferent.models.world import to_device
 
@@ -94,8 +94,7 @@ def loss_sum(policy: Policy, sequences: Sequences, temperature: float = 1.0) -> 
     device, pad_id = policy.world.device, policy.tokenizer.pad_id
     padded = batching.pad([row.astype(np.int64) for row in sequences.ids], pad_id)
     tokens, rows, columns, ids = (to_device(a, device) for a in (padded, *targets(policy, sequences)))
-    hidden = policy.states(tokens, rows, columns)
-    return -vocabulary.chunked_log_probs(hidden, ids, policy.head(temperature), policy.vocab_size).sum()
+    return -policy.log_probs(tokens, rows, columns, ids, temperature).sum()
 
 
 def accumulate_gradients(policy: Policy, sequences: Sequences, max_tokens: int, temperature: float = 1.0) -> float:
@@ -106,8 +105,8 @@ def accumulate_gradients(policy: Policy, sequences: Sequences, max_tokens: int, 
     parts = [sequences.part(rows) for rows in plan(sequences, max_tokens)]
     tokens = sum(target_count(policy, part) for part in parts)
     total = 0.0
-    for part in collectives.share(parts):
-        loss = loss_sum(policy, part, temperature)
+    for part, weight in collectives.passes(parts):
+        loss = weight * loss_sum(policy, part, temperature)
         (loss / tokens).backward()
         total += float(loss.detach())
     return collectives.sums({"loss": total})["loss"] / tokens
@@ -117,7 +116,7 @@ def accumulate_gradients(policy: Policy, sequences: Sequences, max_tokens: int, 
 def mean_loss(policy: Policy, sequences: Sequences, max_tokens: int) -> float:
     """Return the mean negative log-likelihood of the target tokens, in nats."""
     parts = [sequences.part(rows) for rows in plan(sequences, max_tokens)]
-    total = sum((float(loss_sum(policy, part)) for part in collectives.share(parts)), 0.0)
+    total = sum((weight * float(loss_sum(policy, part)) for part, weight in collectives.passes(parts)), 0.0)
     return collectives.sums({"loss": total})["loss"] / sum(target_count(policy, part) for part in parts)
 
 

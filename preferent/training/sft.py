@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from preferent import randomness
-from preferent.config import defaults, model_reference, stage_graph
-from preferent.config.recipe import Recipe, pick
+from preferent.config import defaults, model_reference
+from preferent.config.recipe import Recipe
 from preferent.config.sections import SftSection, paths
 from preferent.data.formats import row_sources
 from preferent.errors import DivergedError
@@ -26,16 +26,14 @@ VALIDATION_ROWS = 512
 
 def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
     """Run stage `sft`: model= and the files of sft.dataset -> out/model (a LoRA adapter is merged into it)."""
-    world = World.of(recipe)
+    world = World.of(recipe, learns=True)
     source = model_reference.resolve(str(inputs["model"]))
     recipe, by_default = defaults.resolve(recipe, policy=model_reference.parameters(str(source)))
     assert recipe.sft is not None, "the stage graph has sft only if the recipe has it"
     with stages.locked(out):
         names = row_sources.local_files(paths(recipe.sft.dataset))
         files = {f"dataset {i}": Path(name) for i, name in enumerate(names)}
-        fields = pick(recipe, *stage_graph.FIELDS["sft"])
-        sources = {"model": source} | files | stage_graph.chat_template(recipe)
-        stage = stages.open_stage("sft", out, fields, sources, stage_graph.EXTENDABLE["sft"], by_default=by_default)
+        stage = loop.opened("sft", out, recipe, {"model": source} | files, by_default)
         if stage.done:
             return
         recipe = world.settled(recipe, stage)

@@ -27,7 +27,7 @@ from preferent.config.model_shape import LLAMA_2, Shape
 from preferent.errors import UsageError
 from preferent.models.world import World
 from preferent.rollouts import llama_decoder
-from preferent.runs import environment
+from preferent.runs import environment, rank_shares
 
 SHAPE = Shape(
     vocab_size=1000, hidden_size=64, layers=2, heads=4, key_value_heads=4, head_size=16, intermediate_size=128
@@ -76,19 +76,19 @@ def test_a_ring():
 @pytest.mark.parametrize("stage", ["sft", "reward", "ppo", "dpo", "rejection"])
 @pytest.mark.parametrize("rank", [0, 3])
 def test_what_learns_is_what_has_an_optimizer(stage, rank):
-    learning = rank_memory.learners(facts(rank), stage)
+    learning = rank_shares.learners(facts(rank), stage)
     need = memory_estimate.need(rank_memory.at_once(facts(rank)), stage)
     assert need.parts["optimizer"] == 12 * sum(learner.trained for learner in learning)
-    assert rank_memory.is_sharded(facts(rank), stage) == (rank == 0)
+    assert rank_shares.is_sharded(facts(rank), stage) == (rank == 0)
     assert all(learner.part in need.parts for learner in learning)
 
 
 def test_what_learns_of_an_ensemble_and_without_a_critic():
     averaged = facts(3, reward={"members": 2, "combine": "weights"})
-    assert [learner.trained for learner in rank_memory.learners(averaged, "ppo")] == [LORA, 2 * LORA + 64]
+    assert [learner.trained for learner in rank_shares.learners(averaged, "ppo")] == [LORA, 2 * LORA + 64]
     alone = facts(0, ppo={"algorithm": "rloo", "samples_per_prompt": 2})
-    assert [learner.part for learner in rank_memory.learners(alone, "ppo")] == ["policy"]
-    assert rank_memory.learners(facts(), "infer") == []
+    assert [learner.part for learner in rank_shares.learners(alone, "ppo")] == ["policy"]
+    assert rank_shares.learners(facts(), "infer") == []
 
 
 def test_adapters_are_added_up_once_an_update():
@@ -119,7 +119,7 @@ def test_shards_are_gathered_twice_a_micro_batch():
 def test_a_rank_of_shards_holds():
     given = rank_memory.at_once(facts())
     whole = memory_estimate.need(given, "ppo")
-    found = rank_memory.shard(given, whole, "ppo", 4)
+    found = rank_shares.shard(given, whole, "ppo", 4)
     both = POLICY + SCORER
     assert found.parts == {
         "policy": 0,
@@ -129,7 +129,7 @@ def test_a_rank_of_shards_holds():
         "optimizer": 12 * both // 4,
         "average": 0,
     }
-    used, unit = 2 * (2 * LAYER + 2 * EMBEDDING), EMBEDDING
+    used, unit = 2 * (2 * LAYER + 2 * EMBEDDING), 2 * EMBEDDING
     assert found.phases["learn"] == {
         "policy": used,
         "gradients": 4 * both // 4 + 6 * unit,
@@ -137,13 +137,13 @@ def test_a_rank_of_shards_holds():
     }
     assert found.phases["sample"] == whole.phases["sample"] | {"policy": 2 * POLICY}
     assert found.phases["finish"] == {"best": both, "policy": used}
-    step = rank_memory.shard(given, memory_estimate.need(given, "sft"), "sft", 4).phases["step"]
+    step = rank_shares.shard(given, memory_estimate.need(given, "sft"), "sft", 4).phases["step"]
     assert step == {"gradients": POLICY}
 
 
 def test_shards_in_fp32_are_the_masters_themselves():
     given = replace(rank_memory.at_once(facts()), bytes=4)
-    found = rank_memory.shard(given, memory_estimate.need(given, "sft"), "sft", 4)
+    found = rank_shares.shard(given, memory_estimate.need(given, "sft"), "sft", 4)
     assert found.parts == {"policy": 4 * POLICY // 4, "optimizer": 8 * POLICY // 4}
 
 
@@ -297,10 +297,11 @@ def test_a_plan_that_shards(rows):
 def test_without_gpus_a_plan_is_of_the_ranks_that_a_run_has(rows, monkeypatch):
     full = {"ppo": {"lora_dim": 0}, "reward": {"lora_dim": 0}, "processes": 8}
     text = python_api.load_recipe(rows | full).plan(card="h100-80g")
-    assert "memory of each of 8 ranks" in text and "ppo      replicated: every rank holds all weights" in text
-    assert "sharded" not in text
+    assert "memory of each of 8 ranks" in text and text.count("sharded: peak") == 3
+    whole = python_api.load_recipe(rows | full | {"shard": "none"}).plan(card="h100-80g")
+    assert "ppo      replicated: every rank holds all weights" in whole and "sharded" not in whole
     one = python_api.load_recipe(rows | full | {"processes": 1})
-    assert one.plan(card="h100-80g", gpus=8).count("sharded: peak") == 3, "asked for, what cannot run yet is planned"
+    assert one.plan(card="h100-80g", gpus=8) == text
     assert one.plan(card="h100-80g") == one.plan(card="h100-80g", gpus=1)
     monkeypatch.setattr(environment, "_gpus", lambda: [{"name": "card", "memory_gib": 80}] * 4)
     auto = python_api.load_recipe(rows | {"processes": "auto"})

@@ -155,6 +155,7 @@ WITHOUT_STAGE = {
     "device",  # the machine: recorded as a fact, and a resume elsewhere says that exactness is lost
     "threads",
     "processes",
+    "shard",
     "deterministic",
     "gradient_checkpointing",
     "trust_remote_code",

@@ -24,7 +24,7 @@ def tuning(out: str) -> list[str]:
     words = words_of("ppo", out)
     place = words.index("reward=whole/reward/model")
     del words[place - 1 : place + 1]
-    return [*words, *settings(FUNCTION, STEPS)]
+    return [*words, *settings(FUNCTION, STEPS, "shard=none")]
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +52,18 @@ def test_the_first_rank_killed_in_a_save_costs_no_bit(ranked: Ranked, unharmed: 
     assert list((ranked.folder / "in-save/ppo").glob("*/.step-*"))
     ranked.ran(2, *tuning("in-save"), env=CALLS)
     assert outcome(ranked.folder / "in-save/ppo") == unharmed[0]
+
+
+def test_a_rank_killed_in_a_save_of_shards_costs_no_bit(ranked: Ranked):
+    """The first before the manifest, the second before its rows are written: the checkpoint before it counts."""
+    ranked.ran(2, *words_of("sft", "shards"), *settings())
+    for rank in (0, 1):
+        out = f"shards-{rank}"
+        codes = ranked.run(2, *words_of("sft", out), *settings(), save=2, rank=rank)
+        assert codes[rank] == -signal.SIGKILL
+        assert [path.name for path in (ranked.folder / out / "sft/checkpoints").glob("step-*")] == ["step-000002"]
+        ranked.ran(2, *words_of("sft", out), *settings())
+        assert outcome(ranked.folder / out / "sft") == outcome(ranked.folder / "shards/sft")
 
 
 def steps_done(folder: Path) -> int:

@@ -29,6 +29,7 @@ from preferent.runs import interruption
 from preferent.training.sequences import Sequences, mean_loss
 
 SMALLER = {
+    "shard": "none",  # shards take processes: test_ranks.py
     "target_sequence_length": 5,
     "reinforcement_learning_train_steps": 2,
     "reward": "{batch_size: 6, validation_every: 4, micro_batch_tokens: 96, normalize_prompts: 6}",

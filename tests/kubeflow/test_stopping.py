@@ -17,7 +17,7 @@ pytest.importorskip("kfp")
 from work import folder, parameter_values  # noqa: F401
 
 from preferent import files
-from preferent.models import checkpoint
+from preferent.runs.checkpoints import step_folders
 
 SCRIPT = """
 import json, os, sys
@@ -60,5 +60,5 @@ def test_a_job_stops_when_it_is_told_to_and_has_saved(folder, tiny, place, numbe
     (metrics,) = curves()
     log = (folder / f"bucket/{name}-job/log.txt").read_text()
     assert "preferent: stopped; the same command goes on from here" in log, "the last words of the task are read"
-    saved = checkpoint.steps(metrics.parent / "checkpoints")
+    saved = step_folders.steps(metrics.parent / "checkpoints")
     assert saved[-1] == files.read_jsonl(metrics)[-1]["step"], "what the last step learned is saved"

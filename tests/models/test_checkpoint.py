@@ -8,6 +8,7 @@ import torch
 from preferent import files
 from preferent.errors import UsageError
 from preferent.models import checkpoint
+from preferent.runs.checkpoints import step_folders
 
 
 def tensors(value: float) -> dict[str, torch.Tensor]:
@@ -17,14 +18,14 @@ def tensors(value: float) -> dict[str, torch.Tensor]:
 def test_round_trip_and_keep(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         checkpoint.save(tmp_path, step, tensors(step), {"kl_coeff": 0.1 * step}, keep=2)
-    assert checkpoint.steps(tmp_path) == [2, 3]
+    assert step_folders.steps(tmp_path) == [2, 3]
     saved = checkpoint.latest(tmp_path)
     assert saved is not None and saved.step == 3 and saved.scalars == {"kl_coeff": 0.1 * 3}
     assert torch.equal(saved.tensors["a"], tensors(3)["a"]) and saved.tensors["b"].dtype == torch.int64
 
 
 def test_many_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "SHARD_BYTES", 24)
+    monkeypatch.setattr(checkpoint, "FILE_BYTES", 24)
     checkpoint.save(tmp_path, 1, {str(i): torch.full((4,), float(i)) for i in range(5)}, {}, keep=1)
     assert len(list((tmp_path / "step-000001").glob("*.safetensors"))) == 5
     saved = checkpoint.latest(tmp_path)

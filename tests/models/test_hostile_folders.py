@@ -17,8 +17,9 @@ from preferent import files
 from preferent.config import model_folder, model_reference
 from preferent.data.tokenizer import Tokenizer
 from preferent.errors import PlatformError, PreferentError, UsageError
-from preferent.models import language_models, pretrained, saving
+from preferent.models import language_models, saving
 from preferent.models.world import World
+from preferent.runs import interruption
 
 NESTED = '{"a":' * 5000 + "1" + "}" * 5000
 ROWS = 358
@@ -290,7 +291,7 @@ def test_an_adapter_with_embeddings_of_another_size_names_both(adapter: Path, wo
 def test_a_pattern_without_end_is_stopped(
     adapter: Path, world: World, pattern: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pretrained, "LONGEST_OPENING", 0.5)
+    monkeypatch.setattr(interruption, "LONGEST_OPENING", 0.5)
     lora(target_modules=pattern)(adapter)
     assert "takes over" in refused(lambda: language_models.load_policy(adapter, world))
 

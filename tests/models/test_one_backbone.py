@@ -230,7 +230,7 @@ def test_a_7b_run_holds_one_backbone() -> None:
     with torch.device("meta"):
         body = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
         backbone = [parameter.numel() for parameter in body.parameters()]
-        peft = language_models.make_trainable(body, 1, TaskType.CAUSAL_LM)
+        peft = adapters.make_trainable(body, 1, TaskType.CAUSAL_LM)
         adapters.add_head(body)
         reward: Any = peft.peft_config["default"]
         reward = dataclasses.replace(reward, r=4, lora_alpha=8, modules_to_save=[adapters.HEAD])

@@ -27,6 +27,7 @@ from preferent.files import kept, read_jsonl, read_sealed, write_atomic, write_s
 from preferent.models import checkpoint
 from preferent.rollouts import store
 from preferent.runs import metrics
+from preferent.runs.checkpoints import step_folders
 from preferent.runs.metrics import Metrics
 
 DAMAGES = int(os.environ.get("PREFERENT_DAMAGES", "30"))
@@ -39,7 +40,7 @@ def files(folder: Path) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "SHARD_BYTES", 2400)
+    monkeypatch.setattr(checkpoint, "FILE_BYTES", 2400)
 
 
 def failing_saves(folder: Path, step: int, act: Callable[[], None], expected: int) -> tuple[int, int, int]:
@@ -64,7 +65,7 @@ def failing_saves(folder: Path, step: int, act: Callable[[], None], expected: in
         partial_loads += not whole(checkpoint.latest(folder), (2, step))
         saved(folder, step)
         kept = {(2, 3): [2, 3], (2, 2): [1, 2]}[2, step]
-        differences += not (checkpoint.steps(folder) == kept and whole(checkpoint.latest(folder), (step,)))
+        differences += not (step_folders.steps(folder) == kept and whole(checkpoint.latest(folder), (step,)))
         differences += files(folder) != [f"step-{k:06d}/{name}" for k in kept for name in NAMES]
     raise AssertionError("the save never came to its end")
 
@@ -248,12 +249,12 @@ def best_and_last(out: Path) -> None:
         if step == best:
             checkpoint.save(out / "best", step, tensors(step), {}, keep=None)
         checkpoint.save(out / "checkpoints", step, tensors(step), {"best_step": best}, keep=2)
-        checkpoint.forget(out)
+        step_folders.forget(out)
 
 
 def test_a_damaged_best_is_told_and_nothing_removed(tmp_path: Path) -> None:
     best_and_last(tmp_path)
-    assert checkpoint.steps(tmp_path / "best") == [2]
+    assert step_folders.steps(tmp_path / "best") == [2]
     file = tmp_path / "best/step-000002/00000.safetensors"
     file.write_bytes(flip(bytearray(file.read_bytes()), random.Random(0)))
     before = files(tmp_path)
@@ -267,7 +268,7 @@ def test_the_best_of_every_kept_checkpoint_is_kept(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "checkpoints", 1, tensors(1), {"best_step": 1}, keep=2)
     checkpoint.save(tmp_path / "best", 2, tensors(2), {}, keep=None)
     checkpoint.save(tmp_path / "checkpoints", 2, tensors(2), {"best_step": 2}, keep=2)
-    checkpoint.forget(tmp_path)
+    step_folders.forget(tmp_path)
     (tmp_path / "checkpoints/step-000002/manifest.json").unlink()
     found = checkpoint.resume(tmp_path)
     assert found is not None and found.step == 1

@@ -11,6 +11,7 @@ from torch.nn import Parameter
 from preferent.errors import DataError
 from preferent.models import checkpoint
 from preferent.runs import metrics
+from preferent.runs.checkpoints import step_folders
 from preferent.training import loop
 from preferent.training.optimizer import Optimizer, Schedule, TrainingState
 
@@ -46,7 +47,7 @@ def test_the_best_is_the_lowest_or_the_highest(tmp_path: Path) -> None:
             state.step = number
             loop.keep_best(state, state.optimizer, tmp_path / str(highest), "loss", value, highest=highest)
         assert state.scalars == {"best_loss": best, "best_step": step, "evaluations_since_best": since}
-        assert checkpoint.steps(tmp_path / str(highest) / "best") == [step]
+        assert step_folders.steps(tmp_path / str(highest) / "best") == [step]
 
 
 def test_nothing_is_kept_that_is_no_number(tmp_path: Path) -> None:
@@ -99,8 +100,8 @@ def test_best_ones_do_not_multiply_between_checkpoints(tmp_path: Path) -> None:
         if state.step in (2, 4):
             loop.save(recipe, state, tmp_path)
             kept = state.optimizer.masters["weight"].detach().clone()
-        assert len(checkpoint.steps(tmp_path / "best")) <= 3
-    assert checkpoint.steps(tmp_path / "best") == [2, 4, 9]
+        assert len(step_folders.steps(tmp_path / "best")) <= 3
+    assert step_folders.steps(tmp_path / "best") == [2, 4, 9]
     again = learner()
     loop.resume(again, tmp_path)
     assert again.step == 4 and loop.restore_best(again, again.optimizer, tmp_path) == 4

@@ -142,9 +142,9 @@ def test_checkpointed_activations_change_nothing(
         passes: list[torch.nn.Module] = []
         layer, compute = parts.policy.body.base_model.layers[0], llama._layer
 
-        def computed(module: torch.nn.Module, *rest: Any, layer=layer, passes=passes, compute=compute) -> torch.Tensor:
+        def computed(module: Any, x: torch.Tensor, layer=layer, passes=passes, compute=compute, **where: Any) -> Any:
             passes += [module] if module is layer else []
-            return compute(module, *rest)
+            return compute(module, x, **where)
 
         monkeypatch.setattr(llama, "_layer", computed)
         if not own:

@@ -14,6 +14,7 @@ from preferent.data import datasets
 from preferent.data.tokenizer import Tokenizer
 from preferent.data.types import Choice, Preference, Prompt
 from preferent.errors import DataError, UsageError
+from preferent.evaluation.inference import initial_answers
 from preferent.models import language_models
 from preferent.models.world import World
 from preferent.runs import metrics
@@ -137,14 +138,14 @@ def test_the_samples_are_the_untrained_models(inputs: dict[str, Path], tmp_path:
     """At most 64, at temperature 1, of prompts that have a text; of a model that writes none, none."""
     recipe = recipe_of()
     preferences = [preference(0)] * 70 + [Preference(Prompt(), " a", " b", 0)] * 5
-    samples = reward_model.sampled(recipe, World.of(recipe), inputs["model"], preferences)
-    assert len({i for i, _ in samples}) == reward_model.SAMPLES and max(i for i, _ in samples) < 70
+    samples = initial_answers.sampled(recipe, World.of(recipe), inputs["model"], preferences)
+    assert len({i for i, _ in samples}) == initial_answers.SAMPLES and max(i for i, _ in samples) < 70
     start, _ = Tokenizer.load(inputs["model"]).encode_prompt(Prompt("x"), None, 32)
     assert all(ids[: len(start)].tolist() == start for _, ids in samples)
     assert len({ids.tobytes() for _, ids in samples}) > 60, "each answer is drawn by itself"
-    assert reward_model.sampled(recipe, World.of(recipe), inputs["model"], preferences[70:]) == []
+    assert initial_answers.sampled(recipe, World.of(recipe), inputs["model"], preferences[70:]) == []
     reward_model.main(recipe_of(1), inputs, tmp_path / "out")
-    assert reward_model.sampled(recipe, World.of(recipe), tmp_path / "out/model", preferences) == []
+    assert initial_answers.sampled(recipe, World.of(recipe), tmp_path / "out/model", preferences) == []
 
 
 @pytest.mark.parametrize("name", ["reward", "judge"])
@@ -153,7 +154,7 @@ def test_the_samples_are_made_once_a_stage(
 ) -> None:
     """A stage that is interrupted, goes on, and is extended, ends as one that does all with samples of its own."""
     rounds: list[int] = []
-    sampled = reward_model.sampled
+    sampled = initial_answers.sampled
 
     def counted(*rest: Any) -> Any:
         rounds.append(len(rounds))
@@ -162,13 +163,13 @@ def test_the_samples_are_made_once_a_stage(
     def interrupted(*rest: Any) -> Any:
         raise InterruptedError
 
-    monkeypatch.setattr(reward_model, "sampled", counted)
+    monkeypatch.setattr(initial_answers, "sampled", counted)
     reward_model.main(recipe_of(8), inputs, tmp_path / "whole")
-    monkeypatch.setattr(reward_model, "compare_samples", interrupted)
+    monkeypatch.setattr(initial_answers, "compare_samples", interrupted)
     with pytest.raises(InterruptedError):
         reward_model.main(recipe_of(4), inputs, tmp_path / name)
     monkeypatch.undo()
-    monkeypatch.setattr(reward_model, "sampled", counted)
+    monkeypatch.setattr(initial_answers, "sampled", counted)
     for steps in (4, 8):
         reward_model.main(recipe_of(steps), inputs, tmp_path / name)
     assert rounds == [0, 1]
@@ -183,10 +184,10 @@ def test_damaged_samples_are_made_again(
         return [(3, np.array([1, 2], np.int32))]
 
     path = StageDirectory(tmp_path).initial_answers
-    first = reward_model.sample_once(path, sample)
+    first = initial_answers.sample_once(path, sample)
     path.write_text(path.read_text().replace("3", "4"))
-    again = reward_model.sample_once(path, sample)
-    for [(row, ids)] in (first, again, reward_model.sample_once(path, list)):
+    again = initial_answers.sample_once(path, sample)
+    for [(row, ids)] in (first, again, initial_answers.sample_once(path, list)):
         assert row == 3 and ids.dtype == np.int32 and ids.tolist() == [1, 2]
     assert ".samples.json: damaged" in capsys.readouterr().err
 

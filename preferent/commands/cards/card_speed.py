@@ -9,11 +9,12 @@ weights where they learn. Attention has no weights; its backward pass takes twic
 from collections.abc import Mapping
 
 from preferent.commands.cards.hardware import Card
-from preferent.commands.cards.rank_memory import Learner, at_once, learners
+from preferent.commands.cards.rank_memory import at_once
 from preferent.commands.time_estimate import Speeds, Work
 from preferent.config.defaults import decided
 from preferent.config.memory_estimate import REWARD_SAMPLES, ModelFacts, tuned_rank
 from preferent.config.model_shape import Shape, kv_cache
+from preferent.runs.rank_shares import Learner, is_sharded, learners
 
 TRAINED = 0.30
 """Share of a card's FLOP/s that passes over sequences reach. Assumed: pretraining, on long sequences of one length,
@@ -36,7 +37,7 @@ def speeds(card: Card, facts: ModelFacts, work: Work, stage: str, ranks: int = 1
     learning = {learner.part: learner for learner in learners(facts, stage)}
     learnt = {part: _learnt(facts, learner, work) / peak for part, learner in learning.items()}
     stepped = {part: learner.trained * MOVED / (DECODED * card.bandwidth) for part, learner in learning.items()}
-    if any(learner.whole for learner in learning.values()):
+    if is_sharded(facts, stage):
         stepped = {part: seconds / ranks for part, seconds in stepped.items()}
     scored = forward(facts.reward_shape, length, 0) / peak
     return Speeds(

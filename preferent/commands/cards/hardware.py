@@ -34,14 +34,13 @@ CARDS = {
 @dataclass(frozen=True, slots=True)
 class Machines:
     """Nodes that compute together, with so many GPUs each, and a rank for each GPU. `link` and `network` are the bytes
-    per second between GPUs of a node, and between nodes, in one direction; None: not known. `shards` says whether a
-    rank may hold a part of the weights, and `shared` whether the ranks divide one machine's memory and cores."""
+    per second between GPUs of a node, and between nodes, in one direction; None: not known. `shared` says whether the
+    ranks divide one machine's memory and cores."""
 
     gpus: int = 1
     nodes: int = 1
     link: float | None = None
     network: float | None = None
-    shards: bool = True
     shared: bool = False
 
     @property
@@ -65,11 +64,11 @@ ONE_GPU = Machines()
 
 
 def as_run(machines: Machines, recipe: Recipe, elsewhere: bool) -> Machines:
-    """Return as many ranks as a run of the recipe has on each node, which hold all weights. Those on this machine's
-    processors divide its memory and its cores; `elsewhere` each has a GPU."""
+    """Return as many ranks as a run of the recipe has on each node. Those on this machine's processors divide its
+    memory and its cores; `elsewhere` each has a GPU."""
     on_gpus = elsewhere or (recipe.device != "cpu" and environment.has_gpu())
     ranks = environment.processes(recipe, "ppo")
-    return replace(machines, gpus=ranks, shards=False, shared=not on_gpus and ranks > 1)
+    return replace(machines, gpus=ranks, shared=not on_gpus and ranks > 1)
 
 
 def named(name: str) -> Card:

@@ -8,12 +8,13 @@ up in shards, and twice that to add them up everywhere (Patarasuk & Yuan 2009). 
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from preferent.commands.cards.rank_memory import Learner, at_once, is_sharded, learners, share
+from preferent.commands.cards.rank_memory import at_once
 from preferent.commands.time_estimate import Work
 from preferent.config.algorithms import algorithm
 from preferent.config.defaults import decided, reference
 from preferent.config.memory_estimate import MASTER, ModelFacts
 from preferent.config.recipe import pick
+from preferent.runs.rank_shares import Learner, is_sharded, learners, share
 
 ID = 4
 """Bytes of a token's id, and of a number in fp32."""
@@ -52,7 +53,7 @@ def added(size: float, ranks: int) -> float:
     return 2 * gathered(size, ranks)
 
 
-def traffic(facts: ModelFacts, stage: str, work: Work, ranks: int, shards: bool = True) -> Traffic:
+def traffic(facts: ModelFacts, stage: str, work: Work, ranks: int) -> Traffic:
     """Return what a rank sends in a step of a stage that learns.
 
     Replicated: gradients in fp32, 4 t, once for each optimizer step. Sharded: b n of each network for the forward pass
@@ -63,7 +64,7 @@ def traffic(facts: ModelFacts, stage: str, work: Work, ranks: int, shards: bool 
     learning, done = learners(facts, stage), passes(facts, stage, work, ranks)
     trained = MASTER * sum(learner.trained for learner in learning)
     rollouts = _rollouts(facts, work, ranks) if stage == "ppo" else 0.0
-    if not (shards and is_sharded(facts, stage)):
+    if not is_sharded(facts, stage):
         return Traffic(added(done.updates * trained, ranks), 0.0, rollouts)
     weights = 2 * done.learnt * sum(_size(facts, learner) for learner in learning)
     weights += done.measured * sum(_measured(facts, stage))

@@ -21,11 +21,12 @@ from preferent.data.tokenizer import Tokenizer
 from preferent.data.tokenizer.chat_templates import ChatOptions
 from preferent.errors import PreferentError, UsageError
 from preferent.evaluation import verdict_sentence
-from preferent.models import language_models, model_card, saving, weight_averaging
+from preferent.models import language_models, saving, weight_averaging
 from preferent.models.language_models import Network, Scorer
 from preferent.models.world import QUANTIZATION, World
 from preferent.pipelines import finished_run
 from preferent.pipelines.finished_run import FinishedRun
+from preferent.runs import model_card
 from preferent.runs.directory import RunDirectory
 
 MERGED = """# {name}, tuned from human preferences
@@ -145,7 +146,7 @@ def adapter(finished: FinishedRun, out: Path) -> None:
         shutil.copytree(below, out / BASE, copy_function=shutil.copyfile)
     base = (BASE, None) if inside else model_reference.name_of(below)
     saving.name_base(out, base)
-    front = model_card.metadata(below, False, True, saving.copy_licences(below, out)) | _front(finished)
+    front = model_card.metadata(below, False, True, model_card.copy_licences(below, out)) | _front(finished)
     text = model_card.render(_card(ADAPTER, finished), front, model_card.loading(False, base, inside))
     files.write_atomic(out / "README.md", text)
 
@@ -209,7 +210,7 @@ def _beside_gguf(finished: FinishedRun, merged_folder: Path, out: Path, notes: s
     bos = files.read_json(merged_folder / "tokenizer_config.json").get("bos_token") or ""
     adds_bos = tokenizer.bos_id is not None and tokenizer.encode_text("a")[:1] == [tokenizer.bos_id]
     template = chat_template_export.go_template(tokenizer, bos if adds_bos else "", finished.converses())
-    saving.copy_licences(merged_folder, out)
+    model_card.copy_licences(merged_folder, out)
     files.write_atomic(out / "Modelfile", chat_template_export.modelfile(template, tokenizer.end_texts, recipe))
     turns = "" if finished.converses() else " (one prompt at a time: of a conversation, the last message)"
     text = GGUF.format(

@@ -17,7 +17,7 @@ from preferent.config import model_folder
 from preferent.config.model_shape import Shape
 from preferent.data.tokenizer import Tokenizer
 from preferent.errors import PlatformError, UsageError
-from preferent.models import model_card
+from preferent.runs import model_card
 
 ARCHITECTURES = {"LlamaForCausalLM": "llama", "MistralForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2"}
 """The names in GGUF of the shapes that are written; llama.cpp loads a Mistral as a Llama."""

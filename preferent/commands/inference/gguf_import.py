@@ -28,7 +28,8 @@ from preferent.config import model_folder
 from preferent.data.tokenizer import Tokenizer
 from preferent.data.types import Message, Prompt
 from preferent.errors import DataError, PlatformError, UsageError
-from preferent.models import model_card, pretrained
+from preferent.models import pretrained
+from preferent.runs import interruption, model_card
 
 INSIDE = "model.gguf"
 """The name that the file has for transformers: in a folder of its own, so that nothing else there is read."""
@@ -167,7 +168,7 @@ def _write_tokenizer(header: GgufHeader, source: Path, folder: Path) -> tuple[To
     files.write_json(folder / "generation_config.json", {"eos_token_id": ends})
     if template := header.text("tokenizer.chat_template"):
         files.write_atomic(folder / "chat_template.jinja", template)
-    with pretrained.limited(header.path), pretrained.opening(header.path, ADVICE):
+    with interruption.limited(header.path), pretrained.opening(header.path, ADVICE):
         tokenizer = Tokenizer.load(folder)
         pad, taken = tokenizer.named_pad(new_pad=False), {*tokenizer.end_ids, tokenizer.bos_id}
         if pad is None or pad in taken:
@@ -182,7 +183,7 @@ def _write_tokenizer(header: GgufHeader, source: Path, folder: Path) -> tuple[To
 
 
 def _by_transformers(header: GgufHeader, source: Path) -> dict[str, Any]:
-    with pretrained.limited(header.path), pretrained.opening(header.path, ADVICE):
+    with interruption.limited(header.path), pretrained.opening(header.path, ADVICE):
         read = AutoTokenizer.from_pretrained(source, gguf_file=INSIDE)
         read.backend_tokenizer.save(str(source / "tokenizer.json"))
     return model_folder.read_object(source / "tokenizer.json")
@@ -220,7 +221,7 @@ def _load(header: GgufHeader, source: Path) -> PreTrainedModel:
     """Return the model with its weights in bfloat16; refuse one that the file does not fill exactly."""
     tensors = [tensor for tensor in header.tensors if tensor.name != rotary_stretch.TENSOR]
     stored = sum(tensor.count for tensor in tensors)
-    with pretrained.limited(header.path), pretrained.opening(header.path, ADVICE):
+    with interruption.limited(header.path), pretrained.opening(header.path, ADVICE):
         config = AutoConfig.from_pretrained(source, gguf_file=INSIDE)
     pretrained.plan(AutoModelForCausalLM, header.path, config, False, stored)
     whole = getattr(transformers, "GgufConfig", None)  # transformers 5.20 and newer can keep blocks packed

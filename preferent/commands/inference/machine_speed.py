@@ -208,7 +208,7 @@ def _step(network: Policy | Scorer) -> Callable[[], object]:
 
 def _policy(shape: Shape, world: World, facts: ModelFacts) -> Policy:
     body = _body(AutoModelForCausalLM, shape, world)
-    peft = language_models.make_trainable(body, tuned_rank(facts), TaskType.CAUSAL_LM)
+    peft = adapters.make_trainable(body, tuned_rank(facts), TaskType.CAUSAL_LM)
     masked = torch.zeros(1, dtype=torch.long, device=world.device)
     adapter = language_models.REWARD if peft else None
     return Policy(Path("policy"), body, peft, adapter, _tokenizer(shape), world, masked_ids=masked)
@@ -218,7 +218,7 @@ def _scorer(shape: Shape, world: World, facts: ModelFacts) -> Scorer:
     body = _body(AutoModelForSequenceClassification, shape, world)
     body.get_submodule(adapters.HEAD).float()
     rank = decided(facts.recipe.reward.lora_dim)
-    peft = language_models.make_trainable(body, rank, TaskType.SEQ_CLS)
+    peft = adapters.make_trainable(body, rank, TaskType.SEQ_CLS)
     return Scorer(Path("reward"), body, peft, language_models.REWARD if peft else None, _tokenizer(shape), world)
 
 

@@ -18,11 +18,11 @@ import numpy as np
 from preferent import randomness
 from preferent.config import defaults, model_reference, stage_graph
 from preferent.config.algorithms import algorithm
-from preferent.config.recipe import Recipe, pick
+from preferent.config.recipe import Recipe
 from preferent.data import datasets
 from preferent.data.formats import row_sources
 from preferent.data.types import Rollout
-from preferent.models import language_models, saving
+from preferent.models import language_models
 from preferent.models.world import World
 from preferent.rewards import scoring
 from preferent.rewards.scoring import RolloutBatch
@@ -39,18 +39,15 @@ from preferent.training.ppo.update import PPOState, TrainingBatch, assemble, lea
 
 def main(recipe: Recipe, inputs: dict[str, Path], out: Path) -> None:
     """Run stage `ppo`: model=, reward= (or reward.sources of the recipe), train=, validation= -> out/model."""
-    world = World.of(recipe)
+    world = World.of(recipe, learns=True)
     source, inputs = model_reference.resolve(str(inputs["model"])), scoring.resolve_models(recipe, inputs)
     recipe, by_default = defaults.resolve(recipe, policy=model_reference.parameters(str(source)))
     language_models.check_length(source, recipe)
     with stages.locked(out):
         names = row_sources.local_files(stage_graph.pretraining(recipe))
-        files = {f"ptx {i}": Path(name) for i, name in enumerate(names)} | stage_graph.chat_template(recipe)
-        fields = pick(recipe, *stage_graph.FIELDS["ppo"])
+        files = {f"ptx {i}": Path(name) for i, name in enumerate(names)}
         inputs |= {"model": source}
-        stage = stages.open_stage(
-            "ppo", out, fields, inputs | files, stage_graph.EXTENDABLE["ppo"], by_default=by_default
-        )
+        stage = loop.opened("ppo", out, recipe, inputs | files, by_default)
         if stage.done:
             return
         recipe = world.settled(recipe, stage)
@@ -85,8 +82,7 @@ def train(recipe: Recipe, stage: stages.Stage, networks: PPONetworks, prompts: P
                 values = learn(recipe, state, batch, networks) | summary(batch, state)
                 networks.sampler.refresh(policy)
                 values |= scoring.metrics(rollouts, networks.reward.scale)
-            if recipe.ppo.kl_target is not None:
-                adapt(recipe, state, batch)
+            adapt(recipe, state, batch)
             state.step += 1
             if held_out.ids and loop.due(state, recipe.ppo.validation_every, total):
                 values |= validate(recipe, state, networks, held_out, store, out)
@@ -214,14 +210,10 @@ def speed(rollouts: Sequence[Rollout], seconds: float) -> dict[str, float]:
 
 def finish(stage: stages.Stage, state: PPOState, networks: PPONetworks, name: str) -> None:
     """Write the policy selected in training by algorithm `name` as the model, and mark the stage done."""
-    model = StageDirectory(stage.folder).model
     best_step = loop.restore_best(state, state.policy, stage.folder)
     if state.average is not None and "best_step" not in state.scalars:
         state.policy.put(state.average.weights)
     facts = {key: state.scalars.get(key) for key in ("best_step", "best_objective", "stopped")}
     stage.record(**facts, steps=state.step)
     origin = f"By {name} from `{networks.policy.source.name}`, the checkpoint of step {best_step}."
-    origin = loop.origin(origin, best_step, state.step, stage.folder)
-    card = f"# Policy tuned by preferent\n\n{origin}\n"
-    saving.save(networks.policy, model, state.policy.masters, card)
-    stage.finish([model.name, StageDirectory(stage.folder).metrics.name])
+    loop.finish(stage, networks.policy, state.policy, origin, best_step, state.step)

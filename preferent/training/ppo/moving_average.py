@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
+from preferent.models import sharding
 from preferent.training.optimizer import Optimizer
 
 
@@ -26,7 +27,7 @@ class MovingAverage:
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         for name, weight in self.weights.items():
-            weight.copy_(tensors[name])
+            weight.copy_(sharding.cut_as(tensors[name], weight))
 
     @contextlib.contextmanager
     def instead(self, optimizer: Optimizer) -> Iterator[None]:

@@ -19,7 +19,7 @@ from preferent.config.defaults import decided
 from preferent.config.recipe import Recipe
 from preferent.data.types import Rollout
 from preferent.errors import DivergedError
-from preferent.models import batching, collectives, vocabulary
+from preferent.models import batching, collectives, sharding, vocabulary
 from preferent.models.world import to_device
 from preferent.rewards import scoring
 from preferent.rewards.normalization import Normalizer
@@ -180,23 +180,32 @@ def update(
     """Accumulate the gradients of one minibatch, micro-batch by micro-batch; return its losses and diagnostics."""
     tokens = sum(len(micro.ids) for micro in micros)
     totals: dict[str, Tensor | float] = {}
-    for micro in collectives.share(micros):
-        sums = policy_gradients(recipe, batch, micro, networks, tokens)
+    for micro, weight in collectives.passes(micros):
+        sums = policy_gradients(recipe, batch, micro, networks, tokens, weight)
         if networks.critic is not None:
-            value_loss = critic_gradients(recipe, batch, micro, networks, tokens)
+            value_loss = critic_gradients(recipe, batch, micro, networks, tokens, weight)
             sums |= {"loss/value": value_loss, "rl_loss": sums["rl_loss"] + recipe.ppo.vf_coeff * value_loss}
-        totals = {key: totals.get(key, 0.0) + value for key, value in sums.items()}
+        totals = {key: totals.get(key, 0.0) + weight * value for key, value in sums.items()}
     summed = collectives.sums({key: float(value) for key, value in totals.items()})
     return {key: value / tokens for key, value in summed.items()}
 
 
 def policy_gradients(
-    recipe: Recipe, batch: TrainingBatch, micro: MicroBatch, networks: PPONetworks, tokens: int
+    recipe: Recipe, batch: TrainingBatch, micro: MicroBatch, networks: PPONetworks, tokens: int, weight: float = 1.0
 ) -> dict[str, Tensor]:
-    """Add a micro-batch's gradient of the policy's loss divided by its minibatch's `tokens`; return sums to log."""
+    """Add a micro-batch's gradient of the policy's loss times `weight` / `tokens`; return sums to log.
+
+    `tokens` are those of its minibatch.
+    """
     ppo, policy = recipe.ppo, networks.policy
-    head, states = policy.head(recipe.sampler.temperature), micro.states(policy)
-    log_probs = vocabulary.chunked_log_probs(states, micro.ids, head, policy.vocab_size)
+
+    def measured() -> tuple[Tensor, Tensor | None]:
+        head, states = policy.head(recipe.sampler.temperature), micro.states(policy)
+        log_probs = vocabulary.chunked_log_probs(states, micro.ids, head, policy.vocab_size)
+        with_entropy = ppo.entropy_coeff > 0
+        return log_probs, vocabulary.chunked_entropy(states, head, policy.vocab_size).sum() if with_entropy else None
+
+    log_probs, entropy = sharding.passed(policy.body, measured)
     old, weights = micro.take(batch.measured.log_probs), micro.take(batch.weights)
     clips = ppo.clip_range, ppo.clip_range_high, ppo.dual_clip
     loss, sums = losses.policy_loss(log_probs, old, weights * micro.take(batch.advantages), *clips)
@@ -206,22 +215,22 @@ def policy_gradients(
         kl = losses.kl_loss(log_probs, old - micro.take(batch.measured.k1), weights)
         logged["loss/kl"] = kl.detach()
         loss = loss + batch.kl_loss_coeff * kl
-    if ppo.entropy_coeff > 0:
-        loss = loss - ppo.entropy_coeff * vocabulary.chunked_entropy(states, head, policy.vocab_size).sum()
-    (loss / tokens).backward()
+    if entropy is not None:
+        loss = loss - ppo.entropy_coeff * entropy
+    (weight * loss / tokens).backward()
     return logged | {"rl_loss": loss.detach()}
 
 
 def critic_gradients(
-    recipe: Recipe, batch: TrainingBatch, micro: MicroBatch, networks: PPONetworks, tokens: int
+    recipe: Recipe, batch: TrainingBatch, micro: MicroBatch, networks: PPONetworks, tokens: int, weight: float = 1.0
 ) -> Tensor:
-    """Add a micro-batch's gradient of the critic's loss divided by its minibatch's `tokens`; return the summed loss."""
+    """Add the gradient of the critic's loss of a micro-batch, times `weight` / `tokens`; return the loss, summed."""
     critic = networks.critic
     assert critic is not None and batch.values is not None and batch.returns is not None
-    values = normalize_values(critic.scores(micro.states(critic)), networks.normalizer)
+    values = normalize_values(measurement.token_values(critic, micro), networks.normalizer)
     old_values, returns = micro.take(batch.values), micro.take(batch.returns)
     loss = losses.value_loss(values, old_values, returns, recipe.ppo.value_clip_range)
-    (recipe.ppo.vf_coeff * loss / tokens).backward()
+    (weight * recipe.ppo.vf_coeff * loss / tokens).backward()
     return loss.detach()
 
 
@@ -238,8 +247,8 @@ def pretraining_gradients(recipe: Recipe, networks: PPONetworks, number: int) ->
         chosen.part(rows) for rows in batching.plan([len(ids) for ids in chosen.ids], decided(ppo.micro_batch_tokens))
     ]
     tokens, total = sequences.target_count(policy, chosen), 0.0
-    for part in collectives.share(parts):
-        loss = sequences.loss_sum(policy, part) / tokens
+    for part, weight in collectives.passes(parts):
+        loss = weight * sequences.loss_sum(policy, part) / tokens
         (ppo.ptx_coeff * loss).backward()
         total += float(loss.detach())
     return collectives.sums({"ptx": total})["ptx"]

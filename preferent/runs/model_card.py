@@ -5,6 +5,7 @@ The lines work in a process that does not know preferent, from any working direc
 
 import contextlib
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import yaml
 
 from preferent.config import model_reference
+from preferent.config.model_reference import adapter_base
 
 FOLDER = "PATH/OF/THIS/FOLDER"
 """What stands in a card for the model's own folder."""
@@ -85,3 +87,14 @@ def loading(reward: bool, base: Base | None, inside: bool = False, rows: int | N
             lines.append("base.config.get_text_config().pad_token_id = tokenizer.pad_token_id")
         lines.append("model = PeftModel.from_pretrained(base, folder)")
     return "".join(f"{line}\n" for line in lines)
+
+
+def copy_licences(source: Path, folder: Path) -> list[str]:
+    """Copy the source's licence files into a model folder; return their names."""
+    base = adapter_base(source) if (source / "adapter_config.json").exists() else source
+    names = []
+    for path in sorted(base.iterdir()):
+        if path.is_file() and path.name.upper().startswith(("LICENSE", "LICENCE", "NOTICE", "USE_POLICY", "COPYING")):
+            shutil.copyfile(path, folder / path.name)
+            names.append(path.name)
+    return names
