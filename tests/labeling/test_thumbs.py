@@ -86,9 +86,11 @@ def test_answers_are_asked_about_with_the_thumb_that_they_had(tmp_path):
 def test_both_answers_of_a_pair_are_asked_about_and_its_choice_says_nothing_of_them(tmp_path):
     rows = [{"input_text": "p", "candidate_0": "one", "candidate_1": "two", "choice": 1, "model_0": "x"}]
     rows += [{"input_text": "p", "candidate_0": "two", "candidate_1": "three", "choice": 0}]
+    rows += [{"input_text": "q", "candidate_0": "three", "candidate_1": "", "choice": 0}]
     found = answer_sources.from_file(write(tmp_path / "pairs.jsonl", rows))
-    assert texts(found) == [("p", "one", None), ("p", "two", None), ("p", "three", None)]
-    assert [each.model_a for each in found.questions] == ["x", "candidate_1", "candidate_1"]
+    assert texts(found) == [("p", "one", None), ("p", "two", None), ("p", "three", None), ("q", "three", None)]
+    assert [each.model_a for each in found.questions] == ["x", "candidate_1", "candidate_1", "candidate_0"]
+    assert found.notes[1:] == ["1 empty answers are left out"]
 
 
 def test_exports_of_feedback_are_asked_about_again(tmp_path):

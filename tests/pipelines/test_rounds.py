@@ -117,7 +117,7 @@ def test_every_vote_teaches_the_next_round(work: Path) -> None:
 
 def test_every_thumb_teaches_the_next_round(work: Path) -> None:
     thumbs = int((work / "thumbs").read_text())
-    assert LABELLED < thumbs <= 2 * LABELLED
+    assert 0 < thumbs <= 2 * LABELLED
     counts = read_json(work / "two/data/counts.json")
     assert (counts["feedback"]["thumbs"], counts["feedback"]["dropped"]) == (thumbs, {})
     parts = [datasets.load_feedback(work / f"two/data/preference/{part}.jsonl") for part in ("train", "judge")]

@@ -91,14 +91,19 @@ def _question(thumb: Thumb, is_good: bool | None) -> Question:
 
 
 def _distinct(asked: Sequence[Question]) -> QuestionMaterial:
-    """Return the questions without repetitions. Two models that gave one answer are both named in its question."""
+    """Return the questions without repetitions. Two models that gave one answer are both named in its question.
+
+    Answers without a text are left out, because rows of feedback cannot hold them.
+    """
     unique: dict[str, Question] = {}
-    for question in asked:
+    texts = [question for question in asked if question.a.strip()]
+    for question in texts:
         earlier = unique.setdefault(question.pair_key, question)
         if question.model_a not in (earlier.model_a, "") and not earlier.model_b:
             unique[question.pair_key] = dataclasses.replace(earlier, model_b=question.model_a)
-    repeated = len(asked) - len(unique)
+    repeated, empty = len(texts) - len(unique), len(asked) - len(texts)
     notes = [f"{repeated} answers repeat an earlier one to the same prompt, which is asked once"] if repeated else []
+    notes += [f"{empty} empty answers are left out"] if empty else []
     return QuestionMaterial(list(unique.values()), notes=notes)
 
 
