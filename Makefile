@@ -10,7 +10,7 @@ RAY := .venv-ray/bin
 LLAMA := .venv-llama
 SMOLLM2 := bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 SIDE_BY_SIDE := -n 2 --dist loadscope --no-loadscope-reorder
-MEASURES := bench/help.py bench/optimum.py bench/algorithms.py bench/lesson.py bench/memory.py bench/reading.py bench/survival.py bench/mutants.py bench/coverage.py bench/headlines.py bench/label.py bench/sampling.py bench/assemble.py bench/ranks.py bench/ppo_against_trl.py bench/reward_against_trl.py
+MEASURES := bench/help.py bench/optimum.py bench/algorithms.py bench/lesson.py bench/feedback.py bench/memory.py bench/reading.py bench/survival.py bench/mutants.py bench/coverage.py bench/headlines.py bench/label.py bench/sampling.py bench/assemble.py bench/ranks.py bench/ppo_against_trl.py bench/reward_against_trl.py
 
 .PHONY: quickstart test exact distributed mutants golden fuzz kills wheel acceptance lessons lessons-ci kubeflow kubeflow-kill ray dockerfile measure docs clean smollm2 gguf-proof
 

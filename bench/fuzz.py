@@ -39,7 +39,7 @@ from preferent.commands.data_files import check, convert
 from preferent.config import model_folder
 from preferent.data import judgments, predictions
 from preferent.errors import PreferentError
-from preferent.labeling import question_sources
+from preferent.labeling.sources import question_sources
 
 SECONDS = 20
 Make = Callable[[random.Random], bytes]

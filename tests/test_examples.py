@@ -121,3 +121,14 @@ def test_feedback(place):
         done(place, PREFERENT[1], "run", f"examples/feedback/{name}.yaml", "--out", f"runs/{name}", *few)
         said = done(place, "examples/feedback/verdict.py", f"runs/{name}")
         assert "8 votes: tuned preferred " in said and "the truth, 8 prompts: tuned wins " in said
+
+
+@pytest.mark.slow
+def test_feedback_for_several_seeds(place):
+    few = settings("infer.max_prompts=8", "dpo.train_steps=2")
+    words = (ROOT / "bench/feedback.py", "--out", "seeds", "--seeds", 4, *few)
+    said = done(place, *words)
+    rows = [line.split(" | ") for line in said.splitlines()[2:]]
+    assert [row[:2] for row in rows] == [["| 4", "ppo"], ["| 4", "kto"]]
+    (place / "seeds/seed-4/runs").rename(place / "seeds/away")
+    assert done(place, *words) == said, "rows that are done are not made again"

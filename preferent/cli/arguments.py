@@ -365,7 +365,7 @@ VERBS: dict[str, tuple[Verb, str, Callable[[argparse.ArgumentParser], None]]] = 
     "compare": (actions.do_stage, STAGES["compare"], comparison_verbs.compare),
     "label": (
         comparison_verbs.do_label,
-        "ask people which of two answers is better: a page in the browser, alone or in a team",
+        "ask people which of two answers is better, or whether one is good: a page in the browser, alone or in a team",
         comparison_verbs.label,
     ),
     "agree": (

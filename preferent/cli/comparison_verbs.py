@@ -172,6 +172,12 @@ def label(verb: argparse.ArgumentParser) -> None:
         "--predictions", nargs=2, type=Path, metavar=("A", "B"), help="ask about the answers in two prediction files"
     )
     verb.add_argument(
+        "--thumbs",
+        action="store_true",
+        help="ask whether one answer is good, not which of two is better; a --file may hold answers, thumbs, pairs, or "
+        "an export of feedback; the votes go to thumbs.jsonl",
+    )
+    verb.add_argument(
         "--prompts",
         type=Path,
         metavar="FILE",
@@ -251,7 +257,7 @@ def _selecting(verb: argparse.ArgumentParser) -> None:
         help="ask until the interval of the win rate, which may be looked at after every vote, is as narrow as this",
     )
     verb.add_argument("--until-decided", action="store_true", help="ask until that interval leaves out one half")
-    verb.add_argument("--number", type=int, metavar="N", help="ask about this many of the pairs (default: all)")
+    verb.add_argument("--number", type=int, metavar="N", help="ask about this many of the questions (default: all)")
     verb.add_argument(
         "--judgments",
         type=Path,
@@ -299,6 +305,7 @@ ASKING = (
     "host",
     "port",
     "url",
+    "thumbs",
 )
 """The arguments that are passed to the server unchanged."""
 
@@ -308,7 +315,7 @@ def do_label(arguments: Arguments) -> None:
     place = _place(arguments)
     for wanted, write in ((arguments.export, serving.export), (arguments.recover, serving.recover)):
         if wanted:
-            print(write(place))
+            print(write(place, "thumbs" if arguments.thumbs else "pairs"))
             return
     options: dict[str, Any] = {name: getattr(arguments, name) for name in ASKING} | {"number": arguments.number}
     if arguments.model or arguments.on == "train":

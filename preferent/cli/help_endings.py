@@ -65,6 +65,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "label",
         "preferent label runs/my",
         "preferent label runs/my --on train --number 200",
+        "preferent label runs/my --on train --thumbs",
         "preferent label runs/my --host 192.168.1.5 --annotators ann,bob,cyd --overlap 2",
     ),
     "agree": (

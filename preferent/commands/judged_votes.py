@@ -129,7 +129,7 @@ def _pairs(voted: Sequence[RatedPair]) -> Pairs:
     """Return what people judged, each pair once; raise `DataError` for files without answers."""
     if names := next((pair for pair in voted if pair.question is None), None):
         raise DataError(
-            f"{names.place}: the row names models but holds no answers that a judge could read; judgments of "
+            f"{names.place}: the row holds no two answers that a judge could compare; judgments of "
             "`preferent label` or `compare`, preference rows and AlpacaEval's annotations hold them"
         )
     different = [pair for pair in voted if pair.side_a != pair.side_b]

@@ -111,17 +111,26 @@ class Run:
         )
 
     def label(
-        self, *, number: int | None = None, annotators: Sequence[str] = (), overlap: int = 1, port: int | None = None
+        self,
+        *,
+        number: int | None = None,
+        annotators: Sequence[str] = (),
+        overlap: int = 1,
+        port: int | None = None,
+        thumbs: bool = False,
     ) -> None:
         """Serve the page on which people choose the better of two answers, until the process is interrupted.
 
-        Votes are stored in `labels` in the run directory, as by `preferent label RUN`; `export_labels` exports them.
+        With `thumbs` they say of one answer at a time whether it is good. Votes are stored in `labels` in the run
+        directory, as by `preferent label RUN`; `export_labels` exports them.
         """
-        serving.serve(folder=self.folder, number=number, annotators=annotators, overlap=overlap, port=port)
+        serving.serve(
+            folder=self.folder, number=number, annotators=annotators, overlap=overlap, port=port, thumbs=thumbs
+        )
 
-    def export_labels(self) -> str:
-        """Write people's votes as judgments and preferences; return the counts in a sentence."""
-        return serving.export(self.folder)
+    def export_labels(self, thumbs: bool = False) -> str:
+        """Write people's votes as judgments and preferences, or their thumbs; return the counts in a sentence."""
+        return serving.export(self.folder, "thumbs" if thumbs else "pairs")
 
     def export(
         self,

@@ -1,7 +1,7 @@
 """Readers of judgments in any format: who chose what.
 
-Ours (AutoSxS columns), preference rows, AlpacaEval's annotations, Arena-Hard's judgments, MT-Bench's pairs, and rows or
-CSV whose columns are named.
+Ours (AutoSxS columns), preference rows, thumbs, AlpacaEval's annotations, Arena-Hard's judgments, MT-Bench's pairs, and
+rows or CSV whose columns are named.
 """
 
 import json
@@ -127,6 +127,17 @@ def _preference(row: Row, place: str, stem: str) -> list[RatedPair]:
     return [RatedPair(rater, unit, *sides, choice, prompt, place, models, turns)]
 
 
+def _thumb(row: Row, place: str, stem: str) -> list[RatedPair]:
+    """Read a thumb as `label` writes it: up is A, the answer, and down is B, which is no answer."""
+    question = row.get("messages") or row.get("input_text") or ""
+    prompt = question if isinstance(question, str) else json.dumps(question, ensure_ascii=False)
+    if not isinstance(row["label"], bool | None):
+        raise ValueError(f"label is {reprlib.repr(row['label'])}, not true or false")
+    choice = None if row["label"] is None else "A" if row["label"] else "B"
+    unit, rater = _name(row, "id") or prompt, _name(row, "annotator") or stem
+    return [RatedPair(rater, unit, _text(row, "output_text"), "", choice, prompt, place)]
+
+
 def _alpaca(row: Row, place: str, stem: str) -> list[RatedPair]:
     """Read an AlpacaEval row: a preference in [1, 2], below 1.5 for output_1; 0 is a tie in its older files."""
     value = row["preference"]
@@ -199,6 +210,7 @@ def choice_of(value: object) -> str | None:
 READERS: tuple[tuple[frozenset[str], Reader], ...] = (
     (frozenset(("id", "response_a", "response_b", "choice")), _ours),
     (frozenset(("candidate_0", "candidate_1", "choice")), _preference),
+    (frozenset(("output_text", "label")), _thumb),
     (frozenset(("output_1", "output_2", "preference")), _alpaca),
     (frozenset(("uid", "games", "baseline", "model")), _arena),
     (frozenset(("question_id", "model_1", "model_2", "g1_winner", "g2_winner")), _mt_bench),

@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from preferent.data.formats import row_writer
-from preferent.labeling import access, label_exports
+from preferent.labeling import access
 from preferent.labeling.service import LabelingService, Refused
 
 TYPES = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-8"}
@@ -66,12 +66,13 @@ class Site:
             raise HTTPException(403, "this page is for the owner; open the owner's link")
 
     def identity(self, name: str) -> dict[str, Any]:
-        """Return what a page may know: who uses it and the scale of strength. `folder` distinguishes these questions
-        from others that a browser has seen at this address."""
+        """Return what a page may know: who uses it, what it asks, and the scale of strength. `folder` distinguishes
+        these questions from others that a browser has seen at this address."""
         strengths = list(range(1, self.service.settings["strengths"] + 1)) or None
         return {
             "annotator": name or None,
             "owner": self.alone or not name,
+            "asks": self.service.asks,
             "strengths": strengths,
             "folder": self.cookie,
         }
@@ -110,9 +111,9 @@ class Site:
     async def download(self, request: Request) -> Response:
         self.require_owner(request)
         name = request.path_params["name"]
-        if name not in label_exports.NAMES:
+        rows = dict((await run_in_threadpool(self.service.exports)).rows).get(name)
+        if rows is None:
             raise HTTPException(404)
-        rows = (await run_in_threadpool(self.service.exports)).rows[name]
         headers = {"content-disposition": f'attachment; filename="{name}.jsonl"'}
         return Response(row_writer.lines(rows), headers=headers, media_type="application/jsonl")
 

@@ -21,10 +21,14 @@ from preferent import files
 from preferent.errors import DataError, PlatformError
 from preferent.labeling import questions
 from preferent.labeling.events import Event
-from preferent.labeling.questions import Question, row
+from preferent.labeling.questions import Asks, Question, row
 from preferent.runs.directory import LabelDirectory
 
-NAME = LabelDirectory(Path()).database.name
+NAMES: Mapping[Asks, str] = {
+    "pairs": LabelDirectory(Path()).database.name,
+    "thumbs": LabelDirectory(Path()).thumbs_database.name,
+}
+"""The name of the database in a label folder, by what is asked."""
 SCHEMA = 2
 NETWORK = ("nfs", "cifs", "smb", "afs", "ceph", "gluster", "lustre", "beegfs", "gpfs", "ncpfs", "9p", "virtiofs")
 REMOTE = ("fuse.sshfs", "fuse.rclone", "fuse.gcsfuse", "fuse.s3fs", "fuse.ceph", "fuse.gluster", "fuse.juicefs")
@@ -82,8 +86,9 @@ class Store:
     Opening checks every row: a damaged database raises `DataError` with the place, unless `check` is off.
     """
 
-    def __init__(self, folder: Path, check: bool = True) -> None:
-        self._path = folder / NAME
+    def __init__(self, folder: Path, check: bool = True, asks: Asks = "pairs") -> None:
+        self._path = folder / NAMES[asks]
+        self._verb = f"preferent label {folder}{' --thumbs' if asks == 'thumbs' else ''}"
         self._lock = threading.Lock()
         _require_local(folder)
         self._make_private()
@@ -114,7 +119,7 @@ class Store:
         """Create the file, or take it away from others; what SQLite writes beside it gets the same permissions."""
         with files.writing(self._path):
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
-            for path in (self._path, *(self._path.with_name(f"{NAME}-{end}") for end in ("wal", "shm"))):
+            for path in (self._path, *(self._path.with_name(f"{self._path.name}-{end}") for end in ("wal", "shm"))):
                 with contextlib.suppress(FileNotFoundError, PermissionError):
                     if path.stat().st_mode & 0o077:
                         path.chmod(0o600)
@@ -127,7 +132,7 @@ class Store:
     def _damage(self, what: str) -> DataError:
         return DataError(
             f"{self._path}: damaged: {what}. Restore the file from a copy; or write the votes before the damage to "
-            f"files: preferent label {self._path.parent} --recover"
+            f"files: {self._verb} --recover"
         )
 
     def _verify(self) -> None:

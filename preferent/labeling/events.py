@@ -4,11 +4,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from preferent.labeling.questions import Question, Side, Verdict, other
+from preferent.labeling.questions import Asks, Question, Side, Verdict, other
 
 Kind = Literal["vote", "undo", "flag"]
-Choice = Literal["left", "right", "tie", "both_bad", "skip"]
-CHOICES: tuple[Choice, ...] = ("left", "right", "tie", "both_bad", "skip")
+Choice = Literal["left", "right", "tie", "both_bad", "up", "down", "skip"]
+CHOICES: Mapping[Asks, tuple[Choice, ...]] = {
+    "pairs": ("left", "right", "tie", "both_bad", "skip"),
+    "thumbs": ("up", "down", "skip"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,8 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class HumanVote:
-    """An annotator's answer to a question. `first` is the side that was shown left; `at` is in seconds since 1970."""
+    """An annotator's answer to a question. `first` is the side that was shown left, of a pair; `at` is in seconds since
+    1970."""
 
     item: str
     choice: Choice
@@ -43,9 +47,11 @@ class HumanVote:
 
     @property
     def verdict(self) -> Verdict | None:
-        """A, B or tie; None for a skip. "Both bad" is a tie."""
+        """A, B or tie of a pair, up or down of one answer; None for a skip. "Both bad" is a tie."""
         if self.choice == "skip":
             return None
+        if self.choice == "up" or self.choice == "down":
+            return self.choice
         return "tie" if self.side is None else "A" if self.side == "a" else "B"
 
     def right(self, question: Question) -> bool | None:

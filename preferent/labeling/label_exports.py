@@ -9,10 +9,11 @@ from preferent import files
 from preferent.data import judgments
 from preferent.data.formats import row_writer
 from preferent.data.types import Choice, Judgment, Preference
-from preferent.labeling import assignment, events, selection
+from preferent.labeling import assignment, events, selection, thumb_exports
 from preferent.labeling.database import Store
 from preferent.labeling.events import AnnotatorHistory, HumanVote
 from preferent.labeling.questions import Question, other
+from preferent.labeling.thumb_exports import ThumbExports
 
 Row = dict[str, Any]
 JUDGE = "people"
@@ -108,7 +109,7 @@ def _provenance(question: Question, vote: HumanVote | None) -> Row:
 def _judgment(question: Question, annotator: str, vote: HumanVote | None) -> Row:
     """Return a judgment as a row; without a vote, the tie of two identical answers."""
     verdict = vote.verdict if vote else "tie"
-    assert verdict is not None, "a skip is not a judgment"
+    assert verdict is not None and verdict != "up" and verdict != "down", "a skip and a thumb are not judgments"
     details: Row = {
         "model_a": question.model_a,
         "model_b": question.model_b,
@@ -127,8 +128,8 @@ def _judgment(question: Question, annotator: str, vote: HumanVote | None) -> Row
         id=question.id,
         inference_instruction=question.instruction,
         inference_context=question.context,
-        response_a=question.a,
-        response_b=question.b,
+        response_a=question.answer("a"),
+        response_b=question.answer("b"),
         choice=verdict,
         confidence=0.5 if verdict == "tie" else 1.0,
         judge=JUDGE,
@@ -138,7 +139,8 @@ def _judgment(question: Question, annotator: str, vote: HumanVote | None) -> Row
 
 
 def _flag(question: Question, annotator: str, note: str) -> Row:
-    pair = Preference(question.prompt, question.a, question.b, "tie", question.id, annotator=annotator)
+    answers = question.answer("a"), question.answer("b")
+    pair = Preference(question.prompt, *answers, "tie", question.id, annotator=annotator)
     row = row_writer.row(pair, "gcpc") or {}
     return {name: value for name, value in row.items() if name != "choice"} | {"note": note}
 
@@ -161,12 +163,24 @@ def passed_identical_pairs(
     return passed
 
 
-def collect(store: Store) -> LabelExports:
+Exports = LabelExports | ThumbExports
+
+
+def collect(store: Store) -> Exports:
     """Return the rows of all files for the current state of a store."""
-    return export(store.settings(), store.questions(), events.histories(store.events()))
+    return of(store.settings(), store.questions(), events.histories(store.events()))
 
 
-def write(exports: LabelExports, folder: Path) -> None:
+def of(
+    settings: Mapping[str, Any], questions: Sequence[Question], histories: Mapping[str, AnnotatorHistory]
+) -> Exports:
+    """Return the rows of all files, of votes on pairs or of thumbs, as the settings say."""
+    if settings.get("asks") == "thumbs":
+        return thumb_exports.export(questions, histories)
+    return export(settings, questions, histories)
+
+
+def write(exports: Exports, folder: Path) -> None:
     """Write all files, each whole or not at all; they hold sides, so only their owner may read them."""
     for name, rows in exports.rows.items():
         files.write_jsonl(folder / f"{name}.jsonl", rows, private=True)

@@ -12,11 +12,17 @@ from preferent.evaluation import statistics
 from preferent.evaluation.statistics import agreement
 from preferent.evaluation.statistics.agreement import percent
 from preferent.labeling.events import CHOICES, AnnotatorHistory, HumanVote
-from preferent.labeling.questions import Question, Verdict
+from preferent.labeling.questions import Asks, Question, Verdict
+
+RATINGS = {**OUTCOMES, "up": 1.0, "down": 0.0}
+"""Verdicts as numbers."""
 
 
 def figures(
-    questions: Mapping[str, Question], queues: Mapping[str, Sequence[str]], histories: Mapping[str, AnnotatorHistory]
+    questions: Mapping[str, Question],
+    queues: Mapping[str, Sequence[str]],
+    histories: Mapping[str, AnnotatorHistory],
+    asks: Asks = "pairs",
 ) -> dict[str, Any]:
     """Return progress, votes by choice, a row per annotator, and agreement; nothing reveals which model is ahead."""
     votes = {name: history.votes for name, history in histories.items()}
@@ -25,7 +31,7 @@ def figures(
         "items": sum(not question.identical and question.gold is None for question in questions.values()),
         "identical": sum(question.identical for question in questions.values()),
         "votes": count.total(),
-        "choices": {choice: count[choice] for choice in CHOICES},
+        "choices": {choice: count[choice] for choice in CHOICES[asks]},
         "flags": sum(len(history.flags) for history in histories.values()),
         "annotators": [_annotator(name, questions, queues.get(name, ()), votes[name]) for name in sorted(votes)],
         "agreement": agreement_of_people(questions, histories),
@@ -35,7 +41,7 @@ def figures(
 def _annotator(
     name: str, questions: Mapping[str, Question], queue: Sequence[str], votes: Mapping[str, HumanVote]
 ) -> dict[str, Any]:
-    """Return how an annotator votes. It shows habits: always left, always a tie, too fast."""
+    """Return how an annotator votes. It shows habits: always left, always up, always a tie, too fast."""
     count = Counter(vote.choice for vote in votes.values())
     sided, judged = count["left"] + count["right"], len(votes) - count["skip"]
     seconds = [vote.seconds for vote in votes.values() if vote.seconds is not None]
@@ -46,6 +52,7 @@ def _annotator(
         "total": len({*queue, *votes}),
         "left_share": count["left"] / sided if sided else None,
         "tie_share": (count["tie"] + count["both_bad"]) / judged if judged else None,
+        "up_share": count["up"] / judged if judged else None,
         "skips": count["skip"],
         "median_seconds": median(seconds) if seconds else None,
         "gold_right": right.count(True),
@@ -77,7 +84,7 @@ def agreement_of_people(
     if not pairs:
         return None
     keys = list(dict.fromkeys(key for verdict in verdicts.values() for key in verdict))
-    ratings = [[OUTCOMES[verdict[key]] if key in verdict else None for key in keys] for verdict in verdicts.values()]
+    ratings = [[RATINGS[verdict[key]] if key in verdict else None for key in keys] for verdict in verdicts.values()]
     alpha = agreement.alpha(ratings, [questions[key].prompt.key for key in keys])
     return {
         "percent": percent([a for a, _ in pairs], [b for _, b in pairs]),
@@ -104,6 +111,35 @@ def rates(
                 row = OUTCOMES[verdict], question.prompt.key, 1 / question.probability
                 rows.setdefault((question.model_a, question.model_b), []).append(row)
     return [_rate(models, rows[models]) for models in sorted(rows)]
+
+
+def thumb_rates(questions: Mapping[str, Question], histories: Mapping[str, AnnotatorHistory]) -> list[dict[str, Any]]:
+    """Return the share of thumbs up of each model, which the owner sees only on request, with its interval.
+
+    An answer that two models gave counts for both.
+    """
+    rows: dict[str, list[tuple[float, str, float]]] = {}
+    for history in histories.values():
+        for key, vote in history.votes.items():
+            question, verdict = questions[key], vote.verdict
+            if question.gold is None and verdict is not None:
+                row = RATINGS[verdict], question.prompt.key, 1 / question.probability
+                for model in dict.fromkeys((question.model_a, question.model_b or question.model_a)):
+                    rows.setdefault(model, []).append(row)
+    return [_thumb_rate(model, rows[model]) for model in sorted(rows)]
+
+
+def _thumb_rate(model: str, rows: Sequence[tuple[float, str, float]]) -> dict[str, Any]:
+    thumbs, prompts, weights = zip(*rows, strict=True)
+    share = statistics.win_rate(thumbs, prompts, weights=weights)
+    up = sum(thumb == 1 for thumb in thumbs)
+    return {
+        "model": model,
+        "up_share": share.win_rate,
+        "interval": share.interval,
+        "up": up,
+        "down": len(thumbs) - up,
+    }
 
 
 def _rate(models: tuple[str, str], rows: Sequence[tuple[float, str, float]]) -> dict[str, Any]:

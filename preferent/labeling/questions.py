@@ -1,4 +1,4 @@
-"""Questions: two answers to one prompt, of which a person chooses the better."""
+"""Questions: two answers to one prompt, of which a person chooses the better, or one answer that is good or not."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,10 +8,13 @@ from typing import Any, Literal
 from preferent.data.types import Choice, Message, Preference, Prompt, digest
 
 Side = Literal["a", "b"]
-Verdict = Literal["A", "B", "tie"]
+Asks = Literal["pairs", "thumbs"]
+"""What the questions of a database are about: two answers, or one."""
+Verdict = Literal["A", "B", "tie", "up", "down"]
 VOTED = (
     "model_0",
     "model_1",
+    "models",
     "first",
     "both_bad",
     "note",
@@ -29,7 +32,9 @@ VERDICTS: Mapping[Choice, Verdict] = {0: "A", 1: "B", "tie": "tie"}
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Two answers to one prompt; `id` is the pair's name in the data.
+    """Two answers to one prompt, or one if `b` is None; `id` is the name of the pair, or of the answer, in the data.
+
+    `model_b` of a question about one answer is another model that gave the same answer, or empty.
 
     `instruction` is the text that preceded the prompt when the models read it, and `context` is the rest of what they
     read. `gold` is the known verdict of a control question. `imported` is a verdict that the data already had; it is
@@ -39,7 +44,7 @@ class Question:
     id: str
     prompt: Prompt
     a: str
-    b: str
+    b: str | None
     model_a: str = "a"
     model_b: str = "b"
     instruction: str = ""
@@ -52,21 +57,27 @@ class Question:
     @property
     def key(self) -> str:
         """A digest of the question, which is the key of its random numbers."""
-        return digest("gold" if self.gold else "question", self.id, self.prompt.key, self.a, self.b)
+        return digest("gold" if self.gold else "question", self.id, self.prompt.key, *self.answers)
 
     @property
     def pair_key(self) -> str:
         """A digest of prompt and answers that does not tell a from b, nor a control question from others: the key of
         selection, assignment and order."""
-        return digest(self.prompt.key, *sorted((self.a, self.b)))
+        return digest(self.prompt.key, *sorted(self.answers))
 
     @property
     def identical(self) -> bool:
         """Whether both answers are equal. Such a pair is a tie and is not asked."""
         return self.a == self.b
 
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """Return the answers that are asked about, one or two."""
+        return (self.a,) if self.b is None else (self.a, self.b)
+
     def answer(self, side: Side) -> str:
-        return self.a if side == "a" else self.b
+        """Return the answer of a side of a pair."""
+        return self.answers[side == "b"]
 
     def model(self, side: Side) -> str:
         return self.model_a if side == "a" else self.model_b

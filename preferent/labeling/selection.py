@@ -101,7 +101,7 @@ def _informativeness(questions: Sequence[Question], judgments: Sequence[Judgment
         probabilities.setdefault((id, a, b), []).append(p)
         if a != b:
             probabilities.setdefault((id, b, a), []).append(1 - p)
-    pairs = [(question.id, question.a, question.b) for question in questions]
+    pairs = [(question.id, question.answer("a"), question.answer("b")) for question in questions]
     missing = [pair[0] for pair in pairs if pair not in probabilities]
     if missing:
         raise DataError(
@@ -164,8 +164,9 @@ def expected(questions: Sequence[Question], judgments: Sequence[Judgment]) -> di
             seen.setdefault(pair, []).append(probability_a(judgment))
     by_key = {}
     for question in questions:
-        straight = seen.get((question.id, question.a, question.b), [])
-        turned = [1 - share for share in seen.get((question.id, question.b, question.a), [])]
+        a, b = question.answer("a"), question.answer("b")
+        straight = seen.get((question.id, a, b), [])
+        turned = [1 - share for share in seen.get((question.id, b, a), [])]
         if straight or turned:
             by_key[question.key] = float(np.mean(straight + turned))
     return by_key

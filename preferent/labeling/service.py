@@ -14,8 +14,8 @@ from typing import Any
 from preferent.labeling import assignment, events, label_exports, overview, questions, selection
 from preferent.labeling.database import Store
 from preferent.labeling.events import AnnotatorHistory, Choice, Event, HumanVote, Kind, histories
-from preferent.labeling.label_exports import LabelExports
-from preferent.labeling.questions import Question
+from preferent.labeling.label_exports import Exports
+from preferent.labeling.questions import Asks, Question
 
 LONGEST_KEY = 100
 LONGEST_NOTE = 4000
@@ -41,6 +41,7 @@ class LabelingService:
         self._saving = threading.Lock()
         self._store = store
         self.settings = store.settings()
+        self.asks: Asks = self.settings.get("asks", "pairs")
         self.questions: dict[str, Question] = {question.key: question for question in store.questions()}
         past = store.events()
         self.histories = histories(past)
@@ -105,19 +106,21 @@ class LabelingService:
         with self._lock:
             histories = {name: history.copy() for name, history in self.histories.items()}
             until = self.until_enough()
-        figures = overview.figures(self.questions, self._queues, histories)  # slow, so outside the lock
+        figures = overview.figures(self.questions, self._queues, histories, self.asks)  # slow, so outside the lock
         figures["left"] = None if until is None else until.left
         if not reveal:
             return figures
+        if self.asks == "thumbs":
+            return figures | {"thumb_rates": overview.thumb_rates(self.questions, histories)}
         passed = label_exports.passed_identical_pairs(self.settings, list(self.questions.values()), histories)
         told = {"until": None if until is None else str(until)}
         return figures | told | {"win_rate": overview.rates(self.questions, histories, passed)}
 
-    def exports(self) -> LabelExports:
+    def exports(self) -> Exports:
         """Return the rows of the owner's files for the current votes."""
         return label_exports.collect(self._store)
 
-    def save(self, folder: Path) -> LabelExports:
+    def save(self, folder: Path) -> Exports:
         """Write the owner's files, one writer at a time."""
         with self._saving:
             exports = self.exports()
@@ -127,13 +130,16 @@ class LabelingService:
     def _item(self, annotator: str, key: str, number: int) -> dict[str, Any]:
         """Return a question as the page shows it to an annotator."""
         question = self.questions[key]
-        first = assignment.first(self.settings["secret"], key, annotator)
+        if question.b is None:
+            shown = {"answer": question.a}
+        else:
+            first = assignment.first(self.settings["secret"], key, annotator)
+            shown = {"left": question.answer(first), "right": question.answer(questions.other(first))}
         return {
             "item": assignment.opaque(self.settings["secret"], key),
             "number": number,
             "prompt": questions.shown(question),
-            "left": question.answer(first),
-            "right": question.answer(questions.other(first)),
+            **shown,
             "flagged": key in self.histories[annotator].flags,
         }
 
@@ -147,8 +153,8 @@ class LabelingService:
         """Apply a vote, once, and return the queue after it."""
         key, item = _text(sent, "key", LONGEST_KEY), self._key(annotator, sent)
         choice = sent.get("choice")
-        if choice not in events.CHOICES:
-            raise Refused(400, f"choice must be one of {', '.join(events.CHOICES)}")
+        if choice not in events.CHOICES[self.asks]:
+            raise Refused(400, f"choice must be one of {', '.join(events.CHOICES[self.asks])}")
         body = {
             "choice": choice,
             "first": assignment.first(self.settings["secret"], item, annotator),

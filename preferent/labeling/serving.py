@@ -1,6 +1,7 @@
 """Collect preferences from people: check the options, fill the database, serve the page, and export the votes."""
 
 import secrets
+import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +11,13 @@ from typing import Any
 from preferent.data.judgments import read
 from preferent.data.types import Judgment
 from preferent.errors import DataError, PlatformError, UsageError
-from preferent.labeling import database, label_exports, question_sources, selection
+from preferent.labeling import database, label_exports, selection
 from preferent.labeling.database import Store
 from preferent.labeling.events import histories
-from preferent.labeling.question_sources import QuestionMaterial
+from preferent.labeling.questions import Asks
 from preferent.labeling.selection import Method
+from preferent.labeling.sources import answer_sources, question_sources
+from preferent.labeling.sources.question_sources import QuestionMaterial
 from preferent.runs import interruption, stages
 from preferent.runs.directory import RunDirectory
 
@@ -31,6 +34,7 @@ class LabelingPlan:
     gold_share: float
     seed: int | None
     until: dict[str, Any] | None = None
+    asks: Asks = "pairs"
 
     def __post_init__(self) -> None:
         if self.select not in selection.METHODS:
@@ -48,10 +52,11 @@ class LabelingPlan:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings to store. A seed is included only if one was given."""
+        """The settings to store. A seed is included only if one was given, what is asked only if it is not pairs."""
         seed = {} if self.seed is None else {"seed": self.seed}
         until = {} if self.until is None else {"until": self.until}
-        return {"select": self.select, "number": self.number, "gold_share": self.gold_share} | seed | until
+        asks = {"asks": self.asks} if self.asks != "pairs" else {}
+        return {"select": self.select, "number": self.number, "gold_share": self.gold_share} | seed | until | asks
 
 
 def serve(
@@ -77,42 +82,81 @@ def serve(
     port: int | None = None,
     url: str | None = None,
     browser: bool = False,
+    thumbs: bool = False,
 ) -> None:
     """Serve a page that asks people until a signal says to stop, and then export their votes.
 
-    The questions come from a run (`folder`), from the pairs in a `file`, from two files of `predictions`, or from a
-    label folder (`folder`) that was made before. The same arguments continue where people stopped, with the same
-    links. A label folder that was made from other questions is refused. With `browser` the first link is opened.
+    It asks which of two answers is better or, with `thumbs`, whether one answer is good. The questions come from a run
+    (`folder`), from a `file`, from two files of `predictions`, or from a label folder (`folder`) that was made before.
+    The same arguments continue where people stopped, with the same links. A label folder that was made from other
+    questions is refused. With `browser` the first link is opened.
     """
-    place = _label_folder(folder, out)
-    material = _material(folder, file, predictions, prompts, models, columns)
-    controls = question_sources.from_rows(gold, gold=True) if gold else QuestionMaterial([])
+    asks: Asks = "thumbs" if thumbs else "pairs"
+    place = _label_folder(folder, out, asks)
     until = selection.rule(until_width, until_decided)
+    if thumbs:
+        _check_thumbs(select, judgments, until, strengths, columns)
+    material = _material(folder, file, predictions, prompts, models, columns, asks)
+    controls = _controls(gold, asks)
     _check_sampling(select, judgments, until, bool(annotators) or overlap != 1)
     if port is not None and not 0 <= port < 2**16:
         raise UsageError(f"--port {port}: must be a number from 0 to 65535; 0 chooses a free port")
     said = _judged(folder, judgments) if until is not None or select == "informative" else []
-    plan = LabelingPlan(select, number, said, gold_share, seed, until)
+    plan = LabelingPlan(select, number, said, gold_share, seed, until, asks)
     team = _team(annotators, overlap, strengths, host)
     try:
         from preferent.labeling import server
     except ModuleNotFoundError:
         raise PlatformError("label: needs packages that are not installed; pip install starlette uvicorn") from None
-    from preferent.labeling.service import LabelingService
-
     server.origins(host, 0, url)  # wrong addresses are refused before any file is made
     with stages.locked(place, "labels"):
-        store = Store(place)
+        store = Store(place, asks=asks)
         _fill(store, place, material, controls, plan)
         listener = server.listen(host, port, store.settings().get("port"))
-        addresses = server.origins(host, listener.getsockname()[1], url)
         store.set(team | {"port": listener.getsockname()[1]})
-        service = LabelingService(store)
-        print(f"{place}: {service.plan()}", flush=True)
-        server.serve(service, place, listener, [*team["annotators"], *([""] if annotators else [])], addresses, browser)
-        interruption.stop().obey()
-        print(f"{place}: {service.save(place)}; the same command goes on from here{service.until_now()}", flush=True)
+        names = [*team["annotators"], *([""] if annotators else [])]
+        _answered(store, place, listener, names, server.origins(host, listener.getsockname()[1], url), browser)
         store.close()
+
+
+def _answered(
+    store: Store, place: Path, listener: socket.socket, names: Sequence[str], addresses: Sequence[str], browser: bool
+) -> None:
+    """Serve the page of a store until a signal says to stop; export the votes and print what they are."""
+    from preferent.labeling import server
+    from preferent.labeling.service import LabelingService
+
+    service = LabelingService(store)
+    print(f"{place}: {service.plan()}", flush=True)
+    server.serve(service, place, listener, names, addresses, browser)
+    interruption.stop().obey()
+    print(f"{place}: {service.save(place)}; the same command goes on from here{service.until_now()}", flush=True)
+
+
+def _check_thumbs(
+    select: Method,
+    judgments: Path | None,
+    until: dict[str, Any] | None,
+    strengths: int,
+    columns: tuple[str, str, str] | None,
+) -> None:
+    """Refuse arguments that say something about two answers."""
+    flags = {
+        "--select informative": select == "informative",
+        "--judgments": judgments is not None,
+        "--until-width and --until-decided": until is not None,
+        "--strengths": strengths != 0,
+        "--columns": columns is not None,
+    }
+    for flag in (flag for flag, is_set in flags.items() if is_set):
+        raise UsageError(f"{flag}: is about two answers, and --thumbs asks about one; leave one of them out")
+
+
+def _controls(gold: Path | None, asks: Asks) -> QuestionMaterial:
+    """Load the control questions, if there are any."""
+    if gold is None:
+        return QuestionMaterial([])
+    return (answer_sources.from_file if asks == "thumbs" else question_sources.from_rows)(gold, gold=True)
 
 
 def _judged(folder: Path | None, judgments: Path | None) -> list[Judgment]:
@@ -132,46 +176,51 @@ def _check_sampling(select: Method, judgments: Path | None, until: dict[str, Any
         raise UsageError("--until-width and --until-decided: are for one person; leave out --annotators and --overlap")
 
 
-def export(folder: Path) -> str:
+def export(folder: Path, asks: Asks = "pairs") -> str:
     """Write the files of a label folder, or of a run's label folder, and return a summary of them.
 
     A server may be running on the folder.
     """
-    place = _label_folder(folder, None)
-    if not (place / database.NAME).exists():
-        raise UsageError(f"{place}: is not a label folder: it has no {database.NAME}; run `preferent label` first")
-    store = Store(place)
+    place = _existing(folder, asks)
+    store = Store(place, asks=asks)
     if store.is_new:
-        raise DataError(f"{place / database.NAME}: is empty; restore it from a copy, or remove it to ask anew")
+        raise DataError(f"{place / database.NAMES[asks]}: is empty; restore it from a copy, or remove it to ask anew")
     exports = label_exports.collect(store)
     store.close()
     label_exports.write(exports, place)
     return f"{place}: {exports}"
 
 
-def recover(folder: Path) -> str:
+def recover(folder: Path, asks: Asks = "pairs") -> str:
     """Write the votes of a damaged label folder, up to the damage, to files in `recovered`; return a summary."""
-    place = _label_folder(folder, None)
-    if not (place / database.NAME).exists():
-        raise UsageError(f"{place}: is not a label folder: it has no {database.NAME}")
-    store = Store(place, check=False)
+    place = _existing(folder, asks)
+    store = Store(place, check=False, asks=asks)
     settings, questions, past = store.recovered()
     store.close()
     votes = histories(past)
     known = {"seed": 0, "annotators": sorted(votes), "overlap": 1, "gold_share": 0.0} | settings
-    exports = label_exports.export(known, questions, votes)
+    exports = label_exports.of(known | {"asks": asks}, questions, votes)
     target = place / "recovered"
     label_exports.write(exports, target)
     return f"{target}: up to the first damage, {len(questions)} questions and {len(past)} events; {exports}"
 
 
-def _label_folder(folder: Path | None, out: Path | None) -> Path:
+def _existing(folder: Path, asks: Asks) -> Path:
+    """Return the folder of the votes that were given before."""
+    place, name = _label_folder(folder, None, asks), database.NAMES[asks]
+    if (place / name).exists():
+        return place
+    hint = ", or add --thumbs" if any((path / database.NAMES["thumbs"]).exists() for path in (folder, place)) else ""
+    raise UsageError(f"{place}: is not a label folder: it has no {name}; run `preferent label` first{hint}")
+
+
+def _label_folder(folder: Path | None, out: Path | None, asks: Asks) -> Path:
     """Return the folder of the votes: `out`, or a label folder that was made before, or that of a run."""
     if out is not None:
         return out
     if folder is None:
         raise UsageError("label: no folder for the votes; add --out DIR")
-    return folder if (folder / database.NAME).exists() else RunDirectory(folder).labels
+    return folder if (folder / database.NAMES[asks]).exists() else RunDirectory(folder).labels
 
 
 def _material(
@@ -181,21 +230,30 @@ def _material(
     prompts: Path | None,
     models: tuple[str, str],
     columns: tuple[str, str, str] | None,
+    asks: Asks,
 ) -> QuestionMaterial | None:
     """Load the questions; return None if the folder has them already."""
     if sum(source is not None for source in (folder, file, predictions)) != 1:
         raise UsageError("label: needs exactly one source of questions: a run, --file FILE or --predictions A B")
     if file is not None:
-        return question_sources.from_file(file, columns)
+        return answer_sources.from_file(file) if asks == "thumbs" else question_sources.from_file(file, columns)
+    if predictions is None and folder is not None and (folder / database.NAMES[asks]).exists():
+        return None
+    pairs = _pairs(folder, predictions, prompts, models)
+    return answer_sources.of_pairs(pairs) if asks == "thumbs" else pairs
+
+
+def _pairs(
+    folder: Path | None, predictions: tuple[Path, Path] | None, prompts: Path | None, models: tuple[str, str]
+) -> QuestionMaterial:
+    """Load the pairs of answers of a run, or of two files of predictions."""
     if predictions is not None:
         return question_sources.from_predictions(*predictions, prompts, models)
     assert folder is not None
-    if (folder / database.NAME).exists():
-        return None
     if not RunDirectory(folder).is_run():
         raise UsageError(
             f"{folder}: is neither a run directory nor a label folder; give the folder of `preferent run --out` or of "
-            "`preferent label --out`"
+            "`preferent label --out`, with --thumbs if it was made with it"
         )
     return question_sources.from_run(folder)
 

@@ -10,7 +10,7 @@ from preferent.pipelines import finished_run
 from preferent.runs.directory import RunDirectory
 
 FOLDER = RunDirectory(Path()).training_labels
-LABELS, TIES = FOLDER / "preferences.jsonl", FOLDER / "ties.jsonl"
+LABELS, TIES, THUMBS = (FOLDER / f"{name}.jsonl" for name in ("preferences", "ties", "thumbs"))
 
 
 def with_labels(recipe: Recipe, earlier: Path) -> Recipe:
@@ -20,12 +20,13 @@ def with_labels(recipe: Recipe, earlier: Path) -> Recipe:
     compared with all of them. Raises `PlatformError` if `earlier` has no policy or no labels.
     """
     chain = [*finished_run.of(earlier).recipe.continues, str(earlier)]
-    label_files = [Path(folder) / name for folder in chain for name in (LABELS, TIES)]
+    label_files = [Path(folder) / name for folder in chain for name in (LABELS, TIES, THUMBS)]
     labels = [str(path) for path in label_files if path.exists() and path.stat().st_size]
-    if str(earlier / LABELS) not in labels:
+    if not {str(earlier / LABELS), str(earlier / THUMBS)} & {*labels}:
         raise PlatformError(
-            f"{earlier / LABELS}: no preferences to learn from; collect them with `preferent label {earlier} --on "
-            f"train` and export them with `preferent label {earlier / LABELS.parent} --export`. Labels on test prompts "
+            f"{earlier / LABELS}: no preferences to learn from, and no thumbs; collect them with `preferent label "
+            f"{earlier} --on train`, with --thumbs or without, and export them with `preferent label "
+            f"{earlier / FOLDER} --export`. Labels on test prompts "
             f"(in {RunDirectory(earlier).labels}) are for the verdict only, so no round is judged by what it learnt"
         )
     files = [*paths(recipe.preference_dataset), *labels]

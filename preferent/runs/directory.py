@@ -165,8 +165,13 @@ class LabelDirectory:
 
     @property
     def database(self) -> Path:
-        """The questions and everything that people said of them."""
+        """The questions about pairs, and everything that people said of them."""
         return self.folder / "labels.sqlite"
+
+    @property
+    def thumbs_database(self) -> Path:
+        """The questions about single answers, and everything that people said of them."""
+        return self.folder / "thumbs.sqlite"
 
 
 @dataclass(frozen=True, slots=True)

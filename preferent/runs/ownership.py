@@ -59,7 +59,7 @@ FIRST = {HERE.description.name, RunDirectory(Path()).index.name, RunDirectory(Pa
 MARKS: dict[Kind, str] = {
     "stage": HERE.description.name,
     "run": f"{RunDirectory(Path()).recipe} or {RunDirectory(Path()).index} of ours",
-    "labels": LabelDirectory(Path()).database.name,
+    "labels": f"{LabelDirectory(Path()).database} or {LabelDirectory(Path()).thumbs_database}",
 }
 """What tells each kind of folder."""
 
@@ -130,7 +130,12 @@ def _is(folder: Path, kind: Kind) -> bool:
     """Return whether a folder holds what the kind says; labels lie in a run of their own answers, too."""
     if kind == "stage":
         return (folder / MARKS[kind]).is_file()
-    return holds_run(folder) or (kind == "labels" and (folder / MARKS[kind]).is_file())
+    return holds_run(folder) or (kind == "labels" and _holds_labels(folder))
+
+
+def _holds_labels(folder: Path) -> bool:
+    directory = LabelDirectory(folder)
+    return directory.database.is_file() or directory.thumbs_database.is_file()
 
 
 def _passing(path: Path) -> bool:
@@ -141,7 +146,7 @@ def _passing(path: Path) -> bool:
         return path.is_dir() == (path.name == "lost+found")
     if temporary is not None:
         return temporary[1] in FIRST
-    return path.name == TRAINING_LABELS and (path / MARKS["labels"]).is_file()
+    return path.name == TRAINING_LABELS and _holds_labels(path)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -98,5 +98,5 @@ def test_without_a_judge_no_model_is_called_and_mistakes_are_named(tmp_path: Pat
         agree(tmp_path / "votes.jsonl", "--judge", f"people={tmp_path / 'votes.jsonl'}")
     arena = {"question_id": "q", "model_a": "x", "model_b": "y", "winner": "model_a"}
     files.write_jsonl(tmp_path / "arena.jsonl", [arena])
-    with pytest.raises(DataError, match=r"arena\.jsonl:1: the row names models but holds no answers"):
+    with pytest.raises(DataError, match=r"arena\.jsonl:1: the row holds no two answers"):
         agree(tmp_path / "arena.jsonl", "--judge", "http://127.0.0.1:9/v1#x")

@@ -24,7 +24,7 @@ from preferent.data import datasets, predictions
 from preferent.data.formats import json_rows, row_sources
 from preferent.errors import DataError, PlatformError, UsageError
 from preferent.evaluation import judge_agreement, judgment_files
-from preferent.labeling import question_sources
+from preferent.labeling.sources import question_sources
 
 PAIRS = [{"input_text": f"Q{i}\n", "candidate_0": "A, ü", "candidate_1": 'B "b"', "choice": i % 2} for i in range(5)]
 LINES = "".join(json.dumps(row) + "\n" for row in PAIRS).encode()

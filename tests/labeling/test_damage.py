@@ -47,15 +47,15 @@ def content(folder: Path, check: bool = True) -> tuple[object, ...]:
 
 def test_a_flipped_bit_is_refused_or_harmless(whole: Path, tmp_path: Path) -> None:
     before, place, refused = content(whole), random.Random(FLIPS), 0
-    data = (whole / database.NAME).read_bytes()
+    data = (whole / database.NAMES["pairs"]).read_bytes()
     for _ in range(FLIPS):
         damaged = bytearray(data)
         damaged[place.randrange(len(data))] ^= 1 << place.randrange(8)
-        (tmp_path / database.NAME).write_bytes(damaged)
+        (tmp_path / database.NAMES["pairs"]).write_bytes(damaged)
         try:
             assert content(tmp_path) == before
         except DataError as error:
-            assert str(tmp_path / database.NAME) in str(error)
+            assert str(tmp_path / database.NAMES["pairs"]) in str(error)
             refused += 1
         for path in tmp_path.iterdir():
             path.unlink()
@@ -76,14 +76,14 @@ def test_a_flipped_bit_is_refused_or_harmless(whole: Path, tmp_path: Path) -> No
     ],
 )
 def test_a_changed_row_is_named(whole: Path, tmp_path: Path, statement: str, message: str) -> None:
-    shutil.copy(whole / database.NAME, tmp_path)
+    shutil.copy(whole / database.NAMES["pairs"], tmp_path)
     tamper(tmp_path, statement)
     with pytest.raises(DataError, match=rf"labels.sqlite: damaged: .*{message}.*--recover"):
         Store(tmp_path)
 
 
 def tamper(folder: Path, *statements: str) -> None:
-    base = sqlite3.connect(folder / database.NAME)
+    base = sqlite3.connect(folder / database.NAMES["pairs"])
     for statement in ("drop trigger event_stays", "drop trigger event_is_kept", *statements):
         base.execute(statement)
     base.commit()
@@ -91,7 +91,7 @@ def tamper(folder: Path, *statements: str) -> None:
 
 
 def test_votes_are_recovered_up_to_the_damage(whole: Path, tmp_path: Path) -> None:
-    shutil.copy(whole / database.NAME, tmp_path)
+    shutil.copy(whole / database.NAMES["pairs"], tmp_path)
     tamper(tmp_path, "update event set body = replace(body, 'n30', 'n31')")
     text = serving.recover(tmp_path)
     assert "60 questions and 30 events; 30 votes" in text
@@ -99,14 +99,14 @@ def test_votes_are_recovered_up_to_the_damage(whole: Path, tmp_path: Path) -> No
 
 
 def test_a_database_without_its_schema_number_is_not_taken_for_a_new_one(whole: Path, tmp_path: Path) -> None:
-    shutil.copy(whole / database.NAME, tmp_path)
+    shutil.copy(whole / database.NAMES["pairs"], tmp_path)
     tamper(tmp_path, "pragma user_version = 0")
     with pytest.raises(DataError, match="its schema number is gone"):
         Store(tmp_path)
 
 
 def test_an_emptied_database_is_told(whole: Path, tmp_path: Path) -> None:
-    (tmp_path / database.NAME).touch()
+    (tmp_path / database.NAMES["pairs"]).touch()
     with pytest.raises(DataError, match="is empty"):
         serving.export(tmp_path)
 
@@ -123,8 +123,8 @@ def mode(path: Path) -> int:
 
 
 def test_what_holds_sides_tokens_or_the_secret_is_for_its_owner_alone(whole: Path, tmp_path: Path) -> None:
-    shutil.copy(whole / database.NAME, tmp_path)
-    (tmp_path / database.NAME).chmod(0o644)
+    shutil.copy(whole / database.NAMES["pairs"], tmp_path)
+    (tmp_path / database.NAMES["pairs"]).chmod(0o644)
     store = Store(tmp_path)
     store.set({"port": 1})
     access.tokens(tmp_path, ["ann"])
@@ -136,8 +136,8 @@ def test_what_holds_sides_tokens_or_the_secret_is_for_its_owner_alone(whole: Pat
 
 
 def test_a_database_of_0_1_0_keeps_its_votes_and_sides_and_gets_a_secret(tmp_path: Path) -> None:
-    shutil.copy(KEPT / database.NAME, tmp_path)
-    base = sqlite3.connect(tmp_path / database.NAME)
+    shutil.copy(KEPT / database.NAMES["pairs"], tmp_path)
+    base = sqlite3.connect(tmp_path / database.NAMES["pairs"])
     before = base.execute("select number, at, annotator, key, kind, item, body from event order by number").fetchall()
     settings = dict(base.execute("select name, value from setting"))
     base.close()
@@ -145,7 +145,7 @@ def test_a_database_of_0_1_0_keeps_its_votes_and_sides_and_gets_a_secret(tmp_pat
     first = Store(tmp_path)
     secret = first.settings()["secret"]
     first.close()
-    base = sqlite3.connect(tmp_path / database.NAME)
+    base = sqlite3.connect(tmp_path / database.NAMES["pairs"])
     after = base.execute("select number, at, annotator, key, kind, item, body from event order by number").fetchall()
     assert after == before
     with pytest.raises(sqlite3.IntegrityError, match="only added"):

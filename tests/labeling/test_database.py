@@ -74,7 +74,7 @@ def test_hostile_text_is_kept_exactly(tmp_path):
 def test_an_event_is_on_the_disk_when_append_returns(made, tmp_path):
     made.append(vote("x", "k1"))
     code = "import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute('select key from event').fetchall())"
-    found = subprocess.check_output([sys.executable, "-c", code, tmp_path / database.NAME], text=True)
+    found = subprocess.check_output([sys.executable, "-c", code, tmp_path / database.NAMES["pairs"]], text=True)
     assert found == "[('k1',)]\n"
 
 
@@ -128,8 +128,8 @@ def test_another_schema_is_refused(made, tmp_path):
 
 
 def test_what_is_no_database_is_refused(tmp_path):
-    (tmp_path / database.NAME).write_bytes(b"not a database, by its first sixteen bytes" * 100)
-    with pytest.raises(DataError, match=database.NAME):
+    (tmp_path / database.NAMES["pairs"]).write_bytes(b"not a database, by its first sixteen bytes" * 100)
+    with pytest.raises(DataError, match=database.NAMES["pairs"]):
         Store(tmp_path)
 
 
@@ -163,7 +163,7 @@ def test_a_network_file_system_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(database, "file_system", lambda *_: "nfs4")
     with pytest.raises(PlatformError, match=r"network file system \(nfs4.*--out"):
         Store(tmp_path)
-    assert not (tmp_path / database.NAME).exists()
+    assert not (tmp_path / database.NAMES["pairs"]).exists()
 
 
 def test_an_undo_puts_a_vote_aside_and_the_next_vote_replaces_it():

@@ -201,7 +201,7 @@ def test_what_a_row_said_besides_is_kept(tmp_path, labelled):
 def test_an_export_can_be_asked_again(labelled, tmp_path):
     folder = labelled(questions(12), every_way, annotators=["ann"])
     serving.export(folder)
-    from preferent.labeling import question_sources
+    from preferent.labeling.sources import question_sources
 
     again = question_sources.from_file(folder / "preferences.jsonl").questions
     before = {row["id"]: row for row in rows(folder, "preferences")}
@@ -213,5 +213,5 @@ def test_an_export_can_be_asked_again(labelled, tmp_path):
 
 
 def test_files_without_a_database_are_refused(tmp_path):
-    with pytest.raises(UsageError, match=database.NAME):
+    with pytest.raises(UsageError, match=database.NAMES["pairs"]):
         serving.export(tmp_path)

@@ -6,7 +6,7 @@ import pytest
 
 from preferent.data.formats import answer_names
 from preferent.errors import DataError
-from preferent.labeling import label_imports, question_sources
+from preferent.labeling.sources import label_imports, question_sources
 
 
 def argilla(id="r1", responses=None, **fields):

@@ -735,3 +735,72 @@ def test_the_page_says_how_many_are_left_and_stops_when_it_is_enough(chromium, t
         page.click("#reveal")
         page.wait_for_function("() => document.getElementById('rates').textContent.includes('votes, enough')")
         assert not violations(page)
+
+
+THUMBS = [("1", "up"), ("2", "down"), ("s", "skip"), ("ArrowLeft", "up"), ("ArrowRight", "down")]
+
+
+def answer_thumbs(page, server):
+    """Answer ten questions by keys, two of them anew, the server killed once; what was meant, by answer."""
+    meant = {}
+
+    def shown():
+        return page.inner_text("#answer-text")
+
+    for number in range(10):
+        pressed, choice = THUMBS[number % len(THUMBS)]
+        if number == 4:
+            server.kill()
+        meant[shown()] = choice
+        press(page, pressed)
+        if number == 4:
+            page.wait_for_selector("#state[data-state=unsaved]")
+            server.start()
+        done(page, number + 1)
+        if number == 6:
+            press(page, "u")
+            done(page, 6)
+            assert page.inner_text("#notice") == "Undone. Your answer was: thumb down. Answer again."
+            assert page.locator("[data-choice].chosen").get_attribute("data-choice") == "down"
+            meant[shown()] = "up"
+            press(page, "1")
+            done(page, 7)
+    return meant
+
+
+@pytest.mark.acceptance
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_one_answer_is_asked_about_by_keys_and_no_model_is_named(chromium, tmp_path, scheme):  # noqa: F811
+    rows = [{"input_text": f"p{i}", "output_text": f"a{i}", "model": MODELS[0]} for i in range(10)]
+    file = tmp_path / "rows.jsonl"
+    write_jsonl(file, rows)
+    with (
+        serving(tmp_path / "labels", file=file, seed=2, thumbs=True, port=free_port()) as server,
+        visit(chromium, server.address, (DEAD,), color_scheme=scheme, **DESKTOP) as page,
+    ):
+        enter(page, server.link())
+        for size in (DESKTOP["viewport"], {"width": 390, "height": 844}, {"width": 320, "height": 256}):
+            page.set_viewport_size(size)
+            assert overflow(page) == 0 and page.evaluate(SMALL) == [] and violations(page) == []
+        page.set_viewport_size(DESKTOP["viewport"])
+        assert page.title() == "0/10 Is this answer good?" and "UNMISTAKABLE" not in page.content()
+        press(page, "d", "3", "q", "?")  # keys of pairs do nothing
+        page.wait_for_selector("dialog[open]")
+        assert page.locator("#keys tbody tr").evaluate_all("rows => rows.map((row) => row.dataset.action)") == [
+            *("up", "down", "skip", "undo", "flag", "note", "plain", "help")
+        ]
+        assert violations(page) == []
+        press(page, "Escape")
+        meant = answer_thumbs(page, server)
+        assert page.inner_text("#end-words") == "You answered all 10 questions." and violations(page) == []
+        page.goto(server.link(""))
+        page.wait_for_selector("#results:not([hidden])")
+        assert "UNMISTAKABLE" not in page.inner_text("main") and "Left share" not in page.inner_text("main")
+        page.click("#reveal")
+        page.wait_for_selector("#rates .sentence")
+        assert page.inner_text("#rates").startswith(f"{MODELS[0]} got ") and violations(page) == []
+        with page.expect_download() as download:
+            page.click("a[download='thumbs.jsonl']")
+        kept = {row["output_text"]: row["label"] for row in files.read_jsonl(Path(download.value.path()))}
+        assert server.stop() == 0
+    assert kept == {answer: choice == "up" for answer, choice in meant.items() if choice != "skip"}

@@ -119,7 +119,7 @@ def test_a_wrong_token_opens_nothing(server):
 def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(server):
     person = server.person("ann")
     assert "HttpOnly" in person.headers["set-cookie"] and "SameSite=strict" in person.headers["set-cookie"]
-    assert person.session == {"annotator": "ann", "owner": False, "strengths": [1, 2, 3]} | {
+    assert person.session == {"annotator": "ann", "owner": False, "asks": "pairs", "strengths": [1, 2, 3]} | {
         "folder": person.session["folder"]
     }
     assert person.get("/api/session") == person.session

@@ -14,9 +14,10 @@ from preferent.data.judgments import write
 from preferent.data.types import Judgment, digest
 from preferent.errors import DataError, PlatformError, UsageError
 from preferent.files import write_jsonl
-from preferent.labeling import access, events, question_sources, server
+from preferent.labeling import access, events, server
 from preferent.labeling.database import Store
 from preferent.labeling.serving import serve
+from preferent.labeling.sources import question_sources
 
 
 def pairs(path, count=20, start=0, **more):

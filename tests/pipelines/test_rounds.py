@@ -16,6 +16,7 @@ from labelling import Person, serving
 
 from preferent import files
 from preferent.data import datasets, judgments
+from preferent.data.types import Thumb
 from preferent.files import read_json, write_jsonl
 
 pytestmark = pytest.mark.acceptance
@@ -55,6 +56,15 @@ def answer_all(person: Person) -> int:
     return votes
 
 
+def thumb_all(person: Person) -> int:
+    """Give thumbs up and down in turn. How many it took."""
+    queue, votes = person.get("/api/queue"), 0
+    while queue["item"] is not None:
+        queue, votes = person.vote(queue, ("up", "down")[votes % 2]), votes + 1
+        assert person.status == 200
+    return votes
+
+
 @pytest.fixture(scope="module")
 def work(make_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run in `one`, what people said of its answers, and the round after it in `two`."""
@@ -82,6 +92,10 @@ def work(make_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFacto
     with serving(place, predictions=files, prompts=place / "prompts.jsonl", models=["tuned", "base"]) as server:
         (folder / "votes").write_text(str(answer_all(server.person())))
         server.stop()
+    more = {"prompts": place / "prompts.jsonl", "models": ["tuned", "base"], "thumbs": True, "seed": 1}
+    with serving(place, predictions=files, **more) as server:
+        (folder / "thumbs").write_text(str(thumb_all(server.person())))
+        server.stop()
     preferent(folder, "run", "recipe.yaml", "--out", "two", "--with-labels", "one")
     return folder
 
@@ -99,6 +113,18 @@ def test_every_vote_teaches_the_next_round(work: Path) -> None:
         for pair in datasets.load_preferences(work / f"two/data/preference/{part}.jsonl")
     ]
     assert sum(pair.annotator == "me" for pair in learnt) == votes, "nobody was asked about what is held out"
+
+
+def test_every_thumb_teaches_the_next_round(work: Path) -> None:
+    thumbs = int((work / "thumbs").read_text())
+    assert LABELLED < thumbs <= 2 * LABELLED
+    counts = read_json(work / "two/data/counts.json")
+    assert (counts["feedback"]["thumbs"], counts["feedback"]["dropped"]) == (thumbs, {})
+    parts = [datasets.load_feedback(work / f"two/data/preference/{part}.jsonl") for part in ("train", "judge")]
+    assert sum(isinstance(row, Thumb) for part in parts for row in part) == thumbs
+    assert (
+        sum(read_json(work / "two/reward/stage.json")["facts"]["counts"]["train"][kind] for kind in ("good", "bad")) > 0
+    )
 
 
 def test_the_base_is_made_once_and_held_out_prompts_stay(work: Path) -> None:

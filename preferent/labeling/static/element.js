@@ -13,6 +13,11 @@ export function element(tag, properties = {}, ...children) {
   return made;
 }
 
+// Remove from a page what belongs to questions of another kind: `asks` is "pairs" or "thumbs".
+export function keepOnly(asks) {
+  for (const node of document.querySelectorAll("[data-asks]")) if (node.dataset.asks !== asks) node.remove();
+}
+
 export function find(id) {
   return document.getElementById(id);
 }

@@ -26,7 +26,7 @@ export class Help {
 
   // Show the keys in the table and on every button that names its key.
   draw(notice = "") {
-    const actions = Object.keys(ACTIONS).filter((action) => !action.startsWith("strength") || strength(action));
+    const actions = this.keys.actions.filter((action) => !action.startsWith("strength") || strength(action));
     find("keys").tBodies[0].replaceChildren(...actions.map((action) => this.row(action)));
     find("keys-on").checked = this.keys.on;
     find("keys-notice").textContent = notice;

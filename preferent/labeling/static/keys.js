@@ -1,18 +1,23 @@
-// The keys of each action. Changes are kept in the browser's storage.
+// The keys of each action: of all, of those about pairs, and of those about one answer. Changes are kept in the
+// browser's storage.
 
 const STORE = "preferent.keys";
 
 export const ACTIONS = {
-  left: { name: "A is better", keys: ["1", "ArrowLeft"] },
-  right: { name: "B is better", keys: ["2", "ArrowRight"] },
-  tie: { name: "Tie", keys: ["3"] },
-  both_bad: { name: "Both bad", keys: ["4"] },
+  left: { name: "A is better", keys: ["1", "ArrowLeft"], asks: "pairs" },
+  right: { name: "B is better", keys: ["2", "ArrowRight"], asks: "pairs" },
+  tie: { name: "Tie", keys: ["3"], asks: "pairs" },
+  both_bad: { name: "Both bad", keys: ["4"], asks: "pairs" },
+  up: { name: "Thumb up", keys: ["1", "ArrowLeft"], asks: "thumbs" },
+  down: { name: "Thumb down", keys: ["2", "ArrowRight"], asks: "thumbs" },
   skip: { name: "Skip", keys: ["s"] },
   undo: { name: "Undo", keys: ["u", "Backspace"] },
   flag: { name: "Flag", keys: ["f"] },
   note: { name: "Write a note", keys: ["n"] },
-  ...Object.fromEntries([..."qwertyioz"].map((key, at) => [`strength_${at + 1}`, { name: "How clear", keys: [key] }])),
-  differences: { name: "Mark differences", keys: ["d"] },
+  ...Object.fromEntries(
+    [..."qwertyioz"].map((key, at) => [`strength_${at + 1}`, { name: "How clear", keys: [key], asks: "pairs" }]),
+  ),
+  differences: { name: "Mark differences", keys: ["d"], asks: "pairs" },
   plain: { name: "Plain text", keys: ["p"] },
   help: { name: "Help", keys: ["?"] },
 };
@@ -27,9 +32,14 @@ export function sign(key) {
 export class Keys {
   constructor(act) {
     this.act = act;
+    this.asks = "pairs";
     this.changed = JSON.parse(localStorage.getItem(STORE) ?? "{}");
     this.capturing = null;
     addEventListener("keydown", (event) => this.press(event));
+  }
+
+  get actions() {
+    return Object.keys(ACTIONS).filter((action) => [this.asks, undefined].includes(ACTIONS[action].asks));
   }
 
   get on() {
@@ -51,7 +61,7 @@ export class Keys {
 
   // Assign one key to an action. An action that had the key loses it and is returned.
   assign(action, key) {
-    const former = Object.keys(ACTIONS).find((other) => other !== action && this.of(other).includes(key));
+    const former = this.actions.find((other) => other !== action && this.of(other).includes(key));
     const taken = former ? { [former]: this.of(former).filter((other) => other !== key) } : {};
     this.keep({ ...this.changed, ...taken, [action]: [key] });
     return former;
@@ -83,7 +93,7 @@ export class Keys {
 
   obey(event, key) {
     if (!this.on || event.repeat || document.querySelector("dialog[open]") || isTyping(event.target)) return;
-    const action = Object.keys(ACTIONS).find((name) => this.of(name).includes(key));
+    const action = this.actions.find((name) => this.of(name).includes(key));
     if (!action) return;
     event.preventDefault();
     this.act(action);

@@ -1,14 +1,18 @@
-// The page on which people choose the better of two answers.
+// The page on which people choose the better of two answers, or say whether one answer is good.
 
 import { openSession, patiently, request } from "/static/api.js";
 import { Clock } from "/static/clock.js";
-import { find } from "/static/element.js";
+import { find, keepOnly } from "/static/element.js";
 import { Help } from "/static/help.js";
 import { Keys } from "/static/keys.js";
 import { Outbox } from "/static/outbox.js";
 import { Question } from "/static/question.js";
 
-const CHOICES = { left: "A is better", right: "B is better", tie: "tie", both_bad: "both bad", skip: "skipped" };
+const CHOICES = {
+  ...{ left: "A is better", right: "B is better", tie: "tie", both_bad: "both bad", skip: "skipped" },
+  ...{ up: "thumb up", down: "thumb down" },
+};
+const TITLES = { pairs: "Which answer is better?", thumbs: "Is this answer good?" };
 const ANSWERED =
   "That question was already answered in another tab or window. That answer stands; this one was not saved.";
 const BEHIND = "The last question was answered in another tab or window. This is the next one.";
@@ -70,7 +74,7 @@ function show(queue, { notice = "", spoken = notice } = {}) {
   find("progress").value = queue.done;
   const left = Math.max(queue.total - queue.done, 0);
   find("count").textContent = queue.about ? `${queue.done}, about ${left} left` : `${queue.done} of ${queue.total}`;
-  document.title = `${queue.done}/${queue.total} Which answer is better?`;
+  document.title = `${queue.done}/${queue.total} ${TITLES[keys.asks]}`;
   if (queue.item) showItem(queue, spoken);
   else showEnd(queue);
 }
@@ -208,12 +212,12 @@ function listen() {
   for (const button of document.querySelectorAll("[data-choice]")) {
     button.addEventListener("click", (event) => isMeant(event) && vote(button.dataset.choice));
   }
-  for (const side of ["left", "right"]) {
+  for (const side of ["left", "right"].filter(find)) {
     find(side).addEventListener("click", (event) => {
       if (isMeant(event) && getSelection().isCollapsed) vote(side);
     });
   }
-  for (const action of ["undo", "flag", "help", "differences", "plain"]) {
+  for (const action of ["undo", "flag", "help", "differences", "plain"].filter(find)) {
     find(action).addEventListener("click", () => act(action));
   }
   find("note").addEventListener("keydown", (event) => {
@@ -227,10 +231,17 @@ function listen() {
   addEventListener("hashchange", () => location.hash.length > 1 && location.reload());
 }
 
-async function start() {
-  listen();
+// Make the page one that asks about pairs, or about single answers.
+function become(asks) {
+  keepOnly(asks);
+  keys.asks = asks;
   help.draw();
+  listen();
+}
+
+async function start() {
   const { status, body } = await patiently(openSession, alone);
+  become(body.asks ?? "pairs");
   if (status !== 200) {
     return close(location.hash.length > 1 ? WRONG_LINK : NO_LINK);
   }

@@ -1,16 +1,21 @@
 // The owner's page: progress, the answers of each annotator, and agreement. It is live while it is visible.
 
 import { openSession, patiently, request, Unreachable } from "/static/api.js";
-import { element, find } from "/static/element.js";
+import { element, find, keepOnly } from "/static/element.js";
 
 const HIDDEN = "Hidden, so that it does not influence anybody who still answers questions.";
 const NO_AGREEMENT = "No question has been answered by two people yet, so agreement is not known.";
 const POLL_MILLISECONDS = 2000;
-const CHOICES = { left: "Left is better", right: "Right is better", tie: "Tie", both_bad: "Both bad", skip: "Skipped" };
+const CHOICES = {
+  ...{ left: "Left is better", right: "Right is better", tie: "Tie", both_bad: "Both bad", skip: "Skipped" },
+  ...{ up: "Thumb up", down: "Thumb down" },
+};
+const REVEAL = { pairs: "Reveal the win rate", thumbs: "Reveal the share of each model" };
 
 let shown = "";
 let isRevealed = false;
 let isClosed = false;
+let asks = "pairs";
 
 function percent(share) {
   return share === null || share === undefined ? "–" : `${Math.round(share * 100)} %`;
@@ -42,7 +47,8 @@ function person(row) {
   const time = row.median_seconds == null ? "–" : `${row.median_seconds.toFixed(1)} s`;
   const done = bar(row.total ? row.done / row.total : 0, `Progress of ${row.name}`);
   const progress = element("td", {}, done, element("span", { class: "small" }, ` ${row.done} of ${row.total}`));
-  const numbers = [percent(row.left_share), percent(row.tie_share), String(row.skips), time, gold, ago(row.last)];
+  const habits = asks === "pairs" ? [row.left_share, row.tie_share] : [row.up_share];
+  const numbers = [...habits.map(percent), String(row.skips), time, gold, ago(row.last)];
   const name = element("th", { scope: "row" }, element("bdi", {}, row.name));
   return element("tr", {}, name, progress, ...numbers.map(number));
 }
@@ -85,10 +91,17 @@ function rate(row) {
   return element("p", { class: "sentence" }, a, words, b, counts);
 }
 
-function showRates({ win_rate: rates, until }) {
+function thumbRate(row) {
+  const words = ` got ${percent(row.up_share)} thumbs up`;
+  const counts = `${between(row.interval, percent)}. ${row.up} up, ${row.down} down.`;
+  return element("p", { class: "sentence" }, element("bdi", {}, row.model || "Answers without a model"), words, counts);
+}
+
+function showRates({ win_rate, thumb_rates, until }) {
+  const rates = win_rate ?? thumb_rates;
   const none = element("p", {}, "There are no answers to count yet.");
   const stop = until ? [element("p", { class: "sentence" }, until)] : [];
-  find("rates").replaceChildren(...stop, ...(rates.length ? rates.map(rate) : [none]));
+  find("rates").replaceChildren(...stop, ...(rates.length ? rates.map(win_rate ? rate : thumbRate) : [none]));
 }
 
 function show(overview) {
@@ -108,7 +121,7 @@ function show(overview) {
   const kappas = Object.entries(agreement?.cohen ?? {});
   find("cohen").tBodies[0].replaceChildren(...kappas.map(twoPeople));
   find("cohen-scroll").hidden = !kappas.length;
-  if (overview.win_rate && isRevealed) showRates(overview);
+  if ((overview.win_rate ?? overview.thumb_rates) && isRevealed) showRates(overview);
   find("results").hidden = false;
 }
 
@@ -147,7 +160,7 @@ async function follow() {
 function reveal() {
   isRevealed = !isRevealed;
   find("reveal").setAttribute("aria-pressed", String(isRevealed));
-  find("reveal").textContent = isRevealed ? "Hide it again" : "Reveal the win rate";
+  find("reveal").textContent = isRevealed ? "Hide it again" : REVEAL[asks];
   if (!isRevealed) find("rates").replaceChildren(element("p", {}, HIDDEN));
   shown = "";
   poll();
@@ -169,6 +182,9 @@ async function start() {
   addEventListener("hashchange", () => location.hash.length > 1 && location.reload());
   const { status, body } = await patiently(openSession, () => showState(false));
   if (status !== 200 || !body.owner) return close();
+  asks = body.asks;
+  keepOnly(asks);
+  find("reveal").textContent = REVEAL[asks];
   find("tools").hidden = body.annotator === null;
   return follow();
 }

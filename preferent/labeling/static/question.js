@@ -1,11 +1,11 @@
-// The question on the page: a prompt, two answers, and the choice.
+// The question on the page: a prompt, its two answers or its one, and the choice.
 
 import { difference } from "/static/difference.js";
 import { element, find } from "/static/element.js";
 import { marked, passage } from "/static/passage.js";
 
 const VIEWS = "preferent.views";
-const SCROLLED = ["prompt", "left-text", "right-text"];
+const SCROLLED = ["prompt", "left-text", "right-text", "answer-text"];
 const STRENGTHS = ["slightly", "clearly", "much"];
 const ROLES = { instruction: "Instruction", system: "System", user: "User", assistant: "Assistant" };
 
@@ -58,24 +58,30 @@ export class Question {
     this.flagged(item.flagged === true);
     this.choose(previous?.choice ?? null);
     this.draw();
-    for (const box of SCROLLED) find(box).scrollTop = 0;
+    for (const box of scrolled()) box.scrollTop = 0;
     // The last turn of a conversation is the one to answer.
     if (item.prompt.length > 1) find("prompt").scrollTop = find("prompt").scrollHeight;
   }
 
   draw() {
     const { item, views } = this;
-    find("differences").setAttribute("aria-pressed", String(views.differences));
     find("plain").setAttribute("aria-pressed", String(views.plain));
-    find("legend").hidden = !views.differences;
     find("prompt").replaceChildren(...turns(item.prompt, !views.plain));
     find("prompt").hidden = !item.prompt.length;
+    if (item.answer === undefined) this.drawPair();
+    else find("answer-text").replaceChildren(passage(item.answer, !views.plain));
+    reach();
+  }
+
+  drawPair() {
+    const { item, views } = this;
+    find("differences").setAttribute("aria-pressed", String(views.differences));
+    find("legend").hidden = !views.differences;
     const runs = views.differences ? difference(item.left, item.right) : null;
     const draw = (side, own) =>
       find(`${side}-text`).replaceChildren(runs ? marked(item[side], runs, own) : passage(item[side], !views.plain));
     draw("left", "removed");
     draw("right", "added");
-    reach();
   }
 
   toggle(view) {
@@ -86,7 +92,7 @@ export class Question {
 
   // Mark a choice that is being saved or that an undo brought back; null marks none.
   choose(choice) {
-    for (const side of ["left", "right"]) {
+    for (const side of ["left", "right"].filter(find)) {
       find(side).classList.toggle("chosen", choice === side);
       find(side).querySelector(".yours").hidden = choice !== side;
     }
@@ -107,9 +113,13 @@ export class Question {
   }
 }
 
+function scrolled() {
+  return SCROLLED.map(find).filter(Boolean);
+}
+
 // Make boxes with long texts focusable, so that keys can scroll them.
 function reach() {
-  for (const box of SCROLLED.map(find)) {
+  for (const box of scrolled()) {
     if (box.scrollHeight > box.clientHeight) box.setAttribute("tabindex", "0");
     else box.removeAttribute("tabindex");
   }

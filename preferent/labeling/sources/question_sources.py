@@ -11,9 +11,10 @@ from preferent.data.formats import layouts, row_reader, row_sources
 from preferent.data.predictions import Answer
 from preferent.data.types import SEPARATOR, Prompt, digest
 from preferent.errors import DataError, PlatformError
-from preferent.labeling import label_imports, questions
+from preferent.labeling import questions
 from preferent.labeling.events import Event
 from preferent.labeling.questions import Question, other
+from preferent.labeling.sources import label_imports
 from preferent.runs.directory import RunDirectory
 
 PAIR = frozenset({"candidate_0", "candidate_1"})
