@@ -98,6 +98,8 @@ def test_a_pass_sees_the_weights_that_were_put(alone: Policy, on_ranks: Any) -> 
     def losses(policy: Policy) -> list[float]:
         optimizer = optimizer_of(policy)
         before = mean_loss(policy, TEXT, TOKENS)
+        parameters = policy.trainable().values()
+        assert all(sharding.is_cut(parameter) for parameter in parameters) or ranks.here().size == 1
         optimizer.put({name: 2 * master.detach() for name, master in optimizer.masters.items()})
         return [before, mean_loss(policy, TEXT, TOKENS)]
 
