@@ -13,7 +13,8 @@ if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_seta
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 LONGEST = (
-    *("test_rounds", "test_main_job", "test_optimum", "test_docs", "test_survival_stages", "test_label_page"),
+    *("test_docs", "test_examples", "test_survival_stages", "test_optimum", "test_kill", "test_label_page"),
+    *("test_rounds", "test_main_job", "test_gpu_bench", "test_rejection_sampling", "test_reward_sources"),
     *("test_every_option", "test_mistakes", "test_ppo", "test_pipeline", "test_doctor", "test_compare_runs"),
 )
 """The modules that take longest: those of acceptance minutes, the others half a minute."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from forking import PREFERENT
 from nursery import Nursery, outcome, prepare, words_of
 
 pytestmark = pytest.mark.acceptance
@@ -57,7 +58,7 @@ PHASES: dict[str, Callable[[Path], object]] = {
 
 def test_sigterm_in_every_phase_of_a_run(work: Path, record_property: Record) -> None:
     """One run, told to leave in each phase in turn; a phase that was over before it was seen is not counted."""
-    twin = subprocess.run([sys.executable, "-m", "preferent", *RUN, "--out", "twin"], cwd=work, capture_output=True)
+    twin = subprocess.run([*PREFERENT, *RUN, "--out", "twin"], cwd=work, capture_output=True)
     assert twin.returncode == 0, twin.stderr.decode()
     left, differences = [], 0
     asked = list(PHASES)[:: -(-len(PHASES) // NUMBER_OF_PHASES)]
