@@ -111,6 +111,13 @@ def test_a_gradient_is_that_of_the_restored_weights_after_a_pass_without_one(wid
         assert torch.equal(policy.hidden(IDS), before)
 
 
+def test_no_processor_repacks_the_weights(wide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What bitsandbytes would do is held on a processor that cannot do it, too."""
+    monkeypatch.setattr(bitsandbytes.nn.modules, "has_avx512bf16", lambda: True)
+    layers = quantized(language_models.load_policy(wide, world(), lora_dim=2))
+    assert layers and not any(layer.support_avx512bf16_for_cpu for layer in layers.values())
+
+
 def moved(network: Policy) -> Policy:
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
