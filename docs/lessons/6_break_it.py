@@ -166,9 +166,10 @@ if SIZE == "full":
 
 # %% [markdown]
 # A rising reward proves nothing: where it rises furthest, something is broken. Three of the sabotages make a reward
-# that pays for what is easy to write, so these three should go far on any machine. They do on an AMD and on an Intel,
-# whose last bits differ. A threshold among the smaller rises would not be a fact about sabotages: by more than a fifth
-# of a score rose five runs on the one, and six on the other. Keep that in mind, and look.
+# that pays for what is easy to write, so these three should go far on any machine. They did on
+# an AMD, where this notebook was run; of an Intel, whose last bits differ, it is read off the curves. A threshold among
+# the smaller rises would not be a fact about sabotages: by more than a fifth of a score rose five runs on the one, and
+# six on the other. Keep that in mind, and look.
 #
 # For every case you see the reward of the answers, the KL to the base in nats per answer, the length of the answers in
 # tokens with the share that ended (dotted, × 10), and the share of clipped tokens (dotted: what the critic explains).

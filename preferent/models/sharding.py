@@ -7,9 +7,8 @@ group of one nothing here changes anything, and torch.distributed is not importe
 """
 
 import contextlib
-import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,7 +17,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from preferent import ranks
-from preferent.models import collectives
 from preferent.models.adapters import HEAD
 from preferent.models.world import World
 
@@ -155,18 +153,12 @@ def collected(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in pairs if tensor is not None}
 
 
-def _full(tensor: Any) -> Tensor | None:
-    gathered: Tensor = tensor.detach().full_tensor() if is_cut(tensor) else tensor.detach()
+def _full(tensor: Tensor) -> Tensor | None:
+    gathered = whole_of(tensor.detach())
     return None if ranks.here().rank else gathered.cpu()
 
 
-def clip(gradients: Sequence[Tensor], most: float) -> float:
-    """Scale gradients to a norm of at most `most`, in place; return their norm before, over all rows of all ranks."""
-    squares = torch.zeros(2, dtype=torch.float64, device=gradients[0].device)
-    for gradient in gradients:
-        squares[int(is_cut(gradient))] += torch.linalg.vector_norm(own(gradient), dtype=torch.float64).square()
-    collectives.total(squares[1:])
-    norm = math.sqrt(float(squares.sum()))
-    for gradient in gradients:
-        own(gradient).mul_(min(1.0, most / (norm + 1e-6)))
-    return norm
+def whole_of(tensor: Any) -> Tensor:
+    """Return a tensor with the rows of all ranks, which all of them ask for."""
+    gathered: Tensor = tensor.full_tensor() if is_cut(tensor) else tensor
+    return gathered

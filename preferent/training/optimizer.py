@@ -54,8 +54,7 @@ class Optimizer:
         self.schedule = schedule
         self.max_grad_norm = max_grad_norm
         self.masters = {name: _master(parameter) for name, parameter in self.parameters.items()}
-        self.is_cut = any(sharding.is_cut(master) for master in self.masters.values())
-        if self.is_cut and kind == "adamw8bit":
+        if kind == "adamw8bit" and any(map(sharding.is_cut, self.masters.values())):
             raise UsageError("optimizer: adamw8bit learns whole weights, not shards; set shard: none, or processes: 1")
         masters = list(self.masters.values())
         settings: dict[str, Any] = {"eps": 1e-5, "weight_decay": weight_decay}
@@ -71,11 +70,8 @@ class Optimizer:
         for group in self._adam.param_groups:
             group["lr"] = rate
         self._sum_over_ranks()
-        if self.is_cut:
-            gradients = [master.grad for master in self.masters.values() if master.grad is not None]
-            norm = sharding.clip(gradients, self.max_grad_norm)
-        else:
-            norm = float(torch.nn.utils.clip_grad_norm_(self.masters.values(), self.max_grad_norm, foreach=True))
+        before = torch.nn.utils.clip_grad_norm_(self.masters.values(), self.max_grad_norm, foreach=True)
+        norm = float(sharding.whole_of(before))
         if not math.isfinite(norm):
             raise DivergedError(f"step {step}: the gradient is not finite")
         self._adam.step()
