@@ -175,7 +175,6 @@ def test_the_stage_ends_where_the_loss_is_least_at_its_own_anchor(tmp_path: Path
     wanted, z = fixed_point(liked(2.0), reference, often)
     last = metrics.read(tmp_path / "out/metrics.jsonl")[-1]
     found = np.exp(problem.log_probs(last_policy(problem, recipe, tmp_path / "out")))[:, order]
-    print(np.abs(found - wanted).max(), last["anchor"] - z)
     assert z > 0.05 and np.abs(wanted - reference).max() > 0.1
     assert found == pytest.approx(wanted, abs=1e-3)
     assert last["anchor"] == pytest.approx(z, abs=1e-3)
