@@ -4,12 +4,14 @@ python bench/mutants.py [--strict] [--only NAME ...] [--drawn COUNT]
 
 The named ones are in tests/mutants.yaml. The drawn ones are single changes of a syntax tree (bench/mutate.py), of the
 modules in TESTED; those that change nothing one could observe are argued in tests/equivalent.yaml. This process
-imports what is heavy and computes nothing; every mutant is a fork of it, which imports preferent afresh through a
-loader that replaces the text of one file; there is a fork for every core. No file is touched. Fails where a mutant
-survives; refuses to begin where the text of one is not in its file exactly once.
+imports preferent and computes nothing; every mutant is a fork of it, which imports one module, and those that import
+that one, afresh, through a loader that replaces its text; there is a fork for every core. No file is touched. Fails
+where a mutant survives; refuses to begin where the text of one is not in its file exactly once.
 """
 
 import argparse
+import contextlib
+import gc
 import importlib
 import importlib.machinery
 import os
@@ -23,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grimp
 import mutate
 import pytest
 import yaml
@@ -34,8 +37,9 @@ LIMIT_BYTES = 8 << 30
 HEAVY = (
     *("numpy", "scipy.optimize", "scipy.stats", "torch", "torch.utils.checkpoint", "safetensors.torch", "peft"),
     *("transformers.models.llama.modeling_llama", "transformers.models.auto.modeling_auto", "tokenizers", "pydantic"),
-    *("hypothesis", "jinja2", "sentencepiece"),
+    *("hypothesis", "jinja2", "sentencepiece", "anyio.pytest_plugin", "xdist.plugin"),
 )
+GRAPH = grimp.build_graph("preferent", cache_dir=None)
 TESTED = {
     "models/vocabulary.py": ("tests/training/test_losses.py", "tests/exact"),
     "training/losses.py": ("tests/training/test_losses.py", "tests/exact"),
@@ -85,6 +89,14 @@ class Finder:
         parts = ("preferent", *Path(file).with_suffix("").parts)
         self.name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
         self.text = text
+
+    def forget(self) -> None:
+        """Forget the module and all that import it, so that they are imported when they are next asked for."""
+        for name in {self.name, *GRAPH.find_downstream_modules(self.name)} & set(sys.modules):
+            package, _, own = name.rpartition(".")
+            del sys.modules[name]
+            if package in sys.modules and own in vars(sys.modules[package]):
+                delattr(sys.modules[package], own)
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         if name != self.name:
@@ -163,7 +175,9 @@ def _perform(tests: Sequence[str], mutant: Mutant | None, log: Path, said: Path)
     for stream in (1, 2):
         os.dup2(output, stream)
     if mutant:
-        sys.meta_path.insert(0, Finder(mutant.file, mutant.text))
+        finder = Finder(mutant.file, mutant.text)
+        finder.forget()
+        sys.meta_path.insert(0, finder)
     first = First()
     code = 1
     try:
@@ -235,9 +249,10 @@ def main() -> None:
     if wrong:
         sys.exit("\n".join(wrong))
     mutants = [mutant for mutant in mutants if not given.only or mutant.name in given.only]
-    for name in HEAVY:
-        importlib.import_module(name)
-    assert not any(name.startswith("preferent") for name in sys.modules)
+    for name in (*HEAVY, *sorted(GRAPH.modules - {"preferent.__main__"})):
+        with contextlib.suppress(ImportError):  # what needs an extra
+            importlib.import_module(name)
+    gc.freeze()  # no fork looks through all this for garbage
     tests = dict.fromkeys(test for mutant in mutants for test in mutant.tests)
     seconds = 0.0
     for _, whole in tried([(None, share) for share in shares([*tests])], given.log):

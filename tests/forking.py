@@ -5,6 +5,7 @@ python tests/forking.py WORDS...
 A stage is still a process of its own, but begins seconds earlier.
 """
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,8 @@ def fork_stages(prepare: Callable[[], None] = lambda: None) -> None:
     """Let stages be forks of this process, in which `prepare` runs first."""
     from preferent.evaluation import inference  # noqa: F401 - imported once for all stages
     from preferent.training import ppo  # noqa: F401
+
+    gc.freeze()  # no stage looks through all this for garbage
 
     def run_here(argv: Sequence[str], cwd: Path | None = None, env: Mapping[str, str] | None = None) -> int:
         sys.stdout.flush()
