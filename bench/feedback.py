@@ -2,9 +2,10 @@
 
 python bench/feedback.py [--seeds 1 2 3] [--out runs/feedback-seeds] [--set KEY=VALUE ...]
 
-A seed draws the users, the model, and what the runs draw. Its minutes are those of a whole row: data, model, run and
-verdict. A row that is done is read from its folder and not made again, so the seeds may be run one at a time; a run
-that was stopped goes on, and its minutes are those of the last part alone.
+A seed draws the users, the model, and what the runs draw. A row's minutes are those of run and verdict, and for PPO,
+whose SFT makes the model that KTO begins with, of data and model too. A row that is done is read from its folder and
+not made again, so the seeds may be run one at a time; a run that was stopped goes on, and its minutes are those of
+the last part alone.
 """
 
 import argparse
@@ -50,7 +51,7 @@ def row(folder: Path, seed: int, method: str, settings: list[str]) -> dict[str, 
         began = time.monotonic()
         prepared(folder, seed)
         changed = [word for setting in (f"seed={seed}", *settings) for word in ("--set", setting)]
-        run = f"runs/{method}"
+        run = f"runs/feedback-{method}"
         do(folder, "-m", "preferent", "run", f"examples/feedback/{method}.yaml", "--out", run, *changed)
         figures = json.loads(do(folder, "examples/feedback/verdict.py", run, "--seed", str(seed), "--json"))
         kept.write_text(json.dumps(figures | {"minutes": (time.monotonic() - began) / 60}))

@@ -29,7 +29,7 @@ SIDES = {
     "2 ranks, 1 thread each": {"processes": 2, "threads": 1},
 }
 COMPARED = 3
-"""The step of PPO whose scores are compared: later, last bits may have changed a token, and with it all that follows."""
+"""The step of PPO whose scores are compared: later, last bits may have changed a token, and all that follows."""
 CLOSE = 1e-3
 
 Seconds = dict[str, float]

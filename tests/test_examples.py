@@ -118,8 +118,8 @@ def test_feedback(place):
     assert "360 records = 60 in pairs + 300 thumbs (" in said and " + 0 dropped" in said
     for name, more in (("ppo", ()), ("kto", ("dpo.train_steps=2",))):
         few = settings("infer.max_prompts=8", *more)
-        done(place, PREFERENT[1], "run", f"examples/feedback/{name}.yaml", "--out", f"runs/{name}", *few)
-        said = done(place, "examples/feedback/verdict.py", f"runs/{name}")
+        done(place, PREFERENT[1], "run", f"examples/feedback/{name}.yaml", "--out", f"runs/feedback-{name}", *few)
+        said = done(place, "examples/feedback/verdict.py", f"runs/feedback-{name}")
         assert "8 votes: tuned preferred " in said and "the truth, 8 prompts: tuned wins " in said
 
 
