@@ -108,6 +108,11 @@ class Ranked:
         path = self.folder / f"rank-{rank}.steps"
         return path.read_text() if path.exists() else ""
 
+    def cut(self) -> bool:
+        """Return whether the first rank held but some rows of the network that the last command loaded first."""
+        held, whole = map(int, (self.folder / "rank-0.held").read_text().split())
+        return held < 0.6 * whole
+
     def said(self, rank: int = 0) -> str:
         return (self.folder / f"rank-{rank}.log").read_text()
 
@@ -144,6 +149,7 @@ def _begin(asked: dict[str, Any], rank: int, meeting: str) -> int:
         os.environ.update({name: str(number) for name, number in numbers.items()}, PREFERENT_RENDEZVOUS=meeting)
     os.environ.update(asked["env"])
     _write_down_steps(Path(f"rank-{rank}.steps"))
+    _write_down_held(Path(f"rank-{rank}.held"))
     if "save" in asked["signals"] and rank == asked["signals"].get("rank", 0):
         _die_in_save(asked["signals"]["save"], rank)
     sys.argv = asked["words"]
@@ -186,6 +192,22 @@ def _write_down_steps(path: Path) -> None:
         return done
 
     Optimizer.step = step  # type: ignore[method-assign]
+
+
+def _write_down_held(path: Path) -> None:
+    """Write how many weights of its first network this rank holds, and how many there are, to a file."""
+    from preferent.models import sharding
+
+    path.unlink(missing_ok=True)
+    plain = sharding.shard
+
+    def shard(body: Any, *given: Any, **named: Any) -> None:
+        plain(body, *given, **named)
+        held = sum(sharding.own(parameter).numel() for parameter in body.parameters())
+        if not path.exists():
+            path.write_text(f"{held} {sum(parameter.numel() for parameter in body.parameters())}")
+
+    sharding.shard = shard
 
 
 def _codes(children: list[int], rank: int = 0, after: float = 0, number: int = 0, save: int = 0) -> list[int]:

@@ -84,7 +84,7 @@ def _settings(recipe: Recipe, stage: str) -> Iterator[str]:
         if recipe.optimizer == "adamw":
             yield "optimizer=adamw8bit"
         yield f"{section}.lora_dim={defaults.TUNING[section].rank}"
-    if recipe.quantize is None and not defaults.fully_tuned(recipe):
+    if recipe.quantize is None and recipe.shard != "full" and not defaults.fully_tuned(recipe):
         yield "quantize=nf4"
 
 

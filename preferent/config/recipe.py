@@ -95,9 +95,9 @@ class Recipe(Section):
     processes: Count | Literal["auto"] = 1
     """Processes that compute a stage together on this machine, each on a GPU of its own where there are as many; the
     result is the same but for last bits. auto: as many as there are GPUs, else 1."""
-    shard: Literal["auto", "none"] = "auto"
+    shard: Literal["auto", "none", "full"] = "auto"
     """Several processes cut models whose weights all learn, and the frozen ones beside them, into shards, one a process
-    (FSDP2); adapters and the model below them stay whole. none: every process holds all weights."""
+    (FSDP2); adapters and the model below them stay whole. full: that model is cut, too. none: all weights are whole."""
     deterministic: bool = False
     """On a GPU: only kernels that give the same bits every time."""
     quantize: Literal["nf4"] | None = None
@@ -177,6 +177,8 @@ class Recipe(Section):
             raise ValueError(f"infer.best_of: method {self.method} has no reward to choose by")
         if self.infer.best_of > 1 and self.infer.sampling_strategy == "greedy":
             raise ValueError("infer.best_of: needs infer.sampling_strategy: temperature_sampling, else all are equal")
+        if self.shard == "full" and self.quantize:
+            raise ValueError("shard: full cuts frozen weights, and those of quantize cannot be cut: drop one of them")
         if self.data.validation_share + self.data.test_share >= 1:
             raise ValueError("data.validation_share and data.test_share leave nothing to train on")
         return self

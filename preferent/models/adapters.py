@@ -80,6 +80,12 @@ def parameters(model: torch.nn.Module, adapter: str) -> dict[str, Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if adapter in name.split(".")}
 
 
+def kept_whole(peft: PeftModel) -> set[Parameter]:
+    """Return the parameters that are not the backbone's: those of all adapters, and of the head of scores."""
+    parts = {*peft.peft_config, HEAD}
+    return {parameter for name, parameter in peft.named_parameters() if not parts.isdisjoint(name.split("."))}
+
+
 def start_equal(peft: PeftModel, adapter: str, origin: str) -> None:
     """Set an adapter's parameters to those of another adapter of the same shape."""
     origins = parameters(peft, origin)

@@ -164,8 +164,7 @@ class Policy(Network):
         if self.peft is not None:
             return dataclasses.replace(self, adapter=None)
         reference = load_policy(self.source, self.world, lora_dim=None)
-        if sharding.is_sharded(self.body):
-            sharding.shard(reference.body, self.world, learns=False)
+        sharding.shard(reference.body, self.world, learns=False)
         return reference
 
 
@@ -228,8 +227,8 @@ def load_policy(source: Path, world: World, lora_dim: int | None = None, checkpo
         model_reference.require_full(source, "training")
         peft = adapters.make_trainable(body, lora_dim, TaskType.CAUSAL_LM)
     _checkpoint(body, checkpointing)
-    if world.shards and lora_dim == 0:
-        sharding.shard(body, world, learns=True)
+    if lora_dim is not None:
+        sharding.shard(body, world, learns=True, peft=peft)
     size = body.config.get_text_config().vocab_size
     masked = to_device(np.array(sorted({tokenizer.pad_id, *range(tokenizer.vocab_size, size)})), world.device)
     return Policy(source, body, peft, REWARD if peft else None, tokenizer, world, masked_ids=masked)
@@ -280,8 +279,7 @@ def load_scorer(
     if seed is not None:
         peft = adapters.make_trainable(body, lora_dim or 0, TaskType.SEQ_CLS)
     _checkpoint(body, checkpointing)
-    if world.shards and peft is None:
-        sharding.shard(body, world, learns=trainable or seed is not None)
+    sharding.shard(body, world, learns=trainable or seed is not None, peft=peft)
     return Scorer(source, body, peft, REWARD if peft else None, tokenizer, world)
 
 
@@ -306,6 +304,7 @@ def _on_policy(policy: Policy, lora_dim: int, seed: int) -> Scorer:
     adapters.add_head(policy.body)
     _draw_head(policy.body.get_parameter("score.weight"), seed)
     peft = adapters.make_trainable(policy.body, lora_dim, TaskType.SEQ_CLS)
+    sharding.shard(policy.body, policy.world, learns=True, peft=peft)
     return Scorer(policy.source, policy.body, peft, REWARD, policy.tokenizer, policy.world)
 
 

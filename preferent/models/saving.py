@@ -143,7 +143,8 @@ def save_merged(
     front: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Write the base of a policy, as it is stored, with its adapter merged; `masters` are as in `save`."""
-    policy = _unquantized(policy) if policy.world.quantize else policy
+    if policy.world.quantize or policy.world.shard == "full":
+        policy = _on_whole_base(policy)
     assert policy.peft is not None
     for name, parameter in policy.body.named_parameters():
         if name in masters:
@@ -155,10 +156,10 @@ def save_merged(
     save(full, folder, dict(merged.named_parameters()), card, front)
 
 
-def _unquantized(network: Network) -> Policy:
-    """Return a policy with the trained adapter of a quantized one, on its base as it is stored, on the CPU."""
+def _on_whole_base(network: Network) -> Policy:
+    """Return a policy whose base is quantized or cut with its trained adapter on the base as stored, on the CPU."""
     assert network.peft is not None and network.adapter is not None
-    world = dataclasses.replace(network.world, quantize=None, device=torch.device("cpu"))
+    world = dataclasses.replace(network.world, quantize=None, shard="none", device=torch.device("cpu"))
     config = network.peft.peft_config[network.adapter]
     assert isinstance(config, LoraConfig), "preferent trains no other adapters"
     policy = language_models.load_policy(network.source, world, config.r)

@@ -2,8 +2,9 @@
 
 A sharded network is cut by `torch.distributed.fsdp.fully_shard`: each layer is a unit, the head of scores another, and
 embeddings, norms and output head are the root, which is whole during a pass. All ranks make the same passes. Weights
-that learn are fp32 masters; where computation is bf16 the gathered ones are rounded. Gradients are summed in fp32. In a
-group of one nothing here changes anything, and torch.distributed is not imported.
+that learn are fp32 masters; where computation is bf16 the gathered ones are rounded. Gradients are summed in fp32. Of a
+network with adapters only the frozen weights are cut: adapters and heads stay whole on every rank, also those that join
+later. In a group of one nothing here changes anything, and torch.distributed is not imported.
 """
 
 import contextlib
@@ -13,11 +14,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from preferent import ranks
-from preferent.models.adapters import HEAD
+from preferent.models import adapters
 from preferent.models.world import World
 
 T = TypeVar("T")
@@ -25,21 +27,25 @@ T = TypeVar("T")
 warnings.filterwarnings("ignore", "FSDP2-wrapped module", UserWarning)  # nothing here changes a view in place
 
 
-def shard(body: PreTrainedModel, world: World, learns: bool) -> None:
-    """Cut a network into shards, fp32 if it `learns`; its parameters are DTensors from now on."""
+def shard(body: PreTrainedModel, world: World, learns: bool, peft: PeftModel | None = None) -> None:
+    """Cut a network into shards where the world does: all weights, fp32 if it `learns`, or those below its adapters.
+    They are DTensors from now on."""
+    if world.shard == "none" or (world.shard == "auto" and peft is not None):
+        return
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
     mesh = init_device_mesh(world.device.type, (world.size,))
     layers = set(body._no_split_modules or ())
     units = [module for module in body.modules() if type(module).__name__ in layers]
-    heads: list[Any] = [module for name, module in body.named_children() if name == HEAD]
+    heads: list[Any] = [module for name, module in body.named_children() if name == adapters.HEAD and peft is None]
+    kept = set() if peft is None else adapters.kept_whole(peft)
     for unit in [*heads, *units, body]:
         precision = MixedPrecisionPolicy()
-        if learns and unit not in heads:
+        if learns and peft is None and unit not in heads:
             precision = MixedPrecisionPolicy(param_dtype=world.dtype, reduce_dtype=torch.float32)
             unit.float()
-        fully_shard(unit, mesh=mesh, mp_policy=precision, reshard_after_forward=True)
+        fully_shard(unit, mesh=mesh, mp_policy=precision, reshard_after_forward=True, ignored_params=kept)
         unit.set_gradient_divide_factor(1.0)  # sums, not means
         unit.set_force_sum_reduction_for_comms(True)
         unit.computed = _computed

@@ -33,8 +33,8 @@ QUANTIZATION = "a backbone in 4 bits (nf4 with double quantization, by bitsandby
 class World:
     """One rank of `size`: device, threads, dtype and attention implementation (None: transformers chooses).
 
-    `chat` is how the models that it loads read conversations; `quantize` is how it holds their frozen weights. It
-    `shards` models without an adapter: those whose weights all learn, and the frozen ones beside them.
+    `chat` is how the models that it loads read conversations; `quantize` is how it holds their frozen weights. What it
+    cuts into shards, `shard` says: nothing, models without an adapter, or also the frozen weights below adapters.
     """
 
     rank: int
@@ -46,7 +46,7 @@ class World:
     attention: str | None = None
     chat: ChatOptions = OWN
     quantize: Literal["nf4"] | None = None
-    shards: bool = False
+    shard: Literal["none", "auto", "full"] = "none"
 
     @classmethod
     def of(cls, recipe: Recipe, learns: bool = False) -> "World":
@@ -73,9 +73,9 @@ class World:
         if device.type not in ("cpu", "cuda") and (recipe.quantize or recipe.optimizer == "adamw8bit"):
             raise PlatformError(f"quantize: nf4 and optimizer: adamw8bit run on cpu and cuda, not on {device.type}")
         own_device = device.type != "cuda" or beside <= torch.cuda.device_count()
-        shards = learns and recipe.shard == "auto" and group.size > 1 and own_device and not recipe.quantize
+        shard = recipe.shard if learns and group.size > 1 and own_device and not recipe.quantize else "none"
         code, chat, quantize = recipe.trust_remote_code, ChatOptions.of(recipe), recipe.quantize
-        return cls(group.rank, group.size, device, dtype, threads, code, attention, chat, quantize, shards)
+        return cls(group.rank, group.size, device, dtype, threads, code, attention, chat, quantize, shard)
 
     def with_own_templates(self) -> "World":
         """Return the same process for models that the recipe does not train: they read in their own template."""
@@ -92,7 +92,7 @@ class World:
 
     def settled(self, recipe: Recipe, stage: Stage) -> Recipe:
         """Return the recipe with how much the stage computes at once, chosen for this device when it began."""
-        sharing = self.size if self.shards else 1
+        sharing = 1 if self.shard == "none" else self.size
         machine = memory_choice.Machine(self.memory, self.dtype.itemsize, self.device.type != "cpu", sharing)
         return memory_choice.settled(recipe, stage, machine)
 

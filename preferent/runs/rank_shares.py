@@ -3,11 +3,13 @@
 This is the third stage of ZeRO (Rajbhandari 2020, section 5.3). Every rank keeps 1/R of what stays: of the fp32 masters
 and moments of what learns, and of the frozen weights. It gathers a layer in the precision of computation when it needs
 it, beside the one before, and the embeddings of input and output for a whole pass. The policy is gathered whole to
-sample.
+sample. Adapters are whole, with all that they learn with; the frozen weights below them are cut with `shard: full`.
 
 Symbols as in `preferent.config.memory_estimate`, and R ranks.
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -17,6 +19,7 @@ from preferent.config.defaults import decided
 from preferent.config.memory_estimate import MASTER, MemoryNeed, ModelFacts
 from preferent.config.model_shape import Shape
 from preferent.config.recipe import pick
+from preferent.config.stage_graph import trains
 
 
 class Learner(NamedTuple):
@@ -41,8 +44,9 @@ class Learner(NamedTuple):
 
     @property
     def unit(self) -> int:
-        """Weights whose gradients are added over the ranks at once: those of a layer, or of the embeddings."""
-        return max(self.layer, self.embeddings) if self.whole else self.trained // self.shape.layers
+        """Weights of a network that learns whole whose gradients are added over the ranks at once: those of a layer, or
+        of the embeddings."""
+        return max(self.layer, self.embeddings)
 
     @property
     def embeddings(self) -> int:
@@ -76,33 +80,64 @@ def learners(facts: ModelFacts, stage: str) -> list[Learner]:
     return [policy, Learner("critic", scorer, scorer.scorer, scorer.adapter(rank) if rank else scorer.scorer)]
 
 
+def is_cut(facts: ModelFacts, learner: Learner) -> bool:
+    """Return whether ranks cut a network into shards: the weights that learn, or with `shard: full` those that do not,
+    too."""
+    return facts.recipe.shard == "full" or (facts.recipe.shard == "auto" and learner.whole)
+
+
 def is_sharded(facts: ModelFacts, stage: str) -> bool:
-    """Return whether several ranks shard a stage: every weight of a network learns in it, and the recipe allows it."""
-    return facts.recipe.shard == "auto" and any(learner.whole for learner in learners(facts, stage))
+    """Return whether several ranks shard a stage: a network that learns in it is cut."""
+    return any(is_cut(facts, learner) for learner in learners(facts, stage))
+
+
+def own_rewards(facts: ModelFacts) -> int:
+    """Return the number of reward models that the run trains and then scores with."""
+    section = facts.recipe.reward
+    return trains(facts.recipe) * (1 if section.combine == "weights" else section.members)
 
 
 def shard(facts: ModelFacts, need: MemoryNeed, stage: str, ranks: int) -> MemoryNeed:
     """Return the need of one of the ranks that shard a stage, from that of a process with its share of the rows.
 
-    What stays: 1/R of it, without the copies that compute in bf16 beside masters. In every phase: b (2 layers and the
-    embeddings) of the largest network, or to sample b n of the policy. Gradients: 4 t/R in fp32, and those of one unit
-    before they are added over the ranks, in both precisions: (b + 4) of the larger of a layer and the embeddings.
+    What stays: 1/R of it, without the copies that compute in bf16 beside masters; of adapters all. In every phase: b (2
+    layers and the embeddings) of the largest network, or to sample b n of the policy. Gradients of what learns whole: 4
+    t/R in fp32, and those of one unit before they are added over the ranks, in both precisions: (b + 4) of the larger
+    of a layer and the embeddings. Those of adapters: 4 t.
     """
     learning, b = learners(facts, stage), facts.bytes
-    trained = sum(learner.trained for learner in learning)
-    copies = {learner.part: b * learner.trained if b < MASTER else 0 for learner in learning}
-    parts = {part: share(max(0, held - copies.get(part, 0)), ranks) for part, held in need.parts.items()}
-    used = b * max(2 * learner.layer + learner.embeddings for learner in learning)
-    unit = max(learner.unit for learner in learning)
-    changed = {
-        "gradients": share(MASTER * trained, ranks) + (b + MASTER) * unit,
-        "best": share(MASTER * trained, ranks),
-    }
+    cut = [learner for learner in learning if is_cut(facts, learner)]
+    whole = [learner for learner in learning if learner.whole]
+    kept = _kept(facts, need, stage, learning)
+    copies = {learner.part: b * learner.trained if b < MASTER else 0 for learner in whole}
+    parts = {part: share(max(0, held - copies.get(part, 0) - kept[part]), ranks) for part, held in need.parts.items()}
+    used = b * max(2 * learner.layer + learner.embeddings for learner in cut)
+    trained = share(MASTER * sum(learner.trained for learner in whole), ranks)
+    trained += MASTER * sum(learner.trained for learner in learning if not learner.whole)
+    changed = {}
+    if whole:
+        changed = {"gradients": trained + (b + MASTER) * max(learner.unit for learner in whole), "best": trained}
     phases = {}
     for name, held in need.phases.items():
-        whole = name == "sample" and any(learner.samples for learner in learning)
-        gathered = facts.frozen(facts.shape, facts.shape.policy) if whole else used
+        sampled = name == "sample" and any(learner.samples for learner in cut)
+        gathered = facts.frozen(facts.shape, facts.shape.policy) if sampled else used
         phases[name] = {**held, **{part: changed[part] for part in held if part in changed}, "policy": gathered}
     if "step" in phases:
-        phases["step"] = {"gradients": share(MASTER * trained, ranks)}
-    return replace(need, parts=parts, phases=phases)
+        phases["step"] = {"gradients": trained}
+    return replace(need, parts={part: kept[part] + held for part, held in parts.items()}, phases=phases)
+
+
+def _kept(facts: ModelFacts, need: MemoryNeed, stage: str, learning: Sequence[Learner]) -> Counter[str]:
+    """Return the bytes of each part that every rank holds whole: adapters and what they learn with, and the frozen
+    weights below them where these are not cut."""
+    kept: Counter[str] = Counter()
+    for learner in learning:
+        if not learner.whole:
+            below = 0 if is_cut(facts, learner) else facts.frozen(learner.shape, learner.weights)
+            kept[learner.part] += min(need.parts[learner.part], below + facts.bytes * learner.trained)
+            kept["optimizer"] += facts.optimizer(learner.trained)
+            kept["average"] += need.parts.get("average", 0) if learner.part == "policy" else 0
+    has_adapters = bool(decided(facts.recipe.reward.lora_dim))
+    if stage in ("ppo", "rejection") and has_adapters and (facts.one_backbone or facts.recipe.shard == "auto"):
+        kept["reward"] = facts.rewards() - sum(facts.frozen(other, other.scorer) for other in facts.others)
+    return kept

@@ -80,6 +80,7 @@ def test_what_learns_is_what_has_an_optimizer(stage, rank):
     need = memory_estimate.need(rank_memory.at_once(facts(rank)), stage)
     assert need.parts["optimizer"] == 12 * sum(learner.trained for learner in learning)
     assert rank_shares.is_sharded(facts(rank), stage) == (rank == 0)
+    assert rank_shares.is_sharded(facts(rank, shard="full"), stage)
     assert all(learner.part in need.parts for learner in learning)
 
 
@@ -116,6 +117,27 @@ def test_shards_are_gathered_twice_a_micro_batch():
     assert pairs == Traffic(1 / 2 * 3 * 4 * SCORER, 1 / 2 * 2 * 3 * 2 * SCORER, 0)
 
 
+def test_a_frozen_backbone_in_shards_is_gathered_as_often_and_adapters_are_added_up():
+    values = {"micro_batch_tokens": 64}
+    given = facts(3, ppo=values, reward=values | {"members": 2}, shard="full")
+    found = traffic.traffic(given, "ppo", SEQUENCES, 2)
+    weights = 2 * 12 * 2 * (POLICY + SCORER)
+    weights += 4 * 2 * (POLICY + SCORER + POLICY + 2 * SCORER)  # policy, critic, reference and both members measure
+    weights += 2 * POLICY  # to sample
+    assert found.gradients == 2 * 1 / 2 * 4 * (LORA + LORA + 64) * 6
+    assert found.weights == 1 / 2 * weights
+    pairs = traffic.traffic(given, "reward", SEQUENCES, 2)
+    assert pairs == Traffic(2 * 1 / 2 * 4 * (LORA + 64), 1 / 2 * 2 * 3 * 2 * SCORER, 0)
+
+
+def test_a_whole_policy_beside_adapters_in_an_optimizer_step():
+    """AdamW moves 30 bytes a weight, of what is cut on one rank of 4."""
+    given = facts(ppo={"lora_dim": 0}, reward={"lora_dim": 3})
+    found = card_speed.speeds(Card(1, 1.0, 1.0, 1.0), given, SEQUENCES, "ppo", 4)
+    assert found.step_policy == pytest.approx(30 * POLICY / 4 / 0.6)
+    assert found.step_scorer == pytest.approx(30 * (LORA + 64) / 0.6)
+
+
 def test_a_rank_of_shards_holds():
     given = rank_memory.at_once(facts())
     whole = memory_estimate.need(given, "ppo")
@@ -139,6 +161,42 @@ def test_a_rank_of_shards_holds():
     assert found.phases["finish"] == {"best": both, "policy": used}
     step = rank_shares.shard(given, memory_estimate.need(given, "sft"), "sft", 4).phases["step"]
     assert step == {"gradients": POLICY}
+
+
+def test_a_rank_of_a_frozen_backbone_in_shards_holds():
+    """Adapters of policy, critic and two reward models are whole; the one backbone below all is not."""
+    given = rank_memory.at_once(facts(3, reward={"members": 2}, ppo={"ema_decay": 0.9}, shard="full"))
+    whole = memory_estimate.need(given, "ppo")
+    found = rank_shares.shard(given, whole, "ppo", 4)
+    assert found.parts == {
+        "policy": 2 * POLICY // 4 + 2 * LORA,
+        "reference": 0,
+        "reward": 2 * 2 * (LORA + 64),
+        "critic": 2 * (LORA + 64),
+        "optimizer": 12 * (LORA + LORA + 64),
+        "average": 4 * LORA,
+    }
+    used = 2 * (2 * LAYER + 2 * EMBEDDING)
+    assert found.phases["learn"] == whole.phases["learn"] | {"policy": used}
+    assert found.phases["sample"] == whole.phases["sample"] | {"policy": 2 * POLICY}
+    tuned = rank_shares.shard(given, memory_estimate.need(given, "sft"), "sft", 4)
+    assert tuned.parts == {"policy": 2 * POLICY // 4 + 2 * LORA, "optimizer": 12 * LORA}
+    assert tuned.phases["step"] == {"gradients": 4 * LORA}
+
+
+@pytest.mark.parametrize(("shard", "reward"), [("auto", 2 * SCORER), ("full", 2 * SCORER // 4)])
+def test_a_rank_of_a_whole_policy_beside_a_reward_model_with_an_adapter_holds(shard, reward):
+    given = rank_memory.at_once(facts(ppo={"lora_dim": 0}, reward={"lora_dim": 3}, shard=shard))
+    found = rank_shares.shard(given, memory_estimate.need(given, "ppo"), "ppo", 4)
+    assert found.parts == {
+        "policy": 0,
+        "reference": 2 * POLICY // 4,
+        "reward": reward,
+        "critic": 2 * (LORA + 64),
+        "optimizer": 12 * POLICY // 4 + 12 * (LORA + 64),
+        "average": 0,
+    }
+    assert found.phases["learn"]["gradients"] == POLICY + 4 * (LORA + 64) + 6 * 2 * EMBEDDING
 
 
 def test_shards_in_fp32_are_the_masters_themselves():
@@ -300,6 +358,8 @@ def test_without_gpus_a_plan_is_of_the_ranks_that_a_run_has(rows, monkeypatch):
     assert "memory of each of 8 ranks" in text and text.count("sharded: peak") == 3
     whole = python_api.load_recipe(rows | full | {"shard": "none"}).plan(card="h100-80g")
     assert "ppo      replicated: every rank holds all weights" in whole and "sharded" not in whole
+    frozen = python_api.load_recipe(rows | {"processes": 8, "shard": "full"}).plan(memory=4 << 30)
+    assert frozen.count("sharded: peak") == 3 and "quantize" not in frozen
     one = python_api.load_recipe(rows | full | {"processes": 1})
     assert one.plan(card="h100-80g", gpus=8) == text
     assert one.plan(card="h100-80g") == one.plan(card="h100-80g", gpus=1)

@@ -111,6 +111,7 @@ def test_what_is_no_mapping_is_no_recipe(values):
         ({"ppo": {"minibatches": 65}}, "ppo.minibatches is larger than ppo.batch_size"),
         ({"kl_coeff": 0, "ppo": {"kl_target": 6.0}}, "ppo.kl_target moves kl_coeff, which must start above 0"),
         ({"data": {"validation_share": 0.5, "test_share": 0.5}}, "leave nothing to train on"),
+        ({"shard": "full", "quantize": "nf4"}, "shard: full cuts frozen weights, and those of quantize cannot be cut"),
         ({"large_model_reference": " "}, "large_model_reference: is empty"),
         ({"preference_dataset": ""}, "preference_dataset: a path is empty"),
     ],

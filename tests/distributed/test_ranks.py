@@ -4,6 +4,7 @@ for last bits."""
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from nursery import PLACES, words_of
 from ranked import FUNCTION, SMALL, Ranked, difference, settings, tokens, weights
@@ -16,7 +17,7 @@ ALGORITHMS = ("rloo", "grpo", "dr_grpo", "remax", "reinforce_plus_plus")
 WHOLE = ("shard=none",)
 CASES = {
     "sft": ("sft", ()),
-    "sft-lora": ("sft", ("sft.lora_dim=2",)),
+    "sft-lora": ("sft", ("sft.lora_dim=2", "gradient_checkpointing=true")),
     "sft-bf16": ("sft", ("precision=bf16", "gradient_checkpointing=true")),
     "reward": ("reward", ()),
     "dpo": ("dpo", ()),
@@ -27,7 +28,8 @@ CASES = {
     "rejection": ("rejection", ()),
     "infer": ("infer", ()),
 } | {name: ("ppo", (f"ppo.algorithm={name}", *WHOLE)) for name in ALGORITHMS}
-"""The models are so small that every weight learns by default: in shards, or whole on every rank."""
+"""The models are so small that every weight learns by default: in shards, or whole on every rank. With LoRA two ranks
+cut the weights below, three do not."""
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,9 @@ def test_ranks_compute_what_one_process_computes(whole: Ranked, name: str):
     folders = []
     for size in (1, 2, 3):
         calls = ranked.folder / f"{name}-{size}.calls"
-        ranked.ran(size, *words_of(stage, f"{name}-{size}"), *settings(*more), env={"CALLS": str(calls)})
+        below = ("shard=full",) if "lora" in name and size == 2 else ()
+        ranked.ran(size, *words_of(stage, f"{name}-{size}"), *settings(*more, *below), env={"CALLS": str(calls)})
+        assert "lora" not in name or ranked.cut() == (size == 2)
         assert len({ranked.steps(rank) for rank in range(size)}) == 1
         assert bool(ranked.steps(0)) == (stage != "infer")
         folders.append(ranked.folder / f"{name}-{size}" / stage)
@@ -72,6 +76,24 @@ def test_shards_go_on_from_a_checkpoint_of_any_number_of_ranks(ranked: Ranked):
         assert any(f"step-{steps:06d}" in name and "exp_avg_sq" in name for name in ours)
         assert difference(ours, theirs) <= BOUND
         assert difference(ours, theirs, kind="exp_avg") <= BOUND
+
+
+def test_adapters_go_on_from_a_checkpoint_with_their_backbone_cut_or_whole(ranked: Ranked):
+    """2 ranks that cut it, one process, then 2 ranks that do not: weights and moments of one process."""
+    lora = SMALL["sft"].replace("{", "{lora_dim: 2, ")
+
+    def learn(name: str, size: int, steps: int, shard: str) -> dict[str, np.ndarray]:
+        section = lora.replace("train_steps: 4", f"train_steps: {steps}")
+        ranked.ran(size, *words_of("sft", name), *settings(f"sft={section}", f"shard={shard}"))
+        assert ranked.cut() == (size == 2 and shard == "full")
+        return weights(ranked.folder / name / "sft")
+
+    for size, steps, shard in ((2, 2, "full"), (1, 4, "full"), (2, 6, "auto")):
+        ours = learn("cut-below", size, steps, shard)
+    theirs = learn("whole-below", 1, 6, "auto")
+    assert any("step-000006" in name and "exp_avg_sq" in name for name in ours)
+    assert difference(ours, theirs) <= ADAPTER_BOUND
+    assert difference(ours, theirs, kind="exp_avg") <= ADAPTER_BOUND
 
 
 def names(folder: Path) -> list[str]:

@@ -14,7 +14,7 @@ from preferent.commands.time_estimate import Speeds, Work
 from preferent.config.defaults import decided
 from preferent.config.memory_estimate import REWARD_SAMPLES, ModelFacts, tuned_rank
 from preferent.config.model_shape import Shape, kv_cache
-from preferent.runs.rank_shares import Learner, is_sharded, learners
+from preferent.runs.rank_shares import Learner, is_cut, learners
 
 TRAINED = 0.30
 """Share of a card's FLOP/s that passes over sequences reach. Assumed: pretraining, on long sequences of one length,
@@ -31,14 +31,14 @@ MOVED = 30
 
 def speeds(card: Card, facts: ModelFacts, work: Work, stage: str, ranks: int = 1) -> Speeds:
     """Return the seconds of a sequence, of a token and of an optimizer step on a card, for a stage of which one of the
-    ranks has the `facts`. A sharded optimizer steps on its shard."""
+    ranks has the `facts`. The optimizer of weights that are cut steps on its shard."""
     facts = at_once(facts)
     peak, length = TRAINED * card.flops, work.prompt + work.answer
     learning = {learner.part: learner for learner in learners(facts, stage)}
     learnt = {part: _learnt(facts, learner, work) / peak for part, learner in learning.items()}
-    stepped = {part: learner.trained * MOVED / (DECODED * card.bandwidth) for part, learner in learning.items()}
-    if is_sharded(facts, stage):
-        stepped = {part: seconds / ranks for part, seconds in stepped.items()}
+    shares = {part: ranks if learner.whole and is_cut(facts, learner) else 1 for part, learner in learning.items()}
+    moved = {part: learner.trained * MOVED / shares[part] for part, learner in learning.items()}
+    stepped = {part: count / (DECODED * card.bandwidth) for part, count in moved.items()}
     scored = forward(facts.reward_shape, length, 0) / peak
     return Speeds(
         learn_policy=learnt.get("policy", 0.0),

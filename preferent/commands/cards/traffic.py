@@ -5,7 +5,7 @@ up in shards, and twice that to add them up everywhere (Patarasuk & Yuan 2009). 
 `preferent.config.memory_estimate`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from preferent.commands.cards.rank_memory import at_once
@@ -14,7 +14,7 @@ from preferent.config.algorithms import algorithm
 from preferent.config.defaults import decided, reference
 from preferent.config.memory_estimate import MASTER, ModelFacts
 from preferent.config.recipe import pick
-from preferent.runs.rank_shares import Learner, is_sharded, learners, share
+from preferent.runs.rank_shares import Learner, is_cut, learners, own_rewards, share
 
 ID = 4
 """Bytes of a token's id, and of a number in fp32."""
@@ -56,20 +56,21 @@ def added(size: float, ranks: int) -> float:
 def traffic(facts: ModelFacts, stage: str, work: Work, ranks: int) -> Traffic:
     """Return what a rank sends in a step of a stage that learns.
 
-    Replicated: gradients in fp32, 4 t, once for each optimizer step. Sharded: b n of each network for the forward pass
-    of each micro-batch and again for its backward pass, its gradients 4 t after that, b n of each network for
-    measuring a micro-batch, and b n of the policy to sample.
+    Replicated: gradients in fp32, 4 t, once for each optimizer step; those of adapters always. Sharded: b n of each
+    network for the forward pass of each micro-batch and again for its backward pass, its gradients 4 t after that where
+    all of it learns, b n of each network for measuring a micro-batch, and b n of the policy to sample.
     """
     facts = at_once(facts)
     learning, done = learners(facts, stage), passes(facts, stage, work, ranks)
-    trained = MASTER * sum(learner.trained for learner in learning)
+    cut = [learner for learner in learning if is_cut(facts, learner)]
+    sharded = MASTER * sum(learner.trained for learner in cut if learner.whole)
+    replicated = MASTER * sum(learner.trained for learner in learning) - sharded
+    gradients = gathered(done.learnt * sharded, ranks) + added(done.updates * replicated, ranks)
     rollouts = _rollouts(facts, work, ranks) if stage == "ppo" else 0.0
-    if not is_sharded(facts, stage):
-        return Traffic(added(done.updates * trained, ranks), 0.0, rollouts)
-    weights = 2 * done.learnt * sum(_size(facts, learner) for learner in learning)
-    weights += done.measured * sum(_measured(facts, stage))
-    weights += sum(_size(facts, learner) for learner in learning if learner.samples)
-    return Traffic(gathered(done.learnt * trained, ranks), gathered(weights, ranks), rollouts)
+    weights = 2 * done.learnt * sum(_size(facts, learner) for learner in cut)
+    weights += done.measured * sum(_measured(facts, stage, cut))
+    weights += sum(_size(facts, learner) for learner in cut if learner.samples)
+    return Traffic(gradients, gathered(weights, ranks), rollouts)
 
 
 def passes(facts: ModelFacts, stage: str, work: Work, ranks: int) -> Passes:
@@ -89,15 +90,17 @@ def _size(facts: ModelFacts, learner: Learner) -> int:
     return facts.bytes * learner.weights
 
 
-def _measured(facts: ModelFacts, stage: str) -> Iterator[int]:
-    """Yield the bytes of each network that measures the rollouts of a step: policy, its copy as reference, critic, and
+def _measured(facts: ModelFacts, stage: str, cut: Sequence[Learner]) -> Iterator[int]:
+    """Yield the bytes of each network in shards that measures the rollouts of a step: policy, reference, critic, and
     what scores."""
-    if stage != "ppo":
+    if stage != "ppo" or not cut:
         return
-    yield from (_size(facts, learner) for learner in learners(facts, stage))
-    if reference(facts.recipe, stage) == "copy":
+    yield from (_size(facts, learner) for learner in cut)
+    if reference(facts.recipe, stage) != "none" and cut[0].part == "policy":
         yield facts.bytes * facts.shape.policy
-    yield facts.rewards()
+    if facts.recipe.shard == "full" or not decided(facts.recipe.reward.lora_dim):
+        yield own_rewards(facts) * facts.bytes * facts.reward_shape.scorer
+    yield from (facts.bytes * other.scorer for other in facts.others)
 
 
 def _rollouts(facts: ModelFacts, work: Work, ranks: int) -> float:
