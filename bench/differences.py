@@ -12,8 +12,8 @@ With a bound above 0, floats are equal too where they are no further apart than 
 largest magnitude in BASE's tensor (or of the figure); how far they are apart is shown per stage folder.
 
 A comparison's figures are exempt only where a judgment of it is. Timings, TensorBoard's files, reports, recipes and
-`stage.json` are not compared. Files and figures of a comparison that only HEAD has, and columns of rollouts that only one
-side has, are shown, and are no difference.
+`stage.json` are not compared. Files and figures of a comparison that only HEAD has, and columns of rollouts that only
+one side has, are shown, and are no difference.
 """
 
 import hashlib
