@@ -49,7 +49,9 @@ def do_run(arguments: Arguments) -> None:
 
 
 def do_quickstart(arguments: Arguments) -> None:
-    import_module("preferent.quickstart.guided_run").quickstart(arguments.folder, arguments.seed)
+    import_module("preferent.quickstart.guided_run").quickstart(
+        arguments.folder, arguments.seed, [] if arguments.threads is None else [f"threads={arguments.threads}"]
+    )
 
 
 def do_scratch(arguments: Arguments) -> None:

@@ -142,6 +142,9 @@ def _quickstart(verb: argparse.ArgumentParser) -> None:
         help="the folder (default: runs/quickstart)",
     )
     verb.add_argument("--seed", type=int, default=0, help="the seed of all randomness (default: 0)")
+    verb.add_argument(
+        "--threads", metavar="N", help="CPU threads; one is faster where others compute, too (default: one a core)"
+    )
 
 
 def _scratch(verb: argparse.ArgumentParser) -> None:

@@ -287,8 +287,9 @@ def _download(repository: str, revision: str | None, patterns: Sequence[str] = P
         raise PlatformError(f"{repository}: has no revision {revision}; name another, or none") from None
     except Exception as error:
         raise PlatformError(
-            f"{repository}: the hub is out of reach ({type(error).__name__}) and the model is not in the cache. "
-            f"Connect, or download it elsewhere and give its folder as large_model_reference"
+            f"{repository}: the hub is out of reach ({type(error).__name__}) and the model is not in the cache; nor is "
+            f"there a folder {Path(repository).absolute()}. Connect, or download it elsewhere and give its folder as "
+            f"large_model_reference"
         ) from error
 
 

@@ -329,7 +329,7 @@ def read(path: Path) -> Any:
     try:
         return recipe_yaml.parse(path.read_text(encoding="utf-8-sig"), str(path))
     except FileNotFoundError:
-        raise PlatformError(f"{path}: no such recipe; `preferent run --help` shows how to write one") from None
+        raise PlatformError(f"{path}: no such recipe; `preferent recipe init` writes one") from None
     except IsADirectoryError:
         own = path / "recipe.yaml"
         way = f"`preferent run {own} --out {path}` goes on with the run in it" if own.is_file() else "give a YAML file"

@@ -42,3 +42,6 @@ class Finding:
     says: str
     evidence: tuple[Evidence, ...]
     advice: str
+
+    def __str__(self) -> str:
+        return f"{self.severity}, {self.name}: {self.says} {self.advice}"

@@ -204,7 +204,8 @@ def never_better(history: RunHistory) -> Iterator[Finding]:
             SICK,
             UNCHANGED,
             (Evidence(STAGE, "best_step", 0), Evidence(STAGE, "steps", facts["steps"])),
-            "See the other findings; if there are none, lower kl_coeff, or validate more often (ppo.validation_every).",
+            "See the other findings; if there are none, train longer, lower kl_coeff, or validate more often "
+            "(ppo.validation_every).",
         )
 
 

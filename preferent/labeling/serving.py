@@ -298,7 +298,10 @@ def _fill(
     if plan.until:
         fixed["expected"] = selection.expected(chosen, plan.judgments)
     if all(question.identical for question in chosen):
-        raise UsageError(f"{place}: there is nothing to ask: every pair has identical answers")
+        raise UsageError(
+            f"{place}: there is nothing to ask: every pair has identical answers; tune further, "
+            "or let answers be drawn (infer.sampling_strategy: temperature_sampling)"
+        )
     keys = {question.key for question in chosen}
     store.create(fixed, [*chosen, *controls.questions], [vote for vote in material.votes if vote.item in keys])
     for note in [*material.notes, *controls.notes]:

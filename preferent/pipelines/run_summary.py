@@ -1,5 +1,6 @@
 """The last lines of a run: the verdict, what it takes to see a difference, and the findings of the doctor."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +29,10 @@ def lines(folder: Path) -> list[str]:
 def named(findings: Sequence[Finding], folder: Path) -> str:
     """Return the names of findings in a line, with the command that shows them."""
     kinds = [(kind, [one.name for one in findings if one.severity == kind]) for kind in (SICK, SUSPICIOUS)]
-    counted = "; ".join(f"{len(names)} {kind}: {', '.join(dict.fromkeys(names))}" for kind, names in kinds if names)
+    counted = "; ".join(f"{len(names)} {kind}: {', '.join(_counted(names))}" for kind, names in kinds if names)
     total = f"{len(findings)} finding{'' if len(findings) == 1 else 's'}"
     return f"doctor: {total} ({counted}); preferent doctor {folder} shows them"
+
+
+def _counted(names: Sequence[str]) -> list[str]:
+    return [name if count == 1 else f"{name} × {count}" for name, count in Counter(names).items()]

@@ -4,6 +4,7 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -106,8 +107,11 @@ def prompts(seed: int, count: int, path: Path) -> None:
     files.write_jsonl(path, [{"input_text": post.text + ASK} for post in posts(seed, count, "prompt")])
 
 
-def quickstart(out: Path, seed: int = 0) -> None:
-    """Generate the data and a model, run the whole recipe in `out`, and judge the outcome by the true preference."""
+def quickstart(out: Path, seed: int = 0, settings: Sequence[str] = ()) -> None:
+    """Generate the data and a model, run the whole recipe in `out`, and judge the outcome by the true preference.
+
+    `settings` change the recipe as `--set` does.
+    """
     with stages.locked(out, "run"):
         if not RunDirectory(out).index.exists():
             executor.index((), out)
@@ -124,8 +128,9 @@ def quickstart(out: Path, seed: int = 0) -> None:
         *("--vocab-size", f"{VOCABULARY}", "--hidden-size", f"{WIDTH}", "--layers", f"{LAYERS}"),
         *("--heads", f"{HEADS}", "--positions", f"{POSITIONS}"),
     )
-    print(f"$ preferent run {lesson}/recipe.yaml --out {out}", flush=True)
-    executor.execute(recipe.load(lesson / "recipe.yaml")[0], out, announce=partial(_introduce, out))
+    changed = "".join(f" --set {setting}" for setting in settings)
+    print(f"$ preferent run {lesson}/recipe.yaml{changed} --out {out}", flush=True)
+    executor.execute(recipe.load(lesson / "recipe.yaml", settings)[0], out, announce=partial(_introduce, out))
     gold = judge(out)
     _run("report", "--recipe", f"{lesson}/recipe.yaml", "--in", f"run={out}", "--out", f"{out}")
     _say(summarize(out, gold))

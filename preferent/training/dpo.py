@@ -97,7 +97,8 @@ def with_weights(recipe: Recipe, pairs: PreferencePairs, stage: stages.Stage) ->
         return recipe
     balanced = {name: getattr(recipe.dpo, name) * weight for name, weight in zip(names, weights, strict=True)}
     stage.record(balanced=balanced)
-    print(f"{stage.folder}: {good} desirable and {bad} undesirable answers: {balanced}", file=sys.stderr)
+    shown = " and ".join(f"{weight:.3g}" for weight in balanced.values())
+    print(f"{stage.folder}: {good} desirable and {bad} undesirable answers weigh {shown}", file=sys.stderr)
     return recipe.model_copy(update={"dpo": recipe.dpo.model_copy(update=balanced)})
 
 

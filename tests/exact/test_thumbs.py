@@ -117,7 +117,7 @@ def test_kto_starts_at_the_mean_weight_and_learns_from_unbalanced_thumbs(
     facts = files.read_json(tmp_path / "out/stage.json")["facts"]
     assert facts["counts"]["train"] == {"pairs": 0, "ties": 0, "truncated": 0, "good": 40, "bad": 8}
     assert facts["balanced"] == {"desirable_weight": 1.0, "undesirable_weight": 3.75}
-    assert "40 desirable and 8 undesirable answers: {'desirable_weight': 1.0" in capsys.readouterr().err
+    assert "40 desirable and 8 undesirable answers weigh 1 and 3.75" in capsys.readouterr().err
     first, *_ = curve = metrics.read(tmp_path / "out/metrics.jsonl")
     assert first["loss"] == pytest.approx(0.5 * (40 + 3.75 * 8) / 48, abs=1e-5)
     assert curve[-1]["loss"] < 0.8 * first["loss"] and facts["quality"]["test"]["accuracy"] > 0.9

@@ -141,6 +141,7 @@ def show(console: Console, line: str, base: ChatAnswer, tuned: ChatAnswer) -> No
 def facts(answer: ChatAnswer) -> str:
     """Return the length, whether the answer ended, and the score, in a line."""
     parts = [f"{answer.tokens} token{'' if answer.tokens == 1 else 's'}", *([] if answer.ended else ["did not end"])]
+    parts += [] if answer.text.strip() else ["no text: it ended at once"] if answer.ended else ["no text"]
     return ", ".join([*parts, *([] if answer.score is None else [f"score {answer.score:.2f}"])])
 
 

@@ -191,9 +191,10 @@ def _verdict(row: Row, unread: Row, kind: str, format: str) -> str:
         return ""
     shown = repr(unread[names[0]])[:20]
     what = {"preference": "the choice", "text": "the text"}.get(kind, "the answer")
+    thumbs = "; thumbs are `data check --kind feedback`" if kind == "demonstration" else ""
     return (
         f"unclear label: {names[0][:40]} is {shown}, which may speak against {what}; remove the rows that are not to "
-        f"be learned, or say --columns extra={names[0][:40]} (in a recipe data.columns) where it does not"
+        f"be learned, or say --columns extra={names[0][:40]} (in a recipe data.columns) where it does not{thumbs}"
     )
 
 
