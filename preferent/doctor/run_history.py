@@ -12,7 +12,7 @@ from preferent import files
 from preferent.config import run_schema, stage_graph
 from preferent.data.tokenizer import tokenizer_files as tokenizer_folder
 from preferent.doctor.findings import RELATIVE, Evidence
-from preferent.errors import PlatformError, UsageError
+from preferent.errors import UsageError
 from preferent.evaluation.comparison_types import ComparisonMetrics
 from preferent.evaluation.quality_types import PartFigures, QualityFigures
 from preferent.runs import metrics
@@ -128,7 +128,7 @@ class RunHistory:
 def read(root: Path) -> RunHistory:
     """Return the history of a run directory, finished or not."""
     if not root.is_dir():
-        raise PlatformError(f"{root}: no such run directory; make one with `preferent run RECIPE`")
+        raise UsageError(f"{root}: no such run directory; make one with `preferent run RECIPE`")
     run = RunDirectory(root)
     scorers = (*stage_graph.members(["reward", *(path.name for path in run.entries())]), "judge")
     trained = {name: run.stage(name) for name in ("sft", *scorers, "policy")}

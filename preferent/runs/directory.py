@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from preferent.errors import PlatformError, UsageError
+from preferent.errors import UsageError
 
 Part = Literal["train", "validation", "test"]
 
@@ -246,9 +246,9 @@ class RunDirectory:
         return self.recipe.is_file()
 
     def require_run(self) -> None:
-        """Raise `PlatformError` if this is not there, `UsageError` if it is no run directory."""
+        """Raise `UsageError` if this is not a run directory."""
         if not self.root.is_dir():
-            raise PlatformError(f"{self.root}: no such run directory; make one with `preferent run RECIPE`")
+            raise UsageError(f"{self.root}: no such run directory; make one with `preferent run RECIPE`")
         if not self.is_run():
             raise UsageError(
                 f"{self.root}: is not a run directory: it contains no recipe.yaml; name the `--out` of a run"

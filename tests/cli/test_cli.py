@@ -412,7 +412,7 @@ def test_a_report_of_a_run_is_named_like_a_run(course, monkeypatch, capsys):
 
 def test_a_wrong_recipe_exits_with_2_or_3(course, monkeypatch, capsys):
     assert call(monkeypatch, "run", "nothing.yaml") == 3
-    assert "preferent run --help" in capsys.readouterr().err
+    assert "`preferent recipe init` writes one" in capsys.readouterr().err
     course.write_text("kl_coef: 1\n")
     assert call(monkeypatch, "run", "course.yaml") == 2
     assert "course.yaml: unknown key 'kl_coef'; did you mean 'kl_coeff'?" in capsys.readouterr().err

@@ -429,6 +429,7 @@ def test_without_a_network_a_hub_id_says_what_to_do(
     code, said = preferent("run", "recipe.yaml", "--out", "new", "--set", "large_model_reference=owner/name")
     assert code == 3
     assert f"owner/name: the hub is out of reach ({type(error).__name__}) and the model is not in the cache" in said
+    assert f"nor is there a folder {Path('owner/name').absolute()}" in said
     assert "download it elsewhere and give its folder as large_model_reference" in said
     assert Path("new/data/DONE").exists()
 

@@ -66,7 +66,12 @@ def test_a_row_of_data_asks_its_prompt(make_run):
 
 
 def test_one_token_is_no_tokens():
-    assert chat.facts(chat.ChatAnswer("", True, 1, None)) == "1 token"
+    assert chat.facts(chat.ChatAnswer(".", True, 1, None)) == "1 token"
+
+
+def test_an_answer_without_text_says_so():
+    assert chat.facts(chat.ChatAnswer("", True, 1, None)) == "1 token, no text: it ended at once"
+    assert chat.facts(chat.ChatAnswer(" ", False, 4, None)) == "4 tokens, did not end, no text"
 
 
 def test_the_score_is_what_ppo_sees(make_run):

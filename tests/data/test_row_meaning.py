@@ -94,6 +94,11 @@ def test_a_row_that_may_mean_something_else_is_refused_by_the_key(tmp_path, row,
     assert not check.check_files([write(tmp_path, row)]).ok
 
 
+def test_a_row_that_may_be_a_thumb_is_told_where_thumbs_are_read(tmp_path):
+    (dropped,) = read(tmp_path, SHOWN | {"label": False}).dropped
+    assert "data check --kind feedback" in dropped.reason
+
+
 CLEAR = [
     (TRL, {}),
     (TRL, {"source": "a page of the web", "id": "7", "explanation": "It is a drink, not a rock.", "topic": "tea"}),

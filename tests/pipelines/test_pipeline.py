@@ -18,10 +18,11 @@ from preferent import files
 from preferent.cli.arguments import parser
 from preferent.commands.python_api import Run
 from preferent.config import model_reference, model_shape, recipe, run_schema, stage_graph
+from preferent.doctor.findings import SICK, Finding
 from preferent.errors import DataError, Interrupted, PlatformError, PreferentError, UsageError
 from preferent.evaluation import verdict_sentence
 from preferent.files import TICK, write_atomic
-from preferent.pipelines import executor, next_round
+from preferent.pipelines import executor, next_round, run_summary
 from preferent.pipelines.launchers import child_process
 from preferent.runs import interruption
 from preferent.runs.stages import locked, open_stage, read_stage
@@ -547,6 +548,12 @@ def test_the_last_lines_of_a_run(tmp_path):
         "doctor: 3 findings (1 sick: never-better; 2 suspicious: verdict-open, judge-cannot-tell); "
         f"preferent doctor {tmp_path} shows them"
     )
+
+
+def test_findings_of_one_name_are_counted():
+    one, other = (Finding(name, SICK, "It is so.", (), "Change it.") for name in ("a", "b"))
+    assert run_summary.named([one, other, one], Path("r")).startswith("doctor: 3 findings (3 sick: a × 2, b); ")
+    assert str(one) == "sick, a: It is so. Change it."
 
 
 def test_the_door_is_free_of_torch():

@@ -190,8 +190,9 @@ def test_recipe_is_one_and_commands_are_those_of_the_command_line(
 
     monkeypatch.setattr(guided_run.child_process, "run_here", run_here)
     with pytest.raises(PreferentError) as caught:
-        guided_run.quickstart(tmp_path, seed=7)
+        guided_run.quickstart(tmp_path, 7, ["threads=1"])
     assert caught.value.exit_code == 5 and [words[0] for words in done] == ["scratch", "data"]
+    assert recipe.load(tmp_path / "recipe.yaml")[0].threads == 1
     loaded, ignored = recipe.load(tmp_path / "lesson" / "recipe.yaml")
     assert not ignored and loaded.seed == 7 and loaded.sft is not None
     assert loaded.target_sequence_length == synthetic_posts.ANSWER_TOKENS
