@@ -132,7 +132,8 @@ def _hub(recipe: Recipe) -> Iterator[str]:
     references = recipe.large_model_reference, reward_reference(recipe), *stage_graph.foreign(recipe).values()
     for reference in dict.fromkeys(references):
         if not Path(reference).exists():
-            yield f"whether {resolve_model(reference)} is available on the hub"
+            here = "; there is no such folder here" if resolve_model(reference) == reference else ""
+            yield f"whether {resolve_model(reference)} is available on the hub{here}"
 
 
 def _lengths(recipe: Recipe) -> str:
@@ -212,7 +213,7 @@ def _sft(section: SftSection, columns: NamedColumns) -> str:
 
 
 def _steps(name: str, field: str, steps: int, batch: int, rows: int, unit: str) -> str:
-    epochs = progress.epochs(field, steps, batch, rows)
+    epochs = progress.epochs(field, steps, batch, rows, name)
     return f"{name:<8} {steps:,} steps of {batch:,} = {epochs:.1f} epochs of {rows:,} {unit}"
 
 

@@ -16,12 +16,14 @@ NOTEBOOK = "JPY_PARENT_PID"
 """What Jupyter sets in the environment of a kernel."""
 
 
-def epochs(field: str, steps: int, batch: int, rows: int) -> float:
-    """Return how often a stage sees each row; warn where that is so often that it memorises them."""
+def epochs(field: str, steps: int, batch: int, rows: int, stage: str = "") -> float:
+    """Return how often a stage sees each row; warn, with the name `stage`, where that is so often that it memorises
+    them."""
     count = steps * batch / max(rows, 1)
     if count > MANY_EPOCHS:
+        where = f"{stage}: {field}" if stage else field
         print(
-            f"{field}: {steps:,} steps of {batch:,} are {count:,.0f} epochs of {rows:,} rows, which are then learnt by "
+            f"{where}: {steps:,} steps of {batch:,} are {count:,.0f} epochs of {rows:,} rows, which are then learnt by "
             f"heart; 3 epochs would be --set {field}={max(1, 3 * rows // batch)}",
             file=sys.stderr,
         )

@@ -680,7 +680,8 @@ def test_steps_that_mean_two_hundred_epochs_are_warned_of(
     words = ["--set", "reward.batch_size=24", "--set", "reward_model_train_steps=201"]
     code, said = preferent("run", "recipe.yaml", "--dry-run", *words)
     assert code == 0
-    assert "reward_model_train_steps: 201 steps of 24 are 201 epochs of 24 rows, which are then learnt by heart" in said
+    warned = "reward_model_train_steps: 201 steps of 24 are 201 epochs of 24 rows, which are then learnt by heart"
+    assert f"reward: {warned}" in said
     assert "3 epochs would be --set reward_model_train_steps=3" in said
     assert "learnt by heart" not in preferent("run", "recipe.yaml", "--dry-run")[1]
     monkeypatch.setattr(progress, "MANY_EPOCHS", 0.2)
