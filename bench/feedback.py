@@ -5,7 +5,7 @@ python bench/feedback.py [--seeds 1 2 3] [--out runs/feedback-seeds] [--set KEY=
 A seed draws the users, the model, and what the runs draw. A row's minutes are those of run and verdict, and for PPO,
 whose SFT makes the model that KTO begins with, of data and model too. A row that is done is read from its folder and
 not made again, so the seeds may be run one at a time; a run that was stopped goes on, and its minutes are those of
-the last part alone.
+the last part alone. Settings of `sft` are for PPO.
 """
 
 import argparse
@@ -50,7 +50,8 @@ def row(folder: Path, seed: int, method: str, settings: list[str]) -> dict[str, 
     if not kept.exists():
         began = time.monotonic()
         prepared(folder, seed)
-        changed = [word for setting in (f"seed={seed}", *settings) for word in ("--set", setting)]
+        own = [setting for setting in settings if method == "ppo" or not setting.startswith("sft.")]
+        changed = [word for setting in (f"seed={seed}", *own) for word in ("--set", setting)]
         run = f"runs/feedback-{method}"
         do(folder, "-m", "preferent", "run", f"examples/feedback/{method}.yaml", "--out", run, *changed)
         figures = json.loads(do(folder, "examples/feedback/verdict.py", run, "--seed", str(seed), "--json"))

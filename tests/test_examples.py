@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -41,8 +42,8 @@ def done(folder: Path, *words: object) -> str:
     return found.stdout
 
 
-def settings(*more: str) -> list[str]:
-    return [word for setting in (*FEW, *more) for word in ("--set", setting)]
+def settings(*more: str, kept: Sequence[str] = FEW) -> list[str]:
+    return [word for setting in (*kept, *more) for word in ("--set", setting)]
 
 
 def test_ethics(place):
@@ -117,7 +118,7 @@ def test_feedback(place):
     said = done(place, "-m", "preferent", "data", "convert", export, "--out", "runs/feedback-data/feedback")
     assert "360 records = 60 in pairs + 300 thumbs (" in said and " + 0 dropped" in said
     for name, more in (("ppo", ()), ("kto", ("dpo.train_steps=2",))):
-        few = settings("infer.max_prompts=8", *more)
+        few = settings("infer.max_prompts=8", *more, kept=FEW if name == "ppo" else FEW[2:])
         done(place, PREFERENT[1], "run", f"examples/feedback/{name}.yaml", "--out", f"runs/feedback-{name}", *few)
         said = done(place, "examples/feedback/verdict.py", f"runs/feedback-{name}")
         assert "8 votes: tuned preferred " in said and "the truth, 8 prompts: tuned wins " in said

@@ -202,4 +202,5 @@ def test_what_is_on_this_machine_is_read_without_network(
     rows = [{"input_text": f"a {n}", "candidate_0": "b", "candidate_1": "c", "choice": 0} for n in range(40)]
     files.write_jsonl(tmp_path / "rows.jsonl", rows)
     recipe = quiet_recipe(large_model_reference="owner/name", preference_dataset=str(tmp_path / "rows.jsonl"))
-    assert "whether owner/name is available on the hub; there is no such folder here" in plan.describe(recipe, [], tmp_path / "new")
+    said = plan.describe(recipe, [], tmp_path / "new")
+    assert "whether owner/name is available on the hub; there is no such folder here" in said
