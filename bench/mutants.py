@@ -249,7 +249,9 @@ def main() -> None:
     if wrong:
         sys.exit("\n".join(wrong))
     mutants = [mutant for mutant in mutants if not given.only or mutant.name in given.only]
-    for name in (*HEAVY, *sorted(GRAPH.modules - {"preferent.__main__"})):
+    for name in HEAVY:
+        importlib.import_module(name)
+    for name in sorted(GRAPH.modules - {"preferent.__main__"}):
         with contextlib.suppress(ImportError):  # what needs an extra
             importlib.import_module(name)
     gc.freeze()  # no fork looks through all this for garbage

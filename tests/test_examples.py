@@ -24,6 +24,7 @@ FEW = (
     *("reward.normalize_prompts=8", "reinforcement_learning_train_steps=2", "ppo.batch_size=8"),
     *("ppo.validation_prompts=4", "precision=fp32"),
 )
+WITHOUT_SFT = [setting for setting in FEW if not setting.startswith("sft.")]
 
 
 @pytest.fixture
@@ -118,7 +119,7 @@ def test_feedback(place):
     said = done(place, "-m", "preferent", "data", "convert", export, "--out", "runs/feedback-data/feedback")
     assert "360 records = 60 in pairs + 300 thumbs (" in said and " + 0 dropped" in said
     for name, more in (("ppo", ()), ("kto", ("dpo.train_steps=2",))):
-        few = settings("infer.max_prompts=8", *more, kept=FEW if name == "ppo" else FEW[2:])
+        few = settings("infer.max_prompts=8", *more, kept=FEW if name == "ppo" else WITHOUT_SFT)
         done(place, PREFERENT[1], "run", f"examples/feedback/{name}.yaml", "--out", f"runs/feedback-{name}", *few)
         said = done(place, "examples/feedback/verdict.py", f"runs/feedback-{name}")
         assert "8 votes: tuned preferred " in said and "the truth, 8 prompts: tuned wins " in said
