@@ -7,6 +7,7 @@ from pathlib import Path
 from preferent.config import model_reference, recipe, stage_graph
 from preferent.config.recipe import Recipe
 from preferent.data import datasets
+from preferent.data.types import Prompt
 from preferent.errors import PlatformError
 from preferent.runs.directory import RunDirectory
 
@@ -35,11 +36,15 @@ class FinishedRun:
         inside = task.inputs.get("model")
         return self.folder / inside if inside else model_reference.resolve(task.outside["model"])
 
+    def first_prompt(self) -> Prompt | None:
+        """Return the first training prompt."""
+        path = RunDirectory(self.folder).prompts("train")
+        return next(iter(datasets.load_prompts(path)), None) if path.exists() else None
+
     def converses(self) -> bool:
         """Return whether the run's prompts are conversations, judged by the first training prompt."""
-        path = RunDirectory(self.folder).prompts("train")
-        prompts = datasets.load_prompts(path) if path.exists() else []
-        return bool(prompts and prompts[0].messages)
+        prompt = self.first_prompt()
+        return prompt is not None and bool(prompt.messages)
 
 
 def of(folder: Path) -> FinishedRun:

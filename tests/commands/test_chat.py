@@ -4,9 +4,11 @@ import dataclasses
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from preferent.commands.inference import chat
 from preferent.config.recipe import Recipe
@@ -72,6 +74,22 @@ def test_one_token_is_no_tokens():
 def test_an_answer_without_text_says_so():
     assert chat.facts(chat.ChatAnswer("", True, 1, None)) == "1 token, no text: it ended at once"
     assert chat.facts(chat.ChatAnswer(" ", False, 4, None)) == "4 tokens, did not end, no text"
+
+
+def test_a_terminal_is_told_what_the_prompts_of_the_run_end_like(monkeypatch, capsys, make_run):
+    folder = make_run()
+    first = finished_run.of(folder).first_prompt()
+    assert first is not None and first.input_text
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr(Console, "input", Mock(side_effect=["the cat", " ", EOFError]))
+    assert list(chat.lines(Console(width=200), first)) == ["the cat"]
+    assert f"on prompts like this one: “{first.input_text}”" in capsys.readouterr().out
+
+
+def test_what_a_prompt_ends_like_is_its_last_letters():
+    assert chat.ending(Prompt(input_text="One\ntwo\x1b ")) == "“One⏎two\N{REPLACEMENT CHARACTER} ”"
+    long = chat.ending(Prompt(messages=(Message("system", "Be brief."), Message("user", "a" * 80 + "b"))))
+    assert long == "“…" + "a" * 78 + "b”"
 
 
 def test_the_score_is_what_ppo_sees(make_run):

@@ -511,10 +511,24 @@ def test_real_rows_on_few_prompts_are_called_so():
     assert (file.read, file.different_prompts) == (6471, 18)
 
 
+def test_bad_rows_are_shown_once_for_each_reason_with_their_lines(tmp_path):
+    rows = [pair("Q"), *[pair("Q", choice=5)] * 50, pair("Q"), pair("Q", choice=5), pair("Q", choice=6)]
+    text = render(check.check_files([write(tmp_path, "1.jsonl", rows)]))
+    assert text.count("bad choice") == 2
+    assert "1.jsonl:2: bad choice" in text and "; the same in 50 more: lines 3 to 51, 53\n" in text
+    assert "1.jsonl:54: bad choice: 6; it is" in text
+
+
 def test_a_long_list_of_bad_rows_is_shown_in_part_and_counted_whole(tmp_path):
-    text = render(check.check_files([write(tmp_path, "1.jsonl", [pair("Q"), *[pair("Q", choice=5)] * 50])]))
+    rows = [pair("Q"), *[pair("Q", choice=5 + number) for number in range(50)]]
+    text = render(check.check_files([write(tmp_path, "1.jsonl", rows)]))
     assert text.count("bad choice") == 20
     assert "and 30 more bad rows" in text
+
+
+def test_rows_that_look_alike_are_shown_once(tmp_path):
+    text = render(check.check_files([write(tmp_path, "1.jsonl", [*[pair("Q")] * 3, pair("R"), pair("S")])]))
+    assert [line.split()[0] for line in text.splitlines() if " | " in line] == ["'Q'", "'R'", "'S'"]
 
 
 def test_a_converted_prompt_stays_a_prompt_whatever_keys_stand_beside_it(tmp_path):

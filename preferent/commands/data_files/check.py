@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import combinations
+from itertools import combinations, islice
 from pathlib import Path
 from typing import Literal
 
@@ -152,7 +152,7 @@ def _file(
         len(prompts) - len(keys),
         len(keys) - len(set(keys)),
         len(set(keys)),
-        [example(record) for record in reading.records[:SHOWN_RECORDS]],
+        list(islice(dict.fromkeys(example(record) for record in reading.records), SHOWN_RECORDS)),
         count_preferences(pairs) if kind in ("preference", "feedback") else None,
         prompt_lengths,
         answer_lengths,
@@ -250,10 +250,34 @@ def _describe(file: FileCheck) -> str:
     for texts, lengths in (("prompt", file.prompt_lengths), ("answer", file.answer_lengths)):
         if lengths is not None:
             lines += _draw(texts, lengths)
-    lines += [f"  {row}" for row in file.dropped[:SHOWN]]
-    if len(file.dropped) > SHOWN:
-        lines.append(f"  and {len(file.dropped) - SHOWN} more bad rows")
+    lines += [f"  {line}" for line in _faults(file.dropped)]
     return "\n".join(lines)
+
+
+def _faults(dropped: Sequence[Dropped]) -> list[str]:
+    """Return a line for each reason that left out rows: its first row, and the lines of the others."""
+    reasons: dict[str, list[Dropped]] = {}
+    for row in dropped:
+        reasons.setdefault(row.reason, []).append(row)
+    shown = list(reasons.values())[:SHOWN]
+    lines = [
+        f"{first}" + (f"; the same in {len(others)} more: {_places(others)}" if others else "")
+        for first, *others in shown
+    ]
+    rest = len(dropped) - sum(map(len, shown))
+    return [*lines, *([f"and {rest} more bad rows"] if rest else [])]
+
+
+def _places(rows: Sequence[Dropped]) -> str:
+    """Return the lines of some rows, those that follow each other as a range; of many ranges, the first."""
+    ranges: list[list[int]] = []
+    for row in rows:
+        if ranges and row.line == ranges[-1][1] + 1:
+            ranges[-1][1] = row.line
+        else:
+            ranges.append([row.line, row.line])
+    shown = [f"{first}" if first == last else f"{first} to {last}" for first, last in ranges[:SHOWN]]
+    return f"line{'' if len(rows) == 1 else 's'} {', '.join(shown)}{', …' if len(ranges) > SHOWN else ''}"
 
 
 def _draw(texts: str, lengths: LengthHistogram) -> list[str]:

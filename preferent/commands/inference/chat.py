@@ -27,6 +27,9 @@ from preferent.rollouts.decoding import Params
 from preferent.rollouts.sampler import Prompts, Sampler
 from preferent.runs.directory import RunDirectory
 
+SHOWN_LETTERS = 80
+"""Of a prompt that is shown, the last."""
+
 
 @dataclass(frozen=True, slots=True)
 class ChatAnswer:
@@ -81,7 +84,7 @@ def talk(folder: Path, temperature: float | None, greedy: bool, tokens: int | No
     language_models.check_length(finished.tuned, recipe)
     pair = load(finished, recipe, decoding_params(recipe, temperature, greedy))
     console = Console(highlight=False)
-    for item, line in enumerate(lines(console)):
+    for item, line in enumerate(lines(console, finished.first_prompt())):
         show(console, line, *pair.answers(line, item))
 
 
@@ -110,13 +113,15 @@ def load(finished: FinishedRun, recipe: Recipe, params: Params) -> ChatTurn:
     return ChatTurn(base, tuned, samplers, reward, recipe, params, finished.converses())
 
 
-def lines(console: Console) -> Iterator[str]:
-    """Yield the lines of stdin that are not empty; a terminal is prompted for each."""
+def lines(console: Console, example: Prompt | None) -> Iterator[str]:
+    """Yield the lines of stdin that are not empty; a terminal is prompted for each, and told what prompts end like."""
     if not sys.stdin.isatty():
         yield from (line.rstrip("\r\n") for line in sys.stdin if line.strip())
         return
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is lost by leaving at once
     console.print("Type a prompt; base and tuned model answer it. Ctrl-D ends.", style="dim")
+    if example is not None:
+        console.print(Text(f"The run was tuned on prompts like this one: {ending(example)}", style="dim"))
     while True:
         try:
             line = console.input("[bold]> [/bold]")
@@ -125,6 +130,12 @@ def lines(console: Console) -> Iterator[str]:
             return
         if line.strip():
             yield line
+
+
+def ending(prompt: Prompt) -> str:
+    """Return the last letters of a prompt in one line, quoted, so that a space at its end is seen."""
+    text = readable(prompt.messages[-1].content if prompt.messages else prompt.input_text).replace("\n", "⏎")
+    return f"“{text}”" if len(text) <= SHOWN_LETTERS else f"“…{text[1 - SHOWN_LETTERS :]}”"
 
 
 def show(console: Console, line: str, base: ChatAnswer, tuned: ChatAnswer) -> None:
