@@ -96,7 +96,8 @@ def test_continuation(small):
     script, data = "examples/smollm2/continuation/verdict.py", "runs/smollm2/continuation-data"
     books = DATA / "corpora/books_fiction.validation.jsonl.gz"
     said = done(small, script, data, out, "--books", books, "--openings", 12)
-    for line in ("373 held-out pairs", "| the reward |", "| tuned |", "| best of 4 of the base |", "| people |"):
+    rows = ("the reward model", "with the other sources of the reward", "tuned", "what people preferred", "people")
+    for line in ("373 held-out pairs", "| best of 4 of the base |", *(f"| {row} |" for row in rows)):
         assert line in said
     assert "of 12" in said and "perplexity of books" in said
 

@@ -2,8 +2,8 @@
 
 Answers all held-out openings with the model before and after tuning and with the best of four answers before it, at the
 temperature of training, into `RUN/verdict`, and prints tables: the reward beside TF-IDF on the held-out pairs; the
-outside judge's preference, over all answers and over those of like length; whether it is still English; and the
-preference over the KL while it was tuned. DATA is the folder of `prepare.py`.
+outside judge's preference, over all answers and over those of like length, and of what people preferred beside it;
+whether it is still English; and the preference over the KL while it was tuned. DATA is the folder of `prepare.py`.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from preferent import files
+from preferent.config import defaults, stage_graph
 from preferent.config import recipe as recipes
 from preferent.data import datasets
 from preferent.data.types import Demonstration
@@ -29,6 +30,7 @@ from preferent.evaluation.statistics import best_of
 from preferent.models import language_models
 from preferent.models.language_models import Policy
 from preferent.models.world import World
+from preferent.rewards.scoring import CombinedReward
 from preferent.runs import metrics
 from preferent.runs.directory import StageDirectory
 from preferent.training import sequences
@@ -122,20 +124,32 @@ def share(right: np.ndarray) -> str:
     return f"{right.mean():.3f} ({low:.3f} to {high:.3f})"
 
 
+def reward_model(run: Path) -> CombinedReward:
+    """The reward model that the run trained, without the other sources of the reward."""
+    asked = defaults.filled(recipes.load(run / "recipe.yaml")[0], defaults.AT_ONCE)[0]
+    alone = asked.model_copy(update={"reward": asked.reward.model_copy(update={"sources": None})})
+    models = {name: run / path for name, path in stage_graph.rewards(asked).items()}
+    return CombinedReward.load(alone, models, World.of(asked))
+
+
 def reward_table(data: Path, run: Path) -> None:
     held_out = pairs(data / "held_out.jsonl")
     prompts = [pair.prompt.input_text for pair in held_out]
-    reward, same = optimised(run), Outside(pairs(run / "data/preference/train.jsonl"))
     chosen, rejected = [pair.chosen for pair in held_out], [pair.rejected for pair in held_out]
-    by_reward = reward.score_texts(prompts, chosen) > reward.score_texts(prompts, rejected)
+    alone, whole_reward = (
+        reward.score_texts(prompts, chosen) > reward.score_texts(prompts, rejected)
+        for reward in (reward_model(run), optimised(run))
+    )
+    same = Outside(pairs(run / "data/preference/train.jsonl"))
     sides = ([p + text for p, text in zip(prompts, texts, strict=True)] for texts in (chosen, rejected))
     better, worse = (same.score(texts) for texts in sides)
     by_words = better > worse
-    only = int((by_reward & ~by_words).sum()), int((by_words & ~by_reward).sum())
+    only = int((alone & ~by_words).sum()), int((by_words & ~alone).sum())
     p = binomtest(only[0], sum(only)).pvalue if sum(only) else 1.0
     print(f"\n| {len(held_out)} held-out pairs | right, 95 % |\n|---|---|")
-    print(f"| the reward | {share(by_reward)} |\n| TF-IDF on the same training pairs | {share(by_words)} |")
-    print(f"\nright by the reward alone {only[0]}, by TF-IDF alone {only[1]}: McNemar exact p = {p:.2g}")
+    print(f"| the reward model | {share(alone)} |\n| with the other sources of the reward | {share(whole_reward)} |")
+    print(f"| TF-IDF on the same training pairs | {share(by_words)} |")
+    print(f"\nright by the reward model alone {only[0]}, by TF-IDF alone {only[1]}: McNemar exact p = {p:.2g}")
 
 
 def won(judge: Outside, tuned: Sequence[str], base: Sequence[str], keys: Sequence[str]) -> statistics.WinRate:
@@ -163,7 +177,7 @@ def verdict_table(judge: Outside, base: Answers, others: Sequence[Answers]) -> N
         for rows in (range(len(base.texts)), alike):
             sides = ([whole(side)[i] for i in rows] for side in (other, base))
             cells.append(told(won(judge, *sides, [base.openings[i] for i in rows])) if rows else "none")
-        print(f"| {other.name} | {other.kl:.2f} | {cells[0]} | {cells[1]} |")
+        print(f"| {other.name} | {'' if other.kl is None else f'{other.kl:.2f}'} | {cells[0]} | {cells[1]} |")
 
 
 def english_table(untouched: Policy, writers: Sequence[Answers]) -> None:
@@ -231,8 +245,13 @@ def main() -> None:
         for name, of in rows.items()
     )
     kl = float(np.mean([row["kl"] for row in rows["tuned"]]))
-    verdict_table(judge, base, [replace(tuned, kl=kl), replace(best, kl=best_of.kl_bound(BEST_OF))])
-    held = pairs(data / "held_out.jsonl")[: asked.openings]
+    held = pairs(data / "held_out.jsonl")
+    preferred = {pair.prompt.input_text: pair.chosen for pair in held}
+    better = [preferred[opening] for opening in openings]
+    chosen_by_people = Answers.of("what people preferred", openings, better, [True] * len(openings), untouched)
+    measured = [replace(tuned, kl=kl), replace(best, kl=best_of.kl_bound(BEST_OF)), chosen_by_people]
+    verdict_table(judge, base, measured)
+    held = held[: asked.openings]
     texts = [text for pair in held for text in (pair.candidate_0, pair.candidate_1)]
     asked_openings = [pair.prompt.input_text for pair in held for _ in range(2)]
     people = Answers.of("people", asked_openings, texts, [True] * len(texts), untouched)
