@@ -17,6 +17,9 @@ ENDED_AT_ALL = 0.5
 LONGER = 1.25
 WITH_LENGTH = 0.8
 """Growth of the mean length, and rank correlation of length with score over the steps."""
+BELOW = 0.25
+"""Share of ended answers that score less than one that does not end. In three runs with .31, .39 and .55 of them, the
+share that ends fell to .87, .81 and .43."""
 DISTINCT = 0.5
 """Share of different answers in a batch of different prompts; 0.88 to 1 in healthy runs."""
 FEW = 8
@@ -88,18 +91,22 @@ def not_ending_pays(history: RunHistory) -> Iterator[Finding]:
     rows = [row for row in _batch(history, 0) if row["ended"]]
     if missing is None or not history.score or len(rows) < FEW:
         return
-    score = float(_scores(history, rows).mean())
-    if score < missing:
-        yield Finding(
-            "not-ending-pays",
-            SICK,
-            "An answer that does not end scores higher than the mean of those that end: the policy learns not to end.",
-            (
-                _of(rows, "mean score of ended answers", score),
-                Evidence(RELATIVE.policy.description.as_posix(), "missing_eos_score", missing),
-            ),
-            "Lower reward.missing_eos_score well below the scores of answers, or set reward.normalize: bias.",
-        )
+    scores = _scores(history, rows)
+    mean, below = float(scores.mean()), float((scores < missing).mean())
+    if mean >= missing and below < BELOW:
+        return
+    beaten = "the mean of those that end" if mean < missing else "many of those that end"
+    yield Finding(
+        "not-ending-pays",
+        SICK if mean < missing else SUSPICIOUS,
+        f"An answer that does not end scores higher than {beaten}: the policy learns not to end.",
+        (
+            _of(rows, "mean score of ended answers", mean),
+            _of(rows, "ended answers that score less, share", below),
+            Evidence(RELATIVE.policy.description.as_posix(), "missing_eos_score", missing),
+        ),
+        "Lower reward.missing_eos_score well below the scores of answers, or set reward.normalize: bias.",
+    )
 
 
 def extreme_gain(history: RunHistory) -> Iterator[Finding]:

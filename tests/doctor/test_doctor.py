@@ -469,7 +469,7 @@ CASES: dict[str, tuple[str, Change, Change]] = {
     ),
     "diversity-gone": (SUSPICIOUS, same_answers(12), same_answers(8)),
     "constant-scores": (SICK, scored(lambda i: 0.25 + 2e-7 * i), scored(lambda i: 0.25 + 3e-7 * i)),
-    "not-ending-pays": (SICK, scored(lambda i: 0.1 * i - 5.0), scored(lambda i: 0.1 * i - 2.5)),
+    "not-ending-pays": (SICK, scored(lambda i: 0.1 * i - 5.0), scored(lambda i: 0.1 * i - 2.35)),
     "extreme-gain": (SUSPICIOUS, gain(12.0), gain(8.0)),
     "proxy-up-judge-down": (SICK, judged((0.3, 0.45), (0.6, 0.7)), judged((0.52, 0.6), (0.6, 0.7))),
     "tuned-is-worse": (SICK, judged((0.3, 0.45), (0.35, 0.45)), judged((0.55, 0.65), (0.35, 0.45))),
@@ -620,6 +620,13 @@ def test_rules_about_rewards_and_prompts_leave_a_directly_tuned_policy_alone(tmp
     assert not any(name.startswith(("reward/", "policy/")) for name in run_history.read(tmp_path).missing)
     (finding,) = found(written(tmp_path / "few", both(direct, put(POLICY, "facts counts train pairs", 1900))))
     assert finding.name == "few-pairs" and finding.evidence[0].file == "policy/stage.json"
+
+
+def test_not_ending_tempts_where_it_scores_more_than_a_quarter_of_the_answers_that_end(tmp_path):
+    (finding,) = found(written(tmp_path, scored(lambda i: 0.1 * i - 2.45)))
+    assert (finding.name, finding.severity) == ("not-ending-pays", SUSPICIOUS)
+    assert "than many of those that end" in finding.says
+    assert "ended answers that score less, share 0.2667" in str(finding.evidence[1])
 
 
 def test_figures_come_with_file_and_step(tmp_path):
