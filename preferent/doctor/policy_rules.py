@@ -109,7 +109,8 @@ def kl_explodes(history: RunHistory) -> Iterator[Finding]:
         yield Finding(
             "kl-explodes",
             SICK,
-            "The policy is nearly one nat per token away from its reference; people disliked others at this distance.",
+            f"The policy is {kl.late / length.late:.1f} nats per token away from its reference; people disliked others "
+            "from one nat on.",
             (kl.mean(kl.last), length.mean(length.last)),
             "Raise kl_coeff, set ppo.kl_target or ppo.kl_budget, or lower ppo.learning_rate.",
         )

@@ -622,6 +622,12 @@ def test_rules_about_rewards_and_prompts_leave_a_directly_tuned_policy_alone(tmp
     assert finding.name == "few-pairs" and finding.evidence[0].file == "policy/stage.json"
 
 
+def test_an_exploded_kl_is_said_per_token(tmp_path):
+    (finding,) = found(written(tmp_path, CASES["kl-explodes"][1]))
+    kl, length = (evidence.value for evidence in finding.evidence)
+    assert finding.says.startswith(f"The policy is {kl / length:.1f} nats per token away")
+
+
 def test_not_ending_tempts_where_it_scores_more_than_a_quarter_of_the_answers_that_end(tmp_path):
     (finding,) = found(written(tmp_path, scored(lambda i: 0.1 * i - 2.45)))
     assert (finding.name, finding.severity) == ("not-ending-pays", SUSPICIOUS)
