@@ -18,6 +18,9 @@ from preferent.runs import interruption, stages
 
 __all__ = ["STAGES", "main", "parser"]
 
+# A thread that waits gives its core away soon, for another program may need it. Set before torch starts.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
 
 def _out_of_memory(error: BaseException) -> bool:
     """Return whether memory ran out, without importing torch."""
