@@ -152,7 +152,7 @@ def _file(
         len(prompts) - len(keys),
         len(keys) - len(set(keys)),
         len(set(keys)),
-        list(islice(dict.fromkeys(example(record) for record in reading.records), SHOWN_RECORDS)),
+        list(islice(dict.fromkeys(map(example, reading.records)), SHOWN_RECORDS)),
         count_preferences(pairs) if kind in ("preference", "feedback") else None,
         prompt_lengths,
         answer_lengths,
